@@ -1,0 +1,1 @@
+"""The workbook's figures: one style (``style``), one module for each notebook."""

@@ -58,7 +58,7 @@ MAX_PNG_BYTES = 60_000
 _RC = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
-    "axes.titlesize": 11.5,
+    "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
@@ -85,6 +85,9 @@ _RC = {
     "axes.facecolor": PAPER,
     "hatch.linewidth": 0.8,
 }
+# For the whole kernel: legends and lines take their style when they are drawn,
+# and a student's own plt.plot() then looks like the rest.
+mpl.rcParams.update(_RC)
 
 
 def figure(title: str, rows: int = 1, cols: int = 1, size: tuple[float, float] = (7, 4), **subplots):
@@ -100,16 +103,12 @@ def figure(title: str, rows: int = 1, cols: int = 1, size: tuple[float, float] =
         raise ValueError("A figure needs a title: one line that says what it shows.")
     # A Figure of its own, not pyplot's: nothing stays open in the kernel and
     # the inline backend cannot draw it a second time.
-    with mpl.rc_context(_RC):
-        fig = Figure(figsize=size, dpi=DPI, layout="constrained")
-        axes = fig.subplots(rows, cols, **subplots)
-        if rows * cols == 1:
-            axes.set_title(title)
-        else:
-            fig.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
-            for ax in axes.flat:
-                ax.title.set_fontsize(10)
-                ax._left_title.set_fontsize(10)
+    fig = Figure(figsize=size, dpi=DPI, layout="constrained")
+    axes = fig.subplots(rows, cols, **subplots)
+    if rows * cols == 1:
+        axes.set_title(title)
+    else:
+        fig.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
     fig._workbook_title = title.strip()
     return fig, axes
 
@@ -280,8 +279,7 @@ def _title_of(fig) -> str:
 
 def _png(fig) -> bytes:
     out = io.BytesIO()
-    with mpl.rc_context(_RC):
-        fig.savefig(out, format="png", dpi=DPI, facecolor=PAPER, pil_kwargs={"optimize": True})
+    fig.savefig(out, format="png", dpi=DPI, facecolor=PAPER, pil_kwargs={"optimize": True})
     data = out.getvalue()
     colours = 256
     # A crowded plot is stored with fewer colours, so that executed notebooks stay small.

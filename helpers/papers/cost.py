@@ -1,0 +1,56 @@
+"""What a million tokens cost: the arithmetic behind the industry reports of the reading list."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class CostInputs:
+    """One service. Prices are the student's own; nothing here is a quote.
+
+    `tokens_per_s` is what the machine generates when it is full, `utilisation` the share of the paid hours
+    in which it is (0 to 1), `overhead` what is paid on top (storage, network, people) as a share of the
+    machine's price.
+    """
+
+    price_per_hour: float
+    tokens_per_s: float
+    utilisation: float = 0.5
+    overhead: float = 0.0
+    machines: int = 1
+
+    def __post_init__(self):
+        if self.price_per_hour < 0 or self.overhead < 0:
+            raise ValueError("price_per_hour and overhead must not be negative")
+        if self.tokens_per_s <= 0 or not 0 < self.utilisation <= 1 or self.machines < 1:
+            raise ValueError("tokens_per_s must be positive, utilisation in (0, 1], machines at least 1")
+
+
+def cost_per_million(inputs: CostInputs) -> float:
+    """Money per million generated tokens: hourly price / tokens generated in a paid hour.
+
+    More machines do not change it: price and tokens grow together.
+    """
+    tokens_per_hour = inputs.tokens_per_s * 3600 * inputs.utilisation
+    return inputs.price_per_hour * (1 + inputs.overhead) / tokens_per_hour * 1e6
+
+
+def monthly(inputs: CostInputs, hours: float = 730) -> dict[str, float]:
+    """Money and millions of tokens in a month of `hours`."""
+    money = inputs.machines * inputs.price_per_hour * (1 + inputs.overhead) * hours
+    return {"money": money, "million_tokens": money / cost_per_million(inputs) if money else
+            inputs.machines * inputs.tokens_per_s * 3600 * inputs.utilisation * hours / 1e6}  # fmt: skip
+
+
+def what_changes_it(inputs: CostInputs, changes: dict[str, dict]) -> list[dict]:
+    """The price after each change: name -> fields of `CostInputs` that differ; cheapest first."""
+    base = cost_per_million(inputs)
+    rows = [{"change": "as it is", "per_million": base, "ratio": 1.0}]
+    for name, fields in changes.items():
+        price = cost_per_million(replace(inputs, **fields))
+        rows.append({"change": name, "per_million": price, "ratio": price / base})
+    return sorted(rows, key=lambda r: r["per_million"])
+
+
+def break_even_utilisation(inputs: CostInputs, api_price_per_million: float) -> float:
+    """Share of hours that must be busy for the machine to match an API's price; above 1 it never does."""
+    return cost_per_million(replace(inputs, utilisation=1.0)) / api_price_per_million

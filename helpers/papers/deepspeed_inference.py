@@ -1,0 +1,73 @@
+"""DeepSpeed Inference: small batches wait for memory, not for arithmetic.
+
+Paper: Aminabadi et al., "DeepSpeed Inference: Enabling Efficient Inference of Transformer Models at
+Unprecedented Scale", SC 2022, arXiv 2207.00032.
+"""
+
+import math
+from dataclasses import dataclass
+
+# The paper has two published abstracts with different numbers. Say which one you cite.
+ABSTRACTS = {
+    "arXiv 2207.00032 (and MSR-TR-2022-21)": {"latency_x": 7.3, "throughput_x": 1.5},
+    "SC22 proceedings (IEEE)": {"latency_x": 6.4, "throughput_x": 1.5},
+}
+BOTH_ABSTRACTS = {"larger_models_x": 25, "tflops_a6000": 84}
+
+
+@dataclass(frozen=True)
+class Product:
+    """(batch x k) times (k x n): what it computes and what it must move at least once."""
+
+    batch: int
+    k: int
+    n: int
+    bytes_per_value: float = 2
+
+    @property
+    def flop(self) -> int:
+        return 2 * self.batch * self.k * self.n
+
+    @property
+    def bytes(self) -> float:
+        return self.bytes_per_value * (self.k * self.n + self.batch * (self.k + self.n))
+
+    @property
+    def intensity(self) -> float:
+        """FLOP per byte; close to 2 * batch / bytes per value while the weights dominate."""
+        return self.flop / self.bytes
+
+
+def roofline_s(flop: float, bytes_moved: float, flop_per_s: float, bytes_per_s: float) -> float:
+    """Seconds that the two ceilings allow: the slower of computing and moving."""
+    return max(flop / flop_per_s, bytes_moved / bytes_per_s)
+
+
+def knee_batch(flop_per_s: float, bytes_per_s: float, bytes_per_value: float = 2) -> float:
+    """Batch at which a product stops waiting for its weights: intensity = ceiling ratio, weights only."""
+    return flop_per_s / bytes_per_s * bytes_per_value / 2
+
+
+def chain_bytes(
+    values: int, operations: int, fused: bool, bytes_per_value: int = 4, extra_inputs: int = 0
+) -> int:
+    """Bytes that a chain of elementwise operations moves (section III: Deep-Fusion).
+
+    Apart, each operation reads its input and writes its output; fused, the chain reads once and writes once.
+    `extra_inputs` counts other tensors of the same size that the chain reads (a residual).
+    """
+    passes = 2 if fused else 2 * operations
+    return (passes + extra_inputs) * values * bytes_per_value
+
+
+def stream_seconds(
+    layer_bytes: float, link_bytes_per_s: float, flop: float, flop_per_s: float
+) -> dict[str, float]:
+    """One layer of ZeRO-Inference (section VI): weights come over the link while the layer before computes."""
+    move, compute = layer_bytes / link_bytes_per_s, flop / flop_per_s
+    return {"move_s": move, "compute_s": compute, "step_s": max(move, compute)}
+
+
+def zero_inference_crossover(flop_per_s: float, link_bytes_per_s: float, bytes_per_value: float = 2) -> int:
+    """Tokens per step from which computing hides the link: 2 * params * tokens / flops = params * bytes / link."""
+    return math.ceil(bytes_per_value * flop_per_s / (2 * link_bytes_per_s))

@@ -1,0 +1,427 @@
+"""PagedAttention: how much memory a KV cache needs, and how much of it four allocators waste.
+
+Paper: Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention",
+SOSP 2023, arXiv 2309.06180. Numbers marked "printed" are the paper's; the rest is computed here.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+import numpy as np
+
+GIB = 2**30
+POLICIES = ("max", "pow2", "oracle", "paged")
+
+# Table 1, printed: model -> layers and width of OPT, GPUs, weights and KV-cache memory in GB, slots.
+TABLE_1 = {
+    "OPT-13B": {"layers": 40, "hidden": 5120, "gpus": 1, "weights_gb": 26, "kv_cache_gb": 12, "printed_slots": 15_700},
+    "OPT-66B": {"layers": 64, "hidden": 9216, "gpus": 4, "weights_gb": 132, "kv_cache_gb": 21, "printed_slots": 9_700},
+    "OPT-175B": {"layers": 96, "hidden": 12288, "gpus": 8, "weights_gb": 346, "kv_cache_gb": 264,
+                 "printed_slots": 60_100},
+}  # fmt: skip
+
+# Figure 2, printed: percent of the KV-cache memory, averaged over the run. The paper gives only the first
+# number for vLLM; what is left of 100 is 3.7.
+FIGURE_2 = {
+    "max": {"tokens": 20.4, "reserved": 13.3, "internal": 57.3, "external": 8.9},
+    "pow2": {"tokens": 26.8, "reserved": 17.9, "internal": 13.6, "external": 41.6},
+    "oracle": {"tokens": 38.2, "reserved": 25.2, "internal": 0.0, "external": 36.6},
+    "paged": {"tokens": 96.3},
+}
+
+# Figure 11, printed: mean tokens of prompt and answer in the two traces.
+TRACES = {"ShareGPT": {"input": 161.31, "output": 337.99}, "Alpaca": {"input": 19.31, "output": 58.45}}
+
+# Figure 13, printed: requests batched on average, OPT-13B, ShareGPT at 2 requests/s.
+FIGURE_13 = {"max": 7.00, "pow2": 9.81, "oracle": 13.62, "paged": 30.42}
+
+# Figure 15, printed: percent of KV blocks saved by sharing on the Alpaca trace, by number of sequences.
+FIGURE_15 = {"parallel": {2: 6.09, 4: 8.53, 6: 9.79}, "beam": {2: 37.56, 4: 53.13, 6: 55.16}}
+
+
+def kv_bytes_per_token(layers: int, kv_width: int, bytes_per_value: int = 2) -> int:
+    """Bytes that one token keeps in the KV cache: a key and a value per layer (section 3).
+
+    `kv_width` is KV heads times head size: the hidden size where every head has its own keys and values
+    (OPT), less with grouped heads (Qwen2.5).
+    """
+    return 2 * layers * kv_width * bytes_per_value
+
+
+def slots(kv_cache_bytes: float, bytes_per_token: int) -> int:
+    """How many tokens fit into `kv_cache_bytes` (last row of Table 1)."""
+    return int(kv_cache_bytes // bytes_per_token)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """One request of a trace: tokens of the prompt and of the answer."""
+
+    prompt: int
+    output: int
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.output
+
+
+def moments_from_figure_2(pool_slots: int = 15_729, batch: float = FIGURE_13["max"]) -> dict[str, float]:
+    """What Figure 2's first bar and the batch of Figure 13 say about the lengths of the trace.
+
+    "max" holds `batch` requests whatever they ask for, so its bar is lengths alone: a running request holds
+    on average `held` tokens (20.4 % of the pool / batch) and ends with `final` (20.4 + 13.3 %). With
+    prompt and answer independent, held = E[in] + E[out^2] / (2 E[out]) and final = E[in] + E[out^2] / E[out];
+    the first gives the spread of the answers, the second is then a check.
+
+    Returns tokens `held`, `final`, `final_predicted`, and `output_cv` (standard deviation / mean).
+    """
+    trace, bar = TRACES["ShareGPT"], FIGURE_2["max"]
+    held = bar["tokens"] / 100 * pool_slots / batch
+    final = (bar["tokens"] + bar["reserved"]) / 100 * pool_slots / batch
+    second_over_first = 2 * (held - trace["input"])
+    variance = second_over_first * trace["output"] - trace["output"] ** 2
+    return {
+        "held": held,
+        "final": final,
+        "final_predicted": trace["input"] + second_over_first,
+        "output_cv": variance**0.5 / trace["output"],
+    }
+
+
+def draw_lengths(
+    n: int,
+    trace: str = "ShareGPT",
+    seed: int = 0,
+    output_cv: float = 0.87,
+    input_cv: float = 1.0,
+    max_len: int = 2048,
+) -> list[Lengths]:
+    """`n` requests whose mean lengths match a trace of Figure 11 before cutting to `max_len`.
+
+    Gamma distributed: the traces themselves are not shipped, and the paper prints only their means and
+    histograms. `output_cv` (spread / mean) is what `moments_from_figure_2` gives for ShareGPT.
+    """
+    rng = np.random.default_rng(seed)
+    mean = TRACES[trace]
+
+    def gamma(average, cv):
+        shape = 1 / cv**2
+        return np.maximum(1, np.rint(rng.gamma(shape, average / shape, n))).astype(int)
+
+    prompts = np.minimum(gamma(mean["input"], input_cv), max_len - 1)
+    outputs = np.minimum(gamma(mean["output"], output_cv), max_len - prompts)
+    return [Lengths(int(p), int(o)) for p, o in zip(prompts, outputs)]
+
+
+def next_power_of_two(n: int) -> int:
+    """The smallest power of two that is at least `n` (1 for 0)."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+class BuddyPool:
+    """Contiguous slots handed out in powers of two (section 6.1 assumes this for Orca).
+
+    The pool need not be a power of two: it starts as the largest ones that fit into it.
+    """
+
+    def __init__(self, total: int):
+        self.total = total
+        self.free: dict[int, set[int]] = {}  # size -> starting slots
+        start = 0
+        for bit in range(total.bit_length() - 1, -1, -1):
+            if total >> bit & 1:
+                self.free.setdefault(1 << bit, set()).add(start)
+                start += 1 << bit
+
+    def allocate(self, slots_wanted: int) -> tuple[int, int] | None:
+        """(start, size) of a chunk of at least `slots_wanted`, or None when none is free."""
+        size = next_power_of_two(slots_wanted)
+        fitting = [s for s, starts in self.free.items() if s >= size and starts]
+        if not fitting:
+            return None
+        have = min(fitting)
+        start = min(self.free[have])
+        self.free[have].discard(start)
+        while have > size:  # split: keep the lower half, free the upper
+            have //= 2
+            self.free.setdefault(have, set()).add(start + have)
+        return start, size
+
+    def release(self, chunk: tuple[int, int]) -> None:
+        """Give a chunk back and join it with its free neighbour, as far as that goes."""
+        start, size = chunk
+        while start ^ size in self.free.get(size, ()):
+            self.free[size].discard(start ^ size)
+            start, size = min(start, start ^ size), size * 2
+        self.free.setdefault(size, set()).add(start)
+
+    @property
+    def free_slots(self) -> int:
+        return sum(size * len(starts) for size, starts in self.free.items())
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Where the pool went, as fractions averaged over the steps that were counted."""
+
+    policy: str
+    tokens: float  # holds keys and values
+    reserved: float  # will hold them before the request ends
+    internal: float  # belongs to a request that will never fill it
+    external: float  # free, or lost to rounding a chunk up to a power of two
+    mean_running: float
+    steps: int
+    finished: int
+    preemptions: int
+    worst_waste_per_request: int  # slots given to a request beyond the tokens that it held, at most
+
+    def as_percent(self) -> dict[str, float]:
+        """The four parts in percent, under the names of `FIGURE_2`."""
+        return {k: 100 * getattr(self, k) for k in ("tokens", "reserved", "internal", "external")}
+
+
+def _asked_slots(policy: str, request: Lengths, max_len: int) -> int:
+    """Slots that a contiguous policy asks for when the request is admitted (section 6.1)."""
+    if policy == "max":
+        return max_len
+    if policy == "pow2":
+        return min(max_len, request.prompt + next_power_of_two(request.output))
+    return request.total
+
+
+def simulate_allocator(
+    requests: list[Lengths],
+    policy: str,
+    pool_slots: int = 15_729,
+    block_size: int = 16,
+    max_len: int = 2048,
+    max_running: int | None = None,
+) -> Usage:
+    """Run requests through a KV pool, one token per running request and step, first come first served.
+
+    All requests wait at the start and one is admitted as soon as its memory is there (the loaded server of
+    Figure 2). Contiguous policies take everything at admission; "paged" takes blocks as it grows and, when
+    none is left, evicts the newest request, which later starts again with its tokens so far as the prompt.
+    Only the steps until the queue first runs empty are counted: what follows is the end of the experiment.
+
+    Raises ValueError for an unknown policy or a request that can never fit.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"policy {policy!r} is not one of {', '.join(POLICIES)}")
+    too_long = max((r.total for r in requests), default=0)
+    if too_long > min(max_len, pool_slots // block_size * block_size):
+        raise ValueError(
+            f"a request of {too_long} tokens fits neither max_len {max_len} nor the pool of {pool_slots}"
+        )
+    if policy == "paged":
+        return _simulate_paged(requests, pool_slots, block_size, max_running)
+    return _simulate_contiguous(requests, policy, pool_slots, max_len, max_running)
+
+
+def _simulate_contiguous(requests, policy, pool_slots, max_len, max_running) -> Usage:
+    waiting, pool = deque(requests), BuddyPool(pool_slots)
+    running: list[list] = []  # [request, chunk, asked, tokens held]
+    sums = np.zeros(5)
+    steps = finished = worst = 0
+    while waiting or running:
+        while waiting and (max_running is None or len(running) < max_running):
+            asked = _asked_slots(policy, waiting[0], max_len)
+            chunk = pool.allocate(asked)
+            if chunk is None:
+                if not running:
+                    raise ValueError(
+                        f"a request that asks for {asked} slots never fits a pool of {pool_slots}"
+                    )
+                break
+            request = waiting.popleft()
+            running.append([request, chunk, asked, request.prompt])
+        if waiting:  # counted: the pool is under pressure
+            held = sum(r[3] for r in running)
+            final = sum(r[0].total for r in running)
+            asked = sum(r[2] for r in running)
+            sums += (held, final - held, asked - final, pool_slots - asked, len(running))
+            worst = max(worst, max(r[1][1] - r[3] for r in running))
+            steps += 1
+        survivors = []
+        for entry in running:
+            entry[3] += 1
+            if entry[3] >= entry[0].total:
+                pool.release(entry[1])
+                finished += 1
+            else:
+                survivors.append(entry)
+        running = survivors
+    assert pool.free_slots == pool_slots, "the buddy pool lost slots"
+    return _usage(policy, sums, steps, pool_slots, finished, 0, worst)
+
+
+def _simulate_paged(requests, pool_slots, block_size, max_running) -> Usage:
+    total_blocks = pool_slots // block_size
+    free = total_blocks
+    waiting = deque((r, r.prompt) for r in requests)  # the second number: tokens to hold when admitted
+    running: list[list] = []  # [request, tokens held, blocks], oldest first
+    sums = np.zeros(5)
+    steps = finished = preemptions = worst = 0
+    while waiting or running:
+        while waiting and (max_running is None or len(running) < max_running):
+            request, tokens = waiting[0]
+            blocks = -(-tokens // block_size)
+            if blocks > free:
+                break
+            waiting.popleft()
+            free -= blocks
+            running.append([request, tokens, blocks])
+        if waiting:
+            held = sum(r[1] for r in running)
+            given = sum(r[2] for r in running) * block_size
+            sums += (held, 0, given - held, pool_slots - given, len(running))
+            worst = max(worst, max(r[2] * block_size - r[1] for r in running))
+            steps += 1
+        i = 0
+        while i < len(running):
+            entry = running[i]
+            entry[1] += 1
+            if entry[1] >= entry[0].total:
+                free += entry[2]
+                finished += 1
+                del running[i]
+                continue
+            if entry[1] > entry[2] * block_size:
+                while free == 0:  # evict the newest, itself if need be (section 4.5)
+                    victim = running.pop()
+                    free += victim[2]
+                    preemptions += 1
+                    # Its own step is undone: the token is not there yet.
+                    waiting.appendleft((victim[0], victim[1] - (victim is entry)))
+                    if victim is entry:
+                        break
+                if i < len(running) and running[i] is entry:
+                    entry[2] += 1
+                    free -= 1
+                else:
+                    continue
+            i += 1
+    assert free == total_blocks, "the paged pool lost blocks"
+    return _usage("paged", sums, steps, pool_slots, finished, preemptions, worst)
+
+
+def _usage(policy, sums, steps, pool_slots, finished, preemptions, worst) -> Usage:
+    parts = sums[:4] / (max(1, steps) * pool_slots)
+    running = sums[4] / max(1, steps)
+    return Usage(policy, *map(float, parts), float(running), steps, finished, preemptions, int(worst))
+
+
+class BlockPool:
+    """Blocks with reference counts: sequences share them until one writes (sections 4.3 and 4.4).
+
+    A sequence is a list of block ids and a length; it grows with `append`, splits with `fork` and ends with
+    `free`. Writing into a block that another sequence also holds copies it first.
+    """
+
+    def __init__(self, blocks: int, block_size: int = 16):
+        self.block_size = block_size
+        self._free = deque(range(blocks))
+        self.references: Counter[int] = Counter()
+        self.tables: dict[int, list[int]] = {}
+        self.lengths: dict[int, int] = {}
+        self.copies = 0
+        self._next = 0
+
+    def _take(self) -> int:
+        if not self._free:
+            raise MemoryError("no free KV block is left: a real engine would now evict a request")
+        block = self._free.popleft()
+        self.references[block] = 1
+        return block
+
+    def _drop(self, block: int) -> None:
+        self.references[block] -= 1
+        if self.references[block] == 0:
+            del self.references[block]
+            self._free.append(block)
+
+    def new(self, tokens: int = 0) -> int:
+        """A sequence that holds `tokens` tokens; returns its id."""
+        sequence, self._next = self._next, self._next + 1
+        self.tables[sequence] = [self._take() for _ in range(-(-tokens // self.block_size))]
+        self.lengths[sequence] = tokens
+        return sequence
+
+    def append(self, sequence: int) -> None:
+        """One more token: a new block at a boundary, a copy when the last block is shared."""
+        table = self.tables[sequence]
+        if self.lengths[sequence] % self.block_size == 0:
+            table.append(self._take())
+        elif self.references[table[-1]] > 1:
+            shared = table[-1]
+            table[-1] = self._take()
+            self._drop(shared)
+            self.copies += 1
+        self.lengths[sequence] += 1
+
+    def fork(self, sequence: int) -> int:
+        """A second sequence with the same tokens that shares every block."""
+        child, self._next = self._next, self._next + 1
+        self.tables[child] = list(self.tables[sequence])
+        self.lengths[child] = self.lengths[sequence]
+        for block in self.tables[child]:
+            self.references[block] += 1
+        return child
+
+    def free(self, sequence: int) -> None:
+        for block in self.tables.pop(sequence):
+            self._drop(block)
+        del self.lengths[sequence]
+
+    @property
+    def used(self) -> int:
+        """Blocks in use, each counted once."""
+        return len(self.references)
+
+    @property
+    def unshared(self) -> int:
+        """Blocks that the same sequences would need without sharing."""
+        return sum(len(table) for table in self.tables.values())
+
+
+def sharing_savings(
+    requests: list[Lengths],
+    width: int,
+    kind: str = "parallel",
+    block_size: int = 16,
+    regroup: float = 1.0,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Blocks saved when `width` sequences of each request share what they have in common (Figure 15).
+
+    "parallel": all samples share the prompt. "beam": in addition the beams are regrouped in a share
+    `regroup` of the steps: each takes a parent among the beams at random (1.0 regroups at every step, 0.0
+    never, which is parallel sampling). Real beams follow the model's scores, which this does not know: the
+    two ends bracket them.
+
+    Returns `saved_percent` (averaged over all steps of all requests) and `copies_per_sequence`.
+    """
+    if kind not in ("parallel", "beam"):
+        raise ValueError(f"kind {kind!r} is not 'parallel' or 'beam'")
+    rng = np.random.default_rng(seed)
+    used = unshared = copies = 0
+    for request in requests:
+        pool = BlockPool(width * (-(-request.total // block_size) + 2), block_size)
+        first = pool.new(request.prompt)
+        beams = [first] + [pool.fork(first) for _ in range(width - 1)]
+        for _ in range(request.output):
+            if kind == "beam" and rng.random() < regroup:
+                parents = rng.integers(0, width, width)
+                children = [pool.fork(beams[p]) for p in parents]
+                for beam in beams:
+                    pool.free(beam)
+                beams = children
+            for beam in beams:
+                pool.append(beam)
+            used += pool.used
+            unshared += pool.unshared
+        copies += pool.copies
+    return {
+        "saved_percent": 100 * (1 - used / unshared),
+        "copies_per_sequence": copies / (width * len(requests)),
+    }

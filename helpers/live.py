@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import html
 import os
+import re
 import sys
 import threading
 import time
@@ -206,6 +207,91 @@ def progress(label: str, total: int, unit: str = "requests") -> Progress:
     All views of one cell share one output, so a sweep leaves one short list.
     """
     return Progress(label, total, unit)
+
+
+# ---------------------------------------------------------------- engine start
+
+
+@contextlib.contextmanager
+def engine_start(log_path, phases):
+    """Shows phase and seconds while an engine starts; leaves one line about where the time went.
+
+    phases: pairs (label, pattern): the phase begins when ``pattern`` (a regular
+    expression) first appears in the log at ``log_path``.
+    """
+    view = _EngineStart(log_path, phases)
+    try:
+        yield view
+    except BaseException:
+        view.close(failed=True)
+        raise
+    view.close()
+
+
+class _EngineStart:
+    EVERY_S = 0.25
+
+    def __init__(self, log_path, phases):
+        self.log_path, self.phases = log_path, [(label, re.compile(pattern)) for label, pattern in phases]
+        self.begun: list[tuple[str, float]] = [("load vLLM", 0.0)]
+        self.start = time.perf_counter()
+        self._widget = self._terminal = self._place = None
+        self._end = threading.Event()
+        with contextlib.suppress(Exception):
+            if _kernel() is not None:
+                self._place = _Place()
+                if has_widgets():
+                    import ipywidgets
+
+                    self._widget = ipywidgets.HTML(self._now())
+                    self._place.put(self._widget)
+            elif sys.stderr is not None and sys.stderr.isatty():
+                # A copy: the engine's start sends stderr to its log meanwhile.
+                self._terminal = os.fdopen(os.dup(2), "w")
+        self._thread = threading.Thread(target=self._loop, name="engine start view", daemon=True)
+        self._thread.start()
+
+    def _loop(self) -> None:
+        while not self._end.wait(self.EVERY_S):
+            with contextlib.suppress(Exception):
+                self._look()
+                if self._widget is not None:
+                    self._widget.value = self._now()
+                elif self._terminal is not None:
+                    print("\r" + self._line()[:100].ljust(100), end="", file=self._terminal, flush=True)
+
+    def _look(self) -> None:
+        with open(self.log_path, errors="replace") as file:
+            log = file.read()
+        known = {label for label, _ in self.begun}
+        for label, pattern in self.phases:
+            if label not in known and pattern.search(log):
+                self.begun.append((label, time.perf_counter() - self.start))
+
+    def _line(self) -> str:
+        return f"Starting the engine: {self.begun[-1][0]}, {time.perf_counter() - self.start:.0f} s"
+
+    def _now(self) -> str:
+        return f'<div style="{CARD}">{html.escape(self._line())} ...</div>'
+
+    def close(self, failed: bool = False) -> None:
+        seconds = time.perf_counter() - self.start
+        self._end.set()
+        self._thread.join(timeout=2)
+        with contextlib.suppress(Exception):
+            self._look()
+        ends = [at for _, at in self.begun[1:]] + [seconds]
+        parts = [f"{label} {_short(end - at)}" for (label, at), end in zip(self.begun, ends) if end - at >= 0.05]
+        said = f"The engine did not start: stopped after {seconds:.1f} s" if failed else f"Engine started in {seconds:.1f} s"
+        said += f" (seconds by phase, as its log tells: {', '.join(parts)})" if parts else ""
+        with contextlib.suppress(Exception):
+            if self._terminal is not None:
+                print("\r" + " " * 100 + "\r", end="", file=self._terminal, flush=True)
+                self._terminal.close()
+            if self._widget is not None:
+                self._widget.close()
+            if self._place is not None:
+                self._place.put(Static(f'<div style="{CARD}">{html.escape(said)}</div>', said))
 
 
 def _short(value) -> str:

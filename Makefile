@@ -1,0 +1,46 @@
+# Integration Week: every target sets up what it needs by itself. `make` alone explains them.
+#
+#   make run VENV= PYTHON=python3     uses an interpreter where everything is already there (no install)
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+ifeq ($(strip $(VENV)),)
+PY := PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON)
+READY :=
+else
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lab doctor bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(READY) ## install what the workbook needs (the other targets do it themselves)
+
+run: $(READY) ## execute every notebook headless; results in runs/<date-time>/
+	@$(PY) -m helpers.run $(ARGS)
+
+test: $(READY) ## run the tests
+	@$(PY) -m pytest $(ARGS)
+
+lab: $(READY) ## open the notebooks in JupyterLab, on this machine only
+	@$(PY) -m helpers.lab $(ARGS)
+
+doctor: ## check this machine: [OK] or [FAIL], with what to do
+	@$(if $(READY),[ -x $(PY) ] && exec $(PY) -m helpers.doctor $(ARGS) ||) PYTHONPATH="$(CURDIR)" $(PYTHON) -m helpers.doctor $(ARGS)
+
+bench: $(READY) ## the speed and accuracy claims of the README, measured here
+	@$(PY) -m benchmarks $(ARGS)
+
+clean: ## remove the environment and caches; runs/ and results/ stay
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# The stamp is written last, so an install that failed or was interrupted is repaired by the next call.
+$(VENV)/.ready: requirements.txt requirements-cpu.txt pyproject.toml setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" ./setup.sh

@@ -1,0 +1,518 @@
+"""Open a vLLM engine, know what it took, close it and prove that everything came back.
+
+    with open_engine(profile, max_num_seqs=16) as engine:
+        engine.llm.generate(...)           # vllm.LLM, the real one
+
+In a notebook the two halves often stand in two cells: `engine = open_engine(profile)` and, at the end,
+`engine.close()`. A kernel holds one engine at a time. Opening the same configuration again returns the open
+engine at once; another configuration closes the first one.
+
+On the CPU the engine lives in this process; on a GPU in processes of its own, as vLLM does by default. vLLM's log
+goes to a file that `engine.log_path` and every error name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from helpers import gpu_memory, lifeline, live
+from helpers.profile import GIB, Profile, cache_dir
+
+_open: Engine | None = None  # the engine of this kernel
+_guard = None  # the watcher that ends vLLM's processes should this one be killed
+
+# What the log says when a phase of the start begins, in the order of the start.
+PHASES = (
+    ("read the configuration", r"Initializing a V1 LLM engine"),
+    ("load the weights", r"Starting to load model"),
+    ("compile", r"torch\.compile|Dynamo bytecode|Compiling a graph"),
+    ("profile the memory", r"Available KV cache memory|Memory profiling"),
+    ("reserve the KV cache", r"KV cache size: [\d,]+ tokens"),
+    ("capture CUDA graphs", r"Capturing CUDA graph|Graph capturing"),
+    ("warm up", r"init engine \(profile"),
+)
+
+
+class EngineError(RuntimeError):
+    """An engine that could not be started or used: one sentence on what happened and what to do."""
+
+    def _render_traceback_(self):  # IPython shows this instead of vLLM's forty frames
+        return [f"EngineError: {self}"]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine took to start and what it has. Sizes in GiB (2**30 bytes), times in seconds."""
+
+    startup_s: float
+    startup_phases_s: dict[str, float]
+    weights_gib: float | None  # on each GPU; None when vLLM did not say
+    kv_cache_tokens: int
+    kv_cache_gib: float | None
+    max_concurrency: float  # requests of max_model_len tokens that fit the KV cache together
+    block_size: int  # tokens
+    num_blocks: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+    def __str__(self) -> str:
+        weights = "weights size not reported" if self.weights_gib is None else f"weights {self.weights_gib:.3g} GiB"
+        return (
+            f"started in {self.startup_s:.1f} s; {weights}; KV cache {self.kv_cache_tokens:,} tokens in "
+            f"{self.num_blocks:,} blocks of {self.block_size} "
+            f"({self.max_concurrency:.1f} requests of {self.max_model_len} tokens)"
+        )
+
+
+@dataclass(frozen=True)
+class CloseReport:
+    """Memory in GiB before the engine, right after its start, at most, and after its end; and what stayed."""
+
+    before_gib: float
+    loaded_gib: float
+    peak_gib: float
+    after_gib: float
+    source: str  # "device memory (NVML)" or "host memory (resident, no GPU)"
+    processes_left: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        left = f"processes left: {self.processes_left}" if self.processes_left else "no process left"
+        return (
+            f"closed in {self.seconds:.1f} s; {self.source}: {self.before_gib:.2f} GiB before, "
+            f"{self.loaded_gib:.2f} loaded, {self.peak_gib:.2f} peak, {self.after_gib:.2f} after; {left}"
+        )
+
+
+class Engine:
+    """An open engine. Made by `open_engine`; see the module's text."""
+
+    def __init__(self, llm, profile: Profile, engine_args: dict, log_path: Path, info: EngineInfo, before: float,
+                 sampler, new_pids: list[int]):
+        self._llm = llm
+        self.profile = profile
+        self.engine_args = engine_args
+        self.log_path = log_path
+        self.info = info
+        self.pids = new_pids  # vLLM's own processes; empty when the engine lives in this one
+        self._before_gib = before
+        self._loaded_gib = _memory_gib()
+        self._sampler = sampler
+        self.close_report: CloseReport | None = None
+
+    @property
+    def llm(self):
+        """The `vllm.LLM`. Raises EngineError when the engine is closed."""
+        if self._llm is None:
+            raise EngineError("This engine is closed: run the cell with open_engine(...) again.")
+        return self._llm
+
+    @property
+    def tokenizer(self):
+        return self.llm.get_tokenizer()
+
+    @property
+    def is_open(self) -> bool:
+        return self._llm is not None
+
+    def __repr__(self) -> str:
+        state = str(self.info) if self.is_open else "closed"
+        return f"<Engine {self.profile.model_label} on {self.profile.machine}: {state}>"
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def close(self) -> CloseReport:
+        """End the engine, give its memory back and say so. Closing twice returns the first report."""
+        global _open
+        if self.close_report:
+            return self.close_report
+        started = time.perf_counter()
+        llm, self._llm = self._llm, None
+        if _open is self:
+            _open = None
+        with _redirected(self.log_path):
+            _shut_down(llm)
+        _registry_file().unlink(missing_ok=True)
+        after = _settled_memory_gib(self._before_gib)
+        summary = self._sampler.stop()
+        self.close_report = CloseReport(
+            before_gib=self._before_gib,
+            loaded_gib=self._loaded_gib,
+            peak_gib=max(summary["peak_gib"], self._loaded_gib),
+            after_gib=after,
+            source=summary["source"],
+            processes_left=[pid for pid in self.pids if lifeline.alive(pid)],
+            seconds=time.perf_counter() - started,
+        )
+        return self.close_report
+
+
+def open_engine(profile: Profile, **engine_args) -> Engine:
+    """Start a vLLM engine with the profile's arguments, changed by `engine_args` (vLLM's own names).
+
+    An argument given as None is left to vLLM's default. Returns the open engine when it has this configuration
+    already; closes it first when it has another.
+    Raises EngineError, with the cause in one sentence, when vLLM does not start.
+    """
+    global _open
+    args = {"model": profile.model, **profile.engine_args, **engine_args}
+    args = {name: value for name, value in args.items() if value is not None}
+    if _open is not None and _open.is_open:
+        if _open.engine_args == args:
+            return _open
+        _open.close()
+    _warn_of_other_engines(profile)
+    log_path = _new_log()
+    _prepare_environment(profile, args)
+
+    children = set(_children())
+    sampler = gpu_memory.MemorySampler(hz=4)
+    started = time.perf_counter()
+    try:
+        with live.engine_start(log_path, PHASES), _redirected(log_path):
+            from vllm import LLM
+
+            before = _memory_gib()  # after the import: Python's modules stay when the engine goes
+            llm = LLM(**args)
+    except KeyboardInterrupt:
+        _clean_up_failed_start(children)
+        raise EngineError("The start was stopped; what had begun was ended. Run the cell again.") from None
+    except Exception as error:
+        sentence = _root_cause(error, log_path, args)
+        _clean_up_failed_start(children)
+        raise EngineError(f"{sentence} vLLM's log: {log_path}") from None
+    startup_s = time.perf_counter() - started
+    sampler.start()
+    info = _read_info(llm, log_path, startup_s)
+    _open = Engine(llm, profile, args, log_path, info, before, sampler, sorted(set(_children()) - children))
+    _registry_file().write_text(json.dumps({"pid": os.getpid(), "notebook": _notebook_name()}))
+    return _open
+
+
+def close_engine() -> CloseReport | None:
+    """Close the engine of this kernel, if one is open. For the last cell of a notebook."""
+    return _open.close() if _open is not None else None
+
+
+# --- starting -------------------------------------------------------------------------------------------------
+
+
+def _prepare_environment(profile: Profile, args: dict) -> None:
+    """What vLLM reads from the environment, set before it is imported. Values that the user set are kept."""
+    global _guard
+    one_process = profile.name == "cpu" and args.get("distributed_executor_backend") == "uni"
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if one_process else "1"
+    # A kernel that has threads or has touched CUDA must not fork an engine.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if one_process:
+        # The shipped model is too small to share out: a second thread gains little on an idle machine, and beside
+        # another program on the same cores the two threads wait for each other (measured: 15 times slower).
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if Path(args["model"]).exists():
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a local folder needs no hub
+    if not one_process and (_guard is None or _guard.poll() is not None):
+        _guard = lifeline.guard_children()
+
+
+def _new_log() -> Path:
+    folder = cache_dir() / "logs"
+    folder.mkdir(exist_ok=True)
+    for old in sorted(folder.glob("engine-*.log"))[:-40]:
+        old.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(prefix=time.strftime("engine-%Y%m%d-%H%M%S-"), suffix=".log", dir=folder)
+    os.close(handle)
+    return Path(name)
+
+
+@contextlib.contextmanager
+def _redirected(log_path: Path):
+    """Send everything that vLLM prints to the log: Python's streams, its logger, and what C++ writes to fd 1 and 2.
+
+    Processes that vLLM starts meanwhile inherit the redirection and keep it.
+    """
+    with open(log_path, "a", buffering=1, encoding="utf-8", errors="replace") as log:
+        handler = logging.FileHandler(log_path)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s [%(name)s] %(message)s"))
+        saved = os.dup(1), os.dup(2)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                import vllm.logger  # noqa: F401  configures the logger "vllm", once
+
+                _replace_handlers(handler)
+                yield
+        finally:
+            # vLLM may have configured its logger anew: from here on the file alone.
+            _replace_handlers(handler)
+            for copy, fd in zip(saved, (1, 2), strict=True):
+                os.dup2(copy, fd)
+                os.close(copy)
+
+
+def _replace_handlers(handler: logging.Handler) -> None:
+    logger = logging.getLogger("vllm")
+    for old in logger.handlers:
+        if isinstance(old, logging.FileHandler) and old is not handler:
+            old.close()
+    logger.handlers = [handler]
+    logger.propagate = False
+
+
+def _read_info(llm, log_path: Path, startup_s: float) -> EngineInfo:
+    """Put together what vLLM's configuration objects and its log say (vllm_config is updated after the start)."""
+    config = llm.llm_engine.vllm_config
+    cache, scheduler = config.cache_config, config.scheduler_config
+    log = log_path.read_text(errors="replace")
+    weights = re.search(r"Model loading took ([\d.]+) GiB", log)
+    kv_gib = re.search(r"Available KV cache memory: ([\d.]+) GiB", log)
+    reserved = cache.kv_cache_memory_bytes
+    return EngineInfo(
+        startup_s=startup_s,
+        startup_phases_s=_phase_seconds(log, startup_s),
+        weights_gib=float(weights[1]) if weights else _checkpoint_gib(config.model_config.model),
+        kv_cache_tokens=cache.kv_cache_size_tokens,
+        kv_cache_gib=float(kv_gib[1]) if kv_gib else (reserved / GIB if reserved else None),
+        max_concurrency=cache.kv_cache_max_concurrency,
+        block_size=cache.block_size,
+        num_blocks=cache.num_gpu_blocks,
+        max_model_len=config.model_config.max_model_len,
+        max_num_seqs=scheduler.max_num_seqs,
+        max_num_batched_tokens=scheduler.max_num_batched_tokens,
+    )
+
+
+def _checkpoint_gib(model: str) -> float | None:
+    """Size of the weights on disk: on the CPU vLLM logs none, and repacks the weights as it loads them."""
+    files = list(Path(model).glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files) / GIB if files else None
+
+
+def _worker_of(llm):
+    """The worker of an engine in this process, else None."""
+    executor = getattr(llm.llm_engine, "model_executor", None)
+    wrapper = getattr(executor, "driver_worker", None)
+    return getattr(wrapper, "worker", wrapper)
+
+
+_STAMP = re.compile(r"(?:INFO|WARNING|ERROR) (\d\d-\d\d|\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d)(?:,(\d{3}))?")
+
+
+def _phase_seconds(log: str, startup_s: float) -> dict[str, float]:
+    """Seconds from the first line of each phase to the next one's; the time before the first is Python's imports."""
+    begins: list[tuple[str, float]] = []
+    last = None
+    for line in log.splitlines():
+        if not (stamp := _STAMP.search(line)):
+            continue
+        hours, minutes, seconds, millis = (int(part or 0) for part in stamp.groups()[1:])
+        last = hours * 3600 + minutes * 60 + seconds + millis / 1000
+        for name, pattern in PHASES:
+            if name not in dict(begins) and re.search(pattern, line):
+                begins.append((name, last))
+    if not begins:
+        return {"start": startup_s}
+    ends = [time_of for _, time_of in begins[1:]] + [last]
+    spans = {name: max(0.0, end - begin) for (name, begin), end in zip(begins, ends, strict=True)}
+    return {"import and check": max(0.0, startup_s - sum(spans.values())), **spans}
+
+
+# --- failing --------------------------------------------------------------------------------------------------
+
+
+def _root_cause(error: Exception, log_path: Path, args: dict) -> str:
+    """One sentence: what stopped the start and what to do about it."""
+    message = str(error)
+    log = log_path.read_text(errors="replace") if log_path.exists() else ""
+    if "Engine core initialization failed" in message:
+        # The engine's process died; the cause is the last exception in its log.
+        causes = re.findall(r"((?:\w+\.)*\w*(?:Error|Exception)): (.+)", log)
+        causes = [text for kind, text in causes if "Engine core init" not in text and "EngineDead" not in kind]
+        message = causes[-1] if causes else message
+    if hasattr(error, "errors"):  # pydantic: one entry for each argument that it refused
+        message = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
+    first = " ".join(message.split()).removeprefix("Value error, ").rstrip(".")
+    if unknown := re.search(r"unexpected keyword argument '(\w+)'", first):
+        return f"vLLM {_version()} has no engine argument {unknown[1]!r} ({first}). {_closest_argument(unknown[1])}"
+    if re.search(r"out of memory|Free memory on device|less than desired|No available memory|Available memory on node", first):
+        return (
+            f"There is not enough memory for this engine ({gpu_memory.free_text()}): {first}. Close other "
+            "engines and notebooks (`nvidia-smi` names them), or lower gpu_memory_utilization, max_model_len or "
+            "kv_cache_memory_bytes."
+        )
+    if re.search(r"is not a local folder|not a valid model identifier|Repository Not Found|couldn't connect|"
+                 r"offline mode|Cannot find|does not appear to have|Invalid repository ID|Repo id must", first, re.IGNORECASE):
+        return (
+            f"The model {args['model']!r} was not found: it is neither a folder with a config.json nor a model "
+            f"that can be downloaded from here ({first[:200]})."
+        )
+    return f"vLLM did not start: {first[:500]}."
+
+
+def _closest_argument(name: str) -> str:
+    import difflib
+
+    from vllm.engine.arg_utils import EngineArgs
+
+    near = difflib.get_close_matches(name, EngineArgs.__dataclass_fields__, n=1)
+    return f"Did you mean {near[0]!r}?" if near else "Notebook 3 lists the arguments that exist."
+
+
+def _version() -> str:
+    import vllm
+
+    return vllm.__version__
+
+
+def _clean_up_failed_start(children: set[int]) -> None:
+    for pid in set(_children()) - children:
+        with contextlib.suppress(psutil.Error):
+            psutil.Process(pid).kill()
+    with contextlib.suppress(Exception):
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+    _give_back_host_memory()
+
+
+# --- closing --------------------------------------------------------------------------------------------------
+
+
+def _shut_down(llm) -> None:
+    """End vLLM's processes, then empty the objects: a displayed engine or a kept exception may hold references.
+
+    vLLM 0.32 has no LLM.shutdown(); the client of the engine core has one (vllm/v1/engine/core_client.py).
+    """
+    worker = _worker_of(llm)
+    with contextlib.suppress(Exception):
+        llm.llm_engine.engine_core.shutdown()
+    runner = getattr(worker, "model_runner", None)
+    for holder in (runner, worker, getattr(llm.llm_engine, "engine_core", None), llm.llm_engine, llm):
+        with contextlib.suppress(TypeError):
+            vars(holder).clear()
+    _give_back_host_memory()
+
+
+def _give_back_host_memory() -> None:
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _settled_memory_gib(target: float, patience_s: float = 5.0) -> float:
+    """Memory once it has come back to `target`, or stopped falling: the driver frees it some time after the process."""
+    deadline = time.perf_counter() + patience_s
+    now = _memory_gib()
+    while now > target * 1.01 + 0.01 and time.perf_counter() < deadline:
+        time.sleep(0.1)
+        previous, now = now, _memory_gib()
+        if gpu_memory.has_gpu() is False and now >= previous:
+            break  # host memory does not come back by waiting
+    return now
+
+
+def _memory_gib() -> float:
+    return gpu_memory.memory_now()["used_gib"]
+
+
+def _children() -> list[int]:
+    with contextlib.suppress(psutil.Error):
+        return [
+            child.pid for child in psutil.Process().children(recursive=True) if not lifeline.is_lifeline(child.pid)
+        ]
+    return []
+
+
+# --- two notebooks at once ------------------------------------------------------------------------------------
+
+
+def _registry_file(pid: int | None = None) -> Path:
+    folder = cache_dir() / "open-engines"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{pid or os.getpid()}.json"
+
+
+def other_engines() -> list[dict]:
+    """Engines that other kernels of this user hold now: {"pid", "notebook"}."""
+    found = []
+    for path in _registry_file().parent.glob("*.json"):
+        try:
+            entry = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if not lifeline.alive(entry["pid"]):
+            path.unlink(missing_ok=True)  # a kernel that was killed
+        elif entry["pid"] != os.getpid():
+            found.append(entry)
+    return found
+
+
+def _warn_of_other_engines(profile: Profile) -> None:
+    others = other_engines()
+    if not others:
+        return
+    names = ", ".join(f"{other['notebook']} (process {other['pid']})" for other in others)
+    if profile.name == "gpu":
+        raise EngineError(
+            f"The GPU is taken: {names} has an engine open. Run its last cell, or shut its kernel down, then run this "
+            "cell again."
+        )
+    print(f"Note: {names} has an engine open on this machine; the numbers of both will be slower than alone.")
+
+
+def _notebook_name() -> str:
+    """The notebook that this kernel runs, as well as it can be known."""
+    path = os.environ.get("WORKBOOK_NOTEBOOK") or os.environ.get("JPY_SESSION_NAME") or ""
+    return Path(path).name or "another program"
+
+
+# --- the stop button ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def interrupt_between_steps():
+    """Within this block Ctrl-C (Jupyter's stop button) sets a flag that the caller reads between two engine steps.
+
+    A step that is interrupted half-way leaves vLLM's scheduler and worker disagreeing; a step takes milliseconds, so
+    waiting for its end costs nothing. A second Ctrl-C interrupts at once.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handler(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, previous)

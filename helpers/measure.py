@@ -1,0 +1,267 @@
+"""Run a workload on an engine and write down, for every request, when each of its tokens came.
+
+`run_workload` does what `LLM.generate` does (vllm/entrypoints/llm.py: add the requests, call `step()` until none is
+left), and adds each request when it arrives. The times are taken when an engine step hands its tokens over, so they
+cost nothing per token. vLLM's own counters are read before and after.
+
+Definitions, the same everywhere in the workbook (and in vllm.benchmarks):
+    TTFT  arrival to first token;  ITL  gap between two tokens of a request;  E2E  arrival to last token
+    TPOT  (E2E - TTFT) / (output tokens - 1)
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from dataclasses import dataclass, field
+
+from helpers import live
+from helpers.engine import Engine, EngineError, interrupt_between_steps
+from helpers.workloads import Workload
+
+PERCENTILES = (50, 90, 99)
+_runs = itertools.count()
+
+
+@dataclass
+class RequestRecord:
+    """One request as it was measured. Times in seconds; `arrival_s` counts from the start of the workload."""
+
+    id: str
+    kind: str
+    input_tokens: int
+    arrival_s: float
+    token_times_s: list[float] = field(default_factory=list)  # since the start of the workload, one a token
+    cached_tokens: int = 0  # prompt tokens whose KV cache was found
+    queue_s: float = 0.0  # from vLLM's own stamps: in the queue until first scheduled
+    preemptions: int = 0
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    @property
+    def output_tokens(self) -> int:
+        return len(self.token_times_s)
+
+    @property
+    def ttft_s(self) -> float:
+        return self.token_times_s[0] - self.arrival_s
+
+    @property
+    def e2e_s(self) -> float:
+        return self.token_times_s[-1] - self.arrival_s
+
+    @property
+    def itl_s(self) -> list[float]:
+        """Gaps between tokens: output_tokens - 1 of them. Tokens that one step brought together have gaps of 0."""
+        return [b - a for a, b in itertools.pairwise(self.token_times_s)]
+
+    @property
+    def tpot_s(self) -> float | None:
+        """None for a request of a single token."""
+        return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1) if self.output_tokens > 1 else None
+
+
+@dataclass
+class Measurement:
+    """What `run_workload` returns."""
+
+    requests: list[RequestRecord]
+    duration_s: float
+    counters: dict[str, float | list[float]]  # vLLM's counters: after minus before
+    timeline: list[dict]  # one a step: t_s, running, waiting, kv_cache_usage (0 to 1), tokens
+    workload: dict
+    engine_args: dict
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Totals and percentiles of all requests."""
+        return self.summary()
+
+    def summary(self, kind: str | None = None) -> dict[str, float]:
+        """Totals and percentiles, of all requests or of one kind. Units are in the names."""
+        chosen = [r for r in self.requests if kind in (None, r.kind) and r.token_times_s]
+        if not chosen:
+            raise ValueError(f"No finished request of kind {kind!r} in this measurement.")
+        outputs = sum(r.output_tokens for r in chosen)
+        inputs = sum(r.input_tokens for r in chosen)
+        summary = {
+            "requests": len(chosen),
+            "duration_s": self.duration_s,
+            "input_tokens": inputs,
+            "output_tokens": outputs,
+            "requests_per_s": len(chosen) / self.duration_s,
+            "output_tokens_per_s": outputs / self.duration_s,
+            "total_tokens_per_s": (inputs + outputs) / self.duration_s,
+        }
+        for name, values in (
+            ("ttft", [r.ttft_s for r in chosen]),
+            ("tpot", [r.tpot_s for r in chosen if r.tpot_s is not None]),
+            ("itl", [gap for r in chosen for gap in r.itl_s]),
+            ("e2e", [r.e2e_s for r in chosen]),
+            ("queue", [r.queue_s for r in chosen]),
+        ):
+            if values:
+                summary[f"{name}_ms_mean"] = 1000 * sum(values) / len(values)
+                summary |= {f"{name}_ms_p{p}": 1000 * percentile(values, p) for p in PERCENTILES}
+        return summary
+
+    def __str__(self) -> str:
+        m = self.metrics
+        text = (
+            f"{m['requests']} requests in {m['duration_s']:.2f} s: {m['output_tokens_per_s']:,.0f} output tokens/s, "
+            f"TTFT p50 {m['ttft_ms_p50']:.1f} ms"
+        )
+        return text + (f", TPOT p50 {m['tpot_ms_p50']:.2f} ms" if "tpot_ms_p50" in m else "")
+
+
+def percentile(values: list[float], p: float) -> float:
+    """The p-th percentile by linear interpolation, as numpy's default. Raises ValueError on an empty list."""
+    if not values:
+        raise ValueError("A percentile of no values is not defined.")
+    ordered = sorted(values)
+    position = (len(ordered) - 1) * p / 100
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def counters(llm) -> dict[str, float | list[float]]:
+    """vLLM's counters and gauges now, without the prefix "vllm:"; a vector (per draft position) is a list.
+
+    Needs `disable_log_stats=False`, which the profiles set. Names: vllm/v1/metrics/loggers.py.
+    """
+    found: dict[str, float | list[float]] = {}
+    for metric in llm.get_metrics():
+        name = metric.name.removeprefix("vllm:")
+        if hasattr(metric, "values"):
+            found[name] = list(metric.values)
+        elif hasattr(metric, "value"):
+            found[name] = found.get(name, 0) + metric.value  # one counter can come once for each label
+    return found
+
+
+def _difference(after: dict, before: dict) -> dict:
+    def minus(name, value):
+        old = before.get(name, [0] * len(value) if isinstance(value, list) else 0)
+        return [a - b for a, b in zip(value, old, strict=True)] if isinstance(value, list) else value - old
+
+    return {name: minus(name, value) for name, value in after.items()}
+
+
+def run_workload(engine: Engine, workload: Workload, sampling: dict | None = None, progress: bool = True) -> Measurement:
+    """Send the workload's requests to the engine at their arrival times and measure until the last has ended.
+
+    sampling: vLLM's SamplingParams by name, the same for all requests; greedy (temperature 0) when not given.
+    progress: show requests done and tokens a second meanwhile, where there is a place to show it.
+    Raises EngineError when a request does not fit the engine, or when the run is stopped by hand: the engine is then
+    still usable, unless the message says that it was closed.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    core = engine.llm.llm_engine
+    limit = engine.info.max_model_len
+    run = next(_runs)
+    records, params = {}, {}
+    for i, request in enumerate(workload.requests):
+        if len(request.prompt_token_ids) + request.max_tokens > limit:
+            raise EngineError(
+                f"Request {i} needs {len(request.prompt_token_ids)} + {request.max_tokens} tokens, but this engine takes "
+                f"max_model_len = {limit}: open it with a larger one, or shorten the workload."
+            )
+        key = f"{run}-{i}"
+        records[key] = RequestRecord(key, request.kind, len(request.prompt_token_ids), request.arrival_s)
+        params[key] = SamplingParams(
+            **{"temperature": 0.0, **(sampling or {})},
+            max_tokens=request.max_tokens,
+            ignore_eos=not request.stop_at_eos,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    steps: list[tuple[float, list, object]] = []
+    original = core.engine_core.get_output
+
+    def get_output():
+        outputs = original()
+        steps.append((time.perf_counter(), outputs.outputs, outputs.scheduler_stats))
+        return outputs
+
+    waiting = sorted(zip(records, workload.requests, strict=True), key=lambda pair: pair[1].arrival_s)
+    before = counters(engine.llm)
+    finished = []
+    view = live.progress(workload.name, len(records)) if progress else None
+    core.engine_core.get_output = get_output
+    internal_ids: dict[str, str] = {}
+    try:
+        with interrupt_between_steps() as stop:
+            start = time.perf_counter()
+            while waiting or core.has_unfinished_requests():
+                now = time.perf_counter() - start
+                while waiting and waiting[0][1].arrival_s <= now:
+                    key, request = waiting.pop(0)
+                    # The engine gives each request an id of its own; its outputs carry that one.
+                    internal = core.add_request(key, {"prompt_token_ids": request.prompt_token_ids}, params[key])
+                    internal_ids[internal] = key
+                if core.has_unfinished_requests():
+                    finished += [output for output in core.step() if output.finished]
+                elif waiting:
+                    time.sleep(max(0.0, min(0.05, waiting[0][1].arrival_s - now)))
+                if view:
+                    view.update(len(finished), steps=len(steps))
+                if stop.is_set():
+                    raise KeyboardInterrupt
+            duration = time.perf_counter() - start
+    except KeyboardInterrupt:
+        raise EngineError(_stop(engine, internal_ids)) from None
+    finally:
+        if engine.is_open:
+            core.engine_core.get_output = original
+        if view:
+            view.close()
+
+    timeline = []
+    for when, outputs, stats in steps:
+        for output in outputs:
+            records[internal_ids[output.request_id]].token_times_s += [when - start] * len(output.new_token_ids)
+        if stats is not None:
+            timeline.append({
+                "t_s": when - start,
+                "running": stats.num_running_reqs,
+                "waiting": stats.num_waiting_reqs,
+                "kv_cache_usage": stats.kv_cache_usage,
+                "tokens": sum(len(output.new_token_ids) for output in outputs),
+            })
+    for output in finished:
+        record, completion, stamps = records[output.request_id], output.outputs[0], output.metrics
+        record.text, record.token_ids = completion.text, list(completion.token_ids)
+        record.finish_reason = completion.finish_reason
+        record.cached_tokens = output.num_cached_tokens or 0
+        if stamps is not None:
+            record.queue_s = max(0.0, stamps.scheduled_ts - stamps.queued_ts)
+            record.preemptions = stamps.num_preemptions
+    return Measurement(
+        requests=list(records.values()),
+        duration_s=duration,
+        counters=_difference(counters(engine.llm), before),
+        timeline=timeline,
+        workload=workload.describe(),
+        engine_args=engine.engine_args,
+    )
+
+
+def _stop(engine: Engine, internal_ids: dict[str, str]) -> str:
+    """After the stop button: end the running requests; the sentence says whether the engine is still usable."""
+    core = engine.llm.llm_engine
+    try:
+        core.abort_request(list(internal_ids), internal=True)
+        for _ in range(100):
+            if not core.has_unfinished_requests():
+                return "The measurement was stopped; its requests were ended and the engine is ready for the next cell."
+            core.step()
+        problem = "its requests did not end"
+    except Exception as error:
+        problem = str(error)
+    engine.close()
+    return f"The measurement was stopped and the engine closed ({problem}): run the cell with open_engine(...) again."

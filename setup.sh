@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Called by the Makefile: makes $VENV and installs the workbook's dependencies for this machine.
+# A GPU whose driver answers gets requirements.txt (CUDA), every other machine requirements-cpu.txt.
+# Running it again is safe: pip installs only what is missing or differs.
+set -euo pipefail
+cd "$(dirname "$0")"
+python=${PYTHON:-python3}
+venv=${VENV:-.venv}
+
+if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null; then
+  echo "Python 3.11 to 3.14 is needed, and '$python' is $("$python" --version 2>&1 || true)." \
+    "Name another one: make run PYTHON=python3.12" >&2
+  exit 1
+fi
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  echo "Making $venv with $("$python" --version)"
+  "$python" -m venv --clear "$venv" || {
+    echo "Python could not make a virtual environment: on Debian and Ubuntu, install python3-venv." >&2
+    exit 1
+  }
+fi
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+trap 'echo "The installation did not finish. Run the same command again: it goes on where it stopped." >&2' ERR
+
+if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
+  echo "An NVIDIA GPU answers: installing vLLM for CUDA (requirements.txt; some 10 GB)"
+  pip install -q -r requirements.txt
+else
+  echo "No NVIDIA driver answers: installing vLLM for the CPU (requirements-cpu.txt; about 2 GB)"
+  # torch first and alone: its CPU build is not on PyPI. An index that cannot be reached costs retries for every
+  # package asked of it, so PyTorch's own index is asked for torch only, and only when pip's sources lack it.
+  torch=$(sed -n 's/^# torch: *//p' requirements-cpu.txt)
+  if ! pip install -q --no-deps "$torch" 2>/dev/null; then
+    pip install -q --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu "$torch"
+  fi
+  pip install -q --no-deps -r requirements-cpu.txt
+fi
+# The helpers, importable from any working directory.
+pip install -q --no-deps --no-build-isolation --editable .
+trap - ERR
+touch "$venv/.ready"
+echo "Ready."

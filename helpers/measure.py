@@ -150,10 +150,13 @@ def _difference(after: dict, before: dict) -> dict:
     return {name: minus(name, value) for name, value in after.items()}
 
 
-def run_workload(engine: Engine, workload: Workload, sampling: dict | None = None, progress: bool = True) -> Measurement:
+def run_workload(engine: Engine, workload: Workload, sampling: dict | None = None, concurrency: int | None = None,
+                 progress: bool = True) -> Measurement:
     """Send the workload's requests to the engine at their arrival times and measure until the last has ended.
 
     sampling: vLLM's SamplingParams by name, the same for all requests; greedy (temperature 0) when not given.
+    concurrency: at most so many requests are in flight; the next is sent, and arrives, when one has ended. 1 is one
+        request at a time. None sends each at its arrival time, whatever is running (as `LLM.generate` does).
     progress: show requests done and tokens a second meanwhile, where there is a place to show it.
     Raises EngineError when a request does not fit the engine, or when the run is stopped by hand: the engine is then
     still usable, unless the message says that it was closed.
@@ -200,7 +203,11 @@ def run_workload(engine: Engine, workload: Workload, sampling: dict | None = Non
             while waiting or core.has_unfinished_requests():
                 now = time.perf_counter() - start
                 while waiting and waiting[0][1].arrival_s <= now:
+                    if concurrency and len(internal_ids) - len(finished) >= concurrency:
+                        break
                     key, request = waiting.pop(0)
+                    if concurrency:
+                        records[key].arrival_s = now
                     # The engine gives each request an id of its own; its outputs carry that one.
                     internal = core.add_request(key, {"prompt_token_ids": request.prompt_token_ids}, params[key])
                     internal_ids[internal] = key

@@ -1,0 +1,283 @@
+"""Train the target and the draft model that ship with the workbook.
+
+    python -m helpers.tiny_model.train              tokenizer, both models, checks, GLOSSARY.md
+    python -m helpers.tiny_model.train --only draft one of the two, with the tokenizer on disk
+    python -m helpers.tiny_model.train --glossary   only rewrite GLOSSARY.md from glossary.json
+
+Both models learn the answers of glossary.json by heart, from many phrasings of each
+question. That is all they know; it is enough for an engine to serve real requests with
+real stop tokens, and for a draft model to agree with its target.
+"""
+import argparse
+import math
+import random
+import time
+from pathlib import Path
+
+from . import DRAFT, TARGET
+from .glossary import MARKDOWN, load_glossary, phrasings, to_markdown
+
+SEED = 0
+VOCABULARY = 2048
+CONTEXT = 4096
+THREADS = 2
+# KV heads and head size are the same in both, so that vLLM can page both caches alike.
+SHAPES = {
+    "target": dict(hidden_size=256, intermediate_size=768, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2),
+    "draft": dict(hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2),
+}
+DIRECTORIES = {"target": TARGET, "draft": DRAFT}
+ROUNDS = {"target": 150, "draft": 260}  # in a round every term is asked once
+LEARNING_RATES = (0.02, 3e-3)  # of Muon for the matrices inside the layers, of AdamW for the rest
+BATCH = 48
+# The last rounds also put long texts before some questions, as shared prefixes do.
+LONG_PROMPT_FROM = 0.7
+LONG_PROMPT_SHARE = 0.04
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# None is the tokenizer's default: the chat template adds no system prompt of its own.
+SYSTEM_PROMPTS = (
+    None,
+    None,
+    "You are a helpful assistant.",
+    "Answer in one or two sentences.",
+    "You are a tutor for engineers who learn LLM inference with vLLM.",
+)
+
+
+def chat(question: str, system: str | None = None) -> str:
+    """The text that CHAT_TEMPLATE makes of a question, without running Jinja 40,000 times."""
+    first = f"{START}system\n{system}{END}\n" if system else ""
+    return f"{first}{START}user\n{question}{END}\n{START}assistant\n"
+
+
+def build_tokenizer(entries: list[dict]):
+    """A byte-level BPE tokenizer trained on the glossary; any text can be encoded."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    texts = [*filter(None, SYSTEM_PROMPTS), "system", "user", "assistant"]
+    for entry in entries:
+        asked, _ = phrasings(entry)
+        # Answers count more: their length is what training and generation cost.
+        texts += asked + [q.lower() for q in asked[:3]] + [entry["answer"]] * 4
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END, pad_token=PAD, model_max_length=CONTEXT, clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    assert len(tokenizer) == VOCABULARY, f"the glossary gave {len(tokenizer)} tokens, not {VOCABULARY}"
+    return tokenizer
+
+
+def build_model(name: str, tokenizer):
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(SEED)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **SHAPES[name],
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def reword(question: str, rng: random.Random) -> str:
+    """Questions as people type them: now and then in lower case or without the last mark."""
+    if rng.random() < 0.2:
+        question = question.lower()
+    if rng.random() < 0.2:
+        question = question.rstrip("?.")
+    return question
+
+
+def long_text(entries: list[dict], rng: random.Random) -> str:
+    """Some pages of the glossary, as a system prompt of 150 to about 1,600 tokens."""
+    pages = rng.sample(entries, rng.choice((4, 8, 16, 32)))
+    return "Glossary:\n" + "\n".join(f"{e['term']}: {e['answer']}" for e in pages)
+
+
+def one_round(entries, questions, answers, encode, rng, with_long):
+    """Every term once, as batches of (prompt ids, answer ids) of similar length."""
+    samples = []
+    for entry, asked, answer in zip(entries, questions, answers):
+        system = rng.choice(SYSTEM_PROMPTS)
+        if with_long and rng.random() < LONG_PROMPT_SHARE:
+            system = long_text(entries, rng)
+        samples.append((encode(chat(reword(rng.choice(asked), rng), system)), answer))
+    # Sorted by length so that little of a batch is padding; noise varies who meets whom.
+    samples.sort(key=lambda s: len(s[0]) + len(s[1]) + rng.uniform(-8, 8))
+    batches, batch = [], []
+    for sample in samples:
+        longest = len(sample[0]) + len(sample[1])
+        if batch and (len(batch) == BATCH or longest * (len(batch) + 1) > 8192):
+            batches.append(batch)
+            batch = []
+        batch.append(sample)
+    batches.append(batch)
+    rng.shuffle(batches)
+    return batches
+
+
+def tensors(batch, pad_id):
+    """Inputs, targets, and the mask of answer positions. Padding is on the right, where
+    the causal mask already hides it from every token that counts."""
+    import torch
+
+    width = max(len(p) + len(a) for p, a in batch)
+    ids = torch.full((len(batch), width), pad_id)
+    mask = torch.zeros((len(batch), width), dtype=torch.bool)
+    for row, (prompt, answer) in enumerate(batch):
+        ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        mask[row, len(prompt) : len(prompt) + len(answer)] = True
+    return ids[:, :-1], ids[:, 1:], mask[:, 1:]
+
+
+def train(name: str, tokenizer, entries: list[dict], rounds: int):
+    """Train one model from scratch; returns it in bf16."""
+    import torch
+    import torch.nn.functional as F
+
+    def encode(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    rng = random.Random(SEED)
+    model = build_model(name, tokenizer).train()
+    questions = [phrasings(e)[0] for e in entries]
+    answers = [encode(e["answer"]) + [tokenizer.eos_token_id] for e in entries]
+    print(f"{name}: {model.num_parameters():,} parameters, {sum(map(len, answers)):,} answer tokens a round", flush=True)
+    # The model runs in bf16, twice as fast on a CPU; steps are too small for bf16, so the
+    # optimizer works on a copy in fp32.
+    master = [p.detach().clone().requires_grad_() for p in model.parameters()]
+    model = model.to(torch.bfloat16)
+    inner = [m for m, (n, _) in zip(master, model.named_parameters()) if m.ndim == 2 and "embed" not in n]
+    rest = [m for m in master if not any(m is i for i in inner)]
+    # Muon learns the glossary in far fewer passes than AdamW alone.
+    optimizers = [
+        torch.optim.Muon(inner, lr=1.0, weight_decay=0.0, momentum=0.95),
+        torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    began = time.monotonic()
+    for number in range(rounds):
+        total = count = 0
+        with_long = number >= LONG_PROMPT_FROM * rounds
+        batches = one_round(entries, questions, answers, encode, rng, with_long)
+        for i, batch in enumerate(batches):
+            done = (number + i / len(batches)) / rounds
+            warm = min(1.0, (number * len(batches) + i + 1) / 50)
+            for optimizer, rate in zip(optimizers, LEARNING_RATES):
+                optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * done))
+            ids, targets, mask = tensors(batch, tokenizer.pad_token_id)
+            hidden = model.model(ids).last_hidden_state[mask]
+            loss = F.cross_entropy(model.lm_head(hidden).float(), targets[mask])
+            loss.backward()
+            for copy, used in zip(master, model.parameters()):
+                copy.grad, used.grad = used.grad.float(), None
+            torch.nn.utils.clip_grad_norm_(rest, 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            with torch.no_grad():
+                for copy, used in zip(master, model.parameters()):
+                    used.copy_(copy)
+            total += loss.item() * int(mask.sum())
+            count += int(mask.sum())
+        if number % 2 == 1 or number == rounds - 1:
+            print(f"{name}: round {number + 1}/{rounds}, loss {total / count:.4f}, {time.monotonic() - began:.0f} s", flush=True)
+    return model.eval()
+
+
+def matches(model, tokenizer, pairs):
+    """For each (question, answer): which answer tokens the model's greedy choice gets right,
+    given the right ones before. All right is the same as greedy decoding giving the answer."""
+    import torch
+
+    def encode(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    samples = [(encode(chat(q)), encode(a) + [tokenizer.eos_token_id]) for q, a in pairs]
+    found = []
+    with torch.inference_mode():
+        for at in range(0, len(samples), 64):
+            ids, targets, mask = tensors(samples[at : at + 64], tokenizer.pad_token_id)
+            right = model(ids).logits.argmax(-1) == targets
+            found += [right[row][mask[row]].tolist() for row in range(len(ids))]
+    return found
+
+
+def accepted_share(right: list[list[bool]], drafted: int = 4) -> float:
+    """The acceptance rate that these matches give with `drafted` tokens per step, where the
+    target's output is the answer: drafts are accepted up to the first wrong one."""
+    proposed = accepted = 0
+    for row in right:
+        at = 1  # the first token comes from the target's prefill
+        while at < len(row):
+            run = 0
+            while run < drafted and at + run < len(row) and row[at + run]:
+                run += 1
+            proposed, accepted, at = proposed + drafted, accepted + run, at + run + 1
+    return accepted / proposed
+
+
+def check(name: str, model, tokenizer, entries: list[dict]) -> None:
+    """Print how well a model knows the glossary. The same with vLLM: tests/test_tiny_model.py."""
+    for kind, which in (("trained", 0), ("held-out", 1)):
+        pairs = [(q, e["answer"]) for e in entries for q in phrasings(e)[which]]
+        right = matches(model, tokenizer, pairs)
+        exact = sum(map(all, right)) / len(right)
+        print(f"{name}: {kind} phrasings: {exact:.1%} of answers exact, {accepted_share(right):.1%} of drafts right", flush=True)
+
+
+def save(model, tokenizer, directory: Path) -> None:
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    model.save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)  # written readable by the owner alone
+    tokenizer.save_pretrained(directory)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=DIRECTORIES, help="train one of the two, with the tokenizer on disk")
+    parser.add_argument("--glossary", action="store_true", help="only rewrite GLOSSARY.md")
+    arguments = parser.parse_args()
+    entries = load_glossary()
+    MARKDOWN.write_text(to_markdown(entries), encoding="utf-8")
+    if arguments.glossary:
+        return
+
+    import torch
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(THREADS)
+    tokenizer = AutoTokenizer.from_pretrained(TARGET) if arguments.only else build_tokenizer(entries)
+    for name in [arguments.only] if arguments.only else DIRECTORIES:
+        model = train(name, tokenizer, entries, ROUNDS[name])
+        save(model, tokenizer, DIRECTORIES[name])
+        check(name, model, tokenizer, entries)
+
+
+if __name__ == "__main__":
+    main()

@@ -294,6 +294,241 @@ class _EngineStart:
                 self._place.put(Static(f'<div style="{CARD}">{html.escape(said)}</div>', said))
 
 
+# ---------------------------------------------------------------- numbers over time
+
+
+class _Watch:
+    """Reads numbers again and again while a cell runs, and shows each with its recent past.
+
+    A context manager, or ``start()`` and ``stop()`` in two cells. With widgets
+    it moves; when it ends, one static picture takes its place.
+    """
+
+    KEPT = 2_000  # readings; older ones are thinned out
+    title = "Live view"
+
+    def __init__(self, read, hz: float = 2.0):
+        if not 0 < hz <= 20:
+            raise ValueError(f"hz is {hz}; give readings per second, more than 0 and at most 20.")
+        self.read, self.hz = read, hz
+        self.readings: list[dict] = []
+        self.stopped_early: str | None = None
+        self._end = threading.Event()
+        self._thread = self._widget = self._place = None
+        self._t0 = 0.0
+
+    def start(self):
+        if self._thread is not None:
+            raise RuntimeError("This view has been started before: make a new one.")
+        self._t0 = time.perf_counter()
+        with contextlib.suppress(Exception):  # a view must never stop the work
+            if _kernel() is not None:
+                self._place = _Place()
+                if has_widgets():
+                    import ipywidgets
+
+                    self._widget = ipywidgets.HTML(self._card("..."))
+                    self._place.put(self._widget)
+        self._thread = threading.Thread(target=self._loop, name=self.title, daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> list[dict]:
+        """End the view; the static picture is left. Returns the readings. Twice does nothing more."""
+        if self._thread is not None and not self._end.is_set():
+            self._end.set()
+            self._thread.join(timeout=10)
+            if self._widget is not None:
+                self._widget.close()
+            self._leave()
+        return self.readings
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *exc) -> None:
+        self.stop()
+
+    def _loop(self) -> None:
+        failures = 0
+        while True:
+            try:
+                found = {name: value for name, value in self.read().items() if isinstance(value, (int, float))}
+                self.readings.append({"t_s": time.perf_counter() - self._t0, **found})
+                failures = 0
+            except Exception as error:
+                failures += 1
+                if failures >= 5:
+                    after = time.perf_counter() - self._t0
+                    self.stopped_early = f"Reading stopped after {after:.0f} s: {type(error).__name__}: {error}"
+                    self._draw()
+                    return
+            if len(self.readings) > self.KEPT:
+                del self.readings[1 : self.KEPT // 2 : 2]
+            self._draw()
+            if self._end.wait(1 / self.hz):
+                return
+
+    def _draw(self) -> None:
+        if self._widget is not None:
+            with contextlib.suppress(Exception):
+                self._widget.value = self._card(self._tiles())
+
+    def _card(self, body: str) -> str:
+        note = f"<div>{html.escape(self.stopped_early)}</div>" if self.stopped_early else ""
+        return f'<div style="{CARD}"><b>{html.escape(self.title)}</b>{body}{note}</div>'
+
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self.readings for name in row if name != "t_s"))
+
+    def _tiles(self) -> str:
+        recent = self.readings[-240:]
+        tiles = ""
+        for index, name in enumerate(self.names()):
+            points = [(row["t_s"], row[name]) for row in recent if name in row]
+            label, shown, _ = _quantity(name, points[-1][1]) if points else (name, "", 1)
+            tiles += (
+                f'<div style="display:inline-block;margin:2px 14px 2px 0;vertical-align:top"><div style="color:{_GREY}">'
+                f'{html.escape(label)}</div><div style="font-size:18px">{shown}</div>{_spark(points, index)}</div>'
+            )
+        return f"<div>{tiles}</div>"
+
+    def _leave(self) -> None:
+        """The static form: a picture in a notebook, its text in a terminal."""
+        if not self.readings or not self.names():
+            said = self.stopped_early or "nothing was read"
+            static = Static(self._card(f"<div>{html.escape(said)}</div>"), f"{self.title}: {said}")
+        else:
+            static = self._picture()
+        if self._place is not None:
+            self._place.put(static)
+        else:
+            print(static)
+
+    def _picture(self):
+        from helpers.plots import style
+
+        names = self.names()
+        fig, axes = style.figure(self.title, rows=len(names), size=(7.5, 0.9 + 1.25 * len(names)), sharex=True)
+        axes = [axes] if len(names) == 1 else list(axes)
+        rows = []
+        for index, (ax, name) in enumerate(zip(axes, names)):
+            points = [(row["t_s"], row[name]) for row in self.readings if name in row]
+            label, _, factor = _quantity(name, points[-1][1])
+            values = [value * factor for _, value in points]
+            ax.plot([t for t, _ in points], values, color=style.COLORS[index % 4], drawstyle="steps-post")
+            ax.set_ylabel(label, rotation=0, ha="right", va="center")
+            ax.set_ylim(0, max(values) * 1.15 or 1)
+            rows.append({"number": label, "most": max(values), "mean": sum(values) / len(values), "last": values[-1]})
+        axes[-1].set_xlabel("seconds")
+        said = "; ".join(f"{row['number']}: at most {style.number(row['most'])}" for row in rows)
+        said += f". {len(self.readings)} readings in {_short(self.readings[-1]['t_s'])} s."
+        if self.stopped_early:
+            said += f" {self.stopped_early}."
+        return style.Picture(fig, said, rows, "live_view")
+
+
+class Dashboard(_Watch):
+    """A server's numbers. Made by ``dashboard``."""
+
+    title = "The server, live"
+
+
+def dashboard(read, hz: float = 2.0) -> Dashboard:
+    """What a server does while requests run: ``with dashboard(server.read): ...``
+
+    read() -> dict of numbers, asked ``hz`` times a second in a thread, such as
+    {"running": 3, "waiting": 0, "kv_cache_usage": 0.12, "prefix_hits": 0.4}
+    (shares from 0 to 1 are shown in percent). Five failures in a row end the
+    view, and it says why.
+    """
+    return Dashboard(read, hz)
+
+
+class MemoryView(_Watch):
+    """Memory and KV-cache use. Made by ``memory``; ``.sampler`` has every sample."""
+
+    title = "Memory, live"
+
+    def __init__(self, engine=None, pids=None, hz: float = 10.0):
+        from helpers.gpu_memory import MemorySampler
+
+        self.sampler = MemorySampler(pids=pids, hz=hz)
+        self.kv: list[dict] = []
+        snapshot = getattr(engine, "snapshot", None)
+
+        def read() -> dict:
+            found = {}
+            if self.sampler.samples:
+                found["memory_gib"] = self.sampler.used(self.sampler.samples[-1])
+            if snapshot is not None:
+                share = snapshot().get("kv_cache_usage")
+                if share is not None:
+                    found["kv_cache_usage"] = share
+                    self.kv.append({"t_s": self.sampler.elapsed_s, "kv_cache_usage": share})
+            return found
+
+        super().__init__(read, hz=min(hz, 10.0))
+
+    def start(self):
+        self.sampler.start()
+        return super().start()
+
+    def stop(self) -> list[dict]:
+        self.sampler.stop()
+        return super().stop()
+
+    def mark(self, label: str) -> None:
+        """A phase named ``label`` begins now."""
+        self.sampler.mark(label)
+
+    def summary(self) -> dict:
+        """Peak and sustained use: see MemorySampler.summary."""
+        return self.sampler.summary()
+
+    def _picture(self):
+        from helpers.plots import memory as plot, style
+
+        fig, said, rows = plot.draw(self.sampler, [(0.0, self.kv)], title="Memory while the cell ran")
+        return style.Picture(fig, said, rows, "memory_live")
+
+
+def memory(engine=None, pids=None, hz: float = 10.0) -> MemoryView:
+    """Memory, and an engine's KV-cache use, while a cell runs: ``with memory(engine) as view: ...``
+
+    ``view.mark("prefill")`` names phases; ``view.summary()`` has peak and sustained use.
+    """
+    return MemoryView(engine, pids, hz)
+
+
+def _quantity(name: str, value: float) -> tuple[str, str, float]:
+    """(label with unit, value as text, factor for drawing) of a number by its name."""
+    words = _words(name)
+    if name.endswith("_gib"):
+        return f"{words[:-4]} (GiB)", f"{value:.2f}", 1
+    if name.endswith(("_usage", "_rate", "_share", "prefix_hits")):
+        return f"{words} (%)", f"{100 * value:.0f} %", 100
+    if "_per_s" in name:
+        return words, _short(float(value)), 1
+    return words, _short(value), 1
+
+
+def _spark(points: list[tuple[float, float]], index: int, width: int = 150, height: int = 34) -> str:
+    from helpers.plots.style import COLORS
+
+    if len(points) < 2:
+        return ""
+    first, last = points[0][0], points[-1][0]
+    top = max(value for _, value in points) or 1
+    line = " ".join(
+        f"{width * (t - first) / (last - first or 1):.1f},{height - 2 - (height - 4) * value / top:.1f}" for t, value in points
+    )
+    return (
+        f'<svg width="{width}" height="{height}" role="img" aria-label="recent values"><polyline points="{line}" '
+        f'fill="none" stroke="{COLORS[index % 4]}" stroke-width="1.6"/></svg>'
+    )
+
+
 def _short(value) -> str:
     if not isinstance(value, (int, float)):
         return str(value)

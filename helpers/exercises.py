@@ -17,13 +17,13 @@ or exported notebook shows in place of the form.
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import html
 import json
 import math
 import re
 import sys
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,7 +152,7 @@ def _distance(ratio: float | None, source: str) -> str:
         return f"{whose} was 0, so there is no ratio."
     off = abs(ratio - 1)
     if off <= CLOSE:
-        return f"{whose} is within {max(1, math.ceil(off * 100))} % of the measurement."
+        return f"{whose} is within {max(1, math.ceil(round(off * 100, 6)))} % of the measurement."
     size = "something" if off <= FAIR else "something large"
     cause = f"{size} is missing from it" if ratio > 1 else f"it counts {size} that is not there"
     return f"The measurement is {number(ratio)} times {whose[0].lower()}{whose[1:]}: {cause}."
@@ -307,7 +307,7 @@ def hint(*hints: str, solution: str | None = None) -> None:
 
 # ---------------------------------------------------------------- forms
 
-_pending: dict[int, threading.Timer] = {}  # saves that wait for the end of typing
+_pending: dict[int, tuple] = {}  # id of a control -> (timer, save): saves that wait for the end of typing
 
 
 def _card(kind: str, question: str, text: str, body: str | None = None) -> live.Static:
@@ -323,7 +323,8 @@ def _form(kind, question, status, take, value, unit="", lines=0, options=None, c
     """Show the saved state as text and, where there is a front end, the widget that changes it.
 
     take(value) saves and returns the new state in words. It is called when
-    typing pauses, from a thread, and at the latest by the next cell's reconcile.
+    typing pauses, and at the latest before the next cell runs: always by the
+    kernel's main thread, which is where a front end's messages arrive.
     """
     if not live.has_widgets():
         live.show(_card(kind, question, status))
@@ -350,41 +351,42 @@ def _form(kind, question, status, take, value, unit="", lines=0, options=None, c
     slow = isinstance(control, (w.Text, w.Textarea))
 
     def save() -> None:
-        with _lock_of(control):
-            _pending.pop(id(control), None)
-            try:
-                said = take(control.value)
-            except Exception as error:  # shown to the student: a thread has nobody to raise to
-                said = f"Not saved: {error}"
-            place.put(_card(kind, question, said))
+        _pending.pop(id(control), None)
+        try:
+            said = take(control.value)
+        except Exception as error:  # the student must see it: nobody else is there to catch it
+            said = f"Not saved: {error}"
+        place.put(_card(kind, question, said))
 
     def changed(_) -> None:
         if not slow:
             save()
             return
-        timer = _pending.pop(id(control), None)
-        if timer is not None:
-            timer.cancel()
-        timer = _pending[id(control)] = threading.Timer(SAVE_AFTER_S, save)
-        timer.save = save
-        timer.daemon = True
-        timer.start()
+        if id(control) in _pending:
+            _pending[id(control)][0].cancel()
+        try:
+            timer = asyncio.get_running_loop().call_later(SAVE_AFTER_S, save)
+        except RuntimeError:  # nothing would call later
+            save()
+        else:
+            _pending[id(control)] = timer, save
 
     control.observe(changed, names="value")
+    _flush_before_each_cell()
 
 
-def _lock_of(control) -> threading.Lock:
-    lock = getattr(control, "_workbook_lock", None)
-    if lock is None:
-        lock = control._workbook_lock = threading.Lock()
-    return lock
-
-
-def _flush() -> None:
+def _flush(*_) -> None:
     """Save at once what was typed less than SAVE_AFTER_S ago."""
-    for timer in list(_pending.values()):
+    for timer, save in list(_pending.values()):
         timer.cancel()
-        timer.save()
+        save()
+
+
+def _flush_before_each_cell() -> None:
+    shell = sys.modules["IPython"].get_ipython()
+    if shell is not None and not getattr(shell, "_workbook_flushes", False):
+        shell._workbook_flushes = True
+        shell.events.register("pre_run_cell", _flush)
 
 
 # ---------------------------------------------------------------- cells run out of order

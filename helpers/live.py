@@ -213,13 +213,13 @@ def progress(label: str, total: int, unit: str = "requests") -> Progress:
 
 
 @contextlib.contextmanager
-def engine_start(log_path, phases):
+def engine_start(log_path, phases, what="engine"):
     """Shows phase and seconds while an engine starts; leaves one line about where the time went.
 
     phases: pairs (label, pattern): the phase begins when ``pattern`` (a regular
-    expression) first appears in the log at ``log_path``.
+    expression) first appears in the log at ``log_path``. what: "engine" or "server".
     """
-    view = _EngineStart(log_path, phases)
+    view = _EngineStart(log_path, phases, what)
     try:
         yield view
     except BaseException:
@@ -229,9 +229,10 @@ def engine_start(log_path, phases):
 
 
 class _EngineStart:
-    EVERY_S = 0.25
+    EVERY_S = 0.1
 
-    def __init__(self, log_path, phases):
+    def __init__(self, log_path, phases, what="engine"):
+        self.what = what
         self.log_path, self.phases = log_path, [(label, re.compile(pattern)) for label, pattern in phases]
         self.begun: list[tuple[str, float]] = [("load vLLM", 0.0)]
         self.start = time.perf_counter()
@@ -269,7 +270,7 @@ class _EngineStart:
                 self.begun.append((label, time.perf_counter() - self.start))
 
     def _line(self) -> str:
-        return f"Starting the engine: {self.begun[-1][0]}, {time.perf_counter() - self.start:.0f} s"
+        return f"Starting the {self.what}: {self.begun[-1][0]}, {time.perf_counter() - self.start:.0f} s"
 
     def _now(self) -> str:
         return f'<div style="{CARD}">{html.escape(self._line())} ...</div>'
@@ -282,7 +283,7 @@ class _EngineStart:
             self._look()
         ends = [at for _, at in self.begun[1:]] + [seconds]
         parts = [f"{label} {_short(end - at)}" for (label, at), end in zip(self.begun, ends) if end - at >= 0.05]
-        said = f"The engine did not start: stopped after {seconds:.1f} s" if failed else f"Engine started in {seconds:.1f} s"
+        said = f"The {self.what} did not start: stopped after {seconds:.1f} s" if failed else f"{self.what.capitalize()} started in {seconds:.1f} s"
         said += f" (seconds by phase, as its log tells: {', '.join(parts)})" if parts else ""
         with contextlib.suppress(Exception):
             if self._terminal is not None:

@@ -1,0 +1,44 @@
+"""Run cells as papermill does, and read what they leave. For tests of what students see."""
+
+import nbformat
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def run_cells(*cells, env=None, allow_errors=False, cwd=None):
+    """Execute ``cells`` (source texts) in a fresh kernel; return the notebook."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    if env:
+        sets = "\n".join(f"import os; os.environ[{name!r}] = {value!r}" for name, value in env.items())
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(sets))
+    client = NotebookClient(notebook, timeout=120, allow_errors=allow_errors, resources={"metadata": {"path": str(cwd or ".")}})
+    client.execute()
+    if env:
+        notebook.cells.pop(0)
+    return notebook
+
+
+def texts(cell) -> str:
+    """All that a cell left, as plain text."""
+    parts = []
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            parts.append(output.text)
+        elif output.output_type == "error":
+            parts.append("\n".join(output.traceback))
+        else:
+            parts.append(output.data.get("text/plain", ""))
+    return "\n".join(parts)
+
+
+def kinds(notebook) -> set[str]:
+    """The MIME types of all outputs."""
+    return {kind for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o for kind in o.data}
+
+
+def to_html(notebook) -> str:
+    """The page that plain nbconvert makes of it."""
+    exporter = HTMLExporter(template_name="basic")  # the body, without the theme's 300 kB of CSS
+    return exporter.from_notebook_node(notebook)[0]

@@ -1,0 +1,214 @@
+"""What a GPU can do: the catalogue, and boxes made of several equal GPUs.
+
+The numbers live in ``hardware.json``, each entry with its source and its doubts. A GPU that is not
+there is "no data": the planner refuses instead of guessing, and says how to add it.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+
+from .errors import PlanningError
+
+GIB = 2**30
+CATALOGUE_FILE = Path(__file__).with_name("hardware.json")
+
+
+@dataclass(frozen=True)
+class Link:
+    """A way between GPUs. ``gb_s``: GB/s (1e9 bytes) of one GPU in one direction. ``spans``: how
+    many GPUs it joins directly."""
+
+    kind: str
+    gb_s: float
+    spans: int = 8
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU. ``usable_gib`` is what the driver reports to CUDA (``memory_gb`` is the vendor's
+    figure, in GB); ``bandwidth_gb_s`` is the memory's; FLOPs are dense TFLOP/s."""
+
+    name: str
+    full_name: str
+    memory_gb: float
+    usable_gib: float
+    bandwidth_gb_s: float
+    tflops_16bit: float
+    tflops_fp8: float | None
+    capability: str
+    link: Link | None
+    pcie: Link
+    source: str = ""
+    usable_source: str = ""
+    doubts: dict = field(default_factory=dict)
+
+    @property
+    def usable_bytes(self) -> int:
+        return int(self.usable_gib * GIB)
+
+    @property
+    def family(self) -> str:
+        """Which set of measured constants applies: 'hopper', 'ampere', ... or 'cpu'."""
+        if self.capability == "cpu":
+            return "cpu"
+        major = self.capability.split(".")[0]
+        return {"7": "volta", "8": "ampere", "9": "hopper", "10": "blackwell", "12": "blackwell"}.get(
+            major, "other"
+        )
+
+    def knee(self) -> float:
+        """Tokens in a batch at which 16-bit matrix products take as long as reading their weights."""
+        return self.tflops_16bit * 1e12 / (self.bandwidth_gb_s * 1e9)
+
+
+def _squash(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def _gpu_from(name: str, entry: dict) -> Gpu:
+    try:
+        link = Link(**entry["link"]) if entry.get("link") else None
+        return Gpu(
+            name=name,
+            full_name=entry.get("full_name", name),
+            memory_gb=float(entry["memory_gb"]),
+            usable_gib=float(entry.get("usable_gib") or entry["memory_gb"] * 1e9 / GIB * 0.98),
+            bandwidth_gb_s=float(entry["bandwidth_gb_s"]),
+            tflops_16bit=float(entry["tflops_16bit"]),
+            tflops_fp8=entry.get("tflops_fp8"),
+            capability=str(entry.get("capability", "unknown")),
+            link=link,
+            pcie=Link(**entry.get("pcie", {"kind": "PCIe 4 x16", "gb_s": 32})),
+            source=entry.get("source", "given by the user"),
+            usable_source=entry.get("usable_source", ""),
+            doubts=entry.get("doubts", {}),
+        )
+    except (KeyError, TypeError, ValueError) as problem:
+        raise PlanningError(
+            f"The hardware entry {name!r} is not usable ({problem!r}): it needs memory_gb, "
+            "bandwidth_gb_s and tflops_16bit as numbers."
+        ) from None
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> dict:
+    return json.loads(CATALOGUE_FILE.read_text())["gpus"]
+
+
+_ADDED: dict = {}
+
+
+def catalogue() -> dict[str, Gpu]:
+    """All known GPUs by name: those of ``hardware.json`` and those added in this process."""
+    return {name: _gpu_from(name, entry) for name, entry in {**_shipped(), **_ADDED}.items()}
+
+
+def add_gpu(name: str, *, memory_gb, bandwidth_gb_s, tflops_16bit, source: str, **more) -> Gpu:
+    """Add a GPU that the catalogue has no data for; ``source`` says where the numbers come from.
+
+    ``more``: usable_gib, tflops_fp8, capability ("9.0"), link and pcie as dicts of kind and gb_s.
+    """
+    entry = {
+        "memory_gb": memory_gb,
+        "bandwidth_gb_s": bandwidth_gb_s,
+        "tflops_16bit": tflops_16bit,
+        "source": source,
+        **more,
+    }
+    for key in ("memory_gb", "bandwidth_gb_s", "tflops_16bit"):
+        if not isinstance(entry[key], (int, float)) or not entry[key] > 0:
+            raise PlanningError(f"A GPU needs a positive {key}, and {entry[key]!r} is not one.")
+    gpu = _gpu_from(name, entry)
+    _ADDED[name] = entry
+    return gpu
+
+
+def load_hardware(path) -> list[Gpu]:
+    """Add the GPUs of a JSON file with the layout of ``hardware.json``."""
+    try:
+        entries = json.loads(Path(path).read_text())
+        entries = entries.get("gpus", entries)
+        return [add_gpu(name, **{"source": str(path), **entry}) for name, entry in entries.items()]
+    except PlanningError:
+        raise
+    except (OSError, ValueError, AttributeError, TypeError) as problem:
+        raise PlanningError(f"The hardware file {path} cannot be read: {problem}.") from None
+
+
+def get_gpu(name: str, usable_gib: float | None = None) -> Gpu:
+    """Look a GPU up by its catalogue name, an alias, or the name that the driver gives it.
+
+    Raises PlanningError ("no data") for a GPU that is not in the catalogue.
+    """
+    if isinstance(name, Gpu):
+        gpu = name
+    else:
+        wanted = _squash(str(name)).removeprefix("nvidia")
+        gpu = None
+        for key, entry in {**_shipped(), **_ADDED}.items():
+            names = [key, entry.get("full_name", key), *entry.get("aliases", ())]
+            if wanted and wanted in {_squash(n).removeprefix("nvidia") for n in names}:
+                gpu = _gpu_from(key, entry)
+                break
+        if gpu is None:
+            known = sorted({**_shipped(), **_ADDED})
+            lookup = {_squash(k): k for k in known}
+            near = [lookup[n] for n in get_close_matches(wanted, lookup, 3, 0.3)]
+            raise PlanningError(
+                f"No data for the GPU {name!r}: the nearest that the catalogue has is "
+                f"{' or '.join(near or known[:3])}; add yours with helpers.planning.add_gpu(name, "
+                "memory_gb=..., bandwidth_gb_s=..., tflops_16bit=..., source=...) or --hardware FILE."
+            )
+    if usable_gib is not None:
+        if not usable_gib > 0:
+            raise PlanningError(
+                f"A GPU with {usable_gib} GiB of memory cannot hold a model: give what nvidia-smi "
+                f"reports, about {gpu.usable_gib:.1f} GiB for {gpu.name}."
+            )
+        gpu = replace(gpu, usable_gib=usable_gib)
+    return gpu
+
+
+@dataclass(frozen=True)
+class Box:
+    """``gpus`` equal GPUs in ``nodes`` machines. ``network_gb_s``: one GPU's share between machines,
+    one direction (400 Gb/s a GPU = 50 GB/s is usual for a node with one adapter for each GPU)."""
+
+    gpu: Gpu
+    gpus: int = 1
+    nodes: int = 1
+    network_gb_s: float = 50.0
+    present: bool = False
+
+    @property
+    def gpus_per_node(self) -> int:
+        return self.gpus // self.nodes
+
+    def link_for(self, ranks: int) -> Link:
+        """The slowest link that a group of ``ranks`` neighbouring GPUs must use."""
+        if ranks > self.gpus_per_node:
+            return Link("network between machines", self.network_gb_s, self.gpus)
+        if self.gpu.link is not None and ranks <= self.gpu.link.spans:
+            return self.gpu.link
+        return self.gpu.pcie
+
+    def label(self) -> str:
+        where = "" if self.present else " (not present here)"
+        nodes = f" in {self.nodes} machines" if self.nodes > 1 else ""
+        return f"{self.gpus} x {self.gpu.full_name}{nodes}{where}"
+
+
+def make_box(gpu, gpus=1, nodes=1, *, present=False, usable_gib=None, network_gb_s=50.0) -> Box:
+    """A box of ``gpus`` GPUs in all, spread evenly over ``nodes`` machines."""
+    gpu = get_gpu(gpu, usable_gib)
+    if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 1:
+        raise PlanningError(f"A plan needs at least 1 GPU, and {gpus!r} was given.")
+    if not isinstance(nodes, int) or nodes < 1 or gpus % nodes:
+        raise PlanningError(
+            f"{gpus} GPUs cannot be spread evenly over {nodes} machines: give a number of machines "
+            f"that divides {gpus}."
+        )
+    return Box(gpu, gpus, nodes, network_gb_s, present)

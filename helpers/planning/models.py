@@ -1,0 +1,553 @@
+"""Size a model from its config.json: every tensor that one rank of vLLM holds, and its KV cache.
+
+Nothing here starts vLLM. The rules are read from vLLM 0.32's layers and checked against them: the tests
+build the same models on torch's "meta" device with vLLM's own classes and compare byte for byte.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from .errors import PlanningError
+
+CONFIG_FOLDER = Path(__file__).with_name("model_configs")
+
+# Shipped configs: the short name, and the Hugging Face id that a launch command names.
+SHIPPED = {
+    "Qwen2.5-0.5B": "Qwen/Qwen2.5-0.5B-Instruct",
+    "Qwen2.5-1.5B": "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen2.5-3B": "Qwen/Qwen2.5-3B-Instruct",
+    "Qwen2.5-7B": "Qwen/Qwen2.5-7B-Instruct",
+    "Qwen2.5-14B": "Qwen/Qwen2.5-14B-Instruct",
+    "Qwen2.5-32B": "Qwen/Qwen2.5-32B-Instruct",
+    "Qwen2.5-72B": "Qwen/Qwen2.5-72B-Instruct",
+    "Llama-3.1-8B": "meta-llama/Llama-3.1-8B-Instruct",
+    "Llama-3.1-70B": "meta-llama/Llama-3.1-70B-Instruct",
+    "Llama-3.1-405B": "meta-llama/Llama-3.1-405B-Instruct",
+    "Mixtral-8x7B": "mistralai/Mixtral-8x7B-Instruct-v0.1",
+    "Qwen3-30B-A3B": "Qwen/Qwen3-30B-A3B",
+    "DeepSeek-V3": "deepseek-ai/DeepSeek-V3",
+}
+
+# What differs between the families that the planner can size. Everything else is in the config.
+FAMILIES = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True},
+    "mixtral": {"moe": True},
+    "qwen2_moe": {"qkv_bias": True, "moe": True},
+    "qwen3_moe": {"qk_norm": True, "moe": True},
+    "deepseek_v2": {"mla": True, "moe": True},
+    "deepseek_v3": {"mla": True, "moe": True},
+}
+
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4}
+# The KV cache's bytes for one element, by vLLM's --kv-cache-dtype ("auto" is the model's own).
+KV_BYTES = {
+    "auto": None, "bfloat16": 2, "float16": 2, "half": 2,
+    "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1,
+}  # fmt: skip
+VOCAB_PADDING = 64  # DEFAULT_VOCAB_PADDING_SIZE in vllm/model_executor/layers/vocab_parallel_embedding.py
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor on one rank. ``part``: embedding, attention, mlp, experts, router, norms, lm_head,
+    rope (not in the checkpoint) or scales."""
+
+    part: str
+    numel: int
+    element_bytes: float
+
+    @property
+    def bytes(self) -> int:
+        return math.ceil(self.numel * self.element_bytes)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What of a config.json decides sizes and speed. Widths are in elements; heads are whole-model."""
+
+    name: str
+    source: str  # what a launch command names: a folder or a Hugging Face id
+    config: dict = field(repr=False, compare=False)
+    family: str = "llama"
+    layers: int = 0
+    hidden: int = 0
+    intermediate: int = 0  # of a dense layer; 0 when every layer is a mixture of experts
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    vocab: int = 0
+    max_positions: int = 0
+    tied: bool = False
+    dtype_bytes: int = 2
+    qkv_bias: bool = False
+    o_bias: bool = False
+    qk_norm: bool = False
+    # mixture of experts
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_width: int = 0
+    shared_width: int = 0  # all shared experts together
+    shared_gate: bool = False
+    expert_bias: bool = False
+    moe_layers: int = 0
+    # multi-head latent attention
+    q_lora: int = 0
+    kv_lora: int = 0
+    nope_dim: int = 0
+    rope_dim: int = 0
+    v_dim: int = 0
+    # quantised weights: bytes of one linear weight, and of its scales per weight
+    weight_bytes: float = 2.0
+    scale_bytes: float = 0.0
+    quantisation: str = ""
+    quant_group: int = 0
+    notes: tuple = ()
+
+    # ------------------------------------------------------------------ totals
+    @property
+    def mla(self) -> bool:
+        return self.kv_lora > 0
+
+    def parameters(self) -> int:
+        """All parameters of the model, once (without padding or copies)."""
+        tensors = rank_tensors(self, check=False)
+        padding = _padded_vocab(self.vocab) - self.vocab
+        copies = 1 if self.tied else 2
+        return sum(t.numel for t in tensors if t.part not in ("rope", "scales", "absorbed")) - (
+            padding * self.hidden * copies
+        )
+
+    def active_parameters(self) -> int:
+        """Parameters that one token passes through, without the embedding table."""
+        return sum(n for n, _ in matmul_parameters(self).values())
+
+    def kv_bytes_per_token(self, tp: int = 1, kv_dtype: str = "auto", layers: int | None = None) -> int:
+        """Bytes of KV cache that one token takes on one rank that holds ``layers`` of the layers.
+
+        GQA: 2 (K and V) x layers x max(1, kv_heads // tp) x head_dim x bytes. A KV head is copied, not
+        split, when tp is larger than kv_heads. MLA: one latent for all heads, on every rank.
+        """
+        size = kv_element_bytes(kv_dtype, self)
+        layers = self.layers if layers is None else layers
+        if self.mla:
+            return layers * (self.kv_lora + self.rope_dim) * size
+        return 2 * layers * max(1, self.kv_heads // tp) * self.head_dim * size
+
+
+def kv_element_bytes(kv_dtype: str, shape: ModelShape) -> int:
+    if kv_dtype not in KV_BYTES:
+        raise PlanningError(
+            f"The planner has no sizes for --kv-cache-dtype {kv_dtype}: it knows {', '.join(KV_BYTES)}."
+        )
+    return KV_BYTES[kv_dtype] or shape.dtype_bytes
+
+
+# ---------------------------------------------------------------------- reading a config
+def load_config(model) -> tuple[dict, str, str]:
+    """(config, short name, what a command names) for a dict, a folder, a config.json, a shipped name or a
+    Hugging Face id (which needs internet when the config is not shipped)."""
+    if isinstance(model, dict):
+        return model, str(model.get("_name", "a config")), str(model.get("_name", "MODEL"))
+    text = str(model)
+    path = Path(text).expanduser()
+    if path.is_dir() or text.endswith(".json") or path.is_file():
+        file = path / "config.json" if path.is_dir() else path
+        try:
+            config = json.loads(file.read_text())
+        except (OSError, ValueError) as problem:
+            raise PlanningError(
+                f"The config {file} cannot be read ({problem}): give a folder with a config.json, "
+                f"or one of {', '.join(list(SHIPPED)[:4])}, ..."
+            ) from None
+        if not isinstance(config, dict):
+            raise PlanningError(f"The config {file} is not a JSON object, so it describes no model.")
+        folder = path if path.is_dir() else path.parent
+        name = folder.name if file.name == "config.json" else file.stem
+        named = SHIPPED.get(_shipped_name(name) or "", str(folder))
+        return config, name, named if file.parent == CONFIG_FOLDER else str(folder)
+    short = _shipped_name(text)
+    if short:
+        file = CONFIG_FOLDER / f"{Path(SHIPPED[short]).name}.json"
+        return json.loads(file.read_text()), short, text if "/" in text else SHIPPED[short]
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        try:
+            from huggingface_hub import hf_hub_download
+
+            file = hf_hub_download(text, "config.json", etag_timeout=5)
+            return json.loads(Path(file).read_text()), Path(text).name, text
+        except Exception as problem:  # the hub raises many kinds; each means "no config from there"
+            raise PlanningError(
+                f"The config of {text!r} could not be fetched from Hugging Face "
+                f"({type(problem).__name__}): give a folder with its config.json, or one of "
+                f"{', '.join(SHIPPED)}."
+            ) from None
+    near = get_close_matches(text, SHIPPED, 3, 0.3) or list(SHIPPED)[:3]
+    raise PlanningError(
+        f"There is no model {text!r}: the nearest shipped configs are {', '.join(near)}; a folder with a "
+        "config.json and a Hugging Face id work too."
+    )
+
+
+def _shipped_name(text: str) -> str | None:
+    """'Qwen/Qwen2.5-7B-Instruct', 'qwen2.5-7b' and 'Qwen2.5-7B' are one shipped config."""
+    tail = text.split("/")[-1].lower()
+    for suffix in ("-instruct-v0.1", "-v0.1", "-instruct", "-base", "-chat"):
+        tail = tail.removesuffix(suffix)
+    tail = tail.removeprefix("meta-")
+    return next((name for name in SHIPPED if name.lower() == tail), None)
+
+
+def load_shape(model) -> ModelShape:
+    """The ModelShape of a config (see load_config for what ``model`` may be)."""
+    if isinstance(model, ModelShape):
+        return model
+    config, name, source = load_config(model)
+    return shape_from_config(config, name, source)
+
+
+def shape_from_config(config: dict, name: str = "model", source: str = "MODEL") -> ModelShape:
+    """Read a ModelShape from the dict of a config.json. Raises PlanningError for what cannot be sized."""
+    config = config.get("text_config") or config
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise PlanningError(
+            f"The planner cannot size the model type {kind!r} of {name}: it knows {', '.join(FAMILIES)}."
+        )
+    family = FAMILIES[kind]
+    notes = []
+
+    def number(*keys, default=None):
+        for key in keys:
+            value = config.get(key)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise PlanningError(f"The config of {name} has {key} = {value!r}, which is not a size.")
+            return value
+        if default is None:
+            raise PlanningError(
+                f"The config of {name} has no {keys[0]}: is it the config.json of a language model?"
+            )
+        return default
+
+    layers = number("num_hidden_layers")
+    hidden = number("hidden_size")
+    heads = number("num_attention_heads")
+    kv_heads = number("num_key_value_heads", default=heads)
+    if not (layers and hidden and heads and kv_heads):
+        raise PlanningError(f"The config of {name} has a size of 0, so there is nothing to plan.")
+    head_dim = number("head_dim", default=hidden // heads)
+    if config.get("sliding_window") and config.get("use_sliding_window", True):
+        notes.append(
+            f"{name} uses a sliding window of {config['sliding_window']} tokens: vLLM keeps less KV cache "
+            "for a long request than this plan counts"
+        )
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    if dtype == "float32":
+        # vLLM's dtype "auto" runs a float32 checkpoint in 16 bits (config/model.py, _get_and_verify_dtype)
+        notes.append("a float32 checkpoint: vLLM's default dtype loads it in 16 bits")
+        dtype = "bfloat16"
+    if dtype not in DTYPE_BYTES:
+        raise PlanningError(f"The config of {name} asks for dtype {dtype!r}, which vLLM does not load.")
+    shape = ModelShape(
+        name=name,
+        source=source,
+        config=config,
+        family=kind,
+        layers=layers,
+        hidden=hidden,
+        intermediate=number("intermediate_size", default=0 if family.get("moe") else None),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab=number("vocab_size"),
+        max_positions=number("max_position_embeddings", default=4096),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        dtype_bytes=DTYPE_BYTES[dtype],
+        weight_bytes=float(DTYPE_BYTES[dtype]),
+        qkv_bias=bool(family.get("qkv_bias") or config.get("attention_bias")),
+        o_bias=bool(kind == "llama" and config.get("attention_bias")),
+        qk_norm=bool(family.get("qk_norm")),
+        notes=tuple(notes),
+    )
+    if family.get("moe"):
+        shape = replace(shape, **_moe_fields(config, kind, number, layers))
+    if family.get("mla"):
+        shape = replace(
+            shape,
+            q_lora=number("q_lora_rank", default=0),
+            kv_lora=number("kv_lora_rank"),
+            nope_dim=number("qk_nope_head_dim"),
+            rope_dim=number("qk_rope_head_dim"),
+            v_dim=number("v_head_dim"),
+            head_dim=config["qk_nope_head_dim"] + config["qk_rope_head_dim"],
+        )
+    return _with_quantisation(shape, config.get("quantization_config"))
+
+
+def _moe_fields(config, kind, number, layers) -> dict:
+    experts = number("num_local_experts", "num_experts", "n_routed_experts")
+    width = number("moe_intermediate_size", "intermediate_size")
+    dense = number("first_k_dense_replace", default=0) if kind.startswith("deepseek") else 0
+    step = config.get("decoder_sparse_step", config.get("moe_layer_freq", 1)) or 1
+    only_mlp = set(config.get("mlp_only_layers") or ())
+    sparse = [i for i in range(layers) if i >= dense and i not in only_mlp and (i + (not dense)) % step == 0]
+    shared = config.get("shared_expert_intermediate_size") or (config.get("n_shared_experts") or 0) * width
+    return dict(
+        experts=experts,
+        experts_per_token=number("num_experts_per_tok"),
+        expert_width=width,
+        shared_width=shared,
+        shared_gate=bool(config.get("shared_expert_intermediate_size")),
+        expert_bias=config.get("topk_method") == "noaux_tc",
+        moe_layers=len(sparse),
+    )
+
+
+def _with_quantisation(shape: ModelShape, quant: dict | None) -> ModelShape:
+    if not quant:
+        return shape
+    method = quant.get("quant_method")
+    if method == "fp8":
+        block = quant.get("weight_block_size")
+        scale = 4 / (block[0] * block[1]) if block else 0.0
+        return replace(
+            shape, weight_bytes=1.0, scale_bytes=scale, quantisation="fp8", quant_group=block[1] if block else 0
+        )
+    if method in ("awq", "gptq"):
+        bits, group = quant.get("bits", 4), quant.get("group_size", 128)
+        return replace(
+            shape,
+            weight_bytes=bits / 8,
+            # a 16-bit scale and a zero point of `bits` for each group of weights
+            scale_bytes=(2 + bits / 8) / group if group > 0 else 0.0,
+            quantisation=method,
+            quant_group=group if group > 0 else 0,
+        )
+    raise PlanningError(
+        f"The planner has no sizes for the quantisation {method!r} of {shape.name}: it knows fp8, awq and gptq."
+    )
+
+
+# ---------------------------------------------------------------------- what one rank holds
+def _padded_vocab(vocab: int) -> int:
+    return math.ceil(vocab / VOCAB_PADDING) * VOCAB_PADDING
+
+
+def stage_layers(layers: int, pp: int) -> list[int]:
+    """Layers of each pipeline stage, as vllm.distributed.utils.get_pp_indices splits them: the remainder
+    goes to the last stages but one, counted backwards."""
+    split = [layers // pp] * pp
+    for i in range(2, layers % pp + 2):
+        split[-i] += 1
+    return split
+
+
+def _moe_flags(shape: ModelShape) -> list[bool]:
+    """For every layer whether it is a mixture of experts."""
+    return [i >= shape.layers - shape.moe_layers for i in range(shape.layers)]
+
+
+def rank_tensors(
+    shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1, check: bool = True
+) -> list[Tensor]:
+    """The tensors of one rank in the order in which vLLM creates them.
+
+    tp: tensor parallel size; pp, pp_rank: pipeline parallel size and stage; ep: over how many ranks
+    whole experts are spread (with --enable-expert-parallel: tp x dp; 1 means that experts are split by tp).
+    Sharding (vllm/model_executor/layers/linear.py): columns of qkv and gate_up, rows of o and down, the
+    vocabulary of embedding and lm_head are split; norms and routers are whole on every rank; a KV head is
+    copied when tp > kv_heads. Raises PlanningError for a tp or pp that vLLM refuses.
+    """
+    if check and (problem := why_invalid(shape, tp, pp)):
+        raise PlanningError(problem)
+    h, b = shape.hidden, shape.dtype_bytes
+    tensors: list[Tensor] = []
+
+    def linear(part, rows, columns):
+        tensors.append(Tensor(part, rows * columns, shape.weight_bytes))
+        if shape.scale_bytes:
+            tensors.append(Tensor("scales", rows * columns, shape.scale_bytes))
+
+    def plain(part, numel, size=b):
+        if numel:
+            tensors.append(Tensor(part, numel, size))
+
+    split = stage_layers(shape.layers, pp)
+    first = sum(split[:pp_rank])
+    vocab_rows = _padded_vocab(shape.vocab) // tp
+    is_first, is_last = pp_rank == 0, pp_rank == pp - 1
+    if is_first or (is_last and shape.tied):
+        plain("embedding", vocab_rows * h)
+    flags = _moe_flags(shape)
+    # one rotary table for the whole model: (positions, rotary width), made when the first layer is
+    plain("rope", shape.max_positions * (shape.rope_dim or shape.head_dim))
+    for layer in range(first, first + split[pp_rank]):
+        if shape.mla:
+            _mla_tensors(shape, tp, linear, plain)
+        else:
+            nq, nk = shape.heads // tp, max(1, shape.kv_heads // tp)
+            width = (nq + 2 * nk) * shape.head_dim
+            linear("attention", width, h)
+            if shape.qkv_bias:
+                plain("attention", width)
+            linear("attention", h, nq * shape.head_dim)
+            if shape.o_bias:
+                plain("attention", h)
+            if shape.qk_norm:
+                plain("norms", shape.head_dim)
+                plain("norms", shape.head_dim)
+        if flags[layer]:
+            _moe_tensors(shape, tp, ep, linear, plain)
+        else:
+            linear("mlp", 2 * shape.intermediate // tp, h)
+            linear("mlp", h, shape.intermediate // tp)
+        plain("norms", h)
+        plain("norms", h)
+    if is_last:
+        plain("norms", h)
+        if not shape.tied:
+            plain("lm_head", vocab_rows * h)
+    return tensors
+
+
+def _mla_tensors(shape, tp, linear, plain):
+    h, heads = shape.hidden, shape.heads // tp
+    qk = shape.nope_dim + shape.rope_dim
+    if shape.q_lora:
+        # the two down-projections are one matrix, whole on every rank
+        linear("attention", shape.q_lora + shape.kv_lora + shape.rope_dim, h)
+        plain("norms", shape.q_lora)
+        linear("attention", heads * qk, shape.q_lora)
+    else:
+        linear("attention", heads * qk, h)
+        linear("attention", shape.kv_lora + shape.rope_dim, h)
+    plain("norms", shape.kv_lora)
+    linear("attention", heads * (shape.nope_dim + shape.v_dim), shape.kv_lora)
+    linear("attention", h, heads * shape.v_dim)
+    # After loading vLLM keeps 16-bit copies of the up-projection, one for keys and one for values, so that
+    # decoding can work on the latent (MLACommonImpl.process_weights_after_loading). Not in the checkpoint.
+    plain("absorbed", heads * shape.nope_dim * shape.kv_lora, 2)
+    plain("absorbed", heads * shape.v_dim * shape.kv_lora, 2)
+
+
+def _moe_tensors(shape, tp, ep, linear, plain):
+    h = shape.hidden
+    plain("router", shape.experts * h)
+    if shape.expert_bias:
+        plain("router", shape.experts, 4)
+    if shape.shared_width:
+        linear("mlp", 2 * shape.shared_width // tp, h)
+        linear("mlp", h, shape.shared_width // tp)
+        if shape.shared_gate:
+            plain("router", h)
+    experts, width = shape.experts, shape.expert_width
+    if ep > 1:
+        experts = math.ceil(experts / ep)
+    else:
+        width //= tp
+    linear("experts", experts * 2 * width, h)
+    linear("experts", experts * h, width)
+
+
+def weight_bytes(shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1) -> int:
+    """Bytes of parameters on one rank (without the rotary table and other buffers)."""
+    skip = ("rope", "absorbed")
+    return sum(t.bytes for t in rank_tensors(shape, tp, pp, pp_rank, ep) if t.part not in skip)
+
+
+def weight_parts(shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1) -> dict[str, int]:
+    """Bytes on one rank by part (attention, mlp, experts, norms, embedding, lm_head, ...)."""
+    parts: dict[str, int] = {}
+    for tensor in rank_tensors(shape, tp, pp, pp_rank, ep):
+        parts[tensor.part] = parts.get(tensor.part, 0) + tensor.bytes
+    return parts
+
+
+# ---------------------------------------------------------------------- valid sizes, in vLLM's words
+def why_invalid(shape: ModelShape, tp: int, pp: int = 1, dp: int = 1, ep: int = 1) -> str | None:
+    """None when vLLM accepts these sizes for this model, else one sentence that quotes vLLM.
+
+    Sources: ModelConfig.verify_with_parallel_config and the divisions in the layers (vLLM 0.32.0).
+    """
+    for label, size in (("tensor", tp), ("pipeline", pp), ("data", dp)):
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            return f"The {label} parallel size must be a whole number of at least 1, not {size!r}."
+    if shape.heads % tp:
+        return (
+            f"vLLM refuses tensor parallel size {tp}: \"Total number of attention heads ({shape.heads}) must be "
+            f"divisible by tensor parallel size ({tp}).\""
+        )
+    if not shape.mla:
+        many, few = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
+        if many % few:
+            return (
+                f"vLLM refuses tensor parallel size {tp}: the {shape.kv_heads} KV heads can be neither shared out "
+                f"nor copied evenly (\"{many} is not divisible by {few}\")."
+            )
+    for what, width in (
+        ("MLP width", shape.intermediate if shape.moe_layers < shape.layers else 0),
+        ("width of an expert", 0 if ep > 1 else shape.expert_width),
+        ("width of the shared experts", shape.shared_width),
+        ("vocabulary, padded to a multiple of 64,", _padded_vocab(shape.vocab)),
+    ):
+        if width % tp:
+            return f"vLLM refuses tensor parallel size {tp}: the {what} does not divide (\"{width} is not divisible by {tp}\")."
+    if shape.quant_group and tp > 1:
+        for width in (shape.intermediate if shape.moe_layers < shape.layers else 0, 0 if ep > 1 else shape.expert_width):
+            if width and (width // tp) % shape.quant_group:
+                return (
+                    f"vLLM refuses tensor parallel size {tp} with {shape.quantisation} weights: \"Weight "
+                    f"input_size_per_partition = {width // tp} is not divisible by weight quantization block_k = "
+                    f"{shape.quant_group}.\""
+                )
+    if ep > 1 and not shape.experts:
+        return f"{shape.name} has no experts, so --enable-expert-parallel has nothing to spread."
+    if pp > shape.layers:
+        return f"A pipeline of {pp} stages needs at least {pp} layers, and {shape.name} has {shape.layers}."
+    return None
+
+
+def valid_sizes(shape: ModelShape, up_to: int = 16) -> list[dict]:
+    """One row for every tensor parallel size up to ``up_to``: {"tp", "valid", "why"}."""
+    return [
+        {"tp": tp, "valid": (why := why_invalid(shape, tp)) is None, "why": why or ""}
+        for tp in range(1, up_to + 1)
+    ]
+
+
+# ---------------------------------------------------------------------- work of one token
+def matmul_parameters(shape: ModelShape, tp: int = 1, layers: int | None = None, last: bool = True) -> dict:
+    """Parameters that matrix products use for one token, on one rank that holds ``layers`` layers:
+    {"attention": (active, element bytes), ...}; experts counted as a token uses them."""
+    scale = 1.0 if layers is None else layers / shape.layers
+    h, w = shape.hidden, shape.weight_bytes
+    if shape.mla:
+        qk = shape.nope_dim + shape.rope_dim
+        heads = shape.heads // tp
+        down = (shape.q_lora + shape.kv_lora + shape.rope_dim) * h if shape.q_lora else (shape.kv_lora + shape.rope_dim) * h
+        up = heads * qk * (shape.q_lora or h) + heads * (shape.nope_dim + shape.v_dim) * shape.kv_lora
+        attention = down + up + h * heads * shape.v_dim
+    else:
+        nq, nk = shape.heads // tp, max(1, shape.kv_heads // tp)
+        attention = (2 * nq + 2 * nk) * shape.head_dim * h
+    dense_layers = shape.layers - shape.moe_layers
+    mlp = dense_layers * 3 * h * shape.intermediate // tp + shape.moe_layers * 3 * h * shape.shared_width // tp
+    experts = shape.moe_layers * (3 * h * shape.expert_width // tp * shape.experts_per_token)
+    router = shape.moe_layers * shape.experts * h
+    parts = {
+        "attention": (int(shape.layers * attention * scale), w),
+        "mlp": (int(mlp * scale), w),
+        "experts": (int(experts * scale), w),
+        "router": (int(router * scale), float(shape.dtype_bytes)),
+    }
+    if last:
+        parts["lm_head"] = (_padded_vocab(shape.vocab) // tp * h, float(shape.dtype_bytes))
+    return {k: v for k, v in parts.items() if v[0]}

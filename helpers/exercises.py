@@ -37,8 +37,19 @@ CLOSE, FAIR = 0.10, 0.50  # relative distances that the sentences speak of
 # ---------------------------------------------------------------- predict and reconcile
 
 
+class _Quiet:
+    """Shown by the form already: as a cell's last line it leaves nothing more."""
+
+    def _ipython_display_(self) -> None:
+        pass
+
+
+class Record(_Quiet, dict):
+    """A saved record."""
+
+
 @dataclass
-class Prediction:
+class Prediction(_Quiet):
     """What was predicted for ``key``, and by whom. Read it after the student had time to type.
 
     ``value``: the student's number, else the notebook parameter's, else the
@@ -109,7 +120,7 @@ def predict(store, key: str, question: str, formula_value: float | None, unit: s
     return prediction
 
 
-def reconcile(store, prediction: Prediction, measured: float | None, why=None) -> dict | None:
+def reconcile(store, prediction: Prediction, measured: float | None, why=None) -> Record | None:
     """Show prediction, measurement and their ratio with one sentence; save all of it.
 
     why: one sentence on what explains the difference, or a function of the
@@ -128,10 +139,10 @@ def reconcile(store, prediction: Prediction, measured: float | None, why=None) -
     rows = [(_WHOSE[prediction.source], prediction.value, ratio)]
     if prediction.source != "formula" and prediction.formula is not None:
         rows.append(("the formula's prediction", prediction.formula, _ratio(measured, prediction.formula)))
-    record = store.save(
+    record = Record(store.save(
         "prediction", prediction.key, {"predicted": prediction.value, "measured": measured, "ratio": ratio},
         unit=unit, source=prediction.source, residual=sentence, question=prediction.question, formula=prediction.formula,
-    )  # fmt: skip
+    ))  # fmt: skip
     text = [f"measured: {number(measured)} {unit}"]
     cells = f"<tr><td>measured</td><td><b>{number(measured)} {html.escape(unit)}</b></td><td></td></tr>"
     for label, value, one in rows:
@@ -196,7 +207,7 @@ def read_number(text: str) -> float | None:
 
 
 @dataclass
-class Answer:
+class Answer(_Quiet):
     """What the student wrote or chose. ``source``: "typed", "parameter" or "none"."""
 
     key: str
@@ -254,34 +265,45 @@ def _saved_answer(store, key: str, given: str | None) -> Answer:
     return Answer(key)
 
 
-def tick(store, item: str, label: str, evidence: str | None = None) -> bool:
-    """An item of the week's checklist. Returns True when it is done.
+@dataclass
+class Tick(_Quiet):
+    """An item of the checklist: true when it is done, by "student" or "evidence"."""
+
+    item: str
+    done: bool = False
+    by: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.done
+
+
+def tick(store, item: str, label: str, evidence: str | None = None) -> Tick:
+    """An item of the week's checklist.
 
     evidence: what shows that it is done (a measurement that was saved, a page
     that was opened); the item is then ticked by it. Else the student ticks it.
     """
     saved = store.get("checklist", item) or {}
-    done, by = bool(saved.get("done")), saved.get("source")
+    now = Tick(item, bool(saved.get("done")), saved.get("source"))
     if evidence:
-        if not (done and by == "evidence" and saved.get("evidence") == evidence):
+        if not (now.done and now.by == "evidence" and saved.get("evidence") == evidence):
             store.save("checklist", item, {}, done=True, source="evidence", evidence=evidence, label=label)
         live.show(_card("Checklist", label, f"[x] done, as shown by: {evidence}"))
-        return True
+        return Tick(item, True, "evidence")
 
     def status() -> str:
-        if not done:
+        if not now.done:
             return "[ ] not ticked yet"
-        return "[x] ticked by you" if by == "student" else f"[x] done, as shown by: {saved.get('evidence')}"
+        return "[x] ticked by you" if now.by == "student" else f"[x] done, as shown by: {saved.get('evidence')}"
 
     def take(ticked: bool) -> str:
-        nonlocal done, by
-        if ticked != done:
-            done, by = ticked, "student"
-            store.save("checklist", item, {}, done=done, source="student", label=label)
+        if ticked != now.done:
+            now.done, now.by = ticked, "student"
+            store.save("checklist", item, {}, done=ticked, source="student", label=label)
         return status()
 
-    _form("Checklist", label, status(), take, done, checkbox=True)
-    return done
+    _form("Checklist", label, status(), take, now.done, checkbox=True)
+    return now
 
 
 def hint(*hints: str, solution: str | None = None) -> None:

@@ -275,9 +275,10 @@ class MemorySampler:
     def elapsed_s(self) -> float:
         return time.perf_counter() - self._t0 if self._t0 else 0.0
 
-    def mark(self, label: str) -> None:
-        """A phase named ``label`` begins now."""
-        self.marks.append({"t_s": self.elapsed_s, "label": label})
+    def mark(self, label: str, at_s: float | None = None) -> None:
+        """A phase named ``label`` begins now, or began ``at_s`` seconds after the sampler's start."""
+        self.marks.append({"t_s": self.elapsed_s if at_s is None else at_s, "label": label})
+        self.marks.sort(key=lambda mark: mark["t_s"])
 
     def _loop(self) -> None:
         failures, last, period = 0, "", 1 / self.hz

@@ -479,9 +479,9 @@ class MemoryView(_Watch):
         self.sampler.stop()
         return super().stop()
 
-    def mark(self, label: str) -> None:
-        """A phase named ``label`` begins now."""
-        self.sampler.mark(label)
+    def mark(self, label: str, at_s: float | None = None) -> None:
+        """A phase named ``label`` begins now: see MemorySampler.mark."""
+        self.sampler.mark(label, at_s)
 
     def summary(self) -> dict:
         """Peak and sustained use: see MemorySampler.summary."""

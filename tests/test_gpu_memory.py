@@ -72,13 +72,15 @@ def test_a_large_allocation_is_seen_and_its_end_too():
         del block
         sampler.mark("freed")
         time.sleep(0.15)
+        sampler.mark("start", at_s=0.0)  # a phase known only afterwards
     found = sampler.summary()
     assert found["peak_gib"] - before == pytest.approx(300 / 1024, abs=0.03), found
     assert found["end_gib"] - before < 0.05, found
-    hold, freed = found["phases"]
+    start, hold, freed = found["phases"]
+    assert start["label"] == "start" and start["end_s"] == hold["start_s"]
     assert hold["label"] == "hold" and hold["peak_gib"] == found["peak_gib"]
     assert freed["end_gib"] == found["end_gib"] and freed["start_s"] == pytest.approx(hold["end_s"])
-    assert {row["phase"] for row in sampler.timeline()} == {"", "hold", "freed"}
+    assert {row["phase"] for row in sampler.timeline()} == {"start", "hold", "freed"}
 
 
 @no_gpu

@@ -229,7 +229,9 @@ def _prepare_environment(profile: Profile, args: dict) -> None:
     if one_process:
         # The shipped model is too small to share out: a second thread gains little on an idle machine, and beside
         # another program on the same cores the two threads wait for each other (measured: 15 times slower).
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        import torch
+
+        torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
     if Path(args["model"]).exists():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a local folder needs no hub
     if not one_process and (_guard is None or _guard.poll() is not None):

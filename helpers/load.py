@@ -1,0 +1,163 @@
+"""Load on a server: the benchmark that ships with vLLM (`vllm bench serve`), called from Python.
+
+    load = run_load(server, requests=64, input_tokens=96, output_tokens=48, concurrency=8)
+    load.metrics["output_tokens_per_s"]
+
+Nothing is measured here: the requests, the clients and the clock are vLLM's (vllm/benchmarks/serve.py). This module
+calls it in the kernel, which saves 5 s of imports a run, keeps its output off the page, and gives its numbers the names that
+the workbook uses everywhere. TTFT, TPOT, ITL and E2E are as the client sees them, HTTP included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import itertools
+import math
+import shlex
+import threading
+from dataclasses import dataclass, field
+
+from helpers.server import Server, ServerError
+
+_seeds = itertools.count()
+_RENAMED = {"median": "p50", "mean": "mean", "p90": "p90", "p99": "p99"}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one run of the benchmark measured."""
+
+    metrics: dict[str, float]  # units in the names; see `run_load`
+    requests: list[dict]  # a request each: start_s, ttft_s, e2e_s, itl_s (list), input_tokens, output_tokens, error
+    workload: dict
+    command: str  # what a person would type; the key is left out
+    report: str = field(repr=False, default="")  # what the benchmark printed
+
+    def __str__(self) -> str:
+        m = self.metrics
+        return (
+            f"{m['completed']:.0f} of {m['completed'] + m['failed']:.0f} requests in {m['duration_s']:.2f} s: "
+            f"{m['output_tokens_per_s']:,.0f} output tokens/s; TTFT p50 {m['ttft_ms_p50']:.1f} ms, p99 {m['ttft_ms_p99']:.1f} ms; "
+            f"TPOT p50 {m['tpot_ms_p50']:.2f} ms"
+        )
+
+    def share_that_met(self, **goals_ms: float) -> float:
+        """Share (0 to 1) of the requests that met every goal: ttft_ms=, tpot_ms=, e2e_ms=."""
+        def met(r: dict) -> bool:
+            tpot = (r["e2e_s"] - r["ttft_s"]) / max(1, r["output_tokens"] - 1)
+            own = {"ttft_ms": 1e3 * r["ttft_s"], "tpot_ms": 1e3 * tpot, "e2e_ms": 1e3 * r["e2e_s"]}
+            return not r["error"] and all(own[name] <= goal for name, goal in goals_ms.items())
+
+        return sum(map(met, self.requests)) / len(self.requests)
+
+
+def run_load(server: Server, *, requests: int, input_tokens: int, output_tokens: int, rate_per_s: float | None = None,
+             concurrency: int | None = None, prefix_tokens: int = 0, goals_ms: dict[str, float] | None = None,
+             seed: int | None = None, tokenizer: str | None = None) -> Load:
+    """Send `requests` random prompts of one size to the server and measure until the last answer is complete.
+
+    rate_per_s: requests arrive so often on average (a Poisson process); None sends all at once.
+    concurrency: at most so many are in flight; the next is sent when one has ended. None sets no limit.
+    prefix_tokens: so many further prompt tokens, at the start, are the same for all requests.
+    goals_ms: latency goals {"ttft": 200, "tpot": 20, "e2el": 1000}; they give `goodput_per_s`.
+    seed: of the prompts; None takes a new one, so that no run finds its prompts in the prefix cache of another.
+
+    Metrics: completed, failed, duration_s, requests_per_s, output_tokens_per_s, total_tokens_per_s, goodput_per_s (with
+    goals), {ttft,tpot,itl,e2e}_ms_{mean,p50,p90,p99}, and in_flight_mean: the mean number of requests in the system.
+    Raises ServerError when the server is not up or no request was answered.
+    """
+    if not server.is_up:
+        raise ServerError(f"The server at {server.url} is not up: start it before putting load on it. {server._hint()}")
+    model = tokenizer or server.engine_args.get("model")
+    if not model:
+        raise ServerError("For a server that was started elsewhere, give tokenizer=<model folder or Hugging Face id>.")
+    seed = next(_seeds) if seed is None else seed
+    flags = [
+        "--backend", "openai", "--base-url", server.url, "--endpoint", "/v1/completions",
+        "--model", model, "--served-model-name", server.model,
+        "--dataset-name", "random", "--random-input-len", input_tokens, "--random-output-len", output_tokens,
+        "--random-prefix-len", prefix_tokens, "--num-prompts", requests, "--seed", seed, "--temperature", 0,
+        "--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,99",
+    ]  # fmt: skip
+    if rate_per_s:
+        flags += ["--request-rate", rate_per_s]
+    if concurrency:
+        flags += ["--max-concurrency", concurrency]
+    if goals_ms:
+        flags += ["--goodput", *(f"{name}:{goal:g}" for name, goal in goals_ms.items())]
+    flags = list(map(str, flags))
+    # In the CPU package the command `vllm bench` does not start: this is what it would be.
+    command = "OPENAI_API_KEY=... vllm bench serve " + shlex.join(flags)
+    result, report = _benchmark([*flags, "--disable-tqdm", "--save-detailed"], server.headers)
+    if not result.get("completed"):
+        errors = [e for e in result.get("errors", []) if e]
+        raise ServerError(f"No request was answered: {(errors or ['no reason given'])[0].strip()[-300:]} {server._hint()}")
+    rows = _rows(result)
+    workload = {"name": "vllm bench serve, random", "requests": requests, "input_tokens": input_tokens, "prefix_tokens": prefix_tokens,
+                "output_tokens": output_tokens, "rate_per_s": rate_per_s, "concurrency": concurrency, "seed": seed}
+    return Load(_metrics(result, rows, bool(goals_ms)), rows, workload, command, report)
+
+
+def _benchmark(flags: list[str], headers: dict) -> tuple[dict, str]:
+    """Run vllm.benchmarks.serve in a thread of its own: a notebook's kernel has an event loop already."""
+    from vllm.benchmarks.serve import add_cli_args, main
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser()
+    add_cli_args(parser)
+    given = parser.parse_args(flags)
+    # Not among the flags: what is printed and kept must not hold the key.
+    given.header = [f"{name}={value}" for name, value in headers.items()]
+    out, box = io.StringIO(), {}
+
+    def work():
+        try:
+            box["result"] = main(given)
+        except BaseException as error:  # SystemExit would end the thread in silence
+            box["error"] = error
+
+    thread = threading.Thread(target=work, name="vllm bench serve", daemon=True)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            thread.start()
+            thread.join()
+    finally:
+        gc.unfreeze()  # the benchmark freezes all objects of its process; the notebook's must stay collectable
+    if "error" in box:
+        raise ServerError(f"The benchmark failed: {type(box['error']).__name__}: {box['error']}") from None
+    report = out.getvalue()
+    start = report.find("============ Serving")
+    return box["result"], report[start:].strip() if start >= 0 else report
+
+
+def _rows(result: dict) -> list[dict]:
+    rows = []
+    begin = min(result["start_times"], default=0.0)
+    for i, (start, ttft, itls) in enumerate(zip(result["start_times"], result["ttfts"], result["itls"], strict=True)):
+        rows.append({
+            "start_s": start - begin, "ttft_s": ttft, "e2e_s": ttft + sum(itls), "itl_s": list(itls),
+            "input_tokens": result["input_lens"][i], "output_tokens": result["output_lens"][i],
+            "error": result["errors"][i] or None,
+        })  # fmt: skip
+    return rows
+
+
+def _metrics(result: dict, rows: list[dict], goals: bool) -> dict[str, float]:
+    found = {
+        "completed": result["completed"],
+        "failed": result["failed"],
+        "duration_s": result["duration"],
+        "requests_per_s": result["request_throughput"],
+        "output_tokens_per_s": result["output_throughput"],
+        "total_tokens_per_s": result["total_token_throughput"],
+        "in_flight_mean": sum(r["e2e_s"] for r in rows if not r["error"]) / result["duration"],
+    }
+    if goals:
+        found["goodput_per_s"] = result["request_goodput"]
+    for theirs, ours in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2el", "e2e")):
+        for statistic, name in _RENAMED.items():
+            value = float(result[f"{statistic}_{theirs}_ms"])
+            found[f"{ours}_ms_{name}"] = value if math.isfinite(value) else 0.0
+    return {name: float(value) for name, value in found.items()}

@@ -40,7 +40,7 @@ _guard = None  # the watcher that ends vLLM's processes should this one be kille
 PHASES = (
     ("read the configuration", r"Initializing a V1 LLM engine"),
     ("load the weights", r"Starting to load model"),
-    ("compile", r"torch\.compile|Dynamo bytecode|Compiling a graph"),
+    ("compile", r"Dynamo bytecode|Compiling a graph|torch.compile took"),
     ("profile the memory", r"Available KV cache memory|Memory profiling"),
     ("reserve the KV cache", r"KV cache size: [\d,]+ tokens"),
     ("capture CUDA graphs", r"Capturing CUDA graph|Graph capturing"),
@@ -189,11 +189,11 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
     sampler = gpu_memory.MemorySampler(hz=4)
     started = time.perf_counter()
     try:
-        with live.engine_start(log_path, PHASES), _redirected(log_path):
+        with live.engine_start(log_path, PHASES) as view, _redirected(log_path):
             from vllm import LLM
 
             before = _memory_gib()  # after the import: Python's modules stay when the engine goes
-            llm = LLM(**args)
+            llm = LLM(**args, use_tqdm_on_load=False)
     except KeyboardInterrupt:
         _clean_up_failed_start(children)
         raise EngineError("The start was stopped; what had begun was ended. Run the cell again.") from None
@@ -203,7 +203,7 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
         raise EngineError(f"{sentence} vLLM's log: {log_path}") from None
     startup_s = time.perf_counter() - started
     sampler.start()
-    info = _read_info(llm, log_path, startup_s)
+    info = _read_info(llm, log_path, startup_s, view.phases_s())
     _open = Engine(llm, profile, args, log_path, info, before, sampler, sorted(set(_children()) - children))
     _registry_file().write_text(json.dumps({"pid": os.getpid(), "notebook": _notebook_name()}))
     return _open
@@ -254,6 +254,8 @@ def _redirected(log_path: Path):
 
     Processes that vLLM starts meanwhile inherit the redirection and keep it.
     """
+    # Torch says at its import that Triton is missing, which is as it should be on the CPU.
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     with open(log_path, "a", buffering=1, encoding="utf-8", errors="replace") as log:
         handler = logging.FileHandler(log_path)
         handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s [%(name)s] %(message)s"))
@@ -285,7 +287,7 @@ def _replace_handlers(handler: logging.Handler) -> None:
     logger.propagate = False
 
 
-def _read_info(llm, log_path: Path, startup_s: float) -> EngineInfo:
+def _read_info(llm, log_path: Path, startup_s: float, phases_s: dict[str, float]) -> EngineInfo:
     """Put together what vLLM's configuration objects and its log say (vllm_config is updated after the start)."""
     config = llm.llm_engine.vllm_config
     cache, scheduler = config.cache_config, config.scheduler_config
@@ -295,7 +297,7 @@ def _read_info(llm, log_path: Path, startup_s: float) -> EngineInfo:
     reserved = cache.kv_cache_memory_bytes
     return EngineInfo(
         startup_s=startup_s,
-        startup_phases_s=_phase_seconds(log, startup_s),
+        startup_phases_s=phases_s,
         weights_gib=float(weights[1]) if weights else _checkpoint_gib(config.model_config.model),
         kv_cache_tokens=cache.kv_cache_size_tokens,
         kv_cache_gib=float(kv_gib[1]) if kv_gib else (reserved / GIB if reserved else None),
@@ -319,28 +321,6 @@ def _worker_of(llm):
     executor = getattr(llm.llm_engine, "model_executor", None)
     wrapper = getattr(executor, "driver_worker", None)
     return getattr(wrapper, "worker", wrapper)
-
-
-_STAMP = re.compile(r"(?:INFO|WARNING|ERROR) (\d\d-\d\d|\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d)(?:,(\d{3}))?")
-
-
-def _phase_seconds(log: str, startup_s: float) -> dict[str, float]:
-    """Seconds from the first line of each phase to the next one's; the time before the first is Python's imports."""
-    begins: list[tuple[str, float]] = []
-    last = None
-    for line in log.splitlines():
-        if not (stamp := _STAMP.search(line)):
-            continue
-        hours, minutes, seconds, millis = (int(part or 0) for part in stamp.groups()[1:])
-        last = hours * 3600 + minutes * 60 + seconds + millis / 1000
-        for name, pattern in PHASES:
-            if name not in dict(begins) and re.search(pattern, line):
-                begins.append((name, last))
-    if not begins:
-        return {"start": startup_s}
-    ends = [time_of for _, time_of in begins[1:]] + [last]
-    spans = {name: max(0.0, end - begin) for (name, begin), end in zip(begins, ends, strict=True)}
-    return {"import and check": max(0.0, startup_s - sum(spans.values())), **spans}
 
 
 # --- failing --------------------------------------------------------------------------------------------------

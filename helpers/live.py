@@ -275,14 +275,19 @@ class _EngineStart:
     def _now(self) -> str:
         return f'<div style="{CARD}">{html.escape(self._line())} ...</div>'
 
+    def phases_s(self) -> dict[str, float]:
+        """Seconds that each phase took, in their order; complete once the view is closed."""
+        ends = [at for _, at in self.begun[1:]] + [getattr(self, "seconds", time.perf_counter() - self.start)]
+        return {label: end - at for (label, at), end in zip(self.begun, ends)}
+
     def close(self, failed: bool = False) -> None:
         seconds = time.perf_counter() - self.start
         self._end.set()
         self._thread.join(timeout=2)
         with contextlib.suppress(Exception):
             self._look()
-        ends = [at for _, at in self.begun[1:]] + [seconds]
-        parts = [f"{label} {_short(end - at)}" for (label, at), end in zip(self.begun, ends) if end - at >= 0.05]
+        self.seconds = seconds
+        parts = [f"{label} {_short(took)}" for label, took in self.phases_s().items() if took >= 0.05]
         said = f"The {self.what} did not start: stopped after {seconds:.1f} s" if failed else f"{self.what.capitalize()} started in {seconds:.1f} s"
         said += f" (seconds by phase, as its log tells: {', '.join(parts)})" if parts else ""
         with contextlib.suppress(Exception):

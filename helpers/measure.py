@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from helpers import live
 from helpers.engine import Engine, EngineError, interrupt_between_steps
-from helpers.workloads import Workload
+from helpers.workloads import Workload, uniform
 
 PERCENTILES = (50, 90, 99)
 _runs = itertools.count()
@@ -256,6 +256,11 @@ def run_workload(engine: Engine, workload: Workload, sampling: dict | None = Non
         workload=workload.describe(),
         engine_args=engine.engine_args,
     )
+
+
+def warm_up(engine: Engine) -> None:
+    """A few small requests, not measured: the first steps of a new engine pay for things that later ones find done."""
+    run_workload(engine, uniform(engine.tokenizer, 4, 32, 8, seed=-1), progress=False)
 
 
 def _stop(engine: Engine, internal_ids: dict[str, str]) -> str:

@@ -31,12 +31,12 @@ def throughput_latency(rows: list[dict], best: str, reading: str, typed_tokens_p
     rows: dicts with configuration, output_tokens_per_s, tpot_ms_p50. best: the configuration to mark.
     """
     fig, ax = style.figure("More requests together: more tokens for all, fewer for each", size=(7.5, 4.4))
-    for row in rows:
+    for i, row in enumerate(sorted(rows, key=lambda row: row["tpot_ms_p50"])):
         chosen = row["configuration"] == best
         ax.scatter(row["tpot_ms_p50"], row["output_tokens_per_s"], s=110 if chosen else 45,
                    marker="*" if chosen else "o", color=style.COLORS["vermillion" if chosen else "blue"], zorder=3)
         ax.annotate(row["configuration"] + (" (chosen)" if chosen else ""),
-                    (row["tpot_ms_p50"], row["output_tokens_per_s"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
+                    (row["tpot_ms_p50"], row["output_tokens_per_s"]), xytext=(7, -12 if i % 2 else 5), textcoords="offset points", fontsize=8)
     if typed_tokens_per_s:
         ax.axhline(typed_tokens_per_s, **style.recorded())
         ax.annotate("your Week 2 number (typed)", (ax.get_xlim()[0], typed_tokens_per_s), xytext=(6, -11),

@@ -1,0 +1,62 @@
+"""What a run uses, chosen from the machine and the notebook's parameters."""
+
+import json
+
+import pytest
+
+from helpers import tiny_model
+from helpers.profile import ProfileError, dummy_model_folder, gpus, load_profile
+
+
+@pytest.fixture
+def cpu():
+    return load_profile("cpu")
+
+
+def test_cpu_profile_is_the_shipped_model(cpu):
+    assert (cpu.name, cpu.weights) == ("cpu", "shipped")
+    assert cpu.model == str(tiny_model.TARGET) and cpu.draft_model == str(tiny_model.DRAFT)
+    assert "2 CPU cores" not in cpu.machine or cpu.memory_gib > 0, cpu.machine
+
+
+def test_auto_takes_the_gpu_when_a_driver_answers():
+    assert load_profile("auto").name == ("gpu" if gpus() else "cpu")
+
+
+@pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
+def test_gpu_without_a_driver_says_what_to_do():
+    with pytest.raises(ProfileError, match="no NVIDIA driver answers.*PROFILE = \"auto\""):
+        load_profile("gpu")
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (("tpu",), "PROFILE must be"),
+        (("cpu", "./nothing-here"), "no config.json"),
+        (("cpu", None, "gguf"), "LOAD_FORMAT must be"),
+        (("cpu", "NoSuchModel", "dummy"), "no shipped config for 'NoSuchModel'; choose one of .*Qwen2.5-7B-Instruct"),
+    ],
+)
+def test_a_wrong_parameter_gets_one_sentence(arguments, sentence):
+    with pytest.raises(ProfileError, match=sentence):
+        load_profile(*arguments)
+
+
+def test_sizes_by_machine_and_by_parameter(cpu):
+    assert cpu.size("requests") > 0
+    assert cpu.size("requests", 7) == 7
+    for wrong in (0, -3, 2.5, "8"):
+        with pytest.raises(ProfileError, match="REQUESTS must be a whole number"):
+            cpu.size("requests", wrong)
+
+
+def test_dummy_folder_has_the_real_shape_and_a_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = dummy_model_folder("Qwen/Qwen2.5-7B-Instruct")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]) == (3584, 28, 152064)
+    assert (folder / "tokenizer.json").is_file()
+    profile = load_profile("cpu", "Qwen/Qwen2.5-7B-Instruct", "dummy")
+    assert profile.weights == "dummy" and profile.engine_args["load_format"] == "dummy"
+    assert profile.model == str(folder)

@@ -1,0 +1,57 @@
+"""Workloads: exact sizes, the same for the same seed."""
+
+import pytest
+from transformers import AutoTokenizer
+
+from helpers import tiny_model, workloads
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(tiny_model.TARGET)
+
+
+def test_uniform_has_exact_lengths_and_plain_tokens(tokenizer):
+    work = workloads.uniform(tokenizer, 5, 33, 7, seed=3)
+    assert [len(r.prompt_token_ids) for r in work.requests] == [33] * 5
+    assert {r.max_tokens for r in work.requests} == {7}
+    used = {i for r in work.requests for i in r.prompt_token_ids}
+    assert not used & set(tokenizer.all_special_ids), "a random prompt holds a special token"
+    assert len({tuple(r.prompt_token_ids) for r in work.requests}) == 5, "prompts repeat"
+
+
+@pytest.mark.parametrize("make", [
+    lambda t, seed: workloads.uniform(t, 4, 20, 5, seed=seed, rate_per_s=10),
+    lambda t, seed: workloads.mixed(t, 2, 8, 8, 2, 64, 4, every_s=0.5, seed=seed),
+    lambda t, seed: workloads.shared_prefix(t, 3, 40, 10, 4, seed=seed),
+    lambda t, seed: workloads.questions(t, 4, seed=seed),
+    lambda t, seed: workloads.multi_turn(t, 3, seed=seed),
+])
+def test_a_seed_is_a_workload(tokenizer, make):
+    assert make(tokenizer, 1).requests == make(tokenizer, 1).requests
+    assert make(tokenizer, 1).requests != make(tokenizer, 2).requests
+
+
+def test_arrivals_follow_the_rate(tokenizer):
+    work = workloads.uniform(tokenizer, 400, 4, 2, seed=0, rate_per_s=50)
+    times = [r.arrival_s for r in work.requests]
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(400 / 50, rel=0.2), "mean gap is not 1 / rate"
+
+
+def test_shared_prefix_is_shared_and_the_counter_example_differs_in_one_token(tokenizer):
+    work = workloads.shared_prefix(tokenizer, 3, 40, 10, 4)
+    prefixes = {tuple(r.prompt_token_ids[:40]) for r in work.requests}
+    assert len(prefixes) == 1
+    changed = workloads.with_changed_first_token(tokenizer, work)
+    for before, after in zip(work.requests, changed.requests):
+        differing = [i for i, (a, b) in enumerate(zip(before.prompt_token_ids, after.prompt_token_ids)) if a != b]
+        assert differing == [0]
+
+
+def test_a_conversation_grows_by_whole_turns(tokenizer):
+    work = workloads.multi_turn(tokenizer, 3)
+    prompts = [r.prompt_token_ids for r in work.requests]
+    for earlier, later in zip(prompts, prompts[1:]):
+        # The generation prompt at the end of the earlier turn begins the answer in the later one.
+        assert later[: len(earlier)] == earlier and len(later) > len(earlier)

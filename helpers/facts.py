@@ -210,7 +210,8 @@ def memory_setting(facts: Facts) -> Fill:
         return Fill(f"{share:.2f}", kind_of(record), _from(record))
     size = number(args.get("kv_cache_memory_bytes"))
     if size is not None:
-        return Fill(f"not used; KV cache set to {show(size / 2**30)} GiB instead", kind_of(record), _from(record))
+        amount = f"{show(size / 2**30)} GiB" if size >= 2**30 else f"{show(round(size / 2**20, 1))} MiB"
+        return Fill(f"not used; KV cache set to {amount} instead", kind_of(record), _from(record))
     return MISSING
 
 

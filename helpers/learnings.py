@@ -133,7 +133,9 @@ def _blanks(document: str, lines: list[Line], fills: dict[str, Fill], merged: Me
         elif state == "removed":
             yield Blank(document, label, "", "missing", "the student removed the line")
         elif region:
-            yield Blank(document, label, f"{len(fill.value)} lines" if fill.value else "", fill.kind, fill.note)
+            counted = fill.note[:1].isdigit()               # "11 results" says it better than the number of lines
+            value = "" if not fill.value else fill.note if counted else f"{len(fill.value)} lines"
+            yield Blank(document, label, value, fill.kind, "" if counted else fill.note)
         elif line.missing and texts.get(key, line.open) != line.open:
             head, _, tail = line.open.partition(BLANK)
             value = texts[key] if checklist else texts[key][len(head):len(texts[key]) - len(tail) if tail else None]

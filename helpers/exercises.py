@@ -248,7 +248,7 @@ def choose(store, key: str, question: str, options: list[str], given: str | None
             store.save("answer", key, {}, text=text, source="typed", question=question)
         return answer.text or "Nothing chosen yet."
 
-    status = answer.text or f"Nothing chosen yet. It can be: {'; '.join(options)}."
+    status = answer.text or "Nothing chosen yet." + ("" if live.has_widgets() else f" It can be: {'; '.join(options)}.")
     _form("Choose", question, status, take, answer.text, options=options)
     return answer
 
@@ -357,17 +357,15 @@ def _form(kind, question, status, take, value, unit="", lines=0, options=None, c
     place = live._Place()
     place.put(_card(kind, question, status))
     wide = w.Layout(width="560px", max_width="98%")
-    # The question is the description of the control, for screen readers and for the eye.
     if checkbox:
-        control = w.Checkbox(value=value, description=question, indent=False, layout=wide)
+        control = w.Checkbox(value=value, description="I have done this", indent=False, layout=wide)
     elif options:
         control = w.RadioButtons(options=options, value=value if value in options else None, layout=w.Layout(width="auto"))
     elif lines:
         control = w.Textarea(value=value, rows=lines + 1, placeholder="Type here; it is saved as you type.", layout=wide)
     else:
         control = w.Text(value=value, placeholder=f"a number, in {unit}", layout=w.Layout(width="220px"))
-    with contextlib.suppress(Exception):
-        control.tooltip = question
+    control.tooltip = question  # a screen reader says it
     shown = [control, w.Label(unit)] if unit else [control]
     display(w.HBox(shown))
     slow = isinstance(control, (w.Text, w.Textarea))

@@ -16,14 +16,14 @@ REPO = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def command(arguments: list[str] = (), page: Path | None = None) -> list[str]:
-    """The command line of JupyterLab; ``page`` is shown first (when it lies in this folder)."""
+def command(arguments: list[str] = (), page: Path | None = None, root: Path = REPO) -> list[str]:
+    """The command line of JupyterLab on the folder ``root``; ``page`` is shown first (when it lies in there)."""
     line = [
-        sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={REPO}", "--ServerApp.ip=127.0.0.1",
+        sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", "--ServerApp.ip=127.0.0.1",
         "--FileContentsManager.pre_save_hook=helpers.lab.before_saving",
     ]  # fmt: skip
-    if page is not None and page.is_relative_to(REPO):
-        line.append(f"--LabApp.default_url=/lab/tree/{page.relative_to(REPO).as_posix()}")
+    if page is not None and page.is_relative_to(root):
+        line.append(f"--LabApp.default_url=/lab/tree/{page.relative_to(root).as_posix()}")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         line.append("--allow-root")  # containers and rented GPU boxes
     if "SSH_CONNECTION" in os.environ or not (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):

@@ -1,0 +1,215 @@
+"""A student in JupyterLab: cells run one by one, forms typed into, the stop button, a new kernel, an export."""
+
+import json
+import time
+
+import pytest
+from nbconvert import HTMLExporter
+
+from helpers import lab, start_page
+
+WIDGET = lab.WIDGET
+HEAD = "from helpers.results import Results\nfrom helpers import exercises, live\nimport time\nstore = Results('01_review')"
+FORMS = [
+    ("markdown", "# Forms"),
+    HEAD,
+    "guess = exercises.predict(store, 'kv', 'How many tokens fit?', 104832, 'tokens')",
+    "exercises.ask(store, 'insight_1', 'What did you learn?')",
+    "exercises.choose(store, 'pick', 'Which one?', ['chunked prefill', 'prefix caching'])",
+    "exercises.tick(store, 'paper', 'Read the PagedAttention paper')",
+    "exercises.reconcile(store, guess, 100_000)",
+]
+
+
+def saved(server, wait_for=None, timeout=10):
+    """The records on disk; waits until ``wait_for(records)`` is true."""
+    path, end = server.results / "measurements.jsonl", time.time() + timeout
+    while True:
+        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if wait_for is None or wait_for(found) or time.time() > end:
+            return found
+        time.sleep(0.1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_results(server):
+    (server.results / "measurements.jsonl").unlink(missing_ok=True)
+
+
+def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_notebook):
+    notebook = open_notebook("forms", FORMS)
+    for index in range(1, 6):
+        notebook.run(index)
+    # By keyboard alone, once the first field has the focus.
+    field = notebook.output(2).locator("input[type=text]")
+    field.click()
+    notebook.page.keyboard.type("98,000", delay=30)
+    records = saved(server, lambda found: len(found) == 1)
+    assert [(r["metrics"]["predicted"], r["source"]) for r in records] == [(98000.0, "student")]
+    notebook.output(2).get_by_text("98,000 tokens (your prediction). Saved.").wait_for()
+    assert field.evaluate("e => e === document.activeElement"), "the answer's text changes without taking the focus"
+    area = notebook.output(3).locator("textarea")
+    area.focus()
+    notebook.page.keyboard.type("Batching shares the weights.\nReally", delay=10)
+    records = saved(server, lambda found: len(found) == 2)
+    assert records[-1]["text"] == "Batching shares the weights.\nReally" and records[-1]["source"] == "typed"
+    notebook.output(4).locator("input[type=radio]").nth(0).focus()
+    notebook.page.keyboard.press("Tab")
+    notebook.page.keyboard.press("Space")
+    saved(server, lambda found: len(found) == 3)
+    notebook.output(5).locator("input[type=checkbox]").focus()
+    notebook.page.keyboard.press("Space")
+    records = saved(server, lambda found: len(found) == 4)
+    assert [r["variant"] for r in records] == ["kv", "insight_1", "pick", "paper"], records
+    assert records[2]["text"] == "prefix caching" and records[3]["done"] is True
+    notebook.run(6)
+    notebook.output(6).get_by_text("Your prediction is within 3 %").wait_for()
+
+    # What the file holds: the words, no widget.
+    file = notebook.save()
+    kinds = {kind for cell in file.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
+    assert WIDGET not in kinds and "text/html" in kinds
+    page, _ = HTMLExporter(template_name="basic").from_notebook_node(file)
+    assert "98,000 tokens (your prediction)" in page and "Batching shares the weights." in page and "HBox" not in page
+    assert notebook.output(2).locator("input[type=text]").count() == 1, "saving leaves the forms of the open page"
+
+    # Reopened: text, no error box.
+    notebook.open()
+    notebook.output(2).get_by_text("98,000 tokens").wait_for()
+    assert "Error displaying widget" not in notebook.panel.inner_text()
+
+    # A new kernel: the forms come back with what was typed, and asking again saves nothing.
+    notebook.restart()
+    before = len(saved(server))
+    for index in range(1, 6):
+        notebook.run(index)
+    assert notebook.output(2).locator("input[type=text]").input_value() == "98000"
+    assert notebook.output(3).locator("textarea").input_value() == "Batching shares the weights.\nReally"
+    assert notebook.output(4).locator("input[type=radio]").nth(1).is_checked()
+    assert notebook.output(5).locator("input[type=checkbox]").is_checked()
+    assert len(saved(server)) == before
+
+
+def test_typing_then_running_the_next_cell_at_once_uses_what_was_typed(server, open_notebook):
+    notebook = open_notebook("quick", [HEAD, FORMS[2], "exercises.reconcile(store, guess, 100)"])
+    notebook.run(0)
+    notebook.run(1)
+    notebook.output(1).locator("input[type=text]").fill("80")
+    notebook.run(2)
+    notebook.output(2).get_by_text("Your prediction").wait_for()
+    assert saved(server)[-1]["metrics"] == {"predicted": 80.0, "measured": 100.0, "ratio": 1.25}
+
+
+def test_what_cannot_be_read_is_said_beside_the_field(server, open_notebook):
+    notebook = open_notebook("words", [HEAD, FORMS[2]])
+    notebook.run(0)
+    notebook.run(1)
+    notebook.output(1).locator("input[type=text]").fill("a lot")
+    notebook.page.get_by_text("is not a number that can be read").wait_for()
+    assert saved(server) == []
+
+
+def test_a_live_view_moves_and_leaves_one_static_line(open_notebook):
+    notebook = open_notebook("moving", [
+        HEAD,
+        "with live.progress('a sweep', 60) as view:\n    for i in range(60):\n        time.sleep(0.05); view.update(i + 1, tokens_per_s=812.3)",
+        "import itertools; count = itertools.count()\n"
+        "with live.dashboard(lambda: {'running': next(count), 'kv_cache_usage': 0.25}, hz=10):\n    time.sleep(3)",
+        "with live.memory(hz=20) as view:\n    view.mark('work'); time.sleep(2)",
+    ])  # fmt: skip
+    notebook.run(0)
+    notebook.run(1, wait=False)
+    bar = notebook.output(1).locator(".widget-label", has_text="of 60")
+    bar.wait_for()
+    first = bar.inner_text()
+    notebook.page.wait_for_function("([e, t]) => e.textContent !== t", arg=[bar.element_handle(), first], timeout=3000)
+    notebook.wait_idle()
+    notebook.output(1).get_by_text("a sweep: 60 requests in 3.").wait_for()
+    assert notebook.output(1).locator(".widget-label").count() == 0
+    notebook.run(2, wait=False)
+    notebook.output(2).locator("svg").first.wait_for()
+    notebook.wait_idle()
+    notebook.output(2).locator("figure img[alt*='The server, live']").wait_for()
+    notebook.run(3)
+    notebook.output(3).locator("figure img[alt*='Memory while the cell ran']").wait_for()
+    kinds = {k for cell in notebook.save().cells for o in cell.get("outputs", []) for k in o.get("data", {})}
+    assert WIDGET not in kinds, kinds
+
+
+def test_the_stop_button_ends_the_work_and_says_how_far_it_came(open_notebook):
+    notebook = open_notebook("stop", [HEAD, "with live.progress('long', 1000) as view:\n    for i in range(1000):\n        time.sleep(0.05); view.update(i + 1)", "print('still', 'here')"])
+    notebook.run(0)
+    notebook.run(1, wait=False)
+    notebook.output(1).locator(".widget-label", has_text="of 1000").wait_for()
+    notebook.page.locator("[data-command='notebook:interrupt-kernel'], button[title*='Interrupt the kernel']").first.click()
+    notebook.output(1).get_by_text("long: stopped after").wait_for()
+    notebook.output(1).get_by_text("KeyboardInterrupt").first.wait_for()
+    notebook.run(2)
+    notebook.output(2).get_by_text("still here").wait_for()
+
+
+def test_a_cell_run_too_early_names_the_cell_to_run(server, open_notebook):
+    notebook = open_notebook("early", [HEAD, "exercises.order_help('01_review')", "engine.info"])
+    notebook.run(0)
+    notebook.run(1)
+    notebook.run(2)
+    notebook.output(2).get_by_text("NameError").first.wait_for()
+    notebook.output(2).get_by_text("`engine` is made in a cell that has not been run").first.wait_for()
+
+
+def test_hints_open_one_by_one(open_notebook):
+    notebook = open_notebook("hints", ["from helpers.exercises import hint\nhint('First step', 'Second step', solution='The answer')"])
+    notebook.run(0)
+    out = notebook.output(0)
+    assert not out.get_by_text("First step").is_visible()
+    out.locator("summary").nth(0).click()
+    assert out.get_by_text("First step").is_visible() and not out.get_by_text("Second step").is_visible()
+    out.locator("summary").nth(1).focus()
+    notebook.page.keyboard.press("Enter")
+    out.locator("summary").nth(2).click()
+    assert out.get_by_text("The answer").is_visible()
+
+
+PLOT = (
+    "from helpers.plots import style\nfig, ax = style.figure('Throughput grows with the batch')\n"
+    "ax.plot([1, 2, 4], [10, 19, 33], marker='o')\nax.set(xlabel='requests at a time', ylabel='output tokens/s')\n"
+    "style.show(fig, 'Four at a time give 3.3 times as much.', table=[{'batch': 1, 'tokens/s': 10.0}, {'batch': 4, 'tokens/s': 33.0}])"
+)
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_pictures_read_well_in_both_themes(open_notebook, theme):
+    notebook = open_notebook("plot" + theme[-4:].strip().lower(), [PLOT])
+    notebook.command("apputils:change-theme", theme=theme)
+    notebook.run(0)
+    card = notebook.output(0).locator("figure")
+    assert card.locator("img").get_attribute("alt").startswith("Throughput grows with the batch.")
+    card.locator("summary").click()
+    cell = card.locator("td", has_text="33")
+    for part in (card.locator("figcaption"), cell):
+        colour = part.evaluate("e => getComputedStyle(e).color")
+        assert colour == "rgb(31, 31, 31)", f"{theme}: text is {colour} on the light card"
+    # The row's own background must win over the theme's stripes.
+    assert cell.evaluate("e => getComputedStyle(e.parentElement).backgroundColor") == "rgb(255, 255, 255)"
+    assert card.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"
+    # The same in a file opened by somebody who does not trust it: Lab then drops styles and scripts.
+    assert "<script" not in card.inner_html()
+
+
+def test_the_start_page_is_shown_as_a_page(server, browser):
+    page_file = start_page.write(server.results)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(server.page(page_file.relative_to(server.root).as_posix()))
+    page.locator(".jp-RenderedMarkdown h1", has_text="start here").wait_for(timeout=30_000)
+    assert page.locator(".jp-RenderedMarkdown table").count() == 1
+    context.close()
+
+
+def test_strangers_get_nothing_without_the_token(server):
+    import urllib.error
+    import urllib.request
+
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{server.url}/api/contents", timeout=10)
+    assert refused.value.code == 403

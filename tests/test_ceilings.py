@@ -1,0 +1,71 @@
+"""helpers/ceilings.py: what is timed is what is said, and the shares hang together. Small sizes."""
+
+import time
+
+import pytest
+import torch
+
+from helpers import ceilings
+
+
+@pytest.fixture(scope="module")
+def limits():
+    return ceilings.measure_ceilings("cpu", mib=64, size=512)
+
+
+def test_limits_are_of_this_world(limits):
+    assert 0.5 < limits.read_gb_per_s < 1000 and 0.5 < limits.copy_gb_per_s < 2000
+    assert 0.001 < limits.tflop_per_s < 100
+    assert limits.knee == pytest.approx(limits.flop_per_s / limits.bytes_per_s)
+    assert "GB/s" in str(limits) and "one core" in str(limits)
+
+
+def test_seconds_of_times_the_work_and_not_the_wait():
+    work = lambda: sum(range(200_000))  # noqa: E731
+    one = ceilings.seconds_of(work, "cpu", 0.05)
+    both = ceilings.seconds_of(lambda: (work(), work()), "cpu", 0.05)
+    assert both == pytest.approx(2 * one, rel=0.4)
+    assert ceilings.seconds_of(lambda: time.sleep(0.02), "cpu", 0.01) < 0.01, "waiting is no work"
+
+
+def test_threads_are_given_back(limits):
+    torch.set_num_threads(2)
+    try:
+        ceilings.attention_backends((16,), heads=1, head_dim=16, device="cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_sweep_shares_belong_to_its_times(limits):
+    rows = ceilings.product_sweep(limits, (1, 64), k=512, n=768)
+    for row in rows:
+        moved, flop = 2 * (512 * 768 + row["batch"] * (512 + 768)), 2 * row["batch"] * 512 * 768
+        seconds = row["ms"] / 1000
+        assert row["gb_per_s"] == pytest.approx(moved / seconds / 1e9)
+        assert row["share_of_arithmetic"] == pytest.approx(flop / seconds / limits.flop_per_s)
+        assert row["allowed_ms"] == pytest.approx(1000 * max(moved / limits.bytes_per_s, flop / limits.flop_per_s))
+    assert rows[1]["ms"] > rows[0]["ms"]
+
+
+def test_measured_knee():
+    rows = [{"batch": b, "ms": ms} for b, ms in ((1, 1.1), (2, 1.0), (4, 1.2), (8, 1.6), (16, 3.0))]
+    assert ceilings.measured_knee(rows) == 8
+    assert ceilings.measured_knee(rows[:3]) is None
+
+
+def test_fused_and_apart_agree_also_when_the_last_piece_is_short():
+    out = ceilings.fusion("cpu", mib=1, piece_kib=100)
+    assert out["difference"] == 0.0
+    assert out["apart_bytes"] / out["fused_bytes"] == pytest.approx(17 / 3)
+    assert out["apart_s"] > 0 and out["fused_s"] > 0
+
+
+def test_attention_backends_on_the_cpu():
+    rows = ceilings.attention_backends((32, 64), heads=2, head_dim=16, device="cpu")
+    assert {(r["tokens"], r["backend"]) for r in rows} == {(n, b) for n in (32, 64) for b in ("math", "flash")}
+    assert all(r["ms"] > 0 and r["extra_mib"] is None for r in rows)
+
+
+def test_no_link_without_a_gpu():
+    assert torch.cuda.is_available() or ceilings.link_gb_per_s() is None

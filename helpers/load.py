@@ -1,15 +1,20 @@
-"""Load on a server: the benchmark that ships with vLLM (`vllm bench serve`), called from Python.
+"""Load on a server: the benchmark that ships with vLLM (`vllm bench serve`), and single requests with a clock.
 
     load = run_load(server, requests=64, input_tokens=96, output_tokens=48, concurrency=8)
     load.metrics["output_tokens_per_s"]
 
-Nothing is measured here: the requests, the clients and the clock are vLLM's (vllm/benchmarks/serve.py). This module
-calls it in the kernel, which saves 5 s of imports a run, keeps its output off the page, and gives its numbers the names that
-the workbook uses everywhere. TTFT, TPOT, ITL and E2E are as the client sees them, HTTP included.
+    stream = timed_stream(server, messages=[{"role": "user", "content": "What is a KV cache?"}])
+    stream.ttft_s, stream.text
+
+In `run_load` the requests, the clients and the clock are vLLM's (vllm/benchmarks/serve.py). This module calls it in the
+kernel, which saves 5 s of imports a run, keeps its output off the page, and gives its numbers the names that the workbook
+uses everywhere. TTFT, TPOT, ITL and E2E are as the client sees them, HTTP included.
+`timed_stream` is the `openai` package with a clock beside it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import io
@@ -17,6 +22,8 @@ import itertools
 import math
 import shlex
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from helpers.server import Server, ServerError
@@ -102,7 +109,7 @@ def run_load(server: Server, *, requests: int, input_tokens: int, output_tokens:
 
 def _benchmark(flags: list[str], headers: dict) -> tuple[dict, str]:
     """Run vllm.benchmarks.serve in a thread of its own: a notebook's kernel has an event loop already."""
-    from vllm.benchmarks.serve import add_cli_args, main
+    from vllm.benchmarks.serve import add_cli_args, main_async
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser = FlexibleArgumentParser()
@@ -111,18 +118,28 @@ def _benchmark(flags: list[str], headers: dict) -> tuple[dict, str]:
     # Not among the flags: what is printed and kept must not hold the key.
     given.header = [f"{name}={value}" for name, value in headers.items()]
     out, box = io.StringIO(), {}
+    loop = asyncio.new_event_loop()
 
     def work():
         try:
-            box["result"] = main(given)
+            box["result"] = loop.run_until_complete(box["task"])
         except BaseException as error:  # SystemExit would end the thread in silence
             box["error"] = error
+        finally:
+            loop.close()
 
+    box["task"] = loop.create_task(main_async(given))
     thread = threading.Thread(target=work, name="vllm bench serve", daemon=True)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             thread.start()
-            thread.join()
+            while thread.is_alive():
+                thread.join(0.2)
+    except KeyboardInterrupt:
+        with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
+            loop.call_soon_threadsafe(box["task"].cancel)
+        thread.join(10)
+        raise ServerError("The load was stopped by hand; its requests were given up and the server goes on.") from None
     finally:
         gc.unfreeze()  # the benchmark freezes all objects of its process; the notebook's must stay collectable
     if "error" in box:
@@ -161,3 +178,87 @@ def _metrics(result: dict, rows: list[dict], goals: bool) -> dict[str, float]:
             value = float(result[f"{statistic}_{theirs}_ms"])
             found[f"{ours}_ms_{name}"] = value if math.isfinite(value) else 0.0
     return {name: float(value) for name, value in found.items()}
+
+
+# --- single requests ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stream:
+    """One streamed answer. Times in seconds since it was sent; one entry a chunk, which is most often one token."""
+
+    text: str = ""
+    times_s: list[float] = field(default_factory=list)
+    chunks: list[str] = field(default_factory=list)
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    finish_reason: str | None = None
+    e2e_s: float = 0.0  # until the answer was complete, or had failed
+    error: str = ""  # one line: what the client saw instead of an end
+
+    @property
+    def ttft_s(self) -> float | None:
+        return self.times_s[0] if self.times_s else None
+
+    @property
+    def gaps_s(self) -> list[float]:
+        return [b - a for a, b in itertools.pairwise(self.times_s)]
+
+    @property
+    def tpot_s(self) -> float | None:
+        return (self.times_s[-1] - self.times_s[0]) / (self.output_tokens - 1) if self.output_tokens > 1 else None
+
+
+def timed_stream(server: Server, prompt=None, messages=None, max_tokens: int = 64, client=None, **options) -> Stream:
+    """Send one request with streaming and note when each chunk comes. Give `prompt` (text or token ids) or `messages`.
+
+    options: further fields of the request, the OpenAI ones and vLLM's (temperature, ignore_eos, stop, ...).
+    An answer that breaks off or is refused is no exception: `error` says what the client saw, the chunks so far are kept.
+    """
+    client = client or server.openai(timeout=600)
+    stream = Stream()
+    body = {"model": server.model, "max_tokens": max_tokens, "stream": True, "stream_options": {"include_usage": True}}
+    ours = {name: options.pop(name) for name in ("temperature", "stop", "seed", "top_p", "n") if name in options}
+    started = time.perf_counter()
+    try:
+        if messages is not None:
+            answer = client.chat.completions.create(**body, **ours, messages=messages, extra_body=options)
+        else:
+            answer = client.completions.create(**body, **ours, prompt=prompt, extra_body=options)
+        for chunk in answer:
+            for choice in chunk.choices:
+                text = (choice.delta.content if messages is not None else choice.text) or ""
+                # A chunk without text is a token that does not complete a character yet; the first of a chat only names the role.
+                if text or (messages is None and not choice.finish_reason):
+                    stream.times_s.append(time.perf_counter() - started)
+                    stream.chunks.append(text)
+                stream.finish_reason = choice.finish_reason or stream.finish_reason
+            if chunk.usage:
+                stream.prompt_tokens, stream.output_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+    except Exception as error:
+        cause = error.__cause__ or error
+        stream.error = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
+    stream.e2e_s = time.perf_counter() - started
+    stream.text = "".join(stream.chunks)
+    return stream
+
+
+def together(server: Server, requests: list[dict], concurrency: int | None = None, **common) -> list[Stream]:
+    """Send several requests, each from a thread of its own, and wait for all; each dict goes to `timed_stream`.
+
+    concurrency: at most so many at a time; None sends all at once. `common` are fields that all requests share.
+    """
+    client = server.openai(timeout=600)
+    with ThreadPoolExecutor(concurrency or len(requests) or 1) as pool:
+        return list(pool.map(lambda request: timed_stream(server, client=client, **{**common, **request}), requests))
+
+
+def knee(rows: list[dict], rate: str = "requests_per_s", latency: str = "e2e_ms_mean") -> dict:
+    """The row with the highest power, rate / latency: beyond it latency grows faster than throughput.
+
+    Kleinrock, "Power and Deterministic Rules of Thumb for Probabilistic Problems in Computer Communications" (1979).
+    Raises ValueError for no rows.
+    """
+    if not rows:
+        raise ValueError("There is no knee without a measurement.")
+    return max(rows, key=lambda row: row[rate] / row[latency])

@@ -43,8 +43,27 @@ SIZES = {
     "input_tokens": (96, 256),
     "output_tokens": (48, 128),
     # notebook 2
-    "long_prompt_tokens": (1536, 8192),
+    "long_prompt_tokens": (3072, 7680),
+    "long_prompts": (4, 4),
+    "long_prompt_every_ms": (600, 700),
     "short_streams": (8, 32),
+    "stream_tokens": (260, 360),
+    "system_prompt_tokens": (600, 2000),
+    "few_shot_tokens": (2000, 7000),
+    "prefix_requests": (6, 8),
+    "turns": (8, 8),
+    "speculation_questions": (6, 6),
+    "largest_batch": (64, 64),
+    "synthetic_tokens": (160, 160),
+    "sampling_prompts": (8, 8),
+    "memory_requests": (24, 64),
+    "service_requests": (8, 16),
+    # notebook 5
+    "server_requests": (64, 256),
+    "server_input_tokens": (96, 256),
+    "server_output_tokens": (48, 128),
+    "server_long_prompt_tokens": (800, 3000),
+    "server_seconds": (3, 8),  # of load at each request rate
 }
 
 

@@ -104,6 +104,10 @@ class Server:
     def __exit__(self, *exc) -> None:
         self.stop()
 
+    def command_lines(self) -> str:
+        """The command in lines that can be copied: one option a line."""
+        return re.sub(r" (--[a-z])", r" \\\n    \1", self.command)
+
     @property
     def headers(self) -> dict[str, str]:
         """The HTTP header that carries the key."""
@@ -292,7 +296,7 @@ def start_server(profile: Profile, *, max_wait_s: float | None = None, port: int
     except BaseException as error:  # KeyboardInterrupt too: an interrupted start leaves nothing
         lifeline.stop(process)
         if isinstance(error, KeyboardInterrupt):
-            raise ServerError("The start was stopped; what had begun was ended. Run the cell again.") from None
+            raise ServerError("The start was stopped, and what had begun was ended: start again when you like.") from None
         raise
     startup_s = time.perf_counter() - started
     _current = Server(

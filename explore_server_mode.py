@@ -1,0 +1,258 @@
+#!/usr/bin/env python3
+"""Explore vLLM as a server, from a terminal.
+
+Starts vLLM's OpenAI-compatible server, sends it four kinds of requests, prints
+what was sent, what came back and how long it took, and stops the server:
+
+  1. a completion        POST /v1/completions         text in, the text goes on
+  2. a chat              POST /v1/chat/completions    messages in, an answer out
+  3. a streamed chat     the same with "stream": true tokens as they are made
+  4. concurrent chats    many clients at once         continuous batching at work
+
+The numbers: TTFT is the time to the first token, TPOT the time for each token
+after it, and output tokens/s counts all clients together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+EXAMPLES = """\
+examples:
+  python explore_server_mode.py
+      the model that fits this machine; without a GPU the small one that ships
+  python explore_server_mode.py --model Qwen/Qwen2.5-0.5B-Instruct --concurrency 32
+  python explore_server_mode.py --option max_num_seqs=4 --concurrency 16
+      any option of `vllm serve`, by vLLM's own name: see what it changes
+  python explore_server_mode.py --keep-running --port 8000
+      leave the server up and try curl yourself; Ctrl-C ends it
+  python explore_server_mode.py --connect http://127.0.0.1:8000 --api-key KEY
+      send the requests to a server that is up already
+
+what to try next: double --concurrency until output tokens/s stop growing, and
+watch what happens to TTFT. Notebook 5 does this step by step.
+"""
+
+QUESTIONS = (
+    "What is a KV cache?", "What is continuous batching?", "What is tensor parallelism?", "What is a prefill?",
+    "What is speculative decoding?", "What is a draft model?", "What is prefix caching?", "What is a token?",
+)  # fmt: skip
+
+
+class Failure(Exception):
+    """Something that ends the program with one sentence."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument that cannot be used ends the program as every other failure does: one sentence, exit code 1."""
+
+    def error(self, message: str):
+        self.exit(1, f"error: {message} (python {self.prog} --help explains the options)\n")
+
+
+def arguments(argv=None) -> argparse.Namespace:
+    parser = Parser(
+        prog="explore_server_mode.py", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--model", metavar="NAME", help="a Hugging Face id or a folder (default: fits this machine)")
+    parser.add_argument("--load-format", choices=["dummy"], help="random weights: a model's real shape without a download")
+    parser.add_argument("--port", type=int, metavar="N", help="port on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
+                        help="an option of `vllm serve`, such as max_num_seqs=4; can be given again")
+    parser.add_argument("--concurrency", type=int, default=8, metavar="N", help="clients at the same time (default: %(default)s)")
+    parser.add_argument("--requests", type=int, metavar="N", help="concurrent requests in all (default: 2 a client)")
+    parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="longest answer in tokens (default: %(default)s)")
+    parser.add_argument("--keep-running", action="store_true", help="leave the server up at the end, until Ctrl-C")
+    parser.add_argument("--connect", metavar="URL", help="use a server that is up already; nothing is started or stopped")
+    parser.add_argument("--api-key", metavar="KEY", help="the key for --connect (or the variable VLLM_API_KEY); "
+                        "for a server started here: this key instead of a new one")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON, too")
+    given = parser.parse_args(argv)
+    for name in ("concurrency", "requests", "max_tokens"):
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if given.connect and (given.model or given.port or given.option or given.keep_running or given.load_format):
+        parser.error("--connect uses a server as it is: leave --model, --load-format, --port, --option and --keep-running out")
+    given.options = dict(read_option(parser, text) for text in given.option)
+    given.requests = given.requests or 2 * given.concurrency
+    if given.json and not Path(given.json).absolute().parent.is_dir():
+        parser.error(f"--json: the folder of {given.json} does not exist")
+    return given
+
+
+def read_option(parser, text: str) -> tuple[str, object]:
+    """"max_num_seqs=4" -> ("max_num_seqs", 4): numbers, true, false and JSON are read as such, the rest is text."""
+    name, equals, value = text.partition("=")
+    name = name.strip().lstrip("-").replace("-", "_")
+    if not name or not equals:
+        parser.error(f"--option {text!r}: write NAME=VALUE, such as max_num_seqs=4")
+    try:
+        return name, json.loads(value.lower() if value.lower() in ("true", "false") else value)
+    except ValueError:
+        return name, value
+
+
+def main(argv=None) -> int:
+    given = arguments(argv)
+    try:
+        run(given)
+    except KeyboardInterrupt:
+        print("\nStopped by Ctrl-C; no server is left.", file=sys.stderr)
+        return 130
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        # vLLM's and the helpers' own errors are one sentence already; anything else is shortened to one.
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(given: argparse.Namespace) -> None:
+    try:
+        from helpers.server import connect, start_server
+    except ImportError as error:
+        raise Failure(f"{error.name or error} is not installed here: run `make` once, then use .venv/bin/python.") from None
+
+    if given.connect:
+        server = connect(given.connect, given.api_key or os.environ.get("VLLM_API_KEY", ""))
+        print(f"Connected to {server.url}, model {server.model}.")
+    else:
+        from helpers.profile import load_profile
+
+        profile = load_profile(model=given.model, load_format=given.load_format)
+        print(f"Machine  {profile.machine}\nModel    {profile.model_label} ({profile.weights} weights)")
+        print("Starting the server ...", flush=True)
+        server = start_server(profile, port=given.port, api_key=given.api_key, **given.options)
+        print(f"Up after {server.startup_s:.1f} s at {server.url}, log {server.log_path}")
+        print("The same by hand:\n" + textwrap.indent(server.command_lines(), "  "))
+    with server:
+        report = explore(server, given)
+        if given.json:
+            write(given.json, report)
+        if given.keep_running:
+            keep_running(server)
+    if server.stop_report:
+        print(f"\nServer {server.stop_report}.")
+
+
+def explore(server, given) -> dict:
+    """The four kinds of requests; returns the report."""
+    from helpers.load import timed_stream, together
+
+    client = server.openai(timeout=300)
+    report = {"url": server.url, "model": server.model, "options": server.engine_args, "startup_s": server.startup_s}
+
+    heading("1. A completion", "POST /v1/completions")
+    prompt = "vLLM is"
+    started = time.perf_counter()
+    answer = client.completions.create(model=server.model, prompt=prompt, max_tokens=24, temperature=0)
+    report["completion"] = show(prompt, answer.choices[0].text, answer.usage, answer.choices[0].finish_reason,
+                                time.perf_counter() - started)
+
+    heading("2. A chat", "POST /v1/chat/completions")
+    question = QUESTIONS[0]
+    started = time.perf_counter()
+    answer = client.chat.completions.create(
+        model=server.model, messages=[{"role": "user", "content": question}], max_tokens=given.max_tokens, temperature=0)
+    report["chat"] = show(question, answer.choices[0].message.content, answer.usage, answer.choices[0].finish_reason,
+                          time.perf_counter() - started)
+
+    heading("3. A streamed chat", 'the same with "stream": true')
+    stream = timed_stream(server, messages=[{"role": "user", "content": question}], max_tokens=given.max_tokens, temperature=0)
+    if stream.error:
+        raise Failure(f"The streamed chat broke off: {stream.error}")
+    report["stream"] = {**figures([stream], stream.e2e_s), "chunks": len(stream.chunks), "text": stream.text}
+    print(f"  came back    {len(stream.chunks)} chunks, the first after {1e3 * (stream.ttft_s or 0):.0f} ms (TTFT)")
+    print(f"  then         a token every {1e3 * (stream.tpot_s or 0):.1f} ms (TPOT): "
+          f"{stream.output_tokens / stream.e2e_s:,.0f} output tokens/s for one client")
+
+    heading(f"4. Concurrent chats: {given.requests} requests, {given.concurrency} at a time", "continuous batching")
+    started = time.perf_counter()
+    answers = together(
+        server, [{"messages": [{"role": "user", "content": QUESTIONS[i % len(QUESTIONS)]}]} for i in range(given.requests)],
+        concurrency=given.concurrency, max_tokens=given.max_tokens, temperature=0,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    lost = [one.error for one in answers if one.error]
+    if lost:
+        raise Failure(f"{len(lost)} of {len(answers)} concurrent requests were not answered: {lost[0]}")
+    many = figures(answers, seconds)
+    report["concurrent"] = {**many, "concurrency": given.concurrency}
+    alone = report["stream"]
+    print(f"  {'':14}{'TTFT p50':>10}{'TTFT max':>10}{'TPOT p50':>10}{'output tokens/s':>17}")
+    for label, row in (("one client", alone), (f"{given.concurrency} clients", many)):
+        print(f"  {label:14}{row['ttft_ms_p50']:>7.0f} ms{row['ttft_ms_max']:>7.0f} ms{row['tpot_ms_p50']:>7.1f} ms"
+              f"{row['output_tokens_per_s']:>17,.0f}")
+    gain = many["output_tokens_per_s"] / alone["output_tokens_per_s"]
+    print(f"  {given.concurrency} clients together get {gain:.1f} times the tokens of one client.")
+
+    shown = {name: value for name, value in server.engine_args.items() if name != "model"}
+    if shown:
+        heading("Options of this server", "")
+        print(textwrap.fill(", ".join(f"{name}={value}" for name, value in shown.items()), 96,
+                            initial_indent="  ", subsequent_indent="  "))
+    return report
+
+
+def figures(streams: list, seconds: float) -> dict:
+    ttft = [1e3 * s.ttft_s for s in streams if s.ttft_s is not None] or [0.0]
+    tpot = [1e3 * s.tpot_s for s in streams if s.tpot_s is not None] or [0.0]
+    return {
+        "requests": len(streams),
+        "seconds": seconds,
+        "output_tokens": sum(s.output_tokens for s in streams),
+        "output_tokens_per_s": sum(s.output_tokens for s in streams) / seconds,
+        "ttft_ms_p50": statistics.median(ttft),
+        "ttft_ms_max": max(ttft),
+        "tpot_ms_p50": statistics.median(tpot),
+    }
+
+
+def heading(title: str, what: str) -> None:
+    print(f"\n{title}" + (f"   ({what})" if what else ""), flush=True)
+
+
+def show(sent: str, text: str, usage, finish_reason: str, seconds: float) -> dict:
+    print(f"  sent         {sent!r}")
+    print(textwrap.fill(repr(text), 96, initial_indent="  came back    ", subsequent_indent="               "))
+    print(f"  tokens       {usage.prompt_tokens} in, {usage.completion_tokens} out, ended by {finish_reason!r}; {seconds:.2f} s")
+    return {"sent": sent, "text": text, "prompt_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens,
+            "finish_reason": finish_reason, "seconds": seconds}
+
+
+def write(path: str, report: dict) -> None:
+    try:
+        Path(path).write_text(json.dumps(report, indent=1, default=str) + "\n")
+    except OSError as error:
+        raise Failure(f"The report cannot be written to {path}: {error.strerror}.") from None
+    print(f"\nReport written to {path}")
+
+
+def keep_running(server) -> None:
+    print(f"\nThe server stays up at {server.url}. Try it from another terminal:")
+    print(f"  export VLLM_API_KEY={server.api_key}")
+    print(f"  curl {server.url}/v1/chat/completions -H \"Authorization: Bearer $VLLM_API_KEY\" -H 'Content-Type: application/json' \\")
+    print(f"""    -d '{{"model": "{server.model}", "messages": [{{"role": "user", "content": "What is a token?"}}]}}'""")
+    print("Ctrl-C ends it.", flush=True)
+    try:
+        while server.is_up:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        print("\nCtrl-C: stopping the server.")
+        return
+    raise Failure(f"The server ended by itself; its log: {server.log_path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Figures of notebook 5. Each function draws what it is given and shows it; nothing is measured here."""
+
+from __future__ import annotations
+
+from helpers.plots import style
+
+
+def startup(phases_s: dict[str, float], total_s: float) -> None:
+    """Where the seconds of a server's start go: one bar a phase, in order."""
+    shown = {name: seconds for name, seconds in phases_s.items() if seconds >= 0.005 * total_s} or phases_s
+    longest = max(shown, key=shown.get)
+    fig, ax = style.figure("Where the start of a server goes", size=(7.5, 0.9 + 0.32 * len(shown)))
+    left = 0.0
+    for row, (name, seconds) in enumerate(phases_s.items()):
+        if name in shown:
+            y = list(shown).index(name)
+            ax.barh(y, seconds, left=left, height=0.62, color=style.COLORS["orange" if name == longest else "blue"])
+            ax.text(left + seconds + 0.01 * total_s, y, f"{seconds:.1f} s", va="center", fontsize=9)
+        left += seconds
+    ax.set_yticks(range(len(shown)), list(shown))
+    ax.invert_yaxis()
+    ax.set(xlabel="seconds since the command", ylabel="phase", xlim=(0, total_s * 1.1))
+    ax.grid(axis="y", visible=False)
+    style.show(
+        fig, f"Of {total_s:.1f} s, {shown[longest]:.1f} s were spent on: {longest}.",
+        [{"phase": name, "seconds": seconds} for name, seconds in phases_s.items()], "server_start",
+    )  # fmt: skip
+
+
+def token_times(stream) -> None:
+    """One streamed answer: when each chunk came, and the gaps between them."""
+    times = [1e3 * t for t in stream.times_s]
+    gaps = [1e3 * g for g in stream.gaps_s]
+    fig, (ax, low) = style.figure("A streamed answer, chunk by chunk", rows=2, size=(7.5, 4.2), sharex=True, height_ratios=[2, 1])
+    ax.step([0, *times], [0, *range(1, len(times) + 1)], where="post", color=style.COLORS["blue"])
+    ax.axvspan(0, times[0], color=style.COLORS["yellow"], alpha=0.35, lw=0)
+    ax.annotate(f"TTFT {times[0]:.0f} ms", (times[0], 0), xytext=(6, 6), textcoords="offset points", fontsize=9)
+    ax.set(ylabel="chunks received", ylim=(0, None), xlim=(0, times[-1] * 1.03))
+    low.bar(times[1:], gaps, width=times[-1] / len(times) * 0.6, color=style.COLORS["sky"])
+    low.set(xlabel="ms since the request was sent", ylabel="gap (ms)", ylim=(0, None))
+    rest = f"then {len(gaps)} chunks, half of them within {sorted(gaps)[len(gaps) // 2]:.1f} ms of the one before." if gaps else ""
+    style.show(
+        fig, f"{times[0]:.0f} ms until the first chunk (TTFT), {rest}",
+        [{"chunk": i + 1, "ms": t, "text": text} for i, (t, text) in enumerate(zip(times, stream.chunks))], "streamed_tokens",
+    )  # fmt: skip
+
+
+def closed_loop(rows: list[dict], knee: dict) -> None:
+    """Throughput and latency over the number of clients. rows: clients, output_tokens_per_s, ttft_ms_p50/_p99, tpot_ms_p50."""
+    clients = [r["clients"] for r in rows]
+    fig, (left, right) = style.figure("Tokens a second and latency, by the number of clients", cols=2, size=(9, 3.8))
+    left.plot(clients, [r["output_tokens_per_s"] for r in rows], marker=style.MARKERS[0], label="measured")
+    first = rows[0]
+    ideal = [first["output_tokens_per_s"] * c / first["clients"] for c in clients]
+    top = max(r["output_tokens_per_s"] for r in rows)
+    left.plot(clients, ideal, color=style.GREY, linestyle=":", label="if batching were free")
+    left.axvline(knee["clients"], color=style.COLORS["vermillion"], lw=1.2, linestyle="-.", label="knee")
+    left.set(xscale="log", xlabel="clients at a time", ylabel="output tokens/s", ylim=(0, 1.2 * top))
+    left.legend()
+    for name, label, i in (("ttft_ms_p50", "TTFT p50", 1), ("ttft_ms_p99", "TTFT p99", 3), ("tpot_ms_p50", "TPOT p50", 2)):
+        right.plot(clients, [r[name] for r in rows], marker=style.MARKERS[i], color=style.COLORS[i], label=label)
+    right.axvline(knee["clients"], color=style.COLORS["vermillion"], lw=1.2, linestyle="-.")
+    right.set(xscale="log", yscale="log", xlabel="clients at a time", ylabel="ms (log scale)")
+    right.legend()
+    for ax in (left, right):
+        ax.set_xticks(clients, [str(c) for c in clients])
+        ax.minorticks_off()
+    last = rows[-1]
+    style.show(
+        fig, f"From {first['clients']} to {last['clients']} clients the server makes {last['output_tokens_per_s'] / first['output_tokens_per_s']:.1f} "
+        f"times the tokens, and the first token comes {last['ttft_ms_p50'] / first['ttft_ms_p50']:.1f} times later. "
+        f"The knee, where throughput / latency is highest, is at {knee['clients']}.",
+        rows, "closed_loop",
+    )  # fmt: skip
+
+
+def open_loop(rows: list[dict], goals_ms: dict[str, float], best: dict) -> None:
+    """Latency and goodput over the rate of arrivals. rows: offered_per_s, requests_per_s, goodput_per_s, ttft_ms_p50/_p99, e2e_ms_p50/_p99."""
+    offered = [r["offered_per_s"] for r in rows]
+    fig, (left, right) = style.figure("What arrives, what is answered, and what is answered in time", cols=2, size=(9, 3.8))
+    for name, label, i in (("e2e_ms_p50", "E2E p50", 0), ("e2e_ms_p99", "E2E p99", 5), ("ttft_ms_p50", "TTFT p50", 1), ("ttft_ms_p99", "TTFT p99", 3)):
+        left.plot(offered, [r[name] for r in rows], marker=style.MARKERS[i], color=style.COLORS[i], label=label)
+    lowest, highest = min(r["ttft_ms_p50"] for r in rows), max(r["e2e_ms_p99"] for r in rows)
+    left.set(yscale="log", xlabel="requests arriving a second", ylabel="ms (log scale)", xlim=(0, None), ylim=(0.7 * lowest, 4 * highest))
+    left.legend(ncols=2, loc="upper left")
+    right.plot(offered, offered, color=style.GREY, linestyle=":", label="what arrives")
+    right.plot(offered, [r["requests_per_s"] for r in rows], marker=style.MARKERS[0], label="what is answered")
+    right.plot(offered, [r["goodput_per_s"] for r in rows], marker=style.MARKERS[2], color=style.COLORS["green"], label="answered within the goal")
+    right.set(xlabel="requests arriving a second", ylabel="requests a second", xlim=(0, None), ylim=(0, None))
+    right.legend(loc="upper left")
+    goal = " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
+    style.show(
+        fig, f"With the goal {goal}, goodput is highest at {best['offered_per_s']:.0f} arrivals a second: {best['goodput_per_s']:.0f} a second "
+        f"are answered within it. At {rows[-1]['offered_per_s']:.0f} it is {rows[-1]['goodput_per_s']:.0f}.",
+        rows, "open_loop",
+    )  # fmt: skip
+
+
+def cpu_shares(seconds: dict[str, float], duration_s: float) -> None:
+    """CPU time of each process during one run, against the time the run took."""
+    names, values = list(seconds), list(seconds.values())
+    fig, ax = style.figure("Who used the CPU while the server worked", size=(7, 1.1 + 0.4 * len(names)))
+    ax.barh(names, values, height=0.6, color=[style.COLORS[i] for i in range(len(names))])
+    ax.axvline(duration_s, color=style.INK, lw=1.2, linestyle="--", label=f"the run took {duration_s:.2f} s")
+    ax.legend(loc="lower right")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel="CPU seconds", ylabel="process", xlim=(0, 1.1 * max(duration_s, *values)))
+    total = sum(values)
+    most = max(seconds, key=seconds.get)
+    style.show(
+        fig, f"{total:.2f} CPU seconds in {duration_s:.2f} s; most of them, {100 * seconds[most] / total:.0f} %, by: {most}.",
+        [{"process": n, "CPU seconds": v} for n, v in seconds.items()], "cpu_by_process",
+    )  # fmt: skip
+
+
+def logprobs(rows: list[dict]) -> None:
+    """The likeliest tokens at each position. rows: position, and candidates: list of (token, probability), chosen first."""
+    fig, ax = style.figure("What the model could have said", size=(7.5, 0.9 + 0.42 * len(rows)))
+    for y, row in enumerate(rows):
+        left = 0.0
+        for i, (token, p) in enumerate(row["candidates"]):
+            ax.barh(y, p, left=left, height=0.66, color=style.COLORS[(0, 5, 4)[min(i, 2)]], edgecolor="white")
+            if p > 0.07:
+                ax.text(left + p / 2, y, repr(token)[1:-1], ha="center", va="center", fontsize=9, color="white" if i == 0 else style.INK)
+            left += p
+    ax.set_yticks(range(len(rows)), [str(r["position"]) for r in rows])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel="probability (the chosen token first)", ylabel="position", xlim=(0, 1))
+    sure = sum(r["candidates"][0][1] for r in rows) / len(rows)
+    style.show(
+        fig, f"On average the model gave {100 * sure:.0f} % to the token that it chose.",
+        [{"position": r["position"], "token": repr(t), "probability": p} for r in rows for t, p in r["candidates"]], "logprobs",
+    )  # fmt: skip

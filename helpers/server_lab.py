@@ -1,0 +1,257 @@
+"""The experiments of notebook 5: what a server answers, what its options change, what its clients see when it stops.
+
+Each function asks a real server and returns rows (list of dicts) for a table; nothing is judged here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import psutil
+
+from helpers.load import Stream, run_load, timed_stream, together
+from helpers.server import Server, StopReport
+
+# What to ask, and whether the request needs a body.
+ENDPOINTS = (
+    ("GET", "/health", "is the engine alive? 200 or 503"),
+    ("GET", "/version", "vLLM's version"),
+    ("GET", "/v1/models", "which names can be asked for, and max_model_len"),
+    ("GET", "/metrics", "counters and gauges for Prometheus"),
+    ("POST", "/tokenize", "text to token ids, without generating"),
+    ("POST", "/v1/completions", "text in, the text goes on"),
+    ("POST", "/v1/chat/completions", "messages in, an answer out"),
+)
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as aligned text: a line of names, then a line for each row."""
+    from helpers.plots.style import number
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names] + [[number(row.get(name)) if not isinstance(row.get(name), str) else row[name] for name in names] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    right = [all(not isinstance(row.get(name), str) for row in rows) for name in names]
+    return "\n".join(
+        "  ".join(text.rjust(w) if r else text.ljust(w) for text, w, r in zip(line, widths, right, strict=True)).rstrip() for line in cells
+    )
+
+
+def endpoints(server: Server) -> list[dict]:
+    """The status of each endpoint without a key and with the right one."""
+    body = {"/tokenize": {"prompt": "Hello"}, "/v1/completions": {"prompt": "Hello", "max_tokens": 1},
+            "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}}
+    rows = []
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        for method, path, what in ENDPOINTS:
+            payload = {"model": server.model, **body[path]} if path in body else None
+            without, with_key = (client.request(method, path, json=payload, headers=h).status_code for h in ({}, server.headers))
+            rows.append({"request": f"{method} {path}", "without key": without, "with key": with_key, "for": what})
+    return rows
+
+
+def mistakes(server: Server, max_model_len: int) -> list[dict]:
+    """Requests that a client gets wrong: the status, and the server's own words."""
+    chat, text = "/v1/chat/completions", "/v1/completions"
+    hello = {"model": server.model, "prompt": "Hello", "max_tokens": 1}
+    wrong_key = {"Authorization": "Bearer not-the-key"}
+    cases = (
+        ("wrong API key", text, dict(json=hello, headers=wrong_key)),
+        ("unknown model", text, dict(json={**hello, "model": "gpt-99"})),
+        ("prompt longer than max_model_len", text, dict(json={**hello, "prompt": [5] * (max_model_len + 1)})),
+        ("more max_tokens than fit", text, dict(json={**hello, "max_tokens": max_model_len + 1})),
+        ("JSON that is cut off", text, dict(content=b'{"model": ', headers={"Content-Type": "application/json"})),
+        ("a word where a number belongs", text, dict(json={**hello, "max_tokens": "many"})),
+        ("temperature below 0", text, dict(json={**hello, "temperature": -1})),
+        ("a chat without messages", chat, dict(json={"model": server.model})),
+        ("a path that does not exist", "/v1/complete", dict(json=hello)),
+        ("a parameter that does not exist", text, dict(json={**hello, "temprature": 0})),
+    )
+    rows = []
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        for name, path, request in cases:
+            answer = client.post(path, **{**request, "headers": {**server.headers, **request.get("headers", {})}})
+            rows.append({"mistake": name, "status": answer.status_code, "the server says": _words(answer)})
+    return rows
+
+
+def _words(answer: httpx.Response, longest: int = 96) -> str:
+    with contextlib.suppress(ValueError):
+        said = answer.json()
+        said = said.get("error", said.get("detail", said)) if isinstance(said, dict) else said
+        said = said.get("message", said) if isinstance(said, dict) else said
+        if answer.is_success:
+            said = "(an ordinary answer)"
+        text = " ".join(str(said).split())
+        return text if len(text) <= longest else text[: longest - 3] + "..."
+    return answer.text[:longest]
+
+
+# --- how busy the server is -----------------------------------------------------------------------------------
+
+
+class Sampler:
+    """Reads the server's gauges `hz` times a second while a block runs: `rows`, and means and maxima over the block."""
+
+    def __init__(self, server: Server, hz: float = 10):
+        self.server, self.hz, self.rows = server, hz, []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def _loop(self) -> None:
+        started = time.perf_counter()
+        while not self._end.is_set():
+            with contextlib.suppress(Exception):  # a reading that is lost must not end the experiment
+                self.rows.append({"t_s": time.perf_counter() - started, **self.server.read()})
+            self._end.wait(1 / self.hz)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._end.set()
+        self._thread.join(15)
+
+    def most(self, name: str) -> float:
+        return max((row[name] for row in self.rows), default=0.0)
+
+
+def mean_in_system(readings: list[dict], start_s: float = 0.0, end_s: float = float("inf")) -> float:
+    """Time-weighted mean of running + waiting between two times of the readings (`t_s`, `running`, `waiting`)."""
+    rows = [r for r in readings if start_s <= r["t_s"] <= end_s]
+    if len(rows) < 2:
+        return float("nan")
+    area = sum((a["running"] + a["waiting"] + b["running"] + b["waiting"]) / 2 * (b["t_s"] - a["t_s"]) for a, b in zip(rows, rows[1:]))
+    return area / (rows[-1]["t_s"] - rows[0]["t_s"])
+
+
+def cpu_seconds(server: Server) -> dict[str, float]:
+    """CPU time so far of this kernel, the API server, and the engine with its workers, in seconds."""
+    found = {"client (this kernel)": _cpu(psutil.Process()), "API server": 0.0, "engine": 0.0}
+    for i, pid in enumerate(server.pids):
+        with contextlib.suppress(psutil.Error):
+            found["API server" if i == 0 else "engine"] += _cpu(psutil.Process(pid))
+    return found
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def why_server_differs(engine_share: float):
+    """For `reconcile`: one sentence on server / offline throughput, by how it came out. engine_share: of the CPU time, 0 to 1."""
+    spent = f"The engine used {100 * engine_share:.0f} % of the CPU time of this run; the rest went into HTTP, JSON and events on both sides."
+
+    def why(ratio: float | None) -> str:
+        if ratio is None or ratio < 0.9:
+            return f"{spent} They share the cores with the engine, so its steps start later; the larger the model, the less that is."
+        if ratio <= 1.1:
+            return f"{spent} It ran beside the engine, in other processes, and so cost next to nothing."
+        return (f"{spent} A server that is faster has turned tokens into text in another process, beside the next step; in the notebook "
+                "one process does both in turn. Other programs on the machine can do the same to a short run: repeat both.")
+
+    return why
+
+
+# --- what the options change ----------------------------------------------------------------------------------
+
+
+def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: int, seed: int = 0) -> dict[str, float]:
+    """One number for each option, measured on this server; run it on two servers and compare.
+
+    running_most, ttft_ms_p50 of 12 clients (max_num_seqs); gap_ms_most of 3 streams while a prompt of `long_tokens`
+    arrives (max_num_batched_tokens); ttft_again_x, hits: the same long prompt a second time (prefix caching);
+    too_long_status of a prompt of `too_long_tokens` and fit_together (max_model_len).
+    """
+    rng = random.Random(seed)
+
+    def prompt(n: int) -> list[int]:
+        return [rng.randrange(vocabulary // 4, vocabulary // 2) for _ in range(n)]
+
+    found = {}
+    with Sampler(server) as sampler:
+        load = run_load(server, requests=36, input_tokens=64, output_tokens=48, concurrency=12)
+    found |= {"running_most": sampler.most("running"), "ttft_ms_p50": load.metrics["ttft_ms_p50"],
+              "output_tokens_per_s": load.metrics["output_tokens_per_s"]}
+
+    # Streams that decode while a long prompt comes in: the longest gap between two of their tokens.
+    box: list[Stream] = []
+    streams = [{"prompt": prompt(16)} for _ in range(3)]
+    worker = threading.Thread(target=lambda: box.extend(together(server, streams, max_tokens=160, ignore_eos=True, temperature=0)))
+    worker.start()
+    time.sleep(0.25)
+    timed_stream(server, prompt=prompt(long_tokens), max_tokens=2, ignore_eos=True)
+    worker.join()
+    gaps = sorted(gap for stream in box for gap in stream.gaps_s)
+    found |= {"gap_ms_most": 1e3 * gaps[-1], "gap_ms_p50": 1e3 * statistics.median(gaps)}
+
+    before = server.metrics().get("prefix_cache_hits", 0.0)
+    again = prompt(long_tokens)
+    first, second = (timed_stream(server, prompt=again, max_tokens=2, ignore_eos=True) for _ in range(2))
+    found |= {"ttft_again_x": (second.ttft_s or 0) / (first.ttft_s or 1),
+              "hits": server.metrics().get("prefix_cache_hits", 0.0) - before}
+
+    body = {"model": server.model, "prompt": prompt(too_long_tokens), "max_tokens": 1}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, headers=server.headers, timeout=120)
+    found |= {"too_long_status": float(answer.status_code),
+              "fit_together": float(server.cache_config().get("kv_cache_max_concurrency") or "nan")}
+    return found
+
+
+# --- stopping under load --------------------------------------------------------------------------------------
+
+
+def stop_under_load(server: Server, clients: int, max_tokens: int, drain_s: float | None = None) -> tuple[list[dict], StopReport]:
+    """Stop the server while `clients` streams run, with one more client that comes too late: what each of them sees.
+
+    Every client was promised `max_tokens` tokens. Returns (a row each, the report of the stop).
+    """
+    started = threading.Event()
+    box: dict[int, Stream] = {}
+
+    def client(i: int) -> None:
+        box[i] = timed_stream(server, prompt=f"Client {i} says", max_tokens=max_tokens, ignore_eos=True, temperature=0)
+
+    def late() -> None:
+        started.wait(30)
+        time.sleep(0.4)
+        box[clients] = timed_stream(server, prompt="Am I too late?", max_tokens=4)
+
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)] + [threading.Thread(target=late)]
+    for thread in threads:
+        thread.start()
+    for _ in range(200):  # until all of them are being served
+        if server.read()["running"] >= clients:
+            break
+        time.sleep(0.02)
+    time.sleep(0.15)
+    started.set()
+    report = server.stop(drain_s)
+    for thread in threads:
+        thread.join(120)
+    return list(_seen(box, clients, max_tokens)), report
+
+
+def _seen(box: dict[int, Stream], clients: int, max_tokens: int) -> Iterator[dict]:
+    for i in range(clients + 1):
+        stream = box.get(i) or Stream(error="no answer at all")
+        if stream.error:
+            ended = "refused" if not stream.times_s else "broken off"
+        else:
+            ended = "complete" if stream.finish_reason in ("length", "stop") else f"ended by {stream.finish_reason!r}"
+        yield {
+            "client": f"{i + 1}" if i < clients else "latecomer",
+            "outcome": ended,
+            "chunks received": len(stream.chunks),
+            "tokens asked for": max_tokens if i < clients else 4,
+            "after s": stream.e2e_s,
+            "client library says": stream.error[:90],
+        }

@@ -1,0 +1,63 @@
+"""What several test files share: one running server."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PARENT = """
+import json, sys, time
+from helpers.profile import load_profile
+from helpers.server import start_server
+server = start_server(load_profile())
+print(json.dumps({"url": server.url, "key": server.api_key, "pids": server.pids, "log": str(server.log_path),
+                  "command": server.command, "shown": repr(server), "engine_args": server.engine_args,
+                  "phases": server.startup_phases_s, "startup_s": server.startup_s}), flush=True)
+time.sleep(3600)
+"""
+
+
+class Served:
+    """A server whose parent is a process of its own, as a notebook's kernel is: tests may kill it."""
+
+    def __init__(self, log):
+        self.parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=open(log, "w"), text=True)
+        line = self.parent.stdout.readline()
+        assert line, f"the server did not start: {open(log).read()[-2000:]}"
+        self.about = json.loads(line)
+        self.pids = self.about["pids"]
+
+    @property
+    def server(self):
+        from helpers.server import connect
+
+        server = connect(self.about["url"], self.about["key"])
+        server.engine_args = self.about["engine_args"]
+        return server
+
+    def end(self):
+        self.parent.kill()
+        self.parent.wait()
+        self.parent.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def _servers(tmp_path_factory):
+    running = []
+    yield running
+    for served in running:
+        served.end()
+
+
+@pytest.fixture
+def served(_servers, tmp_path_factory):
+    """The session's server; a new one when a test has killed it."""
+    if not _servers or _servers[-1].parent.poll() is not None:
+        _servers.append(Served(tmp_path_factory.mktemp("server") / "parent.log"))
+    return _servers[-1]
+
+
+@pytest.fixture
+def server(served):
+    return served.server

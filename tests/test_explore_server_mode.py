@@ -1,0 +1,89 @@
+"""explore_server_mode.py as a person runs it: from another folder, in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers import lifeline
+
+SCRIPT = Path(__file__).resolve().parents[1] / "explore_server_mode.py"
+
+
+def run(*args, cwd, **environment):
+    return subprocess.run([sys.executable, SCRIPT, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=280,
+                          env={**os.environ, **environment})
+
+
+def test_help_teaches(tmp_path):
+    done = run("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for word in ("TTFT", "TPOT", "examples:", "--connect", "--keep-running", "--option NAME=VALUE", "/v1/chat/completions"):
+        assert word in done.stdout, f"--help does not mention {word}"
+
+
+@pytest.mark.parametrize("args, said", [
+    (["--concurrency", "0"], "--concurrency must be at least 1"),
+    (["--concurrency", "many"], "invalid int value: 'many'"),
+    (["--option", "max_num_seqs"], "write NAME=VALUE"),
+    (["--connect", "http://127.0.0.1:9", "--port", "8000"], "--connect uses a server as it is"),
+    (["--connect", "http://127.0.0.1:9"], "No OpenAI-compatible server answers at http://127.0.0.1:9"),
+    (["--model", "./no/such/folder"], "is not a model folder"),
+    (["--port", "70000"], "port must be a whole number from 1 to 65535"),
+    (["--json", "/no/such/folder/report.json"], "the folder of /no/such/folder/report.json does not exist"),
+    (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+])  # fmt: skip
+def test_every_failure_is_one_sentence_and_exit_code_1(tmp_path, args, said):
+    done = run(*args, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, f"more than one line: {done.stderr}"
+
+
+def test_a_server_that_is_there_is_used_and_left_up(served, tmp_path):
+    report = tmp_path / "report.json"
+    done = run("--connect", served.about["url"], "--concurrency", 4, "--requests", 6, "--max-tokens", 16, "--json", report,
+               cwd=tmp_path, VLLM_API_KEY=served.about["key"])
+    assert done.returncode == 0, done.stderr
+    assert served.server.is_up
+    found = json.loads(report.read_text())
+    assert found["concurrent"]["requests"] == 6 and found["concurrent"]["concurrency"] == 4
+    assert found["completion"]["output_tokens"] <= 24 and found["chat"]["finish_reason"] in ("stop", "length")
+    assert found["stream"]["ttft_ms_p50"] > 0
+    assert found["stream"]["text"] == found["chat"]["text"], "streamed or not, the greedy answer is the same"
+    for word in ("1. A completion", "2. A chat", "3. A streamed chat", "4. Concurrent chats", "times the tokens of one client"):
+        assert word in done.stdout
+    assert served.about["key"] not in done.stdout + report.read_text()
+
+    wrong = run("--connect", served.about["url"], "--api-key", "nope", cwd=tmp_path)
+    assert wrong.returncode == 1 and "does not accept this API key" in wrong.stderr
+
+
+def test_it_starts_a_server_with_options_and_ctrl_c_ends_it(tmp_path):
+    """The whole path: start, four kinds of requests, stay up, Ctrl-C."""
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, "--concurrency", "3", "--requests", "3", "--max-tokens", "12", "--option", "max_num_seqs=2",
+         "--keep-running"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C ends it" in line:
+            break
+    text = "".join(lines)
+    assert "Ctrl-C ends it" in text, text + process.stderr.read()
+    assert "max_num_seqs=2" in text and "--max-num-seqs 2" in text and "output tokens/s" in text
+    tree = lifeline.descendants(process.pid)
+    assert any(lifeline.title(p).startswith("VLLM::") for p in tree)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "no process left" in rest
+    deadline = time.monotonic() + 10
+    while any(lifeline.alive(p) for p in tree) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [p for p in tree if lifeline.alive(p)]

@@ -381,11 +381,12 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
     listing = read_list(path)
     gpu = gpu or listing["gpu"]
     stem = f"{Path(path).stem.removeprefix('planner_configs_')}_{gpu}"
-    predicted = json.loads(predict(path, predictions, gpu).read_text())["predictions"]
+    written = json.loads(predict(path, predictions, gpu).read_text())
+    predicted = written["predictions"]
     out = Path(out or RECORDS / f"{stem}.jsonl")
     done = {i for i, r in read_records(out).items() if not r["measured"].get("problem")}
     todo = [c for c in listing["configs"] if c["id"] not in done and (not only or c["id"] in only)]
-    machine = describe_machine()
+    machine = {**describe_machine(), "probe": written.get("probe")}
     longest, waiting = 0.0, None
     print(f"{len(done)} recorded, {len(todo)} to do, {budget_s:.0f} s", flush=True)
     try:

@@ -102,7 +102,7 @@ class Notebook:
 
     def __init__(self, server, browser, name, dark=False, size=(1200, 900)):
         self.server, self.path = server, server.root / "notebooks" / f"{name}.ipynb"
-        self.context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+        self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce")
         self.page = self.context.new_page()
         self.page.set_default_timeout(30_000)
         self.open()

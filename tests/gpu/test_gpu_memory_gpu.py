@@ -1,0 +1,76 @@
+"""Memory sampling against a real driver. Needs one NVIDIA GPU with 3 GiB free; skipped elsewhere."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import gpu_memory
+from helpers.gpu_memory import MemorySampler
+
+pytestmark = pytest.mark.skipif(not gpu_memory.has_gpu(), reason="no NVIDIA GPU is visible here")
+
+HOLD = (
+    "import torch, sys; x = torch.ones(2 * 2**28, device='cuda'); torch.cuda.synchronize(); print('up', flush=True); sys.stdin.readline()"
+)
+
+
+@pytest.fixture
+def holder():
+    """A process that holds 2 GiB of device memory, beside its CUDA context."""
+    child = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "up\n"
+    yield child
+    child.kill()
+    child.wait()
+
+
+def test_a_child_process_is_seen_on_the_device_and_as_ours():
+    with MemorySampler(hz=20) as sampler:
+        before = sampler.used(sampler.samples[0])
+        child = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            assert child.stdout.readline() == "up\n"
+            time.sleep(1.2)  # processes are asked twice a second
+        finally:
+            child.communicate("\n", timeout=30)
+    found = sampler.summary()
+    assert found["source"] == gpu_memory.DEVICE and found["stopped_early"] is None, found
+    grew = found["peak_gib"] - before
+    assert 2.0 <= grew < 3.5, f"2 GiB and a CUDA context were taken; the device shows {grew:.2f} GiB"
+    if found["peak_process_gib"] is not None:  # containers with pids of their own hide it
+        assert found["peak_process_gib"] == pytest.approx(grew, abs=0.3), found
+
+
+def test_who_holds_memory_is_named(holder):
+    mine = [one for one in gpu_memory.users() if one["pid"] == holder.pid]
+    if not mine:
+        pytest.skip("this container does not see the processes of the GPU")
+    assert mine[0]["mine"] is True and (mine[0]["gib"] is None or mine[0]["gib"] > 2.0), mine
+
+
+def test_the_command_measures_the_device():
+    code = HOLD.replace("sys.stdin.readline()", "import time; time.sleep(1.5)")
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.gpu_memory", "--hz", "20", "--", sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0 and gpu_memory.DEVICE in done.stderr, done
+
+
+@pytest.mark.parametrize(("visible", "count"), [("", 0), ("0", 1)])
+def test_visible_devices_are_those_that_cuda_would_see(visible, count):
+    code = "from helpers import gpu_memory as g; print(len(g.visible_devices()), g.memory_now()['source'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, "CUDA_VISIBLE_DEVICES": visible}
+    )
+    assert done.stdout.startswith(f"{count} {gpu_memory.DEVICE if count else gpu_memory.HOST}"), done
+
+
+def test_a_sample_costs_less_than_one_percent_of_a_core_at_10_hz():
+    from benchmarks.sampling_cost import sample_cost
+
+    cost = sample_cost(10)
+    assert cost * 10 < 0.01, f"{1000 * cost:.2f} ms of CPU time a sample"

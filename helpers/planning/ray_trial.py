@@ -5,6 +5,7 @@ Everything is started so that it ends with this process; nothing of Ray that was
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -75,26 +76,29 @@ def run(profile, timeout_s: float = 60.0) -> RayTrial:
         port = _free_port()
         environment = {
             **os.environ, "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR",
-            "PYTHONWARNINGS": "ignore", "VLLM_HOST_IP": "127.0.0.1", "RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore", "RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
         if Path(profile.model).exists():
             environment["HF_HUB_OFFLINE"] = "1"
         resources = ["--num-cpus=1"] if profile.name == "cpu" else ["--num-cpus=1", "--num-gpus=1"]
         memory = f"--object-store-memory={80 * 2**20}"
-        head = [executable, "start", "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false", f"--temp-dir={folder}", memory, *resources, "--block"]
-        worker = [executable, "start", f"--address=127.0.0.1:{port}", "--node-ip-address=127.0.0.1", memory, *resources, "--block"]
-        shown = tuple(" ".join(["ray", *c[1:-1]]).replace(folder, "DIR").replace(f" {memory}", "").replace(" --temp-dir=DIR", "") for c in (head, worker))
+        head = [executable, "start", "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}", memory, *resources, "--block"]
+        worker = [executable, "start", "--address=HEAD", memory, *resources, "--block"]
         logs = [Path(folder) / "head.log", Path(folder) / "worker.log", Path(folder) / "engine.log"]
         try:
             env_head, env_worker = dict(environment), dict(environment)
             if profile.name == "gpu":
                 env_head["CUDA_VISIBLE_DEVICES"], env_worker["CUDA_VISIBLE_DEVICES"] = "0", "1"
             started.append(lifeline.spawn(head, env=env_head, log=str(logs[0])))
-            if not _port_opens(port, begin + timeout_s / 2, started[0]):
+            address = _address(logs[0], begin + timeout_s / 2, started[0])
+            shown = tuple(" ".join(["ray", *c[1:-1]]).replace(f" {memory}", "").replace(f" --temp-dir={folder}", "") for c in (head, worker))
+            if address is None:
                 return RayTrial(shown, seconds=time.monotonic() - begin, problem=f"The first Ray node did not start: {_tail(logs[0])}")
+            worker[2] = f"--address={address}"
+            shown = (shown[0], shown[1].replace("HEAD", address))
             started.append(lifeline.spawn(worker, env=env_worker, log=str(logs[1])))
-            job = {"address": f"127.0.0.1:{port}", "model": profile.model, "args": _arguments(profile)}
+            job = {"address": address, "model": profile.model, "args": _arguments(profile)}
             started.append(lifeline.spawn([sys.executable, "-P", "-c", ENGINE, json.dumps(job)], env=environment, log=str(logs[2])))
             try:
                 started[2].wait(max(5.0, timeout_s - (time.monotonic() - begin)))
@@ -138,16 +142,13 @@ def _tail(log: Path) -> str:
     return (wrong or lines or ["no message"])[-1][-400:]
 
 
-def _port_opens(port: int, deadline: float, process) -> bool:
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            probe.settimeout(0.5)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return True
-        if process.poll() is not None:
-            return False
+def _address(log: Path, deadline: float, process) -> str | None:
+    """Where the first node says that others can join it; None when it does not come up."""
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and (found := re.search(r"--address='([\d.]+:\d+)'", log.read_text(errors="replace"))):
+            return found.group(1)
         time.sleep(0.2)
-    return False
+    return None
 
 
 def _free_port() -> int:

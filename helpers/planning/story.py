@@ -50,11 +50,12 @@ def sharding(shape: ModelShape, parts_one: dict, parts_many: dict, tp: int) -> s
 def where_time_goes(rows: list[dict]) -> str:
     """One sentence on the speed-up of the last row over the first, and what limits it."""
     first, last = rows[0], rows[-1]
-    grown = {k: last[k] - first[k] / last["tp"] for k in last if k.endswith("_ms") and k not in ("total_ms",)}
-    worst = max(grown, key=grown.get).removesuffix("_ms").replace("_", " ")
+    ideal = first["tp"] / last["tp"]  # each part would shrink to this share
+    grown = {k: last[k] - first[k] * ideal for k in last if k.endswith("_ms") and k != "total_ms"}
+    worst = max(grown, key=grown.get).removesuffix("_ms")
     return (
         f"{last['tp']} GPUs are predicted to be {last['speedup']:.2f} times as fast as {first['tp']}, not "
-        f"{last['tp'] / first['tp']:.0f} times: what shrinks least is '{worst}'."
+        f"{last['tp'] / first['tp']:.0f} times: most of the difference is {worst.replace('_', ' ')}, {grown[worst + "_ms"]:.2f} ms more than its share."
     )
 
 

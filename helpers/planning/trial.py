@@ -3,8 +3,9 @@
     for trial in run_trials(profile, [(1, 1), (2, 1), (1, 2)]):
         print(trial)
 
-On GPUs each layout is a process of its own. On the CPU one process does all, and its workers are forked instead of
-started anew, which saves 10 s for each (vLLM's own way imports PyTorch again in every worker); one core a rank.
+On GPUs each layout is a process of its own. On the CPU one rank runs in this process, as in the other notebooks; the
+layouts of several ranks share one child, whose workers are forked instead of started anew, which saves 10 s for each
+(vLLM's own way imports PyTorch again in every worker); one core a rank.
 """
 
 import json
@@ -49,31 +50,43 @@ class Trial:
 def run_trials(profile, layouts, streams=(1, 8), prompts=(256, 1024), input_tokens=64, output_tokens=48, timeout_s=None):
     """Yield one Trial for each (tp, pp) as it ends. No process is left, whatever happens.
 
-    timeout_s: for all layouts together on the CPU, for each on GPUs (default 120 and 300). A layout that needs more
-    GPUs or cores than there are gives a Trial with that as its problem.
+    timeout_s: for the child on the CPU, for each layout on GPUs (default 60 and 300). A layout that needs more GPUs or
+    cores than there are gives a Trial with that as its problem.
     """
     from .inventory import inventory
 
     found = inventory()
     on_cpu = profile.name == "cpu"
     have = found.cpu_cores if on_cpu else len(found.devices)
-    possible = [layout for layout in layouts if layout[0] * layout[1] <= have]
-    # One process on the CPU: first the layouts that fork workers, last the one that computes in the process itself.
-    batches = [sorted(possible, key=lambda size: size[0] * size[1] == 1)] if on_cpu else [[layout] for layout in possible]
-    done = []
-    for batch in batches:
-        if not batch:
-            continue
-        job = {
-            "model": profile.model, "layouts": batch, "cpu": on_cpu, "streams": list(streams), "prompts": list(prompts),
-            "input": input_tokens, "output": output_tokens, "args": _arguments(profile),
-        }  # fmt: skip
-        done += _child(job, timeout_s or (120 if on_cpu else 300))
-    by_size = {(t.tp, t.pp): t for t in done}
+    job = {
+        "model": profile.model, "cpu": on_cpu, "streams": list(streams), "prompts": list(prompts),
+        "input": input_tokens, "output": output_tokens, "args": _arguments(profile),
+    }  # fmt: skip
+    several = [size for size in layouts if 1 < size[0] * size[1] <= have]
+    # On two busy cores the ranks of TP 2 wait for each other at every all-reduce: it comes last, so that it holds up nobody.
+    several.sort(key=lambda size: size[0])
+    waiting = {}
     for layout in layouts:
         tp, pp = layout
-        short = f"needs {tp * pp} {'cores' if on_cpu else 'GPUs'}, and this machine has {have}; nothing was run."
-        yield by_size.get((tp, pp)) or Trial(tp, pp, problem=short if tp * pp > have else "was not reached in the time allowed.")
+        if tp * pp > have:
+            yield Trial(tp, pp, problem=f"needs {tp * pp} {'cores' if on_cpu else 'GPUs'}, and this machine has {have}; nothing was run.")
+        elif on_cpu and tp * pp == 1:
+            yield _in_this_process(profile, job)
+        else:
+            if not waiting:
+                batches = [several] if on_cpu else [[layout]]
+                for batch in batches:
+                    waiting |= {(t.tp, t.pp): t for t in _child({**job, "layouts": batch}, timeout_s or (60 if on_cpu else 300))}
+            yield waiting.pop(layout, None) or Trial(tp, pp, problem="was not reached in the time allowed.")
+
+
+def _in_this_process(profile, job: dict) -> Trial:
+    from vllm import SamplingParams
+
+    from helpers.engine import open_engine
+
+    with open_engine(profile, kv_cache_memory_bytes=job["args"]["kv_cache_memory_bytes"]) as engine:
+        return Trial(1, 1, engine.info.startup_s, engine.info.kv_cache_tokens, **_measure(engine.llm, job, SamplingParams, lambda row: None))
 
 
 def _arguments(profile) -> dict:
@@ -213,8 +226,9 @@ def _run(job: dict) -> None:
             )  # fmt: skip
             row["startup_s"] = time.perf_counter() - begin
             row["kv_cache_tokens"] = llm.llm_engine.vllm_config.cache_config.kv_cache_size_tokens
-            _note(job, {**row, "problem": "did not end in the time allowed."})
-            row |= _measure(llm, job, SamplingParams)
+            unfinished = {"problem": "did not end in the time allowed: its ranks wait for each other on busy cores."}
+            _note(job, row | unfinished)
+            row |= _measure(llm, job, SamplingParams, lambda part: _note(job, row | part | unfinished))
             if tp > 1:
                 sizes = [2**k for k in range(9, 22 if job["cpu"] else 27, 2)]
                 row["allreduce"] = llm.collective_rpc("planning_allreduce", args=(sizes, 20 if job["cpu"] else 50))[0]
@@ -229,7 +243,8 @@ def _run(job: dict) -> None:
             del llm
 
 
-def _measure(llm, job, sampling) -> dict:
+def _measure(llm, job, sampling, note) -> dict:
+    """{"tpot_ms": {streams: ms}, "prefill_ms": {tokens: ms}}, the best of two runs each; ``note`` gets each part."""
     import random
 
     vocabulary, rng = llm.model_config.get_vocab_size(), random.Random(0)
@@ -239,14 +254,11 @@ def _measure(llm, job, sampling) -> dict:
         params = sampling(temperature=0.0, max_tokens=output, ignore_eos=True, detokenize=False)
         return [o.metrics for o in llm.generate(prompts, params, use_tqdm=False)]
 
-    generate(2, 16, 4)
+    generate(1, 16, 4)
     out: dict = {"tpot_ms": {}, "prefill_ms": {}}
-    for tokens in job["prompts"]:
-        runs = [generate(1, tokens, 1)[0] for _ in range(3)]
-        out["prefill_ms"][tokens] = min(m.first_token_ts - m.scheduled_ts for m in runs) * 1e3
     for count in job["streams"]:
         best = []
-        for _ in range(3):
+        for _ in range(2):
             metrics = generate(count, job["input"], job["output"])
             last = max(m.first_token_ts for m in metrics)
             best.append(statistics.median(
@@ -254,6 +266,11 @@ def _measure(llm, job, sampling) -> dict:
                 for m in metrics if last - m.first_token_ts < 2e-3
             ))  # fmt: skip
         out["tpot_ms"][count] = min(best) * 1e3
+        note(out)
+    for tokens in job["prompts"]:
+        runs = [generate(1, tokens, 1)[0] for _ in range(2)]
+        out["prefill_ms"][tokens] = min(m.first_token_ts - m.scheduled_ts for m in runs) * 1e3
+        note(out)
     return out
 
 

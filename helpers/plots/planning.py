@@ -73,7 +73,7 @@ def memory(rows: list[dict], capacity_gib: float, reading: str, title: str = "Wh
     ax.axvline(capacity_gib, color=style.INK, lw=1.2)
     ax.annotate("the GPU's memory", (capacity_gib, len(rows) - 0.55), ha="right", xytext=(-4, 0), textcoords="offset points", fontsize=8)
     ax.set_yticks(range(len(rows)), [row["plan"] for row in rows])
-    ax.set(xlabel="GiB on each GPU", xlim=(0, capacity_gib * 1.04))
+    ax.set(xlabel="GiB on each GPU", ylabel="layout", xlim=(0, capacity_gib * 1.04))
     ax.legend(ncols=3, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.28 if len(rows) < 4 else -0.18))
     style.show(fig, reading=reading, table=rows, name="memory_by_plan")
 
@@ -98,7 +98,7 @@ def step_by_cause(rows: list[dict], reading: str, title: str, measured: dict | N
             ax.scatter(*zip(*points, strict=True), marker="D", s=46, color=style.INK, zorder=4, label="measured here")
     ax.set_xticks(range(len(rows)), [row["layout"] for row in rows])
     top = max(bottom + list((measured or {}).values()))
-    ax.set(ylabel="ms per decode step", ylim=(0, top * 1.18))
+    ax.set(ylabel="ms per decode step", xlabel="layout", ylim=(0, top * 1.18))
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     style.show(fig, reading=reading, table=rows, name=name)
 
@@ -147,7 +147,7 @@ def pipeline(stages: int, batches: int, reading: str) -> None:
             ax.text(stage + batch + 0.47, stage, str(batch + 1), ha="center", va="center", color="white", fontsize=8)
     ax.set_yticks(range(stages), [f"stage {i + 1}" for i in range(stages)])
     ax.invert_yaxis()
-    ax.set(xlabel="steps", xlim=(0, stages + batches - 1))
+    ax.set(xlabel="steps", ylabel="pipeline", xlim=(0, stages + batches - 1))
     share = (stages - 1) / (batches + stages - 1)
     style.show(fig, reading=reading, table=[{"stages": stages, "batches": batches, "bubble": share}], name=f"pipeline_{batches}")
 

@@ -1,0 +1,296 @@
+"""Validity, KV cache and memory against vLLM's own classes and against values worked out by hand."""
+
+import math
+import os
+
+import pytest
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+from helpers.planning import (  # noqa: E402
+    GIB, SHIPPED, EngineOptions, PlanningError, catalogue, check, commands, get_gpu, load_shape, make_box, nearest_valid,
+    plan_memory, stage_layers, why_invalid,
+)  # fmt: skip
+from helpers.planning.memory import MIB, allocated_bytes, default_options, graph_sizes, loaded_bytes, sampler_state_bytes  # noqa: E402
+from helpers.planning.models import shape_from_config  # noqa: E402
+
+
+# ---------------------------------------------------------------- against vLLM
+def vllm_config(folder, **args):
+    from vllm.engine.arg_utils import EngineArgs
+
+    return EngineArgs(model=str(folder), skip_tokenizer_init=True, load_format="dummy", **args).create_engine_config()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Shipped configs as folders that vLLM can read."""
+    import json
+
+    made = {}
+    for name in SHIPPED:
+        folder = tmp_path_factory.mktemp(name.replace(".", "_"))
+        config = dict(load_shape(name).config)
+        config.pop("quantization_config", None)  # the CPU build has no fp8 layers; heads and layers are the same
+        (folder / "config.json").write_text(json.dumps(config))
+        made[name] = folder
+    return made
+
+
+@pytest.mark.parametrize("name", list(SHIPPED))
+def test_heads_are_accepted_as_vllm_accepts_them(name, folders):
+    """vLLM checks heads in its configuration; its layers check the rest (test_planning_sizes)."""
+    shape = load_shape(name)
+    for tp in range(1, 17):
+        try:
+            vllm_config(folders[name], tensor_parallel_size=tp)
+            refused = ""
+        except Exception as problem:
+            refused = str(problem)
+        if refused:
+            ours = why_invalid(shape, tp)
+            assert ours, f"vLLM refuses TP {tp} for {name}, the planner does not: {refused}"
+            quoted = ours.split('"')[1]
+            assert quoted in refused, f"not vLLM's words: {quoted!r} is not in {refused!r}"
+        else:
+            assert shape.heads % tp == 0, f"vLLM accepts TP {tp} for {name}"
+
+
+@pytest.mark.parametrize("name, tp", [("Qwen2.5-0.5B", 1), ("Qwen2.5-0.5B", 2), ("Qwen2.5-7B", 2), ("Qwen2.5-7B", 4),
+                                      ("Llama-3.1-70B", 8), ("Llama-3.1-8B", 16)])
+def test_kv_heads_of_a_rank_are_vllms(name, tp, folders):
+    shape = load_shape(name)
+    config = vllm_config(folders[name], tensor_parallel_size=tp)
+    heads = config.model_config.get_num_kv_heads(config.parallel_config)
+    size = config.model_config.get_head_size()
+    assert shape.kv_bytes_per_token(tp) == 2 * shape.layers * heads * size * 2
+
+
+def test_kv_cache_page_is_vllms_attention_spec():
+    import torch
+    from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+    shape = load_shape("Llama-3.1-8B")
+    for tp, dtype, name in ((1, torch.bfloat16, "auto"), (4, torch.bfloat16, "auto"), (2, torch.float8_e4m3fn, "fp8")):
+        spec = FullAttentionSpec(block_size=16, num_kv_heads=8 // tp, head_size=128, dtype=dtype)
+        assert spec.page_size_bytes * shape.layers == shape.kv_bytes_per_token(tp, name) * 16
+
+
+def test_stages_are_split_as_vllm_splits_them():
+    from vllm.distributed.utils import get_pp_indices
+
+    for layers in (5, 24, 28, 61, 80, 126):
+        for pp in range(1, min(9, layers)):
+            theirs = [b - a for a, b in (get_pp_indices(layers, rank, pp) for rank in range(pp))]
+            assert stage_layers(layers, pp) == theirs, (layers, pp)
+
+
+@pytest.mark.parametrize("usage, memory_gib, name", [
+    ("server", 79.1, "NVIDIA H100 80GB HBM3"), ("llm", 79.1, "NVIDIA H100 80GB HBM3"), ("server", 79.15, "NVIDIA A100-SXM4-80GB"),
+    ("llm", 22.0, "NVIDIA L4"), ("server", 178.4, "NVIDIA B200"),
+])  # fmt: skip
+def test_batch_defaults_are_vllms(usage, memory_gib, name, monkeypatch):
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+
+    platform = type(current_platform)
+    monkeypatch.setattr(platform, "get_device_total_memory", classmethod(lambda cls, *a: int(memory_gib * GIB)))
+    monkeypatch.setattr(platform, "get_device_name", classmethod(lambda cls, *a: name))
+    monkeypatch.setattr(platform, "is_cpu", lambda self: False)
+    tokens, seqs = EngineArgs.get_batch_defaults(1)
+    context = UsageContext.OPENAI_API_SERVER if usage == "server" else UsageContext.LLM_CLASS
+    ours = default_options(get_gpu(name, memory_gib), load_shape("Qwen2.5-7B"), EngineOptions(), 1, usage)
+    assert (ours.max_num_batched_tokens, ours.max_num_seqs) == (tokens[context], seqs[context])
+
+
+def test_graph_sizes_are_vllms(folders, monkeypatch):
+    """VllmConfig._set_cudagraph_sizes, asked on a pretended CUDA platform."""
+    from vllm.config import CUDAGraphMode
+    from vllm.platforms import current_platform
+
+    shape, gpu = load_shape("Qwen2.5-0.5B"), get_gpu("H100")
+    for tokens, seqs in ((8192, 1024), (2048, 128), (256, 200), (512, 3)):
+        config = vllm_config(folders["Qwen2.5-0.5B"], max_num_batched_tokens=tokens, max_num_seqs=seqs)
+        config.compilation_config.cudagraph_mode = CUDAGraphMode.FULL_AND_PIECEWISE
+        config.compilation_config.cudagraph_capture_sizes = None
+        config.compilation_config.max_cudagraph_capture_size = None
+        config.model_config.enforce_eager = False
+        config._set_cudagraph_sizes()
+        options = default_options(gpu, shape, EngineOptions(max_num_batched_tokens=tokens, max_num_seqs=seqs))
+        assert graph_sizes(options, gpu) == config.compilation_config.cudagraph_capture_sizes, (tokens, seqs)
+
+
+def test_sampler_state_is_what_vllms_sampler_allocates():
+    """The shapes in penalties.py, logit_bias.py and bad_words.py, read from the classes' own constants."""
+    import vllm.envs as envs
+    from vllm.utils.math_utils import cdiv
+    from vllm.v1.worker.gpu.sample import logit_bias, logprob
+
+    shape = load_shape("Qwen2.5-7B")
+    slots, vocab = 1024, shape.vocab
+    words = vocab + cdiv(vocab, 32)  # output_bin_counts and prompt_bin_mask
+    words += cdiv(vocab, 32)  # the grammar's bit mask
+    words += logit_bias.MAX_NUM_ALLOWED_TOKEN_IDS + 2 * logit_bias.MAX_NUM_LOGIT_BIAS_TOKENS + logit_bias.MAX_NUM_STOP_TOKEN_IDS
+    words += envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS + envs.VLLM_MAX_NUM_BAD_WORDS + 1 + logprob.MAX_LOGPROB_TOKEN_IDS
+    assert sampler_state_bytes(shape, EngineOptions(max_num_seqs=slots)) == slots * 4 * words
+
+
+# ---------------------------------------------------------------- against values worked out by hand
+@pytest.mark.parametrize("name, parameters", [
+    ("Qwen2.5-0.5B", 494_032_768), ("Qwen2.5-1.5B", 1_543_714_304), ("Qwen2.5-7B", 7_615_616_512),
+    ("Qwen2.5-14B", 14_770_033_664), ("Qwen2.5-72B", 72_706_203_648), ("Llama-3.1-8B", 8_030_261_248),
+    ("Llama-3.1-70B", 70_553_706_496), ("Llama-3.1-405B", 405_853_388_800), ("Mixtral-8x7B", 46_702_792_704),
+    ("Qwen3-30B-A3B", 30_532_122_624), ("DeepSeek-V3", 671_026_419_200),
+])  # fmt: skip
+def test_parameters_are_those_of_the_model_cards(name, parameters):
+    assert load_shape(name).parameters() == parameters
+
+
+@pytest.mark.parametrize("name, tp, dtype, expected", [
+    ("Llama-3.1-8B", 1, "auto", 131_072), ("Llama-3.1-8B", 2, "auto", 65_536), ("Llama-3.1-8B", 8, "auto", 16_384),
+    ("Llama-3.1-8B", 16, "auto", 16_384), ("Llama-3.1-70B", 1, "auto", 327_680), ("Llama-3.1-70B", 8, "auto", 40_960),
+    ("Qwen2.5-7B", 1, "auto", 57_344), ("Qwen2.5-7B", 4, "auto", 14_336), ("Qwen2.5-7B", 1, "fp8", 28_672),
+    ("Qwen2.5-0.5B", 1, "auto", 12_288), ("Qwen2.5-0.5B", 2, "auto", 6_144), ("DeepSeek-V3", 1, "auto", 70_272),
+    ("DeepSeek-V3", 8, "auto", 70_272),
+])  # fmt: skip
+def test_kv_bytes_per_token(name, tp, dtype, expected):
+    assert load_shape(name).kv_bytes_per_token(tp, dtype) == expected
+
+
+def test_what_an_h100_said_of_qwen_7b():
+    """vLLM 0.32 on one H100: weights 14.29 GiB, 1,023,936 tokens of KV cache at 0.92 (an LLM's defaults)."""
+    memory = plan_memory(load_shape("Qwen2.5-7B"), make_box("H100-SXM"), usage="llm")
+    assert memory.weights_gib_per_gpu == pytest.approx(14.29, abs=0.005)
+    assert memory.kv_cache_tokens == pytest.approx(1_023_936, rel=0.03)
+
+
+def test_allocator_gives_whole_pages_to_large_tensors_and_shares_segments_among_small_ones():
+    assert allocated_bytes([1000]) == 1024
+    assert allocated_bytes([31 * MIB + 1]) == 32 * MIB, "20 MiB and more: whole 2 MiB pages"
+    assert allocated_bytes([8 * MIB] * 2) == 16 * MIB, "two of 8 MiB fit one segment of 20"
+    assert allocated_bytes([int(9.5 * MIB)] * 2) == 19.5 * MIB + 0.5 * MIB, "less than 1 MiB left: given away"
+
+
+def test_replication_is_the_whole_difference_between_ranks_and_one_gpu():
+    """Sum over ranks - checkpoint = (t - 1) x replicated parts + copied KV heads."""
+    shape = load_shape("Qwen2.5-0.5B")  # 2 KV heads: none are copied at TP 2
+    from helpers.planning import weight_bytes
+
+    norms = (2 * shape.layers + 1) * shape.hidden * 2
+    assert 2 * weight_bytes(shape, 2) - weight_bytes(shape, 1) == norms
+    llama = load_shape("Llama-3.1-8B")  # 8 KV heads: TP 16 copies each once
+    copied = llama.layers * 2 * 8 * llama.head_dim * llama.hidden * 2
+    norms = 15 * (2 * llama.layers + 1) * llama.hidden * 2
+    assert 16 * weight_bytes(llama, 16) - weight_bytes(llama, 1) == norms + copied
+
+
+def test_kv_pools_of_stages_and_replicas():
+    shape, box = load_shape("Llama-3.1-70B"), make_box("H200-SXM", 4)
+    two = plan_memory(shape, box, pp=2, options=EngineOptions(max_model_len=8192))
+    fewest = min(s.kv_available // s.kv_page for s in two.stages)
+    assert two.num_blocks == fewest, "a request needs its blocks on every stage"
+    assert sum(s.layers for s in two.stages) == shape.layers
+    assert plan_memory(shape, box, tp=2, dp=2).kv_cache_tokens == plan_memory(shape, box, tp=2).kv_cache_tokens
+
+
+def test_more_memory_never_gives_fewer_tokens():
+    shape = load_shape("Qwen2.5-7B")
+    for smaller, larger in ((0.5, 0.9), (0.6, 0.61)):
+        a, b = (plan_memory(shape, make_box("H100"), options=EngineOptions(gpu_memory_utilization=u)) for u in (smaller, larger))
+        assert a.kv_cache_tokens < b.kv_cache_tokens
+    big = plan_memory(shape, make_box("H100"), options=EngineOptions(kv_cache_dtype="fp8"))
+    assert big.kv_cache_tokens == pytest.approx(2 * plan_memory(shape, make_box("H100")).kv_cache_tokens, rel=1e-4)
+
+
+# ---------------------------------------------------------------- refusals: one sentence, the cause, what works
+@pytest.mark.parametrize("call, words", [
+    (lambda: get_gpu("RTX 6090"), ("No data", "RTX-5090", "add_gpu")),
+    (lambda: make_box("H100", 0), ("at least 1 GPU",)),
+    (lambda: make_box("H100", 7, 2), ("7 GPUs", "2 machines")),
+    (lambda: make_box("H100", usable_gib=0), ("0 GiB", "79.1")),
+    (lambda: load_shape("/nowhere/config.json"), ("cannot be read", "Qwen2.5-0.5B")),
+    (lambda: load_shape("Qwen2.5-8B"), ("Qwen2.5-", "nearest")),
+    (lambda: shape_from_config({"model_type": "mamba"}), ("mamba", "llama")),
+    (lambda: shape_from_config({"model_type": "llama"}), ("num_hidden_layers",)),
+    (lambda: shape_from_config({**load_shape("Llama-3.1-8B").config, "num_hidden_layers": 0}), ("size of 0",)),
+    (lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100", 8), 8), ("28", "divisible")),
+    (lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(max_model_len=10**6)), ("32768",)),
+    (lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(gpu_memory_utilization=1.5)), ("0.92",)),
+    (lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(kv_cache_dtype="int3")), ("int3", "fp8")),
+    (lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(max_num_batched_tokens=16, max_num_seqs=64)), ("16", "64")),
+])  # fmt: skip
+def test_bad_input_gets_one_sentence(call, words):
+    with pytest.raises(PlanningError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 700
+    for word in words:
+        assert word in text, f"{word!r} is not in {text!r}"
+
+
+def test_an_unreadable_config_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{ not json")
+    with pytest.raises(PlanningError, match="cannot be read"):
+        load_shape(tmp_path)
+
+
+def test_catalogue_is_complete_and_says_where_its_numbers_come_from():
+    known = catalogue()
+    for name in ("V100-SXM2-16GB", "T4", "A10", "L4", "L40S", "A100-SXM-40GB", "A100-SXM-80GB", "H100-PCIe", "H100-SXM",
+                 "H200-SXM", "B200-SXM", "RTX-3090", "RTX-4090", "RTX-5090", "MI300X"):  # fmt: skip
+        gpu = known[name]
+        assert gpu.source, f"{name} has no source"
+        assert gpu.usable_gib < gpu.memory_gb * 1e9 / GIB * 1.075, f"{name}: the driver reports more than there is"
+        assert 50 < gpu.knee() < 500, f"{name}: sparse FLOPs or a wrong bandwidth? {gpu.knee()}"
+    # dense, and one direction: the traps of vendors' pages
+    assert known["H100-SXM"].tflops_16bit == 989 and known["H100-SXM"].link.gb_s == 450
+
+
+def test_a_gpu_can_be_added_by_file(tmp_path):
+    from helpers.planning import load_hardware
+
+    (tmp_path / "mine.json").write_text('{"Test-9000": {"memory_gb": 64, "bandwidth_gb_s": 2000, "tflops_16bit": 400}}')
+    assert load_hardware(tmp_path / "mine.json")[0].name == "Test-9000"
+    assert get_gpu("test 9000").bandwidth_gb_s == 2000
+    (tmp_path / "bad.json").write_text('{"Bad": {"memory_gb": 0, "bandwidth_gb_s": 1, "tflops_16bit": 1}}')
+    with pytest.raises(PlanningError, match="memory_gb"):
+        load_hardware(tmp_path / "bad.json")
+
+
+def test_nearest_valid_uses_the_whole_box():
+    shape, box = load_shape("Qwen2.5-7B"), make_box("H100", 8)
+    assert nearest_valid(shape, box, 8, 1, 1) == "the nearest that works here is --tp 4 --pp 1 --dp 2"
+
+
+# ---------------------------------------------------------------- commands
+@pytest.mark.parametrize("tp, pp, dp, nodes, launcher", [
+    (1, 1, 1, 1, "mp"), (4, 1, 2, 1, "mp"), (8, 2, 1, 2, "mp"), (8, 2, 1, 2, "ray"), (4, 1, 4, 2, "mp"), (4, 1, 4, 2, "ray"), (2, 1, 1, 1, "ray"),
+])  # fmt: skip
+def test_every_command_is_accepted_by_vllm(tp, pp, dp, nodes, launcher):
+    shape = load_shape("Llama-3.1-70B")
+    given = {"max_model_len": 8192, "gpu_memory_utilization": 0.9, "kv_cache_dtype": "fp8", "max_num_seqs": 64, "max_num_batched_tokens": 4096}
+    launch = commands(shape, tp, pp, dp, nodes, launcher, given)
+    serving = [c for c in launch.commands if c.argv[0] == "vllm"]
+    assert serving, "no command serves"
+    for command in serving:
+        done = check(command, shape)
+        assert done.accepted, f"{command.text}: {done.objection}"
+    if launcher == "mp":
+        assert len(serving) == nodes, "one command a machine"
+    elif nodes > 1:
+        assert len(serving) == 1 and launch.commands[0].argv[:3] == ("ray", "start", "--head")
+
+
+@pytest.mark.parametrize("extra, words", [
+    (("--tensor-parallel-size", "3"), "divisible by tensor parallel size (3)"),
+    (("--swap-space", "4"), "unrecognized arguments"),
+    (("--max-model-len", "999999"), "derived max_model_len"),
+    (("--enable-expert-parallel",), "experts"),
+])  # fmt: skip
+def test_a_refusal_is_vllms_own(extra, words):
+    from helpers.planning import Command
+
+    shape = load_shape("Llama-3.1-8B")
+    done = check(Command("here", ("vllm", "serve", "x", *extra)), shape)
+    assert done.accepted is False and words in done.objection, done

@@ -23,6 +23,7 @@ import math
 import shlex
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -131,7 +132,8 @@ def _benchmark(flags: list[str], headers: dict) -> tuple[dict, str]:
     box["task"] = loop.create_task(main_async(given))
     thread = threading.Thread(target=work, name="vllm bench serve", daemon=True)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             thread.start()
             while thread.is_alive():
                 thread.join(0.2)

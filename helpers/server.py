@@ -435,7 +435,9 @@ def _wait_until_up(process, url: str, log_path: Path, limit_s: float, phases: _P
     with httpx.Client(timeout=2) as client:
         while True:
             if (code := process.poll()) is not None:
-                raise ServerError(f"{_cause(log_path, code, profile)} The server's log: {log_path}")
+                phases.look()
+                step = phases.begun[-1][0]
+                raise ServerError(f"{_cause(log_path, code, profile)} It stopped at the step: {step}. The server's log: {log_path}")
             phases.look()
             with contextlib.suppress(httpx.HTTPError):
                 if client.get(f"{url}/health").status_code == 200:

@@ -206,6 +206,23 @@ def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: 
     return found
 
 
+def compare(default: dict[str, float], changed: dict[str, float], too_long_tokens: int) -> list[dict]:
+    """Rows that set `options` of two servers side by side, each number beside the option that governs it."""
+    watch = (
+        ("--max-num-seqs", "requests running at most", "running_most"),
+        ("--max-num-seqs", "TTFT p50 of 12 clients (ms)", "ttft_ms_p50"),
+        ("--max-num-batched-tokens", "longest gap in a stream (ms)", "gap_ms_most"),
+        ("--no-enable-prefix-caching", "TTFT again / TTFT first", "ttft_again_x"),
+        ("--no-enable-prefix-caching", "prompt tokens found in the cache", "hits"),
+        ("--max-model-len", f"status of a prompt of {too_long_tokens} tokens", "too_long_status"),
+        ("--max-model-len", "full-length requests that fit", "fit_together"),
+    )
+    whole = {"running_most", "hits", "too_long_status"}
+    return [{"option": option, "number": what} | {
+        column: f"{found[key]:.0f}" if key in whole else f"{found[key]:.3g}" for column, found in (("default", default), ("changed", changed))
+    } for option, what, key in watch]  # fmt: skip
+
+
 # --- stopping under load --------------------------------------------------------------------------------------
 
 
@@ -255,3 +272,9 @@ def _seen(box: dict[int, Stream], clients: int, max_tokens: int) -> Iterator[dic
             "after s": stream.e2e_s,
             "client library says": stream.error[:90],
         }
+
+
+def kept_promises(rows: list[dict], report: StopReport) -> dict[str, float]:
+    """Of `stop_under_load`: how many streams were there, how many got all they were promised, and the seconds of the stop."""
+    streams = [row for row in rows if row["client"] != "latecomer"]
+    return {"streams": len(streams), "complete": sum(row["outcome"] == "complete" for row in streams), "seconds": report.seconds}

@@ -228,6 +228,7 @@ def test_flags_are_what_vllm_reads():
 
 
 def test_a_taken_port_is_refused_before_anything_starts():
+    before = set(lifeline.descendants(os.getpid()))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -236,7 +237,7 @@ def test_a_taken_port_is_refused_before_anything_starts():
         with pytest.raises(ServerError, match=f"Port {port} cannot be used"):
             start_server(load_profile(), port=port)
         assert time.monotonic() - started < 5
-    assert not [p for p in lifeline.descendants(os.getpid()) if "quick_server" in lifeline.title(p)]
+    assert set(lifeline.descendants(os.getpid())) <= before
     with pytest.raises(ServerError, match="from 1 to 65535"):
         start_server(load_profile(), port=70_000)
 
@@ -245,13 +246,13 @@ def test_a_server_that_dies_while_it_loads_says_why_and_leaves_nothing(tmp_path)
     broken = tmp_path / "broken-model"
     shutil.copytree(tiny_model.TARGET, broken)
     weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     before = set(lifeline.descendants(os.getpid()))
     started = time.monotonic()
     with pytest.raises(ServerError) as caught:
         start_server(replace(load_profile(), model=str(broken)), max_wait_s=250)
     assert time.monotonic() - started < 240, "it must not wait for its time limit"
-    assert "safetensor" in str(caught.value).lower() or "header" in str(caught.value).lower()
+    assert "It stopped at the step: load the weights" in str(caught.value)
     log = Path(str(caught.value).split("log: ")[-1])
     assert "Starting to load model" in log.read_text(), "it died before it loaded anything"
     assert set(lifeline.descendants(os.getpid())) <= before

@@ -107,7 +107,7 @@ def plan(args) -> dict:
         chosen = ranking.best or ranking.choices[0]
         tp, pp, dp, prediction = chosen.tp, chosen.pp, chosen.dp, chosen.prediction
     else:
-        tp, pp, dp = args.tp or 1, args.pp or 1, args.dp or 1
+        tp, pp, dp = (1 if size is None else size for size in (args.tp, args.pp, args.dp))
         prediction = one_plan(shape, box, tp, pp, dp, workload, options, tuning, args.usage)
     launch = commands(shape, tp, pp, dp, _machines(box, tp, pp, dp), args.launcher, given)
     if not args.no_check:

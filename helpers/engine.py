@@ -192,6 +192,8 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
         with live.engine_start(log_path, PHASES) as view, _redirected(log_path):
             from vllm import LLM
 
+            if args.get("distributed_executor_backend") == "uni":
+                _keep_registered_kernels()
             before = _memory_gib()  # after the import: Python's modules stay when the engine goes
             llm = LLM(**args, use_tqdm_on_load=False)
     except KeyboardInterrupt:
@@ -232,10 +234,24 @@ def _prepare_environment(profile: Profile, args: dict) -> None:
         import torch
 
         torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+        os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # the same for the n-gram drafter
     if Path(args["model"]).exists():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a local folder needs no hub
     if not one_process and (_guard is None or _guard.poll() is not None):
         _guard = lifeline.guard_children()
+
+
+def _keep_registered_kernels() -> None:
+    """Later engines of this process use the CPU kernels that the first one registered.
+
+    vLLM would register them again by looking into every object of every module, and stops at numba's, which the
+    n-gram drafter brings in: "'_lib_fn_wrapper' object has no attribute 'get'" (vllm/triton_utils/dispatcher.py).
+    """
+    from vllm.platforms import current_platform
+    from vllm.triton_utils import dispatcher
+
+    if dispatcher._registry:
+        type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
 
 
 def _new_log() -> Path:

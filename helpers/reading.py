@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from helpers import live
 from helpers.papers import cost, speculative
@@ -82,6 +84,11 @@ def evidence_of_reading(note, score, section: str, what: str) -> str | None:
     if note.source in ("typed", "parameter") and words >= NOTE_WORDS:
         return f"own notes on {what}, {words} words"
     return None
+
+
+def recorded_ceilings() -> dict:
+    """What helpers.ceilings measured on an H100: limits, products, fusion, attention, link, with provenance."""
+    return json.loads((Path(__file__).resolve().parents[1] / "notebooks" / "reference" / "ceilings_h100.json").read_text(encoding="utf-8"))
 
 
 def throughput_on_record(store) -> tuple[float, str] | None:

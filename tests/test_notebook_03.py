@@ -57,7 +57,7 @@ def executed(tmp_path_factory):
     questions = quiz.make_quiz(STUDENT)
     answers = {q.id: q.answer for q in questions if q.section == "1"} | {"idle": 3}
     parameters = {
-        "RESULTS_DIR": str(folder / "results"), "STUDENT": STUDENT, "QUIZ_ANSWERS": answers, "TRACE_REQUESTS": 600, "REQUESTS": 24,
+        "RESULTS_DIR": str(folder / "results"), "STUDENT": STUDENT, "QUIZ_ANSWERS": answers, "TRACE_REQUESTS": 600, "REQUESTS": 24, "REPEATS": 1,
         "PREDICTIONS": {"paged_percent": 80}, "NOTES": {"orca": WORDS}, "PRICE_PER_HOUR": 3.0, "UTILISATION": 0.25,
     }  # fmt: skip
     out = folder / "out.ipynb"
@@ -97,10 +97,13 @@ def test_the_papers_numbers_come_out(executed):
 def test_the_real_engine_agrees_with_the_models(executed):
     _, store = executed
     blocks = store.get("blocks_in_use")["metrics"]
-    assert blocks["agreeing_steps_share"] > 0.9
+    assert blocks["agreeing_steps_share"] > 0.97
     peak = store.get("prediction", "peak_blocks")["metrics"]
     assert peak["measured"] == pytest.approx(peak["predicted"], abs=1)
-    assert store.get("continuous_batching", "continuous")["metrics"]["speedup_x"] > 1.1
+    # Steps, not seconds: other programs on the machine must not fail this.
+    claims = {r["variant"]: r["metrics"]["ours"] for r in store.records(experiment="paper_claims")}
+    assert claims["Orca: steps"] == pytest.approx(claims["Orca: simulated"], rel=0.05)
+    assert store.get("continuous_batching", "continuous")["metrics"]["steps_x"] > 1.2
 
 
 def test_small_batches_wait_for_memory(executed):

@@ -111,6 +111,18 @@ def flash_traffic(tokens: int, head_dim: int, sram: int) -> int:
     return 2 * tokens * head_dim + tiles * (3 * tokens * head_dim + 4 * tokens)
 
 
+def standard_traffic_backward(tokens: int, head_dim: int) -> int:
+    """Numbers moved by the standard backward pass: P twice, dP and dS out and in, dS once more, and 8 N d."""
+    return 7 * tokens**2 + 8 * tokens * head_dim
+
+
+def flash_traffic_backward(tokens: int, head_dim: int, sram: int) -> int:
+    """Numbers moved by the tiled backward pass: K, V, dK, dV once; for each tile Q, O, dO, dQ in, dQ out, l, m."""
+    _, columns = tile_sizes(head_dim, sram)
+    tiles = math.ceil(tokens / columns)
+    return 4 * tokens * head_dim + tiles * (5 * tokens * head_dim + 2 * tokens)
+
+
 def extra_memory(tokens: int, method: str) -> int:
     """Numbers kept besides Q, K, V, O: S and P for "standard", l and m for "flash" (Theorem 1)."""
     return {"standard": 2 * tokens**2, "flash": 2 * tokens}[method]
@@ -123,15 +135,18 @@ def slope(x, y) -> float:
     return sum((a - mx) * (b - my) for a, b in zip(lx, ly)) / sum((a - mx) ** 2 for a in lx)
 
 
-def caption_traffic_gb(sram_bytes: int = 100 * 1024) -> dict[str, float]:
-    """GB moved in the FORWARD pass at the shape of Figure 2, by the two counts above."""
+def caption_traffic_gb(sram_bytes: int = 192 * 1024) -> dict[str, float]:
+    """GB moved at the shape of Figure 2, forward and backward, by the counts above; `one_pass` is one N x N.
+
+    192 KiB is what one multiprocessor of an A100 has; no mask and no dropout are counted.
+    """
     s = FIGURE_2_SHAPE
-    problems, size = s["heads"] * s["batch"], s["bytes_per_value"]
+    n, d, sram = s["tokens"], s["head_dim"], sram_bytes // s["bytes_per_value"]
+    gb = s["heads"] * s["batch"] * s["bytes_per_value"] / 1e9
+    forward = {"standard": standard_traffic(n, d), "flash": flash_traffic(n, d, sram)}
+    backward = {"standard": standard_traffic_backward(n, d), "flash": flash_traffic_backward(n, d, sram)}
     return {
-        "standard_forward": problems * size * standard_traffic(s["tokens"], s["head_dim"]) / 1e9,
-        "flash_forward": problems
-        * size
-        * flash_traffic(s["tokens"], s["head_dim"], sram_bytes // size)
-        / 1e9,
-        "one_pass": problems * size * s["tokens"] ** 2 / 1e9,
+        **{f"{k}_forward": gb * v for k, v in forward.items()},
+        **{k: gb * (forward[k] + backward[k]) for k in forward},
+        "one_pass": gb * n**2,
     }

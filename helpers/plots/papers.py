@@ -130,37 +130,60 @@ def traffic(by_tokens: list[dict], by_sram: list[dict], reading: str) -> None:
     style.show(fig, reading=reading, table=table, name="papers_traffic")
 
 
-def attention_times(rows: list[dict], reading: str, device: str) -> None:
-    """torch's attention by backend; rows: tokens, backend, ms, extra_mib."""
-    fig, ax = style.figure(f"The same attention on {device}, with and without the N x N scores", size=(7, 3.8))
-    for i, backend in enumerate(dict.fromkeys(r["backend"] for r in rows)):
-        mine = [r for r in rows if r["backend"] == backend]
-        ax.plot([r["tokens"] for r in mine], [r["ms"] for r in mine], marker=style.MARKERS[i], color=style.COLORS[i], label=backend)
-    ax.set(xscale="log", yscale="log", xlabel="tokens", ylabel="ms per call")
-    sizes = sorted({r["tokens"] for r in rows})
-    ax.set_xticks(sizes, [f"{s:,}" for s in sizes])
-    ax.minorticks_off()
-    ax.legend()
-    style.show(fig, reading=reading, table=rows, name="papers_attention_times")
+def attention_times(rows: list[dict], reading: str, device: str, recorded: list[dict] = (), recorded_on: str = "") -> None:
+    """torch's attention by backend; rows: tokens, backend, ms, extra_mib (None where torch does not count it).
+
+    recorded: the same from another machine, drawn dashed.
+    """
+    memory = [r for r in (*rows, *recorded) if r.get("extra_mib")]
+    fig, axes = style.figure(f"Attention with (math) and without (flash) the N x N scores, on {device}", cols=2 if memory else 1,
+                             size=(9.4 if memory else 7, 4.4))  # fmt: skip
+    panels = [("ms", "ms per call")] + [("extra_mib", "memory besides inputs and output (MiB)")] * bool(memory)
+    for ax, (key, label) in zip(axes if memory else [axes], panels, strict=True):
+        for i, backend in enumerate(dict.fromkeys(r["backend"] for r in rows)):
+            mine = [r for r in rows if r["backend"] == backend and r.get(key)]
+            if mine:
+                ax.plot([r["tokens"] for r in mine], [r[key] for r in mine], marker=style.MARKERS[i], color=style.COLORS[i], label=backend)
+            theirs = [r for r in recorded if r["backend"] == backend and r.get(key)]
+            if theirs:
+                ax.plot([r["tokens"] for r in theirs], [r[key] for r in theirs], marker=style.MARKERS[i],
+                        label=f"{backend}, recorded: {recorded_on}", **style.recorded(color=style.COLORS[i]))  # fmt: skip
+        ax.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
+        sizes = sorted({r["tokens"] for r in (*rows, *recorded)})
+        ax.set_xticks(sizes, [f"{s:,}" for s in sizes], rotation=40 if len(sizes) > 5 else 0)
+        ax.minorticks_off()
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2)
+    table = [{**r, "machine": device} for r in rows] + [{**r, "machine": recorded_on} for r in recorded]
+    style.show(fig, reading=reading, table=table, name="papers_attention_times")
 
 
-def products(rows: list[dict], knee: float, reading: str) -> None:
-    """Time of a layer's product by batch, and the shares of both ceilings that it reached."""
-    fig, (left, right) = style.figure("Another row is nearly free until arithmetic becomes the limit", cols=2, size=(9.2, 3.9))
+def products(rows: list[dict], knee: float, reading: str, recorded: list[dict] = (), recorded_on: str = "") -> None:
+    """Time of a layer's product by batch, and the shares of both ceilings that it reached; `recorded` dashed."""
+    fig, (left, right) = style.figure("Another row is nearly free until arithmetic becomes the limit", cols=2, size=(9.6, 4.3))
     batches = [r["batch"] for r in rows]
-    left.plot(batches, [r["ms"] for r in rows], marker="o", label="measured")
-    left.plot(batches, [r["allowed_ms"] for r in rows], marker="s", label="what the ceilings allow", **style.recorded())
+    left.plot(batches, [r["ms"] for r in rows], marker="o", label="measured here")
+    left.plot(batches, [r["allowed_ms"] for r in rows], marker="s", color=style.COLORS["sky"], label="what the ceilings allow")
     left.set(yscale="log", ylabel="ms per product")
-    right.plot(batches, [100 * r["share_of_bandwidth"] for r in rows], marker="o", label="of the memory ceiling")
-    right.plot(batches, [100 * r["share_of_arithmetic"] for r in rows], marker="s", label="of the arithmetic ceiling")
-    right.set(ylabel="share reached (%)", ylim=(0, None))
+    shares = (("share_of_bandwidth", "memory"), ("share_of_arithmetic", "arithmetic"))
+    for i, (key, name) in enumerate(shares):
+        right.plot(batches, [100 * r[key] for r in rows], marker=style.MARKERS[i], color=style.COLORS[i], label=f"of the {name} ceiling")
+    if recorded:
+        there = [r["batch"] for r in recorded]
+        left.plot(there, [r["ms"] for r in recorded], marker="o", label=f"recorded: {recorded_on}", **style.recorded())
+        for i, (key, name) in enumerate(shares):
+            right.plot(there, [100 * r[key] for r in recorded], marker=style.MARKERS[i], label=f"{name}, recorded: {recorded_on}",
+                       **style.recorded(color=style.COLORS[i]))  # fmt: skip
+    right.set(ylabel="share reached (%)", ylim=(0, 110))
     for ax in (left, right):
         ax.set_xscale("log", base=2)
-        ax.set_xticks(batches, [str(b) for b in batches])
+        ticks = sorted({*batches, *(r["batch"] for r in recorded)})
+        ax.set_xticks(ticks, [str(b) for b in ticks], rotation=45 if len(ticks) > 9 else 0)
         ax.axvline(knee, color=style.GREY, linewidth=1, linestyle=":")
-        ax.set_xlabel("rows in the batch (dotted: the ceilings' knee)")
-        ax.legend(loc="upper left" if ax is left else "best")
-    style.show(fig, reading=reading, table=rows, name="papers_products")
+        ax.set_xlabel("rows in the batch (dotted: the knee of this machine's ceilings)")
+    left.legend(loc="upper left")
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.26), ncols=2)
+    table = [{**r, "machine": "here"} for r in rows] + [{**r, "machine": recorded_on} for r in recorded]
+    style.show(fig, reading=reading, table=table, name="papers_products")
 
 
 def stalls(schedules: dict, budgets: list[dict], reading: str) -> None:

@@ -32,6 +32,8 @@ def test_cell_by_cell(server, open_notebook, name, tmp_path):
         assert output.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']:has-text('Traceback')").count() == 0, (
             f"cell {index} of {name} failed:\n{cell.source}\n\n{output.inner_text()}"
         )
+        if folder := os.environ.get("WORKBOOK_SCREENSHOTS"):  # to look at
+            notebook.cell(index).screenshot(path=f"{folder}/{name}-{index:02}.png")
         before = sum(typed.values())
         for field in output.locator("input[type=text][placeholder^='a number']").all():
             field.fill(NUMBER)
@@ -52,10 +54,6 @@ def test_cell_by_cell(server, open_notebook, name, tmp_path):
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             assert WIDGET not in data and not re.match(r"\w*(Widget|Box|Progress)\(", str(data.get("text/plain", ""))), cell.source
-    if folder := os.environ.get("WORKBOOK_SCREENSHOTS"):  # to look at: one tall picture for each notebook
-        notebook.page.set_viewport_size({"width": 1150, "height": 9000})
-        notebook.page.wait_for_timeout(2000)
-        notebook.panel.screenshot(path=f"{folder}/{name}.png")
     for image in notebook.panel.locator("figure img").all():
         assert len(image.get_attribute("alt")) > 20, "a picture without a text for those who do not see it"
     if name == "01_review":

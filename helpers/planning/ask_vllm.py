@@ -4,12 +4,30 @@ The classes are built on torch's "meta" device, where tensors have shapes and no
 process groups, so that one process can be any rank of any layout.
 """
 
+import contextlib
 import json
+import logging
+import os
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 from .models import ModelShape
+
+
+@contextlib.contextmanager
+def quiet():
+    """vLLM and torch say nothing below an error in here (they greet each configuration with a page of messages)."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # counts only when vLLM is not imported yet
+    loggers = [logging.getLogger(name) for name in ("vllm", "torch._library.triton")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 class _Group:
@@ -29,6 +47,11 @@ def rank_bytes(model: ModelShape | str | Path, tp: int = 1, pp: int = 1, pp_rank
     model: a ModelShape, or a folder with a config.json. Raises what vLLM raises for sizes that it refuses. A quantised
     model cannot be asked on a machine whose vLLM has no kernels for it (the CPU build has none for fp8).
     """
+    with quiet():
+        return _rank_bytes(model, tp, pp, pp_rank)
+
+
+def _rank_bytes(model, tp, pp, pp_rank) -> int:
     import torch
     import vllm.distributed.parallel_state as state
     from vllm.config import set_current_vllm_config

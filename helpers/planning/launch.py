@@ -7,7 +7,6 @@ configuration checks (no engine is started) and returns vLLM's objection, if it 
 import contextlib
 import io
 import json
-import os
 import re
 import shlex
 from dataclasses import dataclass, field, replace
@@ -154,7 +153,6 @@ def commands(
 @lru_cache(maxsize=1)
 def _parser():
     """vLLM's own server parser. Importing vLLM takes some seconds, once."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -169,6 +167,13 @@ def check(command: Command, shape: ModelShape, folder=None) -> Command:
     """
     if command.argv[:2] != ("vllm", "serve"):
         return command
+    from .ask_vllm import quiet
+
+    with quiet():
+        return _check(command, shape, folder)
+
+
+def _check(command: Command, shape: ModelShape, folder) -> Command:
     import tempfile
 
     arguments = list(command.argv[2:])

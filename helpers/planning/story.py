@@ -55,7 +55,7 @@ def where_time_goes(rows: list[dict]) -> str:
     worst = max(grown, key=grown.get).removesuffix("_ms")
     return (
         f"{last['tp']} GPUs are predicted to be {last['speedup']:.2f} times as fast as {first['tp']}, not "
-        f"{last['tp'] / first['tp']:.0f} times: most of the difference is {worst.replace('_', ' ')}, {grown[worst + "_ms"]:.2f} ms more than its share."
+        f"{last['tp'] / first['tp']:.0f} times: most of the difference is {worst.replace('_', ' ')}, {grown[worst + '_ms']:.2f} ms more than its share."
     )
 
 

@@ -135,10 +135,14 @@ def reconcile(store, prediction: Prediction, measured: float | None, why=None) -
         return None
     prediction.measured = measured
     ratio = _ratio(measured, prediction.value)
-    sentence = " ".join(part for part in (_distance(ratio, prediction.source), _why(why, ratio)) if part)
     rows = [(_WHOSE[prediction.source], prediction.value, ratio)]
+    said = [_distance(ratio, {"student": "Your prediction"}.get(prediction.source, "The prediction"))]
     if prediction.source != "formula" and prediction.formula is not None:
-        rows.append(("the formula's prediction", prediction.formula, _ratio(measured, prediction.formula)))
+        # The reason belongs to what the formula leaves out, so it follows the formula's own distance.
+        formula_ratio = _ratio(measured, prediction.formula)
+        rows.append(("the formula's prediction", prediction.formula, formula_ratio))
+        said.append(_distance(formula_ratio, "The formula's prediction"))
+    sentence = " ".join(part for part in (*said, _why(why, ratio)) if part)
     record = Record(store.save(
         "prediction", prediction.key, {"predicted": prediction.value, "measured": measured, "ratio": ratio},
         unit=unit, source=prediction.source, residual=sentence, question=prediction.question, formula=prediction.formula,
@@ -146,9 +150,9 @@ def reconcile(store, prediction: Prediction, measured: float | None, why=None) -
     text = [f"measured: {number(measured)} {unit}"]
     cells = f"<tr><td>measured</td><td><b>{number(measured)} {html.escape(unit)}</b></td><td></td></tr>"
     for label, value, one in rows:
-        said = "" if one is None else f"measured / predicted = {one:.2f}"
-        text.append(f"{label}: {number(value)} {unit}   {said}".rstrip())
-        cells += f"<tr><td>{html.escape(label)}</td><td>{number(value)} {html.escape(unit)}</td><td>{said}</td></tr>"
+        share = "" if one is None else f"measured / predicted = {one:.2f}" if 0.1 <= abs(one) < 1000 else f"measured / predicted = {one:.3g}"
+        text.append(f"{label}: {number(value)} {unit}   {share}".rstrip())
+        cells += f"<tr><td>{html.escape(label)}</td><td>{number(value)} {html.escape(unit)}</td><td>{share}</td></tr>"
     cells = cells.replace("<td>", '<td style="padding:1px 14px 1px 0;text-align:left">').replace(
         "<tr>", f'<tr style="background:{live._PAPER};color:{live._INK}">'
     )
@@ -157,16 +161,22 @@ def reconcile(store, prediction: Prediction, measured: float | None, why=None) -
     return record
 
 
-def _distance(ratio: float | None, source: str) -> str:
-    whose = "Your prediction" if source == "student" else "The prediction"
+def _distance(ratio: float | None, whose: str) -> str:
     if ratio is None:
         return f"{whose} was 0, so there is no ratio."
     off = abs(ratio - 1)
     if off <= CLOSE:
         return f"{whose} is within {max(1, math.ceil(round(off * 100, 6)))} % of the measurement."
     size = "something" if off <= FAIR else "something large"
-    cause = f"{size} is missing from it" if ratio > 1 else f"it counts {size} that is not there"
-    return f"The measurement is {number(ratio)} times {whose[0].lower()}{whose[1:]}: {cause}."
+    if ratio > 1:
+        return f"The measurement is {_times(ratio)} {whose[0].lower()}{whose[1:]}: {size} is missing from it."
+    if ratio > 0:
+        return f"{whose} is {_times(1 / ratio)} the measurement: it counts {size} that is not there."
+    return f"{whose} and the measurement ({'zero' if ratio == 0 else 'of the other sign'}) have nothing in common."
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} times" if ratio < 10 else f"{ratio:,.0f} times"
 
 
 def _why(why, ratio) -> str:

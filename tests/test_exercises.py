@@ -56,9 +56,11 @@ def test_a_parameter_comes_before_the_formula_and_typed_before_both(store):
     ("predicted", "measured", "said"),
     [
         (10.0, 10.4, "within 4 %"),
-        (10.0, 14.0, "1.400 times the prediction: something is missing from it"),
+        (10.0, 14.0, "The measurement is 1.40 times the prediction: something is missing from it"),
         (10.0, 40.0, "something large is missing"),
-        (10.0, 6.0, "counts something that is not there"),
+        (10.0, 6.0, "The prediction is 1.67 times the measurement: it counts something that is not there"),
+        (42.0, 0.0084, "5,000 times the measurement: it counts something large"),
+        (3.0, 0.0, "zero"),
         (0.0, 3.0, "no ratio"),
     ],
 )
@@ -66,6 +68,16 @@ def test_the_sentence_fits_the_size_of_the_difference(store, capsys, predicted, 
     exercises.reconcile(store, exercises.predict(store, "k", "?", predicted, "s"), measured)
     assert said in capsys.readouterr().out
     assert store.get("prediction", "k")["metrics"]["measured"] == measured
+
+
+def test_the_reason_follows_the_formula_when_the_student_guessed(store, capsys):
+    store.save("prediction", "w", {"predicted": 84.0}, source="student", unit="GiB")
+    exercises.reconcile(store, exercises.predict(store, "w", "?", 40.0, "GiB"), 42.0, why="Norms are left out.")
+    said = store.get("prediction", "w")["residual"]
+    assert said == (
+        "Your prediction is 2.00 times the measurement: it counts something that is not there. "
+        "The formula's prediction is within 5 % of the measurement. Norms are left out."
+    ), said
 
 
 def test_why_may_depend_on_the_outcome(store, capsys):

@@ -213,3 +213,33 @@ def test_strangers_get_nothing_without_the_token(server):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{server.url}/api/contents", timeout=10)
     assert refused.value.code == 403
+
+
+@pytest.mark.timeout(600)
+def test_stop_during_a_measurement_and_a_second_notebook(open_notebook):
+    opening = "from helpers import measure, workloads\nfrom helpers.engine import close_engine, open_engine\nfrom helpers.profile import load_profile\nengine = open_engine(load_profile('cpu'))"
+    notebook = open_notebook("engine", [
+        opening,
+        "measure.run_workload(engine, workloads.uniform(engine.tokenizer, 400, 64, 512))",
+        "print('measured', len(measure.run_workload(engine, workloads.uniform(engine.tokenizer, 4, 16, 8), progress=False).requests))",
+        "print(close_engine())",
+    ])  # fmt: skip
+    notebook.run(0, timeout=180)
+    notebook.output(0).get_by_text("Engine started in").wait_for()
+    notebook.run(1, wait=False)
+    notebook.output(1).locator(".widget-label", has_text="of 400").wait_for()
+    notebook.page.locator("[data-command='notebook:interrupt-kernel'], button[title*='Interrupt the kernel']").first.click()
+    notebook.output(1).get_by_text("EngineError").first.wait_for(timeout=60_000)
+    said = notebook.output(1).inner_text()
+    assert "usable" in said or "closed" in said, f"the message does not say what became of the engine: {said}"
+    notebook.run(2, timeout=120)
+    if "closed" not in said:
+        notebook.output(2).get_by_text("measured 4").wait_for()
+
+    # The same machine, a second notebook: it is told of the first.
+    second = open_notebook("second", [opening, "print(close_engine())"])
+    second.run(0, timeout=180)
+    second.output(0).get_by_text("engine.ipynb").first.wait_for()
+    second.run(1, timeout=60)
+    notebook.run(3, timeout=60)
+    notebook.output(3).get_by_text("no process left").wait_for()

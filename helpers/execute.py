@@ -40,8 +40,7 @@ class Job:
     start_timeout_s: float = 120
     kernel: str = "workbook-run"
     kernels: str = ""                          # JUPYTER_PATH folder with that kernel
-    execute: bool = True                       # False: only make the page of `notebook`
-    untrusted: bool = False                    # the page must not run scripts
+    page: bool = True                          # make the page; not for code that is not trusted
     limits: dict = field(default_factory=dict)  # setrlimit: {"AS": bytes, "FSIZE": bytes, ...}
 
 
@@ -206,7 +205,8 @@ def execute(job: Job, events: Events) -> bool:
             failed["evalue"] = f"The cell ran longer than the limit of {job.cell_timeout_s:g} s for one cell."
     if failed:
         failed["log"], failed["log_tail"] = tail_of_log(failed["evalue"] + failed["traceback"], began, failed["ename"])
-    make_page(job, events)
+    if job.page:
+        make_page(job, events)
     events("end", status="failed" if failed else "ok", failure=failed)
     return not failed
 
@@ -222,22 +222,12 @@ def _last_cell(events_path: str) -> dict | None:
 
 def make_page(job: Job, events: Events) -> None:
     """An HTML page of the executed notebook beside it. A page that fails is reported, no more."""
-    source = Path(job.output if job.execute else job.notebook)
-    if not source.exists():
-        return
     try:
         import nbformat
         from nbconvert import HTMLExporter
 
-        notebook = nbformat.read(source, as_version=4)
-        exporter = HTMLExporter(sanitize_html=True) if job.untrusted else HTMLExporter()
-        if job.untrusted:
-            from helpers.safe_html import without_active_content
-            notebook = without_active_content(notebook)
-        html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": Path(job.output).stem}})
-        if job.untrusted:
-            from helpers.safe_html import lock_page
-            html = lock_page(html)
+        notebook = nbformat.read(job.output, as_version=4)
+        html, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": Path(job.output).stem}})
         Path(job.output).with_suffix(".html").write_text(html, encoding="utf-8", errors="replace")
     except Exception as error:
         events("page_failed", error=f"{type(error).__name__}: {str(error)[:500]}")
@@ -262,11 +252,7 @@ def main(path: str) -> int:
         os.environ["JUPYTER_PATH"] = job.kernels
     if job.limits:
         _limit(job.limits)
-    if job.execute:
-        return 0 if execute(job, events) else 1
-    make_page(job, events)
-    events("end", status="ok", failure=None)
-    return 0
+    return 0 if execute(job, events) else 1
 
 
 def write_job(path: Path, job: Job) -> Path:

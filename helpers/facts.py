@@ -112,6 +112,10 @@ def show_metric(name: str, value: float) -> str:
     return f"{words} {show(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".rstrip()
 
 
+def count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
 def one_line(text, limit: int = 2000) -> str:
     """A student's or a model's text as it may stand in one line of Markdown or a table's cell."""
     whole = str(text).encode("utf-8", "replace").decode()      # half a surrogate pair is no text
@@ -269,7 +273,7 @@ def _table(rows: list[dict], kind: str) -> Fill:
         parts.pop()                            # the template has the blank line before the next heading
     kinds = [kind_of(r) for r in rows]
     best = next((k for k in ("measured", "calculated", "typed") if k in kinds), "missing")
-    return Fill(parts, best if parts else "missing", f"{len(rows)} results" if parts else "")
+    return Fill(parts, best if parts else "missing", count(len(rows), "result") if parts else "")
 
 
 def predictions_table(facts: Facts) -> Fill:
@@ -287,7 +291,7 @@ def predictions_table(facts: Facts) -> Fill:
     if not parts:
         return NO_LINES
     head = [Part("head", "| prediction | predicted | measured | ratio | predicted by | why they differ |"), Part("rule", "|---|---|---|---|---|---|")]
-    return Fill(head + parts, "measured", f"{len(parts)} predictions")
+    return Fill(head + parts, "measured", count(len(parts), "prediction"))
 
 
 def configuration(facts: Facts) -> Fill:
@@ -303,6 +307,9 @@ def configuration(facts: Facts) -> Fill:
         parts.append(Part(f"arg.{name}", f"- `{name}={value!r}`" + (f": {why}" if why else "")))
     for n, comment in enumerate(c for key, c in comments.items() if key not in args):
         parts.append(Part(f"comment.{n}", f"- {one_line(comment, 500)}"))
+    comment = _text(facts.get("answer", "configuration_comment"), "text")
+    if comment.value:
+        parts.append(Part("comment", f"- Why: {comment.value}"))
     return Fill(parts, kind_of(record), _from(record))
 
 
@@ -312,7 +319,7 @@ def listed(*prefixes: str) -> Callable[[Facts], Fill]:
         found = [r for r in facts.all("answer") if r["variant"].startswith(prefixes) and isinstance(r.get("text"), str) and one_line(r["text"])]
         parts = [Part(r["variant"], f"- {one_line(r['text'])}") for r in found]
         kinds = {kind_of(r) for r in found}
-        return Fill(parts, "calculated" if kinds == {"calculated"} else "typed", f"{len(parts)} answers") if parts else NO_LINES
+        return Fill(parts, "calculated" if kinds == {"calculated"} else "typed", count(len(parts), "answer")) if parts else NO_LINES
     return slot
 
 
@@ -342,7 +349,7 @@ def _documented(facts: Facts) -> str:
 
 def _served(facts: Facts) -> str:
     found = [r for r in facts.records if r["notebook"].startswith("05") and r["experiment"] not in NOT_RESULTS and kind_of(r) == "measured"]
-    return f"{len(found)} measurements against a server in notebook {found[0]['notebook']}" if found else ""
+    return f"{count(len(found), 'measurement')} against a server in notebook {found[0]['notebook']}" if found else ""
 
 
 def _planned(facts: Facts) -> str:

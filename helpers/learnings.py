@@ -125,6 +125,9 @@ def _blanks(document: str, lines: list[Line], fills: dict[str, Fill], merged: Me
             state = "ours"
         if state == "edited":
             own = merged.edited[key]
+            if own == line.text and fill.kind != "missing":    # without a record of the last export: still our words
+                yield Blank(document, label, fill.value, fill.kind, fill.note)
+                continue
             open_ = BLANK in own or own.startswith("- [ ]")
             own = re.sub(r"^(- \[.\] |- |\d+\. )", "", own).strip()
             own = own[len(label):].lstrip(" :") if own.startswith(label) else own
@@ -133,7 +136,7 @@ def _blanks(document: str, lines: list[Line], fills: dict[str, Fill], merged: Me
         elif state == "removed":
             yield Blank(document, label, "", "missing", "the student removed the line")
         elif region:
-            counted = fill.note[:1].isdigit()               # "11 results" says it better than the number of lines
+            counted = re.match(r"\d+ \w+$", fill.note)       # "11 results" says it better than the number of lines
             value = "" if not fill.value else fill.note if counted else f"{len(fill.value)} lines"
             yield Blank(document, label, value, fill.kind, "" if counted else fill.note)
         elif line.missing and texts.get(key, line.open) != line.open:

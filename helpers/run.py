@@ -32,13 +32,15 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from helpers import lifeline, summary
-from helpers.execute import Job, papermill_path, write_job, write_kernel
+from helpers.execute import Job, write_job, write_kernel
 from helpers.results import REPO, ResultsError, load, provenance
+from helpers.submissions import inspect
 
 NOTEBOOKS = REPO / "notebooks"
 CELL_TIMEOUT_S = 1800.0        # a first start on a GPU downloads a model
@@ -60,7 +62,7 @@ class Stopped(BaseException):
 
 @dataclass
 class NotebookResult:
-    """status: ok, failed (a cell), killed (its process died), timeout, stopped or not run."""
+    """status: ok, failed (a cell), killed (its process died), timeout, limit (memory, disk), stopped or not run."""
     name: str
     status: str = "not run"
     seconds: float = 0.0
@@ -92,21 +94,15 @@ def find_notebooks(wanted: list[str] | None = None, folder: Path | None = None) 
     return sorted(chosen)
 
 
-def parameters_of(notebook: Path) -> dict[str, str]:
-    """{name: default as text} from the cell tagged `parameters`; {} if there is none."""
-    import logging
+def parameters_of(notebook: Path) -> set[str]:
+    """The names in the cell tagged `parameters`; empty if there is no such cell.
 
-    import papermill
-
-    logger = logging.getLogger("papermill")
-    level, logger.level = logger.level, logging.ERROR
-    try:
-        found = papermill.inspect_notebook(papermill_path(notebook))
-    except Exception as error:
-        raise UsageError(f"{notebook} is not a notebook that can be read ({type(error).__name__}: {error}).") from error
-    finally:
-        logger.level = level
-    return {name: info["default"] for name, info in found.items()}
+    Read from the file, as papermill.inspect_notebook does, without the seconds of importing it.
+    """
+    about = inspect(notebook)
+    if "problem" in about:
+        raise UsageError(f"{notebook} is not a notebook that can be run: {about['problem']}.")
+    return set(about["parameters"] or ())
 
 
 def assign_parameters(notebooks: list[Path], given: dict) -> dict[Path, dict]:
@@ -119,7 +115,7 @@ def assign_parameters(notebooks: list[Path], given: dict) -> dict[Path, dict]:
         if name not in every:
             close = difflib.get_close_matches(name, every, n=1, cutoff=0.6) or difflib.get_close_matches(name.upper(), every, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            names = "; ".join(f"{path.stem}: {', '.join(sorted(set(declared[path]) - OURS)) or 'none'}" for path in notebooks)
+            names = "; ".join(f"{path.stem}: {', '.join(sorted(declared[path] - OURS)) or 'none'}" for path in notebooks)
             raise UsageError(f"No notebook of this run has a parameter {name!r}.{hint} The parameters are: {names}.")
     return {path: {name: value for name, value in given.items() if name in declared[path]} for path in notebooks}
 
@@ -171,12 +167,14 @@ def read_course(path: str | os.PathLike) -> dict:
 
 # ---------------------------------------------------------------- one notebook
 
-def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None = None, on_event=None) -> NotebookResult:
+def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None = None, on_event=None,
+            watch: Callable[[int], str | None] | None = None) -> NotebookResult:
     """Execute one job in a process of its own and wait for its end; nothing of it stays behind.
 
     work: folder for the job's own files (job, events, log). limit_s: wall time; after it the
     process tree is ended. env: the whole environment, None for this one's. on_event: called with
-    each event, and with None about five times a second.
+    each event, and with None about ten times a second. watch: asked with the pid of the job's
+    supervisor as often; a sentence from it ends the job with that as the reason.
     """
     result = NotebookResult(name)
     job_file = write_job(work / f"{name}.job.json", job)
@@ -187,7 +185,7 @@ def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None
     environment["WORKBOOK_NOTEBOOK"] = job.output
     began = time.monotonic()
     end, place, rest = None, 0, b""
-    section = ""
+    section, reason = "", None
 
     def take_events():
         nonlocal end, place, rest, section
@@ -224,6 +222,10 @@ def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None
             if time.monotonic() - began > limit_s:
                 result.status = "timeout"
                 break
+            reason = watch(process.pid) if watch else None
+            if reason:
+                result.status = "limit"
+                break
             time.sleep(0.1)
             take_events()
             if on_event:
@@ -241,7 +243,9 @@ def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None
         result.page = Path(job.output).with_suffix(".html").exists()
 
     where = {"cell": result.cells_done + 1 if result.cells else None, "of": result.cells, "section": section, "source": "", "traceback": ""}
-    if end is not None and result.status != "timeout":
+    if result.status == "limit":
+        result.failure = where | {"ename": "ResourceLimit", "evalue": reason}
+    elif end is not None and result.status != "timeout":
         result.status, result.failure = end["status"], end["failure"]
         if result.failure and result.failure["ename"] == "CellTimeoutError":
             result.status = "timeout"

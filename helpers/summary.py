@@ -108,8 +108,15 @@ def markdown(run: dict) -> str:
     lines += ["", "## What was measured", "", f"{run['records']} measurements in [measurements.jsonl](measurements.jsonl). "
               f"Blanks of the documents: {counts['measured']} measured, {counts['calculated']} calculated, {counts['typed']} typed, {counts['missing']} missing."]
     for document in dict.fromkeys(b["document"] for b in blanks):
-        lines += ["", f"### [{document}.md]({document}.md)", "", "| blank | value | is | from |", "|---|---|---|---|"]
-        lines += [f"| {in_cell(b['label'], 70)} | {in_cell(b['value'])} | {b['kind']} | {in_cell(b['note'], 90)} |" for b in blanks if b["document"] == document]
+        mine = [b for b in blanks if b["document"] == document]
+        missing = [in_cell(b["label"], 70) for b in mine if b["kind"] == "missing"]
+        lines += ["", f"### [{document}.md]({document}.md)", ""]
+        if len(missing) < len(mine):
+            lines += ["| blank | value | is | from |", "|---|---|---|---|"]
+            lines += [f"| {in_cell(b['label'], 70)} | {in_cell(b['value'])} | {b['kind']} | {in_cell(b['note'], 90)} |" for b in mine if b["kind"] != "missing"]
+            lines.append("")
+        if missing:
+            lines.append("Missing: " + "; ".join(missing) + ".")
     if run["notes"]:
         lines += ["", "## Notes", ""] + [f"- {note}" for note in run["notes"]]
     return "\n".join(lines) + "\n"

@@ -247,7 +247,7 @@ def test_checklist_says_who_ticked(tmp_path):
     lines = text(tmp_path).splitlines()
     assert "- [x] Read the PagedAttention paper (abstract and introduction at least) (ticked by the student)" in lines
     assert "- [x] Understood tensor parallelism (evidence: 5 of 5 questions right)" in lines
-    assert "- [x] Tried server mode (evidence: 1 measurements against a server in notebook 05_server_mode)" in lines
+    assert "- [x] Tried server mode (evidence: 1 measurement against a server in notebook 05_server_mode)" in lines
     assert "- [ ] Reviewed vLLM's documentation on distributed inference" in lines
     edit(tmp_path, "- [ ] Reviewed vLLM's documentation on distributed inference", "- [x] Reviewed vLLM's documentation on distributed inference")
     report = export(tmp_path)

@@ -230,8 +230,10 @@ def timed_stream(server: Server, prompt=None, messages=None, max_tokens: int = 6
         for chunk in answer:
             for choice in chunk.choices:
                 text = (choice.delta.content if messages is not None else choice.text) or ""
-                # A chunk without text is a token that does not complete a character yet; the first of a chat only names the role.
-                if text or (messages is None and not choice.finish_reason):
+                opening = messages is not None and choice.delta.role is not None and not text
+                # A chunk without text is a token that does not complete a character yet, except at the two ends:
+                # the first chunk of a chat only names the role, and the last may only bring the reason of the end.
+                if text or not (opening or choice.finish_reason):
                     stream.times_s.append(time.perf_counter() - started)
                     stream.chunks.append(text)
                 stream.finish_reason = choice.finish_reason or stream.finish_reason

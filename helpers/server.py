@@ -29,8 +29,8 @@ from pathlib import Path
 
 import httpx
 
-from helpers import lifeline, live
 from helpers import engine as engines
+from helpers import lifeline, live
 from helpers.engine import EngineError
 from helpers.profile import Profile, cache_dir
 
@@ -186,27 +186,31 @@ class Server:
             return self.stop_report or StopReport(0.0, "had ended", None, 0, ())
         if _current is self:
             _current = None
+            engines._registry_file().unlink(missing_ok=True)
         started = time.perf_counter()
         pids, how, requests = self.pids, "had ended", None
         own = float(self.engine_args.get("shutdown_timeout") or 0)
         patience = own if drain_s is None else drain_s
-        if self._process.poll() is None:
-            requests = left = self._in_flight()
-            how = "aborted"
-            if patience and own:
-                how = "drained" if self._end_politely(min(patience, own) + 5) else "killed"
-            elif patience:
-                while left and time.perf_counter() - started < patience:
-                    time.sleep(0.1)
-                    left = self._in_flight()
-                how = "aborted" if left else "drained"
+        try:
+            if self._process.poll() is None:
+                requests = self._in_flight()
+                how = self._drain(patience, own) if patience and requests else "aborted" if requests else "idle"
+        except KeyboardInterrupt:
+            how = "aborted"  # the stop button: no more waiting
         code = lifeline.stop(self._process)
-        if how == "aborted" and requests == 0:
-            how = "idle"
         self.stop_report = StopReport(
             time.perf_counter() - started, how, requests, code, tuple(p for p in pids if lifeline.alive(p))
         )
         return self.stop_report
+
+    def _drain(self, patience_s: float, own_s: float) -> str:
+        """Let running requests end, in the server if it can (`own_s` > 0), else by waiting here: "drained", "aborted" or "killed"."""
+        if own_s:
+            return "drained" if self._end_politely(min(patience_s, own_s) + 5) else "killed"
+        deadline = time.perf_counter() + patience_s
+        while (left := self._in_flight()) and time.perf_counter() < deadline:
+            time.sleep(0.1)
+        return "aborted" if left else "drained"
 
     def _end_politely(self, patience_s: float) -> bool:
         """SIGTERM to vLLM's own process and wait; whether it ended in time."""
@@ -236,6 +240,7 @@ def connect(url: str, api_key: str = "") -> Server:
     Raises ServerError when nothing answers there, or when it does not accept the key.
     """
     url = url.rstrip("/").removesuffix("/v1")
+    _no_proxy_for_this_machine()
     try:
         answer = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {api_key}"} if api_key else {}, timeout=10)
         if answer.status_code == 401:
@@ -252,7 +257,7 @@ def start_server(profile: Profile, *, max_wait_s: float | None = None, port: int
                  api_key: str | None = None, quick: bool = True, **engine_args) -> Server:
     """Start vLLM's server with the profile's arguments, changed by `engine_args` (vLLM's own names), and wait until it serves.
 
-    max_wait_s: give up after so long; None is 180 s on the CPU and 1,200 s on a GPU. port: None takes a free one.
+    max_wait_s: give up after so long; None is 300 s on the CPU and 1,200 s on a GPU. port: None takes a free one.
     api_key: None makes one. quick: on a CPU, start as helpers/quick_server.py does; False takes vLLM's own way.
     engine_args: True and False become `--flag` and `--no-flag`, dicts and lists JSON, None leaves vLLM's default.
     Options of the server itself work too (`shutdown_timeout=20`, `enable_prompt_tokens_details=True`).
@@ -273,11 +278,13 @@ def start_server(profile: Profile, *, max_wait_s: float | None = None, port: int
         if _current._key == key and _current.is_up:
             return _current
         _current.stop()
+    engines._warn_of_other_engines(profile)
     if profile.name == "gpu" and (closed := engines.close_engine()):
         print(f"The notebook's engine was closed first, the server needs its memory: {closed}")
     if port is not None:
         _check_port(port)
 
+    _no_proxy_for_this_machine()
     log_path = _new_log()
     number = port or _free_port()
     secret = api_key or secrets.token_urlsafe(24)
@@ -288,7 +295,7 @@ def start_server(profile: Profile, *, max_wait_s: float | None = None, port: int
     started = time.perf_counter()
     process = lifeline.spawn(cmd, env=environment, log=log_path)
     url = f"http://{HOST}:{number}"
-    limit = max_wait_s or (180 if profile.name == "cpu" else 1200)
+    limit = max_wait_s or (300 if profile.name == "cpu" else 1200)
     phases = _Phases(log_path, started)
     try:
         with live.engine_start(log_path, PHASES, what="server"):
@@ -299,6 +306,7 @@ def start_server(profile: Profile, *, max_wait_s: float | None = None, port: int
             raise ServerError("The start was stopped, and what had begun was ended: start again when you like.") from None
         raise
     startup_s = time.perf_counter() - started
+    engines._registry_file().write_text(json.dumps({"pid": os.getpid(), "notebook": engines._notebook_name()}))
     _current = Server(
         url, secret, args["served_model_name"], process=process, log_path=log_path, command=for_people,
         engine_args={"model": profile.model, **args}, startup_s=startup_s,
@@ -380,6 +388,13 @@ def _environment(profile: Profile, api_key: str, quick: bool) -> dict[str, str]:
         # One core stays free for the API server and the clients, as vLLM itself does with its workers.
         env["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) - 1))
     return env
+
+
+def _no_proxy_for_this_machine() -> None:
+    """A proxy in the environment is for the internet: curl, httpx, openai and the benchmark must not ask it for 127.0.0.1."""
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join([*hosts, *(host for host in (HOST, "localhost") if host not in hosts)])
 
 
 def _free_port() -> int:

@@ -6,8 +6,13 @@ Each function asks a real server and returns rows (list of dicts) for a table; n
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import random
+import shlex
+import shutil
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -56,22 +61,38 @@ def endpoints(server: Server) -> list[dict]:
     return rows
 
 
+def ask_with_curl(server: Server, path: str, body: dict) -> dict | None:
+    """Send a request with curl, print the command as a person would type it, return the answer; None without curl."""
+    url, data = server.url + path, json.dumps(body)
+    print(f'curl {url} -H "Authorization: Bearer $VLLM_API_KEY" -H "Content-Type: application/json" \\\n  -d {shlex.quote(data)}')
+    if not shutil.which("curl"):
+        print("(curl is not installed here, so this command was not run)")
+        return None
+    # The key comes to curl on its standard input: in the command, `ps` would show it to every user of the machine.
+    done = subprocess.run(
+        ["curl", "-sS", url, "-H", "Content-Type: application/json", "-d", data, "-K", "-"],
+        input=f'header = "Authorization: Bearer {server.api_key}"', capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
 def mistakes(server: Server, max_model_len: int) -> list[dict]:
     """Requests that a client gets wrong: the status, and the server's own words."""
     chat, text = "/v1/chat/completions", "/v1/completions"
     hello = {"model": server.model, "prompt": "Hello", "max_tokens": 1}
     wrong_key = {"Authorization": "Bearer not-the-key"}
+    cut_off = {"content": b'{"model": ', "headers": {"Content-Type": "application/json"}}
     cases = (
-        ("wrong API key", text, dict(json=hello, headers=wrong_key)),
-        ("unknown model", text, dict(json={**hello, "model": "gpt-99"})),
-        ("prompt longer than max_model_len", text, dict(json={**hello, "prompt": [5] * (max_model_len + 1)})),
-        ("more max_tokens than fit", text, dict(json={**hello, "max_tokens": max_model_len + 1})),
-        ("JSON that is cut off", text, dict(content=b'{"model": ', headers={"Content-Type": "application/json"})),
-        ("a word where a number belongs", text, dict(json={**hello, "max_tokens": "many"})),
-        ("temperature below 0", text, dict(json={**hello, "temperature": -1})),
-        ("a chat without messages", chat, dict(json={"model": server.model})),
-        ("a path that does not exist", "/v1/complete", dict(json=hello)),
-        ("a parameter that does not exist", text, dict(json={**hello, "temprature": 0})),
+        ("wrong API key", text, {"json": hello, "headers": wrong_key}),
+        ("unknown model", text, {"json": {**hello, "model": "gpt-99"}}),
+        ("prompt longer than max_model_len", text, {"json": {**hello, "prompt": [5] * (max_model_len + 1)}}),
+        ("more max_tokens than fit", text, {"json": {**hello, "max_tokens": max_model_len + 1}}),
+        ("JSON that is cut off", text, cut_off),
+        ("a word where a number belongs", text, {"json": {**hello, "max_tokens": "many"}}),
+        ("temperature below 0", text, {"json": {**hello, "temperature": -1}}),
+        ("a chat without messages", chat, {"json": {"model": server.model}}),
+        ("a path that does not exist", "/v1/complete", {"json": hello}),
+        ("a parameter that does not exist", text, {"json": {**hello, "temprature": 0}}),
     )
     rows = []
     with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -128,7 +149,10 @@ def mean_in_system(readings: list[dict], start_s: float = 0.0, end_s: float = fl
     rows = [r for r in readings if start_s <= r["t_s"] <= end_s]
     if len(rows) < 2:
         return float("nan")
-    area = sum((a["running"] + a["waiting"] + b["running"] + b["waiting"]) / 2 * (b["t_s"] - a["t_s"]) for a, b in zip(rows, rows[1:]))
+    area = sum(
+        (a["running"] + a["waiting"] + b["running"] + b["waiting"]) / 2 * (b["t_s"] - a["t_s"])
+        for a, b in itertools.pairwise(rows)
+    )
     return area / (rows[-1]["t_s"] - rows[0]["t_s"])
 
 
@@ -231,15 +255,15 @@ def stop_under_load(server: Server, clients: int, max_tokens: int, drain_s: floa
 
     Every client was promised `max_tokens` tokens. Returns (a row each, the report of the stop).
     """
-    started = threading.Event()
     box: dict[int, Stream] = {}
 
     def client(i: int) -> None:
         box[i] = timed_stream(server, prompt=f"Client {i} says", max_tokens=max_tokens, ignore_eos=True, temperature=0)
 
     def late() -> None:
-        started.wait(30)
-        time.sleep(0.4)
+        deadline = time.perf_counter() + 60
+        while "shutdown triggered" not in server.log_path.read_text(errors="replace") and time.perf_counter() < deadline:
+            time.sleep(0.02)
         box[clients] = timed_stream(server, prompt="Am I too late?", max_tokens=4)
 
     threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)] + [threading.Thread(target=late)]
@@ -250,7 +274,6 @@ def stop_under_load(server: Server, clients: int, max_tokens: int, drain_s: floa
             break
         time.sleep(0.02)
     time.sleep(0.15)
-    started.set()
     report = server.stop(drain_s)
     for thread in threads:
         thread.join(120)

@@ -3,7 +3,6 @@
 One server for the whole file (tests/conftest.py), one more that is stopped under load, one that dies while it loads.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -73,7 +72,7 @@ def test_a_stream_comes_in_order_and_its_usage_is_right(server):
 
 
 def test_choices_stop_strings_log_probabilities_and_structured_output(server):
-    client, base = server.openai(), dict(model=server.model, messages=QUESTION)
+    client, base = server.openai(), {"model": server.model, "messages": QUESTION}
     drawn = client.chat.completions.create(**base, n=3, temperature=1.0, seed=1, max_tokens=8)
     assert [c.index for c in drawn.choices] == [0, 1, 2]
     again = client.chat.completions.create(**base, n=3, temperature=1.0, seed=1, max_tokens=8)
@@ -318,7 +317,7 @@ def test_kill_9_of_the_parent_leaves_nothing_within_10_s(served):
     server = served.server
     tree = lifeline.descendants(served.parent.pid)
     assert set(served.pids) <= set(tree) and any(lifeline.title(p).startswith("VLLM::") for p in tree)
-    worker = threading.Thread(target=timed_stream, args=(server,), kwargs=dict(prompt="go on", max_tokens=3000, ignore_eos=True))
+    worker = threading.Thread(target=timed_stream, args=(server,), kwargs={"prompt": "go on", "max_tokens": 3000, "ignore_eos": True})
     worker.start()
     time.sleep(0.5)
     served.parent.kill()

@@ -29,6 +29,9 @@ def startup(phases_s: dict[str, float], total_s: float) -> None:
 
 def token_times(stream) -> None:
     """One streamed answer: when each chunk came, and the gaps between them."""
+    if not stream.times_s:
+        print(f"No chunk came: {stream.error or 'the answer was empty'}.")
+        return
     times = [1e3 * t for t in stream.times_s]
     gaps = [1e3 * g for g in stream.gaps_s]
     fig, (ax, low) = style.figure("A streamed answer, chunk by chunk", rows=2, size=(7.5, 4.2), sharex=True, height_ratios=[2, 1])

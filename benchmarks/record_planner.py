@@ -9,6 +9,10 @@ measuring first; each has an id, model, tp, pp, dp, engine_args (vLLM's own name
 prefill, long, holdout. `predict` never overwrites a file of predictions. `measure` appends one record as each
 configuration ends, skips those that are recorded, and stops before its time is up: run it again to go on.
 Needs 1 GPU for dp x pp x tp = 1, or no GPU for a list whose gpu is "CPU".
+
+On a lent machine whose commands end after ten minutes, twice:
+    python benchmarks/record_planner.py measure benchmarks/planner_configs_gpu1.json --budget-s 560 --copy-to "$OUT"
+and put the copied .jsonl back into benchmarks/records before the second time, unless it is still there.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import statistics
 import subprocess
@@ -375,7 +380,7 @@ def append(path: Path, record: dict) -> None:
         os.fsync(file.fileno())
 
 
-def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=None, predictions=None) -> int:
+def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=None, predictions=None, copy_to=None) -> int:
     """Measure the list. Returns the number of configurations that are still without a record."""
     begin = time.monotonic()
     listing = read_list(path)
@@ -408,6 +413,8 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
                 "time_utc": _now(), "machine": machine, "commit": _commit(), "weights": "shipped" if config["model"] == "shipped" else "dummy",
             }  # fmt: skip
             append(out, record)
+            if copy_to:
+                shutil.copy(out, copy_to)
             print(one_line(record), flush=True)
             if gpu != "CPU":
                 wait_for_memory()
@@ -490,13 +497,14 @@ def main() -> int:
     parser.add_argument("--predictions", type=Path, help="file of predictions")
     parser.add_argument("--budget-s", type=float, default=3600, help="stop before this many seconds")
     parser.add_argument("--timeout-s", type=float, default=200, help="most seconds for one configuration")
+    parser.add_argument("--copy-to", type=Path, help="a folder that gets a copy of the records after each configuration")
     parser.add_argument("--only", help="ids, separated by commas")
     args = parser.parse_args()
     if args.what == "predict":
         predict(args.configs, args.predictions, args.gpu)
         return 0
     only = set(args.only.split(",")) if args.only else None
-    return 3 if measure(args.configs, args.out, args.budget_s, args.timeout_s, only, args.gpu, args.predictions) else 0
+    return 3 if measure(args.configs, args.out, args.budget_s, args.timeout_s, only, args.gpu, args.predictions, args.copy_to) else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,41 @@
+"""Notebook 4: executed whole with other plans than its own, and what it leaves for the export."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "04_multi_gpu_planning.ipynb"
+
+
+def test_it_is_stored_without_outputs_and_with_its_seven_sections():
+    notebook = nbformat.read(NOTEBOOK, 4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for number, word in enumerate(("Inventory", "Size a model", "Predict speed", "Measure here", "Choose", "Launch", "Exercises"), 1):
+        assert f"## {number}. {word}" in text
+    assert [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])], "no parameters cell"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", [
+    {},  # as it is: 70B on eight H100s, every measurement
+    {"PLAN_MODEL": "Qwen2.5-7B", "PLAN_GPU": "L40S", "PLAN_GPUS": 2, "MEASURE_DP": False, "TRY_RAY": False, "SEED": 3},
+    {"PLAN_MODEL": "Mixtral-8x7B", "PLAN_GPU": "A100-SXM-80GB", "PLAN_GPUS": 16, "PLAN_NODES": 2, "MEASURE_DP": False,
+     "TRY_RAY": False, "MY_PLAN": {"gpu": "H100-SXM", "tp": 4, "pp": 1, "dp": 1}},
+])  # fmt: skip
+def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
+    import papermill
+
+    papermill.execute_notebook(str(NOTEBOOK), str(tmp_path / "out.ipynb"), {"RESULTS_DIR": str(tmp_path / "results"), **plan},
+                               progress_bar=False, execution_timeout=280)  # fmt: skip
+    records = [json.loads(line) for line in (tmp_path / "results" / "measurements.jsonl").read_text().splitlines()]
+    have = {(r["experiment"], r["variant"]) for r in records}
+    for key in (("hardware", "week5"), ("strategy", "chosen"), ("answer", "tp_reason"), ("answer", "concern_1"), ("trial", "TP 1")):
+        assert key in have, f"{key} was not saved"
+    strategy = [r for r in records if r["experiment"] == "strategy"][-1]
+    assert strategy["metrics"]["expected_speedup_x"] >= 0.99 and "vllm serve" in strategy["command"]
+    exported = (tmp_path / "results" / "distributed_planning.md").read_text()
+    blanks = [line for line in exported.splitlines() if "___" in line]
+    assert not blanks, f"left blank: {blanks}"

@@ -92,10 +92,10 @@ class _Place:
 
 
 class _Board:
-    """All the progress lines of one cell, as one output."""
+    """What one cell's engine starts and workloads have come to, line by line, as one output."""
 
     current: "_Board | None" = None
-    LINES = 12
+    LINES = 16
 
     def __init__(self, cell):
         self.cell = cell
@@ -109,6 +109,18 @@ class _Board:
         if cls.current is None or cls.current.cell != cell:
             cls.current = cls(cell)
         return cls.current
+
+    def live(self, *widgets) -> None:
+        """Show these widgets below the lines so far."""
+        import ipywidgets
+
+        lines = [ipywidgets.HTML(self.static().html)] if self.done else []
+        self.place.put(ipywidgets.VBox([*lines, *widgets]))
+
+    def finish(self, line: str) -> None:
+        """One more line, and nothing live for now."""
+        self.done.append(line)
+        self.place.put(self.static())
 
     def static(self) -> Static:
         shown = self.done[-self.LINES :]
@@ -145,10 +157,7 @@ class Progress:
             layout=ipywidgets.Layout(width="420px"),
         )  # fmt: skip
         self._text = ipywidgets.Label()
-        rows = [ipywidgets.HBox([self._bar, self._text])]
-        if self._board.done:
-            rows.insert(0, ipywidgets.HTML(self._board.static().html))
-        self._board.place.put(ipywidgets.VBox(rows))
+        self._board.live(ipywidgets.HBox([self._bar, self._text]))
 
     @property
     def seconds(self) -> float:
@@ -187,12 +196,11 @@ class Progress:
         stopped = "" if self.done >= self.total else f"stopped after {self.done} of "
         numbers = "".join(f", {_short(value)} {_words(name)}" for name, value in self.numbers.items())
         said = f"{self.label}: {stopped}{self.total} {self.unit} in {_short(self.seconds)} s{numbers}"
-        self._board.done.append(said + (f" ({note})" if note else ""))
         with contextlib.suppress(Exception):
             if self._bar is not None:
                 for widget in (self._bar, self._text):
                     widget.close()
-            self._board.place.put(self._board.static())
+            self._board.finish(said + (f" ({note})" if note else ""))
 
     def __enter__(self):
         return self
@@ -236,16 +244,16 @@ class _EngineStart:
         self.log_path, self.phases = log_path, [(label, re.compile(pattern)) for label, pattern in phases]
         self.begun: list[tuple[str, float]] = [("load vLLM", 0.0)]
         self.start = time.perf_counter()
-        self._widget = self._terminal = self._place = None
+        self._widget = self._terminal = self._board = None
         self._end = threading.Event()
         with contextlib.suppress(Exception):
             if _kernel() is not None:
-                self._place = _Place()
-                if has_widgets():
+                self._board = _Board.of_this_cell()
+                if self._board.widgets:
                     import ipywidgets
 
                     self._widget = ipywidgets.HTML(self._now())
-                    self._place.put(self._widget)
+                    self._board.live(self._widget)
             elif sys.stderr is not None and sys.stderr.isatty():
                 # A copy: the engine's start sends stderr to its log meanwhile.
                 self._terminal = os.fdopen(os.dup(2), "w")
@@ -296,8 +304,8 @@ class _EngineStart:
                 self._terminal.close()
             if self._widget is not None:
                 self._widget.close()
-            if self._place is not None:
-                self._place.put(Static(f'<div style="{CARD}">{html.escape(said)}</div>', said))
+            if self._board is not None:
+                self._board.finish(said)
 
 
 # ---------------------------------------------------------------- numbers over time

@@ -14,7 +14,7 @@ from tests.notebook_tools import WIDGET, kinds, run_cells, texts, to_html
 
 SWEEP = """
 from helpers import live
-for batch in range(14):
+for batch in range(18):
     view = live.progress(f"batch {batch}", 8)
     for i in range(8):
         view.update(i + 1, tokens_per_s=812.4)
@@ -60,7 +60,7 @@ def test_each_view_leaves_one_static_output(headless):
     assert [len(c.outputs) for c in (sweep, start, board)] == [1, 1, 1]
     lines = texts(sweep).splitlines()
     assert lines[0] == "... and 2 before these" and len(lines) == 1 + live._Board.LINES
-    assert lines[-1].startswith("batch 13: 8 requests in ") and "812 tokens/s" in lines[-1]
+    assert lines[-1].startswith("batch 17: 8 requests in ") and "812 tokens/s" in lines[-1]
     said = re.search(r"Engine started in ([\d.]+) s .*load vLLM ([\d.]+), load the weights ([\d.]+)\)", texts(start))
     assert said and float(said[1]) == pytest.approx(1.2, abs=0.3), texts(start)
     assert float(said[3]) > float(said[2]), "the phase that took longer must be shown so"
@@ -74,7 +74,16 @@ def test_with_widgets_the_view_is_replaced_by_its_static_form():
     done = run_cells(SWEEP, START, DASHBOARD, "live.has_widgets()", env={"WORKBOOK_WIDGETS": "1"})
     assert texts(done.cells[3]) == "True"
     assert WIDGET not in kinds(done), "a finished view leaves no widget in the saved notebook"
-    assert "batch 13: 8 requests" in texts(done.cells[0]) and "at most" in texts(done.cells[2])
+    assert "batch 17: 8 requests" in texts(done.cells[0]) and "at most" in texts(done.cells[2])
+
+
+def test_one_cell_has_one_list_in_the_order_of_its_work():
+    cell = START + "\nwith live.progress('work', 2) as view:\n    view.update(2)\n" + "\n".join(START.splitlines()[3:])
+    for env in (None, {"WORKBOOK_WIDGETS": "1"}):
+        done = run_cells(cell, env=env)
+        lines = texts(done.cells[0]).splitlines()
+        assert [line.split()[0] for line in lines] == ["Engine", "work:", "Engine"], lines
+        assert len(done.cells[0].outputs) == 1
 
 
 def test_a_failed_start_says_so_and_the_error_is_kept():

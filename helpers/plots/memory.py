@@ -71,13 +71,16 @@ def _phases(ax, phases: list[dict], end: float, names: bool = True) -> None:
     edges = [(phase["start_s"], min(phase["end_s"], end), phase["label"]) for phase in phases]
     # Names stand above the curve; slanted when one of them is wider than its phase.
     slanted = any((stop - start) / span < 0.014 * len(label) for start, stop, label in edges)
+    free = 0.0  # where the next slanted name has room
     for index, (start, stop, label) in enumerate(edges):
         if index % 2 == 0:
             ax.axvspan(start, stop, color="#000000", alpha=0.05, linewidth=0)
         ax.axvline(start, color="#B0B0B0", linewidth=0.8)
         if names:
+            at = max(start, free) if slanted else (start + stop) / 2
+            free = at + 0.037 * span
             ax.text(
-                start if slanted else (start + stop) / 2, 1.02, label, transform=ax.get_xaxis_transform(),
+                at, 1.02, label, transform=ax.get_xaxis_transform(),
                 ha="left" if slanted else "center", va="bottom", rotation=30 if slanted else 0,
                 rotation_mode="anchor", fontsize=8.5, color=style.INK,
             )  # fmt: skip

@@ -11,6 +11,7 @@ BENCHMARKS = {
     "engine_start": "How long does an engine take to start and to close, after the first?",
     "measure_truth": "Does measure report the throughput that vLLM's own benchmark reports? (within 2 %)",
     "sampling_cost": "What does sampling memory 10 and 50 times a second cost? (under 1 % at 10 Hz)",
+    "limits": "Decode and prefill as fractions of the roofline, from ceilings measured here; where a decode step's time goes.",
     "planner_accuracy": "How far are the planner's predictions from every recorded configuration?",
 }
 

@@ -1,0 +1,18 @@
+"""These tests need an NVIDIA GPU; without one they are skipped, and say so."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.gpu_memory import has_gpu
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `benchmarks`
+
+
+def pytest_collection_modifyitems(items):
+    if has_gpu():
+        return
+    for item in items:
+        if item.path.parent.name == "gpu":
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; the scripts beside this file can be rehearsed on the CPU"))

@@ -110,6 +110,11 @@ def commands(
             "The model lies under the same path on every machine, or every machine can download it.",
             "The same vLLM, Python and driver on every machine; VLLM_HOST_IP is each machine's own address where "
             "there are several.",
+            *(
+                ["Ray lets nobody join without a token (2.60): the same RAY_AUTH_TOKEN on every machine, or RAY_AUTH_MODE=disabled on a private network."]
+                if launcher == "ray"
+                else []
+            ),
             "NCCL uses the fast network: NCCL_DEBUG=INFO names the interface (NCCL_SOCKET_IFNAME, NCCL_IB_HCA set it).",
         ]
     if nodes == 1:

@@ -6,6 +6,7 @@ Everything is started so that it ends with this process; nothing of Ray that was
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -79,6 +80,8 @@ def run(profile, timeout_s: float = 60.0) -> RayTrial:
             "PYTHONWARNINGS": "ignore", "RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+        # Ray 2.60 lets nobody join without a token: one for this trial alone.
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         if Path(profile.model).exists():
             environment["HF_HUB_OFFLINE"] = "1"
         resources = ["--num-cpus=1"] if profile.name == "cpu" else ["--num-cpus=1", "--num-gpus=1"]
@@ -94,7 +97,7 @@ def run(profile, timeout_s: float = 60.0) -> RayTrial:
             address = _address(logs[0], begin + timeout_s / 2, started[0])
             shown = tuple(" ".join(["ray", *c[1:-1]]).replace(f" {memory}", "").replace(f" --temp-dir={folder}", "") for c in (head, worker))
             if address is None:
-                return RayTrial(shown, seconds=time.monotonic() - begin, problem=f"The first Ray node did not start: {_tail(logs[0])}")
+                return RayTrial(shown, seconds=time.monotonic() - begin, problem=f"The first Ray node did not start within {timeout_s / 2:.0f} s: {_tail(logs[0])}")
             worker[2] = f"--address={address}"
             shown = (shown[0], shown[1].replace("HEAD", address))
             started.append(lifeline.spawn(worker, env=env_worker, log=str(logs[1])))
@@ -138,6 +141,7 @@ def _tail(log: Path) -> str:
     if not log.exists():
         return "no message"
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in lines if " WARNING " not in line and " INFO " not in line] or lines
     wrong = [line for line in lines if "Error:" in line or "Exception:" in line or "Failed" in line]
     return (wrong or lines or ["no message"])[-1][-400:]
 

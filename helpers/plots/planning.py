@@ -178,8 +178,10 @@ def choices(ranking, goal_ms: float | None, reading: str) -> None:
                     textcoords="offset points", fontsize=8)
     if goal_ms:
         ax.axvline(goal_ms, color=style.INK, lw=1, ls=":")
-        ax.annotate("goal", (goal_ms, ax.get_ylim()[1]), xytext=(3, -10), textcoords="offset points", fontsize=8)
+        ax.annotate("goal", (goal_ms, ax.get_ylim()[0]), xytext=(3, 4), textcoords="offset points", fontsize=8)
     ax.set(xlabel="TPOT with new prompts arriving (ms)", ylabel="output tokens/s per GPU", xscale="log")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "1235" else "")
     ax.margins(x=0.15, y=0.15)
     style.show(fig, reading=reading, table=rows, name="choices")
 

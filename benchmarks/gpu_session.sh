@@ -182,7 +182,7 @@ case ${1:-} in
     shift
     rm -f "$RESULTS/finished"
     copy_work
-    setsid env REPO="$WORK" bash "$WORK/benchmarks/gpu_session.sh" "$@" </dev/null >"$RESULTS/background.log" 2>&1 &
+    setsid env -u OUT BACKGROUND=1 bash "$WORK/benchmarks/gpu_session.sh" "$@" </dev/null >"$RESULTS/background.log" 2>&1 &
     echo $! >"$RESULTS/pid"
     echo "started: $*"
     ;;
@@ -206,7 +206,6 @@ case ${1:-} in
   *)
     copy_work
     run_stages "$@"
-    show
-    pack
+    [[ -n ${BACKGROUND:-} ]] || { show; pack; }
     ;;
 esac

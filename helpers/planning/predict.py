@@ -27,7 +27,7 @@ class Tuning:
     """
 
     read_efficiency: float = 0.85  # share of the memory bandwidth that matrix products reach at small batches
-    compute_efficiency: float = 0.70  # share of the dense FLOPs that large matrix products reach
+    compute_efficiency: float = 0.77  # share of the dense FLOPs that large matrix products reach
     kv_efficiency: float = 0.75  # share of the memory bandwidth that reading the KV cache reaches
     attention_efficiency: float = 0.50  # share of the dense FLOPs that attention reaches in prefill
     layer_s: float = 25e-6  # small kernels of one layer in one step, replayed from a CUDA graph
@@ -83,6 +83,7 @@ class Parts:
     """Seconds of one step by cause. ``total`` is their sum."""
 
     matrices: float = 0.0
+    elementwise: float = 0.0
     attention: float = 0.0
     sampling: float = 0.0
     allreduce_latency: float = 0.0
@@ -113,6 +114,17 @@ def experts_touched(experts: int, per_token: int, tokens: float) -> float:
     """Distinct experts that a batch reads when each token picks ``per_token`` of ``experts`` at random:
     E (1 - (1 - k/E)^tokens)."""
     return experts * (1 - (1 - per_token / experts) ** tokens)
+
+
+def moved_per_token(shape: ModelShape, tp: int) -> int:
+    """Bytes that the small kernels of one layer read and write for one token: two norms with their residual (4h each),
+    rotary embedding of queries and keys, the new KV entry, and the MLP's activation (2f in, f out)."""
+    h = shape.hidden
+    heads = (shape.heads // tp + max(1, shape.kv_heads // tp)) * shape.head_dim
+    width = shape.intermediate // tp if shape.moe_layers < shape.layers else 0
+    if shape.experts:
+        width = max(width, shape.experts_per_token * (shape.expert_width // tp + h) + shape.shared_width // tp)
+    return shape.dtype_bytes * (8 * h + 3 * heads + 3 * width)
 
 
 def custom_allreduce_limit(gpu: Gpu, tp: int) -> int:
@@ -185,6 +197,7 @@ def forward_parts(
             read / (bandwidth * tuning.read_efficiency),
             2 * params * rows / (rate * tuning.compute_efficiency),
         )
+    elementwise = layers * tokens * moved_per_token(shape, tp) / (bandwidth * tuning.read_efficiency)
     heads = shape.heads // tp
     if prefill:
         pairs = tokens * (context + tokens / 2)
@@ -211,7 +224,7 @@ def forward_parts(
     overhead = tuning.layer_s * layers
     if last:
         overhead += (tuning.prefill_step_s if prefill else tuning.step_s) + tuning.stream_s * streams
-    return Parts(matrices, attention, sampling, latency, volume, 0.0, overhead)
+    return Parts(matrices, elementwise, attention, sampling, latency, volume, 0.0, overhead)
 
 
 # ---------------------------------------------------------------------- a plan's speed

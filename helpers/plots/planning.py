@@ -8,6 +8,7 @@ from helpers.plots import style
 
 PART_NAMES = {
     "matrices": "reading and multiplying weights",
+    "elementwise": "norms and activations",
     "attention": "KV cache",
     "sampling": "sampling",
     "allreduce_latency": "all-reduce: latency",

@@ -170,3 +170,18 @@ def multi_turn(tokenizer, turns: int, seed: int = 0, max_tokens: int = 64, syste
         requests.append(chat(tokenizer, messages, max_tokens, kind=f"turn {turn + 1}"))
         messages = [*messages, {"role": "assistant", "content": term["answer"]}]
     return Workload("multi_turn", tuple(requests), seed, f"a conversation of {turns} turns")
+
+
+def repeated_answers(tokenizer, n: int, seed: int = 0, max_tokens: int = 96) -> Workload:
+    """`n` chats in which the answer has been given before: asked again in other words, it stands in the prompt already."""
+    rng = random.Random(seed)
+    requests = []
+    for term in rng.sample(tiny_model.load_glossary(), n):
+        first, again = rng.sample(tiny_model.phrasings(term)[0], 2)
+        messages = [
+            {"role": "user", "content": first},
+            {"role": "assistant", "content": term["answer"]},
+            {"role": "user", "content": again},
+        ]
+        requests.append(chat(tokenizer, messages, max_tokens))
+    return Workload("repeated_answers", tuple(requests), seed, f"{n} questions whose answer stands in the prompt")

@@ -1,0 +1,70 @@
+"""Count KV-cache blocks as vLLM does: what a prefix cache will find, and what requests in flight hold and waste.
+
+Blocks hold `block_size` tokens (16 on a GPU, 128 on the CPU by default). Only full blocks are kept for reuse, and the
+last token of a prompt is always computed, because its output is needed: vllm/v1/core/kv_cache_manager.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from helpers.measure import Measurement
+
+
+def reusable_tokens(shared: int, prompt: int, block_size: int) -> int:
+    """Tokens that a prompt of `prompt` tokens finds when its first `shared` tokens have been seen before."""
+    return max(0, min(shared, prompt - 1)) // block_size * block_size
+
+
+def predicted_hits(prompts: Sequence[Sequence[int]], block_size: int,
+                   outputs: Sequence[Sequence[int]] | None = None) -> list[int]:
+    """Prompt tokens that each request finds in a prefix cache that starts empty and never has to evict.
+
+    prompts: token ids, in the order in which the requests are served, one after the other.
+    outputs: what each generated, if later prompts may contain it. The last generated token has no KV cache: nothing
+        was computed after it.
+    """
+    seen: set[int] = set()
+    hits = []
+    for i, prompt in enumerate(prompts):
+        found = 0
+        for end, key in _block_keys(prompt[: len(prompt) - 1], block_size):
+            if key not in seen:
+                break
+            found = end
+        hits.append(found)
+        generated = list(outputs[i][:-1]) if outputs else []
+        seen.update(key for _, key in _block_keys([*prompt, *generated], block_size))
+    return hits
+
+
+def _block_keys(tokens: Sequence[int], block_size: int) -> Iterable[tuple[int, int]]:
+    """(end, key) of every full block; a key stands for the block and all before it, as vLLM's chained hashes do."""
+    key = 0
+    for end in range(block_size, len(tokens) + 1, block_size):
+        key = hash((key, tuple(tokens[end - block_size : end])))
+        yield end, key
+
+
+def in_flight(measurement: Measurement, block_size: int, max_model_len: int) -> list[dict]:
+    """Slots that the requests in flight hold, one row for each step in which all of them were decoding.
+
+    Rows: t_s, requests, tokens (with keys and values), blocks, unused_slots (the empty ends of last blocks),
+    contiguous_slots (what reserving max_model_len tokens for each request would take), kv_cache_usage (vLLM's own
+    gauge). Steps with a prompt half read are left out: vLLM does not say how far it got.
+    """
+    rows = []
+    for step in measurement.timeline:
+        now = step["t_s"]
+        decoding = [r for r in measurement.requests if r.token_times_s and r.token_times_s[0] <= now < r.token_times_s[-1]]
+        if not decoding or len(decoding) != step["running"]:
+            continue
+        # The token that came last is the next step's input: its keys and values are not there yet.
+        held = [r.input_tokens + sum(t <= now for t in r.token_times_s) - 1 for r in decoding]
+        blocks = sum(-(-tokens // block_size) for tokens in held)
+        rows.append({
+            "t_s": now, "requests": len(decoding), "tokens": sum(held), "blocks": blocks,
+            "unused_slots": blocks * block_size - sum(held), "contiguous_slots": len(decoding) * max_model_len,
+            "kv_cache_usage": step["kv_cache_usage"],
+        })  # fmt: skip
+    return rows

@@ -1,0 +1,136 @@
+"""What speculative decoding did, from vLLM's counters and the times of its steps.
+
+The letters are those of Leviathan et al. (arXiv 2211.17192), as in helpers/papers/speculative.py: alpha, the chance
+that a drafted token is accepted; k (gamma), drafted tokens a step; c, time of a draft over time of a plain step.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from helpers import tiny_model
+from helpers.measure import Measurement, percentile
+from helpers.papers import speculative as formula
+from helpers.profile import DRAFT_FOR_GPU, Profile, dummy_model_folder, load_profile
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Counted by vLLM over one workload."""
+
+    drafts: int  # steps that verified drafted tokens
+    drafted: int  # tokens
+    accepted: int  # tokens
+    per_position: list[float]  # share of drafts whose first, second, ... token was accepted
+    mean_length: float  # tokens gained by a step: 1 + accepted / drafts, as vLLM defines it
+    alpha: float  # the chance for each token that explains mean_length, if it were the same at every position
+
+    @property
+    def rate(self) -> float:
+        """Accepted share of all drafted tokens (vLLM's acceptance rate)."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+
+def acceptance(measurement: Measurement, num_speculative_tokens: int) -> Acceptance:
+    """Read the counters `spec_decode_*`. Zeros when nothing was drafted."""
+    counted = measurement.counters
+    drafts, drafted, accepted = (
+        int(counted.get(f"spec_decode_num_{name}", 0)) for name in ("drafts", "draft_tokens", "accepted_tokens")
+    )
+    positions = list(counted.get("spec_decode_num_accepted_tokens_per_pos", []))[:num_speculative_tokens]
+    mean_length = 1 + accepted / drafts if drafts else 1.0
+    return Acceptance(
+        drafts, drafted, accepted, [count / drafts if drafts else 0.0 for count in positions], mean_length,
+        formula.alpha_from_length(mean_length, num_speculative_tokens) if drafts else 0.0,
+    )  # fmt: skip
+
+
+def step_ms(measurement: Measurement) -> float:
+    """Time of a decode step in milliseconds, for one stream: the lower quartile of all steps' times.
+
+    Steps that read a prompt are few and long, and other programs can only make a step longer.
+    """
+    times = [step["t_s"] for step in measurement.timeline]
+    return 1000 * percentile([after - before for before, after in zip(times, times[1:], strict=False)], 25)
+
+
+def decode_ms_per_token(measurement: Measurement) -> float:
+    """Time between first and last token over the tokens in between, all requests together (ms)."""
+    spans = [(r.e2e_s - r.ttft_s, r.output_tokens - 1) for r in measurement.requests if r.output_tokens > 1]
+    return 1000 * sum(seconds for seconds, _ in spans) / sum(tokens for _, tokens in spans)
+
+
+def draft_cost(step_ms_by_k: dict[int, float], plain_step_ms: float) -> tuple[float, float]:
+    """(c, overhead): a straight line through the times of steps with k drafts, over the time of a plain step.
+
+    c is its slope, what one more draft costs; overhead is how much longer than a plain step it makes a step with no
+    draft. The formula knows only c. Raises ValueError with fewer than two values of k.
+    """
+    if len(step_ms_by_k) < 2:
+        raise ValueError("A cost for each draft needs the times of at least two numbers of drafts.")
+    slope, intercept = statistics.linear_regression(list(step_ms_by_k), list(step_ms_by_k.values()))
+    return max(0.0, slope / plain_step_ms), intercept / plain_step_ms - 1
+
+
+def first_differences(plain: Measurement, other: Measurement) -> list[dict]:
+    """Requests whose outputs differ: request, position of the first other token, and the two texts from there."""
+    found = []
+    for i, (a, b) in enumerate(zip(plain.requests, other.requests, strict=True)):
+        if a.token_ids != b.token_ids:
+            pairs = enumerate(zip(a.token_ids, b.token_ids, strict=False))
+            at = next((p for p, (x, y) in pairs if x != y), min(len(a.token_ids), len(b.token_ids)))
+            found.append({"request": i, "position": at, "plain": a.text, "speculative": b.text})
+    return found
+
+
+# --- which pair of models -------------------------------------------------------------------------------------
+
+
+def pair_of(profile: Profile) -> Profile:
+    """The profile if it has a draft model, else one with the pair that ships with the workbook.
+
+    Random weights write random text: whether a draft is accepted then says nothing. The shipped pair is so small that
+    it is not worth compiling.
+    """
+    if profile.draft_model:
+        return profile
+    pair = load_profile(profile.name, str(tiny_model.TARGET))
+    return replace(pair, engine_args={**pair.engine_args, "enforce_eager": True})
+
+
+def draft_config(pair: Profile) -> dict:
+    """The part of `speculative_config` that names the pair's draft model."""
+    config = {"method": "draft_model", "model": pair.draft_model}
+    if _vocabulary(pair.model) != _vocabulary(pair.draft_model):
+        config["use_heterogeneous_vocab"] = True
+    return config
+
+
+def synthetic_pair(profile: Profile) -> Profile:
+    """The pair whose drafts are accepted at rates set by hand.
+
+    With synthetic acceptance weights do not matter: on a GPU with random weights the large model gets a draft of its
+    own family, its vocabulary widened to the large model's.
+    """
+    if profile.draft_model or profile.name == "cpu":
+        return pair_of(profile)
+    source = dummy_model_folder(DRAFT_FOR_GPU)
+    vocabulary = _vocabulary(profile.model)
+    folder = source.with_name(f"{source.name}-{vocabulary}")
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": vocabulary}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    return replace(profile, draft_model=str(folder))
+
+
+def _vocabulary(model: str) -> int:
+    from transformers import AutoConfig
+
+    local = Path(model) / "config.json"
+    if local.is_file():
+        return json.loads(local.read_text())["vocab_size"]
+    return AutoConfig.from_pretrained(model).vocab_size

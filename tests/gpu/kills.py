@@ -31,6 +31,7 @@ from helpers.profile import load_profile  # noqa: E402
 TARGET_S = 10.0
 CHILD = """
 import json, os, sys, time
+parent = os.getppid()
 from helpers import lifeline
 from helpers.profile import load_profile
 from memory_returns import small_engine
@@ -43,7 +44,8 @@ else:
     from helpers.server import start_server
     server = start_server(profile, **small_engine(profile))
 print(json.dumps(lifeline.descendants(os.getpid())), flush=True)
-time.sleep(3600)
+while os.getppid() == parent:  # the test itself may be ended from outside
+    time.sleep(0.5)
 """
 
 
@@ -105,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--together", action="store_true")
     options = parser.parse_args(argv)
     profile = load_profile()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time limit must not leave children behind
     idle = gpu_memory.memory_now([1])["used_gib"] if gpu_memory.has_gpu() else 0.0
     plan = [what for _ in range(options.times) for what in options.what]
     rows, failures = [], []

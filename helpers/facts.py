@@ -20,10 +20,12 @@ KINDS = {"typed": "typed", "student": "typed", "parameter": "typed", "form": "ty
          "default": "calculated", "catalogue": "calculated", "reference": "calculated"}
 # Experiments that have their own place in the documents and are not rows of the results table.
 NOT_RESULTS = {"answer", "prediction", "checklist", "hardware", "strategy", "self_check"}
-# Chief metrics first; a record shows the first three it has, then whatever else it has.
-CHIEF = ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s", "speedup_x", "improvement_x", "ttft_ms_p50", "ttft_ms_p99",
-         "tpot_ms_p50", "itl_ms_p99", "e2e_ms_p50", "acceptance_rate", "mean_acceptance_length", "prefix_cache_hit_rate",
-         "peak_gib", "kv_cache_tokens", "score")
+# Chief metrics: the first that a record has of each group, at most three; then whatever else it has.
+CHIEF = (("output_tokens_per_s", "total_tokens_per_s", "requests_per_s"), ("speedup_x", "improvement_x", "acceptance_rate", "prefix_cache_hit_rate"),
+         ("ttft_ms_p50", "ttft_ms_mean", "ttft_ms_p99"), ("tpot_ms_p50", "itl_ms_p50", "itl_ms_p99"), ("e2e_ms_p50", "e2e_ms_mean"),
+         ("peak_gib",), ("kv_cache_tokens",), ("score",))
+# What was asked for, not what came out.
+WORKLOAD = {"requests", "input_tokens", "output_tokens", "duration_s", "max_num_seqs", "max_num_batched_tokens"}
 ROWS_PER_EXPERIMENT = 10
 ABOUT_ARGUMENT = {
     "max_num_seqs": "most requests that the engine works on at once",
@@ -107,6 +109,8 @@ def show_metric(name: str, value: float) -> str:
             break
     else:
         unit = ""
+    if unit == "GiB" and 0 < abs(value) < 0.1:
+        value, unit = value * 1024, "MiB"
     words = re.sub(r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), base.replace("_", " "))
     words += f" {stat[1]}" if stat else ""
     return f"{words} {show(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".rstrip()
@@ -127,9 +131,11 @@ def cell(text) -> str:
 
 
 def chief_metrics(record: dict, most: int = 3) -> list[str]:
-    metrics = {name: number(value) for name, value in record["metrics"].items()}
-    names = [name for name in (*CHIEF, *metrics) if metrics.get(name) is not None]
-    return [show_metric(name, metrics[name]) for name in dict.fromkeys(names)][:most]
+    metrics = {name: value for name, raw in record["metrics"].items() if (value := number(raw)) is not None}
+    names = [next(name for name in group if name in metrics) for group in CHIEF if any(name in metrics for name in group)]
+    known = {name for group in CHIEF for name in group} | WORKLOAD
+    names += [name for name in metrics if name not in known and not re.search(r"_(p\d+|mean)$", name)]
+    return [show_metric(name, metrics[name]) for name in names or metrics][:most]
 
 
 def kind_of(record: dict) -> str:
@@ -282,7 +288,8 @@ def predictions_table(facts: Facts) -> Fill:
         values = [number(record["metrics"].get(k)) for k in ("predicted", "measured", "ratio")]
         if values[0] is None or values[1] is None:
             continue
-        unit = f" {cell(record['unit'])}" if record.get("unit") else ""
+        unit = cell(record["unit"]) if record.get("unit") else ""
+        unit = unit if unit in ("", "x", "%") else " " + unit
         ratio = values[2] if values[2] is not None else (values[1] / values[0] if values[0] else None)
         by = "you" if record.get("source") in ("student", "typed", "form") else cell(record.get("source") or "formula")
         parts.append(Part(f"row.{record['notebook']}.{record['variant']}",
@@ -321,6 +328,19 @@ def listed(*prefixes: str) -> Callable[[Facts], Fill]:
         kinds = {kind_of(r) for r in found}
         return Fill(parts, "calculated" if kinds == {"calculated"} else "typed", count(len(parts), "answer")) if parts else NO_LINES
     return slot
+
+
+def reading_notes(facts: Facts) -> Fill:
+    """A line for each note of notebook 3, with what it is about: "PagedAttention: ..." (answers note_...)."""
+    found = [r for r in facts.all("answer") if r["variant"].startswith("note_") and isinstance(r.get("text"), str) and one_line(r["text"])]
+    parts = [Part(r["variant"], f"- {r['variant'].removeprefix('note_').replace('_', ' ')}: {one_line(r['text'])}") for r in found]
+    return Fill(parts, "typed", f"{len(parts)} notes") if parts else NO_LINES
+
+
+def self_check(facts: Facts) -> Fill:
+    record = facts.get("self_check", "score")
+    right, asked = (number((record or {}).get("metrics", {}).get(name)) for name in ("correct", "questions"))
+    return MISSING if right is None or not asked else Fill(f"{right:g} of {asked:g} questions right", "measured", _from(record))
 
 
 # ---------------------------------------------------------------- the checklist
@@ -423,6 +443,8 @@ SLOTS: dict[tuple[str, str, str], Callable[[Facts], Fill]] = {
     (_L, "## Predictions against measurements", "___"): predictions_table,
     (_L, "## Optimal configuration", "___"): configuration,
     (_L, "## Issues and workarounds", "- ___"): listed("issue", "workaround"),
+    (_L, "## Reading notes", "- Self-check of notebook 3: ___"): self_check,
+    (_L, "## Reading notes", "- ___"): reading_notes,
     (_L, _TODO, "- [ ] Documented my progress in this file"): _ticked("documented", _documented),
     (_L, _TODO, "- [ ] Read the PagedAttention paper (abstract and introduction at least)"): _ticked("paper"),
     (_L, _TODO, "- [ ] Reviewed vLLM's documentation on distributed inference"): _ticked("docs_distributed"),

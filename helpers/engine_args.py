@@ -190,12 +190,16 @@ def _short(value: Any) -> str:
 
 def table_html(rows: list[EngineArgument], engine=None, limit: int = 25) -> str:
     """The arguments as an HTML table with their help, the first `limit` of them."""
-    head = "".join(f"<th style='text-align:left;padding:3px 8px'>{c}</th>" for c in _columns(engine))
+    from helpers import live
+
+    # Colours of its own: a dark theme would stripe the rows under dark text.
+    line = f"background:{live._PAPER};color:{live._INK};border-bottom:1px solid #E4E4E4"
+    cell = "text-align:left;vertical-align:top;padding:3px 8px"
     body = []
     for row in rows[:limit]:
         choices = f"<br><small>{html.escape(', '.join(map(str, row.choices)))}</small>" if row.choices else ""
         cells = [
-            f"<code>{html.escape(row.name)}</code><br><small>{html.escape(row.flag)}</small>",
+            f"<b>{html.escape(row.name)}</b><br><small>{html.escape(row.flag)}</small>",
             html.escape(row.group),
             html.escape(row.type) + choices,
             html.escape(row.default_text),
@@ -203,17 +207,12 @@ def table_html(rows: list[EngineArgument], engine=None, limit: int = 25) -> str:
         if engine is not None:
             cells.append(html.escape(_short(in_use(engine, row.name, row.group))))
         cells.append(html.escape(row.help).replace("\n", " "))
-        body.append(
-            "<tr>"
-            + "".join(
-                f"<td style='text-align:left;vertical-align:top;padding:3px 8px'>{c}</td>" for c in cells
-            )
-            + "</tr>"
-        )
-    shown = f"{min(limit, len(rows))} of {len(rows)} arguments"
+        body.append(f"<tr style='{line}'>{''.join(f'<td style={cell!r}>{c}</td>' for c in cells)}</tr>")
+    head = "".join(f"<th style={cell!r}>{c}</th>" for c in _columns(engine))
     return (
-        f"<div><small>{shown}</small><div style='max-height:420px;overflow:auto'><table style='font-size:12px;"
-        f"border-collapse:collapse'><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></div>"
+        f"<div style='{live.CARD}'>{min(limit, len(rows))} of {len(rows)} arguments"
+        f"<div style='max-height:420px;overflow:auto'><table style='font-size:12px;border-collapse:collapse'>"
+        f"<thead><tr style='{line}'>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></div>"
     )
 
 

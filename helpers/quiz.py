@@ -403,7 +403,7 @@ def _cost(rng, ask, choose):
         "time. What do a million tokens cost?",
         cost.cost_per_million(inputs),
         f"{price} / ({speed:,} x 3,600 x {busy}) x 10^6.",
-        unit="of your currency",
+        unit="your currency",
     )
     factor = rng.choice([2, 4])
     ask("idle", "7", f"The same GPU is busy only 1/{factor} as often. By what factor does the price of a million tokens grow?", factor,
@@ -510,6 +510,10 @@ def take(store, questions: list[Question], student: str = "", given=None) -> Qui
     return quiz
 
 
+def _wanted(question: Question) -> str:
+    return "as a factor" if question.unit == "x" else f"in {question.unit}"
+
+
 def _colour(correct: bool | None) -> str:
     return {True: "#006B4F", False: "#A33E00", None: live._INK}[correct]
 
@@ -539,7 +543,7 @@ def _form(quiz: Quiz) -> None:
                 layout=w.Layout(width="auto"),
             )
         else:
-            control = w.Text(value="" if value is None else str(value), placeholder=f"in {question.unit}", continuous_update=False,
+            control = w.Text(value="" if value is None else str(value), placeholder=_wanted(question), continuous_update=False,
                              layout=w.Layout(width="200px"))  # fmt: skip
         control.tooltip = question.text
 
@@ -578,7 +582,7 @@ def _quiz_html(quiz: Quiz) -> str:
     parts = []
     for n, v in enumerate(score.verdicts, 1):
         q = v.question
-        options = f" ({'; '.join(q.choices)})" if q.choices else f" (in {q.unit})"
+        options = f" ({'; '.join(q.choices)})" if q.choices else f" ({_wanted(q)})"
         answer = q.answer if q.choices else f"{number(float(q.answer))} {q.unit}"
         if v.correct is None:
             body = (f"<details style='margin:0 0 4px 16px'><summary style='cursor:pointer'>answer</summary>"

@@ -41,8 +41,8 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
     head = ("claim", f"{paper} says", "we get", "ours / theirs", "why they differ")
     body, text = [], [f"{paper}: the paper's numbers beside ours"]
     for c in claims:
-        said = "in words" if c.paper is None else f"{number(float(c.paper))} {c.unit}" + ("" if c.confirmed else " (not confirmed)")
-        got = "not measured here" if c.ours is None else f"{number(float(c.ours))} {c.unit}"
+        said = "in words" if c.paper is None else f"{_plain(float(c.paper))} {c.unit}" + ("" if c.confirmed else " (not confirmed)")
+        got = "not measured here" if c.ours is None else f"{_plain(float(c.ours))} {c.unit}"
         ratio = "" if c.ratio is None else f"{c.ratio:.2f}"
         body.append((c.what, said, got, ratio, c.why))
         text.append(f"- {c.what}: {said} | {got}" + (f" | {ratio}" if ratio else "") + f" | {c.why}")
@@ -52,24 +52,34 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
     live.show(live.Static(_table(head, body), "\n".join(text)))
 
 
-def _table(head, body) -> str:
+def _plain(value) -> str:
+    """A number for a table: whole ones without decimals; other values as they are."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+        return str(value)
+    return number(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e9 else number(value)
+
+
+def _table(head, body, title: str = "") -> str:
+    """A light card with its own colours, so that a dark theme changes neither text nor stripes."""
+    paper = f"background:{live._PAPER};color:{live._INK}"
     cell = 'style="text-align:left;vertical-align:top;padding:3px 12px 3px 0;border-bottom:1px solid #E4E4E4"'
-    rows = [f"<tr>{''.join(f'<th {cell}>{html.escape(h)}</th>' for h in head)}</tr>"]
-    rows += [f"<tr>{''.join(f'<td {cell}>{html.escape(str(v))}</td>' for v in row)}</tr>" for row in body]
-    return f'<div style="{live.CARD}"><table style="border-collapse:collapse;font-size:13px">{"".join(rows)}</table></div>'
+
+    def shown(value) -> str:
+        # A number and its unit stay on one line; longer text may wrap.
+        return html.escape(value).replace(" ", "&nbsp;") if len(value) <= 16 else html.escape(value)
+
+    rows = [f'<tr style="{paper}">{"".join(f"<th {cell}>{html.escape(h)}</th>" for h in head)}</tr>']
+    rows += [f'<tr style="{paper}">{"".join(f"<td {cell}>{shown(str(v))}</td>" for v in row)}</tr>' for row in body]
+    above = f"<b>{html.escape(title)}</b>" if title else ""
+    return f'<div style="{live.CARD}">{above}<table style="border-collapse:collapse;font-size:13px">{"".join(rows)}</table></div>'
 
 
 def show_table(rows: list[dict], title: str = "") -> None:
     """A list of dicts as a plain table; None becomes empty."""
     head = list(dict.fromkeys(k for row in rows for k in row))
-
-    def shown(value):
-        return number(value) if isinstance(value, (int, float, type(None))) and not isinstance(value, bool) else value
-
-    body = [[shown(row.get(k)) for k in head] for row in rows]
-    above = f"<b>{html.escape(title)}</b>" if title else ""
+    body = [["" if row.get(k) is None else _plain(row[k]) for k in head] for row in rows]
     text = "\n".join([title] * bool(title) + [" | ".join(map(str, head))] + [" | ".join(map(str, r)) for r in body])
-    live.show(live.Static(above + _table(head, body), text))
+    live.show(live.Static(_table(head, body, title), text))
 
 
 def evidence_of_reading(note, score, section: str, what: str) -> str | None:

@@ -22,7 +22,7 @@ def test_claims_are_shown_and_those_with_a_number_saved(store, capsys):
         Claim("d", "hearsay", 9.0, 9.0, "x", "", confirmed=False),
     ])  # fmt: skip
     text = capsys.readouterr().out
-    assert "1.50" in text and "not measured here" in text and "9.000 x (not confirmed)" in text
+    assert "1.50" in text and "not measured here" in text and "9 x (not confirmed)" in text
     saved = {r["variant"]: r["metrics"] for r in store.records(experiment="paper_claims")}
     assert saved == {"Paper: a": {"ours": 3.0, "paper": 2.0, "ratio": 1.5}, "Paper: b": {"ours": 5.0}, "Paper: d": {"ours": 9.0, "paper": 9.0, "ratio": 1.0}}
 

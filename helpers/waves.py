@@ -1,0 +1,78 @@
+"""The same requests twice on a real engine: in waves, as servers before Orca did, and all at once.
+
+    result = compare(engine, answers=[8, 128, 64, ...], batch=8)
+    result.speedup_x, result.steps_x, result.step_ms
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from helpers.measure import Measurement, run_workload
+from helpers.workloads import Workload, uniform
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Seconds are the fastest of the repeats: other programs can only slow a run down. Steps are the engine's own."""
+
+    wave_s: float
+    continuous_s: float
+    wave_steps: int
+    continuous_steps: int
+    step_ms: dict[int, float]  # by the requests in a step: lower quartile of its time
+    output_tokens: int
+    workload: dict
+
+    @property
+    def speedup_x(self) -> float:
+        return self.wave_s / self.continuous_s
+
+    @property
+    def steps_x(self) -> float:
+        return self.wave_steps / self.continuous_steps
+
+    def step_s(self, requests: int) -> float:
+        """Seconds of a step with so many requests, from the nearest number that was seen: a cost for the simulator."""
+        return self.step_ms[min(self.step_ms, key=lambda seen: abs(seen - requests))] / 1000
+
+
+def compare(engine, answers: list[int], batch: int, prompt_tokens: int = 32, seed: int = 0, repeats: int = 3) -> Waves:
+    """Serve one request per entry of `answers` (tokens to generate), in waves of `batch` and continuously.
+
+    A wave is sent when the one before has ended; vLLM refills places by itself when it gets all requests at once.
+    The engine should have max_num_seqs = batch. Each run has fresh prompts: none is found in the prefix cache.
+    """
+    asked = [0]
+
+    def requests() -> list:
+        asked[0] += 1
+        drawn = uniform(engine.tokenizer, len(answers), prompt_tokens, 1, seed=1000 * seed + asked[0])
+        return [replace(request, max_tokens=n) for request, n in zip(drawn.requests, answers, strict=True)]
+
+    def serve(name: str, chosen: list) -> Measurement:
+        return run_workload(engine, Workload(name, tuple(chosen), seed, f"{len(chosen)} answers of different lengths"), progress=False)
+
+    serve("warm-up", requests()[:batch])
+    waves, continuous = [], []
+    for _ in range(repeats):
+        mine = requests()
+        waves.append([serve("wave", mine[i : i + batch]) for i in range(0, len(mine), batch)])
+        continuous.append(serve("continuous", requests()))
+    return Waves(
+        wave_s=sum(min(run.duration_s for run in same) for same in zip(*waves, strict=True)),
+        continuous_s=min(run.duration_s for run in continuous),
+        wave_steps=sum(len(run.timeline) for run in waves[0]),
+        continuous_steps=len(continuous[0].timeline),
+        step_ms=_step_ms([*(run for wave in waves for run in wave), *continuous]),
+        output_tokens=sum(answers),
+        workload=continuous[0].workload,
+    )
+
+
+def _step_ms(runs: list[Measurement]) -> dict[int, float]:
+    seconds: dict[int, list[float]] = {}
+    for run in runs:
+        for before, now in zip(run.timeline, run.timeline[1:], strict=False):
+            seconds.setdefault(now["tokens"], []).append(now["t_s"] - before["t_s"])
+    return {size: 1000 * sorted(times)[len(times) // 4] for size, times in sorted(seconds.items()) if size}

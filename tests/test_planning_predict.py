@@ -108,6 +108,14 @@ def test_more_streams_give_more_tokens_and_a_longer_step():
         before = now
 
 
+def test_one_request_leaves_a_second_replica_idle():
+    shape, box = load_shape("Qwen2.5-7B"), make_box("H100", 2)
+    one, two = (predict(shape, box, dp=dp, workload=Workload(128, 64, 1)) for dp in (1, 2))
+    assert two.output_tokens_per_s == pytest.approx(one.output_tokens_per_s)
+    many = [predict(shape, box, dp=dp, workload=Workload(128, 64, 64)).output_tokens_per_s for dp in (1, 2)]
+    assert 1.3 < many[1] / many[0] <= 2
+
+
 def test_streams_are_limited_by_the_kv_cache_and_it_is_said():
     p = predict(load_shape("Llama-3.1-70B"), make_box("H100", 2), 2, workload=Workload(4096, 256, 256), options=EngineOptions(max_model_len=8192))
     assert p.streams_per_replica < 256 and any("KV cache is the limit" in note for note in p.notes)

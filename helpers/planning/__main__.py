@@ -218,7 +218,7 @@ def report(shape, box, p, launch, ranking, calibration, price) -> dict:
 def readable(r: dict) -> str:
     o, w, mem = r["options"], r["workload"], r["memory_gib_per_gpu"]
     lines = [
-        f"{r['model']} on {r['box']}: TP {r['tp']} x PP {r['pp']} x DP {r['dp']} = {r['gpus']} GPU{'s' * (r['gpus'] > 1)}",
+        f"{r['model']} on {r['box']}: TP {r['tp']} x PP {r['pp']} x DP {r['dp']} = {r['gpus']} {'core' if r['gpu'] == 'CPU' else 'GPU'}{'s' * (r['gpus'] > 1)}",
         f"  engine      max_model_len {o['max_model_len']:,}, max_num_batched_tokens {o['max_num_batched_tokens']:,}, max_num_seqs {o['max_num_seqs']:,}, KV cache {o['kv_cache_dtype']}, utilisation {o['gpu_memory_utilization']}",
         f"  memory      of {mem['usable']:.1f} GiB vLLM may use {mem['budget']:.1f}: weights {mem['weights']:.2f}, sampler state {mem['sampler_state']:.2f}, kernels and libraries {mem['non_torch']:.2f}, peak activation {mem['peak_activation']:.2f}, CUDA graphs {mem['cuda_graphs']:.2f}, KV cache {mem['kv_cache']:.2f}",
         f"  KV cache    {r['kv_cache_tokens']:,} tokens a replica, {r['max_concurrency']:.1f} requests of {o['max_model_len']:,} tokens ({r['kv_bytes_per_token_per_gpu']:,} bytes a token on each GPU)",

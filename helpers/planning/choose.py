@@ -175,7 +175,7 @@ def _reasons(shape, box, ordered, best, thumb, goal, workload):
     p, m = best.prediction, best.prediction.memory
     yield (
         f"{best.name()} is predicted to give {p.output_tokens_per_s:,.0f} output tokens/s, TPOT "
-        f"{p.mixed_tpot_s * 1e3:.1f} ms and TTFT {p.ttft_s * 1e3:.0f} ms for {workload.concurrency} requests at once."
+        f"{p.mixed_tpot_s * 1e3:.1f} ms and TTFT {p.ttft_s * 1e3:.0f} ms for {workload.concurrency} request{'s' * (workload.concurrency > 1)} at once."
     )
     yield (
         f"Each GPU holds {m.weights_gib_per_gpu:.1f} GiB of weights, and a replica has room for "

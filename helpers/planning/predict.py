@@ -363,7 +363,7 @@ def predict(
     waiting = tpot / 2 if streams > 1 else 0.0
     ttft = prefill_s + waiting
     per_request = (prefill_s if streams == 1 else prefill_s / pp) + (out - 1) * mixed if streams == 1 else out * mixed
-    rate = dp * streams / per_request
+    rate = min(workload.concurrency, dp * streams) / per_request  # fewer requests than replicas leave some idle
     return Prediction(
         tp=tp, pp=pp, dp=dp, workload=workload, decode=decode, prefill=prefill, streams_per_replica=streams,
         tpot_s=tpot, prefill_s=prefill_s, ttft_s=ttft, mixed_tpot_s=mixed, output_tokens_per_s=rate * out,

@@ -23,7 +23,9 @@ from helpers.workloads import uniform
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--hz", type=float, nargs="+", default=[10.0, 50.0])
     parser.add_argument("--requests", type=int, default=64)
@@ -41,26 +43,43 @@ def main(argv: list[str] | None = None) -> int:
         cpu_s = {hz: sample_cost(hz, pids) for hz in options.hz}
         warm_up(engine)
         for turn in range(options.rounds + 1):
-            work = uniform(engine.tokenizer, options.requests, options.input_tokens, options.output_tokens, seed=turn)
+            work = uniform(
+                engine.tokenizer, options.requests, options.input_tokens, options.output_tokens, seed=turn
+            )
             start = turn % len(rates)
             for hz in rates[start:] + rates[:start]:
                 engine.llm.reset_prefix_cache()
                 speed = _run(engine, work, hz, pids)
                 if turn:  # the first round is a warm-up
                     found[hz].append(speed)
-    metrics = {"rounds": options.rounds, "cpu_ms_per_sample": 1000 * cpu_s[options.hz[0]], "tokens_per_s_without": statistics.median(found[0.0])}
+    metrics = {
+        "rounds": options.rounds,
+        "cpu_ms_per_sample": 1000 * cpu_s[options.hz[0]],
+        "tokens_per_s_without": statistics.median(found[0.0]),
+    }
     spread = _spread([a / b for a, b in zip(found[0.0][1:], found[0.0])])
     metrics["noise_percent"] = 100 * spread
-    print(f"without sampling: median {metrics['tokens_per_s_without']:,.0f} tokens/s; from one such run to the next +- {100 * spread:.1f} %")
+    print(
+        f"without sampling: median {metrics['tokens_per_s_without']:,.0f} tokens/s; from one such run to the next +- {100 * spread:.1f} %"
+    )
     for hz in options.hz:
         ratios = [sampled / plain for sampled, plain in zip(found[hz], found[0.0])]
         cost = 100 * (1 - statistics.median(ratios))
         metrics[f"cost_percent_at_{hz:g}_hz"] = cost
         metrics[f"cpu_percent_of_a_core_at_{hz:g}_hz"] = 100 * cpu_s[hz] * hz
-        print(f"{hz:5g} Hz: throughput {-cost:+.2f} % (median of {len(ratios)} pairs); its own work: {100 * cpu_s[hz] * hz:.3f} % of a core")
-    print(f"On {profile.machine}; {metrics['cpu_ms_per_sample']:.3f} ms of CPU time a sample. Target: under 1 % at 10 Hz.")
+        print(
+            f"{hz:5g} Hz: throughput {-cost:+.2f} % (median of {len(ratios)} pairs); its own work: {100 * cpu_s[hz] * hz:.3f} % of a core"
+        )
+    print(
+        f"On {profile.machine}; {metrics['cpu_ms_per_sample']:.3f} ms of CPU time a sample. Target: under 1 % at 10 Hz."
+    )
     keep("sampling_cost", profile, metrics)
-    return 0 if metrics.get("cpu_percent_of_a_core_at_10_hz", 0) < 1 and metrics.get("cost_percent_at_10_hz", 0) < 1 + 100 * spread else 1
+    return (
+        0
+        if metrics.get("cpu_percent_of_a_core_at_10_hz", 0) < 1
+        and metrics.get("cost_percent_at_10_hz", 0) < 1 + 100 * spread
+        else 1
+    )
 
 
 def sample_cost(hz: float, pids=None, samples: int = 300) -> float:

@@ -78,7 +78,9 @@ class Prediction(_Quiet):
 _WHOSE = {"student": "your prediction", "parameter": "prediction given as a parameter", "formula": "the formula's own prediction, nobody typed one"}  # fmt: skip
 
 
-def predict(store, key: str, question: str, formula_value: float | None, unit: str, given: float | None = None) -> Prediction:
+def predict(
+    store, key: str, question: str, formula_value: float | None, unit: str, given: float | None = None
+) -> Prediction:
     """Ask for a number before it is measured.
 
     key: the exercise's name in the results. formula_value: what the notebook's
@@ -116,7 +118,14 @@ def predict(store, key: str, question: str, formula_value: float | None, unit: s
         store.save("prediction", key, metrics, unit=unit, source="student", question=question, **extra)
         return f"{status()}. Saved."
 
-    _form("Predict", question, status(), take, "" if prediction.typed is None else f"{prediction.typed:.10g}", unit=unit)
+    _form(
+        "Predict",
+        question,
+        status(),
+        take,
+        "" if prediction.typed is None else f"{prediction.typed:.10g}",
+        unit=unit,
+    )
     return prediction
 
 
@@ -131,7 +140,9 @@ def reconcile(store, prediction: Prediction, measured: float | None, why=None) -
     measured, unit = _finite(measured), prediction.unit
     if measured is None or prediction.value is None:
         what = "The measurement" if measured is None else "A prediction"
-        live.show(_card("Reconcile", prediction.question, f"{what} is missing, so there is nothing to compare."))
+        live.show(
+            _card("Reconcile", prediction.question, f"{what} is missing, so there is nothing to compare.")
+        )
         return None
     prediction.measured = measured
     ratio = _ratio(measured, prediction.value)
@@ -150,7 +161,13 @@ def reconcile(store, prediction: Prediction, measured: float | None, why=None) -
     text = [f"measured: {number(measured)} {unit}"]
     cells = f"<tr><td>measured</td><td><b>{number(measured)} {html.escape(unit)}</b></td><td></td></tr>"
     for label, value, one in rows:
-        share = "" if one is None else f"measured / predicted = {one:.2f}" if 0.1 <= abs(one) < 1000 else f"measured / predicted = {one:.3g}"
+        share = (
+            ""
+            if one is None
+            else f"measured / predicted = {one:.2f}"
+            if 0.1 <= abs(one) < 1000
+            else f"measured / predicted = {one:.3g}"
+        )
         text.append(f"{label}: {number(value)} {unit}   {share}".rstrip())
         cells += f"<tr><td>{html.escape(label)}</td><td>{number(value)} {html.escape(unit)}</td><td>{share}</td></tr>"
     cells = cells.replace("<td>", '<td style="padding:1px 14px 1px 0;text-align:left">').replace(
@@ -240,7 +257,9 @@ def ask(store, key: str, question: str, given: str | None = None, lines: int = 2
         return f"{text}\n(saved)" if text else "No answer yet."
 
     status = answer.text or (
-        "No answer yet." if live.has_widgets() else "No answer yet: open this notebook in JupyterLab and type one."
+        "No answer yet."
+        if live.has_widgets()
+        else "No answer yet: open this notebook in JupyterLab and type one."
     )
     _form("In your words", question, status, take, answer.text, lines=max(1, lines))
     return answer
@@ -258,7 +277,9 @@ def choose(store, key: str, question: str, options: list[str], given: str | None
             store.save("answer", key, {}, text=text, source="typed", question=question)
         return answer.text or "Nothing chosen yet."
 
-    status = answer.text or "Nothing chosen yet." + ("" if live.has_widgets() else f" It can be: {'; '.join(options)}.")
+    status = answer.text or "Nothing chosen yet." + (
+        "" if live.has_widgets() else f" It can be: {'; '.join(options)}."
+    )
     _form("Choose", question, status, take, answer.text, options=options)
     return answer
 
@@ -304,7 +325,9 @@ def tick(store, item: str, label: str, evidence: str | None = None) -> Tick:
     def status() -> str:
         if not now.done:
             return "[ ] not ticked yet"
-        return "[x] ticked by you" if now.by == "student" else f"[x] done, as shown by: {saved.get('evidence')}"
+        return (
+            "[x] ticked by you" if now.by == "student" else f"[x] done, as shown by: {saved.get('evidence')}"
+        )
 
     def take(ticked: bool) -> str:
         if ticked != now.done:
@@ -321,7 +344,9 @@ def hint(*hints: str, solution: str | None = None) -> None:
 
     `code` between backticks and line breaks are kept.
     """
-    steps = [(f"Hint {i} of {len(hints)}" if len(hints) > 1 else "Hint", text) for i, text in enumerate(hints, 1)]
+    steps = [
+        (f"Hint {i} of {len(hints)}" if len(hints) > 1 else "Hint", text) for i, text in enumerate(hints, 1)
+    ]
     if solution is not None:
         steps.append(("Solution", solution))
     if not steps:
@@ -334,7 +359,9 @@ def hint(*hints: str, solution: str | None = None) -> None:
             f'<div style="padding:2px 0 2px 16px">{body}{inside}</div></details>'
         )
     names = ", then ".join(title.lower() for title, _ in steps)
-    live.show(live.Static(f'<div style="{live.CARD}">{inside}</div>', f"(On request, in the notebook: {names}.)"))
+    live.show(
+        live.Static(f'<div style="{live.CARD}">{inside}</div>', f"(On request, in the notebook: {names}.)")
+    )
 
 
 # ---------------------------------------------------------------- forms
@@ -370,9 +397,13 @@ def _form(kind, question, status, take, value, unit="", lines=0, options=None, c
     if checkbox:
         control = w.Checkbox(value=value, description="I have done this", indent=False, layout=wide)
     elif options:
-        control = w.RadioButtons(options=options, value=value if value in options else None, layout=w.Layout(width="auto"))
+        control = w.RadioButtons(
+            options=options, value=value if value in options else None, layout=w.Layout(width="auto")
+        )
     elif lines:
-        control = w.Textarea(value=value, rows=lines + 1, placeholder="Type here; it is saved as you type.", layout=wide)
+        control = w.Textarea(
+            value=value, rows=lines + 1, placeholder="Type here; it is saved as you type.", layout=wide
+        )
     else:
         control = w.Text(value=value, placeholder=f"a number, in {unit}", layout=w.Layout(width="220px"))
     control.tooltip = question  # a screen reader says it
@@ -454,7 +485,14 @@ def which_cell(path, name: str) -> str | None:
             elif cell["cell_type"] == "code":
                 count += 1
                 if name in _names_made(source):
-                    first = next((line.strip() for line in source.splitlines() if line.strip() and not line.startswith("#")), "")
+                    first = next(
+                        (
+                            line.strip()
+                            for line in source.splitlines()
+                            if line.strip() and not line.startswith("#")
+                        ),
+                        "",
+                    )
                     where = f"under “{heading}”" if heading else "at the top"
                     return (
                         f"`{name}` is made in a cell that has not been run in this kernel: run code cell {count} {where} "

@@ -65,7 +65,9 @@ def _visible_devices(cuda_visible_devices: str | None) -> tuple:
             if not Device.is_available():
                 return ()
             devices = Device.all()
-            if cuda_visible_devices is None and not any(device.is_mig_mode_enabled() is True for device in devices):
+            if cuda_visible_devices is None and not any(
+                device.is_mig_mode_enabled() is True for device in devices
+            ):
                 return tuple(devices)
             # nvitop asks CUDA in a process of its own, since this one must not touch CUDA.
             return tuple(Device.cuda.all())
@@ -126,7 +128,8 @@ def free_text() -> str:
         return f"{now['free_gib']:.1f} of {now['total_gib']:.1f} GiB free in this machine's memory"
     many = len(now["devices"]) > 1
     return ", ".join(
-        f"{one['free_gib']:.1f} of {one['total_gib']:.1f} GiB free on the GPU" + (f" {one['index']}" if many else "")
+        f"{one['free_gib']:.1f} of {one['total_gib']:.1f} GiB free on the GPU"
+        + (f" {one['index']}" if many else "")
         for one in now["devices"]
     )
 
@@ -245,7 +248,7 @@ class MemorySampler:
         self._t0 = 0.0
         self._seconds: float | None = None
 
-    def start(self) -> "MemorySampler":
+    def start(self) -> MemorySampler:
         """Take the first sample and start the thread. Raises RuntimeError when called twice."""
         if self._thread is not None:
             raise RuntimeError("This sampler has been started before: make a new one for a new measurement.")
@@ -265,7 +268,7 @@ class MemorySampler:
             self._seconds = self.elapsed_s
         return self.summary()
 
-    def __enter__(self) -> "MemorySampler":
+    def __enter__(self) -> MemorySampler:
         return self.start()
 
     def __exit__(self, *exc) -> None:
@@ -281,7 +284,7 @@ class MemorySampler:
         self.marks.sort(key=lambda mark: mark["t_s"])
 
     def _loop(self) -> None:
-        failures, last, period = 0, "", 1 / self.hz
+        failures, period = 0, 1 / self.hz
         due = time.perf_counter() + period
         while not self._end.wait(max(0.0, due - time.perf_counter())):
             # A late sample does not bring the next ones forward.
@@ -289,9 +292,7 @@ class MemorySampler:
             error = self._sample()
             failures = failures + 1 if error else 0
             if failures >= FAILURES_ALLOWED:
-                self.stopped_early = (
-                    f"Sampling stopped {self.elapsed_s:.1f} s after its start: {error}. Later use is not in these numbers."
-                )
+                self.stopped_early = f"Sampling stopped {self.elapsed_s:.1f} s after its start: {error}. Later use is not in these numbers."
                 return
 
     def _sample(self) -> str | None:
@@ -322,7 +323,12 @@ class MemorySampler:
     def timeline(self) -> list[dict]:
         """The samples as {"t_s", "used_gib", "process_gib", "phase"} for plots and tables."""
         return [
-            {"t_s": s["t_s"], "used_gib": self.used(s), "process_gib": s["process_gib"], "phase": self._phase(s["t_s"])}
+            {
+                "t_s": s["t_s"],
+                "used_gib": self.used(s),
+                "process_gib": s["process_gib"],
+                "phase": self._phase(s["t_s"]),
+            }
             for s in list(self.samples)
         ]
 
@@ -399,7 +405,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--csv", metavar="FILE", help="write every sample to FILE as it is taken")
     options = parser.parse_args(own)
     if not command:
-        parser.error("say what to run after two dashes: python -m helpers.gpu_memory -- python my_benchmark.py")
+        parser.error(
+            "say what to run after two dashes: python -m helpers.gpu_memory -- python my_benchmark.py"
+        )
     if not 0 < options.hz <= 200:
         parser.error(f"--hz {options.hz:g}: give more than 0 and at most 200 samples per second")
     with contextlib.ExitStack() as stack:

@@ -26,7 +26,9 @@ def command(arguments: list[str] = (), page: Path | None = None, root: Path = RE
         line.append(f"--LabApp.default_url=/lab/tree/{page.relative_to(root).as_posix()}")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         line.append("--allow-root")  # containers and rented GPU boxes
-    if "SSH_CONNECTION" in os.environ or not (os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")):
+    if "SSH_CONNECTION" in os.environ or not (
+        os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")
+    ):
         line.append("--no-browser")
     return line + list(arguments)
 
@@ -58,7 +60,9 @@ def before_saving(model, **_) -> None:
             if not data or WIDGET not in data:
                 kept.append(output)
             elif set(data) - {WIDGET, "text/plain"}:  # it has another form: keep that
-                kept.append({**output, "data": {kind: value for kind, value in data.items() if kind != WIDGET}})
+                kept.append(
+                    {**output, "data": {kind: value for kind, value in data.items() if kind != WIDGET}}
+                )
         if "outputs" in cell:
             cell["outputs"] = kept
 

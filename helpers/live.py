@@ -94,7 +94,7 @@ class _Place:
 class _Board:
     """What one cell's engine starts and workloads have come to, line by line, as one output."""
 
-    current: "_Board | None" = None
+    current: _Board | None = None
     LINES = 16
 
     def __init__(self, cell):
@@ -104,7 +104,7 @@ class _Board:
         self.widgets = has_widgets()
 
     @classmethod
-    def of_this_cell(cls) -> "_Board":
+    def of_this_cell(cls) -> _Board:
         cell = _kernel().get_parent("shell").get("header", {}).get("msg_id")
         if cls.current is None or cls.current.cell != cell:
             cls.current = cls(cell)
@@ -296,7 +296,11 @@ class _EngineStart:
             self._look()
         self.seconds = seconds
         parts = [f"{label} {_short(took)}" for label, took in self.phases_s().items() if took >= 0.05]
-        said = f"The {self.what} did not start: stopped after {seconds:.1f} s" if failed else f"{self.what.capitalize()} started in {seconds:.1f} s"
+        said = (
+            f"The {self.what} did not start: stopped after {seconds:.1f} s"
+            if failed
+            else f"{self.what.capitalize()} started in {seconds:.1f} s"
+        )
         said += f" (seconds by phase, as its log tells: {', '.join(parts)})" if parts else ""
         with contextlib.suppress(Exception):
             if self._terminal is not None:
@@ -367,14 +371,18 @@ class _Watch:
         failures = 0
         while True:
             try:
-                found = {name: value for name, value in self.read().items() if isinstance(value, (int, float))}
+                found = {
+                    name: value for name, value in self.read().items() if isinstance(value, (int, float))
+                }
                 self.readings.append({"t_s": time.perf_counter() - self._t0, **found})
                 failures = 0
             except Exception as error:
                 failures += 1
                 if failures >= 5:
                     after = time.perf_counter() - self._t0
-                    self.stopped_early = f"Reading stopped after {after:.0f} s: {type(error).__name__}: {error}"
+                    self.stopped_early = (
+                        f"Reading stopped after {after:.0f} s: {type(error).__name__}: {error}"
+                    )
                     self._draw()
                     return
             if len(self.readings) > self.KEPT:
@@ -423,7 +431,9 @@ class _Watch:
         from helpers.plots import style
 
         names = self.names()
-        fig, axes = style.figure(self.title, rows=len(names), size=(7.5, 0.9 + 1.25 * len(names)), sharex=True)
+        fig, axes = style.figure(
+            self.title, rows=len(names), size=(7.5, 0.9 + 1.25 * len(names)), sharex=True
+        )
         axes = [axes] if len(names) == 1 else list(axes)
         rows = []
         for index, (ax, name) in enumerate(zip(axes, names)):
@@ -433,7 +443,9 @@ class _Watch:
             ax.plot([t for t, _ in points], values, color=style.COLORS[index % 4], drawstyle="steps-post")
             ax.set_ylabel(label, rotation=0, ha="right", va="center")
             ax.set_ylim(0, max(values) * 1.15 or 1)
-            rows.append({"number": label, "most": max(values), "mean": sum(values) / len(values), "last": values[-1]})
+            rows.append(
+                {"number": label, "most": max(values), "mean": sum(values) / len(values), "last": values[-1]}
+            )
         axes[-1].set_xlabel("seconds")
         said = "; ".join(f"{row['number']}: at most {style.number(row['most'])}" for row in rows)
         said += f". {len(self.readings)} readings in {_short(self.readings[-1]['t_s'])} s."
@@ -501,7 +513,8 @@ class MemoryView(_Watch):
         return self.sampler.summary()
 
     def _picture(self):
-        from helpers.plots import memory as plot, style
+        from helpers.plots import memory as plot
+        from helpers.plots import style
 
         fig, said, rows = plot.draw(self.sampler, [(0.0, self.kv)], title="Memory while the cell ran")
         return style.Picture(fig, said, rows, "memory_live")
@@ -535,7 +548,8 @@ def _spark(points: list[tuple[float, float]], index: int, width: int = 150, heig
     first, last = points[0][0], points[-1][0]
     top = max(value for _, value in points) or 1
     line = " ".join(
-        f"{width * (t - first) / (last - first or 1):.1f},{height - 2 - (height - 4) * value / top:.1f}" for t, value in points
+        f"{width * (t - first) / (last - first or 1):.1f},{height - 2 - (height - 4) * value / top:.1f}"
+        for t, value in points
     )
     return (
         f'<svg width="{width}" height="{height}" role="img" aria-label="recent values"><polyline points="{line}" '

@@ -50,14 +50,30 @@ def text(folder: Path, page: Path) -> str:
     lines = ["# Integration Week: start here", ""]
     if following:
         lines += [f"**Next:** [{following.stem.replace('_', ' ')}]({_link(following, page)})", ""]
-    lines += ["| notebook | what it is about | so far |", "|---|---|---|", *rows, "", "## The week's checklist", ""]
+    lines += [
+        "| notebook | what it is about | so far |",
+        "|---|---|---|",
+        *rows,
+        "",
+        "## The week's checklist",
+        "",
+    ]
     lines += checklist(known)
     lines += ["", "## How to work with the notebooks", "", HOW, "## Your documents", ""]
     for name in ("my_learnings.md", "distributed_planning.md"):
         path = folder / name
-        lines.append(f"- [{name}]({_link(path, page)})" if path.exists() else f"- {name}: written by a notebook's export")
+        lines.append(
+            f"- [{name}]({_link(path, page)})"
+            if path.exists()
+            else f"- {name}: written by a notebook's export"
+        )
     if known.problems:
-        lines += ["", "## Damaged lines in the results", "", *(f"- {problem}" for problem in known.problems[:10])]
+        lines += [
+            "",
+            "## Damaged lines in the results",
+            "",
+            *(f"- {problem}" for problem in known.problems[:10]),
+        ]
     lines += ["", f"Results are kept in `{folder}`. This page is written when `make lab` starts."]
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,9 @@ def run_cells(*cells, env=None, allow_errors=False, cwd=None):
     if env:
         sets = "\n".join(f"import os; os.environ[{name!r}] = {value!r}" for name, value in env.items())
         notebook.cells.insert(0, nbformat.v4.new_code_cell(sets))
-    client = NotebookClient(notebook, timeout=120, allow_errors=allow_errors, resources={"metadata": {"path": str(cwd or ".")}})
+    client = NotebookClient(
+        notebook, timeout=120, allow_errors=allow_errors, resources={"metadata": {"path": str(cwd or ".")}}
+    )
     client.execute()
     if env:
         notebook.cells.pop(0)
@@ -35,7 +37,9 @@ def texts(cell) -> str:
 
 def kinds(notebook) -> set[str]:
     """The MIME types of all outputs."""
-    return {kind for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o for kind in o.data}
+    return {
+        kind for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o for kind in o.data
+    }
 
 
 def to_html(notebook) -> str:

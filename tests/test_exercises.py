@@ -49,7 +49,9 @@ def test_a_parameter_comes_before_the_formula_and_typed_before_both(store):
     assert (guess.value, guess.source) == (9.0, "student")
     exercises.reconcile(store, guess, 18.0)
     again = exercises.predict(store, "kv", "?", 10.0, "GiB")
-    assert (again.value, again.source, again.measured) == (9.0, "student", 18.0), "still there after it was compared"
+    assert (again.value, again.source, again.measured) == (9.0, "student", 18.0), (
+        "still there after it was compared"
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,9 @@ def test_the_sentence_fits_the_size_of_the_difference(store, capsys, predicted, 
 
 def test_the_reason_follows_the_formula_when_the_student_guessed(store, capsys):
     store.save("prediction", "w", {"predicted": 84.0}, source="student", unit="GiB")
-    exercises.reconcile(store, exercises.predict(store, "w", "?", 40.0, "GiB"), 42.0, why="Norms are left out.")
+    exercises.reconcile(
+        store, exercises.predict(store, "w", "?", 40.0, "GiB"), 42.0, why="Norms are left out."
+    )
     said = store.get("prediction", "w")["residual"]
     assert said == (
         "Your prediction is 2.00 times the measurement: it counts something that is not there. "
@@ -98,10 +102,14 @@ def test_answers_choices_and_ticks_without_a_front_end(store, capsys):
     assert "No answer yet" in capsys.readouterr().out and not lines_of(store)
     exercises.ask(store, "insight_1", "What did you learn?", given="Batching.")
     exercises.ask(store, "insight_1", "What did you learn?", given="Batching.")
-    assert [(r["variant"], r["text"], r["source"]) for r in lines_of(store)] == [("insight_1", "Batching.", "parameter")]
+    assert [(r["variant"], r["text"], r["source"]) for r in lines_of(store)] == [
+        ("insight_1", "Batching.", "parameter")
+    ]
     store.save("answer", "insight_1", {}, text="My own words", source="typed")
     answer = exercises.ask(store, "insight_1", "What did you learn?", given="Batching.")
-    assert answer.text == "My own words" and len(lines_of(store)) == 2, "a parameter never replaces a student's words"
+    assert answer.text == "My own words" and len(lines_of(store)) == 2, (
+        "a parameter never replaces a student's words"
+    )
     with pytest.raises(ValueError, match="'a', 'b'"):
         exercises.choose(store, "pick", "Which?", ["a", "b"], given="c")
     assert exercises.choose(store, "pick", "Which?", ["a", "b"], given="b").text == "b"
@@ -110,7 +118,10 @@ def test_answers_choices_and_ticks_without_a_front_end(store, capsys):
 def test_ticks_say_who_ticked(store, capsys):
     assert not exercises.tick(store, "paper", "Read the paper")
     for _ in range(2):
-        assert exercises.tick(store, "server_mode", "Tried server mode", evidence="12 requests answered").by == "evidence"
+        assert (
+            exercises.tick(store, "server_mode", "Tried server mode", evidence="12 requests answered").by
+            == "evidence"
+        )
     assert len(lines_of(store)) == 1, "the same evidence is saved once"
     store.save("checklist", "paper", {}, done=True, source="student")
     assert exercises.tick(store, "paper", "Read the paper")
@@ -123,7 +134,9 @@ def test_hints_open_one_after_the_other(capsys):
         exercises.hint()
     exercises.hint("Look at `block_size`.", "Count a < b.", solution="16 * 4\n= 64")
     assert "hint 1 of 2, then hint 2 of 2, then solution" in capsys.readouterr().out
-    done = run_cells("from helpers.exercises import hint\nhint('Look at `block_size`.', 'Count a < b.', solution='64')")
+    done = run_cells(
+        "from helpers.exercises import hint\nhint('Look at `block_size`.', 'Count a < b.', solution='64')"
+    )
     page = done.cells[0].outputs[0].data["text/html"]
     assert page.count("<details") == 3 and "open" not in page.replace("</details>", "")
     assert page.index("block_size</code>") < page.index("Count a &lt; b.") < page.index(">64")
@@ -148,7 +161,9 @@ def test_papermill_and_nbconvert_show_text_never_a_widget(tmp_path):
         "exercises.tick(store, 'paper', 'Read the paper')",
     )
     assert WIDGET not in kinds(done)
-    assert [len(cell.outputs) for cell in done.cells] == [0, 1, 1, 2, 1], "one output each, also as a cell's last line"
+    assert [len(cell.outputs) for cell in done.cells] == [0, 1, 1, 2, 1], (
+        "one output each, also as a cell's last line"
+    )
     page = to_html(done)
     assert "How many &lt;tokens&gt;?" in page and "nobody typed one" in page and "1.50" in page
     assert "No answer yet" in page and "Nothing chosen yet" in page and "not ticked yet" in page
@@ -173,7 +188,9 @@ def test_what_is_typed_is_saved_once_typing_pauses(tmp_path, store):
         ("prediction", "student"), ("answer", "typed"), ("prediction", "student"),
     ], "one record for each pause, not for each letter"  # fmt: skip
     # The text above the form is what a saved notebook keeps: it must be up to date.
-    assert "1,200 tokens (your prediction). Saved." in texts(done.cells[1]) and "Batching" in texts(done.cells[1])
+    assert "1,200 tokens (your prediction). Saved." in texts(done.cells[1]) and "Batching" in texts(
+        done.cells[1]
+    )
 
 
 def test_a_pause_in_typing_saves_without_another_cell(tmp_path, store):
@@ -181,7 +198,8 @@ def test_a_pause_in_typing_saves_without_another_cell(tmp_path, store):
         HEAD.format(folder=str(tmp_path)),
         "exercises.ask(store, 'insight_1', 'What?');",
         # A cell that awaits lets the kernel's loop turn, as it does while the kernel is idle.
-        CONTROLS + "import asyncio\ncontrols[0].value = 'Idle'\nawait asyncio.sleep(1.5)\nprint(len(store.records()))",
+        CONTROLS
+        + "import asyncio\ncontrols[0].value = 'Idle'\nawait asyncio.sleep(1.5)\nprint(len(store.records()))",
         env={"WORKBOOK_WIDGETS": "1"},
     )
     assert [r["text"] for r in lines_of(store)] == ["Idle"]
@@ -189,7 +207,9 @@ def test_a_pause_in_typing_saves_without_another_cell(tmp_path, store):
 
 def test_the_formula_is_not_given_away_by_the_form(tmp_path):
     done = run_cells(
-        HEAD.format(folder=str(tmp_path)), "exercises.predict(store, 'kv', 'How many?', 98765.0, 'tokens');", env={"WORKBOOK_WIDGETS": "1"}
+        HEAD.format(folder=str(tmp_path)),
+        "exercises.predict(store, 'kv', 'How many?', 98765.0, 'tokens');",
+        env={"WORKBOOK_WIDGETS": "1"},
     )
     assert "98,765" not in str(done.cells[1].outputs) and "98765" not in str(done.cells[1].outputs)
 
@@ -205,7 +225,9 @@ def test_typing_and_measuring_at_once_loses_nothing(tmp_path, store):
 
 
 def test_a_new_kernel_restores_forms_and_a_late_change_is_marked(tmp_path, store):
-    store.save("prediction", "kv", {"predicted": 9.0, "measured": 18.0, "ratio": 2.0}, source="student", unit="GiB")
+    store.save(
+        "prediction", "kv", {"predicted": 9.0, "measured": 18.0, "ratio": 2.0}, source="student", unit="GiB"
+    )
     store.save("answer", "insight_1", {}, text="Kept words", source="typed")
     store.save("answer", "c", {}, text="b", source="typed")
     store.save("checklist", "paper", {}, done=True, source="student")
@@ -213,12 +235,17 @@ def test_a_new_kernel_restores_forms_and_a_late_change_is_marked(tmp_path, store
         HEAD.format(folder=str(tmp_path)),
         "exercises.predict(store, 'kv', '?', 10.0, 'GiB')\nexercises.ask(store, 'insight_1', '?')\n"
         "exercises.choose(store, 'c', '?', ['a', 'b'])\nexercises.tick(store, 'paper', 'Read');",
-        CONTROLS + "print([c.value for c in controls])\ncontrols[0].value = '18'\nexercises._flush()\ncontrols[3].value = False",
+        CONTROLS
+        + "print([c.value for c in controls])\ncontrols[0].value = '18'\nexercises._flush()\ncontrols[3].value = False",
         env={"WORKBOOK_WIDGETS": "1"},
     )
     assert "['9', 'Kept words', 'b', True]" in texts(done.cells[2])
     late, unticked = lines_of(store)[-2:]
-    assert late["metrics"]["predicted"] == 18.0 and late["metrics"]["ratio"] == 1.0 and late["changed_after_measuring"] is True
+    assert (
+        late["metrics"]["predicted"] == 18.0
+        and late["metrics"]["ratio"] == 1.0
+        and late["changed_after_measuring"] is True
+    )
     assert unticked["done"] is False and unticked["source"] == "student"
 
 
@@ -253,7 +280,9 @@ def test_a_missing_name_says_which_cell_to_run(tmp_path):
     cells = [
         nbformat.v4.new_markdown_cell("# Title\ntext\n## 2. The baseline"),
         nbformat.v4.new_code_cell("import math"),
-        nbformat.v4.new_code_cell("# start it\nengine = open_engine(profile)\nfor step in range(3):\n    last = step"),
+        nbformat.v4.new_code_cell(
+            "# start it\nengine = open_engine(profile)\nfor step in range(3):\n    last = step"
+        ),
         nbformat.v4.new_code_cell("%matplotlib inline\nengine = 2"),
     ]
     path = tmp_path / "n.ipynb"
@@ -261,7 +290,10 @@ def test_a_missing_name_says_which_cell_to_run(tmp_path):
     said = exercises.which_cell(path, "engine")
     assert "code cell 2 under “2. The baseline”" in said and "`engine = open_engine(profile)`" in said
     assert exercises.which_cell(path, "last") and exercises.which_cell(path, "math")
-    assert exercises.which_cell(path, "open_engine") is None and exercises.which_cell(tmp_path / "no.ipynb", "x") is None
+    assert (
+        exercises.which_cell(path, "open_engine") is None
+        and exercises.which_cell(tmp_path / "no.ipynb", "x") is None
+    )
 
 
 def test_the_advice_reaches_the_student_and_the_error_stays_an_error(tmp_path, monkeypatch):

@@ -15,12 +15,18 @@ from helpers import gpu_memory
 from helpers.gpu_memory import GIB, MemorySampler
 
 MIB_200 = "import sys,time; x = bytearray(200 * 2**20); x[::4096] = b'1' * len(x[::4096]);"
-no_gpu = pytest.mark.skipif(gpu_memory.has_gpu(), reason="looks at host memory, which is used where there is no GPU")
+no_gpu = pytest.mark.skipif(
+    gpu_memory.has_gpu(), reason="looks at host memory, which is used where there is no GPU"
+)
 
 
 def run(*args, **kwargs):
     return subprocess.run(
-        [sys.executable, "-m", "helpers.gpu_memory", *args], capture_output=True, text=True, timeout=60, **kwargs
+        [sys.executable, "-m", "helpers.gpu_memory", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **kwargs,
     )
 
 

@@ -43,9 +43,13 @@ def test_jupyterlab_listens_on_this_machine_only_and_keeps_its_token(monkeypatch
     line = lab.command(["--port", "8899"], REPO / "results" / "my_week" / "START.md")
     assert "--ServerApp.ip=127.0.0.1" in line and line[-2:] == ["--port", "8899"] and "--no-browser" in line
     assert "--LabApp.default_url=/lab/tree/results/my_week/START.md" in line
-    assert not [word for word in line if "token" in word or "password" in word], "JupyterLab's own token stays on"
+    assert not [word for word in line if "token" in word or "password" in word], (
+        "JupyterLab's own token stays on"
+    )
     assert not [word for word in lab.command([], Path("/elsewhere/START.md")) if "default_url" in word]
-    settings = json.loads((REPO / "helpers/lab_settings/labconfig/default_setting_overrides.json").read_text())
+    settings = json.loads(
+        (REPO / "helpers/lab_settings/labconfig/default_setting_overrides.json").read_text()
+    )
     assert settings["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
     env = lab.environment()
     assert env["PYTHONPATH"].split(os.pathsep)[0] == str(REPO)
@@ -66,10 +70,22 @@ def test_widgets_are_kept_out_of_saved_notebooks_and_nothing_else():
         ]},
         {"cell_type": "markdown", "source": "text"},
     ]  # fmt: skip
-    model = {"type": "notebook", "content": {"cells": cells, "metadata": {"widgets": {"state": 1}, "kernelspec": {}}}}
+    model = {
+        "type": "notebook",
+        "content": {"cells": cells, "metadata": {"widgets": {"state": 1}, "kernelspec": {}}},
+    }
     lab.before_saving(model, path="x", contents_manager=None)
     kept = model["content"]["cells"][0]["outputs"]
-    assert [sorted(o.get("data", {})) for o in kept] == [["text/html", "text/plain"], ["text/html", "text/plain"], [], []]
+    assert [sorted(o.get("data", {})) for o in kept] == [
+        ["text/html", "text/plain"],
+        ["text/html", "text/plain"],
+        [],
+        [],
+    ]
     assert model["content"]["metadata"] == {"kernelspec": {}}
-    for other in ({"type": "file", "content": "text"}, {"type": "notebook", "content": None}, {"type": "directory"}):
+    for other in (
+        {"type": "file", "content": "text"},
+        {"type": "notebook", "content": None},
+        {"type": "directory"},
+    ):
         lab.before_saving(other)

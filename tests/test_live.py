@@ -61,7 +61,9 @@ def test_each_view_leaves_one_static_output(headless):
     lines = texts(sweep).splitlines()
     assert lines[0] == "... and 2 before these" and len(lines) == 1 + live._Board.LINES
     assert lines[-1].startswith("batch 17: 8 requests in ") and "812 tokens/s" in lines[-1]
-    said = re.search(r"Engine started in ([\d.]+) s .*load vLLM ([\d.]+), load the weights ([\d.]+)\)", texts(start))
+    said = re.search(
+        r"Engine started in ([\d.]+) s .*load vLLM ([\d.]+), load the weights ([\d.]+)\)", texts(start)
+    )
     assert said and float(said[1]) == pytest.approx(1.2, abs=0.3), texts(start)
     assert float(said[3]) > float(said[2]), "the phase that took longer must be shown so"
     assert "kv cache usage (%): at most 25" in texts(board) and "not drawn" not in texts(board)
@@ -78,7 +80,11 @@ def test_with_widgets_the_view_is_replaced_by_its_static_form():
 
 
 def test_one_cell_has_one_list_in_the_order_of_its_work():
-    cell = START + "\nwith live.progress('work', 2) as view:\n    view.update(2)\n" + "\n".join(START.splitlines()[3:])
+    cell = (
+        START
+        + "\nwith live.progress('work', 2) as view:\n    view.update(2)\n"
+        + "\n".join(START.splitlines()[3:])
+    )
     for env in (None, {"WORKBOOK_WIDGETS": "1"}):
         done = run_cells(cell, env=env)
         lines = texts(done.cells[0]).splitlines()
@@ -94,7 +100,10 @@ def test_a_failed_start_says_so_and_the_error_is_kept():
 
 
 def test_stopped_work_says_how_far_it_came():
-    done = run_cells("from helpers import live\nwith live.progress('long', 10) as view:\n    view.update(4)\n    1 / 0", allow_errors=True)
+    done = run_cells(
+        "from helpers import live\nwith live.progress('long', 10) as view:\n    view.update(4)\n    1 / 0",
+        allow_errors=True,
+    )
     assert "long: stopped after 4 of 10 requests" in texts(done.cells[0])
 
 
@@ -103,7 +112,9 @@ def test_a_script_prints_nothing_and_a_terminal_gets_one_line():
     plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", ""), plain
     ours, theirs = pty.openpty()
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, stdin=theirs)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, stdin=theirs
+    )
     assert child.wait(60) == 0
     os.close(theirs)
     seen = os.read(ours, 10_000).decode()

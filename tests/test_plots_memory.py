@@ -11,7 +11,11 @@ from helpers.plots import memory, style
 GIB = 2**30
 
 
-def sampler(device=True, phases=("load vLLM", "read the configuration", "load the weights", "prefill", "decode", "close"), ends=(0.1, 0.2, 4, 4.5, 8, 10)):
+def sampler(
+    device=True,
+    phases=("load vLLM", "read the configuration", "load the weights", "prefill", "decode", "close"),
+    ends=(0.1, 0.2, 4, 4.5, 8, 10),
+):
     """A finished run of ten seconds, without waiting for it."""
     made = MemorySampler(hz=10, devices=[object()] if device else [])
     made.devices = [object()] if device else []
@@ -23,7 +27,9 @@ def sampler(device=True, phases=("load vLLM", "read the configuration", "load th
     for index in range(101):
         t = index / 10
         used = 1.0 if t < 2 else 9.0 if t < 8 else 1.2
-        made.samples.append({"t_s": t, "device_used_gib": [used] if device else [], "process_gib": used - 0.5})
+        made.samples.append(
+            {"t_s": t, "device_used_gib": [used] if device else [], "process_gib": used - 0.5}
+        )
     made._seconds = 10.0
     return made
 
@@ -36,7 +42,11 @@ def test_reading_table_and_labels():
         warnings.simplefilter("error")  # a missing label or title is a warning of style.Picture
         fig, said, rows = memory.draw(sampler(), KV)
         page = style.Picture(fig, said, rows, "m").html()
-    assert "The peak is 9.00 GiB, during “load the weights”" in said and "40.00 % full" in said and DEVICE in said
+    assert (
+        "The peak is 9.00 GiB, during “load the weights”" in said
+        and "40.00 % full" in said
+        and DEVICE in said
+    )
     assert [row["phase"] for row in rows][:2] == ["load vLLM", "read the configuration"]
     assert rows[-1]["at its end (GiB)"] == 1.2 and "load the weights" in page
 

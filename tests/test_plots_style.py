@@ -23,7 +23,10 @@ def simple(title="Tokens grow with the batch", **labels):
 
 
 def test_html_has_alt_text_reading_and_closed_table():
-    rows = [{"batch": 1, "tokens_per_s": 10.123456, "note": "a <b>"}, {"batch": 2, "tokens_per_s": float("nan")}]
+    rows = [
+        {"batch": 1, "tokens_per_s": 10.123456, "note": "a <b>"},
+        {"batch": 2, "tokens_per_s": float("nan")},
+    ]
     picture = style.Picture(simple('The "best" <one>'), "Four at a time are 3.3 times faster.", rows, "batch")
     page = picture._repr_mimebundle_()["text/html"]
     assert 'alt="The &quot;best&quot; &lt;one&gt;. Four at a time are 3.3 times faster."' in page
@@ -103,8 +106,16 @@ def luminance(colour):
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0 (protan, deutan), on linear RGB.
 CVD = {
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
 }
 
 
@@ -117,7 +128,9 @@ def test_first_colours_stay_apart_for_colour_blind_readers(kind):
         return np.where(out <= 0.0031308, out * 12.92, 1.055 * out ** (1 / 2.4) - 0.055)
 
     first = list(style.COLORS)[:4]
-    gaps = {(a, b): float(np.linalg.norm(seen(a) - seen(b))) for i, a in enumerate(first) for b in first[i + 1 :]}
+    gaps = {
+        (a, b): float(np.linalg.norm(seen(a) - seen(b))) for i, a in enumerate(first) for b in first[i + 1 :]
+    }
     assert min(gaps.values()) > 0.2, gaps
     for colour in first[:3]:
         assert 1.05 / (luminance(colour) + 0.05) >= 3, f"{colour} has too little contrast on white"

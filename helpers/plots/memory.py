@@ -5,7 +5,13 @@ from __future__ import annotations
 from helpers.plots import style
 
 
-def timeline(sampler, kv=(), title: str = "Memory while the engine lived", reading: str | None = None, name: str = "memory_timeline") -> None:
+def timeline(
+    sampler,
+    kv=(),
+    title: str = "Memory while the engine lived",
+    reading: str | None = None,
+    name: str = "memory_timeline",
+) -> None:
     """Show a MemorySampler's run. See ``draw`` for the arguments."""
     fig, said, rows = draw(sampler, kv, title)
     style.show(fig, reading or said, table=rows, name=name)
@@ -22,7 +28,9 @@ def draw(sampler, kv=(), title: str = "Memory while the engine lived"):
     """
     points, found = sampler.timeline(), sampler.summary()
     if not points:
-        raise ValueError(f"There is nothing to draw: no sample was taken. {found['stopped_early'] or ''}".strip())
+        raise ValueError(
+            f"There is nothing to draw: no sample was taken. {found['stopped_early'] or ''}".strip()
+        )
     kv = [(start, rows) for start, rows in kv if rows]
     fig, axes = style.figure(title, rows=2 if kv else 1, size=(8, 5.4 if kv else 3.8), sharex=True)
     top = axes[0] if kv else axes
@@ -32,10 +40,17 @@ def draw(sampler, kv=(), title: str = "Memory while the engine lived"):
     times, used = [p["t_s"] for p in points], [p["used_gib"] for p in points]
     process = [p["process_gib"] for p in points]
     device = found["source"].startswith("device")
-    top.plot(times, used, color=style.COLORS["blue"], label="all use of the device" if device else "the engine's processes")
+    top.plot(
+        times,
+        used,
+        color=style.COLORS["blue"],
+        label="all use of the device" if device else "the engine's processes",
+    )
     if device and any(value is not None for value in process):
         values = [float("nan") if value is None else value for value in process]
-        top.plot(times, values, color=style.COLORS["vermillion"], linewidth=1.4, label="of it, by this notebook")
+        top.plot(
+            times, values, color=style.COLORS["vermillion"], linewidth=1.4, label="of it, by this notebook"
+        )
     top.axhline(found["peak_gib"], color=style.GREY, linewidth=0.9, linestyle=":")
     top.annotate(
         f"peak {found['peak_gib']:.2f} GiB", (times[-1], found["peak_gib"]), xytext=(0, 3), textcoords="offset points",
@@ -51,8 +66,18 @@ def draw(sampler, kv=(), title: str = "Memory while the engine lived"):
         for start, rows in kv:
             # Before a workload's first step and after its last the cache holds nothing.
             t = [start, *(start + row["t_s"] for row in rows), start + rows[-1]["t_s"]]
-            low.fill_between(t, [0, *(100 * row["kv_cache_usage"] for row in rows), 0], color=style.COLORS["green"], alpha=0.35)
-            low.plot(t, [0, *(100 * row["kv_cache_usage"] for row in rows), 0], color=style.COLORS["green"], linewidth=1.4)
+            low.fill_between(
+                t,
+                [0, *(100 * row["kv_cache_usage"] for row in rows), 0],
+                color=style.COLORS["green"],
+                alpha=0.35,
+            )
+            low.plot(
+                t,
+                [0, *(100 * row["kv_cache_usage"] for row in rows), 0],
+                color=style.COLORS["green"],
+                linewidth=1.4,
+            )
         low.set_ylabel("KV cache in use (%)")
         low.set_ylim(bottom=0)
         _phases(low, found["phases"], times[-1], names=False)

@@ -44,9 +44,7 @@ class _Palette(tuple):
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), told apart by
 # people with any of the common colour-vision deficiencies. The order puts the
 # ones with the most contrast on white first; yellow is for areas, not lines.
-COLORS = _Palette(
-    ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-)
+COLORS = _Palette(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"))
 # Colour is never the only difference: give each line a marker of its own.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#6B6B6B"
@@ -135,7 +133,9 @@ def recorded(kind: str = "line", color: str = GREY) -> dict:
     raise ValueError(f'kind is {kind!r}; it can be "line", "bar" or "points".')
 
 
-def show(fig, reading: str, table: list[dict] | None = None, name: str = "figure", alt: str | None = None) -> None:
+def show(
+    fig, reading: str, table: list[dict] | None = None, name: str = "figure", alt: str | None = None
+) -> None:
     """Display ``fig`` with its one-line reading; the figure is closed after it.
 
     ``table`` is the values behind the picture, one dict for each row, shown
@@ -147,7 +147,7 @@ def show(fig, reading: str, table: list[dict] | None = None, name: str = "figure
     try:
         from IPython import get_ipython
     except ImportError:
-        get_ipython = lambda: None  # noqa: E731
+        get_ipython = lambda: None
     if get_ipython() is None:
         print(picture)
         return
@@ -163,7 +163,9 @@ class Picture:
     ``<name>.png`` and returns the path.
     """
 
-    def __init__(self, fig, reading: str, table: list[dict] | None = None, name: str = "figure", alt: str | None = None):
+    def __init__(
+        self, fig, reading: str, table: list[dict] | None = None, name: str = "figure", alt: str | None = None
+    ):
         self.title = _title_of(fig)
         self.reading = " ".join((reading or "").split())
         self.table = [dict(row) for row in table] if table else []
@@ -222,7 +224,8 @@ def values_table(rows: list[dict], summary: str = "Show the values") -> str:
 
     head = "".join(cell("th", c, str(c)) for c in columns)
     body = "".join(
-        f'<tr style="{line}">' + "".join(cell("td", c, number(row.get(c))) for c in columns) + "</tr>" for row in rows
+        f'<tr style="{line}">' + "".join(cell("td", c, number(row.get(c))) for c in columns) + "</tr>"
+        for row in rows
     )
     return (
         f'<details style="padding:2px 6px;color:{INK}"><summary style="cursor:pointer;font-size:13px">{html.escape(summary)}'

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -13,10 +12,15 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import lab, start_page
+from helpers import lab
 
 REPO = Path(__file__).resolve().parents[2]
-CHROMIUM = os.environ.get("WORKBOOK_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or "/usr/bin/chromium"
+CHROMIUM = (
+    os.environ.get("WORKBOOK_CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("google-chrome")
+    or "/usr/bin/chromium"
+)
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-quic", "--force-color-profile=srgb",
@@ -40,8 +44,12 @@ class Server:
                "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "JUPYTER_CONFIG_DIR": str(folder / "config"),
                "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}  # fmt: skip
         self.log = folder / "lab.log"
-        line = lab.command(["--no-browser", "--port=0", "--LabApp.expose_app_in_browser=True"], root=self.root)
-        self.process = subprocess.Popen(line, env=env, stdout=self.log.open("w"), stderr=subprocess.STDOUT, start_new_session=True)
+        line = lab.command(
+            ["--no-browser", "--port=0", "--LabApp.expose_app_in_browser=True"], root=self.root
+        )
+        self.process = subprocess.Popen(
+            line, env=env, stdout=self.log.open("w"), stderr=subprocess.STDOUT, start_new_session=True
+        )
         self.url = self._wait()
 
     def _wait(self) -> str:
@@ -62,9 +70,15 @@ class Server:
     def add(self, name: str, cells) -> Path:
         """A notebook of (source, or ("markdown", source)) in the server's folder."""
         made = [
-            nbformat.v4.new_markdown_cell(cell[1]) if isinstance(cell, tuple) else nbformat.v4.new_code_cell(cell) for cell in cells
+            nbformat.v4.new_markdown_cell(cell[1])
+            if isinstance(cell, tuple)
+            else nbformat.v4.new_code_cell(cell)
+            for cell in cells
         ]
-        notebook = nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+        notebook = nbformat.v4.new_notebook(
+            cells=made,
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        )
         path = self.root / "notebooks" / f"{name}.ipynb"
         nbformat.write(notebook, path)
         return path
@@ -102,7 +116,9 @@ class Notebook:
 
     def __init__(self, server, browser, name, dark=False, size=(1200, 900)):
         self.server, self.path = server, server.root / "notebooks" / f"{name}.ipynb"
-        self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce")
+        self.context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce"
+        )
         self.page = self.context.new_page()
         self.page.set_default_timeout(30_000)
         self.open()
@@ -134,11 +150,15 @@ class Notebook:
         self.page.keyboard.press("Shift+Enter")
         if wait:
             prompt = cell.locator(".jp-InputPrompt")
-            self.page.wait_for_function("e => /\\[\\d+\\]/.test(e.textContent)", arg=prompt.element_handle(), timeout=timeout * 1000)
+            self.page.wait_for_function(
+                "e => /\\[\\d+\\]/.test(e.textContent)", arg=prompt.element_handle(), timeout=timeout * 1000
+            )
 
     def restart(self):
         """Restart the kernel, as the menu does after asking."""
-        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+        self.page.evaluate(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+        )
         self.wait_idle()
 
     def output(self, index):
@@ -169,7 +189,9 @@ def open_notebook(server, browser):
     yield open_one
     for one in made:
         # The kernel too: it would hold memory until the server stops.
-        request = urllib.request.Request(f"{server.url}/api/sessions", headers={"Authorization": f"token {server.token}"})
+        request = urllib.request.Request(
+            f"{server.url}/api/sessions", headers={"Authorization": f"token {server.token}"}
+        )
         import json
 
         for session in json.load(urllib.request.urlopen(request, timeout=10)):

@@ -47,7 +47,9 @@ def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_not
     records = saved(server, lambda found: len(found) == 1)
     assert [(r["metrics"]["predicted"], r["source"]) for r in records] == [(98000.0, "student")]
     notebook.output(2).get_by_text("98,000 tokens (your prediction). Saved.").wait_for()
-    assert field.evaluate("e => e === document.activeElement"), "the answer's text changes without taking the focus"
+    assert field.evaluate("e => e === document.activeElement"), (
+        "the answer's text changes without taking the focus"
+    )
     area = notebook.output(3).locator("textarea")
     area.focus()
     notebook.page.keyboard.type("Batching shares the weights.\nReally", delay=10)
@@ -67,11 +69,19 @@ def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_not
 
     # What the file holds: the words, no widget.
     file = notebook.save()
-    kinds = {kind for cell in file.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
+    kinds = {
+        kind for cell in file.cells for output in cell.get("outputs", []) for kind in output.get("data", {})
+    }
     assert WIDGET not in kinds and "text/html" in kinds
     page, _ = HTMLExporter(template_name="basic").from_notebook_node(file)
-    assert "98,000 tokens (your prediction)" in page and "Batching shares the weights." in page and "HBox" not in page
-    assert notebook.output(2).locator("input[type=text]").count() == 1, "saving leaves the forms of the open page"
+    assert (
+        "98,000 tokens (your prediction)" in page
+        and "Batching shares the weights." in page
+        and "HBox" not in page
+    )
+    assert notebook.output(2).locator("input[type=text]").count() == 1, (
+        "saving leaves the forms of the open page"
+    )
 
     # Reopened: text, no error box.
     notebook.open()
@@ -122,7 +132,9 @@ def test_a_live_view_moves_and_leaves_one_static_line(open_notebook):
     bar = notebook.output(1).locator(".widget-label", has_text="of 60")
     bar.wait_for()
     first = bar.inner_text()
-    notebook.page.wait_for_function("([e, t]) => e.textContent !== t", arg=[bar.element_handle(), first], timeout=3000)
+    notebook.page.wait_for_function(
+        "([e, t]) => e.textContent !== t", arg=[bar.element_handle(), first], timeout=3000
+    )
     notebook.wait_idle()
     notebook.output(1).get_by_text("a sweep: 60 requests in 3.").wait_for()
     assert notebook.output(1).locator(".widget-label").count() == 0
@@ -137,11 +149,20 @@ def test_a_live_view_moves_and_leaves_one_static_line(open_notebook):
 
 
 def test_the_stop_button_ends_the_work_and_says_how_far_it_came(open_notebook):
-    notebook = open_notebook("stop", [HEAD, "with live.progress('long', 1000) as view:\n    for i in range(1000):\n        time.sleep(0.05); view.update(i + 1)", "print('still', 'here')"])
+    notebook = open_notebook(
+        "stop",
+        [
+            HEAD,
+            "with live.progress('long', 1000) as view:\n    for i in range(1000):\n        time.sleep(0.05); view.update(i + 1)",
+            "print('still', 'here')",
+        ],
+    )
     notebook.run(0)
     notebook.run(1, wait=False)
     notebook.output(1).locator(".widget-label", has_text="of 1000").wait_for()
-    notebook.page.locator("[data-command='notebook:interrupt-kernel'], button[title*='Interrupt the kernel']").first.click()
+    notebook.page.locator(
+        "[data-command='notebook:interrupt-kernel'], button[title*='Interrupt the kernel']"
+    ).first.click()
     notebook.output(1).get_by_text("long: stopped after").wait_for()
     notebook.output(1).get_by_text("KeyboardInterrupt").first.wait_for()
     notebook.run(2)
@@ -158,7 +179,10 @@ def test_a_cell_run_too_early_names_the_cell_to_run(server, open_notebook):
 
 
 def test_hints_open_one_by_one(open_notebook):
-    notebook = open_notebook("hints", ["from helpers.exercises import hint\nhint('First step', 'Second step', solution='The answer')"])
+    notebook = open_notebook(
+        "hints",
+        ["from helpers.exercises import hint\nhint('First step', 'Second step', solution='The answer')"],
+    )
     notebook.run(0)
     out = notebook.output(0)
     assert not out.get_by_text("First step").is_visible()
@@ -228,7 +252,9 @@ def test_stop_during_a_measurement_and_a_second_notebook(open_notebook):
     notebook.output(0).get_by_text("Engine started in").wait_for()
     notebook.run(1, wait=False)
     notebook.output(1).locator(".widget-label", has_text="of 400").wait_for()
-    notebook.page.locator("[data-command='notebook:interrupt-kernel'], button[title*='Interrupt the kernel']").first.click()
+    notebook.page.locator(
+        "[data-command='notebook:interrupt-kernel'], button[title*='Interrupt the kernel']"
+    ).first.click()
     notebook.output(1).get_by_text("EngineError").first.wait_for(timeout=60_000)
     said = notebook.output(1).inner_text()
     assert "usable" in said or "closed" in said, f"the message does not say what became of the engine: {said}"

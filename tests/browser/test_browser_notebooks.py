@@ -29,9 +29,12 @@ def test_cell_by_cell(server, open_notebook, name, tmp_path):
             continue
         notebook.run(index, timeout=180)
         output = notebook.output(index)
-        assert output.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']:has-text('Traceback')").count() == 0, (
-            f"cell {index} of {name} failed:\n{cell.source}\n\n{output.inner_text()}"
-        )
+        assert (
+            output.locator(
+                "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']:has-text('Traceback')"
+            ).count()
+            == 0
+        ), f"cell {index} of {name} failed:\n{cell.source}\n\n{output.inner_text()}"
         if folder := os.environ.get("WORKBOOK_SCREENSHOTS"):  # to look at
             notebook.cell(index).screenshot(path=f"{folder}/{name}-{index:02}.png")
         before = sum(typed.values())
@@ -45,7 +48,9 @@ def test_cell_by_cell(server, open_notebook, name, tmp_path):
             notebook.page.wait_for_timeout(900)  # a pause in typing saves
     records = [json.loads(line) for line in (server.results / "measurements.jsonl").read_text().splitlines()]
     mine = {r["variant"] for r in records if r["experiment"] == "prediction" and r.get("source") == "student"}
-    assert (typed["number"] == 0) == (not mine), f"{typed['number']} numbers typed, {len(mine)} predictions saved: {mine}"
+    assert (typed["number"] == 0) == (not mine), (
+        f"{typed['number']} numbers typed, {len(mine)} predictions saved: {mine}"
+    )
     words = [r for r in records if r["experiment"] == "answer" and r.get("text") == WORDS]
     assert (typed["words"] == 0) == (not words), f"{typed['words']} answers typed, {len(words)} saved"
 
@@ -53,7 +58,9 @@ def test_cell_by_cell(server, open_notebook, name, tmp_path):
     for cell in file.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            assert WIDGET not in data and not re.match(r"\w*(Widget|Box|Progress)\(", str(data.get("text/plain", ""))), cell.source
+            assert WIDGET not in data and not re.match(
+                r"\w*(Widget|Box|Progress)\(", str(data.get("text/plain", ""))
+            ), cell.source
     for image in notebook.panel.locator("figure img").all():
         assert len(image.get_attribute("alt")) > 20, "a picture without a text for those who do not see it"
     if name == "01_review":

@@ -12,15 +12,15 @@ from helpers.gpu_memory import MemorySampler
 
 pytestmark = pytest.mark.skipif(not gpu_memory.has_gpu(), reason="no NVIDIA GPU is visible here")
 
-HOLD = (
-    "import torch, sys; x = torch.ones(2 * 2**28, device='cuda'); torch.cuda.synchronize(); print('up', flush=True); sys.stdin.readline()"
-)
+HOLD = "import torch, sys; x = torch.ones(2 * 2**28, device='cuda'); torch.cuda.synchronize(); print('up', flush=True); sys.stdin.readline()"
 
 
 @pytest.fixture
 def holder():
     """A process that holds 2 GiB of device memory, beside its CUDA context."""
-    child = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout.readline() == "up\n"
     yield child
     child.kill()
@@ -30,7 +30,9 @@ def holder():
 def test_a_child_process_is_seen_on_the_device_and_as_ours():
     with MemorySampler(hz=20) as sampler:
         before = sampler.used(sampler.samples[0])
-        child = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         try:
             assert child.stdout.readline() == "up\n"
             time.sleep(1.2)  # processes are asked twice a second
@@ -64,7 +66,11 @@ def test_the_command_measures_the_device():
 def test_visible_devices_are_those_that_cuda_would_see(visible, count):
     code = "from helpers import gpu_memory as g; print(len(g.visible_devices()), g.memory_now()['source'])"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, "CUDA_VISIBLE_DEVICES": visible}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": visible},
     )
     assert done.stdout.startswith(f"{count} {gpu_memory.DEVICE if count else gpu_memory.HOST}"), done
 

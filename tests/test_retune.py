@@ -1,0 +1,98 @@
+"""An engine that was changed while it ran does what an engine started with the value does."""
+
+import pytest
+
+from helpers.engine import EngineError, close_engine, open_engine
+from helpers.measure import run_workload
+from helpers.profile import load_profile
+from helpers.retune import RETUNABLE, retuned, speculation
+from helpers.workloads import questions, uniform
+
+PROFILE = load_profile("cpu")
+SMALL = {"max_model_len": 2048, "max_num_seqs": 16}
+NO_CACHE = {"skip_reading_prefix_cache": True}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_at_the_end():
+    yield
+    close_engine()
+
+
+def steps_and_tokens(engine, workload):
+    run = run_workload(engine, workload, NO_CACHE, progress=False)
+    return len(run.timeline), [r.token_ids for r in run.requests]
+
+
+def preempted(engine, workload):
+    run = run_workload(engine, workload, NO_CACHE, progress=False)
+    # The last steps of a preempted request compute it in another shape, so only its length is compared.
+    return int(run.counters["num_preemptions"]), [len(r.token_ids) for r in run.requests]
+
+
+def test_chunk_budget_and_cache_size_as_if_restarted():
+    engine = open_engine(PROFILE, **SMALL, **RETUNABLE)
+    one_prompt = uniform(engine.tokenizer, 1, 1500, 4, seed=1)
+    growing = uniform(engine.tokenizer, 12, 100, 150, seed=2)
+    found = {}
+    for budget in (2048, 512, 128):
+        with retuned(engine, max_num_batched_tokens=budget) as engine_args:
+            assert engine_args["max_num_batched_tokens"] == budget
+            found[budget] = steps_and_tokens(engine, one_prompt)
+        assert found[budget][0] == -(-1500 // budget) + 3, "steps: the chunks of the prompt, then one for each later token"
+    with retuned(engine, num_gpu_blocks_override=17):
+        few_blocks = preempted(engine, growing)
+    assert few_blocks[0] > 0, "16 blocks did not run out, 24 are needed"
+    assert preempted(engine, growing)[0] == 0, "the blocks did not come back after the block"
+    assert steps_and_tokens(engine, one_prompt) == found[2048], "the budget did not come back after the block"
+
+    restarted = open_engine(PROFILE, **SMALL, max_num_batched_tokens=512)
+    assert steps_and_tokens(restarted, one_prompt) == found[512]
+    restarted = open_engine(PROFILE, **SMALL, num_gpu_blocks_override=17)
+    assert preempted(restarted, growing) == few_blocks
+
+
+def test_number_of_drafts_as_if_restarted():
+    def counted(engine):
+        run = run_workload(engine, asked, NO_CACHE, concurrency=1, progress=False)
+        names = ("spec_decode_num_drafts", "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens")
+        return [int(run.counters[name]) for name in names], [r.token_ids for r in run.requests]
+
+    drafter = {"method": "draft_model", "model": PROFILE.draft_model}
+    engine = open_engine(PROFILE, **SMALL, speculative_config=speculation(6, **drafter), **RETUNABLE)
+    asked = questions(engine.tokenizer, 3, seed=3, max_tokens=40)
+    with retuned(engine, num_speculative_tokens=2) as engine_args:
+        assert engine_args["speculative_config"]["num_speculative_tokens"] == 2
+        two = counted(engine)
+    six = counted(engine)
+    assert two[0][1] == 2 * two[0][0] and six[0][1] == 6 * six[0][0], "not two (six) drafted tokens a draft"
+    restarted = open_engine(PROFILE, **SMALL, speculative_config={**drafter, "num_speculative_tokens": 2})
+    assert counted(restarted) == two
+
+
+def test_synthetic_acceptance_has_the_rate_that_was_set():
+    config = {"method": "draft_model", "model": PROFILE.draft_model, "rejection_sample_method": "synthetic",
+              "synthetic_acceptance_rates": [0.5, 0.25, 0.125]}
+    engine = open_engine(PROFILE, **SMALL, speculative_config=speculation(3, **config), **RETUNABLE)
+    stream = uniform(engine.tokenizer, 8, 16, 120, seed=4)
+    for alpha in (0.0, 0.6, 1.0):
+        with retuned(engine, synthetic_acceptance_rates=[alpha, alpha**2, alpha**3]):
+            run = run_workload(engine, stream, progress=False)
+        drafts = run.counters["spec_decode_num_drafts"]
+        share = [count / drafts for count in run.counters["spec_decode_num_accepted_tokens_per_pos"]]
+        assert share == pytest.approx([alpha, alpha**2, alpha**3], abs=0.08), f"alpha {alpha}"
+        assert all(len(r.token_ids) == 120 for r in run.requests)
+
+
+def test_what_cannot_be_changed_is_said_in_one_sentence():
+    engine = open_engine(PROFILE, **SMALL, **RETUNABLE)
+    for values, words in (
+        ({"max_model_len": 512}, "'max_model_len' cannot be changed"),
+        ({"max_num_batched_tokens": 10**6}, "more than"),
+        ({"num_speculative_tokens": 2}, "more than"),
+    ):
+        with pytest.raises(EngineError, match=words), retuned(engine, **values):
+            pass
+    plain = open_engine(PROFILE, **SMALL)
+    with pytest.raises(EngineError, match="RETUNABLE"), retuned(plain, max_num_batched_tokens=256):
+        pass

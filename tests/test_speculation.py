@@ -1,0 +1,85 @@
+"""What speculation reads from counters and times, against numbers worked out by hand."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from helpers import speculation as spec
+from helpers.profile import load_profile
+
+
+@dataclass
+class Request:
+    token_times_s: list = field(default_factory=list)
+    token_ids: list = field(default_factory=list)
+    text: str = ""
+    arrival_s: float = 0.0
+
+    @property
+    def output_tokens(self):
+        return len(self.token_times_s)
+
+    @property
+    def ttft_s(self):
+        return self.token_times_s[0] - self.arrival_s
+
+    @property
+    def e2e_s(self):
+        return self.token_times_s[-1] - self.arrival_s
+
+
+@dataclass
+class Run:
+    requests: list = field(default_factory=list)
+    counters: dict = field(default_factory=dict)
+    timeline: list = field(default_factory=list)
+
+
+def counted(drafts, drafted, accepted, positions):
+    return Run(counters={"spec_decode_num_drafts": drafts, "spec_decode_num_draft_tokens": drafted,
+                         "spec_decode_num_accepted_tokens": accepted, "spec_decode_num_accepted_tokens_per_pos": positions})
+
+
+def test_acceptance_from_counters():
+    a = spec.acceptance(counted(10, 40, 15, [8, 5, 2, 0, 0, 0]), 4)
+    assert (a.drafts, a.drafted, a.accepted) == (10, 40, 15)
+    assert a.per_position == [0.8, 0.5, 0.2, 0.0], "only as many positions as were drafted"
+    assert a.mean_length == 2.5 and a.rate == 0.375
+    assert sum(a.alpha**i for i in range(1, 5)) == pytest.approx(1.5, abs=1e-3), "alpha explains the mean length"
+
+
+def test_nothing_drafted_is_zero_not_an_error():
+    a = spec.acceptance(Run(), 4)
+    assert (a.drafts, a.rate, a.mean_length, a.alpha) == (0, 0.0, 1.0, 0.0)
+
+
+def test_draft_cost_is_slope_and_intercept():
+    c, overhead = spec.draft_cost({1: 3.0, 2: 3.5, 4: 4.5, 8: 6.5}, plain_step_ms=2.0)
+    assert c == pytest.approx(0.25) and overhead == pytest.approx(0.25)
+    assert spec.draft_cost({1: 3.0, 2: 2.9}, 2.0)[0] == 0.0, "noise must not make a draft cheaper than nothing"
+    with pytest.raises(ValueError, match="two"):
+        spec.draft_cost({4: 3.0}, 2.0)
+
+
+def test_times_per_token_and_step():
+    run = Run([Request([1.0, 1.5, 2.0]), Request([1.0])], timeline=[{"t_s": t} for t in (0.0, 1.0, 1.5, 2.0, 2.5)])
+    assert spec.decode_ms_per_token(run) == 500
+    assert spec.step_ms(run) == 500, "the first step read the prompt"
+
+
+def test_first_difference_names_its_place():
+    plain = Run([Request(token_ids=[1, 2, 3], text="abc"), Request(token_ids=[1], text="a"), Request(token_ids=[4, 5], text="de")])
+    other = Run([Request(token_ids=[1, 2, 9], text="abx"), Request(token_ids=[1], text="a"), Request(token_ids=[4], text="d")])
+    found = spec.first_differences(plain, other)
+    assert [(d["request"], d["position"]) for d in found] == [(0, 2), (2, 1)]
+    assert found[0]["plain"] == "abc" and found[0]["speculative"] == "abx"
+    assert spec.first_differences(plain, plain) == []
+
+
+def test_pairs_have_drafts_and_real_weights():
+    shipped = load_profile("cpu")
+    assert spec.pair_of(shipped) is shipped and spec.synthetic_pair(shipped) is shipped
+    random_weights = load_profile("cpu", "Qwen/Qwen2.5-0.5B-Instruct", "dummy")
+    pair = spec.pair_of(random_weights)
+    assert pair.weights == "shipped" and pair.draft_model and pair.engine_args["enforce_eager"]
+    assert "use_heterogeneous_vocab" not in spec.draft_config(pair)

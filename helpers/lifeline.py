@@ -108,7 +108,7 @@ def spawn(cmd, *, env=None, log=None, cwd=None, grace_s: float = GRACE_S) -> sub
 
     cmd: list of strings. env: the whole environment, or None for this one's.
     log: path that the output is appended to, or None to discard it.
-    grace_s: seconds between SIGTERM and SIGKILL.
+    grace_s: seconds between SIGTERM and SIGKILL (at most 3 when this process has died).
 
     Returns the ``Popen`` of the supervisor: ``poll()`` and ``wait()`` give the exit code of
     the command (128 + signal when a signal ended it), ``terminate()`` ends the tree politely,
@@ -128,23 +128,29 @@ def spawn(cmd, *, env=None, log=None, cwd=None, grace_s: float = GRACE_S) -> sub
             output.close()
 
 
-def stop(process: subprocess.Popen) -> int:
+def stop(process: subprocess.Popen, grace_s: float | None = None) -> int:
     """End what ``spawn`` started and wait for it; returns its exit code. Safe to call twice.
 
-    Four seconds after its time of grace the supervisor is no longer trusted, and what is left
-    of the tree is killed from here.
+    grace_s: seconds from SIGTERM to SIGKILL, at most those given to ``spawn``; None takes those. Four
+    seconds later the supervisor is no longer trusted, and what is left of the tree is killed from here.
     """
-    if process.poll() is None:
-        process.terminate()
+    if process.poll() is not None:
+        return process.returncode
+    process.terminate()
+    if grace_s is not None and grace_s < process.grace_s:
         try:
-            process.wait(process.grace_s + 4)
+            return process.wait(grace_s)
         except subprocess.TimeoutExpired:
-            left = descendants(process.pid)
-            process.kill()
-            for pid in left:
-                _signal(pid, signal.SIGKILL)
-            process.wait()
-    return process.returncode
+            process.terminate()
+            grace_s = 0
+    try:
+        return process.wait((process.grace_s if grace_s is None else grace_s) + 4)
+    except subprocess.TimeoutExpired:
+        left = descendants(process.pid)
+        process.kill()
+        for pid in left:
+            _signal(pid, signal.SIGKILL)
+        return process.wait()
 
 
 _guard: tuple[int, subprocess.Popen] | None = None
@@ -294,10 +300,13 @@ def _supervise(parent: int, grace_s: float, cmd: list[str]) -> int:
             break
     if code is None:
         _signal(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
+        # Nobody is left to wait for once the parent is dead; a second SIGTERM ends the grace, too.
+        deadline = time.monotonic() + (grace_s if os.getppid() == parent else min(grace_s, GRACE_S))
         while code is None and time.monotonic() < deadline:
-            signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+            got = signal.sigtimedwait({signal.SIGCHLD, signal.SIGTERM}, 0.05)
             code = _collect().get(child.pid)
+            if got and got.si_signo == signal.SIGTERM:
+                break
     # Whatever is left has lost its parent and was adopted by this process. Python's resource
     # trackers go last: they remove shared memory that the killed ones have left.
     deadline = time.monotonic() + 1.0

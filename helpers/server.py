@@ -197,7 +197,7 @@ class Server:
                 how = self._drain(patience, own) if patience and requests else "aborted" if requests else "idle"
         except KeyboardInterrupt:
             how = "aborted"  # the stop button: no more waiting
-        code = lifeline.stop(self._process)
+        code = lifeline.stop(self._process, grace_s=3 if how == "aborted" else None)
         self.stop_report = StopReport(
             time.perf_counter() - started, how, requests, code, tuple(p for p in pids if lifeline.alive(p))
         )
@@ -293,7 +293,7 @@ def start_server(profile: Profile, *, max_wait_s: float | None = None, port: int
     environment = _environment(profile, secret, quick)
 
     started = time.perf_counter()
-    process = lifeline.spawn(cmd, env=environment, log=log_path)
+    process = lifeline.spawn(cmd, env=environment, log=log_path, grace_s=15)
     url = f"http://{HOST}:{number}"
     limit = max_wait_s or (300 if profile.name == "cpu" else 1200)
     phases = _Phases(log_path, started)
@@ -301,7 +301,7 @@ def start_server(profile: Profile, *, max_wait_s: float | None = None, port: int
         with live.engine_start(log_path, PHASES, what="server"):
             _wait_until_up(process, url, log_path, limit, phases, profile)
     except BaseException as error:  # KeyboardInterrupt too: an interrupted start leaves nothing
-        lifeline.stop(process)
+        lifeline.stop(process, grace_s=3)
         if isinstance(error, KeyboardInterrupt):
             raise ServerError("The start was stopped, and what had begun was ended: start again when you like.") from None
         raise

@@ -241,10 +241,14 @@ def compare(default: dict[str, float], changed: dict[str, float], too_long_token
         ("--max-model-len", f"status of a prompt of {too_long_tokens} tokens", "too_long_status"),
         ("--max-model-len", "full-length requests that fit", "fit_together"),
     )
-    whole = {"running_most", "hits", "too_long_status"}
-    return [{"option": option, "number": what} | {
-        column: f"{found[key]:.0f}" if key in whole else f"{found[key]:.3g}" for column, found in (("default", default), ("changed", changed))
-    } for option, what, key in watch]  # fmt: skip
+    return [
+        {"option": option, "number": what, "default": _shown(default[key]), "changed": _shown(changed[key])}
+        for option, what, key in watch
+    ]
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 # --- stopping under load --------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ class Served:
 
     def __init__(self, log):
         self.parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=open(log, "w"), text=True)
-        line = self.parent.stdout.readline()
+        # Before its own line the parent may say that other notebooks have engines open.
+        line = next((line for line in self.parent.stdout if line.startswith("{")), "")
         assert line, f"the server did not start: {open(log).read()[-2000:]}"
         self.about = json.loads(line)
         self.pids = self.about["pids"]

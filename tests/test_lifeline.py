@@ -68,6 +68,26 @@ def test_stop_ends_the_whole_tree_and_twice_is_fine(tmp_path):
     assert "tree is up" in log.read_text()
 
 
+def test_stop_can_be_in_a_hurry(tmp_path):
+    process = lifeline.spawn(tree_command(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)"), grace_s=60)
+    pids = pids_of(tmp_path)
+    time.sleep(0.2)
+    started = time.monotonic()
+    assert lifeline.stop(process, grace_s=0.5) == 137
+    assert 0.4 < time.monotonic() - started < 5, "it must neither kill at once nor wait for the 60 s"
+    assert not [p for p in pids if lifeline.alive(p)]
+
+
+def test_kill_9_of_the_parent_does_not_wait_for_a_long_grace(tmp_path):
+    command = tree_command(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    script = f"import time; from helpers import lifeline\nlifeline.spawn({command!r}, grace_s=60)\ntime.sleep(600)"
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    pids = pids_of(tmp_path)
+    parent.kill()
+    parent.wait()
+    wait_gone(pids)
+
+
 @pytest.mark.parametrize("then, code", [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
 def test_when_the_command_ends_what_it_left_is_ended_too(tmp_path, then, code):
     process = lifeline.spawn(tree_command(tmp_path, then))

@@ -284,7 +284,7 @@ def test_shutdown_under_load_answers_or_refuses_every_client():
         assert start_server(profile, shutdown_timeout=60, max_num_seqs=8) is server, "the same configuration is used again"
         pids, port = server.pids, int(server.url.rpartition(":")[2])
         assert len(pids) >= 2
-        rows, report = server_lab.stop_under_load(server, clients=8, max_tokens=150)
+        rows, report = server_lab.stop_under_load(server, clients=8, max_tokens=600)
     assert [row["outcome"] for row in rows] == ["complete"] * 8 + ["refused"], rows
     assert (report.how, report.requests_at_stop, report.exit_code) == ("drained", 8, 0)
     assert report.processes_left == () and not [p for p in pids if lifeline.alive(p)]

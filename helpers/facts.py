@@ -294,7 +294,7 @@ def predictions_table(facts: Facts) -> Fill:
         by = "you" if record.get("source") in ("student", "typed", "form") else cell(record.get("source") or "formula")
         parts.append(Part(f"row.{record['notebook']}.{record['variant']}",
                           f"| {cell(record['variant'].replace('_', ' '))} | {show(values[0])}{unit} | {show(values[1])}{unit} | "
-                          f"{'' if ratio is None else show(ratio)} | {by} | {cell(record.get('residual') or '')} |"))
+                          f"{'' if ratio is None else f'{ratio:.2f}' if 0.01 <= abs(ratio) < 100 else show(ratio)} | {by} | {cell(record.get('residual') or '')} |"))
     if not parts:
         return NO_LINES
     head = [Part("head", "| prediction | predicted | measured | ratio | predicted by | why they differ |"), Part("rule", "|---|---|---|---|---|---|")]

@@ -398,3 +398,12 @@ def test_whatever_the_student_typed_survives_any_sequence_of_exports(tmp_path_fa
             if what not in ("copy",):
                 assert label not in after or any("§" in line and label in line for line in after.split("\n")), f"{label} came back"
     assert json.loads((folder / ".my_learnings.export.json").read_text())["lines"] is not None
+
+
+def test_a_result_shows_one_metric_of_each_kind_and_not_the_workload():
+    from helpers.facts import chief_metrics
+    record = {"metrics": {"requests": 6, "duration_s": 1.0, "total_tokens_per_s": 900.0, "output_tokens_per_s": 300.0, "requests_per_s": 6.3,
+                          "ttft_ms_p99": 9.0, "ttft_ms_p50": 8.0, "tpot_ms_p50": 3.0, "weights_gib": 0.05}}
+    assert chief_metrics(record) == ["output 300 tokens/s", "TTFT p50 8 ms", "TPOT p50 3 ms"]
+    assert chief_metrics({"metrics": {"weights_gib": 0.05, "found": True, "text": "x"}}) == ["weights 51.2 MiB"]
+    assert chief_metrics({"metrics": {"requests": 6}}) == ["requests 6"]

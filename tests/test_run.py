@@ -261,3 +261,10 @@ def test_text_from_a_notebook_cannot_break_the_page():
     html = summary.page("t", summary.from_markdown(summary.markdown(run)))
     assert "<script" not in html and "<img" not in html and "&lt;script&gt;" in html
     assert "<h1>no" not in html and summary.duration(4000) == "1:06:40"
+
+
+def test_the_example_of_a_course_file_fits_the_notebooks():
+    course = runner.read_course(runner.REPO / "templates" / "course.yaml")
+    notebooks = runner.find_notebooks(course["notebooks"])
+    shares = runner.assign_parameters(notebooks, course["parameters"])
+    assert len(notebooks) == 5 and all(share["SEED"] == 7 for share in shares.values()), shares

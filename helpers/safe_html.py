@@ -72,7 +72,9 @@ def main(list_file: str) -> int:
             text = lock_page(html)
         except Exception as error:                # a notebook can be wrong in any way
             text = f"<!doctype html><meta charset='utf-8'><title>No page</title><p>No page could be made of this notebook ({type(error).__name__})."
-        Path(page).write_text(text, encoding="utf-8", errors="replace")
+        part = Path(page + ".part")               # a page is there whole or not at all
+        part.write_text(text, encoding="utf-8", errors="replace")
+        part.replace(page)
     return 0
 
 

@@ -77,17 +77,20 @@ def generate(root: Path, scratch: Path) -> dict[str, str]:
         week(place, 100.0 + n, insight=f"Insight of number {n}: <script>alert({n})</script>")
         quiz_answers(place, name, wrong=n)
     # ---- documents and measurements only: nothing to run
-    for n in range(8):
+    for n in range(7):
         name = f"reader {n}"
         edit = (lambda text: text.replace("Initial throughput: 200 ", "Initial throughput: 999 ").replace("2. ___", "2. TTFT fell to 77 ms, and 10x is real")) if n == 0 else None
         week(folder(name, "read"), 200.0 + n, insight=f"Same insight {n}", edit=edit)
-    (root / "reader 7" / "measurements.jsonl").write_bytes((root / "reader 0" / "measurements.jsonl").read_bytes() + b'{"half": \n\xff\xfe\n')
+    (root / "reader 6" / "measurements.jsonl").write_bytes((root / "reader 0" / "measurements.jsonl").read_bytes() + b'{"half": \n\xff\xfe\n')
     # ---- those that fail while running
     notebook(folder("syntax error", "failed"), "01_review", "def broken(:\n  pass")
     place = folder("endless loop", "failed")
     notebook(place, "01_review", "while True: pass")
     week(place, 300.0)
     notebook(folder("killed kernel", "failed"), "01_review", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    notebook(folder("kills all above", "failed"), "01_review", f"import psutil, subprocess, sys\n"
+             f"subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)  # {MARK}'], start_new_session=True)\n"
+             "for process in reversed(psutil.Process().parents()[:2]):   # papermill and its supervisor\n    process.kill()")
     notebook(folder("eats memory", "failed"), "01_review", "import time\nblocks = []\nwhile True:\n    blocks.append(bytearray(128 * 2**20)); time.sleep(0.03)")
     notebook(folder("fills the disk", "failed"), "01_review", "with open('big', 'wb') as f:\n    while True: f.write(b'x' * 2**22)")
     notebook(folder("leaves processes", "ran"), "01_review", f"import os, subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)  # {MARK}'], start_new_session=True)\n"
@@ -161,7 +164,7 @@ def test_thirty_rows_with_the_right_verdicts(the_class):
 
 
 @pytest.mark.parametrize("name, reason", [
-    ("syntax error", "SyntaxError"), ("endless loop", "CellTimeoutError"), ("killed kernel", "DeadKernelError"), ("eats memory", "GiB of memory"),
+    ("syntax error", "SyntaxError"), ("endless loop", "CellTimeoutError"), ("killed kernel", "DeadKernelError"), ("kills all above", "ProcessDied"), ("eats memory", "GiB of memory"),
     ("fills the disk", "File too large"), ("not a notebook", "not a notebook"), ("format three", "format 3"), ("cut off", "cannot be read"),
     ("climbs out", "leads out of the submission"), ("bomb", "MiB"), ("hundred gigabytes", "102,400 MiB"), ("tar with a link", "is a link"), ("link inside", "a link out of the folder")])
 def test_each_failure_says_why(the_class, name, reason):
@@ -197,9 +200,9 @@ def test_the_self_check_is_graded_anew_whatever_the_file_claims(the_class):
 
 
 def test_predictions_checklist_and_damaged_lines(the_class):
-    content = result(the_class, "reader 7")["content"]
+    content = result(the_class, "reader 6")["content"]
     assert content["damaged_lines"] == 2 and content["predictions"][0]["ratio"] == 1.25 and content["predictions"][0]["by"] == "student"
-    assert the_class[4]["reader 7"]["shared_with"] == "reader 0", "the same record ids in two submissions"
+    assert the_class[4]["reader 6"]["shared_with"] == "reader 0", "the same record ids in two submissions"
 
 
 def test_measured_here_is_kept_apart_from_what_was_submitted(the_class):

@@ -77,6 +77,25 @@ def _agrees(said: str, recorded: float, tolerance: float = TOLERANCE) -> bool:
     return abs(value - recorded) <= max(tolerance * abs(recorded), step / 2)
 
 
+def _rows(records: list[dict]) -> dict[tuple[str, ...], list[float]]:
+    """What each row of the exported tables may say: every value of its record, and in MiB.
+
+    Keys: (experiment, variant) of a result, (name,) of a prediction, as the tables write them.
+    """
+    rows: dict[tuple[str, ...], list[float]] = {}
+    for record in records:
+        prediction = record["experiment"] == "prediction"
+        key = tuple(one_line(record[k].replace("_", " "), 300) for k in (("variant",) if prediction else ("experiment", "variant")))
+        for name, raw in record["metrics"].items():
+            value = number(raw)
+            if value is not None:
+                rows.setdefault(key, []).extend([value, value * 1024] if name.endswith("_gib") else [value])
+        predicted, measured = (number(record["metrics"].get(k)) for k in ("predicted", "measured"))
+        if prediction and predicted and measured is not None:
+            rows[key].append(measured / predicted)
+    return rows
+
+
 def differing_numbers(document: str, text: str, records: list[dict]) -> list[str]:
     """Numbers in a document that its own measurements do not bear out, one sentence each.
 
@@ -88,6 +107,7 @@ def differing_numbers(document: str, text: str, records: list[dict]) -> list[str
     own = [line.rstrip("\r") for line in own]
     expected = {line.text for line in lines if line.text is not None}
     found, checked = [], set()
+    rows = _rows(records)
     for line in lines:
         fill = fills.get(line.key)
         if fill is not None and isinstance(fill.value, str) and re.fullmatch(_NUMBER + "x?", fill.value) and BLANK in line.open:
@@ -99,15 +119,6 @@ def differing_numbers(document: str, text: str, records: list[dict]) -> list[str
                     recorded = _value(fill.value.rstrip("x"))
                     if said and not _agrees(said[0], recorded, 0.01):
                         found.append(f"{label.strip('- :')}: the text says {said[0]}, the measurement is {fill.value.rstrip('x')}")
-        elif "||" in line.key and line.text.startswith("| "):
-            cells = [c.strip() for c in line.text.split("|")]
-            for i, mine in enumerate(own):
-                other = [c.strip() for c in mine.split("|")]
-                if mine.startswith("|") and len(other) == len(cells) and other[1] == cells[1] and (other[2] == cells[2] or "row." in line.key and ".row." not in line.key):
-                    checked.add(i)
-                    for said, recorded in zip(re.findall(_NUMBER, "|".join(other[2:])), re.findall(_NUMBER, "|".join(cells[2:]))):
-                        if not _agrees(said, _value(recorded), 0.01):
-                            found.append(f"{cells[1]}, {cells[2]}: the text says {said}, the measurement is {recorded}")
         elif "||arg." in line.key:
             head = line.text.partition("=")[0] + "="
             for i, mine in enumerate(own):
@@ -116,6 +127,18 @@ def differing_numbers(document: str, text: str, records: list[dict]) -> list[str
                     said, recorded = mine[len(head):].partition("`")[0], line.text[len(head):].partition("`")[0]
                     if said != recorded:
                         found.append(f"{head.strip('-` =')}: the text says {one_line(said, 40)}, the measurement used {recorded}")
+
+    for i, mine in enumerate(own):
+        if not mine.startswith("|"):
+            continue
+        cells = [one_line(c.replace("\\|", "|")) for c in re.split(r"(?<!\\)\|", mine)[1:-1]]
+        pool = rows.get(tuple(cells[:2])) if len(cells) == 4 else rows.get((cells[0],)) if len(cells) == 6 else None
+        checked.add(i)                               # a row of another table is not the student's words
+        if pool:
+            for said in re.findall(_NUMBER, " ".join(cells[2:3] if len(cells) == 4 else cells[1:4])):
+                if not any(_agrees(said, value, 0.01) for value in pool):
+                    near = min(pool, key=lambda value: abs(value - _value(said)))
+                    found.append(f"{', '.join(cells[:2] if len(cells) == 4 else cells[:1])}: the text says {said}; the nearest of its measurements is {show(near)}")
 
     pools: dict[str, list[float]] = {}
     for record in records:

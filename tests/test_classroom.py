@@ -392,6 +392,18 @@ def test_numbers_in_words_are_held_against_units():
     assert ask("5 GiB") == ["“5 GiB”: no measurement of 5 GiB"] and ask("version 3, page 12, 40 %") == []
 
 
+def test_a_table_row_is_held_against_its_own_record(tmp_path):
+    week(tmp_path, 123.4)
+    records, text = load(tmp_path)[0], (tmp_path / "my_learnings.md").read_text()
+    assert assess.differing_numbers("my_learnings", text, records) == []
+    assert text.count("output 123.4 tokens/s") == 1 and text.count("| 8x | 10x | 1.25 |") == 1
+    edited = text.replace("output 123.4 tokens/s", "output 512 tokens/s").replace("| 8x | 10x | 1.25 |", "| 9.5x | 10x | 1.25 |")
+    assert assess.differing_numbers("my_learnings", edited, records) == ["baseline, one at a time: the text says 512; the nearest of its measurements is 123.4",
+                                                                       "improvement x: the text says 9.5; the nearest of its measurements is 10"]
+    older = text.replace("output 123.4 tokens/s, TTFT p50 3.25 ms", "TTFT p50 3.25 ms")
+    assert assess.differing_numbers("my_learnings", older, records) == [], "other metrics of the same record are no difference"
+
+
 def test_an_unreadable_result_is_made_again(tmp_path):
     for data in (b"{", b"[]", b'{"name": 1}', json.dumps({"name": "a", "slug": "b", "verdict": "ran", "fingerprint": "old"}).encode()):
         (tmp_path / "result.json").write_bytes(data)

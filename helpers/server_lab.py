@@ -117,33 +117,6 @@ def _words(answer: httpx.Response, longest: int = 96) -> str:
 # --- how busy the server is -----------------------------------------------------------------------------------
 
 
-class Sampler:
-    """Reads the server's gauges `hz` times a second while a block runs: `rows`, and means and maxima over the block."""
-
-    def __init__(self, server: Server, hz: float = 10):
-        self.server, self.hz, self.rows = server, hz, []
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-
-    def _loop(self) -> None:
-        started = time.perf_counter()
-        while not self._end.is_set():
-            with contextlib.suppress(Exception):  # a reading that is lost must not end the experiment
-                self.rows.append({"t_s": time.perf_counter() - started, **self.server.read()})
-            self._end.wait(1 / self.hz)
-
-    def __enter__(self) -> Sampler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self._end.set()
-        self._thread.join(15)
-
-    def most(self, name: str) -> float:
-        return max((row[name] for row in self.rows), default=0.0)
-
-
 def mean_in_system(readings: list[dict], start_s: float = 0.0, end_s: float = float("inf")) -> float:
     """Time-weighted mean of running + waiting between two times of the readings (`t_s`, `running`, `waiting`)."""
     rows = [r for r in readings if start_s <= r["t_s"] <= end_s]
@@ -191,7 +164,7 @@ def why_server_differs(engine_share: float):
 def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: int, seed: int = 0) -> dict[str, float]:
     """One number for each option, measured on this server; run it on two servers and compare.
 
-    running_most, ttft_ms_p50 of 12 clients (max_num_seqs); gap_ms_most of 3 streams while a prompt of `long_tokens`
+    queue_ms_mean (the server's own count), ttft_ms_p50 of 12 clients (max_num_seqs); gap_ms_most of 3 streams while a prompt of `long_tokens`
     arrives (max_num_batched_tokens); ttft_again_x, hits: the same long prompt a second time (prefix caching);
     too_long_status of a prompt of `too_long_tokens` and fit_together (max_model_len).
     """
@@ -201,9 +174,9 @@ def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: 
         return [rng.randrange(vocabulary // 4, vocabulary // 2) for _ in range(n)]
 
     found = {}
-    with Sampler(server) as sampler:
-        load = run_load(server, requests=36, input_tokens=64, output_tokens=48, concurrency=12)
-    found |= {"running_most": sampler.most("running"), "ttft_ms_p50": load.metrics["ttft_ms_p50"],
+    before = server.metrics()
+    load = run_load(server, requests=36, input_tokens=64, output_tokens=48, concurrency=12)
+    found |= {"queue_ms_mean": 1e3 * _mean_between(before, server.metrics(), "request_queue_time_seconds"), "ttft_ms_p50": load.metrics["ttft_ms_p50"],
               "output_tokens_per_s": load.metrics["output_tokens_per_s"]}
 
     # Streams that decode while a long prompt comes in: the longest gap between two of their tokens.
@@ -230,10 +203,16 @@ def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: 
     return found
 
 
+def _mean_between(before: dict, after: dict, histogram: str) -> float:
+    """Mean of what a histogram of /metrics counted between two readings; 0 when it counted nothing."""
+    count = after.get(f"{histogram}_count", 0) - before.get(f"{histogram}_count", 0)
+    return (after.get(f"{histogram}_sum", 0) - before.get(f"{histogram}_sum", 0)) / count if count else 0.0
+
+
 def compare(default: dict[str, float], changed: dict[str, float], too_long_tokens: int) -> list[dict]:
     """Rows that set `options` of two servers side by side, each number beside the option that governs it."""
     watch = (
-        ("--max-num-seqs", "requests running at most", "running_most"),
+        ("--max-num-seqs", "mean time in the queue, 12 clients (ms)", "queue_ms_mean"),
         ("--max-num-seqs", "TTFT p50 of 12 clients (ms)", "ttft_ms_p50"),
         ("--max-num-batched-tokens", "longest gap in a stream (ms)", "gap_ms_most"),
         ("--no-enable-prefix-caching", "TTFT again / TTFT first", "ttft_again_x"),

@@ -88,7 +88,8 @@ def test_littles_law_holds_between_clients_and_server(executed):
 
 def test_each_option_changes_the_number_it_governs(executed):
     default, changed = (executed[1]["options", v]["metrics"] for v in ("default", "changed"))
-    assert default["running_most"] > 4 >= changed["running_most"]
+    # 12 clients and 4 places: each request waits for about two others before it starts.
+    assert changed["queue_ms_mean"] > 3 * default["queue_ms_mean"]
     assert default["hits"] > 0 and changed["hits"] == 0
     assert (default["too_long_status"], changed["too_long_status"]) == (200, 400)
     assert changed["fit_together"] == pytest.approx(4 * default["fit_together"], rel=0.05)

@@ -39,6 +39,7 @@ def token_times(stream) -> None:
     ax.axvspan(0, times[0], color=style.COLORS["yellow"], alpha=0.35, lw=0)
     ax.annotate(f"TTFT {times[0]:.0f} ms", (times[0], 0), xytext=(6, 6), textcoords="offset points", fontsize=9)
     ax.set(ylabel="chunks received", ylim=(0, None), xlim=(0, times[-1] * 1.03))
+    ax.yaxis.get_major_locator().set_params(integer=True)
     low.bar(times[1:], gaps, width=times[-1] / len(times) * 0.6, color=style.COLORS["sky"])
     low.set(xlabel="ms since the request was sent", ylabel="gap (ms)", ylim=(0, None))
     rest = f"then {len(gaps)} chunks, half of them within {sorted(gaps)[len(gaps) // 2]:.1f} ms of the one before." if gaps else ""
@@ -104,11 +105,11 @@ def cpu_shares(seconds: dict[str, float], duration_s: float) -> None:
     names, values = list(seconds), list(seconds.values())
     fig, ax = style.figure("Who used the CPU while the server worked", size=(7, 1.1 + 0.4 * len(names)))
     ax.barh(names, values, height=0.6, color=[style.COLORS[i] for i in range(len(names))])
-    ax.axvline(duration_s, color=style.INK, lw=1.2, linestyle="--", label=f"the run took {duration_s:.2f} s")
-    ax.legend(loc="lower right")
+    ax.axvline(duration_s, color=style.INK, lw=1.2, linestyle="--")
+    ax.text(duration_s, 0.5, f" the run\n took {duration_s:.2f} s", fontsize=9, va="center")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set(xlabel="CPU seconds", ylabel="process", xlim=(0, 1.1 * max(duration_s, *values)))
+    ax.set(xlabel="CPU seconds", ylabel="process", xlim=(0, 1.25 * max(duration_s, *values)))
     total = sum(values)
     most = max(seconds, key=seconds.get)
     style.show(

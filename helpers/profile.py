@@ -45,9 +45,9 @@ SIZES = {
     # notebook 2
     "long_prompt_tokens": (3072, 7680),
     "long_prompts": (3, 4),
-    "long_prompt_every_ms": (450, 700),
+    "long_prompt_every_ms": (600, 700),
     "short_streams": (8, 32),
-    "stream_tokens": (200, 360),
+    "stream_tokens": (240, 360),
     "system_prompt_tokens": (600, 2000),
     "few_shot_tokens": (2000, 7000),
     "prefix_requests": (5, 8),

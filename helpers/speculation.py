@@ -99,7 +99,9 @@ def pair_of(profile: Profile) -> Profile:
     if profile.draft_model:
         return profile
     pair = load_profile(profile.name, str(tiny_model.TARGET))
-    return replace(pair, engine_args={**pair.engine_args, "enforce_eager": True})
+    context = min(pair.max_model_len, 4096)  # what the shipped models were made for
+    args = {"max_model_len": context, "enforce_eager": True, "kv_cache_memory_bytes": 2**30}
+    return replace(pair, max_model_len=context, engine_args={**args, **pair.engine_args, "max_model_len": context})
 
 
 def draft_config(pair: Profile) -> dict:

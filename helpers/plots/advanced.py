@@ -28,7 +28,7 @@ def interruptions(runs: dict, reading: str) -> None:
         ax.set(ylabel="gap (ms)", yscale="log")
         rows.append({"step budget": label, "longest gap (ms)": max(gap for _, gap in points),
                      "gaps": len(points), "long prompts": len(arrivals)})
-    axes[0].legend(loc="upper right", ncols=2, fontsize=8, framealpha=0.85, frameon=True, edgecolor="none")
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8)
     axes[-1].set_xlabel("seconds since the streams began")
     style.show(fig, reading=reading, table=rows, name="chunked_interruptions")
 
@@ -45,11 +45,10 @@ def chunk_tradeoff(rows: list[dict], reading: str) -> None:
         (right, "total_tokens_per_s", "tokens/s, in and out", BLUE),
     ):
         ax.plot(x, [row[metric] for row in rows], marker="o", color=color)
-        for row in rows:
-            ax.annotate(f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric]), xytext=(5, 6),
-                        textcoords="offset points", fontsize=8.5)
-        ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, None), xscale="log")
-        ax.margins(x=0.12, y=0.18)
+        for i, row in enumerate(rows):  # neighbours can lie close together: labels above and below in turn
+            ax.annotate(f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric]), xytext=(0, 8 if i % 2 else -15),
+                        ha="center", textcoords="offset points", fontsize=8.5)
+        ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.2 * max(row[metric] for row in rows)), xscale="log")
         _plain_ticks(ax, x)
     style.show(fig, reading=reading, table=rows, name="chunked_tradeoff")
 
@@ -83,7 +82,8 @@ def prefix_hits(rows: list[dict], reading: str) -> None:
         (0.0, "predicted_tokens", "predicted to be found", ORANGE),
         (0.27, "hit_tokens", "found (vLLM's counter)", GREEN),
     ):
-        right.bar([p + offset for p in places], [row[metric] for row in rows], 0.26, color=color, label=label)
+        bars = right.bar([p + offset for p in places], [row[metric] for row in rows], 0.26, color=color, label=label)
+        right.bar_label(bars, [f"{row[metric]:,}" for row in rows], fontsize=7, padding=2)
     right.set(ylabel="prompt tokens, all requests", title="Tokens")
     for ax in (left, right):
         ax.set_xticks(list(places), names, fontsize=8.5)
@@ -126,12 +126,11 @@ def acceptance(positions: dict[str, list[float]], reading: str) -> None:
 
 def _break_even(ax) -> None:
     """Mark where speculation is neither gain nor loss, and shade the loss."""
-    low, high = ax.get_ylim()
-    ax.set_ylim(0, max(high, 1.15))
+    high = ax.get_ylim()[1]
+    ax.set_ylim(0, max(1.08 * high, 1.15))
     ax.axhspan(0, 1, color=RED, alpha=0.07, linewidth=0)
     ax.axhline(1, color=RED, linewidth=1.1, linestyle="--")
-    ax.annotate("below this line speculation is a loss", (0.99, 1), xycoords=("axes fraction", "data"), xytext=(0, -11),
-                textcoords="offset points", ha="right", fontsize=8, color=RED)
+    ax.annotate("below 1 speculation is a loss", (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=8.5, color=RED)
 
 
 def speedup_by_drafts(rows: list[dict], reading: str) -> None:
@@ -154,8 +153,7 @@ def speedup_by_drafts(rows: list[dict], reading: str) -> None:
 
 def speedup_by_batch(rows: list[dict], reading: str) -> None:
     """Throughput with over throughput without speculation, by requests at once. rows: dicts with requests, speedup_x."""
-    falls = rows[-1]["speedup_x"] < rows[0]["speedup_x"]
-    fig, ax = style.figure("The fuller the batch, the less speculation gains" if falls else "Speculation by size of the batch", size=(7, 3.8))
+    fig, ax = style.figure("What speculation gains or loses, by requests at once", size=(7, 3.8))
     x = [row["requests"] for row in rows]
     ax.plot(x, [row["speedup_x"] for row in rows], marker="o", color=BLUE)
     for row in rows:
@@ -194,7 +192,8 @@ def strategies(rows: list[dict], reading: str) -> None:
         strict=True,
     ):  # fmt: skip
         bars = ax.barh(names, [row[metric] for row in rows], color=color, height=0.6)
-        ax.bar_label(bars, fmt="%.3g", fontsize=8.5, padding=3)
+        ax.bar_label(bars, [style.number(round(row[metric]) if abs(row[metric]) > 100 else round(row[metric], 2)) for row in rows],
+                     fontsize=8.5, padding=3)
         ax.set_xlabel(label)
         ax.margins(x=0.22)
     axes[0].invert_yaxis()

@@ -126,14 +126,14 @@ def in_use(engine, name: str, group: str | None = None) -> Any:
 
 # The fifteen that this course turns: what it costs or buys, and where the workbook shows it.
 FIFTEEN: dict[str, tuple[str, str]] = {
-    "model": ("Which weights to load: a name on Hugging Face or a folder.", "every notebook"),
+    "model": ("Which weights to load: a name on Hugging Face or a folder.", "all"),
     "dtype": (
         "Number format of the weights and the arithmetic; two bytes a number in bfloat16 and float16.",
-        "planning",
+        "04",
     ),
     "max_model_len": (
         "Longest prompt plus answer. The engine must be able to hold one such request.",
-        "planning",
+        "04",
     ),
     "gpu_memory_utilization": (
         "Share of the GPU that vLLM may take: what the weights leave becomes KV cache.",
@@ -163,7 +163,7 @@ FIFTEEN: dict[str, tuple[str, str]] = {
     "enforce_eager": ("Skip compilation and CUDA graphs: starts sooner, decodes slower.", "01"),
     "disable_log_stats": (
         "Off keeps vLLM's counters readable; LLM() sets it on unless told otherwise.",
-        "all measurements",
+        "all",
     ),
 }
 
@@ -222,31 +222,33 @@ def _columns(engine) -> list[str]:
 
 
 def explorer(engine=None, text: str = "") -> None:
-    """A search field over all arguments; where there are no widgets, the table for `text`."""
-    from IPython.display import HTML, display
+    """A search field over all arguments; where there are no widgets, the table for `text`.
 
+    The table is an output of its own: a saved notebook keeps what was searched last.
+    """
     from helpers import live
 
     rows = catalogue()
+
+    def found(words: str, group: str | None = None) -> live.Static:
+        hits = search(words, rows, group)
+        lines = [f"{row.name} ({row.group}, {row.type}, default {row.default_text})" for row in hits[:25]]
+        return live.Static(table_html(hits, engine), "\n".join([f"{len(hits)} arguments for {words!r}", *lines]))
+
     if not live.has_widgets():
-        display(HTML(table_html(search(text, rows), engine)))
+        live.show(found(text))
         return
     import ipywidgets as widgets
+    from IPython.display import display
 
     groups = list(dict.fromkeys(r.group for r in rows))
-    field = widgets.Text(
-        value=text, placeholder="for example: prefix, parallel, kv cache", description="Search"
-    )
+    field = widgets.Text(value=text, placeholder="for example: prefix, parallel, kv cache", description="Search")
     group = widgets.Dropdown(options=[("all groups", None), *((g, g) for g in groups)], description="Group")
-    out = widgets.HTML()
-
-    def show(_=None):
-        out.value = table_html(search(field.value, rows, group.value), engine)
-
-    field.observe(show, "value")
-    group.observe(show, "value")
-    show()
-    display(widgets.VBox([widgets.HBox([field, group]), out]))
+    display(widgets.HBox([field, group]))
+    place = live._Place()
+    place.put(found(text))
+    for control in (field, group):
+        control.observe(lambda _: place.put(found(field.value, group.value)), "value")
 
 
 # --- then and now ------------------------------------------------------------------------------------------------

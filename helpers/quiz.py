@@ -504,10 +504,20 @@ class Quiz:
 def take(store, questions: list[Question], student: str = "", given=None) -> Quiz:
     """Show the quiz: a form with a verdict at each question, or, without widgets, the questions and their answers."""
     quiz = Quiz(store, questions, student, given)
-    live.show(live.Static(_quiz_html(quiz), _quiz_text(quiz)))
     if live.has_widgets():
         _form(quiz)
+    else:
+        live.show(_static(quiz))
     return quiz
+
+
+def _static(quiz: Quiz, beside_form: bool = False) -> live.Static:
+    """The score and every question with its verdict; beside a form only those that have been answered."""
+    return live.Static(_quiz_html(quiz, beside_form), _quiz_text(quiz))
+
+
+def _said(verdict: Verdict) -> str:
+    return f"<span style='color:{_colour(verdict.correct)}'>{_mark(verdict.correct)}{html.escape(verdict.sentence)}</span>"
 
 
 def _wanted(question: Question) -> str:
@@ -526,11 +536,8 @@ def _form(quiz: Quiz) -> None:
     import ipywidgets as w
     from IPython.display import display
 
-    total = w.HTML()
+    place = live._Place()  # plain HTML below the form: what a saved notebook keeps
     boxes, tabs = [], []
-
-    def show_total():
-        total.value = f"<b>{html.escape(str(quiz.score))}</b>"
 
     def one(n: int, question: Question):
         said = w.HTML()
@@ -550,14 +557,14 @@ def _form(quiz: Quiz) -> None:
         def changed(_=None):
             try:
                 verdict = quiz.answer(question, control.value)
-                said.value = f"<span style='color:{_colour(verdict.correct)}'>{_mark(verdict.correct)}{html.escape(verdict.sentence)}</span>"
+                said.value = _said(verdict)
             except Exception as error:  # a full disk: the student must see it
                 said.value = html.escape(f"Not saved: {error}")
-            show_total()
+            place.put(_static(quiz, beside_form=True))
 
         control.observe(changed, "value")
         if value is not None:
-            changed()
+            said.value = _said(check(question, value))
         row = control if question.choices else w.HBox([control, w.Label(question.unit)])
         return w.VBox([text, row, said], layout=w.Layout(margin="4px 0 12px 0"))
 
@@ -570,18 +577,17 @@ def _form(quiz: Quiz) -> None:
         if mine:
             boxes.append(w.VBox(mine))
             tabs.append(f"{section} {title}")
-    view = w.Accordion(children=boxes, titles=tabs, selected_index=0)
-    show_total()
-    display(w.VBox([total, view]))
+    display(w.Accordion(children=boxes, titles=tabs, selected_index=0))
+    place.put(_static(quiz, beside_form=True))
 
 
-def _quiz_html(quiz: Quiz) -> str:
+def _quiz_html(quiz: Quiz, beside_form: bool) -> str:
     score = quiz.score
-    if live.has_widgets():
-        return f'<div style="{live.CARD}">Self-check: {html.escape(str(score))}</div>'
     parts = []
     for n, v in enumerate(score.verdicts, 1):
         q = v.question
+        if v.correct is None and beside_form:
+            continue
         options = f" ({'; '.join(q.choices)})" if q.choices else f" ({_wanted(q)})"
         answer = q.answer if q.choices else f"{number(float(q.answer))} {q.unit}"
         if v.correct is None:

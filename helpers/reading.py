@@ -149,10 +149,11 @@ def cost_rows(inputs: cost.CostInputs) -> list[dict]:
     return cost.what_changes_it(inputs, {name: change(inputs) for name, change in WHAT_IF.items()})
 
 
-def cost_form(store, inputs: cost.CostInputs, source: str, show) -> None:
-    """Price, utilisation and overhead to play with; `show(inputs)` draws. Saved as experiment "cost".
+def cost_form(store, inputs: cost.CostInputs, source: str, draw) -> None:
+    """Price, utilisation and overhead to play with; `draw(inputs)` returns the picture. Saved as experiment "cost".
 
-    Without widgets it draws and saves once, with the notebook's parameters.
+    Without widgets it draws and saves once, with the notebook's parameters. With them the picture is an
+    output of its own below the form, so that a saved notebook keeps the last one.
     """
 
     def save(chosen: cost.CostInputs, by: str) -> None:
@@ -167,28 +168,25 @@ def cost_form(store, inputs: cost.CostInputs, source: str, show) -> None:
 
     save(inputs, "parameter")
     if not live.has_widgets():
-        show(inputs)
+        live.show(draw(inputs))
         return
     import ipywidgets as w
     from IPython.display import display
 
-    wide = w.Layout(width="330px")
+    wide = w.Layout(width="420px", max_width="98%")
     names = {"description_width": "170px"}
     price = w.BoundedFloatText(value=inputs.price_per_hour, min=0, max=1e6, step=0.1, description="price per hour", style=names, layout=wide)
     busy = w.FloatSlider(value=inputs.utilisation, min=0.01, max=1, step=0.01, description="share of hours busy", style=names, layout=wide)
     extra = w.BoundedFloatText(value=inputs.overhead, min=0, max=10, step=0.05, description="on top, as a share", style=names, layout=wide)
-    out = w.Output()
+    display(w.VBox([price, busy, extra]))
+    place = live._Place()
+    place.put(draw(inputs))
 
-    def redraw(change=None) -> None:
+    def changed(_) -> None:
         chosen = cost.CostInputs(price.value, inputs.tokens_per_s, busy.value, extra.value, inputs.machines)
-        out.clear_output(wait=True)
-        with out:
-            show(chosen)
-        if change is not None:
-            save(chosen, "typed")
+        place.put(draw(chosen))
+        save(chosen, "typed")
 
     for control in (price, busy, extra):
         control.continuous_update = False
-        control.observe(redraw, "value")
-    redraw()
-    display(w.VBox([w.HBox([price, busy, extra]), out]))
+        control.observe(changed, "value")

@@ -91,15 +91,15 @@ def test_the_table_escapes_what_help_texts_hold(rows):
     assert "25 of" in engine_args.table_html(list(rows))
 
 
-def test_the_widget_searches_as_one_types(monkeypatch):
-    monkeypatch.setenv("WORKBOOK_WIDGETS", "1")
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda *things, **kw: shown.extend(things))
+def test_the_widget_searches_as_one_types_and_the_page_keeps_the_table(monkeypatch):
+    from tests.test_quiz import Outputs
+
+    notebook = Outputs(monkeypatch)
     engine_args.explorer(text="prefix caching")
-    controls, out = shown[-1].children
-    field, group = controls.children
-    assert "enable_prefix_caching" in out.value
+    field, group = notebook.shown[0].children
+    assert "enable_prefix_caching" in notebook.shown[1].html
     field.value = "tensor parallel size"
-    assert "--tensor-parallel-size" in out.value and "enable_prefix_caching" not in out.value
+    assert "--tensor-parallel-size" in notebook.shown[1].html and "enable_prefix_caching" not in notebook.shown[1].html
     group.value = "CacheConfig"
-    assert "0 of 0 arguments" in out.value
+    assert "0 of 0 arguments" in notebook.shown[1].html
+    assert len(notebook.shown) == 2

@@ -112,31 +112,50 @@ def test_answers_from_a_file(tmp_path):
         quiz.read_answers(tmp_path / "none.json")
 
 
+class Outputs:
+    """Stands for the notebook: what was displayed, and what each changing output shows now."""
+
+    def __init__(self, monkeypatch):
+        self.shown = []
+        monkeypatch.setenv("WORKBOOK_WIDGETS", "1")
+        monkeypatch.setattr("IPython.display.display", self.display)
+
+    def display(self, what, display_id=None):
+        self.shown.append(what)
+        place, outputs = len(self.shown) - 1, self
+
+        class Handle:
+            def update(self, new):
+                outputs.shown[place] = new
+
+        return Handle() if display_id else None
+
+
 def test_the_form_marks_saves_and_restores(tmp_path, monkeypatch):
     """The widgets themselves, driven as a front end would: set a value, read the verdict."""
     import ipywidgets as w
 
-    monkeypatch.setenv("WORKBOOK_WIDGETS", "1")
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda *things, **kw: shown.extend(things))
+    notebook = Outputs(monkeypatch)
     store, questions = Results("03_reading_notes", tmp_path), quiz.make_quiz("Ada")
 
     def open_form():
-        shown.clear()
+        notebook.shown.clear()
         opened = quiz.take(store, questions, "Ada")
-        total, accordion = shown[-1].children
+        accordion, card = notebook.shown
         assert isinstance(accordion, w.Accordion) and len(accordion.children) == len(quiz.SECTIONS)
         boxes = [box for section in accordion.children for box in section.children]
         assert len(boxes) == len(questions)
-        return opened, total, boxes
+        return opened, boxes
 
-    opened, total, boxes = open_form()
+    opened, boxes = open_form()
     number_, choice = boxes[0], next(b for b, q in zip(boxes, questions, strict=True) if q.choices)
     number_.children[1].children[0].value = f"{questions[0].answer:g} KiB"
     assert "Right" in number_.children[2].value and opened.score.correct == 1
     choice.children[1].value = next(c for c in choice.children[1].options if c not in [q.answer for q in questions])
-    assert "Not yet" in choice.children[2].value and "section 1 (PagedAttention)" in total.value
+    card = notebook.shown[1].html
+    assert "Not yet" in choice.children[2].value and "section 1 (PagedAttention)" in card
+    assert questions[0].text in card and questions[1].text not in card, "the page keeps what was answered, and gives nothing away"
     assert store.get("self_check", "score")["metrics"]["answered"] == 2
 
-    _, total, boxes = open_form()
-    assert "Right" in boxes[0].children[2].value and "1 of" in total.value
+    _, boxes = open_form()
+    assert "Right" in boxes[0].children[2].value and "1 of" in notebook.shown[1].html

@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers import exercises, quiz, reading
+from helpers import exercises, live, quiz, reading
 from helpers.papers import cost, speculative
 from helpers.reading import Claim
 from helpers.results import Results
@@ -67,22 +67,30 @@ def test_speculation_is_read_from_notebook_2_only(store):
     assert run["gamma"] == 4 and run["alpha"] == pytest.approx(0.8) and run["speedup"] == 1.4 and run["label"] == "draft 4"
 
 
-def test_cost_form_without_widgets_saves_once(store):
+def picture(drawn):
+    def draw(inputs):
+        drawn.append(inputs)
+        return live.Static("<b>picture</b>", "picture")
+
+    return draw
+
+
+def test_cost_form_without_widgets_saves_once(store, capsys):
     drawn = []
-    reading.cost_form(store, cost.CostInputs(2.0, 1000, 0.5), "a test", drawn.append)
+    reading.cost_form(store, cost.CostInputs(2.0, 1000, 0.5), "a test", picture(drawn))
     saved = store.get("cost", "per_million")
     assert len(drawn) == 1 and saved["metrics"]["cost_per_million_tokens"] == pytest.approx(4 / 3.6)
     assert saved["throughput_from"] == "a test" and saved["price_from"] == "parameter"
+    assert "picture" in capsys.readouterr().out
 
 
 def test_cost_form_with_widgets_follows_the_student(store, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_WIDGETS", "1")
-    shown, drawn = [], []
-    monkeypatch.setattr("IPython.display.display", lambda *things, **kw: shown.extend(things))
-    reading.cost_form(store, cost.CostInputs(2.0, 1000, 0.5), "a test", drawn.append)
-    controls, _ = shown[-1].children
-    controls.children[0].value = 4.0
-    assert drawn[-1].price_per_hour == 4.0
+    from tests.test_quiz import Outputs
+
+    notebook, drawn = Outputs(monkeypatch), []
+    reading.cost_form(store, cost.CostInputs(2.0, 1000, 0.5), "a test", picture(drawn))
+    notebook.shown[0].children[0].value = 4.0
+    assert drawn[-1].price_per_hour == 4.0 and len(notebook.shown) == 2
     saved = store.get("cost", "per_million")
     assert saved["price_from"] == "typed" and saved["metrics"]["cost_per_million_tokens"] == pytest.approx(8 / 3.6)
 

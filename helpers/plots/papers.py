@@ -233,8 +233,8 @@ def speculation(curves: dict[int, list[tuple[float, float]]], printed: dict, mea
     style.show(fig, reading=reading, table=rows, name="papers_speculation")
 
 
-def cost_bars(rows: list[dict], reading: str) -> None:
-    """Price per million tokens after each change; rows: change, per_million, ratio."""
+def cost_bars(rows: list[dict], reading: str) -> style.Picture:
+    """Price per million tokens after each change; rows: change, per_million, ratio. Returned: a form shows it anew."""
     fig, ax = style.figure("What changes the price of a million tokens", size=(8, 3.3))
     names = [r["change"] for r in rows][::-1]
     values = [r["per_million"] for r in rows][::-1]
@@ -244,6 +244,6 @@ def cost_bars(rows: list[dict], reading: str) -> None:
         ax.text(value, i, f" {style.number(float(value))}", va="center", fontsize=9)
     ax.set(xlabel="price of a million output tokens (your currency)", xlim=(0, max(values) * 1.15), ylabel="change")
     ax.grid(axis="y", visible=False)
-    style.show(fig, reading=reading, table=rows, name="papers_cost")
+    return style.Picture(fig, reading, rows, "papers_cost")
 
 

@@ -56,10 +56,11 @@ DOUBT = {
     "hop_s": 0.70,
 }
 # A CPU's bandwidth and FLOPs are measured (helpers.planning.inventory.probe_cpu); what vLLM adds for each step is not
-# in any datasheet, so nearly everything is in doubt until a point is measured.
+# in any datasheet, so nearly everything is in doubt until a point is measured. These are from the shipped model on one
+# core of an AMD EPYC (TPOT 2.1 ms for one stream, 5.0 for 32; prefill of 1,024 tokens 48 ms).
 CPU_TUNING = Tuning(
-    read_efficiency=0.60, compute_efficiency=0.50, kv_efficiency=0.30, attention_efficiency=0.20,
-    layer_s=250e-6, step_s=900e-6, prefill_step_s=900e-6, stream_s=12e-6,
+    read_efficiency=0.60, compute_efficiency=0.55, kv_efficiency=0.35, attention_efficiency=0.35,
+    layer_s=180e-6, step_s=700e-6, prefill_step_s=700e-6, stream_s=12e-6,
     allreduce_s=60e-6, nccl_s=60e-6, link_efficiency=0.30, hop_s=300e-6,
 )  # fmt: skip
 

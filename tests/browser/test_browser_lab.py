@@ -257,7 +257,7 @@ def test_stop_during_a_measurement_and_a_second_notebook(open_notebook):
     ).first.click()
     notebook.output(1).get_by_text("EngineError").first.wait_for(timeout=60_000)
     said = notebook.output(1).inner_text()
-    assert "usable" in said or "closed" in said, f"the message does not say what became of the engine: {said}"
+    assert "ready for the next cell" in said or "closed" in said, f"the message does not say what became of the engine: {said}"
     notebook.run(2, timeout=120)
     if "closed" not in said:
         notebook.output(2).get_by_text("measured 4").wait_for()

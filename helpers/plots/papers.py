@@ -214,7 +214,7 @@ def speculation(curves: dict[int, list[tuple[float, float]]], printed: dict, mea
     curves: gamma -> [(alpha, speed-up)]. printed: (alpha, gamma) -> (operations, speed). measured: alpha,
     gamma, speedup.
     """
-    fig, ax = style.figure(f"What an acceptance rate is worth (draft cost c = {c:g})", size=(7.2, 4))
+    fig, ax = style.figure(f"What an acceptance rate is worth (draft cost c = {c:g})", size=(9 if measured else 7.2, 4))
     rows = []
     for i, (gamma, points) in enumerate(curves.items()):
         ax.plot([p[0] for p in points], [p[1] for p in points], color=style.COLORS[i], label=f"{gamma} drafted")
@@ -222,14 +222,25 @@ def speculation(curves: dict[int, list[tuple[float, float]]], printed: dict, mea
         mine = [(a, v[1]) for (a, g), v in printed.items() if g == gamma]
         ax.scatter([p[0] for p in mine], [p[1] for p in mine], s=55, zorder=3, **style.recorded("points", style.COLORS[i]))
         rows += [{"drafted": gamma, "alpha": a, "speed-up": s, "from": "Table 1 (c = 0)"} for a, s in mine]
-    for m in measured:
-        ax.scatter(m["alpha"], m["speedup"], marker="*", s=150, color=style.COLORS["black"], zorder=4)
-        ax.annotate(m.get("label", "measured"), (m["alpha"], m["speedup"]), xytext=(6, -12), textcoords="offset points", fontsize=8)
-        rows.append({"drafted": m["gamma"], "alpha": m["alpha"], "speed-up": m["speedup"], "from": m.get("label", "measured")})
+    top = 8.0
+    for n, m in enumerate(measured, 1):
+        name = m.get("label", "measured")
+        seen = min(m["speedup"], 0.96 * top)  # a point above the picture stands at its edge, with its number
+        beyond = f" ({m['speedup']:.1f}x)" if seen < m["speedup"] else ""
+        ax.scatter(m["alpha"], seen, marker="*", s=130, color=style.COLORS["black"], zorder=4, label=f"{n}: {name}{beyond}")
+        ax.annotate(str(n), (m["alpha"], seen), xytext=(-9, 5), textcoords="offset points", fontsize=9, fontweight="bold")
+        rows.append({"drafted": m["gamma"], "alpha": m["alpha"], "speed-up": m["speedup"], "from": name})
     ax.scatter([], [], s=55, label="Table 1 of the paper (c = 0)", **style.recorded("points"))
     ax.axhline(1, color=style.GREY, linewidth=1)
-    ax.set(xlabel="acceptance rate alpha", ylabel="speed-up (x)", xlim=(0, 1), ylim=(0, None))
-    ax.legend(loc="upper left")
+    ax.set(xlabel="acceptance rate alpha", ylabel="speed-up (x)", xlim=(0, 1.02), ylim=(0, top))
+    # The curves and the paper's points above left, the measured runs beside the picture.
+    handles, labels = ax.get_legend_handles_labels()
+    first = [i for i, label in enumerate(labels) if not label[0].isdigit() or "drafted" in label]
+    ax.add_artist(ax.legend([handles[i] for i in first], [labels[i] for i in first], loc="upper left"))
+    if measured:
+        rest = [i for i in range(len(labels)) if i not in first]
+        ax.legend([handles[i] for i in rest], [labels[i] for i in rest], title="measured in notebook 2", loc="upper left",
+                  bbox_to_anchor=(1.01, 1), handlelength=0.5)  # fmt: skip
     style.show(fig, reading=reading, table=rows, name="papers_speculation")
 
 

@@ -188,11 +188,11 @@ def _chain(source, add, target, scratch):
 
 
 @on_one_core
-def fusion(device: str | None = None, mib: int | None = None, piece_kib: int = 512) -> dict[str, float]:
+def fusion(device: str | None = None, mib: int | None = None, piece_kib: int = 512) -> dict[str, float | str]:
     """The same eight elementwise operations twice: over the whole tensor one by one, and fused.
 
-    On a GPU torch.compile writes one kernel. On the CPU the chain runs piece by piece, so that what lies
-    between two operations stays in the cache: fusion's effect on memory without a compiler.
+    On a GPU torch.compile writes one kernel. On the CPU, and where nothing can be compiled, the chain runs
+    piece by piece, so that what lies between two operations stays in the cache. `how` says which.
     Returns seconds, the bytes of both counts, and the largest difference between the two results.
     """
     device = device or default_device()
@@ -206,23 +206,13 @@ def fusion(device: str | None = None, mib: int | None = None, piece_kib: int = 5
     def apart():
         return _chain(x, residual, out, between)
 
-    if gpu:
-
-        def plain(source, add):
-            scratch = source * 1.5
-            for _ in range(2):
-                scratch = torch.clamp(scratch + 0.25, min=0) * 1.5
-            return scratch + add
-
-        compiled = torch.compile(plain)
-
-        def fused():
-            return compiled(x, residual)
-    else:
-        size = piece_kib * 1024 // width
+    fused, how = _compiled(x, residual) if gpu else None, "one compiled kernel"
+    if fused is None:
+        # Large enough for the calls not to dominate, small enough for the cache (a GPU's is some 10 MiB).
+        size, how = (8 * 2**20 if gpu else piece_kib * 1024) // width, "piece by piece in the cache"
         together = torch.empty_like(x)
         pieces = list(zip(x.split(size), residual.split(size), together.split(size), strict=True))
-        scratch = torch.empty(size, dtype=dtype)
+        scratch = torch.empty(size, dtype=dtype, device=device)
 
         def fused():
             for source, add, target in pieces:
@@ -236,7 +226,25 @@ def fusion(device: str | None = None, mib: int | None = None, piece_kib: int = 5
         "apart_bytes": chain_bytes(values, OPERATIONS, False, width, extra_inputs=1),
         "fused_bytes": chain_bytes(values, OPERATIONS, True, width, extra_inputs=1),
         "difference": float((apart().float() - fused().float()).abs().max()),
+        "how": how,
     }
+
+
+def _compiled(x, residual):
+    """The chain as one kernel of torch.compile; None where nothing can be compiled (no C compiler, no Triton)."""
+
+    def plain(source, add):
+        scratch = source * 1.5
+        for _ in range(2):
+            scratch = torch.clamp(scratch + 0.25, min=0) * 1.5
+        return scratch + add
+
+    compiled = torch.compile(plain)
+    try:
+        compiled(x, residual)
+    except Exception:  # whatever its cause, fusion is then shown without a compiler
+        return None
+    return lambda: compiled(x, residual)
 
 
 @on_one_core
@@ -274,10 +282,39 @@ def attention_backends(lengths, heads: int = 8, head_dim: int = 64, device: str 
                         result = run()
                         extra = (torch.cuda.max_memory_allocated() - before - result.nbytes) / 2**20
                         del result
-            except RuntimeError:  # not built, not for this shape, or out of memory
+            except RuntimeError:  # not built, not for this GPU or shape, or out of memory
+                if gpu:
+                    torch.cuda.empty_cache()
                 continue
             rows.append({"tokens": tokens, "backend": name, "ms": 1000 * took, "extra_mib": extra})
     return rows
+
+
+def tiled_against_math(rows: list[dict]) -> dict:
+    """The standard way against the best known tiled kernel, at the longest prompt that both took.
+
+    Returns tokens, backend (the tiled one), math_ms, tiled_ms, gain; and, where torch counted the memory,
+    `memory`: from and to how many tokens it was followed, and how many times each grew.
+    Raises ValueError when no length was taken by both.
+    """
+    by_key = {(r["backend"], r["tokens"]): r for r in rows}
+    for backend in ("flash", "efficient", "cudnn"):
+        both = sorted(t for name, t in by_key if name == backend and ("math", t) in by_key)
+        if not both:
+            continue
+        longest = both[-1]
+        standard, tiled = by_key["math", longest], by_key[backend, longest]
+        # Short prompts have a workspace of their own, and some kernels need nothing at all.
+        counted = [t for t in both if t >= 2048 and by_key["math", t]["extra_mib"] and by_key[backend, t]["extra_mib"]]
+        memory = None
+        if len(counted) > 1:
+            grew = [by_key[n, counted[-1]]["extra_mib"] / by_key[n, counted[0]]["extra_mib"] for n in ("math", backend)]
+            memory = {"from": counted[0], "to": counted[-1], "math": grew[0], "tiled": grew[1]}
+        return {
+            "tokens": longest, "backend": backend, "math_ms": standard["ms"], "tiled_ms": tiled["ms"],
+            "gain": standard["ms"] / tiled["ms"], "memory": memory,
+        }  # fmt: skip
+    raise ValueError("no tiled attention kernel took a prompt that the standard one took")
 
 
 def link_gb_per_s(mib: int = 256) -> float | None:

@@ -56,7 +56,7 @@ def test_measured_knee():
 
 def test_fused_and_apart_agree_also_when_the_last_piece_is_short():
     out = ceilings.fusion("cpu", mib=1, piece_kib=100)
-    assert out["difference"] == 0.0
+    assert out["difference"] == 0.0 and out["how"] == "piece by piece in the cache"
     assert out["apart_bytes"] / out["fused_bytes"] == pytest.approx(17 / 3)
     assert out["apart_s"] > 0 and out["fused_s"] > 0
 
@@ -65,6 +65,37 @@ def test_attention_backends_on_the_cpu():
     rows = ceilings.attention_backends((32, 64), heads=2, head_dim=16, device="cpu")
     assert {(r["tokens"], r["backend"]) for r in rows} == {(n, b) for n in (32, 64) for b in ("math", "flash")}
     assert all(r["ms"] > 0 and r["extra_mib"] is None for r in rows)
+
+
+def test_the_longest_common_prompt_decides_and_other_kernels_stand_in():
+    from helpers.reading import recorded_ceilings
+
+    rows = recorded_ceilings()["attention"]
+    found = ceilings.tiled_against_math(rows)
+    assert (found["tokens"], found["backend"]) == (16384, "flash") and found["gain"] == pytest.approx(47.7, abs=0.1)
+    assert found["memory"] == {"from": 2048, "to": 16384, "math": pytest.approx(61.5, abs=0.1), "tiled": pytest.approx(7.95, abs=0.01)}
+    # A GPU whose memory ends at 8,192 tokens, and one (T4, V100) that has no flash kernel.
+    small = ceilings.tiled_against_math([r for r in rows if (r["backend"], r["tokens"]) != ("math", 16384)])
+    assert small["tokens"] == 8192 and small["memory"]["to"] == 8192
+    old = ceilings.tiled_against_math([r for r in rows if r["backend"] in ("math", "efficient")])
+    assert old["backend"] == "efficient" and old["memory"] is None
+    with pytest.raises(ValueError, match="no tiled"):
+        ceilings.tiled_against_math([r for r in rows if r["backend"] == "math"])
+
+
+def test_without_a_compiler_the_chain_is_not_compiled(monkeypatch):
+    def broken(function):
+        def call(*args):
+            raise RuntimeError("no C compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert ceilings._compiled(torch.ones(4), torch.ones(4)) is None
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    x, residual, out = torch.randn(50), torch.randn(50), torch.empty(50)
+    expected = ceilings._chain(x, residual, out, torch.empty(50))
+    assert torch.allclose(ceilings._compiled(x, residual)(), expected)
 
 
 def test_no_link_without_a_gpu():

@@ -44,10 +44,9 @@ SIZES = {
     "output_tokens": (48, 128),
     # notebook 2
     "long_prompt_tokens": (3072, 7680),
-    "long_prompts": (3, 4),
-    "long_prompt_every_ms": (600, 700),
+    "long_prompts": (4, 4),
     "short_streams": (8, 32),
-    "stream_tokens": (240, 360),
+    "stream_tokens": (240, 300),
     "system_prompt_tokens": (600, 2000),
     "few_shot_tokens": (2000, 7000),
     "prefix_requests": (5, 8),

@@ -32,17 +32,17 @@ class Service:
         return plain / other if self.better == "lower" else other / plain
 
 
-def four_services(tokenizer, sizes: dict[str, int], seed: int = 0) -> list[Service]:
-    """The four, sized by `sizes`: requests, long_tokens (of a long prompt), prefix_tokens, output_tokens, streams."""
+def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> list[Service]:
+    """The four, sized by `sizes`: requests, long_tokens (of a long prompt), prefix_tokens, output_tokens, streams;
+    step_s and prefill_s as for workloads.spread_arrivals.
+    """
     n, out = sizes["requests"], sizes["output_tokens"]
     long = sizes["long_tokens"]
     chat = workloads.shared_prefix(tokenizer, n, sizes["prefix_tokens"], 24, out, seed)
     batch = workloads.uniform(tokenizer, n, long // 2, out // 2, seed)
     complete = workloads.questions(tokenizer, max(2, n // 2), seed, max_tokens=64)
-    mixed = workloads.mixed(
-        tokenizer, sizes["streams"], 32, 4 * out, 2, long, 4, every_s=sizes["every_ms"] / 1000,
-        first_s=sizes["every_ms"] / 4000, seed=seed,
-    )  # fmt: skip
+    first_s, every_s = workloads.spread_arrivals(4 * out, sizes["step_s"], 2, sizes["prefill_s"])
+    mixed = workloads.mixed(tokenizer, sizes["streams"], 32, 4 * out, 2, long, 4, every_s, first_s, seed)
     return [
         Service(
             "chat", "chat with a long system prompt",

@@ -109,6 +109,15 @@ def mixed(tokenizer, short: int, short_input: int, short_output: int, long: int,
     )
 
 
+def spread_arrivals(stream_tokens: int, step_s: float, prompts: int, prefill_s: float) -> tuple[float, float]:
+    """(first_s, every_s) for `mixed`, so that all long prompts arrive while the streams last, on any machine.
+
+    step_s: seconds of a decode step of the streams; prefill_s: of a step that reads a whole long prompt.
+    """
+    decode_s = stream_tokens * step_s
+    return 0.1 * decode_s, 0.8 * decode_s / prompts + prefill_s
+
+
 def shared_prefix(tokenizer, n: int, prefix_tokens: int, own_tokens: int, output_tokens: int, seed: int = 0,
                   arrival_gap_s: float = 0.0) -> Workload:
     """`n` requests that begin with the same `prefix_tokens` tokens (a system prompt, few-shot examples)."""

@@ -89,7 +89,8 @@ def _rows(records: list[dict]) -> dict[tuple[str, ...], list[float]]:
         for name, raw in record["metrics"].items():
             value = number(raw)
             if value is not None:
-                rows.setdefault(key, []).extend([value, value * 1024] if name.endswith("_gib") else [value])
+                rows.setdefault(key, []).extend(float(n) for n in re.findall(r"_(\d+)_", name))   # "TPOT 4 streams"
+                rows[key].extend([value, value * 1024] if name.endswith("_gib") else [value])
         predicted, measured = (number(record["metrics"].get(k)) for k in ("predicted", "measured"))
         if prediction and predicted and measured is not None:
             rows[key].append(measured / predicted)

@@ -98,22 +98,29 @@ def show(value: float) -> str:
     return f"{value:.3g}"
 
 
+UNITS_IN_NAMES = (("_tokens_per_s", "tokens/s"), ("_gb_per_s", "GB/s"), ("_tflop_per_s", "TFLOP/s"), ("_per_s", "/s"), ("_ms", "ms"), ("_us", "us"),
+                  ("_gib", "GiB"), ("_mib", "MiB"), ("_kib", "KiB"), ("_s", "s"), ("_x", "x"), ("_tokens", "tokens"), ("_percent", "%"), ("_pct", "%"))
+
+
 def show_metric(name: str, value: float) -> str:
     """A metric with its unit, read from its name: ttft_ms_p50 -> 'TTFT p50 12.1 ms'."""
     stat = re.search(r"_(p\d+|mean|max|min)$", name)
-    base = name[:stat.start()] if stat else name
-    for ending, unit in (("_tokens_per_s", "tokens/s"), ("_per_s", "/s"), ("_ms", "ms"), ("_gib", "GiB"), ("_mib", "MiB"),
-                         ("_s", "s"), ("_x", "x"), ("_tokens", "tokens"), ("_percent", "%"), ("_pct", "%")):
-        if base.endswith(ending):
-            base = base[:-len(ending)]
-            break
-    else:
-        unit = ""
+    base, unit = name[:stat.start()] if stat else name, ""
+    for ending, meaning in UNITS_IN_NAMES:
+        if base == ending[1:]:
+            base, unit = "", meaning
+        elif base.endswith(ending) and not ("_per_" in base and ending == "_tokens"):
+            base, unit = base[:-len(ending)], meaning
+        elif f"{ending}_" in base and len(ending) < 4:          # tpot_ms_1_streams
+            base, unit = base.replace(f"{ending}_", "_", 1), meaning
+        else:
+            continue
+        break
     if unit == "GiB" and 0 < abs(value) < 0.1:
         value, unit = value * 1024, "MiB"
     words = re.sub(r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), base.replace("_", " "))
     words += f" {stat[1]}" if stat else ""
-    return f"{words} {show(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".rstrip()
+    return f"{words} {show(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
 
 
 def count(number: int, thing: str) -> str:

@@ -311,6 +311,9 @@ def test_numbers_as_text():
     assert [show(v) for v in (0.01234, 81.44, 812.44, 1843.2, 64.0, 0)] == ["0.0123", "81.4", "812.4", "1,843", "64", "0"]
     assert show_metric("ttft_ms_p99", 12.1) == "TTFT p99 12.1 ms" and show_metric("output_tokens_per_s", 5) == "output 5 tokens/s"
     assert show_metric("speedup_x", 1.5) == "speedup 1.5x" and show_metric("score", 3) == "score 3"
+    assert show_metric("tpot_ms_4_streams", 3.1) == "TPOT 4 streams 3.1 ms" and show_metric("rate_gb_per_s", 1.19) == "rate 1.19 GB/s"
+    assert show_metric("ms", 2.07) == "2.07 ms" and show_metric("cost_per_million_tokens", 0.242) == "cost per million tokens 0.242"
+    assert show_metric("requests_per_s", 6.3) == "requests 6.3/s" and show_metric("weights_gib", 0.05) == "weights 51.2 MiB"
 
 
 # ---------------------------------------------------------------- whatever the student types survives

@@ -49,11 +49,13 @@ def phrasings(term: str | dict) -> tuple[list[str], list[str]]:
     # choice doesn't change when other terms are added.
     turn = sum(map(ord, entry["term"]))
     trained = [_BY_TERM[0].format(a=with_article)]
-    trained += [_BY_TERM[1 + (turn + i) % (len(_BY_TERM) - 1)].format(a=with_article) for i in range(4)]
+    others = _BY_TERM[1:]
+    trained += [others[(turn + i) % len(others)].format(a=with_article) for i in range(4)]
     per_name = 2 if len(names) > 2 else 3
     for j, name in enumerate(names):
         trained += [_BY_NAME[(turn + j + 2 * i) % len(_BY_NAME)].format(n=name) for i in range(per_name)]
-    held_out = [_HELD_OUT_BY_TERM.format(a=with_article), _HELD_OUT_BY_NAME.format(n=names[1 + turn % (len(names) - 1)])]
+    alias = entry["aliases"][turn % len(entry["aliases"])]
+    held_out = [_HELD_OUT_BY_TERM.format(a=with_article), _HELD_OUT_BY_NAME.format(n=alias)]
     return list(dict.fromkeys(trained)), held_out
 
 
@@ -68,7 +70,8 @@ def to_markdown(entries: list[dict]) -> str:
         "# Glossary of LLM inference",
         "",
         f"{len(entries)} terms, as the model in this folder learned them. "
-        "Written by `python -m helpers.tiny_model.train --glossary` from glossary.json: edit that file, not this one.",
+        "Written by `python -m helpers.tiny_model.train --glossary` from glossary.json: "
+        "edit that file, not this one.",
         "",
     ]
     by_category: dict[str, list[dict]] = {}

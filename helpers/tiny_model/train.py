@@ -10,32 +10,42 @@ real stop tokens, and for a draft model to agree with its target.
 """
 import argparse
 import math
+import os
 import random
 import time
 from pathlib import Path
 
-from . import DRAFT, TARGET
-from .glossary import MARKDOWN, load_glossary, phrasings, to_markdown
+# Before torch is imported: threads that wait must sleep. Spinning made training ten times
+# slower on two cores that other programs used as well.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from . import DRAFT, TARGET  # noqa: E402
+from .glossary import MARKDOWN, load_glossary, phrasings, to_markdown  # noqa: E402
 
 SEED = 0
 VOCABULARY = 2048
 CONTEXT = 4096
 THREADS = 2
-# KV heads and head size are the same in both, so that vLLM can page both caches alike.
+KV_HEADS = 2  # and heads of 64, the same in both, so that vLLM can page both caches alike
 SHAPES = {
-    "target": dict(hidden_size=256, intermediate_size=768, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2),
-    "draft": dict(hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2),
+    "target": dict(hidden_size=256, intermediate_size=768, num_hidden_layers=5, num_attention_heads=4),
+    "draft": dict(hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=2),
 }
 DIRECTORIES = {"target": TARGET, "draft": DRAFT}
-ROUNDS = {"target": 150, "draft": 260}  # in a round every term is asked once
+ROUNDS = {"target": 80, "draft": 120}  # in a round every term is asked once
 LEARNING_RATES = (0.02, 3e-3)  # of Muon for the matrices inside the layers, of AdamW for the rest
-BATCH = 48
-# The last rounds also put long texts before some questions, as shared prefixes do.
-LONG_PROMPT_FROM = 0.7
-LONG_PROMPT_SHARE = 0.04
+BATCH = 32
+TOKENS = 8192  # at most in a batch of long samples
+HISTORY_SHARE = 0.1  # of questions that come after one or two others in the same chat
+# The later rounds also put long texts before some questions, as shared prefixes do.
+LONG_PROMPT_FROM = 0.25
+LONG_PROMPT_SHARE = 0.08
+REPEATED = 40  # the terms of highest loss are asked twice in a round
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -49,25 +59,29 @@ SYSTEM_PROMPTS = (
 )
 
 
-def chat(question: str, system: str | None = None) -> str:
-    """The text that CHAT_TEMPLATE makes of a question, without running Jinja 40,000 times."""
+def chat(question: str, system: str | None = None, history: list[tuple[str, str]] = ()) -> str:
+    """The text that CHAT_TEMPLATE makes of a chat, without running Jinja 20,000 times."""
     first = f"{START}system\n{system}{END}\n" if system else ""
+    for asked, answered in history:
+        first += f"{START}user\n{asked}{END}\n{START}assistant\n{answered}{END}\n"
     return f"{first}{START}user\n{question}{END}\n{START}assistant\n"
 
 
 def build_tokenizer(entries: list[dict]):
     """A byte-level BPE tokenizer trained on the glossary; any text can be encoded."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
 
     texts = [*filter(None, SYSTEM_PROMPTS), "system", "user", "assistant"]
     for entry in entries:
         asked, _ = phrasings(entry)
         # Answers count more: their length is what training and generation cost.
         texts += asked + [q.lower() for q in asked[:3]] + [entry["answer"]] * 4
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    # Loaders give every Qwen2 model Qwen2's own splitting of text (digits one by one),
+    # whatever its tokenizer.json says: so train with that class, not with a plain one.
+    special = dict(eos_token=END, pad_token=PAD, unk_token=PAD, additional_special_tokens=[START])
+    tokenizer = Qwen2Tokenizer(**special, model_max_length=CONTEXT)
+    bpe = tokenizer.backend_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=[PAD, START, END],
@@ -75,9 +89,6 @@ def build_tokenizer(entries: list[dict]):
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END, pad_token=PAD, model_max_length=CONTEXT, clean_up_tokenization_spaces=False
-    )
     tokenizer.chat_template = CHAT_TEMPLATE
     assert len(tokenizer) == VOCABULARY, f"the glossary gave {len(tokenizer)} tokens, not {VOCABULARY}"
     return tokenizer
@@ -92,6 +103,7 @@ def build_model(name: str, tokenizer):
         vocab_size=VOCABULARY,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
+        num_key_value_heads=KV_HEADS,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -110,25 +122,31 @@ def reword(question: str, rng: random.Random) -> str:
 
 
 def long_text(entries: list[dict], rng: random.Random) -> str:
-    """Some pages of the glossary, as a system prompt of 150 to about 1,600 tokens."""
-    pages = rng.sample(entries, rng.choice((4, 8, 16, 32)))
+    """Some pages of the glossary, as a system prompt of about 100 to 3,300 tokens."""
+    (number,) = rng.choices((2, 4, 8, 16, 32, 64), weights=(8, 8, 6, 4, 2, 1))
+    pages = rng.sample(entries, number)
     return "Glossary:\n" + "\n".join(f"{e['term']}: {e['answer']}" for e in pages)
 
 
-def one_round(entries, questions, answers, encode, rng, with_long):
-    """Every term once, as batches of (prompt ids, answer ids) of similar length."""
+def one_round(entries, questions, answers, encode, rng, number, repeat, with_long):
+    """Every term once, some twice, as batches of (prompt ids, answer ids, term's index) of similar length."""
     samples = []
-    for entry, asked, answer in zip(entries, questions, answers):
-        system = rng.choice(SYSTEM_PROMPTS)
+    for index in [*range(len(entries)), *repeat]:
+        asked, answer = questions[index], answers[index]
+        system, history = rng.choice(SYSTEM_PROMPTS), []
         if with_long and rng.random() < LONG_PROMPT_SHARE:
             system = long_text(entries, rng)
-        samples.append((encode(chat(reword(rng.choice(asked), rng), system)), answer))
+        if rng.random() < HISTORY_SHARE:
+            earlier = rng.sample(range(len(entries)), rng.choice((1, 2)))
+            history = [(rng.choice(questions[i]), entries[i]["answer"]) for i in earlier]
+        question = reword(asked[number % len(asked)], rng)  # all phrasings equally often
+        samples.append((encode(chat(question, system, history))[-CONTEXT + len(answer) :], answer, index))
     # Sorted by length so that little of a batch is padding; noise varies who meets whom.
     samples.sort(key=lambda s: len(s[0]) + len(s[1]) + rng.uniform(-8, 8))
     batches, batch = [], []
     for sample in samples:
         longest = len(sample[0]) + len(sample[1])
-        if batch and (len(batch) == BATCH or longest * (len(batch) + 1) > 8192):
+        if batch and (len(batch) == BATCH or longest * (len(batch) + 1) > TOKENS):
             batches.append(batch)
             batch = []
         batch.append(sample)
@@ -142,10 +160,10 @@ def tensors(batch, pad_id):
     the causal mask already hides it from every token that counts."""
     import torch
 
-    width = max(len(p) + len(a) for p, a in batch)
+    width = max(len(p) + len(a) for p, a, *_ in batch)
     ids = torch.full((len(batch), width), pad_id)
     mask = torch.zeros((len(batch), width), dtype=torch.bool)
-    for row, (prompt, answer) in enumerate(batch):
+    for row, (prompt, answer, *_) in enumerate(batch):
         ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
         mask[row, len(prompt) : len(prompt) + len(answer)] = True
     return ids[:, :-1], ids[:, 1:], mask[:, 1:]
@@ -163,7 +181,8 @@ def train(name: str, tokenizer, entries: list[dict], rounds: int):
     model = build_model(name, tokenizer).train()
     questions = [phrasings(e)[0] for e in entries]
     answers = [encode(e["answer"]) + [tokenizer.eos_token_id] for e in entries]
-    print(f"{name}: {model.num_parameters():,} parameters, {sum(map(len, answers)):,} answer tokens a round", flush=True)
+    size = sum(map(len, answers))
+    print(f"{name}: {model.num_parameters():,} parameters, {size:,} answer tokens a round", flush=True)
     # The model runs in bf16, twice as fast on a CPU; steps are too small for bf16, so the
     # optimizer works on a copy in fp32.
     master = [p.detach().clone().requires_grad_() for p in model.parameters()]
@@ -175,11 +194,13 @@ def train(name: str, tokenizer, entries: list[dict], rounds: int):
         torch.optim.Muon(inner, lr=1.0, weight_decay=0.0, momentum=0.95),
         torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
+    recent = [0.0] * len(entries)
     for number in range(rounds):
         total = count = 0
         with_long = number >= LONG_PROMPT_FROM * rounds
-        batches = one_round(entries, questions, answers, encode, rng, with_long)
+        hardest = sorted(range(len(entries)), key=recent.__getitem__)[-REPEATED:]
+        batches = one_round(entries, questions, answers, encode, rng, number, hardest, with_long)
         for i, batch in enumerate(batches):
             done = (number + i / len(batches)) / rounds
             warm = min(1.0, (number * len(batches) + i + 1) / 50)
@@ -187,7 +208,8 @@ def train(name: str, tokenizer, entries: list[dict], rounds: int):
                 optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * done))
             ids, targets, mask = tensors(batch, tokenizer.pad_token_id)
             hidden = model.model(ids).last_hidden_state[mask]
-            loss = F.cross_entropy(model.lm_head(hidden).float(), targets[mask])
+            each = F.cross_entropy(model.lm_head(hidden).float(), targets[mask], reduction="none")
+            loss = each.mean()
             loss.backward()
             for copy, used in zip(master, model.parameters()):
                 copy.grad, used.grad = used.grad.float(), None
@@ -197,10 +219,14 @@ def train(name: str, tokenizer, entries: list[dict], rounds: int):
             with torch.no_grad():
                 for copy, used in zip(master, model.parameters()):
                     used.copy_(copy)
-            total += loss.item() * int(mask.sum())
-            count += int(mask.sum())
-        if number % 2 == 1 or number == rounds - 1:
-            print(f"{name}: round {number + 1}/{rounds}, loss {total / count:.4f}, {time.monotonic() - began:.0f} s", flush=True)
+            total += each.sum().item()
+            count += len(each)
+            for part, (*_, index) in zip(each.detach().split(mask.sum(1).tolist()), batch):
+                recent[index] = 0.5 * recent[index] + 0.5 * part.mean().item()
+        if number % 5 == 4 or number == rounds - 1:
+            spent = time.monotonic() - began
+            print(f"{name}: round {number + 1}/{rounds}, loss {total / count:.4f}, {spent:.0f} s", flush=True)
+    print(f"{name}: trained with {time.process_time() - cpu:.0f} s of CPU time", flush=True)
     return model.eval()
 
 
@@ -242,7 +268,8 @@ def check(name: str, model, tokenizer, entries: list[dict]) -> None:
         pairs = [(q, e["answer"]) for e in entries for q in phrasings(e)[which]]
         right = matches(model, tokenizer, pairs)
         exact = sum(map(all, right)) / len(right)
-        print(f"{name}: {kind} phrasings: {exact:.1%} of answers exact, {accepted_share(right):.1%} of drafts right", flush=True)
+        drafts = accepted_share(right)
+        print(f"{name}: {kind} phrasings: {exact:.1%} of answers exact, {drafts:.1%} accepted as drafts")
 
 
 def save(model, tokenizer, directory: Path) -> None:
@@ -257,8 +284,8 @@ def save(model, tokenizer, directory: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=DIRECTORIES, help="train one of the two, with the tokenizer on disk")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=DIRECTORIES, help="train one of the two, tokenizer as on disk")
     parser.add_argument("--glossary", action="store_true", help="only rewrite GLOSSARY.md")
     arguments = parser.parse_args()
     entries = load_glossary()

@@ -18,12 +18,13 @@ from .models import ModelShape, kv_element_bytes, rank_tensors, stage_layers, wh
 MIB = 2**20
 
 # ---------------------------------------------------------------------- measured constants
-# First calibration: one H100 SXM, vLLM 0.32.0, Qwen2.5-7B (KV cache 54.68 GiB at 0.92), and the ranges seen on
-# an H200 for 0.5B to 72B. Other GPUs use the same numbers until a record says otherwise.
-NON_TORCH_GIB = 0.30  # kernels' code, cuBLAS workspace, attention scratch
+# Measured on one H100 SXM with vLLM 0.32.0: Qwen2.5-7B with 8, 64 and 1,024 request slots and Qwen2.5-0.5B with 1,024.
+# Other GPUs use the same numbers until a record says otherwise; NON_TORCH_TP_GIB is a guess (no record of two GPUs).
+NON_TORCH_GIB = 0.29  # kernels' code, cuBLAS workspace, attention scratch: 0.27 to 0.33 seen
 NON_TORCH_TP_GIB = 0.15  # more for a tensor-parallel group: NCCL channels opened in the first forward pass
-GRAPH_BASE_GIB = 0.40  # graph pool and driver state, whatever the model
-GRAPH_PER_LAYER_GIB = 0.0036  # driver memory of one layer's graphs, all batch sizes together
+COMPILE_GIB = 0.05  # a start that compiles keeps this much more at its peak than one that finds compiled code
+GRAPH_BASE_GIB = 0.066  # graph pool and driver state, whatever the model
+GRAPH_MIB, GRAPH_LAYER_MIB = 3.0, 0.2  # driver memory of one full decode graph: 9.5 MiB seen for 28 layers, 5.5 for 24
 FLASH_SPLITS = 32  # flash_attn_max_num_splits_for_cuda_graph
 
 # Sampler state that vLLM keeps on the GPU for every request slot (vllm/v1/worker/gpu/sample): a count for
@@ -225,8 +226,9 @@ def activation_bytes(shape: ModelShape, options: EngineOptions, tp: int, is_last
     """Peak of temporary tensors in vLLM's profiling pass: one forward of max_num_batched_tokens tokens without
     attention, then the sampler on max_num_seqs rows of logits. The larger of the two counts.
 
-    In a dense layer the peak is in the MLP: gate_up (2f), the product (f), and about five rows of width h that
-    the compiled graph keeps (residual, attention output, both norms' inputs, the embedding's output).
+    In a dense layer the peak is in the MLP: gate_up (2f), the product (f), and three rows of width h that the compiled
+    graph holds meanwhile: attention output, residual in, residual out. (On an H100 2.06 GiB for Qwen2.5-7B and 16,384
+    tokens, 2.11 when that start also compiled: COMPILE_GIB is counted, as on a machine's first start.)
     """
     tokens, b, h = options.max_num_batched_tokens, shape.dtype_bytes, shape.hidden
     dense = 3 * shape.intermediate // tp if shape.moe_layers < shape.layers else 0
@@ -238,30 +240,30 @@ def activation_bytes(shape: ModelShape, options: EngineOptions, tp: int, is_last
         rows = shape.experts_per_token
         width = max(width, rows * (max(2 * expert, h) + max(expert, h)))
     heads = (shape.heads // tp + 2 * max(1, shape.kv_heads // tp)) * shape.head_dim
-    forward = tokens * b * max(width + 5 * h, heads + 5 * h)
+    forward = tokens * b * max(width + 3 * h, heads + 3 * h)
     rows = min(options.max_num_seqs, tokens)
     sampler = tokens * h * b + rows * shape.vocab * b * (1 if tp == 1 else 2) if is_last else 0
-    return max(forward, sampler)
+    return max(forward, sampler) + (0 if options.enforce_eager else int(COMPILE_GIB * GIB))
 
 
 def graph_bytes(shape: ModelShape, options: EngineOptions, gpu: Gpu, layers: int, tp: int) -> int:
     """The CUDA graph memory that vLLM takes off the KV cache before it captures (profile_cudagraph_memory).
 
-    The driver's cost of the graphs grows with layers x batch sizes; on top comes the scratch of FlashAttention
-    for its largest decode graph: 32 partial results (float32) for every head of every token.
+    vLLM captures the two largest full decode graphs and counts the second once for every other, so the estimate grows
+    with their number (twice what they really take, on the H100). On top come the activations of the largest batch and
+    the scratch of FlashAttention for it: 32 partial results (float32) for every head of every token.
     """
     sizes = graph_sizes(options, gpu)
     if not sizes:
         return 0
-    largest = max(sizes)
-    share = len(sizes) / 51  # the constants were measured with vLLM's usual 51 sizes
-    driver = (GRAPH_BASE_GIB + GRAPH_PER_LAYER_GIB * layers) * GIB * share
-    decode = min(largest, options.max_num_seqs)
-    width = shape.kv_lora if shape.mla else shape.head_dim
-    scratch = FLASH_SPLITS * (shape.heads // tp) * decode * (width + 1) * 4
+    largest, decode = max(sizes), [n for n in sizes if n <= options.max_num_seqs]
+    driver = GRAPH_BASE_GIB * GIB + max(0, len(decode) - 1) * (GRAPH_MIB + GRAPH_LAYER_MIB * layers) * MIB
+    dense = 3 * max(shape.intermediate if shape.moe_layers < shape.layers else 0, shape.shared_width) // tp
+    rows = largest * shape.dtype_bytes * (dense + 3 * shape.hidden)
     if shape.mla:
-        scratch = 0  # the MLA kernels keep their own workspace
-    return int(driver + scratch)
+        return int(driver + rows)  # the MLA kernels keep their own workspace
+    scratch = FLASH_SPLITS * (shape.heads // tp) * max(decode, default=1) * (shape.head_dim + 1) * 4
+    return int(driver + rows + scratch)
 
 
 def non_torch_bytes(gpu: Gpu, tp: int) -> int:

@@ -1,6 +1,7 @@
 """Predict how long a step takes: rooflines, all-reduces, pipeline hops and fixed costs, each as a named part.
 
-    step = matrices + attention + sampling + all-reduce + hops + overhead
+    step = matrices + elementwise + attention + sampling + all-reduce + hops + overhead, but never shorter than the
+           CPU needs to prepare it: what is missing is the part "host"
 
 Matrices take the time to read their weights or to compute, whichever is longer, with a soft corner between the
 two. Every efficiency is a parameter with a stated doubt; ``calibrate`` moves the parameters that a measurement
@@ -21,9 +22,9 @@ from .models import ModelShape, matmul_parameters, stage_layers, weight_parts
 class Tuning:
     """What the datasheet does not say about a machine. Times in seconds.
 
-    Defaults come from one H100 SXM with vLLM 0.32.0 (Qwen2.5-7B: 162 tokens/s for one stream, 4,315 for 32,
-    17,112 for 256) and, for all-reduces, from two H200s joined by NVLink (NCCL: 22 us for small payloads,
-    1,060 us for 256 MiB). On other GPUs they are guesses until a point is measured.
+    Defaults come from one H100 SXM with vLLM 0.32.0 (Qwen2.5-7B and 0.5B, records in benchmarks/records; the CPU of
+    that box is a Xeon, 16 cores, Python 3.12) and, for all-reduces, from two H200s joined by NVLink (NCCL: 22 us for
+    small payloads, 1,060 us for 256 MiB). On other machines they are guesses until a point is measured.
     """
 
     read_efficiency: float = 0.85  # share of the memory bandwidth that matrix products reach at small batches
@@ -38,6 +39,9 @@ class Tuning:
     nccl_s: float = 20e-6  # NCCL's all-reduce, small payload
     link_efficiency: float = 0.60  # share of the link's one-way rate that a large all-reduce reaches
     hop_s: float = 50e-6  # handing a step from one pipeline stage to the next
+    host_s: float = 2.9e-3  # CPU time of a step; it overlaps with the GPU's, so it counts only where it is longer
+    host_stream_s: float = 32e-6  # more for each stream: Qwen2.5-0.5B took 3.0 ms with 1, 4.2 with 32, 12.1 with 256
+    host_prefill_s: float = 27.5e-3  # CPU time of a step too large for a CUDA graph (24 and 28 layers seen)
 
 
 # One standard deviation of the logarithm of each parameter: how wrong the default may be.
@@ -54,7 +58,11 @@ DOUBT = {
     "nccl_s": 0.30,
     "link_efficiency": 0.25,
     "hop_s": 0.70,
+    "host_s": 0.50,
+    "host_stream_s": 0.50,
+    "host_prefill_s": 0.50,
 }
+GRAPHED_TOKENS = 512  # steps of up to so many tokens are replayed from CUDA graphs
 # A CPU's bandwidth and FLOPs are measured (helpers.planning.inventory.probe_cpu); what vLLM adds for each step is not
 # in any datasheet, so nearly everything is in doubt until a point is measured. These are from the shipped model on one
 # core of an AMD EPYC (TPOT 2.1 ms for one stream, 5.0 for 32; prefill of 1,024 tokens 48 ms).
@@ -62,6 +70,7 @@ CPU_TUNING = Tuning(
     read_efficiency=0.60, compute_efficiency=0.55, kv_efficiency=0.35, attention_efficiency=0.35,
     layer_s=180e-6, step_s=700e-6, prefill_step_s=700e-6, stream_s=12e-6,
     allreduce_s=60e-6, nccl_s=60e-6, link_efficiency=0.30, hop_s=300e-6,
+    host_s=0.0, host_stream_s=0.0, host_prefill_s=0.0,
 )  # fmt: skip
 
 
@@ -91,6 +100,7 @@ class Parts:
     allreduce_bandwidth: float = 0.0
     hops: float = 0.0
     overhead: float = 0.0
+    host: float = 0.0
 
     @property
     def total(self) -> float:
@@ -278,7 +288,9 @@ def decode_parts(shape, box, tp, pp, streams, context, *, ep=1, kv_dtype="auto",
         link = box.link_for(tp * pp)
         hop = tuning.hop_s + payload / (link.gb_s * 1e9 * tuning.link_efficiency)
         total += Parts(hops=(pp - 1) * hop)
-    return total
+    # One scheduler prepares the batches of all stages, one after the other.
+    host = pp * (tuning.host_s + tuning.host_stream_s * batch)
+    return total + Parts(host=max(0.0, host - total.total))
 
 
 def prefill_parts(shape, box, tp, pp, prompt, chunk, *, ep=1, tuning=None) -> Parts:
@@ -301,7 +313,8 @@ def prefill_parts(shape, box, tp, pp, prompt, chunk, *, ep=1, tuning=None) -> Pa
             payload = 2 * now * shape.hidden * shape.dtype_bytes / tp
             link = box.link_for(tp * pp)
             step += Parts(hops=(pp - 1) * (tuning.hop_s + payload / (link.gb_s * 1e9 * tuning.link_efficiency)))
-        chunks.append(step)
+        host = tuning.host_prefill_s if now > GRAPHED_TOKENS else tuning.host_s
+        chunks.append(step + Parts(host=max(0.0, host - step.total)))
         done += now
     total = Parts()
     for step in chunks:

@@ -15,6 +15,7 @@ PART_NAMES = {
     "allreduce_bandwidth": "all-reduce: bandwidth",
     "hops": "pipeline hops",
     "overhead": "fixed costs",
+    "host": "waiting for the CPU",
 }
 
 

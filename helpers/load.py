@@ -211,14 +211,15 @@ class Stream:
         return (self.times_s[-1] - self.times_s[0]) / (self.output_tokens - 1) if self.output_tokens > 1 else None
 
 
-def timed_stream(server: Server, prompt=None, messages=None, max_tokens: int = 64, client=None, **options) -> Stream:
+def timed_stream(server: Server, prompt=None, messages=None, max_tokens: int = 64, client=None, into: Stream | None = None,
+                 **options) -> Stream:
     """Send one request with streaming and note when each chunk comes. Give `prompt` (text or token ids) or `messages`.
 
-    options: further fields of the request, the OpenAI ones and vLLM's (temperature, ignore_eos, stop, ...).
+    into: a Stream to fill, for another thread that looks on. options: further fields of the request, the OpenAI ones and vLLM's (temperature, ignore_eos, stop, ...).
     An answer that breaks off or is refused is no exception: `error` says what the client saw, the chunks so far are kept.
     """
     client = client or server.openai(timeout=600)
-    stream = Stream()
+    stream = into if into is not None else Stream()
     body = {"model": server.model, "max_tokens": max_tokens, "stream": True, "stream_options": {"include_usage": True}}
     ours = {name: options.pop(name) for name in ("temperature", "stop", "seed", "top_p", "n") if name in options}
     started = time.perf_counter()

@@ -117,6 +117,11 @@ def _words(answer: httpx.Response, longest: int = 96) -> str:
 # --- how busy the server is -----------------------------------------------------------------------------------
 
 
+def between(before: dict[str, float], after: dict[str, float], name: str) -> float:
+    """How much a counter of `Server.metrics()` has grown between two readings."""
+    return after.get(name, 0.0) - before.get(name, 0.0)
+
+
 def mean_in_system(readings: list[dict], start_s: float = 0.0, end_s: float = float("inf")) -> float:
     """Time-weighted mean of running + waiting between two times of the readings (`t_s`, `running`, `waiting`)."""
     rows = [r for r in readings if start_s <= r["t_s"] <= end_s]
@@ -205,8 +210,8 @@ def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: 
 
 def _mean_between(before: dict, after: dict, histogram: str) -> float:
     """Mean of what a histogram of /metrics counted between two readings; 0 when it counted nothing."""
-    count = after.get(f"{histogram}_count", 0) - before.get(f"{histogram}_count", 0)
-    return (after.get(f"{histogram}_sum", 0) - before.get(f"{histogram}_sum", 0)) / count if count else 0.0
+    count = between(before, after, f"{histogram}_count")
+    return between(before, after, f"{histogram}_sum") / count if count else 0.0
 
 
 def compare(default: dict[str, float], changed: dict[str, float], too_long_tokens: int) -> list[dict]:
@@ -238,25 +243,23 @@ def stop_under_load(server: Server, clients: int, max_tokens: int, drain_s: floa
 
     Every client was promised `max_tokens` tokens. Returns (a row each, the report of the stop).
     """
-    box: dict[int, Stream] = {}
+    box = {i: Stream() for i in range(clients + 1)}
 
     def client(i: int) -> None:
-        box[i] = timed_stream(server, prompt=f"Client {i} says", max_tokens=max_tokens, ignore_eos=True, temperature=0)
+        timed_stream(server, prompt=f"Client {i} says", max_tokens=max_tokens, ignore_eos=True, temperature=0, into=box[i])
 
     def late() -> None:
         deadline = time.perf_counter() + 60
         while "shutdown triggered" not in server.log_path.read_text(errors="replace") and time.perf_counter() < deadline:
             time.sleep(0.02)
-        box[clients] = timed_stream(server, prompt="Am I too late?", max_tokens=4)
+        timed_stream(server, prompt="Am I too late?", max_tokens=4, into=box[clients])
 
     threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)] + [threading.Thread(target=late)]
     for thread in threads:
         thread.start()
-    for _ in range(200):  # until all of them are being served
-        if server.read()["running"] >= clients:
-            break
-        time.sleep(0.02)
-    time.sleep(0.15)
+    deadline = time.perf_counter() + 60
+    while not all(box[i].times_s or box[i].error for i in range(clients)) and time.perf_counter() < deadline:
+        time.sleep(0.01)  # until all of them are being served
     report = server.stop(drain_s)
     for thread in threads:
         thread.join(120)
@@ -265,7 +268,7 @@ def stop_under_load(server: Server, clients: int, max_tokens: int, drain_s: floa
 
 def _seen(box: dict[int, Stream], clients: int, max_tokens: int) -> Iterator[dict]:
     for i in range(clients + 1):
-        stream = box.get(i) or Stream(error="no answer at all")
+        stream = box[i]
         if stream.error:
             ended = "refused" if not stream.times_s else "broken off"
         else:

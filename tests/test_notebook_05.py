@@ -82,8 +82,9 @@ def test_what_it_saves(executed):
 
 def test_littles_law_holds_between_clients_and_server(executed):
     m = executed[1]["littles_law", "measured"]["metrics"]
-    # Eight readings a second of a short run on a shared machine: the two sides agree roughly, not exactly.
-    assert m["in_system_mean"] == pytest.approx(m["requests_per_s"] * m["e2e_ms_mean"] / 1000, rel=0.5)
+    by_clients = m["requests_per_s"] * m["e2e_ms_mean"] / 1000
+    # The server's clock runs inside the client's; on a busy machine much of the wait is on the way.
+    assert 0.2 * by_clients < m["in_server_mean"] < 1.1 * by_clients
 
 
 def test_each_option_changes_the_number_it_governs(executed):

@@ -148,6 +148,27 @@ def test_more_points_tell_causes_apart():
     assert done.tuning.kv_efficiency == pytest.approx(0.5, rel=0.05)
 
 
+def test_a_cpu_can_be_calibrated_however_far_off_its_guess_was():
+    from helpers.planning import cpu_box
+    from helpers.tiny_model import TARGET
+
+    box = cpu_box(2, {"bandwidth_gb_s": 20.0, "copy_gb_s": 10.0, "gflops": 400.0})
+    shape = load_shape(TARGET)
+    for factor in (0.3, 3.0):
+        real = decode_parts(shape, box, 1, 1, 1, 90).total * factor
+        done = calibrate(shape, box, [Point(input_tokens=66, output_tokens=48, tpot_s=real)])
+        assert abs(done.after[0]) < 0.05 and done.moved["host_s"] == 1.0
+
+
+def test_a_step_is_no_shorter_than_the_cpu_needs_to_prepare_it():
+    """H100 records: Qwen2.5-0.5B took 3.0 ms with one stream, 4.2 with 32, 12.1 with 256, whatever its GPU could do."""
+    shape, box = load_shape("Qwen2.5-0.5B"), make_box("H100")
+    for streams, measured in ((1, 2.99e-3), (32, 4.23e-3), (256, 12.13e-3)):
+        parts = decode_parts(shape, box, 1, 1, streams, 160)
+        assert parts.host > 0 and parts.total == pytest.approx(measured, rel=0.15)
+    assert decode_parts(load_shape("Qwen2.5-7B"), box, 1, 1, 1, 160).host == 0
+
+
 @pytest.mark.parametrize("points, words", [
     ([], "at least one"), ([Point()], "tpot_ms or prefill_ms"), ([Point(tpot_s=-1.0)], "positive"), ([Point(tpot_s=1e-6)], "unit"),
 ])  # fmt: skip

@@ -495,7 +495,7 @@ def calibrate(shape: ModelShape, box: Box, points, tuning: Tuning | None = None,
             f"its doubt allows, a point is still predicted {after[worst] + 1:.2f} times what was measured; check its "
             "unit (ms), its model, tp and concurrency."
         )
-    moved = {n: getattr(result, n) / getattr(start, n) for n in names}
+    moved = {n: getattr(result, n) / getattr(start, n) if getattr(start, n) else 1.0 for n in names}
     return Calibration(result, before, after, moved)
 
 

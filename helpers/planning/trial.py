@@ -130,7 +130,7 @@ def _child(job: dict, timeout_s: float) -> list[Trial]:
             trials.append(Trial(**row))
         if not trials:
             tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-            trials = [Trial(*job["layouts"][0], problem=f"the trial did not begin: {' '.join(tail)[-300:] or 'no message'}")]
+            trials = [Trial(*job["layouts"][0], problem=f"did not begin in the time allowed: {' '.join(tail)[-300:] or 'vLLM was still being imported'}")]
         return trials
 
 

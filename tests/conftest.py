@@ -7,14 +7,14 @@ import sys
 import pytest
 
 PARENT = """
-import json, sys, time
+import json, sys
 from helpers.profile import load_profile
 from helpers.server import start_server
 server = start_server(load_profile())
 print(json.dumps({"url": server.url, "key": server.api_key, "pids": server.pids, "log": str(server.log_path),
                   "command": server.command, "shown": repr(server), "engine_args": server.engine_args,
                   "phases": server.startup_phases_s, "startup_s": server.startup_s}), flush=True)
-time.sleep(3600)
+sys.stdin.read()  # until the tests end, however they end
 """
 
 
@@ -22,10 +22,15 @@ class Served:
     """A server whose parent is a process of its own, as a notebook's kernel is: tests may kill it."""
 
     def __init__(self, log):
-        self.parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=open(log, "w"), text=True)
+        with open(log, "w") as errors:
+            self.parent = subprocess.Popen(
+                [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
         # Before its own line the parent may say that other notebooks have engines open.
         line = next((line for line in self.parent.stdout if line.startswith("{")), "")
-        assert line, f"the server did not start: {open(log).read()[-2000:]}"
+        if not line:
+            self.end()
+            pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
         self.about = json.loads(line)
         self.pids = self.about["pids"]
 
@@ -41,6 +46,7 @@ class Served:
         self.parent.kill()
         self.parent.wait()
         self.parent.stdout.close()
+        self.parent.stdin.close()
 
 
 @pytest.fixture(scope="session")

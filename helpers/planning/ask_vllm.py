@@ -7,7 +7,6 @@ process groups, so that one process can be any rank of any layout.
 import contextlib
 import json
 import logging
-import os
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +17,10 @@ from .models import ModelShape
 @contextlib.contextmanager
 def quiet():
     """vLLM and torch say nothing below an error in here (they greet each configuration with a page of messages)."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # counts only when vLLM is not imported yet
-    loggers = [logging.getLogger(name) for name in ("vllm", "torch._library.triton")]
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # speaks once, when vLLM imports torch
+    import vllm.logger  # noqa: F401  sets the level of the logger "vllm", which must be there to be put back
+
+    loggers = [logging.getLogger("vllm")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -467,7 +467,10 @@ def calibrate(shape: ModelShape, box: Box, points, tuning: Tuning | None = None,
     import numpy as np
 
     prior = np.array([1 / doubt[n] for n in names])
-    for _ in range(12):
+    def cost(logs):
+        return sum((r / trust) ** 2 for r in residuals(logs)) + sum((x * w) ** 2 for x, w in zip(logs, prior, strict=True))
+
+    for _ in range(40):
         base = np.array(residuals(factors))
         jacobian = np.zeros((len(base), len(names)))
         for i in range(len(names)):
@@ -477,8 +480,14 @@ def calibrate(shape: ModelShape, box: Box, points, tuning: Tuning | None = None,
         a = np.vstack([jacobian / trust, np.diag(prior)])
         b = np.concatenate([-base / trust, -np.array(factors) * prior])
         step, *_ = np.linalg.lstsq(a, b, rcond=None)
-        factors = [f + float(np.clip(s, -1, 1)) for f, s in zip(factors, step, strict=True)]
-        if max(abs(step)) < 1e-4:
+        scale, here = 1.0, cost(factors)
+        while scale > 1e-3:  # a full step may overshoot where the roofline bends: take half of it until it helps
+            tried = [f + scale * float(np.clip(x, -1, 1)) for f, x in zip(factors, step, strict=True)]
+            if cost(tried) < here:
+                factors = tried
+                break
+            scale /= 2
+        if max(abs(step)) < 1e-4 or scale <= 1e-3:
             break
     result = tuned(factors)
     if box.gpu.family != "cpu":  # efficiencies stay below the datasheet; a CPU's cache is faster than its memory

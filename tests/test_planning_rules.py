@@ -1,18 +1,15 @@
 """Validity, KV cache and memory against vLLM's own classes and against values worked out by hand."""
 
 import math
-import os
 
 import pytest
 
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
-from helpers.planning import (  # noqa: E402
+from helpers.planning import (
     GIB, SHIPPED, EngineOptions, PlanningError, catalogue, check, commands, get_gpu, load_shape, make_box, nearest_valid,
     plan_memory, stage_layers, why_invalid,
 )  # fmt: skip
-from helpers.planning.memory import MIB, allocated_bytes, default_options, graph_sizes, loaded_bytes, sampler_state_bytes  # noqa: E402
-from helpers.planning.models import shape_from_config  # noqa: E402
+from helpers.planning.memory import MIB, allocated_bytes, default_options, graph_sizes, loaded_bytes, sampler_state_bytes
+from helpers.planning.models import shape_from_config
 
 
 # ---------------------------------------------------------------- against vLLM

@@ -2,15 +2,12 @@
 
 import functools
 import json
-import os
 import tempfile
 
 import pytest
 
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
-from helpers.planning import load_shape, weight_bytes, why_invalid  # noqa: E402
-from helpers.planning.ask_vllm import rank_bytes  # noqa: E402
+from helpers.planning import load_shape, weight_bytes, why_invalid
+from helpers.planning.ask_vllm import rank_bytes
 
 
 @functools.cache

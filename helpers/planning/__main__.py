@@ -1,6 +1,7 @@
 """The planner as a command: python -m helpers.planning plan --model Qwen2.5-7B --gpu H200-SXM --gpus 2"""
 
 import argparse
+import contextlib
 import json
 import sys
 
@@ -111,7 +112,8 @@ def plan(args) -> dict:
         prediction = one_plan(shape, box, tp, pp, dp, workload, options, tuning, args.usage)
     launch = commands(shape, tp, pp, dp, _machines(box, tp, pp, dp), args.launcher, given)
     if not args.no_check:
-        launch = check_all(launch, shape)
+        with contextlib.redirect_stdout(sys.stderr):  # what vLLM has to say while it is imported is not the answer
+            launch = check_all(launch, shape)
     return report(shape, box, prediction, launch, ranking, calibration, args.price)
 
 

@@ -20,6 +20,8 @@ def quiet():
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # speaks once, when vLLM imports torch
     import vllm.logger  # noqa: F401  sets the level of the logger "vllm", which must be there to be put back
 
+    import vllm.logger  # noqa: F401  (it sets its own level when it is imported)
+
     loggers = [logging.getLogger("vllm")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -18,19 +18,12 @@ from .models import ModelShape
 def quiet():
     """vLLM and torch say nothing below an error in here (they greet each configuration with a page of messages)."""
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # speaks once, when vLLM imports torch
-    import vllm.logger  # noqa: F401  sets the level of the logger "vllm", which must be there to be put back
-
-    import vllm.logger  # noqa: F401  (it sets its own level when it is imported)
-
-    loggers = [logging.getLogger("vllm")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # for all loggers: vLLM sets the levels of its own while it is imported
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 class _Group:

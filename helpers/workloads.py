@@ -105,7 +105,7 @@ def mixed(tokenizer, short: int, short_input: int, short_output: int, long: int,
         tuple(shorts + longs),
         seed,
         f"{short} streams of {short_input} in / {short_output} out; {long} prompts of {long_input} in / "
-        f"{long_output} out, one every {every_s:g} s from {first_s:g} s",
+        f"{long_output} out, one every {every_s:.3g} s from {first_s:.3g} s",
     )
 
 

@@ -88,7 +88,7 @@ def prefix_hits(rows: list[dict], reading: str) -> None:
     for ax in (left, right):
         ax.set_xticks(list(places), names, fontsize=8.5)
         ax.set_xlabel("workload")
-        ax.margins(y=0.34)
+        ax.margins(y=0.5)
         ax.legend(fontsize=8, loc="upper right")
     style.show(fig, reading=reading, table=rows, name="prefix_hits")
 
@@ -147,7 +147,7 @@ def speedup_by_drafts(rows: list[dict], reading: str) -> None:
             label="formula, and the fixed cost of a step")
     ax.set(xlabel="drafted tokens in a step (num_speculative_tokens)", ylabel="times faster than without", xticks=k)
     _break_even(ax)
-    ax.legend(loc="best", fontsize=8.5)
+    ax.legend(loc="lower left", fontsize=8.5)
     style.show(fig, reading=reading, table=rows, name="speculation_by_drafts")
 
 
@@ -192,7 +192,7 @@ def strategies(rows: list[dict], reading: str) -> None:
         strict=True,
     ):  # fmt: skip
         bars = ax.barh(names, [row[metric] for row in rows], color=color, height=0.6)
-        ax.bar_label(bars, [style.number(round(row[metric]) if abs(row[metric]) > 100 else round(row[metric], 2)) for row in rows],
+        ax.bar_label(bars, [f"{row[metric]:,.0f}" if abs(row[metric]) > 20 else f"{row[metric]:.2f}" for row in rows],
                      fontsize=8.5, padding=3)
         ax.set_xlabel(label)
         ax.margins(x=0.22)

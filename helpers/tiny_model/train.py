@@ -32,7 +32,7 @@ SHAPES = {
     "draft": dict(hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=2),
 }
 DIRECTORIES = {"target": TARGET, "draft": DRAFT}
-ROUNDS = {"target": 80, "draft": 120}  # in a round every term is asked once
+ROUNDS = {"target": 120, "draft": 200}  # in a round every term is asked once
 LEARNING_RATES = (0.02, 3e-3)  # of Muon for the matrices inside the layers, of AdamW for the rest
 BATCH = 32
 TOKENS = 8192  # at most in a batch of long samples

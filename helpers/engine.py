@@ -227,6 +227,8 @@ def _prepare_environment(profile: Profile, args: dict) -> None:
     # A kernel that has threads or has touched CUDA must not fork an engine.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if "kv_cache_memory_bytes" in args:
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would overrule the argument (vllm/platforms/cpu.py)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if one_process:
         # The shipped model is too small to share out: a second thread gains little on an idle machine, and beside

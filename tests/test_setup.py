@@ -19,7 +19,7 @@ DISTRIBUTIONS = {"yaml": "pyyaml"}
 # What vLLM itself brings and cannot do without: pinned through vllm.
 BROUGHT_BY_VLLM = {"transformers", "safetensors", "tokenizers", "huggingface_hub", "numpy", "prometheus_client", "fastapi",
                    "uvicorn", "uvloop", "requests"}
-BROUGHT_BY_OTHERS = {"pynvml", "cycler", "PIL"}  # nvitop; matplotlib
+BROUGHT_BY_OTHERS = {"pynvml", "cycler", "PIL", "jinja2", "pygments", "bs4"}  # nvitop; matplotlib; nbconvert
 BROUGHT_BY_JUPYTER = {"IPython", "jupyter_client", "traitlets", "bleach", "jupyter_core", "zmq", "tornado", "jupyter_server"}
 
 
@@ -49,7 +49,7 @@ def test_whatever_is_imported_is_pinned():
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module]
             for name in (n.split(".")[0] for n in names):
-                ours = any((ROOT / place / file).exists() for place in ("", "tests", "benchmarks") for file in (name, f"{name}.py"))
+                ours = any((ROOT / place / file).exists() for place in ("", "tests", "tests/gpu", "benchmarks") for file in (name, f"{name}.py"))
                 if name in sys.stdlib_module_names or ours or name in BROUGHT_BY_VLLM | BROUGHT_BY_JUPYTER | BROUGHT_BY_OTHERS:
                     continue
                 if DISTRIBUTIONS.get(name, name).lower().replace("_", "-") not in pinned:

@@ -8,10 +8,6 @@ from pathlib import Path
 
 import pytest
 
-# Before vLLM is imported: an engine in this process, and a KV cache that leaves the RAM alone.
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
-
 from helpers.tiny_model import DRAFT, GLOSSARY, TARGET, load_glossary, phrasings
 from helpers.tiny_model.glossary import MARKDOWN, anchor, to_markdown
 
@@ -123,10 +119,12 @@ def test_importing_the_package_is_cheap():
 @pytest.fixture(scope="module")
 def llm():
     """One engine for all tests: the target, with the draft model speculating for it."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process
     from vllm import LLM
 
     engine = LLM(
         str(TARGET),
+        kv_cache_memory_bytes=2**30,
         max_model_len=CONTEXT,
         max_num_seqs=128,
         enforce_eager=True,

@@ -161,16 +161,8 @@ class Limits:
 
     def truth(self) -> None:
         inputs, outputs, requests = (128, 64, 128) if self.profile.name == "gpu" else (64, 24, 16)
-        engine, rows = self.engine, []
-        for pair in range(self.options.pairs + 1):
-            work = uniform(engine.tokenizer, requests, inputs, outputs, seed=pair)
-            ways = [("measure", lambda: measure_truth._ours(engine, work)), ("vllm_bench", lambda: measure_truth._vllms(engine, work, outputs))]
-            found = {}
-            for name, way in ways if pair % 2 else reversed(ways):
-                engine.llm.reset_prefix_cache()
-                found[name] = way()
-            if pair:  # the first pair is a warm-up
-                rows.append({**found, "ratio": found["measure"] / found["vllm_bench"]})
+        engine = self.engine
+        rows = measure_truth.pairs(engine, self.options.pairs, requests, inputs, outputs)
         throughput = statistics.median(row["ratio"] for row in rows)
         keep("measure_truth", self.profile, {"median_ratio": throughput, "pairs": rows, "max_model_len": engine.info.max_model_len})
         latency = self._latency_pairs(inputs, outputs)

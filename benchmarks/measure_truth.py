@@ -33,25 +33,31 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--load-format")
     options = parser.parse_args(argv)
     profile = load_profile("auto", options.model, options.load_format)
-    rows = []
     with open_engine(profile, max_model_len=options.input_tokens + options.output_tokens) as engine:
         warm_up(engine)
-        for pair in range(options.pairs + 1):
-            work = uniform(engine.tokenizer, options.requests, options.input_tokens, options.output_tokens, seed=pair)
-            # Each goes first every other time, with nothing in the prefix cache.
-            ways = [("measure", lambda: _ours(engine, work)), ("vllm_bench", lambda: _vllms(engine, work, options.output_tokens))]
-            found = {}
-            for name, way in ways if pair % 2 else reversed(ways):
-                engine.llm.reset_prefix_cache()
-                found[name] = way()
-            if pair:  # the first pair is a warm-up
-                rows.append({**found, "ratio": found["measure"] / found["vllm_bench"]})
+        rows = pairs(engine, options.pairs, options.requests, options.input_tokens, options.output_tokens)
     for row in rows:
         print(f"measure {row['measure']:10,.0f} tokens/s   vllm bench {row['vllm_bench']:10,.0f}   ratio {row['ratio']:.4f}")
     ratio = statistics.median(row["ratio"] for row in rows)
     print(f"Median ratio {ratio:.4f} on {profile.machine} (target: within 2 %)")
     keep("measure_truth", profile, {"median_ratio": ratio, "pairs": rows})
     return 0 if abs(ratio - 1) <= 0.02 else 1
+
+
+def pairs(engine, count: int, requests: int, input_tokens: int, output_tokens: int) -> list[dict]:
+    """The same workload both ways, `count` times: total tokens/s of each, and their ratio."""
+    rows = []
+    for pair in range(count + 1):
+        work = uniform(engine.tokenizer, requests, input_tokens, output_tokens, seed=pair)
+        # Each goes first every other time, with nothing in the prefix cache.
+        ways = [("measure", lambda: _ours(engine, work)), ("vllm_bench", lambda: _vllms(engine, work, output_tokens))]
+        found = {}
+        for name, way in ways if pair % 2 else reversed(ways):
+            engine.llm.reset_prefix_cache()
+            found[name] = way()
+        if pair:  # the first pair is a warm-up
+            rows.append({**found, "ratio": found["measure"] / found["vllm_bench"]})
+    return rows
 
 
 def _ours(engine, work) -> float:

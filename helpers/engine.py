@@ -181,6 +181,9 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
         if _open.engine_args == args:
             return _open
         _open.close()
+    # helpers/server.py closes the engine likewise; a module that nobody has imported has no server running.
+    if profile.name == "gpu" and (module := sys.modules.get("helpers.server")) and (stopped := module.stop_server()):
+        print(f"The notebook's server was stopped first, the engine needs its memory: {stopped}")
     _warn_of_other_engines(profile)
     log_path = _new_log()
     _prepare_environment(profile, args)
@@ -224,7 +227,8 @@ def _prepare_environment(profile: Profile, args: dict) -> None:
     global _guard
     one_process = profile.name == "cpu" and args.get("distributed_executor_backend") == "uni"
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if one_process else "1"
-    # A kernel that has threads or has touched CUDA must not fork an engine.
+    # A kernel that has threads or has touched CUDA should not fork an engine. (Where importing is slow, as on a lent
+    # box with a network disk, "fork" saves the import in the engine's process: benchmarks/gpu_session.sh.)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if "kv_cache_memory_bytes" in args:

@@ -23,6 +23,7 @@ from helpers.engine import Engine, EngineError
 
 RETUNABLE = {"worker_extension_cls": "helpers.retune.WorkerExtension"}
 ARGUMENTS = (
+    "max_num_seqs",
     "max_num_batched_tokens",
     "num_gpu_blocks_override",
     "num_speculative_tokens",
@@ -34,7 +35,7 @@ ARGUMENTS = (
 def retuned(engine: Engine, **values):
     """Inside the block the engine works as if it had been started with `values`; afterwards as before.
 
-    max_num_batched_tokens: tokens in one engine step.
+    max_num_seqs: requests that run at once. max_num_batched_tokens: tokens in one engine step.
     num_gpu_blocks_override: blocks in the KV cache (on the CPU too). The largest request must fit, or it waits for ever.
     num_speculative_tokens: drafted tokens a step; the engine must have been started with `speculation(...)`. With a
         draft model 0 drafts nothing, but the draft model still reads along: compare with an engine without it.
@@ -49,6 +50,7 @@ def retuned(engine: Engine, **values):
     speculative = dict(args.get("speculative_config") or {})
     drafts = speculative.get("num_speculative_tokens", 0)
     largest = {
+        "max_num_seqs": engine.info.max_num_seqs,
         "max_num_batched_tokens": engine.info.max_num_batched_tokens,
         "num_gpu_blocks_override": engine.info.num_blocks,
         "num_speculative_tokens": drafts if "num_speculative_tokens_per_batch_size" in speculative else 0,
@@ -60,7 +62,7 @@ def retuned(engine: Engine, **values):
         asked = len(value) if isinstance(value, (list, tuple)) else value
         if asked > largest[name]:
             raise EngineError(f"{name} = {value} is more than this engine was started for ({largest[name]}).")
-    in_speculation = {name: value for name, value in values.items() if name in ARGUMENTS[2:]}
+    in_speculation = {name: value for name, value in values.items() if name in ARGUMENTS[3:]}
     shown = {name: value for name, value in values.items() if name not in in_speculation}
     if in_speculation:
         shown["speculative_config"] = {**speculative, **in_speculation}
@@ -105,7 +107,11 @@ class WorkerExtension:
             _synthetic_acceptance_on_the_cpu()
         before = {}
         for name, value in values.items():
-            if name == "max_num_batched_tokens":
+            if name == "max_num_seqs":
+                # Places in the batch and, since vLLM 0.32, a limit of its own on how many requests are admitted to them.
+                before[name] = scheduler.max_num_running_reqs
+                scheduler.max_num_running_reqs = scheduler.max_num_active_reqs = value
+            elif name == "max_num_batched_tokens":
                 before[name] = scheduler.max_num_scheduled_tokens
                 scheduler.max_num_scheduled_tokens = value
             elif name == "num_gpu_blocks_override":

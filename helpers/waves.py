@@ -41,7 +41,7 @@ def compare(engine, answers: list[int], batch: int, prompt_tokens: int = 32, see
     """Serve one request per entry of `answers` (tokens to generate), in waves of `batch` and continuously.
 
     A wave is sent when the one before has ended; vLLM refills places by itself when it gets all requests at once.
-    The engine should have max_num_seqs = batch. Each run has fresh prompts: none is found in the prefix cache.
+    The engine should run `batch` requests at once (max_num_seqs). Each run has fresh prompts: none is found in the prefix cache.
     """
     asked = [0]
 

@@ -52,6 +52,21 @@ def test_chunk_budget_and_cache_size_as_if_restarted():
     assert preempted(restarted, growing) == few_blocks
 
 
+def test_places_in_the_batch_as_if_restarted():
+    def steps(engine):
+        run = run_workload(engine, asked, NO_CACHE, progress=False)
+        return [step["running"] for step in run.timeline]
+
+    engine = open_engine(PROFILE, **SMALL, **RETUNABLE)
+    asked = uniform(engine.tokenizer, 12, 40, 20, seed=6)
+    with retuned(engine, max_num_seqs=5) as engine_args:
+        assert engine_args["max_num_seqs"] == 5
+        five = steps(engine)
+    assert max(five) == 5, five
+    assert max(steps(engine)) == 12, "the limit stayed after the block"
+    assert steps(open_engine(PROFILE, **SMALL | {"max_num_seqs": 5})) == five
+
+
 def test_number_of_drafts_as_if_restarted():
     def counted(engine):
         run = run_workload(engine, asked, NO_CACHE, concurrency=1, progress=False)

@@ -74,7 +74,7 @@ def test_every_requirement_says_what_needs_it():
 def test_requirements_resolve_on_a_gpu_box(python, tmp_path):
     """A resolver's answer for Linux with CUDA; nothing is installed."""
     answer = subprocess.run(
-        [sys.executable, "-m", "uv", "pip", "compile", "-q", "--python-version", python, "--python-platform",
+        [sys.executable, "-m", "uv", "pip", "compile", "-q", "--no-python-downloads", "--python-version", python, "--python-platform",
          "x86_64-manylinux_2_28", str(ROOT / "requirements.txt"), "-o", str(tmp_path / "resolved.txt")],
         capture_output=True, text=True, timeout=280,
     )

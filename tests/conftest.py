@@ -1,10 +1,20 @@
-"""What several test files share: one running server."""
+"""What several test files share: Ctrl-C, and one running server."""
 
 import json
+import signal
 import subprocess
 import sys
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard():
+    """What a shell starts in the background (`make test &`, nohup) is born deaf to SIGINT, and so are its children;
+    several tests press Ctrl-C, here and in programs that they start. A child gets the default back by our handling it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 PARENT = """
 import json, sys

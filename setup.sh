@@ -19,24 +19,27 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     exit 1
   }
 fi
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+install() { "$venv/bin/python" -m pip --disable-pip-version-check install -q --no-compile "$@"; }
 trap 'echo "The installation did not finish. Run the same command again: it goes on where it stopped." >&2' ERR
 
 if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
   echo "An NVIDIA GPU answers: installing vLLM for CUDA (requirements.txt; some 10 GB)"
-  pip install -q -r requirements.txt
+  install -r requirements.txt
 else
   echo "No NVIDIA driver answers: installing vLLM for the CPU (requirements-cpu.txt; about 2 GB)"
   # torch first and alone: its CPU build is not on PyPI. An index that cannot be reached costs retries for every
   # package asked of it, so PyTorch's own index is asked for torch only, and only when pip's sources lack it.
   torch=$(sed -n 's/^# torch: *//p' requirements-cpu.txt)
-  if ! pip install -q --no-deps "$torch" 2>/dev/null; then
-    pip install -q --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu "$torch"
+  if ! install --no-deps "$torch" 2>/dev/null; then
+    install --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu "$torch"
   fi
-  pip install -q --no-deps -r requirements-cpu.txt
+  install --no-deps -r requirements-cpu.txt
 fi
 # The helpers, importable from any working directory.
-pip install -q --no-deps --no-build-isolation --editable .
+install --no-deps --no-build-isolation --editable .
+# pip would compile all this to bytecode on one core. Some packages carry files for another Python: they do not matter.
+packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+"$venv/bin/python" -m compileall -q -j 0 -x 'site-packages/.*/tests/' "$packages" >/dev/null 2>&1 || true
 trap - ERR
 touch "$venv/.ready"
 echo "Ready."

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers import learnings, results
+from tests.notebook_tools import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,13 +18,15 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "week2.json").write_text('{"throughput": "212 tokens/sec", "gpu": "A10G"}')
     arguments = {
-        "PROFILE": "cpu", "RESULTS_DIR": str(folder / "results"), "REQUESTS": 24, "OUTPUT_TOKENS": 24,
-        "BASELINE_FILE": str(folder / "week2.json"), "KEY_CHALLENGE": "Understanding TTFT",
+        "PROFILE": "cpu", "RESULTS_DIR": str(folder / "results"), "BASELINE_FILE": str(folder / "week2.json"),
+        "KEY_CHALLENGE": "Understanding TTFT",
     }
+    sizes = SMALL["01_review"]
+    arguments |= {name: value for name, value in sizes.items() if name != "MAX_NUM_SEQS"}
     command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/01_review.ipynb"), "out.ipynb", "--no-progress-bar"]
     for name, value in arguments.items():
         command += ["-p", name, str(value)]
-    command += ["-y", "{MAX_NUM_SEQS: [1, 8], INSIGHTS: [batching pays], QUESTIONS: [what about TP]}"]
+    command += ["-y", f"{{MAX_NUM_SEQS: {sizes['MAX_NUM_SEQS']}, INSIGHTS: [batching pays], QUESTIONS: [what about TP]}}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

@@ -14,14 +14,12 @@ import yaml
 
 from helpers import results
 from helpers.papers.speculative import expected_tokens
+from tests.notebook_tools import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-PARAMETERS = {
-    "PROFILE": "cpu", "SEED": 3, "LONG_PROMPTS": 3, "STREAM_TOKENS": 150, "CHUNK_BUDGETS": [512, 256], "FEW_SHOT_TOKENS": 1100,
-    "SYSTEM_PROMPT_TOKENS": 400, "PREFIX_REQUESTS": 3, "TURNS": 5, "DRAFTED_TOKENS": [1, 4], "SPECULATION_QUESTIONS": 3,
-    "LARGEST_BATCH": 4, "SYNTHETIC_TOKENS": 120, "ACCEPTANCE_RATES": [0.3, 0.9], "SAMPLING_PROMPTS": 3, "MEMORY_REQUESTS": 10,
-    "SERVICE_REQUESTS": 3, "PREDICTIONS": {"prefix_tokens": 400}, "CHOICES": {"chat": "prefix caching"},
+PARAMETERS = SMALL["02_advanced_features"] | {
+    "PROFILE": "cpu", "SEED": 3, "PREDICTIONS": {"prefix_tokens": 400}, "CHOICES": {"chat": "prefix caching"},
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from helpers import quiz
 from helpers.results import Results
-from tests.notebook_tools import texts
+from tests.notebook_tools import SMALL, texts
 
 # The whole notebook is executed; on a machine that others use as well it takes minutes instead of one.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -59,8 +59,8 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook 03")
     questions = quiz.make_quiz(STUDENT)
     answers = {q.id: q.answer for q in questions if q.section == "1"} | {"idle": 3}
-    parameters = {
-        "RESULTS_DIR": str(folder / "results"), "STUDENT": STUDENT, "QUIZ_ANSWERS": answers, "TRACE_REQUESTS": 600, "REQUESTS": 24, "REPEATS": 1,
+    parameters = SMALL["03_reading_notes"] | {
+        "RESULTS_DIR": str(folder / "results"), "STUDENT": STUDENT, "QUIZ_ANSWERS": answers,
         "PREDICTIONS": {"paged_percent": 80}, "NOTES": {"orca": WORDS}, "PRICE_PER_HOUR": 3.0, "UTILISATION": 0.25,
     }  # fmt: skip
     out = folder / "out.ipynb"

@@ -6,6 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.notebook_tools import SMALL
+
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "04_multi_gpu_planning.ipynb"
 
 
@@ -21,9 +23,9 @@ def test_it_is_stored_without_outputs_and_with_its_seven_sections():
 @pytest.mark.slow
 @pytest.mark.parametrize("plan", [
     {},  # as it is: 70B on eight H100s, every measurement
-    {"PLAN_MODEL": "Qwen2.5-7B", "PLAN_GPU": "L40S", "PLAN_GPUS": 2, "MEASURE_DP": False, "TRY_RAY": False, "SEED": 3},
-    {"PLAN_MODEL": "Mixtral-8x7B", "PLAN_GPU": "A100-SXM-80GB", "PLAN_GPUS": 16, "PLAN_NODES": 2, "MEASURE_DP": False,
-     "TRY_RAY": False, "MY_PLAN": {"gpu": "H100-SXM", "tp": 4, "pp": 1, "dp": 1}},
+    SMALL["04_multi_gpu_planning"] | {"PLAN_MODEL": "Qwen2.5-7B", "PLAN_GPU": "L40S", "PLAN_GPUS": 2, "SEED": 3},
+    SMALL["04_multi_gpu_planning"] | {"PLAN_MODEL": "Mixtral-8x7B", "PLAN_GPU": "A100-SXM-80GB", "PLAN_GPUS": 16, "PLAN_NODES": 2,
+                                      "MY_PLAN": {"gpu": "H100-SXM", "tp": 4, "pp": 1, "dp": 1}},
 ])  # fmt: skip
 def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
     import papermill

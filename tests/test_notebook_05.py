@@ -10,10 +10,11 @@ import pytest
 
 from helpers import lifeline
 from helpers.results import load
+from tests.notebook_tools import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "05_server_mode.ipynb"
-SMALL = {"REQUESTS": 24, "CLIENTS": [1, 4, 16], "RATES": [8, 16, 60], "SECONDS": 2, "GAIN_OF_8": 5.0}
+PARAMETERS = SMALL["05_server_mode"] | {"GAIN_OF_8": 5.0}
 
 
 def text_of(output) -> str:
@@ -36,7 +37,7 @@ def executed(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("notebook_05")
     before = set(lifeline.descendants(os.getpid()))
-    papermill.execute_notebook(str(NOTEBOOK), str(folder / "out.ipynb"), parameters={**SMALL, "RESULTS_DIR": str(folder)},
+    papermill.execute_notebook(str(NOTEBOOK), str(folder / "out.ipynb"), parameters={**PARAMETERS, "RESULTS_DIR": str(folder)},
                                cwd=str(folder), progress_bar=False, kernel_name="python3", execution_timeout=400)
     notebook = nbformat.read(folder / "out.ipynb", 4)
     records, problems = load(folder)
@@ -74,9 +75,9 @@ def test_what_it_saves(executed):
     for m in (m for (e, _), m in metrics.items() if e == "open_loop"):
         assert 0 <= m["goodput_per_s"] <= m["requests_per_s"] * 1.001
     assert metrics["closed_loop", "16_clients"]["in_flight_mean"] > metrics["closed_loop", "1_clients"]["in_flight_mean"]
-    assert metrics["server", "all_at_once"]["completed"] == metrics["offline", "all_at_once"]["requests"] == SMALL["REQUESTS"]
+    assert metrics["server", "all_at_once"]["completed"] == metrics["offline", "all_at_once"]["requests"] == PARAMETERS["REQUESTS"]
     assert records["checklist", "server_mode"]["done"] is True
-    assert records["prediction", "gain_of_8_clients"]["metrics"]["predicted"] == SMALL["GAIN_OF_8"]
+    assert records["prediction", "gain_of_8_clients"]["metrics"]["predicted"] == PARAMETERS["GAIN_OF_8"]
     assert {"server_share", "littles_law"} <= {v for e, v in records if e == "prediction"}
 
 

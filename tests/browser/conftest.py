@@ -25,6 +25,9 @@ FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-quic", "--force-color-profile=srgb",
 ]  # fmt: skip
+# Playwright's own way of waiting asks at every frame: the page is then drawn 60 times a second, by a third of a core
+# that the kernel needs.
+POLLING_MS = 100
 
 
 def pytest_collection_modifyitems(items):
@@ -136,7 +139,8 @@ class Notebook:
     def wait_idle(self, timeout=120):
         """The kernel is connected and has nothing to do."""
         self.page.wait_for_function(
-            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=timeout * 1000
+            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+            timeout=timeout * 1000, polling=POLLING_MS,
         )  # fmt: skip
 
     def cell(self, index):
@@ -151,7 +155,7 @@ class Notebook:
         if wait:
             prompt = cell.locator(".jp-InputPrompt")
             self.page.wait_for_function(
-                "e => /\\[\\d+\\]/.test(e.textContent)", arg=prompt.element_handle(), timeout=timeout * 1000
+                "e => /\\[\\d+\\]/.test(e.textContent)", arg=prompt.element_handle(), timeout=timeout * 1000, polling=POLLING_MS
             )
 
     def restart(self):
@@ -188,6 +192,7 @@ def open_notebook(server, browser):
 
     yield open_one
     for one in made:
+        one.close()
         # The kernel too: it would hold memory until the server stops.
         request = urllib.request.Request(
             f"{server.url}/api/sessions", headers={"Authorization": f"token {server.token}"}
@@ -199,4 +204,3 @@ def open_notebook(server, browser):
                 urllib.request.urlopen(urllib.request.Request(
                     f"{server.url}/api/sessions/{session['id']}", method="DELETE", headers={"Authorization": f"token {server.token}"}
                 ), timeout=20)  # fmt: skip
-        one.close()

@@ -10,17 +10,22 @@ the fork comes before the API server has used a thread of PyTorch's pool, and th
 Not for a GPU: a process that has touched CUDA cannot be forked.
 """
 
+import gc
 import multiprocessing
+
+from helpers import garbage
 
 
 def main() -> None:
-    import vllm.v1.engine.utils as engine_utils
-    from vllm.entrypoints.launchers.api_server.entry import main as serve
-    from vllm.platforms import current_platform
+    with garbage.paused():
+        import vllm.v1.engine.utils as engine_utils
+        from vllm.entrypoints.launchers.api_server.entry import main as serve
+        from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         raise SystemExit("quick_server: error: only for vLLM on a CPU; use `vllm serve` on a GPU")
     engine_utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+    gc.freeze()  # what is imported stays, in the engine's process too
     serve()
 
 

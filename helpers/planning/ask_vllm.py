@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+from helpers import garbage
+
 from .models import ModelShape
 
 
@@ -48,11 +50,12 @@ def rank_bytes(model: ModelShape | str | Path, tp: int = 1, pp: int = 1, pp_rank
 
 
 def _rank_bytes(model, tp, pp, pp_rank) -> int:
-    import torch
-    import vllm.distributed.parallel_state as state
-    from vllm.config import set_current_vllm_config
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.model_executor.model_loader.utils import initialize_model
+    with garbage.paused():
+        import torch
+        import vllm.distributed.parallel_state as state
+        from vllm.config import set_current_vllm_config
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.model_executor.model_loader.utils import initialize_model
 
     groups = {"_TP": (tp, 0), "_PP": (pp, pp_rank), "_DP": (1, 0), "_EP": (tp, 0), "_PCP": (1, 0), "_DCP": (1, 0)}
     before, dtype = {name: getattr(state, name, None) for name in groups}, torch.get_default_dtype()

@@ -205,9 +205,13 @@ def measure_dp(profile, replicas: int = 2, requests: int = 8, output_tokens: int
 
 # ---------------------------------------------------------------------- in the child
 def _run(job: dict) -> None:
+    import gc
     import multiprocessing
 
-    from vllm import LLM, SamplingParams
+    from helpers import garbage
+
+    with garbage.paused():
+        from vllm import LLM, SamplingParams
 
     if job["cpu"]:
         import vllm.v1.executor.multiproc_executor as executor
@@ -217,6 +221,7 @@ def _run(job: dict) -> None:
         row: dict = {"tp": tp, "pp": pp}
         backend = {"distributed_executor_backend": "uni" if tp * pp == 1 else "mp"} if job["cpu"] else {}
         llm = None
+        gc.freeze()  # vLLM's collections, here and in the ranks, look at what this engine makes
         begin = time.perf_counter()
         try:
             llm = LLM(

@@ -1,12 +1,13 @@
 """Validity, KV cache and memory against vLLM's own classes and against values worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from helpers.planning import (
     GIB, SHIPPED, EngineOptions, PlanningError, catalogue, check, commands, get_gpu, load_shape, make_box, nearest_valid,
-    plan_memory, stage_layers, why_invalid,
+    plan_memory, planned_box, stage_layers, why_invalid,
 )  # fmt: skip
 from helpers.planning.memory import MIB, allocated_bytes, default_options, graph_sizes, loaded_bytes, sampler_state_bytes
 from helpers.planning.models import shape_from_config
@@ -291,3 +292,17 @@ def test_a_refusal_is_vllms_own(extra, words):
     shape = load_shape("Llama-3.1-8B")
     done = check(Command("here", ("vllm", "serve", "x", *extra)), shape)
     assert done.accepted is False and words in done.objection, done
+
+
+# ---------------------------------------------------------------- what is planned for when nobody says
+@pytest.mark.parametrize(("present", "gpus", "model", "expected"), [
+    ("H100-SXM", 4, "Llama-3.1-70B", "4 x H100-SXM, present"),
+    ("H100-SXM", 1, "Llama-3.1-70B", "8 x H100-SXM, planned"),  # a plan for several GPUs needs several
+    ("T4", 2, "Llama-3.1-70B", "16 x T4, planned"),  # eight T4 do not hold it
+    ("A10", 2, "Llama-3.1-8B", "2 x A10, present"),
+])  # fmt: skip
+def test_the_box_that_is_planned_for_holds_the_model(present, gpus, model, expected):
+    here, shape = replace(make_box(present, gpus), present=True), load_shape(model)
+    box = planned_box(here, shape)
+    assert f"{box.gpus} x {box.gpu.name}, {'present' if box.present else 'planned'}" == expected
+    assert planned_box(here, shape, "L40S", 2).gpus == 2, "what was asked for is not what is planned"

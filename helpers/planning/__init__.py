@@ -12,7 +12,7 @@ Pure functions over configs; only ``inventory`` looks at (and times) the machine
 The command: python -m helpers.planning plan --model Qwen2.5-7B --gpu H200-SXM --gpus 2
 """
 
-from .choose import Choice, Goal, Ranking, combinations, nearest_valid, price_per_million, rank, rule_of_thumb
+from .choose import Choice, Goal, Ranking, combinations, nearest_valid, planned_box, price_per_million, rank, rule_of_thumb
 from .errors import PlanningError
 from .hardware import GIB, Box, Gpu, Link, add_gpu, catalogue, get_gpu, load_hardware, make_box
 from .inventory import Inventory, box_here, cpu_box, fit_allreduce, inventory, measure_allreduce, probe_cpu

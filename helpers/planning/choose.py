@@ -208,6 +208,34 @@ def _reasons(shape, box, ordered, best, thumb, goal, workload):
         )
 
 
+def smallest_box(shape: ModelShape, gpu, options=None, usage="server", more_than: int = 0) -> tuple[Box, int, int] | None:
+    """(box, TP, PP) of the fewest GPUs of a kind, 1 to 64 in powers of two and more than `more_than`, that hold the model."""
+    for gpus in (n for n in (1, 2, 4, 8, 16, 32, 64) if n > more_than):
+        box = make_box(gpu, gpus, max(1, math.ceil(gpus / 8)))
+        for tp in (t for t in (8, 4, 2, 1) if t <= gpus):
+            pp = gpus // tp
+            if why_invalid(shape, tp, pp) is None and plan_memory(shape, box, tp, pp, 1, options, usage).fits:
+                return box, tp, pp
+    return None
+
+
+def planned_box(here: Box, shape: ModelShape, gpu=None, gpus: int | None = None, nodes: int = 1, options=None) -> Box:
+    """The box to plan for: the one asked for, or else a sensible one.
+
+    gpu, gpus, nodes: a kind of the catalogue, how many in all, on how many machines. Without them: the GPUs that are
+    here, when there are several and they hold the model; else eight of their kind (H100-SXM on a machine without), or
+    as many more as the model needs.
+    """
+    kind = gpu or ("H100-SXM" if here.gpu.name == "CPU" else here.gpu)
+    if gpus:
+        return make_box(kind, gpus, nodes)
+    if gpu is None and here.present and here.gpus > 1 and here.gpu.name != "CPU":
+        if any(why_invalid(shape, t, p) is None and plan_memory(shape, here, t, p, 1, options).fits for t, p, d in combinations(here.gpus) if d == 1):
+            return here
+    needed = smallest_box(shape, kind, options, more_than=4)
+    return needed[0] if needed and needed[0].gpus > 8 else make_box(kind, 8, nodes)
+
+
 def nearest_that_fits(shape, box, options=None, usage="server", tried=()) -> str:
     """One sentence: why nothing fits this box, and the nearest change that does."""
     first = next((c for c in tried if c.tp * c.pp * c.dp == box.gpus and c.dp == 1 and c.why), None) or (
@@ -216,16 +244,10 @@ def nearest_that_fits(shape, box, options=None, usage="server", tried=()) -> str
     cause = first.why if first else "no plan fits"
     where = f" ({first.name()})" if first else ""
     head = f"{shape.name} does not fit on {box.gpus} x {box.gpu.name}{where}: {cause}"
-    for gpus in (1, 2, 4, 8, 16, 32, 64):
-        if gpus <= box.gpus:
-            continue
-        nodes = max(1, math.ceil(gpus / 8))
-        bigger = make_box(box.gpu, gpus, nodes)
-        for tp in (t for t in (8, 4, 2, 1) if t <= gpus and gpus % t == 0):
-            pp = gpus // tp
-            if why_invalid(shape, tp, pp) is None and plan_memory(shape, bigger, tp, pp, 1, options, usage).fits:
-                size = f"--tp {tp}" + (f" --pp {pp}" if pp > 1 else "")
-                return f"{head}; the nearest that works is {gpus} GPUs of this kind with {size}."
+    if found := smallest_box(shape, box.gpu, options, usage, more_than=box.gpus):
+        bigger, tp, pp = found
+        size = f"--tp {tp}" + (f" --pp {pp}" if pp > 1 else "")
+        return f"{head}; the nearest that works is {bigger.gpus} GPUs of this kind with {size}."
     return f"{head}; no box of up to 64 of these GPUs holds it: take a smaller model or a GPU with more memory."
 
 

@@ -75,13 +75,16 @@ def retuned(engine: Engine, **values):
             _call(engine, before)
 
 
-def speculation(num_speculative_tokens: int, **config) -> dict:
-    """A `speculative_config` with at most `num_speculative_tokens` drafts a step, whose number `retuned` can change.
+def speculation(num_speculative_tokens: int, also: tuple[int, ...] = (), **config) -> dict:
+    """A `speculative_config` with `num_speculative_tokens` drafts a step, whose number `retuned` can lower.
 
     vLLM changes the number of drafts while it runs if it is given a schedule by batch size
-    (num_speculative_tokens_per_batch_size); this schedule has one entry, for every batch size.
+    (num_speculative_tokens_per_batch_size). This one drafts the same at every batch size. On a GPU vLLM captures CUDA
+    graphs for the numbers that the schedule names: `also` are those that `retuned` will set, named at batch sizes that
+    these lessons do not reach.
     """
-    schedule = [[1, 1024, num_speculative_tokens]]
+    schedule = [[1, 200, num_speculative_tokens], *([201 + i, 201 + i, n] for i, n in enumerate(also))]
+    schedule.append([201 + len(also), 1024, num_speculative_tokens])
     return {**config, "num_speculative_tokens": num_speculative_tokens, "num_speculative_tokens_per_batch_size": schedule}
 
 

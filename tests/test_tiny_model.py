@@ -1,4 +1,5 @@
 """The shipped model and its glossary, through real vLLM on the CPU."""
+import json
 import difflib
 import os
 import re
@@ -100,6 +101,8 @@ def test_loaders_split_text_as_the_tokenizer_file_says():
     from transformers import AutoTokenizer
 
     loaded, file = AutoTokenizer.from_pretrained(TARGET), Tokenizer.from_file(str(TARGET / "tokenizer.json"))
+    stop = json.loads((TARGET / "generation_config.json").read_text())["eos_token_id"]
+    assert loaded.eos_token_id == loaded.convert_tokens_to_ids("<|im_end|>") == stop, "the model stops at another token"
     texts = [text for e in ENTRIES for text in (phrasings(e)[0][0], e["answer"])]
     differ = [text for text in texts if loaded.encode(text) != file.encode(text).ids]
     assert not differ, f"{len(differ)} texts are split differently, such as {differ[:2]}"

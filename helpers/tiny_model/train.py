@@ -84,12 +84,14 @@ def build_tokenizer(entries: list[dict]):
     bpe = tokenizer.backend_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=[PAD, START, END],
+        special_tokens=[PAD, END, START],  # in the order in which Qwen2Tokenizer has numbered them above
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
     tokenizer.chat_template = CHAT_TEMPLATE
+    numbers = bpe.get_vocab(with_added_tokens=False)
+    assert all(numbers[token] == tokenizer.convert_tokens_to_ids(token) for token in (PAD, END, START)), "two numbers for one token"
     assert len(tokenizer) == VOCABULARY, f"the glossary gave {len(tokenizer)} tokens, not {VOCABULARY}"
     return tokenizer
 

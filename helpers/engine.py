@@ -30,7 +30,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers import gpu_memory, lifeline, live
+from helpers import garbage, gpu_memory, lifeline, live
 from helpers.profile import GIB, Profile, cache_dir
 
 _open: Engine | None = None  # the engine of this kernel
@@ -193,11 +193,13 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
     started = time.perf_counter()
     try:
         with live.engine_start(log_path, PHASES) as view, _redirected(log_path):
-            from vllm import LLM
+            with garbage.paused():
+                from vllm import LLM
 
             if args.get("distributed_executor_backend") == "uni":
                 _keep_registered_kernels()
             before = _memory_gib()  # after the import: Python's modules stay when the engine goes
+            gc.freeze()  # vLLM's collections look at what this engine makes, not at all modules (helpers/garbage.py)
             llm = LLM(**args, use_tqdm_on_load=False)
     except KeyboardInterrupt:
         _clean_up_failed_start(children)
@@ -412,7 +414,7 @@ def _shut_down(llm) -> None:
     vLLM 0.32 has no LLM.shutdown(); the client of the engine core has one (vllm/v1/engine/core_client.py).
     """
     worker = _worker_of(llm)
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), garbage.never_now():  # collected below, when the objects are empty
         llm.llm_engine.engine_core.shutdown()
     runner = getattr(worker, "model_runner", None)
     for holder in (runner, worker, getattr(llm.llm_engine, "engine_core", None), llm.llm_engine, llm):
@@ -422,6 +424,7 @@ def _shut_down(llm) -> None:
 
 
 def _give_back_host_memory() -> None:
+    gc.unfreeze()
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

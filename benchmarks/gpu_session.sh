@@ -24,6 +24,7 @@ LOAD_FORMAT=${LOAD_FORMAT-dummy}
 MODEL=${MODEL-}
 declare -A SECONDS_OF=([bundle]=150 [limits]=240 [truth]=150 [01]=300 [02]=480 [03]=180 [04]=180 [05]=300 [planner]=480 [kills]=150 [opens]=300)
 export PYTHONUNBUFFERED=1 VLLM_NO_USAGE_STATS=1 NO_COLOR=1
+unset PYTHONDONTWRITEBYTECODE  # set on the lent box: every process would compile all of vLLM's modules again
 # vLLM's own default; the workbook's is spawn. On the lent box importing vLLM takes 30 s, and again in every engine process.
 export VLLM_WORKER_MULTIPROC_METHOD=${VLLM_WORKER_MULTIPROC_METHOD:-fork}
 mkdir -p "$RESULTS"
@@ -55,7 +56,7 @@ stage_bundle() {
     found=$(find "$BUNDLE" -name install.sh -printf '%h\n' | sort)
     for folder in $found; do SITE="$SITE" bash "$folder/install.sh" "$folder" || return 1; done
     rm -rf "$BUNDLE"
-    python3 -m compileall -q -j 0 "$SITE" >/dev/null 2>&1  # the wheels came without bytecode
+    python3 -m compileall -q -j 0 "$SITE" "$(python3 -c 'import torch; print(torch.__path__[0])')" >/dev/null 2>&1
   fi
   environment
   local begin=$SECONDS

@@ -1,6 +1,7 @@
 """The shipped model and its glossary, through real vLLM on the CPU."""
-import json
+
 import difflib
+import json
 import os
 import re
 import subprocess

@@ -22,20 +22,19 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT))  # this file runs as a script, too
+sys.path[:0] = [str(ROOT), str(HERE)]  # this file runs as a script, too
 
 from benchmarks.record import keep  # noqa: E402
 from helpers import gpu_memory, lifeline  # noqa: E402
-from helpers.profile import load_profile  # noqa: E402
+from memory_returns import small_profile  # noqa: E402
 
 TARGET_S = 10.0
 CHILD = """
 import json, os, sys, time
 parent = os.getppid()
 from helpers import lifeline
-from helpers.profile import load_profile
-from memory_returns import small_engine
-profile = load_profile()
+from memory_returns import small_engine, small_profile
+profile = small_profile()
 if sys.argv[1] == "kernel":
     from helpers.engine import open_engine
     engine = open_engine(profile, **small_engine(profile))
@@ -106,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--together", action="store_true")
     options = parser.parse_args(argv)
-    profile = load_profile()
+    profile = small_profile()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time limit must not leave children behind
     idle = gpu_memory.memory_now([1])["used_gib"] if gpu_memory.has_gpu() else 0.0
     plan = [what for _ in range(options.times) for what in options.what]

@@ -53,7 +53,7 @@ SIZES = {
     "turns": (7, 8),
     "speculation_questions": (6, 6),
     "largest_batch": (64, 64),
-    "synthetic_tokens": (160, 200),
+    "synthetic_tokens": (160, 100),
     "sampling_prompts": (6, 8),
     "memory_requests": (20, 64),
     "service_requests": (6, 16),

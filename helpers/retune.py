@@ -26,7 +26,6 @@ ARGUMENTS = (
     "max_num_seqs",
     "max_num_batched_tokens",
     "num_gpu_blocks_override",
-    "num_speculative_tokens",
     "synthetic_acceptance_rates",
 )
 
@@ -37,8 +36,6 @@ def retuned(engine: Engine, **values):
 
     max_num_seqs: requests that run at once. max_num_batched_tokens: tokens in one engine step.
     num_gpu_blocks_override: blocks in the KV cache (on the CPU too). The largest request must fit, or it waits for ever.
-    num_speculative_tokens: drafted tokens a step; the engine must have been started with `speculation(...)`. With a
-        draft model 0 drafts nothing, but the draft model still reads along: compare with an engine without it.
     synthetic_acceptance_rates: one number for each drafted token the engine was started with, each the chance that
         all drafts up to this one are accepted (vllm/config/speculative.py). On the CPU, vLLM can do this only here.
     Yields the engine's arguments with the new values, for the record.
@@ -53,7 +50,6 @@ def retuned(engine: Engine, **values):
         "max_num_seqs": engine.info.max_num_seqs,
         "max_num_batched_tokens": engine.info.max_num_batched_tokens,
         "num_gpu_blocks_override": engine.info.num_blocks,
-        "num_speculative_tokens": drafts if "num_speculative_tokens_per_batch_size" in speculative else 0,
         "synthetic_acceptance_rates": drafts if speculative.get("rejection_sample_method") == "synthetic" else 0,
     }
     for name, value in values.items():
@@ -62,10 +58,9 @@ def retuned(engine: Engine, **values):
         asked = len(value) if isinstance(value, (list, tuple)) else value
         if asked > largest[name]:
             raise EngineError(f"{name} = {value} is more than this engine was started for ({largest[name]}).")
-    in_speculation = {name: value for name, value in values.items() if name in ARGUMENTS[3:]}
-    shown = {name: value for name, value in values.items() if name not in in_speculation}
-    if in_speculation:
-        shown["speculative_config"] = {**speculative, **in_speculation}
+    shown = dict(values)
+    if rates := shown.pop("synthetic_acceptance_rates", None):
+        shown["speculative_config"] = {**speculative, "synthetic_acceptance_rates": rates}
     before = _call(engine, values)
     try:
         yield {**args, **shown}
@@ -73,19 +68,6 @@ def retuned(engine: Engine, **values):
         # After an error in the block requests may still be running; the engine is then of no further use as it is.
         if engine.is_open and not engine.llm.llm_engine.has_unfinished_requests():
             _call(engine, before)
-
-
-def speculation(num_speculative_tokens: int, also: tuple[int, ...] = (), **config) -> dict:
-    """A `speculative_config` with `num_speculative_tokens` drafts a step, whose number `retuned` can lower.
-
-    vLLM changes the number of drafts while it runs if it is given a schedule by batch size
-    (num_speculative_tokens_per_batch_size). This one drafts the same at every batch size. On a GPU vLLM captures CUDA
-    graphs for the numbers that the schedule names: `also` are those that `retuned` will set, named at batch sizes that
-    these lessons do not reach.
-    """
-    schedule = [[1, 200, num_speculative_tokens], *([201 + i, 201 + i, n] for i, n in enumerate(also))]
-    schedule.append([201 + len(also), 1024, num_speculative_tokens])
-    return {**config, "num_speculative_tokens": num_speculative_tokens, "num_speculative_tokens_per_batch_size": schedule}
 
 
 def _call(engine: Engine, values: dict) -> dict:
@@ -121,11 +103,6 @@ class WorkerExtension:
                 pool = scheduler.kv_cache_manager.block_pool
                 before[name] = pool.num_gpu_blocks
                 _resize(pool, value)
-            elif name == "num_speculative_tokens":
-                # vLLM's table "this many drafts at this batch size", made flat.
-                table = scheduler.dynamic_sd_lookup
-                before[name] = table[1]
-                table[:] = [value] * len(table)
             elif name == "synthetic_acceptance_rates":
                 rates = self.model_runner.rejection_sampler.synthetic_conditional_rates
                 before[name] = _unconditional(rates.tolist())

@@ -161,7 +161,7 @@ class Engine:
             peak_gib=max(summary["peak_gib"], self._loaded_gib),
             after_gib=after,
             source=summary["source"],
-            processes_left=[pid for pid in self.pids if lifeline.alive(pid)],
+            processes_left=_still_there(self.pids),
             seconds=time.perf_counter() - started,
         )
         return self.close_report
@@ -440,6 +440,14 @@ def _settled_memory_gib(target: float, patience_s: float = 5.0) -> float:
         if gpu_memory.has_gpu() is False and now >= previous:
             break  # host memory does not come back by waiting
     return now
+
+
+def _still_there(pids: list[int], patience_s: float = 3.0) -> list[int]:
+    """Those that have not ended by then: a process that compiled for the engine notices a moment later that it is alone."""
+    deadline = time.perf_counter() + patience_s
+    while (left := [pid for pid in pids if lifeline.alive(pid)]) and time.perf_counter() < deadline:
+        time.sleep(0.1)
+    return left
 
 
 def _memory_gib() -> float:

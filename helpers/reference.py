@@ -41,6 +41,13 @@ def recorded(experiment: str, variant: str | None = None, machine: str | None = 
     return []
 
 
+def curve(experiment: str, by: str | None = None) -> tuple[list[dict], str]:
+    """(the metrics of each variant, with "variant" and in the order of metric `by`, label), for a plot; ([], "") without a record."""
+    rows = recorded(experiment)
+    points = [{**r["metrics"], "variant": r["variant"]} for r in rows]
+    return sorted(points, key=lambda p: p[by]) if by else points, "recorded: " + rows[0]["label"].replace(", ", ",\n") if rows else ""
+
+
 def label_of(record: dict) -> str:
     """Where a number comes from, in one line: "NVIDIA H100 80GB HBM3, vLLM 0.32.0, Qwen2.5-7B-Instruct (dummy weights), 2026-11-23"."""
     origin = record.get("provenance") or {}

@@ -33,11 +33,13 @@ def interruptions(runs: dict, reading: str) -> None:
     style.show(fig, reading=reading, table=rows, name="chunked_interruptions")
 
 
-def chunk_tradeoff(rows: list[dict], reading: str) -> None:
+def chunk_tradeoff(rows: list[dict], reading: str, recorded: tuple[list[dict], str] = ((), "")) -> None:
     """p99 ITL of the streams against TTFT of the long prompts (left) and throughput (right), one point a budget.
 
     rows: dicts with max_num_batched_tokens, itl_ms_p99, ttft_long_ms_p50, total_tokens_per_s, in order of the budget.
+    recorded: the same of another machine and its label, as helpers.reference.curve gives them.
     """
+    there, where = recorded
     fig, (left, right) = style.figure("The chunk budget: smooth streams against waiting prompts", cols=2, size=(9.4, 4))
     x = [row["itl_ms_p99"] for row in rows]
     for ax, metric, label, color in (
@@ -48,8 +50,13 @@ def chunk_tradeoff(rows: list[dict], reading: str) -> None:
         for i, row in enumerate(rows):  # neighbours can lie close together: labels above and below in turn
             ax.annotate(f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric]), xytext=(0, 8 if i % 2 else -15),
                         ha="center", textcoords="offset points", fontsize=8.5)
-        ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.2 * max(row[metric] for row in rows)), xscale="log")
-        _plain_ticks(ax, x)
+        if there:
+            ax.plot([r["itl_ms_p99"] for r in there], [r[metric] for r in there], marker="o", label=where, **style.recorded())
+        top = max(row[metric] for row in (*rows, *there))
+        ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.25 * top), xscale="log")
+        _plain_ticks(ax, [*x, *(r["itl_ms_p99"] for r in there)])
+    if there:
+        right.legend(fontsize=7, loc="lower left")
     style.show(fig, reading=reading, table=rows, name="chunked_tradeoff")
 
 

@@ -25,10 +25,12 @@ def sweep(rows: list[dict], x: str, title: str, xlabel: str, reading: str, name:
     style.show(fig, reading=reading, table=rows, name=name)
 
 
-def throughput_latency(rows: list[dict], best: str, reading: str, typed_tokens_per_s: float | None = None) -> None:
+def throughput_latency(rows: list[dict], best: str, reading: str, typed_tokens_per_s: float | None = None,
+                       recorded: tuple[list[dict], str] = ((), "")) -> None:
     """Every configuration as a point: output tokens/s over TPOT p50; the best marked, the student's own as a line.
 
     rows: dicts with configuration, output_tokens_per_s, tpot_ms_p50. best: the configuration to mark.
+    recorded: the same of another machine and its label, as helpers.reference.curve gives them.
     """
     fig, ax = style.figure("More requests together: more tokens for all, fewer for each", size=(7.5, 4.4))
     for i, row in enumerate(sorted(rows, key=lambda row: row["tpot_ms_p50"])):
@@ -37,6 +39,14 @@ def throughput_latency(rows: list[dict], best: str, reading: str, typed_tokens_p
                    marker="*" if chosen else "o", color=style.COLORS["vermillion" if chosen else "blue"], zorder=3)
         ax.annotate(row["configuration"] + (" (chosen)" if chosen else ""),
                     (row["tpot_ms_p50"], row["output_tokens_per_s"]), xytext=(7, -12 if i % 2 else 5), textcoords="offset points", fontsize=8)
+    there, where = recorded
+    if there:
+        ax.scatter([r["tpot_ms_p50"] for r in there], [r["output_tokens_per_s"] for r in there], s=40,
+                   label=where, **style.recorded("points"))
+        for r in there:
+            ax.annotate(r["variant"], (r["tpot_ms_p50"], r["output_tokens_per_s"]), xytext=(6, -10), textcoords="offset points",
+                        fontsize=8, color=style.GREY)
+        ax.legend(loc="lower right", fontsize=7.5, frameon=True)
     if typed_tokens_per_s:
         ax.axhline(typed_tokens_per_s, **style.recorded())
         ax.annotate("your Week 2 number (typed)", (ax.get_xlim()[0], typed_tokens_per_s), xytext=(6, -11),

@@ -49,8 +49,12 @@ def token_times(stream) -> None:
     )  # fmt: skip
 
 
-def closed_loop(rows: list[dict], knee: dict) -> None:
-    """Throughput and latency over the number of clients. rows: clients, output_tokens_per_s, ttft_ms_p50/_p99, tpot_ms_p50."""
+def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] = ((), "")) -> None:
+    """Throughput and latency over the number of clients. rows: clients, output_tokens_per_s, ttft_ms_p50/_p99, tpot_ms_p50.
+
+    recorded: the same of another machine and its label, as helpers.reference.curve gives them.
+    """
+    there, where = recorded
     clients = [r["clients"] for r in rows]
     fig, (left, right) = style.figure("Tokens a second and latency, by the number of clients", cols=2, size=(9, 3.8))
     left.plot(clients, [r["output_tokens_per_s"] for r in rows], marker=style.MARKERS[0], label="measured")
@@ -59,10 +63,17 @@ def closed_loop(rows: list[dict], knee: dict) -> None:
     top = max(r["output_tokens_per_s"] for r in rows)
     left.plot(clients, ideal, color=style.GREY, linestyle=":", label="if batching were free")
     left.axvline(knee["clients"], color=style.COLORS["vermillion"], lw=1.2, linestyle="-.", label="knee")
-    left.set(xscale="log", xlabel="clients at a time", ylabel="output tokens/s", ylim=(0, 1.2 * top))
-    left.legend()
+    if there:
+        counts = [int(r["variant"].split("_")[0]) for r in there]
+        left.plot(counts, [r["output_tokens_per_s"] for r in there], marker="o", label=where, **style.recorded())
+        top = max(top, *(r["output_tokens_per_s"] for r in there))
+    left.set(xscale="log", xlabel="clients at a time", ylabel="output tokens/s", ylim=(0, 1.35 * top))
+    left.legend(fontsize=7)
     for name, label, i in (("ttft_ms_p50", "TTFT p50", 1), ("ttft_ms_p99", "TTFT p99", 3), ("tpot_ms_p50", "TPOT p50", 2)):
         right.plot(clients, [r[name] for r in rows], marker=style.MARKERS[i], color=style.COLORS[i], label=label)
+    if there:
+        right.plot(counts, [r["ttft_ms_p50"] for r in there], marker="o", label="TTFT p50, recorded", **style.recorded())
+        clients = sorted({*clients, *counts})
     right.axvline(knee["clients"], color=style.COLORS["vermillion"], lw=1.2, linestyle="-.")
     right.set(xscale="log", yscale="log", xlabel="clients at a time", ylabel="ms (log scale)")
     right.legend()

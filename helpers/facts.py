@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helpers.results import latest_of, load
@@ -395,7 +395,10 @@ def _tried(facts: Facts) -> str:
 def _hardware(*names: str) -> Callable[[Facts], Fill]:
     def slot(facts: Facts) -> Fill:
         record = facts.get("hardware", "week5")
-        return _first(_metric(record, *names), _text(record, *names))
+        fill = _first(_metric(record, *names), _text(record, *names))
+        if "gpu_model" in names and fill.kind == "calculated":
+            return replace(fill, value=f"{fill.value} (planned, not on this machine)")
+        return fill
     return slot
 
 

@@ -277,6 +277,13 @@ def test_the_plan(tmp_path):
     assert blank(report, "Expected speedup").kind == "calculated" and blank(report, "GPU Model").kind == "typed"
 
 
+def test_gpus_that_are_only_planned_are_said_to_be(tmp_path):
+    store = Results("04_multi_gpu_planning", tmp_path)
+    store.save("hardware", "week5", {"gpu_count": 8}, gpu_model="NVIDIA H100", source="catalogue")
+    export(tmp_path)
+    assert "- GPU Model: NVIDIA H100 (planned, not on this machine)" in text(tmp_path, "distributed_planning.md").splitlines()
+
+
 def test_odd_records_do_not_stop_an_export(tmp_path):
     store = Results("01_review", tmp_path)
     store.save("baseline", "one_at_a_time", {"output_tokens_per_s": "fast"}, texts=3, source=["x"])

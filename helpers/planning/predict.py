@@ -64,11 +64,12 @@ DOUBT = {
 }
 GRAPHED_TOKENS = 512  # steps of up to so many tokens are replayed from CUDA graphs
 # A CPU's bandwidth and FLOPs are measured (helpers.planning.inventory.probe_cpu); what vLLM adds for each step is not
-# in any datasheet, so nearly everything is in doubt until a point is measured. These are from the shipped model on one
-# core of an AMD EPYC (TPOT 2.1 ms for one stream, 5.0 for 32; prefill of 1,024 tokens 48 ms).
+# in any datasheet, so nearly everything is in doubt until a point is measured. These are from the shipped model at TP 1
+# on one core of an AMD EPYC (benchmarks/records/cpu_CPU.jsonl, tiny-tp1: TPOT 1.9 ms for one stream, 5.0 for 32, 4.5
+# for 8 of 1,024 tokens; prefill of 1,024 tokens 42 ms). Attention on the CPU reaches a fifth of the memory bandwidth.
 CPU_TUNING = Tuning(
-    read_efficiency=0.60, compute_efficiency=0.55, kv_efficiency=0.35, attention_efficiency=0.35,
-    layer_s=180e-6, step_s=700e-6, prefill_step_s=700e-6, stream_s=12e-6,
+    read_efficiency=0.60, compute_efficiency=0.65, kv_efficiency=0.20, attention_efficiency=0.35,
+    layer_s=180e-6, step_s=600e-6, prefill_step_s=600e-6, stream_s=20e-6,
     allreduce_s=60e-6, nccl_s=60e-6, link_efficiency=0.30, hop_s=300e-6,
     host_s=0.0, host_stream_s=0.0, host_prefill_s=0.0,
 )  # fmt: skip

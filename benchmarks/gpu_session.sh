@@ -25,7 +25,7 @@ MODEL=${MODEL-}
 declare -A SECONDS_OF=([bundle]=150 [limits]=240 [truth]=150 [01]=300 [02]=480 [03]=180 [04]=180 [05]=300 [planner]=480 [kills]=150 [opens]=300)
 export PYTHONUNBUFFERED=1 VLLM_NO_USAGE_STATS=1 NO_COLOR=1
 unset PYTHONDONTWRITEBYTECODE  # set on the lent box: every process would compile all of vLLM's modules again
-# vLLM's own default; the workbook's is spawn. On the lent box importing vLLM takes 30 s, and again in every engine process.
+# vLLM's own default; the workbook's is spawn. Importing vLLM takes 7 to 10 s on the lent box, and with spawn again in every engine process.
 export VLLM_WORKER_MULTIPROC_METHOD=${VLLM_WORKER_MULTIPROC_METHOD:-fork}
 mkdir -p "$RESULTS"
 

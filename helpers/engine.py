@@ -229,8 +229,8 @@ def _prepare_environment(profile: Profile, args: dict) -> None:
     global _guard
     one_process = profile.name == "cpu" and args.get("distributed_executor_backend") == "uni"
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if one_process else "1"
-    # A kernel that has threads or has touched CUDA should not fork an engine. (Where importing is slow, as on a lent
-    # box with a network disk, "fork" saves the import in the engine's process: benchmarks/gpu_session.sh.)
+    # A kernel that has threads or has touched CUDA should not fork an engine. (Where importing vLLM is slow, "fork"
+    # saves the import in the engine's process: benchmarks/gpu_session.sh.)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if "kv_cache_memory_bytes" in args:

@@ -395,11 +395,13 @@ def _tried(facts: Facts) -> str:
 def _hardware(*names: str) -> Callable[[Facts], Fill]:
     def slot(facts: Facts) -> Fill:
         record = facts.get("hardware", "week5")
-        fill = _first(_metric(record, *names), _text(record, *names))
-        if "gpu_model" in names and fill.kind == "calculated":
-            return replace(fill, value=f"{fill.value} (planned, not on this machine)")
-        return fill
+        return _first(_metric(record, *names), _text(record, *names))
     return slot
+
+
+def week5_gpu(facts: Facts) -> Fill:
+    fill = _hardware("gpu_model")(facts)
+    return replace(fill, value=f"{fill.value} (planned, not on this machine)") if fill.kind == "calculated" else fill
 
 
 def reason(facts: Facts) -> Fill:
@@ -464,7 +466,7 @@ SLOTS: dict[tuple[str, str, str], Callable[[Facts], Fill]] = {
     (_L, _TODO, "- [ ] Understood tensor parallelism"): _ticked("tensor_parallelism"),
     (_L, _TODO, "- [ ] Optional: tried one advanced feature"): _ticked("advanced_feature", _tried),
     (_D, "## Hardware Available", "- Number of GPUs: ___"): _hardware("gpu_count"),
-    (_D, "## Hardware Available", "- GPU Model: ___"): _hardware("gpu_model"),
+    (_D, "## Hardware Available", "- GPU Model: ___"): week5_gpu,
     (_D, "## Hardware Available", "- GPU Memory: ___ GB each"): _hardware("gpu_memory_gb"),
     (_D, "## Hardware Available", "- Inter-GPU Link: ___ (NVLink/PCIe)"): _hardware("link"),
     (_D, "## Strategy", "- Reason: ___"): reason,

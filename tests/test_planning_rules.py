@@ -306,3 +306,9 @@ def test_the_box_that_is_planned_for_holds_the_model(present, gpus, model, expec
     box = planned_box(here, shape)
     assert f"{box.gpus} x {box.gpu.name}, {'present' if box.present else 'planned'}" == expected
     assert planned_box(here, shape, "L40S", 2).gpus == 2, "what was asked for is not what is planned"
+
+
+def test_a_shorter_context_fits_the_gpus_that_are_here():
+    here, shape = replace(make_box("H100-SXM", 2), present=True), load_shape("Llama-3.1-70B")
+    assert not planned_box(here, shape).present, "a context of 131,072 tokens does not fit beside the weights"
+    assert planned_box(here, shape, options=EngineOptions(max_model_len=8192)) is here

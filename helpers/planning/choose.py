@@ -208,13 +208,18 @@ def _reasons(shape, box, ordered, best, thumb, goal, workload):
         )
 
 
+def holds(shape: ModelShape, box: Box, tp: int, pp: int, dp: int = 1, options=None, usage="server") -> bool:
+    """Whether vLLM accepts these sizes for the model and every GPU of the box has room for its part."""
+    return why_invalid(shape, tp, pp, dp) is None and plan_memory(shape, box, tp, pp, dp, options, usage).fits
+
+
 def smallest_box(shape: ModelShape, gpu, options=None, usage="server", more_than: int = 0) -> tuple[Box, int, int] | None:
     """(box, TP, PP) of the fewest GPUs of a kind, 1 to 64 in powers of two and more than `more_than`, that hold the model."""
     for gpus in (n for n in (1, 2, 4, 8, 16, 32, 64) if n > more_than):
         box = make_box(gpu, gpus, max(1, math.ceil(gpus / 8)))
         for tp in (t for t in (8, 4, 2, 1) if t <= gpus):
             pp = gpus // tp
-            if why_invalid(shape, tp, pp) is None and plan_memory(shape, box, tp, pp, 1, options, usage).fits:
+            if holds(shape, box, tp, pp, 1, options, usage):
                 return box, tp, pp
     return None
 
@@ -226,13 +231,14 @@ def planned_box(here: Box, shape: ModelShape, gpu=None, gpus: int | None = None,
     here, when there are several and they hold the model; else eight of their kind (H100-SXM on a machine without), or
     as many more as the model needs.
     """
-    kind = gpu or ("H100-SXM" if here.gpu.name == "CPU" else here.gpu)
+    on_cpu = here.gpu.family == "cpu"
+    kind = gpu or ("H100-SXM" if on_cpu else here.gpu)
     if gpus:
         return make_box(kind, gpus, nodes)
-    if gpu is None and here.present and here.gpus > 1 and here.gpu.name != "CPU":
-        if any(why_invalid(shape, t, p) is None and plan_memory(shape, here, t, p, 1, options).fits for t, p, d in combinations(here.gpus) if d == 1):
-            return here
-    needed = smallest_box(shape, kind, options, more_than=4)
+    several_here = gpu is None and here.present and here.gpus > 1 and not on_cpu
+    if several_here and any(holds(shape, here, t, p, 1, options) for t, p, d in combinations(here.gpus) if d == 1):
+        return here
+    needed = smallest_box(shape, kind, options)
     return needed[0] if needed and needed[0].gpus > 8 else make_box(kind, 8, nodes)
 
 
@@ -255,7 +261,7 @@ def nearest_valid(shape: ModelShape, box: Box, tp: int, pp: int, dp: int, option
     """A clause that names the valid plan nearest to (tp, pp, dp) on this box, or says what box would do."""
     found = []
     for t, p, d in combinations(box.gpus):
-        if why_invalid(shape, t, p, d) is None and plan_memory(shape, box, t, p, d, options, usage).fits:
+        if holds(shape, box, t, p, d, options, usage):
             distance = abs(math.log(t / tp)) * 2 + abs(math.log(p / pp))
             found.append((distance, -(t * p * d), abs(math.log(d / dp)), (t, p, d)))
     if not found:

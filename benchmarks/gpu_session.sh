@@ -7,7 +7,7 @@
 #   bash benchmarks/gpu_session.sh pack | stop               put what there is into $OUT | end the background
 #
 # Stages: bundle     vLLM from /root/bundle/part.* (a box with PyTorch and without internet), and a check of the imports
-#         limits     ceilings, roofline, truth of measure, cost of sampling, profile: one engine start (also: truth)
+#         limits     ceilings, roofline, truth of measure, cost of sampling, profile: one engine start;  truth = more pairs of its second part
 #         NN         a notebook (01 to 05) through helpers.run;  notebooks = 01 05 03 04 02
 #         planner    benchmarks/record_planner.py: as many configurations as the time allows
 #         kills      SIGKILL of kernels and servers;  opens = engines opened and closed;  memory = kills opens
@@ -77,7 +77,7 @@ PY
 }
 
 stage_limits() { environment; "$PYTHON" -m benchmarks.limits "${model_args[@]}"; }
-stage_truth() { environment; "$PYTHON" -m benchmarks.limits "${model_args[@]}" --parts timeline,truth,sampling --rounds 7; }
+stage_truth() { environment; "$PYTHON" -m benchmarks.limits "${model_args[@]}" --parts truth --pairs 9; }
 
 stage_notebook() {
   environment

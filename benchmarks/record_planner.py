@@ -83,12 +83,13 @@ def predict_one(config: dict, gpu: str, tuning=None, usable_gib=None, probe=None
         "tpot_ms": {}, "prefill_ms": {}, "output_tokens_per_s": {},
     }  # fmt: skip
     for streams, tokens in decode_points(config):
+        at_once = min(max(1, -(-streams // dp)), memory.options.max_num_seqs)  # the others wait
         parts = plan.decode_parts(
-            shape, box, tp, pp, max(1, -(-streams // dp)), tokens + config["output"] / 2,
+            shape, box, tp, pp, at_once, tokens + config["output"] / 2,
             kv_dtype=memory.options.kv_cache_dtype, tuning=tuning,
         )  # fmt: skip
         out["tpot_ms"][f"{streams}x{tokens}"] = parts.total * 1e3
-        out["output_tokens_per_s"][f"{streams}x{tokens}"] = streams / parts.total
+        out["output_tokens_per_s"][f"{streams}x{tokens}"] = at_once * dp / parts.total
     for tokens in prefill_points(config, memory.options.max_model_len):
         parts = plan.prefill_parts(shape, box, tp, pp, tokens, memory.options.max_num_batched_tokens, tuning=tuning)
         out["prefill_ms"][str(tokens)] = parts.total * 1e3
@@ -216,7 +217,7 @@ def child(config: dict) -> None:
             best = min(kept)
             result["tpot_ms"][key] = best[0] * 1e3
             result["mean_tpot_ms"][key] = best[1] * 1e3
-            result["output_tokens_per_s"][key] = mine / best[0]
+            result["output_tokens_per_s"][key] = min(mine, result["max_num_seqs"]) / best[0]
         if config["tp"] > 1:
             sizes = [2**k for k in range(10, 27 if not shipped else 22, 2)]
             result["allreduce"] = llm.collective_rpc("planning_allreduce", args=(sizes,))[0]

@@ -41,9 +41,12 @@ def recorded(experiment: str, variant: str | None = None, machine: str | None = 
     return []
 
 
-def curve(experiment: str, by: str | None = None) -> tuple[list[dict], str]:
-    """(the metrics of each variant, with "variant" and in the order of metric `by`, label), for a plot; ([], "") without a record."""
-    rows = recorded(experiment)
+def curve(experiment: str, by: str | None = None, variants: str = "") -> tuple[list[dict], str]:
+    """(the metrics of each variant, with "variant" and in the order of metric `by`, label), for a plot; ([], "") without a record.
+
+    variants: only those whose name begins so.
+    """
+    rows = [row for row in recorded(experiment) if row["variant"].startswith(variants)]
     points = [{**r["metrics"], "variant": r["variant"]} for r in rows]
     return sorted(points, key=lambda p: p[by]) if by else points, "recorded: " + rows[0]["label"].replace(", ", ",\n") if rows else ""
 

@@ -36,6 +36,15 @@ def test_recorded_takes_the_newest_machine_that_has_the_experiment(tmp_path):
     assert all(word in label for word in ("H100", "0.32.0", "dummy weights", "2026-11-23"))
 
 
+def test_a_curve_has_the_variants_that_are_asked_for(tmp_path, monkeypatch):
+    write(tmp_path / "h100", *[{"experiment": "drafts", "variant": v, "metrics": m, "provenance": H100}
+                               for v, m in (("synthetic, a=0.9", {"alpha": 0.9}), ("ngram", {"drafts": 3}), ("synthetic, a=0.1", {"alpha": 0.1}))])  # fmt: skip
+    monkeypatch.setattr(reference, "FOLDER", tmp_path)
+    points, label = reference.curve("drafts", "alpha", "synthetic")
+    assert [p["alpha"] for p in points] == [0.1, 0.9] and label.startswith("recorded: NVIDIA H100")
+    assert reference.curve("drafts", "alpha", "eagle") == ([], "")
+
+
 @pytest.mark.parametrize("gpu, name", [("NVIDIA H100 80GB HBM3", "h100"), ("2 x NVIDIA H200", "2xh200"), ("NVIDIA L40S", "l40s"),
                                        ("Tesla T4", "t4"), ("NVIDIA A100-SXM4-80GB", "a100"), (None, "cpu")])
 def test_a_machine_has_a_short_name(gpu, name):

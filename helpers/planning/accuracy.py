@@ -135,8 +135,9 @@ def _rows(group, record, tuning, used) -> list[Row]:
         add("weights_gib", "", real, committed.get("weights_gib"), memory.weights_gib_per_gpu)
     for case, value in measured.get("tpot_ms", {}).items():
         streams, tokens = map(int, case.split("x"))
+        at_once = min(max(1, -(-streams // dp)), memory.options.max_num_seqs)  # the others wait
         step = [
-            decode_parts(shape, box, tp, pp, max(1, -(-streams // dp)), tokens + config["output"] / 2,
+            decode_parts(shape, box, tp, pp, at_once, tokens + config["output"] / 2,
                          kv_dtype=memory.options.kv_cache_dtype, tuning=t).total * 1e3
             for t in (plain, tuning or plain)
         ]  # fmt: skip

@@ -18,13 +18,15 @@ from .models import ModelShape, kv_element_bytes, rank_tensors, stage_layers, wh
 MIB = 2**20
 
 # ---------------------------------------------------------------------- measured constants
-# Measured on one H100 SXM with vLLM 0.32.0: Qwen2.5-7B with 8, 64 and 1,024 request slots and Qwen2.5-0.5B with 1,024.
+# Measured on H100 SXMs with vLLM 0.32.0, Qwen2.5-0.5B to 32B (benchmarks/records/gpu1_H100-SXM*.jsonl).
 # Other GPUs use the same numbers until a record says otherwise; NON_TORCH_TP_GIB is a guess (no record of two GPUs).
 NON_TORCH_GIB = 0.29  # kernels' code, cuBLAS workspace, attention scratch: 0.27 to 0.33 seen
 NON_TORCH_TP_GIB = 0.15  # more for a tensor-parallel group: NCCL channels opened in the first forward pass
 COMPILE_GIB = 0.05  # a start that compiles keeps this much more at its peak than one that finds compiled code
-GRAPH_BASE_GIB = 0.066  # graph pool and driver state, whatever the model
-GRAPH_MIB, GRAPH_LAYER_MIB = 3.0, 0.2  # driver memory of one full decode graph: 9.5 MiB seen for 28 layers, 5.5 for 24
+GRAPH_BASE_MIB = 60  # graph pool and driver state, whatever the model
+FULL_GRAPH_MIB = 2  # a full decode graph: the driver's smallest piece
+PIECES_MIB = 3  # the graphs of all pieces for one batch size, and the kernels that capturing it loads ...
+PIECES_KEPT = 0.115  # ... with this share of a row of hidden states for each layer and token (11 starts, -15 to +13 %)
 FLASH_SPLITS = 32  # flash_attn_max_num_splits_for_cuda_graph
 
 # Sampler state that vLLM keeps on the GPU for every request slot (vllm/v1/worker/gpu/sample): a count for
@@ -222,13 +224,20 @@ def sampler_state_bytes(shape: ModelShape, options: EngineOptions) -> int:
     return options.max_num_seqs * 4 * (shape.vocab + 2 * words + SAMPLER_FIXED_INTS)
 
 
-def activation_bytes(shape: ModelShape, options: EngineOptions, tp: int, is_last: bool = True, ep: int = 1) -> int:
+def activation_bytes(
+    shape: ModelShape, options: EngineOptions, tp: int, is_last: bool = True, ep: int = 1, is_first: bool = True
+) -> int:
     """Peak of temporary tensors in vLLM's profiling pass: one forward of max_num_batched_tokens tokens without
     attention, then the sampler on max_num_seqs rows of logits. The larger of the two counts.
 
     In a dense layer the peak is in the MLP: gate_up (2f), the product (f), and three rows of width h that the compiled
     graph holds meanwhile: attention output, residual in, residual out. (On an H100 2.06 GiB for Qwen2.5-7B and 16,384
     tokens, 2.11 when that start also compiled: COMPILE_GIB is counted, as on a machine's first start.)
+
+    A start that compiles has another peak, which is the larger one for few tokens: vLLM lets Inductor time fused kernels
+    (benchmark_combo_kernel in vllm/config/compilation.py), among them the one that looks up the embedding, on a random
+    copy of the table and its two outputs. It comes before what COMPILE_GIB stands for is allocated. (H100: 1,053 MiB
+    for 7B and 4,096 tokens, 1,595 for 14B and 8,192, 559 for 3B and 2,048; each within 8 MiB of this.)
     """
     tokens, b, h = options.max_num_batched_tokens, shape.dtype_bytes, shape.hidden
     dense = 3 * shape.intermediate // tp if shape.moe_layers < shape.layers else 0
@@ -243,21 +252,27 @@ def activation_bytes(shape: ModelShape, options: EngineOptions, tp: int, is_last
     forward = tokens * b * max(width + 3 * h, heads + 3 * h)
     rows = min(options.max_num_seqs, tokens)
     sampler = tokens * h * b + rows * shape.vocab * b * (1 if tp == 1 else 2) if is_last else 0
-    return max(forward, sampler) + (0 if options.enforce_eager else int(COMPILE_GIB * GIB))
+    if options.enforce_eager:
+        return max(forward, sampler)
+    kept = int(COMPILE_GIB * GIB)
+    timed = -(-shape.vocab // tp) * h * b + 2 * tokens * h * b - kept if is_first else 0
+    return max(max(forward, sampler) + kept, timed)
 
 
 def graph_bytes(shape: ModelShape, options: EngineOptions, gpu: Gpu, layers: int, tp: int) -> int:
     """The CUDA graph memory that vLLM takes off the KV cache before it captures (profile_cudagraph_memory).
 
-    vLLM captures the two largest full decode graphs and counts the second once for every other, so the estimate grows
-    with their number (twice what they really take, on the H100). On top come the activations of the largest batch and
-    the scratch of FlashAttention for it: 32 partial results (float32) for every head of every token.
+    vLLM captures the graphs of all pieces, and the two largest full decode graphs, of which it counts the second once
+    for every other. The estimate is about twice what the graphs really take (on the H100): kernels that are loaded at
+    the first capture count here and not again. On top come the activations of the largest batch and the scratch of
+    FlashAttention for it: 32 partial results (float32) for every head of every token.
     """
     sizes = graph_sizes(options, gpu)
     if not sizes:
         return 0
     largest, decode = max(sizes), [n for n in sizes if n <= options.max_num_seqs]
-    driver = GRAPH_BASE_GIB * GIB + max(0, len(decode) - 1) * (GRAPH_MIB + GRAPH_LAYER_MIB * layers) * MIB
+    driver = (GRAPH_BASE_MIB + PIECES_MIB * len(sizes) + FULL_GRAPH_MIB * max(0, len(decode) - 1)) * MIB
+    driver += PIECES_KEPT * layers * sum(sizes) * shape.hidden * shape.dtype_bytes
     dense = 3 * max(shape.intermediate if shape.moe_layers < shape.layers else 0, shape.shared_width) // tp
     rows = largest * shape.dtype_bytes * (dense + 3 * shape.hidden)
     if shape.mla:
@@ -305,7 +320,7 @@ def plan_memory(
             parts = dict(
                 sampler_state=(sampler_state_bytes(shape, options) if last else 0) + relay,
                 non_torch=non_torch_bytes(gpu, tp),
-                activation=activation_bytes(shape, options, tp, last, ep),
+                activation=activation_bytes(shape, options, tp, last, ep, rank == 0),
                 graphs_estimate=graph_bytes(shape, options, gpu, layers, tp),
             )
         left = budget - weights - sum(parts.values())

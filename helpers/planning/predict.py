@@ -22,8 +22,8 @@ from .models import ModelShape, matmul_parameters, stage_layers, weight_parts
 class Tuning:
     """What the datasheet does not say about a machine. Times in seconds.
 
-    Defaults come from one H100 SXM with vLLM 0.32.0 (Qwen2.5-7B and 0.5B, records in benchmarks/records; the CPU of
-    that box is a Xeon, 16 cores, Python 3.12) and, for all-reduces, from two H200s joined by NVLink (NCCL: 22 us for
+    Defaults come from H100 SXMs with vLLM 0.32.0 (Qwen2.5-0.5B to 32B, records in benchmarks/records; the CPU of
+    those boxes is a Xeon, 16 cores, Python 3.12) and, for all-reduces, from two H200s joined by NVLink (NCCL: 22 us for
     small payloads, 1,060 us for 256 MiB). On other machines they are guesses until a point is measured.
     """
 
@@ -39,9 +39,11 @@ class Tuning:
     nccl_s: float = 20e-6  # NCCL's all-reduce, small payload
     link_efficiency: float = 0.60  # share of the link's one-way rate that a large all-reduce reaches
     hop_s: float = 50e-6  # handing a step from one pipeline stage to the next
-    host_s: float = 2.9e-3  # CPU time of a step; it overlaps with the GPU's, so it counts only where it is longer
-    host_stream_s: float = 32e-6  # more for each stream: Qwen2.5-0.5B took 3.0 ms with 1, 4.2 with 32, 12.1 with 256
-    host_prefill_s: float = 27.5e-3  # CPU time of a step too large for a CUDA graph (24 and 28 layers seen)
+    # CPU time of a step; it overlaps with the GPU's, so it counts only where it is longer. Two lent boxes of one kind
+    # differed: steps of 256 streams took 12.1 ms on one (Qwen2.5-0.5B) and 7.9 on the other (1.5B). This is between.
+    host_s: float = 2.55e-3
+    host_stream_s: float = 29e-6  # more for each stream
+    host_prefill_s: float = 27.5e-3  # CPU time of a step too large for a CUDA graph: 23 to 32 ms, 24 to 36 layers
 
 
 # One standard deviation of the logarithm of each parameter: how wrong the default may be.

@@ -173,14 +173,21 @@ def speedup_by_batch(rows: list[dict], reading: str) -> None:
     style.show(fig, reading=reading, table=rows, name="speculation_by_batch")
 
 
-def speedup_by_acceptance(rows: list[dict], curve: list[tuple[float, float]], k: int, reading: str) -> None:
-    """Speed-up over the chance that a draft is accepted. rows: dicts with alpha, measured_x; curve: the formula."""
+def speedup_by_acceptance(rows: list[dict], curve: list[tuple[float, float]], k: int, reading: str,
+                          recorded: tuple[list[dict], str] = ((), "")) -> None:
+    """Speed-up over the chance that a draft is accepted. rows: dicts with alpha, measured_x; curve: the formula.
+
+    recorded: rows of another machine and its label, as helpers.reference.curve gives them.
+    """
     fig, ax = style.figure(f"What an acceptance rate is worth, with {k} drafted tokens", size=(7, 4))
     ax.plot(*zip(*curve, strict=True), color=style.GREY, linestyle="--", linewidth=1.6, label="formula, c as measured")
     ax.plot([row["alpha"] for row in rows], [row["measured_x"] for row in rows], "o", color=BLUE, markersize=8, label="measured")
+    there, where = recorded
+    if there:
+        ax.plot([row["alpha"] for row in there], [row["measured_x"] for row in there], marker="o", label=where, **style.recorded())
     ax.set(xlabel="chance that a drafted token is accepted (set by hand)", ylabel="times faster than without", xlim=(0, 1))
     _break_even(ax)
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left", fontsize=8)
     style.show(fig, reading=reading, table=rows, name="speculation_by_acceptance")
 
 

@@ -8,7 +8,9 @@ A list of configurations is {"gpu": name of the planner's catalogue or "CPU", "c
 measuring first; each has an id, model, tp, pp, dp, engine_args (vLLM's own names), and may have env, streams,
 prefill, long, holdout. `predict` never overwrites a file of predictions. `measure` appends one record as each
 configuration ends, skips those that are recorded, and stops before its time is up: run it again to go on.
-Needs 1 GPU for dp x pp x tp = 1, or no GPU for a list whose gpu is "CPU".
+Needs 1 GPU for dp x pp x tp = 1, or no GPU for a list whose gpu is "CPU". A list with "rounds" (for a machine that
+other programs slow down now and then) opens all its engines first and measures them in turn, so many times; the
+fastest time of each number counts, for all configurations alike, and the others are kept beside it.
 
 On a lent machine whose commands end after ten minutes, twice:
     python benchmarks/record_planner.py measure benchmarks/planner_configs_gpu1.json --budget-s 560 --copy-to "$OUT"
@@ -35,6 +37,7 @@ RECORDS = ROOT / "benchmarks" / "records"
 sys.path.insert(0, str(ROOT))
 
 INPUT, OUTPUT = 128, 64  # tokens of the decode measurements
+TIMES = ("tpot_ms", "mean_tpot_ms", "prefill_ms", "ttft_ms")
 LONG = (16, 4096)  # streams and input tokens of the long-context decode measurement
 
 
@@ -137,15 +140,14 @@ def predict(path, out=None, gpu=None) -> Path:
 # ---------------------------------------------------------------------- the measuring child
 def child(config: dict) -> None:
     """Open one engine and measure it. Talks over its standard streams: prints `ready`, `started`, then the result as
-    one line each (after a marker); waits for a line before it starts and another before it measures."""
+    one line each (after a marker); waits for a line before it starts, and measures once for each further line."""
     say = os.fdopen(os.dup(1), "w", buffering=1)
     log = os.open(config["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     import vllm  # noqa: F401  (imported before the GPU is ours: the configuration before this one is still measuring)
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
 
-    from helpers.planning.observe import parse_log
     from helpers.profile import dummy_model_folder
     from helpers.tiny_model import TARGET
 
@@ -166,11 +168,27 @@ def child(config: dict) -> None:
     )
     startup = time.perf_counter() - begin
     say.write("@started\n")
-    sys.stdin.readline()
+    seed = 0
+    while sys.stdin.readline():
+        result = {"startup_s": startup, **_measure(llm, config, seed)}
+        seed += 1
+        say.write("@result " + json.dumps(result) + "\n")
+        say.flush()
+    llm.llm_engine.engine_core.shutdown()
+    os._exit(0)
+
+
+def _measure(llm, config: dict, seed: int) -> dict:
+    """All numbers of one configuration from its running engine. Another seed for each round: a prompt that was seen
+    before would be found in the prefix cache."""
+    from vllm import SamplingParams
+
+    from helpers.planning.observe import parse_log
+
+    shipped = config["model"] == "shipped"
     cache = llm.llm_engine.vllm_config.cache_config
     scheduler = llm.llm_engine.vllm_config.scheduler_config
     result = {
-        "startup_s": startup,
         "kv_cache_tokens": cache.kv_cache_size_tokens,
         "num_gpu_blocks": cache.num_gpu_blocks,
         "block_size": cache.block_size,
@@ -182,7 +200,7 @@ def child(config: dict) -> None:
     }  # fmt: skip
     result["log"] = parse_log(Path(config["log"]).read_text(errors="replace"))
     vocabulary = llm.model_config.get_vocab_size()
-    rng = random.Random(0)
+    rng = random.Random(seed)
 
     def generate(count, tokens, output):
         prompts = [{"prompt_token_ids": [rng.randrange(3, vocabulary) for _ in range(tokens)]} for _ in range(count)]
@@ -223,10 +241,7 @@ def child(config: dict) -> None:
             result["allreduce"] = llm.collective_rpc("planning_allreduce", args=(sizes,))[0]
     except Exception as problem:
         result["problem"] = f"{type(problem).__name__}: {problem}"[:500]
-    say.write("@result " + json.dumps(result) + "\n")
-    say.flush()
-    llm.llm_engine.engine_core.shutdown()
-    os._exit(0)
+    return result
 
 
 def _hf_name(model: str) -> str:
@@ -280,6 +295,10 @@ class Child:
     def end(self) -> None:
         """End the child and everything that it started (its own process group)."""
         try:
+            self.process.stdin.close()  # no more to measure
+        except BrokenPipeError:
+            pass
+        try:
             self.process.wait(8)
         except subprocess.TimeoutExpired:
             pass
@@ -290,8 +309,7 @@ class Child:
                 break
             time.sleep(0.3)
         self.process.wait(10)
-        for stream in (self.process.stdin, self.process.stdout):
-            stream.close()
+        self.process.stdout.close()
 
     def log_tail(self) -> str:
         text = Path(self.config["log"]).read_text(errors="replace")
@@ -316,31 +334,53 @@ def start_children(config: dict, on_gpu: bool) -> list[Child]:
     return children
 
 
+def start_engines(children: list[Child], deadline: float) -> dict | None:
+    """Let the children open their engines: None, or {"problem": ...}."""
+    for c in children:
+        if c.wait_for("ready", deadline) is None:
+            return {"problem": f"vLLM could not be imported: {c.log_tail()}"}
+    for c in children:
+        c.go()
+    for c in children:
+        if c.wait_for("started", deadline) is None:
+            why = "did not start in time" if time.monotonic() >= deadline else "did not start"
+            return {"problem": f"the engine {why}: {c.log_tail()}", "log": c.log_figures()}
+    return None
+
+
+def measure_once(children: list[Child], deadline: float) -> dict:
+    """All numbers of one configuration, whose engines are open: the record's "measured", or {"problem": ...}."""
+    for c in children:
+        c.go()
+    results = []
+    for c in children:
+        line = c.wait_for("result", deadline)
+        if line is None:
+            return {"problem": f"the measurement did not end: {c.log_tail()}", "log": c.log_figures()}
+        results.append(json.loads(line))
+    return merge(results)
+
+
 def measure_one(children: list[Child], timeout_s: float) -> dict:
-    """Run one configuration; returns the record's "measured", or {"problem": ...}."""
+    """Open the engines of one configuration, measure once, close them."""
     deadline = time.monotonic() + timeout_s
     try:
-        for c in children:
-            if c.wait_for("ready", deadline) is None:
-                return {"problem": f"vLLM could not be imported: {c.log_tail()}"}
-        for c in children:
-            c.go()
-        for c in children:
-            if c.wait_for("started", deadline) is None:
-                why = "did not start in time" if time.monotonic() >= deadline else "did not start"
-                return {"problem": f"the engine {why}: {c.log_tail()}", "log": c.log_figures()}
-        for c in children:
-            c.go()
-        results = []
-        for c in children:
-            line = c.wait_for("result", deadline)
-            if line is None:
-                return {"problem": f"the measurement did not end: {c.log_tail()}", "log": c.log_figures()}
-            results.append(json.loads(line))
-        return merge(results)
+        return start_engines(children, deadline) or measure_once(children, deadline)
     finally:
         for c in children:
             c.end()
+
+
+def fastest(rounds: list[dict]) -> dict:
+    """One result of several rounds: the shortest time of each number, and all of them under "rounds"."""
+    best = dict(rounds[0])
+    for name in TIMES:
+        best[name] = {case: min(r[name][case] for r in rounds) for case in best[name]}
+    best["output_tokens_per_s"] = {case: max(r["output_tokens_per_s"][case] for r in rounds) for case in best["tpot_ms"]}
+    if "allreduce" in best:
+        best["allreduce"] = [min(same, key=lambda one: one["seconds"]) for same in zip(*(r["allreduce"] for r in rounds), strict=True)]
+    best["rounds"] = {name: {case: [round(r[name][case], 4) for r in rounds] for case in best[name]} for name in TIMES}
+    return best
 
 
 def merge(results: list[dict]) -> dict:
@@ -348,7 +388,7 @@ def merge(results: list[dict]) -> dict:
     first = dict(results[0])
     if len(results) > 1:
         first["replicas"] = len(results)
-        for name in ("tpot_ms", "mean_tpot_ms", "prefill_ms", "ttft_ms"):
+        for name in TIMES:
             first[name] = {k: statistics.fmean(r[name][k] for r in results) for k in first[name]}
         first["output_tokens_per_s"] = {
             k: sum(r["output_tokens_per_s"][k] for r in results) for k in first["output_tokens_per_s"]
@@ -394,6 +434,21 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
     todo = [c for c in listing["configs"] if c["id"] not in done and (not only or c["id"] in only)]
     machine = {**describe_machine(), "probe": written.get("probe")}
     longest, waiting = 0.0, None
+
+    def keep(config, measured, took):
+        record = {
+            "id": config["id"], "config": {k: v for k, v in config.items() if k != "id"}, "gpu": gpu,
+            "predicted": predicted.get(config["id"]), "measured": measured, "took_s": round(took, 1),
+            "time_utc": _now(), "machine": machine, "commit": _commit(), "weights": "shipped" if config["model"] == "shipped" else "dummy",
+        }  # fmt: skip
+        append(out, record)
+        if copy_to:
+            shutil.copy(out, copy_to)
+        print(one_line(record), flush=True)
+
+    if listing.get("rounds", 1) > 1 and todo:
+        measure_in_rounds(todo, listing["rounds"], begin + budget_s, keep)
+        todo = []
     print(f"{len(done)} recorded, {len(todo)} to do, {budget_s:.0f} s", flush=True)
     try:
         for position, config in enumerate(todo):
@@ -408,15 +463,7 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
             measured = measure_one(children, min(timeout_s, left))
             took = time.monotonic() - start
             longest = max(longest, took)
-            record = {
-                "id": config["id"], "config": {k: v for k, v in config.items() if k != "id"}, "gpu": gpu,
-                "predicted": predicted.get(config["id"]), "measured": measured, "took_s": round(took, 1),
-                "time_utc": _now(), "machine": machine, "commit": _commit(), "weights": "shipped" if config["model"] == "shipped" else "dummy",
-            }  # fmt: skip
-            append(out, record)
-            if copy_to:
-                shutil.copy(out, copy_to)
-            print(one_line(record), flush=True)
+            keep(config, measured, took)
             if gpu != "CPU":
                 wait_for_memory()
     finally:
@@ -426,6 +473,35 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
     failed = sum(bool(r["measured"].get("problem")) for r in read_records(out).values())
     print(f"done in {time.monotonic() - begin:.0f} s; {failed} failed; {out}")
     return 0
+
+
+def measure_in_rounds(configs: list[dict], rounds: int, deadline: float, keep) -> None:
+    """All engines open, one round of measurements after the other; keep(config, measured, seconds) at the end of each round,
+    so that a run that is cut off has what the rounds before found."""
+    opened, found = {}, {c["id"]: [] for c in configs}
+    begin = {}
+    try:
+        for config in configs:
+            begin[config["id"]] = time.monotonic()
+            opened[config["id"]] = start_children(config, on_gpu=False)
+            if problem := start_engines(opened[config["id"]], deadline):
+                keep(config, problem, time.monotonic() - begin[config["id"]])
+                for c in opened.pop(config["id"]):
+                    c.end()
+        for _ in range(rounds):
+            for config in configs:
+                if config["id"] in opened and time.monotonic() < deadline:
+                    measured = measure_once(opened[config["id"]], deadline)
+                    time.sleep(2.0)  # ranks of tensor parallelism look for work for a second before they sleep
+                    if "problem" not in measured:
+                        found[config["id"]].append(measured)
+            for config in configs:
+                if found[config["id"]]:
+                    keep(config, fastest(found[config["id"]]), time.monotonic() - begin[config["id"]])
+    finally:
+        for children in opened.values():
+            for c in children:
+                c.end()
 
 
 def one_line(record: dict) -> str:

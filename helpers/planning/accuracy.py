@@ -206,3 +206,22 @@ def summary(rows: list[Row]) -> list[dict]:
                 "within_target": sum(abs(r.error()) <= target for r in mine), "met": worst <= target,
             })  # fmt: skip
     return out
+
+
+def by_configuration(rows: list[Row]) -> list[dict]:
+    """One line for each configuration, for a table: "predicted / measured (error)" of the KV-cache tokens, and of the
+    TPOT, prefill and speed-up that are farthest off after calibration ("256x128" is 256 streams of 128 tokens in)."""
+    lines = []
+    for machine, config in dict.fromkeys((r.machine, r.config) for r in rows):
+        mine = [r for r in rows if (r.machine, r.config) == (machine, config)]
+        line = {"recorded on": machine, "configuration": config + (" (held out)" if mine[0].holdout else "")}
+        for quantity, title in (("kv_cache_tokens", "KV-cache tokens"), ("tpot_ms", "TPOT, ms, worst"),
+                                ("prefill_ms", "prefill, ms, worst"), ("speedup", "speed-up, worst")):  # fmt: skip
+            of_kind = [r for r in mine if r.quantity == quantity and not r.reference]
+            if of_kind:
+                worst = max(of_kind, key=lambda r: abs(r.error()))
+                show = "{:,.0f}" if quantity == "kv_cache_tokens" else "{:.3g}"
+                case = f"{worst.case}: " if worst.case else ""
+                line[title] = f"{case}{show.format(worst.calibrated)} / {show.format(worst.measured)} ({worst.error():+.1%})"
+        lines.append(line)
+    return lines

@@ -76,7 +76,7 @@ def table(records) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=accuracy.RECORDS)
-    parser.add_argument("--measure-here", action="store_true", help="record the shipped model on this CPU first (about a minute)")
+    parser.add_argument("--measure-here", action="store_true", help="record the shipped model on this CPU first (about four minutes)")
     parser.add_argument("--write", action="store_true", help="write the report to benchmarks/planner_accuracy.md")
     args = parser.parse_args()
     records = accuracy.load_records(args.records)

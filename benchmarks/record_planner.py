@@ -446,10 +446,11 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
             shutil.copy(out, copy_to)
         print(one_line(record), flush=True)
 
-    if listing.get("rounds", 1) > 1 and todo:
-        measure_in_rounds(todo, listing["rounds"], begin + budget_s, keep)
-        todo = []
     print(f"{len(done)} recorded, {len(todo)} to do, {budget_s:.0f} s", flush=True)
+    if listing.get("rounds", 1) > 1:
+        measured = measure_in_rounds(todo, listing["rounds"], begin + budget_s, keep)
+        print(f"done in {time.monotonic() - begin:.0f} s; {out}")
+        return len(todo) - measured
     try:
         for position, config in enumerate(todo):
             left = budget_s - (time.monotonic() - begin)
@@ -475,17 +476,16 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
     return 0
 
 
-def measure_in_rounds(configs: list[dict], rounds: int, deadline: float, keep) -> None:
+def measure_in_rounds(configs: list[dict], rounds: int, deadline: float, keep) -> int:
     """All engines open, one round of measurements after the other; keep(config, measured, seconds) at the end of each round,
-    so that a run that is cut off has what the rounds before found."""
+    so that a run that is cut off has what the rounds before found. Returns how many configurations were measured."""
     opened, found = {}, {c["id"]: [] for c in configs}
-    begin = {}
+    begin = time.monotonic()
     try:
         for config in configs:
-            begin[config["id"]] = time.monotonic()
             opened[config["id"]] = start_children(config, on_gpu=False)
             if problem := start_engines(opened[config["id"]], deadline):
-                keep(config, problem, time.monotonic() - begin[config["id"]])
+                keep(config, problem, time.monotonic() - begin)
                 for c in opened.pop(config["id"]):
                     c.end()
         for _ in range(rounds):
@@ -497,11 +497,12 @@ def measure_in_rounds(configs: list[dict], rounds: int, deadline: float, keep) -
                         found[config["id"]].append(measured)
             for config in configs:
                 if found[config["id"]]:
-                    keep(config, fastest(found[config["id"]]), time.monotonic() - begin[config["id"]])
+                    keep(config, fastest(found[config["id"]]), time.monotonic() - begin)
     finally:
         for children in opened.values():
             for c in children:
                 c.end()
+    return sum(bool(one) for one in found.values())
 
 
 def one_line(record: dict) -> str:

@@ -25,8 +25,7 @@ NON_TORCH_TP_GIB = 0.15  # more for a tensor-parallel group: NCCL channels opene
 COMPILE_GIB = 0.05  # a start that compiles keeps this much more at its peak than one that finds compiled code
 GRAPH_BASE_MIB = 60  # graph pool and driver state, whatever the model
 FULL_GRAPH_MIB = 2  # a full decode graph: the driver's smallest piece
-PIECES_MIB = 3  # the graphs of all pieces for one batch size, and the kernels that capturing it loads ...
-PIECES_KEPT = 0.115  # ... with this share of a row of hidden states for each layer and token (11 starts, -15 to +13 %)
+PIECES_MIB = 3  # the graphs of all pieces for one batch size, and the kernels that capturing it loads
 FLASH_SPLITS = 32  # flash_attn_max_num_splits_for_cuda_graph
 
 # Sampler state that vLLM keeps on the GPU for every request slot (vllm/v1/worker/gpu/sample): a count for
@@ -264,17 +263,19 @@ def graph_bytes(shape: ModelShape, options: EngineOptions, gpu: Gpu, layers: int
 
     vLLM captures the graphs of all pieces, and the two largest full decode graphs, of which it counts the second once
     for every other. The estimate is about twice what the graphs really take (on the H100): kernels that are loaded at
-    the first capture count here and not again. On top come the activations of the largest batch and the scratch of
-    FlashAttention for it: 32 partial results (float32) for every head of every token.
+    the first capture count here and not again. Three things grow with the largest batch: its activations, what the
+    pieces hand to attention and to each other (q, k, v and the residual of every layer stay allocated), and the scratch
+    of FlashAttention: 32 partial results (float32) for every head of every token. (Twelve starts on H100s: nine within
+    35 MiB; Qwen2.5-14B 210 and an fp8 KV cache 240 MiB too low, 32B 160 too high.)
     """
     sizes = graph_sizes(options, gpu)
     if not sizes:
         return 0
     largest, decode = max(sizes), [n for n in sizes if n <= options.max_num_seqs]
     driver = (GRAPH_BASE_MIB + PIECES_MIB * len(sizes) + FULL_GRAPH_MIB * max(0, len(decode) - 1)) * MIB
-    driver += PIECES_KEPT * layers * sum(sizes) * shape.hidden * shape.dtype_bytes
     dense = 3 * max(shape.intermediate if shape.moe_layers < shape.layers else 0, shape.shared_width) // tp
-    rows = largest * shape.dtype_bytes * (dense + 3 * shape.hidden)
+    heads = (shape.heads // tp + 2 * max(1, shape.kv_heads // tp)) * shape.head_dim
+    rows = largest * shape.dtype_bytes * (dense + 3 * shape.hidden + layers * (shape.hidden + heads))
     if shape.mla:
         return int(driver + rows)  # the MLA kernels keep their own workspace
     scratch = FLASH_SPLITS * (shape.heads // tp) * max(decode, default=1) * (shape.head_dim + 1) * 4

@@ -43,6 +43,7 @@ PHASES = (
     ("compile", r"Dynamo bytecode|Compiling a graph|torch.compile took"),
     ("profile the memory", r"Available KV cache memory|Memory profiling"),
     ("reserve the KV cache", r"KV cache size: [\d,]+ tokens"),
+    ("prepare kernels and graphs", r"JIT kernel warmup starting"),  # a GPU's first start compiles Triton's kernels here
     ("capture CUDA graphs", r"Capturing CUDA graph|Graph capturing"),
     ("warm up", r"init engine \(profile"),
 )

@@ -43,6 +43,7 @@ PHASES = (
     ("compile", r"Dynamo bytecode transform|Compiling a graph|torch\.compile took"),
     ("profile the memory", r"Available KV cache memory"),
     ("reserve the KV cache", r"KV cache size: [\d,]+ tokens"),
+    ("prepare kernels and graphs", r"JIT kernel warmup starting"),  # a GPU's first start compiles Triton's kernels here
     ("capture CUDA graphs", r"Capturing CUDA graph|Graph capturing"),
     ("set up the routes", r"Supported tasks"),
     ("open the port", r"Starting vLLM server on"),

@@ -489,6 +489,8 @@ def measure_in_rounds(configs: list[dict], rounds: int, deadline: float, keep) -
                 for c in opened.pop(config["id"]):
                     c.end()
         for _ in range(rounds):
+            if time.monotonic() >= deadline:
+                break
             for config in configs:
                 if config["id"] in opened and time.monotonic() < deadline:
                     measured = measure_once(opened[config["id"]], deadline)

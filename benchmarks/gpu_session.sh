@@ -15,6 +15,7 @@
 # Settings: MODEL LOAD_FORMAT (the notebooks' parameters; default dummy weights), RESULTS, PYTHON, ONLY (planner's ids), KILLS, OPENS.
 set -uo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[[ -z ${PYTHON:-} && -x $REPO/.venv/bin/python ]] && export PYTHON=$REPO/.venv/bin/python  # after make setup
 SITE=${SITE:-$HOME/vllm_site}
 RESULTS=${RESULTS:-$HOME/gpu_results}
 # A copy to run from: a lent box replaces the working tree at every call, under the feet of what runs in the background.
@@ -103,9 +104,6 @@ stage_planner() {
   environment
   "$PYTHON" benchmarks/record_planner.py measure benchmarks/planner_configs_gpu1.json --budget-s $(($1 - 15)) --timeout-s 150 \
     --out "$RESULTS/records/planner_gpu1.jsonl" ${ONLY:+--only "$ONLY"}
-  local code=$?
-  [[ $code == 3 ]] && return 0  # time was up: what is recorded is recorded
-  return $code
 }
 
 stage_kills() { environment; "$PYTHON" tests/gpu/kills.py --times "${KILLS:-5}" ${TOGETHER---together}; }
@@ -134,19 +132,23 @@ run_stage() {  # NAME SECONDS
   [[ $code == 0 ]] && touch "$RESULTS/done/$name"
   printf '{"stage": "%s", "code": %d, "seconds": %d, "device_used_before": "%s", "device_used_after": "%s", "time_utc": "%s"}\n' \
     "$name" "$code" $((SECONDS - began)) "$before" "$(gpu_used)" "$(date -u +%FT%TZ)" >>"$RESULTS/records/stages.jsonl"
+  [[ $code == 3 ]] && say "$name: its time was up; what is recorded is recorded, and the same stage goes on"
   say "$name: code $code after $((SECONDS - began)) s; device memory $before-> $(gpu_used)"
   # What a person needs to see of it; the whole log travels in the archive.
   grep -v '^\s*$' "$log" | tail -n $([[ $code == 0 ]] && echo 30 || echo 45) | cut -c1-400 >>"$RESULTS/session.log"
 }
 
 expand() {
-  local word
+  local word names name seconds
   for word in "$@"; do
+    seconds=
+    [[ $word == *=* ]] && seconds==${word#*=}
     case ${word%%=*} in
-      notebooks) echo 01 05 03 04 02 ;;
-      memory) echo kills opens ;;
-      *) echo "$word" ;;
+      notebooks) names="01 05 03 04 02" ;;
+      memory) names="kills opens" ;;
+      *) names=${word%%=*} ;;
     esac
+    for name in $names; do echo "$name$seconds"; done
   done
 }
 
@@ -208,7 +210,7 @@ case ${1:-} in
     show
     pack
     ;;
-  "" | -h | --help) sed -n '2,20p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//' ;;
+  "" | -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" ;;
   *)
     copy_work
     run_stages "$@"

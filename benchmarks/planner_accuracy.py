@@ -41,9 +41,11 @@ def table(records) -> str:
     rows, lines = accuracy.compare(records), []
     lines.append("# The planner against recorded engines\n")
     lines.append(
-        "Errors are predicted / measured - 1. `committed`: the prediction that was written before the run. `now`: the "
-        "present formulas without calibration. `calibrated`: after one run of that machine (marked *, and left out of "
-        "the means). h: held out, not used to mend the formulas.\n"
+        "Errors are predicted / measured - 1. `committed`: the prediction that was written before the run. `uncalibrated`: "
+        "the present formulas as they are. `predicted`: after one run of that machine (marked *, and left out of the means). "
+        "h: held out while the formulas were mended. On the H100 that ended with the second session: today's memory of "
+        "starts and of the CPU's part of a step have seen 14B-util0.6, 7B-fp8kv and 1.5B; what was predicted before they "
+        "were measured is under `committed`.\n"
     )
     for machine in dict.fromkeys(r["file"] for r in records):
         mine = [r for r in records if r["file"] == machine]

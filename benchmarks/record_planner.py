@@ -8,7 +8,7 @@ A list of configurations is {"gpu": name of the planner's catalogue or "CPU", "c
 measuring first; each has an id, model, tp, pp, dp, engine_args (vLLM's own names), and may have env, streams,
 prefill, long, holdout. `predict` never overwrites a file of predictions. `measure` appends one record as each
 configuration ends, skips those that are recorded, and stops before its time is up: run it again to go on.
-Needs 1 GPU for dp x pp x tp = 1, or no GPU for a list whose gpu is "CPU". A list with "rounds" (for a machine that
+Needs dp x pp x tp GPUs for each configuration, or none for a list whose gpu is "CPU". A list with "rounds" (for a machine that
 other programs slow down now and then) opens all its engines first and measures them in turn, so many times; the
 fastest time of each number counts, for all configurations alike, and the others are kept beside it.
 
@@ -432,6 +432,7 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
     out = Path(out or RECORDS / f"{stem}.jsonl")
     done = {i for i, r in read_records(out).items() if not r["measured"].get("problem")}
     todo = [c for c in listing["configs"] if c["id"] not in done and (not only or c["id"] in only)]
+    wanted = [c["id"] for c in todo]
     machine = {**describe_machine(), "probe": written.get("probe")}
     longest, waiting = 0.0, None
 
@@ -448,9 +449,8 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
 
     print(f"{len(done)} recorded, {len(todo)} to do, {budget_s:.0f} s", flush=True)
     if listing.get("rounds", 1) > 1:
-        measured = measure_in_rounds(todo, listing["rounds"], begin + budget_s, keep)
-        print(f"done in {time.monotonic() - begin:.0f} s; {out}")
-        return len(todo) - measured
+        measure_in_rounds(todo, listing["rounds"], begin + budget_s, keep)
+        todo = []
     try:
         for position, config in enumerate(todo):
             left = budget_s - (time.monotonic() - begin)
@@ -471,14 +471,15 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
         for c in waiting or ():
             os.killpg(c.process.pid, signal.SIGKILL)
             c.end()
-    failed = sum(bool(r["measured"].get("problem")) for r in read_records(out).values())
-    print(f"done in {time.monotonic() - begin:.0f} s; {failed} failed; {out}")
-    return 0
+    records = read_records(out)
+    missing = [i for i in wanted if records.get(i, {"measured": {"problem": "not begun"}})["measured"].get("problem")]
+    print(f"done in {time.monotonic() - begin:.0f} s; {len(missing)} without a measurement; {out}")
+    return len(missing)
 
 
-def measure_in_rounds(configs: list[dict], rounds: int, deadline: float, keep) -> int:
+def measure_in_rounds(configs: list[dict], rounds: int, deadline: float, keep) -> None:
     """All engines open, one round of measurements after the other; keep(config, measured, seconds) at the end of each round,
-    so that a run that is cut off has what the rounds before found. Returns how many configurations were measured."""
+    so that a run that is cut off has what the rounds before found."""
     opened, found = {}, {c["id"]: [] for c in configs}
     begin = time.monotonic()
     try:
@@ -504,7 +505,6 @@ def measure_in_rounds(configs: list[dict], rounds: int, deadline: float, keep) -
         for children in opened.values():
             for c in children:
                 c.end()
-    return sum(bool(one) for one in found.values())
 
 
 def one_line(record: dict) -> str:

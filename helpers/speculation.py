@@ -7,6 +7,7 @@ that a drafted token is accepted; k (gamma), drafted tokens a step; c, time of a
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 from dataclasses import dataclass, replace
@@ -83,7 +84,8 @@ def first_differences(plain: Measurement, other: Measurement) -> list[dict]:
         if a.token_ids != b.token_ids:
             pairs = enumerate(zip(a.token_ids, b.token_ids, strict=False))
             at = next((p for p, (x, y) in pairs if x != y), min(len(a.token_ids), len(b.token_ids)))
-            found.append({"request": i, "position": at, "plain": a.text, "speculative": b.text})
+            same = len(os.path.commonprefix([a.text, b.text]))
+            found.append({"request": i, "position": at, "plain": a.text[same:], "speculative": b.text[same:]})
     return found
 
 

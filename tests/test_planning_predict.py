@@ -170,6 +170,19 @@ def test_a_step_is_no_shorter_than_the_cpu_needs_to_prepare_it():
     assert decode_parts(load_shape("Qwen2.5-7B"), box, 1, 1, 1, 160).host == 0
 
 
+def test_one_stream_is_prepared_once_however_many_stages_it_passes():
+    shape, box = load_shape("Qwen2.5-7B"), make_box("H100", 4)
+    assert decode_parts(shape, box, 1, 4, 1, 160).host == 0
+    assert decode_parts(shape, box, 1, 4, 512, 160).host > decode_parts(shape, box, 1, 2, 512, 160).host
+
+
+def test_a_kv_cache_that_is_larger_than_the_gpu_does_not_fit():
+    asked = EngineOptions(kv_cache_memory_bytes=500 * 2**30)
+    memory = plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=asked)
+    assert not memory.fits and "kv_cache_memory_bytes" in memory.problem
+    assert plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(kv_cache_memory_bytes=2**34)).fits
+
+
 @pytest.mark.parametrize("model, options, measured_mib", [
     ("Qwen2.5-7B", {}, 2162), ("Qwen2.5-32B", {"max_model_len": 8192, "max_num_seqs": 256}, 3122),  # the MLP's peak
     ("Qwen2.5-7B", {"max_num_batched_tokens": 4096, "max_num_seqs": 256}, 1053),  # few tokens: the timed embedding's

@@ -72,7 +72,7 @@ def test_first_difference_names_its_place():
     other = Run([Request(token_ids=[1, 2, 9], text="abx"), Request(token_ids=[1], text="a"), Request(token_ids=[4], text="d")])
     found = spec.first_differences(plain, other)
     assert [(d["request"], d["position"]) for d in found] == [(0, 2), (2, 1)]
-    assert found[0]["plain"] == "abc" and found[0]["speculative"] == "abx"
+    assert found[0]["plain"] == "c" and found[0]["speculative"] == "x", "the texts from there"
     assert spec.first_differences(plain, plain) == []
 
 

@@ -1,7 +1,7 @@
 """How wrong the planner is: every recorded configuration against what the planner says of it today.
 
 Records are written by benchmarks/record_planner.py (one JSON line for each configuration, with the prediction that
-was committed before the run). ``compare`` predicts each again with the present formulas, once without any
+was committed before the run; gpu1_H100-SXM_engine_logs holds start messages of other engines, without a prediction). ``compare`` predicts each again with the present formulas, once without any
 measurement and once after one run of that machine: the reference configuration's TPOT of one stream and the
 prefill of one prompt, nothing else.
 """
@@ -78,7 +78,7 @@ def _options(record) -> EngineOptions:
 
 
 def _reference(records) -> dict | None:
-    """The record that calibrates a machine: the first on one GPU with auto KV cache, not held out."""
+    """The record that calibrates a machine: the first on one GPU that is not held out."""
     single = [r for r in records if r["config"]["tp"] * r["config"]["pp"] * r["config"]["dp"] == 1]
     return next((r for r in single if not r["config"].get("holdout") and r["measured"].get("tpot_ms")), None)
 

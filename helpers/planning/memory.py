@@ -67,6 +67,10 @@ class StageMemory:
         """As vLLM's start message counts it: weights + non-torch + buffers that stay."""
         return self.weights + self.sampler_state + self.non_torch
 
+    def budget_taken(self) -> int:
+        """Everything together, the KV cache included."""
+        return self.consumed + self.activation + self.graphs_estimate + self.kv_available
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -196,10 +200,9 @@ def allocated_bytes(sizes, split_limit_mib: int = 20) -> int:
             free_large.remove(block)
         else:
             block = 20 * MIB if size < 10 * MIB else math.ceil(size / (2 * MIB)) * 2 * MIB
-        if block < split_limit_mib * MIB or size < split_limit_mib * MIB:
-            if block - size > MIB:
-                free_large.append(block - size)
-                block = size
+        if block - size > MIB:
+            free_large.append(block - size)
+            block = size
         total += block
     return total
 
@@ -342,6 +345,11 @@ def _kv_plan(shape, gpu, stages, options) -> MemoryPlan:
         problem = (
             f"the weights alone take {worst.weights / GIB:.1f} GiB on each GPU, and a {gpu.name} has "
             f"{gpu.usable_gib:.1f} GiB"
+        )
+    elif options.kv_cache_memory_bytes is not None and (taken := worst.budget_taken()) > gpu.usable_bytes:
+        problem = (
+            f"weights, working memory and the KV cache of kv_cache_memory_bytes take {taken / GIB:.1f} GiB on each GPU, "
+            f"and a {gpu.name} has {gpu.usable_gib:.1f} GiB"
         )
     elif worst.kv_available <= 0:
         problem = (

@@ -23,8 +23,8 @@ class Tuning:
     """What the datasheet does not say about a machine. Times in seconds.
 
     Defaults come from H100 SXMs with vLLM 0.32.0 (Qwen2.5-0.5B to 32B, records in benchmarks/records; the CPU of
-    those boxes is a Xeon, 16 cores, Python 3.12) and, for all-reduces, from two H200s joined by NVLink (NCCL: 22 us for
-    small payloads, 1,060 us for 256 MiB). On other machines they are guesses until a point is measured.
+    those boxes is a Xeon, 16 cores, Python 3.12) and, for all-reduces, from two H200s joined by NVLink, of which only
+    NCCL's times are known (22 us for small payloads, 1,060 us for 256 MiB). On other machines they are guesses until a point is measured.
     """
 
     read_efficiency: float = 0.85  # share of the memory bandwidth that matrix products reach at small batches
@@ -67,8 +67,8 @@ DOUBT = {
 GRAPHED_TOKENS = 512  # steps of up to so many tokens are replayed from CUDA graphs
 # A CPU's bandwidth and FLOPs are measured (helpers.planning.inventory.probe_cpu); what vLLM adds for each step is not
 # in any datasheet, so nearly everything is in doubt until a point is measured. These are from the shipped model at TP 1
-# on one core of an AMD EPYC (benchmarks/records/cpu_CPU.jsonl, tiny-tp1: TPOT 1.9 ms for one stream, 5.0 for 32, 4.5
-# for 8 of 1,024 tokens; prefill of 1,024 tokens 42 ms). Attention on the CPU reaches a fifth of the memory bandwidth.
+# on one core of an AMD EPYC (benchmarks/records/cpu_CPU*.jsonl, tiny-tp1: TPOT 1.8 to 2.1 ms for one stream, 5.4 to
+# 5.9 for 32, 4.7 to 5.6 for 8 of 1,024 tokens; prefill of 1,024 tokens 44 to 47 ms). Attention on the CPU reaches a fifth of the memory bandwidth.
 CPU_TUNING = Tuning(
     read_efficiency=0.60, compute_efficiency=0.65, kv_efficiency=0.20, attention_efficiency=0.35,
     layer_s=180e-6, step_s=600e-6, prefill_step_s=600e-6, stream_s=26e-6,
@@ -80,7 +80,7 @@ CPU_TUNING = Tuning(
 # cores: the shipped model at TP 1 alone, and with the same beside it (TPOT 1.08 to 1.24 times, prefill 1.11 times).
 CPU_CROWDED = 1.13
 # Then vLLM's front end has no core of its own either: this share of the bookkeeping for each stream comes on top
-# (TPOT of 32 streams at TP 2, five recordings: 4.5 to 5.8 ms, without it predicted at 4.5).
+# (TPOT of 32 streams at TP 2, six recordings: 4.5 to 6.4 ms, without it predicted at 4.5).
 CPU_FRONT_END = 0.4
 
 
@@ -193,7 +193,6 @@ def forward_parts(
     last: bool = True,
     ep: int = 1,
     kv_dtype: str = "auto",
-    kv_write_context: float = 0.0,
     tuning: Tuning | None = None,
 ) -> Parts:
     """One forward pass of ``tokens`` tokens through ``layers`` layers on one rank of a tensor-parallel group.
@@ -303,8 +302,8 @@ def decode_parts(shape, box, tp, pp, streams, context, *, ep=1, kv_dtype="auto",
         link = box.link_for(tp * pp)
         hop = tuning.hop_s + payload / (link.gb_s * 1e9 * tuning.link_efficiency)
         total += Parts(hops=(pp - 1) * hop)
-    # One scheduler prepares the batches of all stages, one after the other.
-    host = pp * (tuning.host_s + tuning.host_stream_s * batch)
+    # One scheduler prepares the batches of all stages, one after the other (one stream is one batch, whatever pp is).
+    host = min(pp, streams) * (tuning.host_s + tuning.host_stream_s * batch)
     return total + Parts(host=max(0.0, host - total.total))
 
 
@@ -391,7 +390,7 @@ def predict(
     # A prompt that arrives waits for the step that is running (half of one on average), then is prefilled.
     waiting = tpot / 2 if streams > 1 else 0.0
     ttft = prefill_s + waiting
-    per_request = (prefill_s if streams == 1 else prefill_s / pp) + (out - 1) * mixed if streams == 1 else out * mixed
+    per_request = prefill_s + (out - 1) * mixed if streams == 1 else out * mixed
     rate = min(workload.concurrency, dp * streams) / per_request  # fewer requests than replicas leave some idle
     return Prediction(
         tp=tp, pp=pp, dp=dp, workload=workload, decode=decode, prefill=prefill, streams_per_replica=streams,

@@ -142,7 +142,7 @@ expand() {
   local word names name seconds
   for word in "$@"; do
     seconds=
-    [[ $word == *=* ]] && seconds==${word#*=}
+    [[ $word == *=* ]] && seconds="=${word#*=}"
     case ${word%%=*} in
       notebooks) names="01 05 03 04 02" ;;
       memory) names="kills opens" ;;

@@ -159,10 +159,13 @@ class Limits:
             print(f"prefill of {tokens:6,}{f' in {prompts} prompts' if prompts > 1 else ''}: {found['tokens_per_s']:9,.0f} tokens/s, "
                   f"{found['ttft_ms']:8.2f} ms{_share(found)}", flush=True)  # fmt: skip
 
+    def _load(self) -> tuple[int, int, int]:
+        """Tokens in, tokens out and requests of the runs that are compared in turn. On a GPU so many streams that it has
+        more to do for a step than the CPU: with 256 the CPU's own noise was 4 % a pair."""
+        return (128, 384, 64) if self.profile.name == "gpu" else (64, 24, 16)
+
     def truth(self) -> None:
-        # So many streams that the GPU has more to do for a step than the CPU: with 256 the CPU's own noise was 4 % a pair.
-        inputs, outputs, requests = (128, 384, 64) if self.profile.name == "gpu" else (64, 24, 16)
-        engine = self.engine
+        engine, (inputs, outputs, requests) = self.engine, self._load()
         rows = measure_truth.pairs(engine, self.options.pairs, requests, inputs, outputs)
         throughput = statistics.median(row["ratio"] for row in rows)
         keep("measure_truth", self.profile, {"median_ratio": throughput, "pairs": rows, "max_model_len": engine.info.max_model_len})
@@ -196,7 +199,7 @@ class Limits:
 
     def sampling(self) -> None:
         engine, rates = self.engine, [0.0, 10.0, 50.0]
-        inputs, outputs, requests = (128, 384, 64) if self.profile.name == "gpu" else (64, 24, 16)
+        inputs, outputs, requests = self._load()
         pids = engine.pids or None
         found: dict[float, list[float]] = {hz: [] for hz in rates}
         cpu_s = {hz: sampling_cost.sample_cost(hz, pids) for hz in rates[1:]}

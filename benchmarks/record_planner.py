@@ -63,6 +63,7 @@ def read_list(path) -> dict:
 def predict_one(config: dict, gpu: str, tuning=None, usable_gib=None, probe=None) -> dict:
     """What the planner says about one configuration, in the units of a record."""
     from helpers import planning as plan
+    from helpers.planning.predict import streams_at_once
 
     world = config["tp"] * config["pp"] * config["dp"]
     if gpu == "CPU":
@@ -86,7 +87,7 @@ def predict_one(config: dict, gpu: str, tuning=None, usable_gib=None, probe=None
         "tpot_ms": {}, "prefill_ms": {}, "output_tokens_per_s": {},
     }  # fmt: skip
     for streams, tokens in decode_points(config):
-        at_once = min(max(1, -(-streams // dp)), memory.options.max_num_seqs)  # the others wait
+        at_once = streams_at_once(streams, dp, memory.options)
         parts = plan.decode_parts(
             shape, box, tp, pp, at_once, tokens + config["output"] / 2,
             kv_dtype=memory.options.kv_cache_dtype, tuning=tuning,
@@ -432,9 +433,7 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
     out = Path(out or RECORDS / f"{stem}.jsonl")
     done = {i for i, r in read_records(out).items() if not r["measured"].get("problem")}
     todo = [c for c in listing["configs"] if c["id"] not in done and (not only or c["id"] in only)]
-    wanted = [c["id"] for c in todo]
     machine = {**describe_machine(), "probe": written.get("probe")}
-    longest, waiting = 0.0, None
 
     def keep(config, measured, took):
         record = {
@@ -450,31 +449,37 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
     print(f"{len(done)} recorded, {len(todo)} to do, {budget_s:.0f} s", flush=True)
     if listing.get("rounds", 1) > 1:
         measure_in_rounds(todo, listing["rounds"], begin + budget_s, keep)
-        todo = []
+    else:
+        measure_in_turn(todo, gpu != "CPU", begin + budget_s, timeout_s, keep)
+    records = read_records(out)
+    missing = [c["id"] for c in todo if c["id"] not in records or records[c["id"]]["measured"].get("problem")]
+    print(f"done in {time.monotonic() - begin:.0f} s; {len(missing)} without a measurement; {out}")
+    return len(missing)
+
+
+def measure_in_turn(configs: list[dict], on_gpu: bool, deadline: float, timeout_s: float, keep) -> None:
+    """One configuration after the other, each in its own processes; keep(config, measured, seconds) as each ends."""
+    longest, waiting = 0.0, None
     try:
-        for position, config in enumerate(todo):
-            left = budget_s - (time.monotonic() - begin)
+        for position, config in enumerate(configs):
+            left = deadline - time.monotonic()
             if left < max(30.0, 0.8 * longest):
-                print(f"time is up: {len(todo) - position} configurations are left; run the same command again", flush=True)
-                return len(todo) - position
+                print(f"time is up: {len(configs) - position} configurations are left; run the same command again", flush=True)
+                return
             start = time.monotonic()
-            children, waiting = waiting or start_children(config, gpu != "CPU"), None
-            if gpu != "CPU" and position + 1 < len(todo) and todo[position + 1]["dp"] == config["dp"] == 1:
-                waiting = start_children(todo[position + 1], True)  # imports vLLM while this one is measured
+            children, waiting = waiting or start_children(config, on_gpu), None
+            if on_gpu and position + 1 < len(configs) and configs[position + 1]["dp"] == config["dp"] == 1:
+                waiting = start_children(configs[position + 1], True)  # imports vLLM while this one is measured
             measured = measure_one(children, min(timeout_s, left))
             took = time.monotonic() - start
             longest = max(longest, took)
             keep(config, measured, took)
-            if gpu != "CPU":
+            if on_gpu:
                 wait_for_memory()
     finally:
         for c in waiting or ():
             os.killpg(c.process.pid, signal.SIGKILL)
             c.end()
-    records = read_records(out)
-    missing = [i for i in wanted if records.get(i, {"measured": {"problem": "not begun"}})["measured"].get("problem")]
-    print(f"done in {time.monotonic() - begin:.0f} s; {len(missing)} without a measurement; {out}")
-    return len(missing)
 
 
 def measure_in_rounds(configs: list[dict], rounds: int, deadline: float, keep) -> None:

@@ -37,16 +37,15 @@ _open: Engine | None = None  # the engine of this kernel
 _guard = None  # the watcher that ends vLLM's processes should this one be killed
 
 # What the log says when a phase of the start begins, in the order of the start.
-PHASES = (
-    ("read the configuration", r"Initializing a V1 LLM engine"),
+MODEL_PHASES = (
     ("load the weights", r"Starting to load model"),
-    ("compile", r"Dynamo bytecode|Compiling a graph|torch.compile took"),
+    ("compile", r"Dynamo bytecode|Compiling a graph|torch\.compile took"),
     ("profile the memory", r"Available KV cache memory|Memory profiling"),
     ("reserve the KV cache", r"KV cache size: [\d,]+ tokens"),
     ("prepare kernels and graphs", r"JIT kernel warmup starting"),  # a GPU's first start compiles Triton's kernels here
     ("capture CUDA graphs", r"Capturing CUDA graph|Graph capturing"),
-    ("warm up", r"init engine \(profile"),
 )
+PHASES = (("read the configuration", r"Initializing a V1 LLM engine"), *MODEL_PHASES, ("warm up", r"init engine \(profile"))
 
 
 class EngineError(RuntimeError):

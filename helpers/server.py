@@ -39,12 +39,7 @@ PHASES = (
     ("read the configuration", r"non-default args"),
     ("start the engine's process", r"Final IR op priority|Enabled custom fusions|Chunked prefill is enabled"),
     ("set up the engine", r"Initializing a V1 LLM engine"),
-    ("load the weights", r"Starting to load model"),
-    ("compile", r"Dynamo bytecode transform|Compiling a graph|torch\.compile took"),
-    ("profile the memory", r"Available KV cache memory"),
-    ("reserve the KV cache", r"KV cache size: [\d,]+ tokens"),
-    ("prepare kernels and graphs", r"JIT kernel warmup starting"),  # a GPU's first start compiles Triton's kernels here
-    ("capture CUDA graphs", r"Capturing CUDA graph|Graph capturing"),
+    *engines.MODEL_PHASES,
     ("set up the routes", r"Supported tasks"),
     ("open the port", r"Starting vLLM server on"),
 )

@@ -1,7 +1,8 @@
 """How wrong the planner is: every recorded configuration against what the planner says of it today.
 
 Records are written by benchmarks/record_planner.py (one JSON line for each configuration, with the prediction that
-was committed before the run; gpu1_H100-SXM_engine_logs holds start messages of other engines, without a prediction). ``compare`` predicts each again with the present formulas, once without any
+was committed before the run; gpu1_H100-SXM_engine_logs holds start messages of other engines, without a prediction).
+``compare`` predicts each again with the present formulas, once without any
 measurement and once after one run of that machine: the reference configuration's TPOT of one stream and the
 prefill of one prompt, nothing else.
 """
@@ -14,7 +15,7 @@ from .hardware import GIB, make_box
 from .inventory import cpu_box
 from .memory import EngineOptions, plan_memory
 from .models import ModelShape, load_shape
-from .predict import Point, calibrate, decode_parts, default_tuning, prefill_parts
+from .predict import Point, calibrate, decode_parts, default_tuning, prefill_parts, streams_at_once
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "benchmarks" / "records"
@@ -135,7 +136,7 @@ def _rows(group, record, tuning, used) -> list[Row]:
         add("weights_gib", "", real, committed.get("weights_gib"), memory.weights_gib_per_gpu)
     for case, value in measured.get("tpot_ms", {}).items():
         streams, tokens = map(int, case.split("x"))
-        at_once = min(max(1, -(-streams // dp)), memory.options.max_num_seqs)  # the others wait
+        at_once = streams_at_once(streams, dp, memory.options)
         step = [
             decode_parts(shape, box, tp, pp, at_once, tokens + config["output"] / 2,
                          kv_dtype=memory.options.kv_cache_dtype, tuning=t).total * 1e3

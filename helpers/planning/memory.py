@@ -67,7 +67,8 @@ class StageMemory:
         """As vLLM's start message counts it: weights + non-torch + buffers that stay."""
         return self.weights + self.sampler_state + self.non_torch
 
-    def budget_taken(self) -> int:
+    @property
+    def taken(self) -> int:
         """Everything together, the KV cache included."""
         return self.consumed + self.activation + self.graphs_estimate + self.kv_available
 
@@ -226,6 +227,11 @@ def sampler_state_bytes(shape: ModelShape, options: EngineOptions) -> int:
     return options.max_num_seqs * 4 * (shape.vocab + 2 * words + SAMPLER_FIXED_INTS)
 
 
+def qkv_width(shape: ModelShape, tp: int) -> int:
+    """Elements of q, k and v of one token in one layer, on one rank."""
+    return (shape.heads // tp + 2 * max(1, shape.kv_heads // tp)) * shape.head_dim
+
+
 def activation_bytes(
     shape: ModelShape, options: EngineOptions, tp: int, is_last: bool = True, ep: int = 1, is_first: bool = True
 ) -> int:
@@ -250,8 +256,7 @@ def activation_bytes(
         expert = shape.expert_width if ep > 1 else shape.expert_width // tp
         rows = shape.experts_per_token
         width = max(width, rows * (max(2 * expert, h) + max(expert, h)))
-    heads = (shape.heads // tp + 2 * max(1, shape.kv_heads // tp)) * shape.head_dim
-    forward = tokens * b * max(width + 3 * h, heads + 3 * h)
+    forward = tokens * b * (max(width, qkv_width(shape, tp)) + 3 * h)
     rows = min(options.max_num_seqs, tokens)
     sampler = tokens * h * b + rows * shape.vocab * b * (1 if tp == 1 else 2) if is_last else 0
     if options.enforce_eager:
@@ -277,8 +282,7 @@ def graph_bytes(shape: ModelShape, options: EngineOptions, gpu: Gpu, layers: int
     largest, decode = max(sizes), [n for n in sizes if n <= options.max_num_seqs]
     driver = (GRAPH_BASE_MIB + PIECES_MIB * len(sizes) + FULL_GRAPH_MIB * max(0, len(decode) - 1)) * MIB
     dense = 3 * max(shape.intermediate if shape.moe_layers < shape.layers else 0, shape.shared_width) // tp
-    heads = (shape.heads // tp + 2 * max(1, shape.kv_heads // tp)) * shape.head_dim
-    rows = largest * shape.dtype_bytes * (dense + 3 * shape.hidden + layers * (shape.hidden + heads))
+    rows = largest * shape.dtype_bytes * (dense + 3 * shape.hidden + layers * (shape.hidden + qkv_width(shape, tp)))
     if shape.mla:
         return int(driver + rows)  # the MLA kernels keep their own workspace
     scratch = FLASH_SPLITS * (shape.heads // tp) * max(decode, default=1) * (shape.head_dim + 1) * 4
@@ -346,9 +350,9 @@ def _kv_plan(shape, gpu, stages, options) -> MemoryPlan:
             f"the weights alone take {worst.weights / GIB:.1f} GiB on each GPU, and a {gpu.name} has "
             f"{gpu.usable_gib:.1f} GiB"
         )
-    elif options.kv_cache_memory_bytes is not None and (taken := worst.budget_taken()) > gpu.usable_bytes:
+    elif options.kv_cache_memory_bytes is not None and worst.taken > gpu.usable_bytes:
         problem = (
-            f"weights, working memory and the KV cache of kv_cache_memory_bytes take {taken / GIB:.1f} GiB on each GPU, "
+            f"weights, working memory and the KV cache of kv_cache_memory_bytes take {worst.taken / GIB:.1f} GiB on each GPU, "
             f"and a {gpu.name} has {gpu.usable_gib:.1f} GiB"
         )
     elif worst.kv_available <= 0:

@@ -24,7 +24,8 @@ class Tuning:
 
     Defaults come from H100 SXMs with vLLM 0.32.0 (Qwen2.5-0.5B to 32B, records in benchmarks/records; the CPU of
     those boxes is a Xeon, 16 cores, Python 3.12) and, for all-reduces, from two H200s joined by NVLink, of which only
-    NCCL's times are known (22 us for small payloads, 1,060 us for 256 MiB). On other machines they are guesses until a point is measured.
+    NCCL's times are known (22 us for small payloads, 1,060 us for 256 MiB). On other machines they are guesses until a
+    point is measured.
     """
 
     read_efficiency: float = 0.85  # share of the memory bandwidth that matrix products reach at small batches
@@ -68,7 +69,8 @@ GRAPHED_TOKENS = 512  # steps of up to so many tokens are replayed from CUDA gra
 # A CPU's bandwidth and FLOPs are measured (helpers.planning.inventory.probe_cpu); what vLLM adds for each step is not
 # in any datasheet, so nearly everything is in doubt until a point is measured. These are from the shipped model at TP 1
 # on one core of an AMD EPYC (benchmarks/records/cpu_CPU*.jsonl, tiny-tp1: TPOT 1.8 to 2.1 ms for one stream, 5.4 to
-# 5.9 for 32, 4.7 to 5.6 for 8 of 1,024 tokens; prefill of 1,024 tokens 44 to 47 ms). Attention on the CPU reaches a fifth of the memory bandwidth.
+# 5.9 for 32, 4.7 to 5.6 for 8 of 1,024 tokens; prefill of 1,024 tokens 44 to 47 ms). Attention on the CPU reaches a
+# fifth of the memory bandwidth.
 CPU_TUNING = Tuning(
     read_efficiency=0.60, compute_efficiency=0.65, kv_efficiency=0.20, attention_efficiency=0.35,
     layer_s=180e-6, step_s=600e-6, prefill_step_s=600e-6, stream_s=26e-6,
@@ -247,7 +249,8 @@ def forward_parts(
     crowded = 1.0
     if gpu.family == "cpu" and tp > 1:
         crowded = CPU_CROWDED
-        overhead += CPU_FRONT_END * tuning.stream_s * streams if last else 0.0
+        if last:
+            overhead += CPU_FRONT_END * tuning.stream_s * streams
     own = Parts(matrices, elementwise, attention, sampling, overhead=overhead).scaled(crowded)
     return own + Parts(allreduce_latency=latency, allreduce_bandwidth=volume)
 
@@ -285,6 +288,11 @@ class Prediction:
     @property
     def gpus(self) -> int:
         return self.tp * self.pp * self.dp
+
+
+def streams_at_once(concurrency: int, dp: int, options: EngineOptions) -> int:
+    """Streams that one of dp replicas decodes at once when so many requests are in flight; the others wait."""
+    return min(max(1, -(-concurrency // dp)), options.max_num_seqs)
 
 
 def decode_parts(shape, box, tp, pp, streams, context, *, ep=1, kv_dtype="auto", tuning=None) -> Parts:

@@ -23,7 +23,7 @@ WORK=${WORK:-$HOME/workbook}
 BUNDLE=${BUNDLE:-/root/bundle}
 LOAD_FORMAT=${LOAD_FORMAT-dummy}
 MODEL=${MODEL-}
-declare -A SECONDS_OF=([bundle]=150 [limits]=240 [truth]=330 [01]=300 [02]=480 [03]=180 [04]=180 [05]=300 [planner]=480 [kills]=150 [opens]=300)
+declare -A SECONDS_OF=([bundle]=150 [limits]=240 [truth]=420 [01]=300 [02]=480 [03]=180 [04]=180 [05]=300 [planner]=480 [kills]=150 [opens]=300)
 export PYTHONUNBUFFERED=1 VLLM_NO_USAGE_STATS=1 NO_COLOR=1
 unset PYTHONDONTWRITEBYTECODE  # set on the lent box: every process would compile all of vLLM's modules again
 # vLLM's own default; the workbook's is spawn. Importing vLLM takes 7 to 10 s on the lent box, and with spawn again in every engine process.

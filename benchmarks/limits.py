@@ -202,7 +202,7 @@ class Limits:
         inputs, outputs, requests = self._load()
         pids = engine.pids or None
         found: dict[float, list[float]] = {hz: [] for hz in rates}
-        cpu_s = {hz: sampling_cost.sample_cost(hz, pids) for hz in rates[1:]}
+        shares = {hz: sampling_cost.core_share(hz, pids) for hz in rates[1:]}
         for turn in range(self.options.rounds + 1):
             work = uniform(engine.tokenizer, requests, inputs, outputs, seed=turn)
             start = turn % len(rates)
@@ -215,7 +215,7 @@ class Limits:
                    "noise_percent": 100 * sampling_cost._spread([a / b for a, b in zip(found[0.0][1:], found[0.0])])}  # fmt: skip
         for hz in rates[1:]:
             metrics[f"cost_percent_at_{hz:g}_hz"] = 100 * (1 - statistics.median(a / b for a, b in zip(found[hz], found[0.0])))
-            metrics[f"cpu_percent_of_a_core_at_{hz:g}_hz"] = 100 * cpu_s[hz] * hz
+            metrics[f"cpu_percent_of_a_core_at_{hz:g}_hz"] = 100 * shares[hz]
         keep("sampling_cost", self.profile, metrics)
         print(f"sampling memory: throughput {-metrics['cost_percent_at_10_hz']:+.2f} % at 10 Hz, {-metrics['cost_percent_at_50_hz']:+.2f} % at 50 Hz "
               f"(run to run +- {metrics['noise_percent']:.2f} %); its own work {metrics['cpu_percent_of_a_core_at_10_hz']:.3f} % of a core at 10 Hz", flush=True)

@@ -37,8 +37,10 @@ import psutil
 GIB = 2**30
 DEVICE, HOST = "device memory (NVML)", "host memory (resident, no GPU)"
 # Asking which processes there are costs a hundred times more than asking how
-# much a device uses (nvitop on an H200: 1.4 ms and 0.011 ms), so it is asked less often.
-PROCESSES_EVERY_S = 0.5
+# much a device uses (on one H200 1.4 ms and 0.011 ms, on one H100 9 ms and 0.06 ms),
+# so it is asked less often: after so many seconds, within these bounds, that it takes 0.5 % of a core.
+PROCESSES_EVERY_S = (0.5, 2.0)
+PROCESSES_SHARE = 0.005
 FAILURES_ALLOWED = 5  # unreadable samples in a row
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -178,26 +180,38 @@ def _roots(pids) -> set[int]:
     return {os.getpid()} if pids is None else {int(pid) for pid in pids}
 
 
+class _Seldom:
+    """``ask()``, but no more often than PROCESSES_EVERY_S and PROCESSES_SHARE allow; its last answer in between."""
+
+    def __init__(self, ask):
+        self._ask, self._answer, self._due = ask, None, 0.0
+
+    def __call__(self):
+        now = time.perf_counter()
+        if now >= self._due:
+            began = time.thread_time()
+            self._answer = self._ask()
+            shortest, longest = PROCESSES_EVERY_S
+            pause = (time.thread_time() - began) / PROCESSES_SHARE
+            self._due = now + min(max(pause, shortest), longest)
+        return self._answer
+
+
 class _Tree:
-    """A set of processes and their descendants, refreshed every PROCESSES_EVERY_S."""
+    """A set of processes and their descendants."""
 
     def __init__(self, roots: set[int]):
         self.roots = roots
-        self._pids: set[int] = set()
-        self._next = 0.0
+        self.pids = _Seldom(self.find)
 
-    def pids(self) -> set[int]:
-        now = time.perf_counter()
-        if now >= self._next:
-            self._next = now + PROCESSES_EVERY_S
-            found = set()
-            for root in self.roots:
-                with contextlib.suppress(psutil.Error):
-                    process = psutil.Process(root)
-                    found.add(root)
-                    found.update(child.pid for child in process.children(recursive=True))
-            self._pids = found
-        return self._pids
+    def find(self) -> set[int]:
+        found = set()
+        for root in self.roots:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(root)
+                found.add(root)
+                found.update(child.pid for child in process.children(recursive=True))
+        return found
 
     def resident_gib(self) -> float:
         """Memory in RAM: each process's own pages, plus once the most pages that one of them shares.
@@ -242,7 +256,7 @@ class MemorySampler:
         self.stopped_early: str | None = None
         self.on_sample = None  # called with each new sample, in the sampler's thread
         self._tree = _Tree(_roots(pids))
-        self._process_gib, self._process_next = None, 0.0
+        self._device_gib = _Seldom(lambda: _process_gib(self.devices, self._tree.find()))
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._t0 = 0.0
@@ -300,14 +314,7 @@ class MemorySampler:
         try:
             # Read first, then take the time: nothing may be added when reading fails.
             used = [_info(device).used / GIB for device in self.devices]
-            if self.devices:
-                now = time.perf_counter()
-                if now >= self._process_next:
-                    self._process_next = now + PROCESSES_EVERY_S
-                    self._process_gib = _process_gib(self.devices, self._tree.pids())
-                process = self._process_gib
-            else:
-                process = self._tree.resident_gib()
+            process = self._device_gib() if self.devices else self._tree.resident_gib()
             sample = {"t_s": self.elapsed_s, "device_used_gib": used, "process_gib": process}
             self.samples.append(sample)
             if self.on_sample is not None:

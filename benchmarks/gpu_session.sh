@@ -7,7 +7,8 @@
 #   bash benchmarks/gpu_session.sh pack | stop               put what there is into $OUT | end the background
 #
 # Stages: bundle     vLLM from /root/bundle/part.* (a box with PyTorch and without internet), and a check of the imports
-#         limits     ceilings, roofline, truth of measure, cost of sampling, profile: one engine start;  truth = truth and sampling again, more often
+#         limits     ceilings, roofline, truth of measure, cost of sampling, profile: one engine start;  truth = truth and sampling again, more often;
+#                   profile = the ceilings, and where a step's time goes with 1, 32 and 256 streams
 #         NN         a notebook (01 to 05) through helpers.run;  notebooks = 01 05 03 04 02
 #         planner    benchmarks/record_planner.py: as many configurations as the time allows
 #         kills      SIGKILL of kernels and servers;  opens = engines opened and closed;  memory = kills opens
@@ -23,7 +24,7 @@ WORK=${WORK:-$HOME/workbook}
 BUNDLE=${BUNDLE:-/root/bundle}
 LOAD_FORMAT=${LOAD_FORMAT-dummy}
 MODEL=${MODEL-}
-declare -A SECONDS_OF=([bundle]=150 [limits]=240 [truth]=420 [01]=300 [02]=480 [03]=180 [04]=180 [05]=300 [planner]=480 [kills]=150 [opens]=300)
+declare -A SECONDS_OF=([bundle]=150 [limits]=240 [truth]=420 [profile]=200 [01]=300 [02]=480 [03]=180 [04]=180 [05]=300 [planner]=480 [kills]=150 [opens]=300)
 export PYTHONUNBUFFERED=1 VLLM_NO_USAGE_STATS=1 NO_COLOR=1
 unset PYTHONDONTWRITEBYTECODE  # set on the lent box: every process would compile all of vLLM's modules again
 # vLLM's own default; the workbook's is spawn. Importing vLLM takes 7 to 10 s on the lent box, and with spawn again in every engine process.
@@ -79,6 +80,7 @@ PY
 
 stage_limits() { environment; "$PYTHON" -m benchmarks.limits "${model_args[@]}"; }
 stage_truth() { environment; "$PYTHON" -m benchmarks.limits "${model_args[@]}" --parts truth,sampling --pairs 15 --rounds 12; }
+stage_profile() { environment; "$PYTHON" -m benchmarks.limits "${model_args[@]}" --parts ceilings,decode,profile --batches 64 128 256; }
 
 stage_notebook() {
   environment

@@ -1,4 +1,7 @@
-"""All benchmarks that this machine can run, one after the other: `make bench`, or `python -m benchmarks NAME ...`."""
+"""The benchmarks behind the README's claims, one after the other: `make bench`, or `python -m benchmarks NAME ...`.
+
+Records go to results/benchmarks/. memory_timeline and server_start are commands of their own: the first needs a GPU.
+"""
 
 from __future__ import annotations
 

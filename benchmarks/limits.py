@@ -13,7 +13,7 @@
 The roofline of a step is max(bytes / read bandwidth, operations / matrix rate). Bytes: the weights once and the KV cache
 of all sequences. Operations: 2 for each weight and token, 4 x layers x query heads x head size for each pair of tokens
 that meet in attention. What the model must do at least; activations and the sampler come on top.
-A part that is cut off loses nothing of the parts before it: benchmarks/records/limits.jsonl, or $BENCHMARK_RECORDS.
+A part that is cut off loses nothing of the parts before it: results/benchmarks/limits.jsonl, or in $BENCHMARK_RECORDS.
 """
 
 from __future__ import annotations
@@ -198,27 +198,9 @@ class Limits:
         return rows
 
     def sampling(self) -> None:
-        engine, rates = self.engine, [0.0, 10.0, 50.0]
-        inputs, outputs, requests = self._load()
-        pids = engine.pids or None
-        found: dict[float, list[float]] = {hz: [] for hz in rates}
-        shares = {hz: sampling_cost.core_share(hz, pids) for hz in rates[1:]}
-        for turn in range(self.options.rounds + 1):
-            work = uniform(engine.tokenizer, requests, inputs, outputs, seed=turn)
-            start = turn % len(rates)
-            for hz in rates[start:] + rates[:start]:
-                engine.llm.reset_prefix_cache()
-                speed = sampling_cost._run(engine, work, hz, pids)
-                if turn:
-                    found[hz].append(speed)
-        metrics = {"rounds": self.options.rounds, "tokens_per_s_without": statistics.median(found[0.0]),
-                   "noise_percent": 100 * sampling_cost._spread([a / b for a, b in zip(found[0.0][1:], found[0.0])])}  # fmt: skip
-        for hz in rates[1:]:
-            metrics[f"cost_percent_at_{hz:g}_hz"] = 100 * (1 - statistics.median(a / b for a, b in zip(found[hz], found[0.0])))
-            metrics[f"cpu_percent_of_a_core_at_{hz:g}_hz"] = 100 * shares[hz]
-        keep("sampling_cost", self.profile, metrics)
-        print(f"sampling memory: throughput {-metrics['cost_percent_at_10_hz']:+.2f} % at 10 Hz, {-metrics['cost_percent_at_50_hz']:+.2f} % at 50 Hz "
-              f"(run to run +- {metrics['noise_percent']:.2f} %); its own work {metrics['cpu_percent_of_a_core_at_10_hz']:.3f} % of a core at 10 Hz", flush=True)
+        found = sampling_cost.measure(self.engine, self.options.rounds, *self._load())
+        keep("sampling_cost", self.profile, found)
+        print(f"sampling memory {sampling_cost.describe(found)}", flush=True)
 
     def profile_steps(self, traces: str) -> None:
         """Streams 1, 32 and the largest batch; the step time without the profiler stands beside the profiled one."""

@@ -1,4 +1,7 @@
-"""Keep what a benchmark found: one JSON line with its provenance, in benchmarks/records/NAME.jsonl."""
+"""Keep what a benchmark found: one JSON line with its provenance, in results/benchmarks/NAME.jsonl.
+
+benchmarks/records/ holds what the README speaks of; lines get there by hand.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,14 @@ from pathlib import Path
 from helpers import results
 
 
-def keep(name: str, profile, metrics: dict, folder: str | os.PathLike | None = None) -> Path:
-    """Append a record. folder: where (default benchmarks/records, or $BENCHMARK_RECORDS)."""
-    base = Path(folder or os.environ.get("BENCHMARK_RECORDS") or Path(__file__).parent / "records")
-    base.mkdir(parents=True, exist_ok=True)
-    path = base / f"{name}.jsonl"
+def records_folder() -> Path:
+    """results/benchmarks of this repository, or $BENCHMARK_RECORDS."""
+    return Path(os.environ.get("BENCHMARK_RECORDS") or results.REPO / "results" / "benchmarks")
+
+
+def keep(name: str, profile, metrics: dict) -> Path:
+    """Append a record to NAME.jsonl in ``records_folder()``."""
+    path = records_folder() / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     results.append(path, {"benchmark": name, "metrics": metrics, "provenance": results.provenance(profile)})
     return path

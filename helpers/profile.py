@@ -13,14 +13,13 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import psutil
 
-from helpers import tiny_model
+from helpers import gpu_memory, tiny_model
 
 GIB = 2**30
 CONFIGS = Path(__file__).parent / "planning" / "model_configs"
@@ -103,19 +102,14 @@ def gpus() -> tuple[dict, ...]:
     Each: name, memory_gib, compute_capability. Asks NVML through nvitop, never torch.cuda: a kernel that has
     touched CUDA can no longer fork engine processes.
     """
-    with open(os.devnull, "w") as quiet, contextlib.redirect_stderr(quiet):
-        from nvitop import Device
-
-        if not Device.is_available():
-            return ()
-        return tuple(
-            {
-                "name": device.name(),
-                "memory_gib": device.memory_total() / GIB,
-                "compute_capability": tuple(device.cuda_compute_capability()),
-            }
-            for device in Device.cuda.all()
-        )
+    return tuple(
+        {
+            "name": device.name(),
+            "memory_gib": device.memory_total() / GIB,
+            "compute_capability": tuple(device.cuda_compute_capability()),
+        }
+        for device in gpu_memory.visible_devices()
+    )
 
 
 def load_profile(profile: str = "auto", model: str | None = None, load_format: str | None = None) -> Profile:
@@ -139,6 +133,12 @@ def load_profile(profile: str = "auto", model: str | None = None, load_format: s
             'or set PROFILE = "auto" to run on the CPU.'
         )
     on_gpu = bool(found) and profile != "cpu"
+    if on_gpu and _vllm_is_built_for_cpu():  # an environment that was made where no driver answered
+        cause = "A GPU is here, but the vLLM installed is built for the CPU: `make setup` again on this machine brings the other."
+        if profile == "gpu":
+            raise ProfileError(cause)
+        print(f"{cause} This run is on the CPU.")
+        on_gpu = False
     if profile == "cpu" and not _vllm_is_built_for_cpu():
         raise ProfileError(
             'PROFILE is "cpu" but the vLLM installed here is built for CUDA: set PROFILE = "auto", or make an '
@@ -233,14 +233,21 @@ def dummy_model_folder(name: str) -> Path:
         raise ProfileError(f"There is no shipped config for {name!r}; choose one of {known}, or give a folder.")
     folder = cache_dir() / "models" / f"{source.stem}-dummy"
     folder.mkdir(parents=True, exist_ok=True)
-    for path in tiny_model.TARGET.glob("*token*"):
-        shutil.copyfile(path, folder / path.name)
-    for path in tiny_model.TARGET.glob("*.jinja"):
-        shutil.copyfile(path, folder / path.name)
+    for path in [*tiny_model.TARGET.glob("*token*"), *tiny_model.TARGET.glob("*.jinja")]:
+        write_once(folder / path.name, path.read_bytes())
     config = json.loads(source.read_text())
     config["dtype"] = config.pop("torch_dtype", None) or config.get("dtype") or "bfloat16"
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    write_once(folder / "config.json", json.dumps(config, indent=1).encode())
     return folder
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Give a file of the shared cache this content; another notebook that reads it meanwhile finds it whole."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_bytes(content)
+    new.replace(path)
 
 
 def cache_dir() -> Path:

@@ -27,6 +27,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from helpers.gpu_memory import visible_devices
+
 FILE_NAME = "measurements.jsonl"
 REPO = Path(__file__).resolve().parents[1]
 LOCK_WAIT_S = 20.0
@@ -64,24 +66,14 @@ def _version(*distributions: str) -> str | None:
     return None
 
 
-@functools.cache
-def _gpus() -> tuple[list[str], str | None]:
-    """(GPU names, driver version) from NVML; ([], None) without a driver that answers."""
-    try:
-        import pynvml
-        pynvml.nvmlInit()
-    except Exception:                      # no library, no driver, no permission: all mean "no GPU"
-        return [], None
-    try:
-        text = lambda value: value.decode() if isinstance(value, bytes) else str(value)
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return ([text(pynvml.nvmlDeviceGetName(h)) for h in handles],
-                text(pynvml.nvmlSystemGetDriverVersion()))
-    except Exception:
-        return [], None
-    finally:
-        with contextlib.suppress(Exception):
-            pynvml.nvmlShutdown()
+def _gpus(profile) -> tuple[str | None, str | None]:
+    """(name of the GPUs that this run may use, driver version); None for a run on the CPU."""
+    names = [] if getattr(profile, "name", None) == "cpu" else [device.name() for device in visible_devices()]
+    if not names:
+        return None, None
+    from nvitop import Device
+
+    return names[0] if len(names) == 1 else f"{len(names)} x {names[0]}", Device.driver_version()
 
 
 @functools.cache
@@ -100,10 +92,7 @@ def _cores() -> int:
 
 def provenance(profile=None) -> dict:
     """Where a number comes from: machine, versions, model, time. `profile` may be None."""
-    names, driver = _gpus()
-    gpu = None
-    if names:
-        gpu = names[0] if len(names) == 1 else f"{len(names)} x {names[0]}"
+    gpu, driver = _gpus(profile)
     return {
         "machine": getattr(profile, "machine", None) or gpu or f"{_cpu_model()}, {_cores()} cores",
         "gpu": gpu,

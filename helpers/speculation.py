@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from helpers import tiny_model
 from helpers.measure import Measurement, percentile
 from helpers.papers import speculative as formula
-from helpers.profile import DRAFT_FOR_GPU, Profile, dummy_model_folder, load_profile
+from helpers.profile import DRAFT_FOR_GPU, Profile, dummy_model_folder, load_profile, write_once
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,12 @@ def synthetic_pair(profile: Profile) -> Profile:
     source = dummy_model_folder(DRAFT_FOR_GPU)
     vocabulary = _vocabulary(profile.model)
     folder = source.with_name(f"{source.name}-{vocabulary}")
-    shutil.copytree(source, folder, dirs_exist_ok=True)
-    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": vocabulary}
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    folder.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        content = path.read_bytes()
+        if path.name == "config.json":
+            content = json.dumps(json.loads(content) | {"vocab_size": vocabulary}, indent=1).encode()
+        write_once(folder / path.name, content)
     return replace(profile, draft_model=str(folder))
 
 

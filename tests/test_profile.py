@@ -1,7 +1,9 @@
 """What a run uses, chosen from the machine and the notebook's parameters."""
 
 import json
+import os
 
+import psutil
 import pytest
 
 from helpers import tiny_model
@@ -16,11 +18,23 @@ def cpu():
 def test_cpu_profile_is_the_shipped_model(cpu):
     assert (cpu.name, cpu.weights) == ("cpu", "shipped")
     assert cpu.model == str(tiny_model.TARGET) and cpu.draft_model == str(tiny_model.DRAFT)
-    assert "2 CPU cores" not in cpu.machine or cpu.memory_gib > 0, cpu.machine
+    assert cpu.machine.startswith(f"{os.cpu_count()} CPU cores"), cpu.machine
+    assert cpu.memory_gib == pytest.approx(psutil.virtual_memory().total / 2**30)
 
 
 def test_auto_takes_the_gpu_when_a_driver_answers():
     assert load_profile("auto").name == ("gpu" if gpus() else "cpu")
+
+
+@pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
+def test_a_vllm_for_the_cpu_is_never_labelled_as_a_gpu(monkeypatch, capsys):
+    # An environment that was made on a login node: the driver answers, the vLLM installed knows only the CPU.
+    card = {"name": "NVIDIA H100 80GB HBM3", "memory_gib": 79.6, "compute_capability": (9, 0)}
+    monkeypatch.setattr("helpers.profile.gpus", lambda: (card,))
+    assert load_profile("auto").name == "cpu"
+    assert "built for the CPU" in capsys.readouterr().out
+    with pytest.raises(ProfileError, match="built for the CPU: `make setup`"):
+        load_profile("gpu")
 
 
 @pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
@@ -60,3 +74,17 @@ def test_dummy_folder_has_the_real_shape_and_a_tokenizer(tmp_path, monkeypatch):
     profile = load_profile("cpu", "Qwen/Qwen2.5-7B-Instruct", "dummy")
     assert profile.weights == "dummy" and profile.engine_args["load_format"] == "dummy"
     assert profile.model == str(folder)
+
+
+def test_a_dummy_model_is_whole_while_another_notebook_makes_it_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = dummy_model_folder("Qwen2.5-7B-Instruct") / "config.json"
+    made = config.read_text()
+    config.write_text("an older version's config")
+    with config.open() as reader:  # an engine that starts in another notebook
+        dummy_model_folder("Qwen2.5-7B-Instruct")
+        assert reader.read() == "an older version's config"
+    assert config.read_text() == made
+    before = config.stat().st_ino
+    dummy_model_folder("Qwen2.5-7B-Instruct")
+    assert config.stat().st_ino == before, "written again although nothing has changed"

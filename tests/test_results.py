@@ -36,6 +36,19 @@ def test_saved_comes_back_with_provenance(store):
     assert where["vllm"].startswith("0.32.0") and where["time_utc"].endswith("+00:00")
 
 
+def test_provenance_names_the_gpus_of_this_run_alone(monkeypatch):
+    import nvitop
+    from types import SimpleNamespace as Thing
+
+    # One of eight: CUDA_VISIBLE_DEVICES has chosen.
+    monkeypatch.setattr(results, "visible_devices", lambda: [Thing(name=lambda: "NVIDIA H100")])
+    monkeypatch.setattr(nvitop.Device, "driver_version", lambda: "580.1")
+    found = results.provenance(Thing(name="gpu", machine="NVIDIA H100, 79.6 GiB"))
+    assert (found["gpu"], found["driver"]) == ("NVIDIA H100", "580.1")
+    found = results.provenance(Thing(name="cpu", machine="2 CPU cores"))
+    assert (found["gpu"], found["driver"]) == (None, None), "a run on the CPU of a GPU box"
+
+
 def test_provenance_imports_neither_vllm_nor_torch():
     code = "import sys; from helpers.results import provenance; provenance(); print([m for m in ('vllm', 'torch') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

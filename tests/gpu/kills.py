@@ -5,7 +5,7 @@
 Each time a child (as a notebook's kernel is) opens the shipped model's engine, or starts a server, and is killed with
 SIGKILL. Measured: seconds until all processes below it are gone, and until their memory is free. --together starts
 all children at once and then kills them one after the other: on a GPU box with many cores that takes a minute instead
-of many. Every kill is written as it ends (benchmarks/records/kills.jsonl, or $BENCHMARK_RECORDS).
+of many. Every kill is written as it ends (results/benchmarks/kills.jsonl, or in $BENCHMARK_RECORDS).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python tests/gpu/memory_returns.py [--opens 20] [--budget-s 300] [--run NAME]
 
 The shipped model with a small KV cache and without compilation, so that a start is short. Every open and close is
-written as it ends (benchmarks/records/memory_returns.jsonl, or $BENCHMARK_RECORDS). With --run, a run that was cut off
+written as it ends (results/benchmarks/memory_returns.jsonl, or in $BENCHMARK_RECORDS). With --run, a run that was cut off
 goes on where it stopped: the opens recorded under that name count. On a GPU the reference is device memory before the
 first open; on the CPU, where the engine lives in this process, host memory after the first close (vLLM's imports stay).
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # this file runs as a script, too
 
-from benchmarks.record import keep  # noqa: E402
+from benchmarks.record import keep, records_folder  # noqa: E402
 from helpers import gpu_memory, tiny_model  # noqa: E402
 from helpers.engine import open_engine  # noqa: E402
 from helpers.profile import load_profile  # noqa: E402
@@ -41,7 +40,7 @@ def small_engine(profile) -> dict:
 
 def recorded(run: str) -> list[dict]:
     """The opens that an earlier part of this run has written."""
-    path = Path(os.environ.get("BENCHMARK_RECORDS") or ROOT / "benchmarks" / "records") / "memory_returns.jsonl"
+    path = records_folder() / "memory_returns.jsonl"
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

@@ -51,15 +51,6 @@ class Load:
             f"TPOT p50 {m['tpot_ms_p50']:.2f} ms"
         )
 
-    def share_that_met(self, **goals_ms: float) -> float:
-        """Share (0 to 1) of the requests that met every goal: ttft_ms=, tpot_ms=, e2e_ms=."""
-        def met(r: dict) -> bool:
-            tpot = (r["e2e_s"] - r["ttft_s"]) / max(1, r["output_tokens"] - 1)
-            own = {"ttft_ms": 1e3 * r["ttft_s"], "tpot_ms": 1e3 * tpot, "e2e_ms": 1e3 * r["e2e_s"]}
-            return not r["error"] and all(own[name] <= goal for name, goal in goals_ms.items())
-
-        return sum(map(met, self.requests)) / len(self.requests)
-
 
 def run_load(server: Server, *, requests: int, input_tokens: int, output_tokens: int, rate_per_s: float | None = None,
              concurrency: int | None = None, prefix_tokens: int = 0, goals_ms: dict[str, float] | None = None,

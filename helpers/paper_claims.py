@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.papers import flash_attention, paged_attention, scheduling, speculative
+from helpers.papers import deepspeed_inference, flash_attention, paged_attention, scheduling, speculative
 from helpers.reading import Claim
 
 
@@ -68,10 +68,11 @@ def flash(difference: float, slope_standard: float, slope_sram: float, extra_per
 
 
 def deepspeed(bandwidth_share: float, fusion_x: float, crossover: int, measured_on: str) -> list[Claim]:
+    arxiv, sc22 = deepspeed_inference.ABSTRACTS["arXiv"], deepspeed_inference.ABSTRACTS["SC22"]
     return [
-        Claim("latency_arxiv", "latency, up to (arXiv abstract)", 7.3, None, "x", "Against other systems on many GPUs: not rebuilt here."),
-        Claim("latency_sc22", "latency (SC22 abstract)", 6.4, None, "x", "The same sentence, another number: say which you cite."),
-        Claim("throughput", "throughput, over (both abstracts)", 1.5, None, "x", "Not rebuilt here."),
+        Claim("latency_arxiv", "latency, up to (arXiv abstract)", arxiv["latency_x"], None, "x", "Against other systems on many GPUs: not rebuilt here."),
+        Claim("latency_sc22", "latency (SC22 abstract)", sc22["latency_x"], None, "x", "The same sentence, another number: say which you cite."),
+        Claim("throughput", "throughput, over (both abstracts)", arxiv["throughput_x"], None, "x", "Not rebuilt here."),
         Claim("bandwidth", "one row: share of the memory ceiling (section III: small batches wait for memory)", None, 100 * bandwidth_share, "%",
               "torch's kernel on this machine."),
         Claim("fusion", "fused over apart, eight operations (section III: Deep-Fusion)", None, fusion_x, "x", "Their fusion also spans products."),

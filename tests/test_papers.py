@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import paper_claims
 from helpers.papers import (
     cost,
     deepspeed_inference,
@@ -336,11 +337,11 @@ def test_the_counted_traffic_is_the_formulas(tokens, head, factor):
     counted = flash_attention.Traffic()
     flash_attention.tiled_attention(q, q, q, *flash_attention.tile_sizes(head, sram), traffic=counted)
     assert counted.moved == flash_attention.flash_traffic(tokens, head, sram)
-    assert counted.extra == flash_attention.extra_memory(tokens, "flash")
+    assert counted.extra == 2 * tokens, "l and m (theorem 1)"
     plain = flash_attention.Traffic()
     flash_attention.standard_attention(q, q, q, plain)
     assert plain.moved == flash_attention.standard_traffic(tokens, head)
-    assert plain.extra == flash_attention.extra_memory(tokens, "standard")
+    assert plain.extra == 2 * tokens**2, "S and P"
 
 
 def test_slopes_of_theorem_2():
@@ -351,9 +352,6 @@ def test_slopes_of_theorem_2():
     memory = [2**i for i in range(11, 18)]
     traffic = [flash_attention.flash_traffic(2**15, 64, m) for m in memory]
     assert flash_attention.slope(memory, traffic) == pytest.approx(-1, abs=0.03)
-    assert flash_attention.slope(
-        sizes, [flash_attention.extra_memory(n, "flash") for n in sizes]
-    ) == pytest.approx(1)
 
 
 def test_traffic_at_the_captions_shape():
@@ -372,9 +370,11 @@ def test_traffic_at_the_captions_shape():
 # ---------------------------------------------------------------------------------------------- DeepSpeed Inference
 
 
-def test_both_abstracts_are_kept_apart():
-    claims = [a["latency_x"] for a in deepspeed_inference.ABSTRACTS.values()]
-    assert sorted(claims) == [6.4, 7.3]
+def test_both_abstracts_are_kept_apart(monkeypatch):
+    assert {name: printed["latency_x"] for name, printed in deepspeed_inference.ABSTRACTS.items()} == {"arXiv": 7.3, "SC22": 6.4}
+    monkeypatch.setitem(deepspeed_inference.ABSTRACTS, "SC22", {"latency_x": 6.5, "throughput_x": 1.5})
+    said = {c.key: c.paper for c in paper_claims.deepspeed(0.5, 2.0, 100, "here")}
+    assert (said["latency_arxiv"], said["latency_sc22"]) == (7.3, 6.5), "the table of notebook 3 types no number again"
 
 
 def test_intensity_is_the_batch_while_weights_dominate():
@@ -441,12 +441,12 @@ def test_alpha_is_found_again(alpha, gamma):
 @quick
 @given(st.floats(0.01, 0.99), st.floats(0, 0.99))
 def test_corollary_3_9(alpha, c):
+    """Some gamma helps exactly when alpha > c."""
     best = max(speculative.speedup(alpha, g, c) for g in range(1, 40))
-    if speculative.worth_it(alpha, c):
+    if alpha > c:
         assert best >= (1 + alpha) / (1 + c) - 1e-9
-        assert speculative.best_gamma(alpha, c) >= 1 or best == pytest.approx(1)
     else:
-        assert best <= 1 + 1e-9 and speculative.best_gamma(alpha, c) == 0
+        assert best <= 1 + 1e-9
 
 
 def test_speculation_refuses_impossible_numbers():

@@ -177,7 +177,6 @@ def test_load_counts_what_it_sent(server):
     assert m["goodput_per_s"] == pytest.approx(m["requests_per_s"]), "every request meets a goal of 1,000 s"
     assert 1 < m["in_flight_mean"] <= 3.001
     assert m["ttft_ms_p50"] <= m["ttft_ms_p90"] <= m["ttft_ms_p99"]
-    assert result.share_that_met(ttft_ms=1e6) == 1 and result.share_that_met(ttft_ms=0) == 0
     assert [r["output_tokens"] for r in result.requests] == [9] * 12
     assert "vllm bench serve" in result.command and "--max-concurrency 3" in result.command
     assert "Serving Benchmark Result" in result.report

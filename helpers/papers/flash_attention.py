@@ -123,11 +123,6 @@ def flash_traffic_backward(tokens: int, head_dim: int, sram: int) -> int:
     return 4 * tokens * head_dim + tiles * (5 * tokens * head_dim + 2 * tokens)
 
 
-def extra_memory(tokens: int, method: str) -> int:
-    """Numbers kept besides Q, K, V, O: S and P for "standard", l and m for "flash" (Theorem 1)."""
-    return {"standard": 2 * tokens**2, "flash": 2 * tokens}[method]
-
-
 def slope(x, y) -> float:
     """Slope of log y over log x, by least squares: the exponent of a power law."""
     lx, ly = [math.log(v) for v in x], [math.log(v) for v in y]

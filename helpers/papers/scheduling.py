@@ -20,16 +20,11 @@ import numpy as np
 
 POLICIES = ("static", "dynamic", "iteration", "prefill_first", "stall_free")
 
-# Abstracts, printed.
+# The abstract, printed.
 ORCA_CLAIM = {
     "throughput_x": 36.9,
     "model": "GPT-3 175B",
     "against": "FasterTransformer, at the same latency",
-}
-SARATHI_CLAIMS = {  # serving capacity against vLLM of that time
-    "Mistral-7B, one A100": 2.6,
-    "Yi-34B, two A100": 3.7,
-    "Falcon-180B, pipeline parallel": 5.6,
 }
 
 

@@ -49,18 +49,6 @@ def extra_operations(alpha: float, gamma: int, c_hat: float = 0.0) -> float:
     return (gamma * c_hat + gamma + 1) / expected_tokens(alpha, gamma)
 
 
-def worth_it(alpha: float, c: float) -> bool:
-    """Some gamma helps exactly when alpha > c (corollary 3.9)."""
-    return alpha > c
-
-
-def best_gamma(alpha: float, c: float, most: int = 20) -> int:
-    """The gamma from 0 (no speculation) to `most` with the largest speed-up."""
-    return max(
-        range(most + 1), key=lambda g: round(speedup(alpha, g, c), 9)
-    )  # rounded: a tie goes to the smaller
-
-
 def alpha_from_length(mean_length: float, gamma: int) -> float:
     """The alpha whose expected tokens per step are `mean_length` (vLLM: 1 + accepted / drafts).
 

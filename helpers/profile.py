@@ -221,9 +221,12 @@ def _resolve_model(model: str | None, load_format: str | None) -> tuple[str, str
     return str(Path(model).expanduser()) if Path(model).expanduser().exists() else model, label, "real"
 
 
-def dummy_model_folder(name: str) -> Path:
-    """A folder with the real config of model `name` and the shipped tokenizer, for load_format="dummy".
+def dummy_model_folder(name: str, vocab_size: int | None = None) -> Path:
+    """A folder with the real config of model `name` and a tokenizer, for load_format="dummy".
 
+    The tokenizer is the shipped one with a made-up word (" w48213") for every further id of the model's vocabulary:
+    random weights choose any of them, and text that cannot be decoded would be slow to decode.
+    vocab_size: another vocabulary than the config's.
     The folder is made once in the user's cache: vLLM keeps compiled code by model, so its path should not change.
     Raises ProfileError for a name that has no shipped config.
     """
@@ -231,12 +234,19 @@ def dummy_model_folder(name: str) -> Path:
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
         raise ProfileError(f"There is no shipped config for {name!r}; choose one of {known}, or give a folder.")
-    folder = cache_dir() / "models" / f"{source.stem}-dummy"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in [*tiny_model.TARGET.glob("*token*"), *tiny_model.TARGET.glob("*.jinja")]:
-        write_once(folder / path.name, path.read_bytes())
     config = json.loads(source.read_text())
     config["dtype"] = config.pop("torch_dtype", None) or config.get("dtype") or "bfloat16"
+    config["transformers_version"] = "5.0.0"  # without one, the loader takes so large a vocabulary for Mistral's and warns
+    if vocab_size:
+        config["vocab_size"] = vocab_size
+    folder = cache_dir() / "models" / (f"{source.stem}-dummy" + (f"-{vocab_size}" if vocab_size else ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = json.loads((tiny_model.TARGET / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words.update({f"\u0120w{number}": number for number in range(len(words), config["vocab_size"])})  # U+0120 is a space here
+    write_once(folder / "tokenizer.json", json.dumps(tokenizer).encode())
+    for path in (tiny_model.TARGET / "tokenizer_config.json", *tiny_model.TARGET.glob("*.jinja")):
+        write_once(folder / path.name, path.read_bytes())
     write_once(folder / "config.json", json.dumps(config, indent=1).encode())
     return folder
 

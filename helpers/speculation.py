@@ -15,7 +15,7 @@ from pathlib import Path
 from helpers import tiny_model
 from helpers.measure import Measurement, percentile
 from helpers.papers import speculative as formula
-from helpers.profile import DRAFT_FOR_GPU, Profile, dummy_model_folder, load_profile, write_once
+from helpers.profile import DRAFT_FOR_GPU, Profile, dummy_model_folder, load_profile
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,7 @@ def synthetic_pair(profile: Profile) -> Profile:
     """
     if profile.draft_model or profile.name == "cpu":
         return pair_of(profile)
-    source = dummy_model_folder(DRAFT_FOR_GPU)
-    vocabulary = _vocabulary(profile.model)
-    folder = source.with_name(f"{source.name}-{vocabulary}")
-    folder.mkdir(exist_ok=True)
-    for path in source.iterdir():
-        content = path.read_bytes()
-        if path.name == "config.json":
-            content = json.dumps(json.loads(content) | {"vocab_size": vocabulary}, indent=1).encode()
-        write_once(folder / path.name, content)
-    return replace(profile, draft_model=str(folder))
+    return replace(profile, draft_model=str(dummy_model_folder(DRAFT_FOR_GPU, _vocabulary(profile.model))))
 
 
 def _vocabulary(model: str) -> int:

@@ -70,7 +70,12 @@ def test_dummy_folder_has_the_real_shape_and_a_tokenizer(tmp_path, monkeypatch):
     folder = dummy_model_folder("Qwen/Qwen2.5-7B-Instruct")
     config = json.loads((folder / "config.json").read_text())
     assert (config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]) == (3584, 28, 152064)
-    assert (folder / "tokenizer.json").is_file()
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer) == 152064, "random weights choose any id; each must be text, or decoding it is slow"
+    assert tokenizer.decode([48213, 152063]) == " w48213 w152063"
+    assert tokenizer("What is the KV cache?").input_ids == AutoTokenizer.from_pretrained(tiny_model.TARGET)("What is the KV cache?").input_ids
     profile = load_profile("cpu", "Qwen/Qwen2.5-7B-Instruct", "dummy")
     assert profile.weights == "dummy" and profile.engine_args["load_format"] == "dummy"
     assert profile.model == str(folder)

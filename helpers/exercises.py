@@ -104,7 +104,7 @@ def predict(
     def take(text: str) -> str:
         if not text.strip():
             return "Type a number; the measurement comes below."
-        value = read_number(text)
+        value = read_number(text, unit)
         if value is None:
             return f"“{text.strip()}” is not a number that can be read: type digits, such as 3.5 or 1.2e6, in {unit}."
         if value == prediction.typed:
@@ -217,17 +217,49 @@ def _finite(value) -> float | None:
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
-def read_number(text: str) -> float | None:
-    """The number a student typed: "1,200", "1_200", "1 200", "3.5 GiB", "12 %", "~4e5"; None if unclear.
+_MAGNITUDE = {"k": 1e3, "K": 1e3, "thousand": 1e3, "M": 1e6, "million": 1e6, "G": 1e9, "billion": 1e9}
+# Units that are typed for each other, by kind, and how large each is. KiB is 1024 bytes, kB is 1000.
+_SIZES = {"b": 1, "byte": 1, "bytes": 1} | {
+    letter + ending: base**power
+    for power, letter in enumerate("kmgt", 1)
+    for ending, base in (("b", 1000), ("ib", 1024), ("i", 1024))
+}
+_SECONDS = {"s": 1, "sec": 1, "seconds": 1, "ms": 1e-3, "us": 1e-6, "μs": 1e-6, "ns": 1e-9, "min": 60, "h": 3600}
+_KINDS = (_SIZES, _SECONDS, {"x": 1, "times": 1}, {"%": 1, "percent": 1})
 
-    A unit after the number is ignored: forms say which unit they take.
+
+def read_number(text: str, unit: str = "") -> float | None:
+    """The number a student typed: "1,200", "1_200", "1 200", "104k tokens", "1.2M", "12 %", "~4e5"; None if unclear.
+
+    unit: the form's. In a form in GiB, "512 MiB" is 0.5; seconds are unclear there, and so is "12 G" (GB or GiB?).
+    Words that are no unit are ignored; without ``unit``, units are too.
     """
     text = text.strip().lstrip("~≈").strip()
     text = re.sub(r"(?<=\d)[,_\s'](?=\d{3}(\D|$))", "", text)
     found = _NUMBER.match(text)
-    if not found or re.search(r"\d", text[found.end() :]):
+    value = _finite(found.group()) if found else None
+    if value is None or re.search(r"\d", text[found.end() :]):
         return None
-    return _finite(found.group())
+    rest = text[found.end() :].strip()
+    wanted, size = _kind_and_size(unit)
+    for word, factor in _MAGNITUDE.items():
+        if re.match(rf"{word}\b", rest):
+            if wanted is _SIZES and len(word) == 1:
+                return None
+            value, rest = value * factor, rest[len(word) :].strip()
+            break
+    if re.match(r"[mgtT]\b", rest):
+        return None  # milli, mega, minutes?
+    given, typed = _kind_and_size(rest)
+    if given is None or not unit:
+        return value
+    return value * typed / size if given is wanted else None
+
+
+def _kind_and_size(text: str) -> tuple[dict | None, float]:
+    """The kind of the unit that ``text`` begins with and its size in that kind; None for what is no unit of ours."""
+    word = re.split(r"[\s/,;.]", text, maxsplit=1)[0].casefold()
+    return next(((kind, kind[word]) for kind in _KINDS if word in kind), (None, 1))
 
 
 # ---------------------------------------------------------------- words, choices, ticks

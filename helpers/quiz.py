@@ -118,7 +118,7 @@ def make_quiz(name: str = "") -> list[Question]:
     _deepspeed(rng, ask, choose)
     _steps(rng, ask, choose)
     _docs(rng, ask, choose)
-    _cost(rng, ask, choose)
+    _cost(rng, ask)
     return questions
 
 
@@ -389,7 +389,7 @@ def _docs(rng, ask, choose):
         (e2e - ttft) / (tokens - 1), f"({e2e} - {ttft}) / ({tokens} - 1): the first token belongs to TTFT.", unit="ms")  # fmt: skip
 
 
-def _cost(rng, ask, choose):
+def _cost(rng, ask):
     price, speed, busy = (
         rng.choice([1.2, 2.5, 4.0]),
         rng.choice([800, 2500, 6000]),
@@ -421,9 +421,9 @@ def check(question: Question, given) -> Verdict:
         right = str(given) == str(question.answer)
         shown = question.answer
     else:
-        value = read_number(str(given))
+        value = read_number(str(given), question.unit)
         if value is None:
-            return Verdict(question, given, None, f"{given!r} is not a number: write digits, such as 3.5.")
+            return Verdict(question, given, None, f"{given!r} is not a number in {question.unit}: write digits, such as 3.5.")
         right = math.isclose(value, question.answer, rel_tol=question.tolerance, abs_tol=1e-9)
         shown = f"{number(float(question.answer))} {question.unit}"
     start = "Right." if right else f"Not yet: {shown}."

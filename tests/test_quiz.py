@@ -56,7 +56,7 @@ def test_answers_by_hand():
 
 @pytest.mark.parametrize(
     ("given", "correct"),
-    [(32, True), ("32", True), ("32 KiB", True), ("~32.1", True), ("31", False), ("-32", False), ("", None), (None, None), ("many", None), ("nan", None)],
+    [(32, True), ("32", True), ("32 KiB", True), ("32,768 bytes", True), ("32 MiB", False), ("32 ms", None), ("~32.1", True), ("31", False), ("-32", False), ("", None), (None, None), ("many", None), ("nan", None)],
 )
 def test_what_students_type(given, correct):
     (question,) = [q for q in quiz.make_quiz("Ada Lovelace") if q.id == "kv_per_token"]

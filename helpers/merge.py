@@ -172,7 +172,7 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
     for line in at_end:
         put(line.key, line.text)
 
-    state, edited = _states(current, ours, base, new, {key for key, _ in record})
+    state, edited = _states(current, ours, new, {key for key, _ in record})
     return Merged(lines, Base(record, known | {key for key, _ in record}), state, edited, origin)
 
 
@@ -181,7 +181,7 @@ def _without_box(line: str) -> str:
     return line[6:] if line.startswith("- [") and line[4:6] == "] " else line
 
 
-def _states(current, ours, base, new, written_now) -> tuple[dict[str, str], dict[str, str]]:
+def _states(current, ours, new, written_now) -> tuple[dict[str, str], dict[str, str]]:
     """Per key: ours, edited (and by which line) or removed. For the report only."""
     state, edited = {}, {}
     place = {key: i for i, key in ours.items()}

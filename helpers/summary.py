@@ -68,7 +68,7 @@ def one_sentence(failure: dict | None) -> str:
 
 
 def markdown(run: dict) -> str:
-    """summary.md of a run; `run` is what helpers/run.py collected (see Run.as_dict there)."""
+    """summary.md of a run; `run` is the dict that helpers/run.py collects (`_close`)."""
     notebooks, blanks = run["notebooks"], run["blanks"]
     failed = [nb for nb in notebooks if nb["status"] != "ok"]
     place = run["provenance"]

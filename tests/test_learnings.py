@@ -238,6 +238,19 @@ def test_typed_numbers_of_week_2_come_before_the_measured_ones(tmp_path):
     assert blank(report, "Initial throughput").kind == "typed" and blank(report, "Final throughput").kind == "measured"
 
 
+def test_an_improvement_over_another_baseline_than_the_typed_one_says_so(tmp_path):
+    from helpers.results import import_numbers
+    store = measure(tmp_path, throughput=600.0, best=3000.0)
+    export(tmp_path)
+    assert "- Improvement: 5x" in text(tmp_path).splitlines(), "both numbers stand above it"
+    import_numbers({"throughput": 50}, store)
+    report = export(tmp_path)
+    got = text(tmp_path).splitlines()
+    assert "- Initial throughput: 50 tokens/sec" in got and "- Final throughput: 3,000 tokens/sec" in got
+    assert "- Improvement: over the 600 tokens/sec measured this week: 5x" in got
+    assert blank(report, "Improvement").kind == "measured"
+
+
 def test_checklist_says_who_ticked(tmp_path):
     store = Results("03_reading_notes", tmp_path)
     store.save("checklist", "paper", {}, done=True, source="student")

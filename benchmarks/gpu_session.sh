@@ -8,7 +8,7 @@
 #
 # Stages: bundle     vLLM from /root/bundle/part.* (a box with PyTorch and without internet), and a check of the imports
 #         limits     ceilings, roofline, truth of measure, cost of sampling, profile: one engine start;  truth = truth and sampling again, more often;
-#                   profile = the ceilings, and where a step's time goes with 1, 32 and 256 streams
+#                   profile = ceilings, decode, and where the time of a step goes with 1, 32 and 256 streams
 #         NN         a notebook (01 to 05) through helpers.run;  notebooks = 01 05 03 04 02
 #         planner    benchmarks/record_planner.py: as many configurations as the time allows
 #         kills      SIGKILL of kernels and servers;  opens = engines opened and closed;  memory = kills opens
@@ -80,7 +80,7 @@ PY
 
 stage_limits() { environment; "$PYTHON" -m benchmarks.limits "${model_args[@]}"; }
 stage_truth() { environment; "$PYTHON" -m benchmarks.limits "${model_args[@]}" --parts truth,sampling --pairs 15 --rounds 12; }
-stage_profile() { environment; "$PYTHON" -m benchmarks.limits "${model_args[@]}" --parts ceilings,decode,profile --batches 64 128 256; }
+stage_profile() { environment; "$PYTHON" -m benchmarks.limits "${model_args[@]}" --parts ceilings,decode,profile; }
 
 stage_notebook() {
   environment

@@ -1,5 +1,6 @@
 """Validity, KV cache and memory against vLLM's own classes and against values worked out by hand."""
 
+import importlib
 import math
 from dataclasses import replace
 
@@ -294,6 +295,27 @@ def test_a_refusal_is_vllms_own(extra, words):
     assert done.accepted is False and words in done.objection, done
 
 
+def test_a_box_with_one_gpu_checks_everything_for_a_plan_of_several(monkeypatch):
+    """With vLLM's own count of GPUs it stops at "World size (3) is larger than the number of available GPUs (1)"."""
+    from vllm.config import parallel
+
+    from helpers.planning import Command
+
+    class OneGpu:
+        is_cuda, device_count = (lambda self: True), (lambda self: 1)
+
+        def __getattr__(self, name, platform=parallel.current_platform):
+            return getattr(platform, name)
+
+    monkeypatch.setattr(parallel, "current_platform", OneGpu())
+    shape = load_shape("Llama-3.1-70B")
+    refused = check(Command("here", ("vllm", "serve", "x", "--tensor-parallel-size", "3")), shape)
+    assert refused.accepted is False and "divisible by tensor parallel size (3)" in refused.objection, refused
+    done = check(commands(shape, 8).commands[0], shape)
+    assert done.accepted and not done.objection, done
+    assert parallel.current_platform.device_count() == 1, "vLLM's count is given back"
+
+
 # ---------------------------------------------------------------- what is planned for when nobody says
 @pytest.mark.parametrize(("present", "gpus", "model", "expected"), [
     ("H100-SXM", 4, "Llama-3.1-70B", "4 x H100-SXM, present"),
@@ -312,3 +334,48 @@ def test_a_shorter_context_fits_the_gpus_that_are_here():
     here, shape = replace(make_box("H100-SXM", 2), present=True), load_shape("Llama-3.1-70B")
     assert not planned_box(here, shape).present, "a context of 131,072 tokens does not fit beside the weights"
     assert planned_box(here, shape, options=EngineOptions(max_model_len=8192)) is here
+
+
+# ---------------------------------------------------------------- what a student sees
+def test_what_the_driver_does_not_tell_is_a_note(monkeypatch):
+    """A GPU without NVLink answers "not supported", which is no failure; a lost GPU is one."""
+    from types import SimpleNamespace
+
+    import pynvml
+
+    inventory = importlib.import_module("helpers.planning.inventory")  # the package has a function of that name
+
+    def answers(value):
+        def answer(*_):
+            if isinstance(value, Exception):
+                raise value
+            return value
+        return answer
+
+    for name, value in {"NvLinkState": pynvml.NVMLError_NotSupported(), "MaxPcieLinkGeneration": 5, "MaxPcieLinkWidth": 16,
+                        "TopologyCommonAncestor": 10, "P2PStatus": 1}.items():
+        monkeypatch.setattr(pynvml, f"nvmlDeviceGet{name}", answers(value))
+    gpus = [SimpleNamespace(handle=i, index=i, name=lambda: "NVIDIA H100 PCIe", memory_total=lambda: 80 * GIB, cuda_compute_capability=lambda: (9, 0))
+            for i in range(2)]
+    notes = []
+    assert inventory._device(gpus[0], notes).nvlinks == 0 and inventory._links(gpus, notes)[0][1] == "PIX" and not notes
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetNvLinkState", answers(pynvml.NVMLError_GpuIsLost()))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetP2PStatus", answers(pynvml.NVMLError_GpuIsLost()))
+    inventory._device(gpus[0], notes)
+    inventory._links(gpus, notes)
+    assert len(notes) == 2 and "GPU 0: NVLinks could not be read (NVMLError_GpuIsLost" in notes[0] and "reach each other" in notes[1]
+
+
+def test_a_planning_error_is_one_line_in_a_notebook_and_still_fails_a_headless_run(tmp_path):
+    import nbformat
+    import papermill
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("from helpers import planning\nplanning.get_gpu('RTX-6090')")])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "python3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError, match="PlanningError: No data for the GPU") as caught:
+        papermill.execute_notebook(str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), progress_bar=False)
+    assert caught.value.ename == "PlanningError" and caught.value.evalue.startswith("No data")
+    left = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    shown = next(o for cell in left.cells for o in cell.get("outputs", ()) if o.output_type == "error")
+    assert len(shown.traceback) == 1 and "\n" not in shown.traceback[0]

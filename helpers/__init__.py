@@ -2,3 +2,10 @@
 
 profile -> engine / server -> workloads, measure, gpu_memory -> results -> plots, learnings
 """
+
+
+class OneLineError(Exception):
+    """An error whose sentence says what happened and what to do: a notebook shows that line and no traceback."""
+
+    def _render_traceback_(self):  # IPython shows this instead of the frames
+        return [f"{type(self).__name__}: {self}"]

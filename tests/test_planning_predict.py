@@ -1,5 +1,6 @@
 """Predictions: roofs worked out by hand, parts that add up, calibration, ranking, the exercise, the command."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -203,6 +204,8 @@ def test_sizes_of_every_recorded_engine_are_within_their_targets():
 
 
 @pytest.mark.parametrize("points, words", [
+    ([Point(concurrency=0, tpot_s=5e-3)], "concurrency must be a whole number of at least 1, not 0"),
+    ([Point(input_tokens=0, prefill_s=5e-3)], "input_tokens must"), ([Point(dp=0, tpot_s=5e-3)], "dp must"),
     ([], "at least one"), ([Point()], "tpot_ms or prefill_ms"), ([Point(tpot_s=-1.0)], "positive"), ([Point(tpot_s=1e-6)], "unit"),
 ])  # fmt: skip
 def test_a_calibration_that_cannot_be(points, words):
@@ -222,8 +225,22 @@ def test_ranking_puts_plans_that_meet_the_goal_first_and_explains():
     assert len([c for c in ranking.choices if not c.fits and "divisible" in c.why]) > 0
 
 
+@pytest.mark.parametrize("prefer, shown", [
+    ("latency", lambda c: c.prediction.mixed_tpot_s), ("throughput", lambda c: -c.prediction.output_tokens_per_s),
+    ("price", lambda c: c.gpus / c.prediction.output_tokens_per_s),
+])  # fmt: skip
+def test_the_best_is_best_by_the_number_that_is_shown(prefer, shown):
+    """Many short answers: with TP 8 a step is shortest, and new prompts between the steps make it the slowest."""
+    ranking = rank(load_shape("Llama-3.1-70B"), make_box("H100", 8), Workload(512, 16, 128), EngineOptions(max_model_len=8192),
+                   Goal(prefer=prefer))  # fmt: skip
+    assert shown(ranking.best) == min(shown(c) for c in ranking.choices if c.meets)
+    assert f"TPOT {ranking.best.prediction.mixed_tpot_s * 1e3:.1f} ms" in ranking.reasons[0]
+
+
 def test_price():
     assert price_per_million(3.6, 1, 1000) == pytest.approx(1.0)
+    with pytest.raises(PlanningError, match="price of a GPU"):
+        rank(load_shape("Qwen2.5-7B"), make_box("H100"), price_per_gpu_hour=-1)
 
 
 def test_rule_of_thumb_of_the_documentation():
@@ -319,12 +336,24 @@ def test_without_sizes_it_ranks(capsys):
     (("--gpu", "H100", "--tp", "1", "--calibrate", "tp=1,tpot=3"), ("cannot read",)),
     (("--gpu", "H100", "--tp", "1", "--input-tokens", "40000"), ("longer than max_model_len",)),
     (("--gpu", "H100", "--tp", "0"), ("at least 1",)),
+    (("--gpu", "H100", "--input-tokens", "0"), ("input_tokens", "at least 1")),
+    (("--gpu", "H100", "--tp", "1", "--output-tokens", "0"), ("output_tokens", "at least 1")),
+    (("--gpu", "H100", "--tp", "1", "--price", "-1"), ("price of a GPU for an hour", "-1")),
+    (("--gpu", "H100", "--price", "nan"), ("price of a GPU for an hour", "nan")),
+    (("--gpu", "H100", "--tp", "1", "--calibrate", "tpot_ms=5,concurrency=0"), ("concurrency", "at least 1")),
+    (("--gpu", "H100", "--tp", "1", "--calibrate", "prefill_ms=5,input_tokens=0"), ("input_tokens", "at least 1")),
 ])  # fmt: skip
 def test_bad_input_by_command_is_one_line(args, words, capsys):
     code, out, err = run(capsys, "--model", "Qwen2.5-7B", *args, "--no-check")
     assert code == 2 and not out and err.startswith("error: ") and err.count("\n") == 1, (out, err)
     for word in words:
         assert word in err, f"{word!r} is not in {err!r}"
+
+
+def test_expert_parallelism_is_sized_and_its_speed_is_said_to_be_unknown(capsys):
+    base = ("--model", "Mixtral-8x7B", "--gpu", "H100", "--gpus", "2", "--tp", "2", "--no-check")
+    plain, experts = (run(capsys, *base, *more)[1] for more in ((), ("--enable-expert-parallel",)))
+    assert "note        expert parallelism is sized here, its speed is not predicted" in experts and "expert" not in plain
 
 
 def test_it_runs_as_a_module():
@@ -348,3 +377,54 @@ def test_start_messages_are_read():
     assert found["weights_gib"] == 14.29 and found["kv_cache_tokens"] == 1_023_936 and found["consumed_gib"] == 15.2
     assert found["graphs_estimate_gib"] == 0.61 and found["peak_activation_gib"] == pytest.approx(2.36)
     assert parse_log("nothing") == {}
+
+
+def test_a_recorded_speed_up_counts_only_streams_that_run_at_once():
+    """One GPU runs 4 of 32 requests at once, two run all: the speed-up compares those steps, as the TPOT rows do."""
+    config = {"model": "Qwen2.5-7B", "pp": 1, "dp": 1, "output": 64}
+    records = [
+        {"id": str(tp), "file": "f", "gpu": "H100-SXM", "machine": {}, "config": {**config, "tp": tp, "engine_args": {"max_num_seqs": seqs}},
+         "measured": {"kv_cache_tokens": 1, "max_num_batched_tokens": 8192, "tpot_ms": {"1x128": 5.0, "32x128": 8.0}, "prefill_ms": {"1024": 30.0}}}
+        for tp, seqs in ((1, 4), (2, 256))
+    ]  # fmt: skip
+    rows = {(row.config, row.quantity, row.case): row.plain for row in accuracy.compare(records)}
+    assert rows["2", "speedup", "32x128"] == pytest.approx(rows["1", "tpot_ms", "32x128"] / rows["2", "tpot_ms", "32x128"])
+
+
+# ---------------------------------------------------------------- layouts in a child
+@pytest.fixture
+def cpu_profile(monkeypatch):
+    from types import SimpleNamespace
+
+    from helpers.planning import trial
+
+    inventory = importlib.import_module("helpers.planning.inventory")  # the package has a function of that name
+    monkeypatch.setattr(inventory, "inventory", lambda: inventory.Inventory((), cpu_cores=2))
+    monkeypatch.setattr(trial, "_in_this_process", lambda profile, job: trial.Trial(1, 1))
+    return SimpleNamespace(name="cpu", model="m", engine_args={})
+
+
+def test_a_child_that_failed_is_not_started_again_for_the_next_layout(cpu_profile, monkeypatch):
+    from helpers.planning import trial
+
+    started = []
+    monkeypatch.setattr(trial, "_child", lambda job, timeout_s: started.append(job) or [trial.Trial(*job["layouts"][0], problem="did not begin")])
+    done = list(trial.run_trials(cpu_profile, [(1, 1), (2, 1), (1, 2)]))
+    assert len(started) == 1 and [bool(t.problem) for t in done] == [False, True, True]
+
+
+def test_a_row_that_the_end_of_the_time_cut_off_is_left_out(monkeypatch):
+    from types import SimpleNamespace
+
+    from helpers import lifeline
+    from helpers.planning import trial
+
+    def spawn(command, env, log):
+        with open(json.loads(command[-1])["out"], "w") as file:
+            file.write('{"tp": 2, "pp": 1, "startup_s": 1.5, "tpot_ms": {"1": 2.0}}\n{"tp": 2, "pp": 1, "star')
+        return SimpleNamespace(wait=lambda timeout_s: None)
+
+    monkeypatch.setattr(lifeline, "spawn", spawn)
+    monkeypatch.setattr(lifeline, "stop", lambda process: None)
+    job = {"model": "m", "cpu": True, "layouts": [(2, 1)]}
+    assert [str(t) for t in trial._child(job, 1)] == ["TP 2: started in 1.5 s, 0 tokens of KV cache; TPOT 2.00 ms with 1 stream"]

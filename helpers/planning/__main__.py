@@ -90,8 +90,9 @@ def plan(args) -> dict:
         "kv_cache_memory_bytes", "enforce_eager", "enable_expert_parallel")}  # fmt: skip
     options = EngineOptions(**given)
     limit = args.max_model_len or shape.max_positions
-    output = args.output_tokens or min(128, max(1, limit // 4))
-    workload = Workload(args.input_tokens or max(1, min(1024, limit - output)), output, args.concurrency)
+    output = min(128, max(1, limit // 4)) if args.output_tokens is None else args.output_tokens
+    prompt = max(1, min(1024, limit - output)) if args.input_tokens is None else args.input_tokens
+    workload = Workload(prompt, output, args.concurrency)
     tuning, calibration = default_tuning(box.gpu), None
     if args.calibrate:
         defaults = {"input_tokens": workload.input_tokens, "output_tokens": workload.output_tokens}
@@ -192,7 +193,7 @@ def report(shape, box, p, launch, ranking, calibration, price) -> dict:
         "check_first": list(launch.check_first),
         "notes": list(p.notes),
     }  # fmt: skip
-    if price:
+    if price is not None:
         out["price_per_million_output_tokens"] = round(price_per_million(price, p.gpus, p.output_tokens_per_s), 4)
     if calibration:
         out["calibration"] = {

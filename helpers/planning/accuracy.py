@@ -78,6 +78,11 @@ def _options(record) -> EngineOptions:
     return EngineOptions(**{k: v for k, v in record["config"]["engine_args"].items() if k in known})
 
 
+def _memory(record):
+    config = record["config"]
+    return plan_memory(_shape(record), _box(record), config["tp"], config["pp"], config["dp"], _options(record), usage="llm")
+
+
 def _reference(records) -> dict | None:
     """The record that calibrates a machine: the first on one GPU that is not held out."""
     single = [r for r in records if r["config"]["tp"] * r["config"]["pp"] * r["config"]["dp"] == 1]
@@ -117,11 +122,10 @@ def compare(records=None) -> list[Row]:
 
 
 def _rows(group, record, tuning, used) -> list[Row]:
-    shape, box, options = _shape(record), _box(record), _options(record)
+    shape, box, memory = _shape(record), _box(record), _memory(record)
     config, measured, committed = record["config"], record["measured"], record.get("predicted") or {}
-    tp, pp, dp = config["tp"], config["pp"], config["dp"]
+    tp, pp = config["tp"], config["pp"]
     plain = default_tuning(box.gpu)
-    memory = plan_memory(shape, box, tp, pp, dp, options, usage="llm")
     holdout = bool(config.get("holdout"))
     rows = []
 
@@ -135,13 +139,7 @@ def _rows(group, record, tuning, used) -> list[Row]:
     if real:  # 0 on the CPU, where vLLM repacks the weights and does not weigh them
         add("weights_gib", "", real, committed.get("weights_gib"), memory.weights_gib_per_gpu)
     for case, value in measured.get("tpot_ms", {}).items():
-        streams, tokens = map(int, case.split("x"))
-        at_once = streams_at_once(streams, dp, memory.options)
-        step = [
-            decode_parts(shape, box, tp, pp, at_once, tokens + config["output"] / 2,
-                         kv_dtype=memory.options.kv_cache_dtype, tuning=t).total * 1e3
-            for t in (plain, tuning or plain)
-        ]  # fmt: skip
+        step = [_step(record, case, t) * 1e3 for t in (plain, tuning or plain)]
         add("tpot_ms", case, value, committed.get("tpot_ms", {}).get(case), *step)
     for case, value in measured.get("prefill_ms", {}).items():
         step = [
@@ -150,6 +148,15 @@ def _rows(group, record, tuning, used) -> list[Row]:
         ]
         add("prefill_ms", case, value, committed.get("prefill_ms", {}).get(case), *step)
     return rows
+
+
+def _step(record, case, tuning) -> float:
+    """Seconds of a recorded decode step as the planner has them. case: "256x128" is 256 requests of 128 tokens in."""
+    config, options = record["config"], _memory(record).options
+    requests, tokens = map(int, case.split("x"))
+    streams = streams_at_once(requests, config["dp"], options)  # the others wait
+    return decode_parts(_shape(record), _box(record), config["tp"], config["pp"], streams, tokens + config["output"] / 2,
+                        kv_dtype=options.kv_cache_dtype, tuning=tuning).total  # fmt: skip
 
 
 def _speedups(group, records, tuning) -> list[Row]:
@@ -164,16 +171,11 @@ def _speedups(group, records, tuning) -> list[Row]:
         c, base = r["config"], bases.get(r["config"]["model"])
         if base is None or c["tp"] * c["pp"] == 1:
             continue
-        shape, plain = _shape(r), default_tuning(_box(r).gpu)
+        plain = default_tuning(_box(r).gpu)
         for case in r["measured"].get("tpot_ms", {}):
             if case not in base["measured"]["tpot_ms"]:
                 continue
-            streams, tokens = map(int, case.split("x"))
-            context = tokens + c["output"] / 2
-            ratio = []
-            for t in (plain, tuning or plain):
-                one = decode_parts(shape, _box(base), 1, 1, streams, context, tuning=t).total
-                ratio.append(one / decode_parts(shape, _box(r), c["tp"], c["pp"], streams, context, tuning=t).total)
+            ratio = [_step(base, case, t) / _step(r, case, t) for t in (plain, tuning or plain)]
             old = None
             if r.get("predicted") and base.get("predicted"):
                 old = base["predicted"]["tpot_ms"][case] / r["predicted"]["tpot_ms"][case]

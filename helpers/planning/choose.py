@@ -16,10 +16,11 @@ from .predict import Prediction, Tuning, Workload, predict
 
 @dataclass(frozen=True)
 class Goal:
-    """What the service must do. Times in ms; None means no limit.
+    """What the service must do. Times in ms; None means no limit. TPOT is the one with new prompts between the steps.
 
-    prefer: "throughput" (most tokens per second of the whole box), "latency" (lowest TPOT), or "price" (fewest
-    GPUs, then most tokens): which of the plans that meet the limits is best.
+    prefer: which of the plans that meet the limits is best. "throughput": most tokens per second of the whole box;
+    "latency": lowest TPOT; "price": with a limit the fewest GPUs, then most tokens (the hour is what costs), without
+    one the fewest GPUs per token per second (the cheapest token).
     """
 
     tpot_ms: float | None = None
@@ -60,6 +61,8 @@ class Ranking:
 
 def price_per_million(price_per_gpu_hour: float, gpus: int, tokens_per_s: float) -> float:
     """Price of a million output tokens at full load: price x GPUs / (tokens per hour) x 1e6."""
+    if not 0 <= price_per_gpu_hour < math.inf:
+        raise PlanningError(f"The price of a GPU for an hour must be a number of at least 0, not {price_per_gpu_hour:g}.")
     return price_per_gpu_hour * gpus / (tokens_per_s * 3600) * 1e6
 
 
@@ -104,8 +107,8 @@ def rank(
     def order(c: Choice):
         p = c.prediction
         by = {
-            "throughput": (-p.output_tokens_per_s, p.tpot_s),
-            "latency": (p.tpot_s, -p.output_tokens_per_s),
+            "throughput": (-p.output_tokens_per_s, p.mixed_tpot_s),
+            "latency": (p.mixed_tpot_s, -p.output_tokens_per_s),
             "price": (c.gpus / p.output_tokens_per_s if goal.tpot_ms is None and goal.ttft_ms is None else c.gpus,
                       -p.output_tokens_per_s),
         }[goal.prefer]  # fmt: skip
@@ -113,8 +116,8 @@ def rank(
 
     ordered = tuple(sorted(fitting, key=order)) + tuple(c for c in choices if not c.fits)
     best = ordered[0] if ordered[0].meets else None
-    thumb = rule_of_thumb(shape, box, ordered, goal)
-    return Ranking(ordered, best, thumb, tuple(_reasons(shape, box, ordered, best, thumb, goal, workload)))
+    thumb = rule_of_thumb(box, ordered)
+    return Ranking(ordered, best, thumb, tuple(_reasons(ordered, best, thumb, goal, workload)))
 
 
 def _one(shape, box, tp, pp, dp, workload, options, goal, tuning, price, usage) -> Choice:
@@ -132,11 +135,11 @@ def _one(shape, box, tp, pp, dp, workload, options, goal, tuning, price, usage) 
         missed.append(f"TTFT {p.ttft_s * 1e3:.0f} ms is over {goal.ttft_ms:g} ms")
     if p.streams_per_replica * dp < workload.concurrency:
         missed.append(f"only {p.streams_per_replica * dp} of {workload.concurrency} requests run at once")
-    cost = price_per_million(price, tp * pp * dp, p.output_tokens_per_s) if price else None
+    cost = None if price is None else price_per_million(price, tp * pp * dp, p.output_tokens_per_s)
     return Choice(tp, pp, dp, p, True, not missed, "; ".join(missed), cost)
 
 
-def rule_of_thumb(shape, box, choices, goal=None) -> Choice | None:
+def rule_of_thumb(box, choices) -> Choice | None:
     """vLLM's advice (docs, parallelism_scaling): one GPU if the model fits, else TP inside a machine, else TP x PP
     across machines (PP instead of TP without NVLink); what is left of the box serves replicas (DP)."""
     fits = {(c.tp, c.pp, c.dp): c for c in choices if c.fits}
@@ -164,7 +167,7 @@ def rule_of_thumb(shape, box, choices, goal=None) -> Choice | None:
     return fits[min(rest, key=lambda k: (k[0] * k[1], k[1]))] if rest else None
 
 
-def _reasons(shape, box, ordered, best, thumb, goal, workload):
+def _reasons(ordered, best, thumb, goal, workload):
     if best is None:
         nearest = min((c for c in ordered if c.fits), key=lambda c: c.prediction.mixed_tpot_s)
         yield (

@@ -76,7 +76,7 @@ def inventory() -> Inventory:
             links = _links(handles, notes)
             driver = str(nvitop.Device.driver_version())
         except Exception as problem:  # NVML has many error types; an inventory must not stop a lesson
-            return Inventory((), notes=(f"The GPUs could not be read ({type(problem).__name__}: {problem}).",), **cpu)
+            return Inventory((), notes=(f"The GPUs could not be read ({_words(problem)}).",), **cpu)
     if not devices:
         notes.append("A driver answers, but no GPU is visible: CUDA_VISIBLE_DEVICES hides them.")
     return Inventory(devices, links, driver=driver, notes=tuple(notes), **cpu)
@@ -85,37 +85,49 @@ def inventory() -> Inventory:
 def _device(handle, notes) -> Device:
     import pynvml
 
-    def ask(function, *args):
+    failed = {}
+
+    def ask(what, function, *args):
         try:
             return function(*args)
-        except Exception:
+        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_InvalidArgument):
+            return None  # this GPU does not have it, such as an 18th NVLink
+        except Exception as problem:
+            failed[what] = problem
             return None
 
     physical = handle.parent if getattr(handle, "is_mig_device", lambda: False)() else handle
-    raw = ask(lambda: physical.handle)
-    capability = ask(handle.cuda_compute_capability) or ask(physical.cuda_compute_capability)
+    raw = ask("its handle", lambda: physical.handle)
+    capability = ask("compute capability", handle.cuda_compute_capability) or ask("compute capability", physical.cuda_compute_capability)
     count, generation, rate = 0, None, 0.0
     for link in range(18):
-        if ask(pynvml.nvmlDeviceGetNvLinkState, raw, link) == 1:
+        if ask("NVLinks", pynvml.nvmlDeviceGetNvLinkState, raw, link) == 1:
             count += 1
-            generation = ask(pynvml.nvmlDeviceGetNvLinkVersion, raw, link) or generation
+            generation = ask("NVLinks", pynvml.nvmlDeviceGetNvLinkVersion, raw, link) or generation
     per_link = {1: 20.0, 2: 25.0, 3: 25.0, 4: 25.0, 5: 50.0}
     # NVML counts versions of the protocol, which run ahead of NVLink's generation on newer drivers: cap by lookup.
     rate = count * per_link.get(generation if generation in per_link else 4, 25.0)
-    numa = ask(physical.numa_node) if hasattr(physical, "numa_node") else None
-    return Device(
+    numa = ask("NUMA node", physical.numa_node) if hasattr(physical, "numa_node") else None
+    device = Device(
         index=str(handle.index),
         name=str(handle.name()),
         memory_gib=handle.memory_total() / GIB,
         capability=".".join(map(str, capability)) if capability else "",
-        pcie_generation=ask(pynvml.nvmlDeviceGetMaxPcieLinkGeneration, raw),
-        pcie_width=ask(pynvml.nvmlDeviceGetMaxPcieLinkWidth, raw),
+        pcie_generation=ask("PCIe", pynvml.nvmlDeviceGetMaxPcieLinkGeneration, raw),
+        pcie_width=ask("PCIe", pynvml.nvmlDeviceGetMaxPcieLinkWidth, raw),
         nvlinks=count,
         nvlink_generation=generation,
         nvlink_gb_s=rate or None,
         numa_node=numa if isinstance(numa, int) else None,
         mig=physical is not handle,
     )
+    if failed:
+        notes.append(f"GPU {device.index}: {', '.join(failed)} could not be read ({_words(next(iter(failed.values())))}).")
+    return device
+
+
+def _words(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {problem}"
 
 
 ANCESTOR = {0: "SELF", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
@@ -125,7 +137,7 @@ def _links(handles, notes) -> tuple:
     """The matrix of `nvidia-smi topo -m`, from NVML: NV# where NVLinks join two GPUs, else the nearest common bridge."""
     import pynvml
 
-    rows = []
+    rows, failed = [], []
     for a in handles:
         row = []
         for b in handles:
@@ -133,14 +145,20 @@ def _links(handles, notes) -> tuple:
                 row.append("SELF")
                 continue
             text = "?"
-            with contextlib.suppress(Exception):
+            try:
                 text = ANCESTOR.get(pynvml.nvmlDeviceGetTopologyCommonAncestor(a.handle, b.handle), "?")
-            with contextlib.suppress(Exception):
+            except Exception as problem:
+                failed.append(problem)
+            try:
                 status = pynvml.nvmlDeviceGetP2PStatus(a.handle, b.handle, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
                 if status == 0:
                     text = f"NV{_nvlinks_between(a, b)}"
+            except Exception as problem:
+                failed.append(problem)
             row.append(text)
         rows.append(tuple(row))
+    if failed:
+        notes.append(f"How the GPUs reach each other could not all be read ({_words(failed[0])}): there may be NVLinks that are not shown.")
     return tuple(rows)
 
 

@@ -289,7 +289,7 @@ def graph_bytes(shape: ModelShape, options: EngineOptions, gpu: Gpu, layers: int
     return int(driver + rows + scratch)
 
 
-def non_torch_bytes(gpu: Gpu, tp: int) -> int:
+def non_torch_bytes(tp: int) -> int:
     return int((NON_TORCH_GIB + (NON_TORCH_TP_GIB if tp > 1 else 0)) * GIB)
 
 
@@ -327,7 +327,7 @@ def plan_memory(
             relay = 0 if rank == 0 else 2 * options.max_num_batched_tokens * shape.hidden * shape.dtype_bytes
             parts = dict(
                 sampler_state=(sampler_state_bytes(shape, options) if last else 0) + relay,
-                non_torch=non_torch_bytes(gpu, tp),
+                non_torch=non_torch_bytes(tp),
                 activation=activation_bytes(shape, options, tp, last, ep, rank == 0),
                 graphs_estimate=graph_bytes(shape, options, gpu, layers, tp),
             )

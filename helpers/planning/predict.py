@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from .errors import PlanningError
 from .hardware import Box, Gpu
 from .memory import EngineOptions, MemoryPlan, plan_memory
-from .models import ModelShape, matmul_parameters, stage_layers, weight_parts
+from .models import ModelShape, matmul_parameters, stage_layers
 
 
 # ---------------------------------------------------------------------- parameters of the model
@@ -193,7 +193,6 @@ def forward_parts(
     context: float,
     prefill: bool,
     last: bool = True,
-    ep: int = 1,
     kv_dtype: str = "auto",
     tuning: Tuning | None = None,
 ) -> Parts:
@@ -295,7 +294,7 @@ def streams_at_once(concurrency: int, dp: int, options: EngineOptions) -> int:
     return min(max(1, -(-concurrency // dp)), options.max_num_seqs)
 
 
-def decode_parts(shape, box, tp, pp, streams, context, *, ep=1, kv_dtype="auto", tuning=None) -> Parts:
+def decode_parts(shape, box, tp, pp, streams, context, *, kv_dtype="auto", tuning=None) -> Parts:
     """One decode step as a stream sees it: with a pipeline, its own batch passes every stage in turn."""
     tuning = tuning or default_tuning(box.gpu)
     batch = streams if pp == 1 else max(1.0, streams / pp)
@@ -303,7 +302,7 @@ def decode_parts(shape, box, tp, pp, streams, context, *, ep=1, kv_dtype="auto",
     for rank, layers in enumerate(stage_layers(shape.layers, pp)):
         total += forward_parts(
             shape, box, tp, layers, tokens=batch, streams=batch, context=context, prefill=False,
-            last=rank == pp - 1, ep=ep, kv_dtype=kv_dtype, tuning=tuning,
+            last=rank == pp - 1, kv_dtype=kv_dtype, tuning=tuning,
         )  # fmt: skip
     if pp > 1:
         payload = 2 * batch * shape.hidden * shape.dtype_bytes / tp
@@ -315,7 +314,7 @@ def decode_parts(shape, box, tp, pp, streams, context, *, ep=1, kv_dtype="auto",
     return total + Parts(host=max(0.0, host - total.total))
 
 
-def prefill_parts(shape, box, tp, pp, prompt, chunk, *, ep=1, tuning=None) -> Parts:
+def prefill_parts(shape, box, tp, pp, prompt, chunk, *, tuning=None) -> Parts:
     """One prompt alone, in chunks of at most ``chunk`` tokens (max_num_batched_tokens).
 
     With a pipeline the chunks follow each other through the stages, so m chunks take (m + p - 1) / m of the time
@@ -329,7 +328,7 @@ def prefill_parts(shape, box, tp, pp, prompt, chunk, *, ep=1, tuning=None) -> Pa
         for rank, layers in enumerate(stage_layers(shape.layers, pp)):
             step += forward_parts(
                 shape, box, tp, layers, tokens=now, streams=1, context=done, prefill=True,
-                last=rank == pp - 1, ep=ep, tuning=tuning,
+                last=rank == pp - 1, tuning=tuning,
             )  # fmt: skip
         if pp > 1:
             payload = 2 * now * shape.hidden * shape.dtype_bytes / tp
@@ -347,6 +346,13 @@ def prefill_parts(shape, box, tp, pp, prompt, chunk, *, ep=1, tuning=None) -> Pa
     return total
 
 
+def _check_counts(of, names) -> None:
+    for name in names:
+        value = getattr(of, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise PlanningError(f"{name} must be a whole number of at least 1, not {value!r}.")
+
+
 def predict(
     shape: ModelShape,
     box: Box,
@@ -361,15 +367,13 @@ def predict(
 ) -> Prediction:
     """Predict TPOT, prefill, TTFT and throughput of one plan. The memory must fit (see plan_memory)."""
     workload = workload or Workload()
-    for name in ("input_tokens", "output_tokens", "concurrency"):
-        value = getattr(workload, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise PlanningError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    _check_counts(workload, ("input_tokens", "output_tokens", "concurrency"))
     memory = memory or plan_memory(shape, box, tp, pp, dp, options, usage)
     tuning = tuning or default_tuning(box.gpu)
     opts = memory.options
-    ep = tp * dp if opts.enable_expert_parallel else 1
     notes = list(memory.notes)
+    if opts.enable_expert_parallel and tp * dp > 1:
+        notes.append("expert parallelism is sized here, its speed is not predicted: the times are those without it")
     length = workload.input_tokens + workload.output_tokens
     if length > opts.max_model_len:
         raise PlanningError(
@@ -387,9 +391,8 @@ def predict(
             f"({'KV cache' if room < opts.max_num_seqs else 'max_num_seqs'} is the limit)"
         )
     context = workload.input_tokens + workload.output_tokens / 2
-    keyed = dict(ep=ep, tuning=tuning)
-    decode = decode_parts(shape, box, tp, pp, streams, context, kv_dtype=opts.kv_cache_dtype, **keyed)
-    prefill = prefill_parts(shape, box, tp, pp, workload.input_tokens, opts.max_num_batched_tokens, **keyed)
+    decode = decode_parts(shape, box, tp, pp, streams, context, kv_dtype=opts.kv_cache_dtype, tuning=tuning)
+    prefill = prefill_parts(shape, box, tp, pp, workload.input_tokens, opts.max_num_batched_tokens, tuning=tuning)
     tpot, prefill_s = decode.total, prefill.total
     # In steady state each of the streams costs one prefill for every output_tokens steps; a pipeline overlaps them.
     out = workload.output_tokens
@@ -469,6 +472,7 @@ def calibrate(shape: ModelShape, box: Box, points, tuning: Tuning | None = None,
     if not points:
         raise PlanningError("A calibration needs at least one measured point, such as tp=1,concurrency=1,tpot_ms=4.9.")
     for point in points:
+        _check_counts(point, ("tp", "pp", "dp", "concurrency", "input_tokens", "output_tokens", "chunk"))
         for value in (point.tpot_s, point.prefill_s):
             if value is not None and not (isinstance(value, (int, float)) and 0 < value < 1e4):
                 raise PlanningError(f"A measured time must be a positive number, and {value!r} is not one.")
@@ -539,10 +543,3 @@ def tp_speedup_parts(shape, box, tps, streams, context, tuning=None, kv_dtype="a
         first = first or parts.total
         rows.append({"tp": tp, "speedup": first / parts.total, "total_ms": parts.total * 1e3, **parts.ms()})
     return rows
-
-
-def weights_read_per_step(shape: ModelShape, tp: int = 1) -> int:
-    """Bytes of weights that one decode step of a dense model reads on one rank (no embedding table)."""
-    parts = weight_parts(shape, tp)
-    skip = {"rope", "absorbed", "scales"} | (set() if shape.tied else {"embedding"})
-    return sum(v for k, v in parts.items() if k not in skip)

@@ -42,7 +42,7 @@ def sharding(shape: ModelShape, parts_one: dict, parts_many: dict, tp: int) -> s
     same = [name for name in parts_one if parts_many.get(name) == parts_one[name]]
     names = f" ({', '.join(same)})" if same else ""
     return (
-        f"{tp} GPUs hold {each / GIB:.2f} GiB each, {each * tp / GIB:.2f} GiB together: {copied / GIB:.3f} GiB more than the "
+        f"{tp} GPUs hold {each / GIB:.2f} GiB of {shape.name} each, {each * tp / GIB:.2f} GiB together: {copied / GIB:.3f} GiB more than the "
         f"{whole / GIB:.2f} GiB of one GPU, because some parts are whole on every GPU{names}."
     )
 

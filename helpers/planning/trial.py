@@ -8,6 +8,7 @@ layouts of several ranks share one child, whose workers are forked instead of st
 (vLLM's own way imports PyTorch again in every worker); one core a rank.
 """
 
+import contextlib
 import json
 import os
 import statistics
@@ -65,7 +66,7 @@ def run_trials(profile, layouts, streams=(1, 8), prompts=(256, 1024), input_toke
     several = [size for size in layouts if 1 < size[0] * size[1] <= have]
     # On two busy cores the ranks of TP 2 wait for each other at every all-reduce: it comes last, so that it holds up nobody.
     several.sort(key=lambda size: size[0])
-    waiting = {}
+    measured, started = {}, False
     for layout in layouts:
         tp, pp = layout
         if tp * pp > have:
@@ -73,11 +74,11 @@ def run_trials(profile, layouts, streams=(1, 8), prompts=(256, 1024), input_toke
         elif on_cpu and tp * pp == 1:
             yield _in_this_process(profile, job)
         else:
-            if not waiting:
-                batches = [several] if on_cpu else [[layout]]
-                for batch in batches:
-                    waiting |= {(t.tp, t.pp): t for t in _child({**job, "layouts": batch}, timeout_s or (60 if on_cpu else 300))}
-            yield waiting.pop(layout, None) or Trial(tp, pp, problem="was not reached in the time allowed.")
+            if not (on_cpu and started):  # on the CPU one child measures all of them, and a child that failed is not tried again
+                started = True
+                batch = several if on_cpu else [layout]
+                measured |= {(t.tp, t.pp): t for t in _child({**job, "layouts": batch}, timeout_s or (60 if on_cpu else 300))}
+            yield measured.get(layout) or Trial(tp, pp, problem="was not reached in the time allowed.")
 
 
 def _in_this_process(profile, job: dict) -> Trial:
@@ -121,8 +122,9 @@ def _child(job: dict, timeout_s: float) -> list[Trial]:
         rows = {}
         if Path(job["out"]).exists():
             for line in Path(job["out"]).read_text().splitlines():
-                row = json.loads(line)
-                rows[(row["tp"], row["pp"])] = row
+                with contextlib.suppress(ValueError):  # the line that the child was writing when its time was up
+                    row = json.loads(line)
+                    rows[(row["tp"], row["pp"])] = row
         trials = []
         for row in rows.values():
             row["tpot_ms"] = {int(k): v for k, v in row.get("tpot_ms", {}).items()}

@@ -351,7 +351,7 @@ def _size_gib(folder: Path, most: int = 20_000) -> float:
 
 # ---------------------------------------------------------------- the class
 
-def make_pages(out: Path, students: list[Student], scratch: Path, check_stop=lambda: None) -> None:
+def make_pages(out: Path, students: list[Student], scratch: Path) -> None:
     """Pages of the executed or submitted notebooks, in one process for all; a notebook that takes
     the process down costs its own page only."""
     waiting = []
@@ -360,7 +360,6 @@ def make_pages(out: Path, students: list[Student], scratch: Path, check_stop=lam
             if not source.with_suffix(".html").exists():
                 waiting.append([str(source), str(source.with_suffix(".html"))])
     while waiting:
-        check_stop()
         todo = scratch / "pages.json"
         todo.write_text(json.dumps(waiting))
         process = lifeline.spawn([sys.executable, "-c", f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({8 * GIB}, {8 * GIB}))\n"
@@ -369,7 +368,6 @@ def make_pages(out: Path, students: list[Student], scratch: Path, check_stop=lam
         try:
             done, since = 0, time.monotonic()
             while process.poll() is None:
-                check_stop()
                 time.sleep(0.05)
                 now_done = sum(Path(page).exists() for _, page in waiting)
                 if now_done > done:

@@ -409,7 +409,7 @@ def test_a_child_that_failed_is_not_started_again_for_the_next_layout(cpu_profil
 
     started = []
     monkeypatch.setattr(trial, "_child", lambda job, timeout_s: started.append(job) or [trial.Trial(*job["layouts"][0], problem="did not begin")])
-    done = list(trial.run_trials(cpu_profile, [(1, 1), (2, 1), (1, 2)]))
+    done = list(trial.run_trials(cpu_profile, [(1, 1), (1, 2), (2, 1)]))
     assert len(started) == 1 and [bool(t.problem) for t in done] == [False, True, True]
 
 

@@ -105,29 +105,38 @@ def step_by_cause(rows: list[dict], reading: str, title: str, measured: dict | N
     style.show(fig, reading=reading, table=rows, name=name)
 
 
-def over_batch(rows: list[dict], reading: str, knee: float | None = None) -> None:
-    """TPOT (left) and throughput (right) over requests at once. rows: {"streams", "tpot_ms", "output_tokens_per_s", "layout"}."""
-    fig, (left, right) = style.figure("More streams: the step grows slowly, then with every stream", cols=2, size=(9, 3.8))
+def over_batch(rows: list[dict], reading: str) -> None:
+    """TPOT with the decode step alone (left) and throughput (right) over requests at once.
+
+    rows: {"layout", "streams", "tpot_ms", "decode_step_ms", "output_tokens_per_s"}.
+    """
+    fig, (left, right) = style.figure("More requests at once: more tokens in all, a longer wait for each", cols=2, size=(9.4, 4.2))
     for i, layout in enumerate(dict.fromkeys(row["layout"] for row in rows)):
         mine = [row for row in rows if row["layout"] == layout]
         x = [row["streams"] for row in mine]
-        left.plot(x, [row["tpot_ms"] for row in mine], marker=style.MARKERS[i], color=style.COLORS[i], label=layout)
-        right.plot(x, [row["output_tokens_per_s"] for row in mine], marker=style.MARKERS[i], color=style.COLORS[i], label=layout)
-    if knee:
-        for axis in (left, right):
-            axis.axvline(knee, color=style.GREY, lw=1, ls=":")
-        left.annotate("compute = memory", (knee, 0), xytext=(4, 6), textcoords="offset points", fontsize=8, color=style.GREY)
-    left.set(xscale="log", xlabel="requests at once", ylabel="TPOT (ms)", ylim=(0, None))
+        look = {"marker": style.MARKERS[i], "color": style.COLORS[i]}
+        left.plot(x, [row["tpot_ms"] for row in mine], label=layout, **look)
+        left.plot(x, [row["decode_step_ms"] for row in mine], linestyle=":", linewidth=1.2, label=f"{layout}, decode step alone", **look | {"marker": None})
+        right.plot(x, [row["output_tokens_per_s"] for row in mine], **look)
+    left.set(xscale="log", xlabel="requests at once", ylabel="TPOT, new prompts in between (ms)", ylim=(0, None))
     right.set(xscale="log", yscale="log", xlabel="requests at once", ylabel="output tokens/s of the box")
-    left.legend(fontsize=8)
+    for ax in (left, right):
+        ticks = sorted({row["streams"] for row in rows})
+        ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.minorticks_off()
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     style.show(fig, reading=reading, table=rows, name="over_batch")
 
 
-def allreduce(rows: list[dict], latency_s: float, rate: float, reading: str, label: str, more: dict | None = None) -> None:
-    """All-reduce time by payload, measured points on the line latency + bytes / rate; ``more``: further measured rows."""
+def allreduce(rows: list[dict], latency_s: float, rate: float, reading: str, label: str, more: dict | None = None, recorded: bool = False) -> None:
+    """All-reduce time by payload, measured points on the line latency + bytes / rate; ``more``: further measured rows.
+
+    recorded: the rows are another machine's.
+    """
     fig, ax = style.figure("An all-reduce costs its latency until the payload is large", size=(7.5, 4))
     sizes = [row["bytes"] for row in rows]
-    ax.scatter(sizes, [row["seconds"] * 1e6 for row in rows], color=style.COLORS["blue"], zorder=3, label=label)
+    look = style.recorded("points", style.COLORS["blue"]) if recorded else {"color": style.COLORS["blue"]}
+    ax.scatter(sizes, [row["seconds"] * 1e6 for row in rows], zorder=3, label=label, **look)
     low, high = min(sizes), max(sizes)
     line = [low * (high / low) ** (i / 60) for i in range(61)]
     ax.plot(line, [(latency_s + size / rate) * 1e6 for size in line], color=style.COLORS["vermillion"],
@@ -169,7 +178,7 @@ def choices(ranking, goal_ms: float | None, reading: str) -> None:
         if ranking.thumb is not None and c is ranking.thumb:
             ax.scatter(p.mixed_tpot_s * 1e3, each, s=230, facecolors="none", edgecolors=style.COLORS["green"], linewidths=1.5)
         rows.append({"plan": c.name(), "GPUs": c.gpus, "TPOT ms": p.mixed_tpot_s * 1e3, "TTFT ms": p.ttft_s * 1e3,
-                     "tokens/s": p.output_tokens_per_s, "tokens/s per GPU": each, "meets the goal": c.meets,
+                     "tokens/s": p.output_tokens_per_s, "tokens/s per GPU": each, "meets the goal": c.meets, "why not": c.why,
                      **({"price per million": c.price_per_million} if c.price_per_million else {})})
     named = [c for c in (ranking.best, ranking.thumb) if c is not None]
     for c, offset in zip(dict.fromkeys(named), ((8, 8), (8, -14)), strict=False):

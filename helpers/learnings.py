@@ -285,7 +285,10 @@ if __name__ == "__main__":
 
     parser = argparse.ArgumentParser(prog="python -m helpers.learnings", description="Export my_learnings.md and distributed_planning.md.")
     parser.add_argument("results_dir", nargs="?", help="folder with measurements.jsonl (default: results/my_week)")
+    given = parser.parse_args().results_dir
+    if given and not os.path.isdir(given):
+        raise SystemExit(f"There is no folder {given}: give the one that holds measurements.jsonl.")
     try:
-        print(export(parser.parse_args().results_dir))
+        print(export(given))
     except ResultsError as error:
         raise SystemExit(str(error))

@@ -46,13 +46,14 @@ SIZES = {
     "long_prompts": (4, 4),
     "short_streams": (8, 32),
     "stream_tokens": (240, 300),
-    "system_prompt_tokens": (600, 2000),
+    "system_prompt_tokens": (600, 2008),
     "few_shot_tokens": (2000, 7000),
     "prefix_requests": (5, 8),
-    "turns": (7, 8),
-    "speculation_questions": (6, 6),
+    "turns": (7, 6),
+    "turn_tokens": (100, 1100),
+    "speculation_questions": (8, 8),
     "largest_batch": (64, 64),
-    "synthetic_tokens": (160, 100),
+    "synthetic_tokens": (400, 220),
     "sampling_prompts": (6, 8),
     "memory_requests": (20, 64),
     "service_requests": (6, 16),
@@ -219,6 +220,19 @@ def _resolve_model(model: str | None, load_format: str | None) -> tuple[str, str
     ).is_file():
         raise ProfileError(f"MODEL = {model!r} is not a model folder: there is no config.json in it.")
     return str(Path(model).expanduser()) if Path(model).expanduser().exists() else model, label, "real"
+
+
+def model_config(profile: Profile):
+    """The model's configuration, as transformers reads it. Raises ProfileError when there is no such model."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(profile.model)
+    except (OSError, ValueError) as error:
+        raise ProfileError(
+            f"The model {profile.model!r} was not found: it is neither a folder with a config.json nor a model that can be "
+            f"downloaded from here ({str(error).partition('. ')[0][:200]})."
+        ) from None
 
 
 def dummy_model_folder(name: str, vocab_size: int | None = None) -> Path:

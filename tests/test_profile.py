@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from helpers import tiny_model
-from helpers.profile import ProfileError, dummy_model_folder, gpus, load_profile
+from helpers.profile import ProfileError, dummy_model_folder, gpus, load_profile, model_config
 
 
 @pytest.fixture
@@ -93,3 +93,9 @@ def test_a_dummy_model_is_whole_while_another_notebook_makes_it_again(tmp_path, 
     before = config.stat().st_ino
     dummy_model_folder("Qwen2.5-7B-Instruct")
     assert config.stat().st_ino == before, "written again although nothing has changed"
+
+
+def test_a_model_that_is_nowhere_gets_one_sentence(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it asks the internet for half a minute
+    with pytest.raises(ProfileError, match="The model 'no/such' was not found"):
+        model_config(load_profile("cpu", "no/such"))

@@ -69,6 +69,17 @@ def alive(pid: int) -> bool:
     return stat is not None and stat[3] not in "ZX"
 
 
+def started(pid: int) -> int | None:
+    """When the process began, in clock ticks since the machine did; None when there is no such process."""
+    stat = _stat(pid)
+    return stat[2] if stat else None
+
+
+def same(pid: int, since: int) -> bool:
+    """Alive and still the process that was noted with ``started``: pids are used again, start times differ."""
+    return alive(pid) and started(pid) == since
+
+
 def descendants(pid: int) -> list[int]:
     """The processes below ``pid`` that are alive, children first. Empty when there are none."""
     below: dict[int, list[int]] = {}
@@ -245,20 +256,14 @@ def _signal(pid: int, number: int) -> None:
         pass
 
 
-def _same(pid: int, started: int) -> bool:
-    """Alive and still the process that was noted: pids are used again, start times differ."""
-    stat = _stat(pid)
-    return stat is not None and stat[3] not in "ZX" and stat[2] == started
-
-
 def _end(noted: dict[int, int], grace_s: float) -> None:
     """SIGTERM, wait, SIGKILL for processes that are not our children: {pid: start time}."""
     for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 2.0)):
-        for pid, started in noted.items():
-            if _same(pid, started):
+        for pid, since in noted.items():
+            if same(pid, since):
                 _signal(pid, number)
         deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline and any(_same(*item) for item in noted.items()):
+        while time.monotonic() < deadline and any(same(*item) for item in noted.items()):
             time.sleep(0.05)
 
 
@@ -339,7 +344,7 @@ def _watch(parent: int) -> int:
         for pid in dict.fromkeys(p for root in named for p in [root, *descendants(root)]):
             if (now := _stat(pid)) is not None:
                 noted[pid] = now[2]
-        noted = {pid: started for pid, started in noted.items() if _same(pid, started)}
+        noted = {pid: since for pid, since in noted.items() if same(pid, since)}
         time.sleep(_POLL_S)
     # Started after the last look: it was handed to the same process as this watcher, and is
     # still in the group of the dead parent.

@@ -246,6 +246,7 @@ class _EngineStart:
         self.start = time.perf_counter()
         self._widget = self._terminal = self._board = None
         self._end = threading.Event()
+        self._looking = threading.Lock()  # the view's thread and whoever asks for the phase
         with contextlib.suppress(Exception):
             if _kernel() is not None:
                 self._board = _Board.of_this_cell()
@@ -270,12 +271,17 @@ class _EngineStart:
                     print("\r" + self._line()[:100].ljust(100), end="", file=self._terminal, flush=True)
 
     def _look(self) -> None:
-        with open(self.log_path, errors="replace") as file:
+        with self._looking, open(self.log_path, errors="replace") as file:
             log = file.read()
-        known = {label for label, _ in self.begun}
-        for label, pattern in self.phases:
-            if label not in known and pattern.search(log):
-                self.begun.append((label, time.perf_counter() - self.start))
+            known = {label for label, _ in self.begun}
+            for label, pattern in self.phases:
+                if label not in known and pattern.search(log):
+                    self.begun.append((label, time.perf_counter() - self.start))
+
+    def phase(self) -> str:
+        """The phase that the start is in now, by what its log says."""
+        self._look()
+        return self.begun[-1][0]
 
     def _line(self) -> str:
         return f"Starting the {self.what}: {self.begun[-1][0]}, {time.perf_counter() - self.start:.0f} s"
@@ -480,18 +486,16 @@ class MemoryView(_Watch):
         from helpers.gpu_memory import MemorySampler
 
         self.sampler = MemorySampler(pids=pids, hz=hz)
-        self.kv: list[dict] = []
-        snapshot = getattr(engine, "snapshot", None)
+        self.kv: list[dict] = []  # the rows of a Measurement's timeline that the plot needs, on the sampler's clock
 
         def read() -> dict:
             found = {}
             if self.sampler.samples:
                 found["memory_gib"] = self.sampler.used(self.sampler.samples[-1])
-            if snapshot is not None:
-                share = snapshot().get("kv_cache_usage")
-                if share is not None:
-                    found["kv_cache_usage"] = share
-                    self.kv.append({"t_s": self.sampler.elapsed_s, "kv_cache_usage": share})
+            # An engine may be closed while the view goes on: its memory is seen to come back.
+            if engine is not None and engine.is_open and (share := engine.kv_cache_usage) is not None:
+                found["kv_cache_usage"] = share
+                self.kv.append({"t_s": self.sampler.elapsed_s, "kv_cache_usage": share})
             return found
 
         super().__init__(read, hz=min(hz, 10.0))
@@ -523,6 +527,8 @@ class MemoryView(_Watch):
 def memory(engine=None, pids=None, hz: float = 10.0) -> MemoryView:
     """Memory, and an engine's KV-cache use, while a cell runs: ``with memory(engine) as view: ...``
 
+    The KV-cache use is the engine's own number after its last step (``Engine.kv_cache_usage``), read ``hz`` times a
+    second; without an engine, or from one with ``disable_log_stats=True``, the view shows memory alone.
     ``view.mark("prefill")`` names phases; ``view.summary()`` has peak and sustained use.
     """
     return MemoryView(engine, pids, hz)

@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -28,6 +29,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import filelock
 import psutil
 
 from helpers import garbage, gpu_memory, lifeline, live
@@ -38,12 +40,12 @@ _guard = None  # the watcher that ends vLLM's processes should this one be kille
 
 # What the log says when a phase of the start begins, in the order of the start.
 MODEL_PHASES = (
-    ("load the weights", r"Starting to load model"),
-    ("compile", r"Dynamo bytecode|Compiling a graph|torch\.compile took"),
-    ("profile the memory", r"Available KV cache memory|Memory profiling"),
-    ("reserve the KV cache", r"KV cache size: [\d,]+ tokens"),
+    ("load the weights", r"Starting to load model|Loading model from scratch"),
+    ("compile", r"Starting torch\.compile|Dynamo bytecode|Compiling a graph"),
+    ("profile the memory", r"torch\.compile took|Initial profiling"),  # with a trial capture of CUDA graphs
+    ("reserve the KV cache", r"Available KV cache memory|KV cache size: [\d,]+ tokens"),
     ("prepare kernels and graphs", r"JIT kernel warmup starting"),  # a GPU's first start compiles Triton's kernels here
-    ("capture CUDA graphs", r"Capturing CUDA graph|Graph capturing"),
+    ("capture CUDA graphs", r"(?s)JIT kernel warmup starting.*Capturing CUDA graphs"),  # the trial came before
 )
 PHASES = (("read the configuration", r"Initializing a V1 LLM engine"), *MODEL_PHASES, ("warm up", r"init engine \(profile"))
 
@@ -106,22 +108,46 @@ class Engine:
     def __init__(self, llm, profile: Profile, engine_args: dict, log_path: Path, info: EngineInfo, before: float,
                  sampler, new_pids: list[int]):
         self._llm = llm
+        self._closing = False
         self.profile = profile
         self.engine_args = engine_args
         self.log_path = log_path
         self.info = info
         self.pids = new_pids  # vLLM's own processes; empty when the engine lives in this one
+        # Those without which there is no engine (others compile for it and end by themselves), with their start times.
+        self._needed = {pid: lifeline.started(pid) for pid in new_pids if lifeline.title(pid).startswith("VLLM::")}
         self._before_gib = before
         self._loaded_gib = _memory_gib()
         self._sampler = sampler
         self.close_report: CloseReport | None = None
+        if self._needed:
+            threading.Thread(target=self._wake_who_waits, name="engine's processes", daemon=True).start()
+
+    def _wake_who_waits(self) -> None:
+        """vLLM 0.32 notices that an engine's process was killed, but lets who waits for its next output wait for ever."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        outputs = self._llm.llm_engine.engine_core.outputs_queue
+        while self.is_open:
+            time.sleep(0.5)
+        outputs.put(EngineDeadError())  # read by nobody when the engine was closed
 
     @property
     def llm(self):
-        """The `vllm.LLM`. Raises EngineError when the engine is closed."""
-        if self._llm is None:
+        """The `vllm.LLM`. Raises EngineError when the engine is closed or its processes have ended."""
+        if self._closing:
             raise EngineError("This engine is closed: run the cell with open_engine(...) again.")
+        if not self.is_open:
+            raise EngineError(self.ended)
         return self._llm
+
+    @property
+    def ended(self) -> str:
+        """What to say of an engine whose processes have ended by themselves."""
+        return (
+            "The engine's process has ended by itself, often because the machine ran out of memory: run the cell with "
+            f"open_engine(...) again. Why it ended may be in vLLM's log: {self.log_path}"
+        )
 
     @property
     def tokenizer(self):
@@ -129,10 +155,33 @@ class Engine:
 
     @property
     def is_open(self) -> bool:
-        return self._llm is not None
+        """Neither closed nor without its processes: those of a large engine can be killed while the notebook lives on."""
+        return not self._closing and all(lifeline.same(pid, since) for pid, since in self._needed.items())
+
+    @property
+    def kv_cache_usage(self) -> float | None:
+        """Share of the KV cache in use after the last step, 0 to 1; None when the engine keeps no statistics.
+
+        It is vLLM's gauge, which `step()` sets from the numbers that a Measurement's timeline has. Another thread may
+        read it while the engine works: it is a number under a lock of its own in this process (prometheus_client).
+        """
+        if not self.llm.llm_engine.log_stats:
+            return None
+        return next((m.value for m in self.llm.get_metrics() if m.name == "vllm:kv_cache_usage_perc"), None)
+
+    def end_requests(self) -> None:
+        """End what vLLM still works on, so that the next cell finds an idle engine; one that does not obey is closed."""
+        with contextlib.suppress(Exception):
+            core = self.llm.llm_engine
+            core.abort_request(list(core.output_processor.request_states), internal=True)
+            for _ in range(100):
+                if not core.has_unfinished_requests():
+                    return
+                core.step()
+        self.close()
 
     def __repr__(self) -> str:
-        state = str(self.info) if self.is_open else "closed"
+        state = str(self.info) if self.is_open else "closed" if self._closing else "its process has ended"
         return f"<Engine {self.profile.model_label} on {self.profile.machine}: {state}>"
 
     def __enter__(self) -> Engine:
@@ -142,28 +191,36 @@ class Engine:
         self.close()
 
     def close(self) -> CloseReport:
-        """End the engine, give its memory back and say so. Closing twice returns the first report."""
+        """End the engine, give its memory back and say so. Closing twice returns the first report.
+
+        One that was interrupted (the stop button) is done again by the next call, from where it stopped.
+        """
         global _open
         if self.close_report:
             return self.close_report
         started = time.perf_counter()
-        llm, self._llm = self._llm, None
-        if _open is self:
-            _open = None
-        with _redirected(self.log_path):
-            _shut_down(llm)
-        _registry_file().unlink(missing_ok=True)
-        after = _settled_memory_gib(self._before_gib)
-        summary = self._sampler.stop()
+        self._closing = True
+        try:
+            if self._llm is not None:
+                with _redirected(self.log_path):
+                    _shut_down(self._llm)
+                self._llm = None
+            _unregister("engine")
+            after = _settled_memory_gib(self._before_gib)
+            left = _still_there(self.pids)
+        finally:
+            summary = self._sampler.stop()
         self.close_report = CloseReport(
             before_gib=self._before_gib,
             loaded_gib=self._loaded_gib,
-            peak_gib=max(summary["peak_gib"], self._loaded_gib),
+            peak_gib=max(summary["peak_gib"] or 0.0, self._loaded_gib),  # None: the sampler could not read
             after_gib=after,
             source=summary["source"],
-            processes_left=_still_there(self.pids),
+            processes_left=left,
             seconds=time.perf_counter() - started,
         )
+        if _open is self:
+            _open = None
         return self.close_report
 
 
@@ -177,17 +234,29 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
     global _open
     args = {"model": profile.model, **profile.engine_args, **engine_args}
     args = {name: value for name, value in args.items() if value is not None}
-    if _open is not None and _open.is_open:
-        if _open.engine_args == args:
+    if _open is not None:
+        if _open.is_open and _open.engine_args == args:
             return _open
         _open.close()
     # helpers/server.py closes the engine likewise; a module that nobody has imported has no server running.
     if profile.name == "gpu" and (module := sys.modules.get("helpers.server")) and (stopped := module.stop_server()):
         print(f"The notebook's server was stopped first, the engine needs its memory: {stopped}")
-    _warn_of_other_engines(profile)
-    log_path = _new_log()
-    _prepare_environment(profile, args)
+    with registered("engine", profile):
+        _open = _start(profile, args)
+    return _open
 
+
+def close_engine() -> CloseReport | None:
+    """Close the engine of this kernel, if one is open. For the last cell of a notebook."""
+    return _open.close() if _open is not None else None
+
+
+# --- starting -------------------------------------------------------------------------------------------------
+
+
+def _start(profile: Profile, args: dict) -> Engine:
+    log_path = _new_log("engine")
+    _prepare_environment(profile, args)
     children = set(_children())
     sampler = gpu_memory.MemorySampler(hz=4)
     started = time.perf_counter()
@@ -211,17 +280,7 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
     startup_s = time.perf_counter() - started
     sampler.start()
     info = _read_info(llm, log_path, startup_s, view.phases_s())
-    _open = Engine(llm, profile, args, log_path, info, before, sampler, sorted(set(_children()) - children))
-    _registry_file().write_text(json.dumps({"pid": os.getpid(), "notebook": _notebook_name()}))
-    return _open
-
-
-def close_engine() -> CloseReport | None:
-    """Close the engine of this kernel, if one is open. For the last cell of a notebook."""
-    return _open.close() if _open is not None else None
-
-
-# --- starting -------------------------------------------------------------------------------------------------
+    return Engine(llm, profile, args, log_path, info, before, sampler, sorted(set(_children()) - children))
 
 
 def _prepare_environment(profile: Profile, args: dict) -> None:
@@ -262,12 +321,13 @@ def _keep_registered_kernels() -> None:
         type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
 
 
-def _new_log() -> Path:
+def _new_log(kind: str = "engine") -> Path:
+    """An empty file for the log of an "engine" or a "server"; the 40 before it are kept."""
     folder = cache_dir() / "logs"
     folder.mkdir(exist_ok=True)
-    for old in sorted(folder.glob("engine-*.log"))[:-40]:
+    for old in sorted(folder.glob(f"{kind}-*.log"))[:-40]:
         old.unlink(missing_ok=True)
-    handle, name = tempfile.mkstemp(prefix=time.strftime("engine-%Y%m%d-%H%M%S-"), suffix=".log", dir=folder)
+    handle, name = tempfile.mkstemp(prefix=time.strftime(f"{kind}-%Y%m%d-%H%M%S-"), suffix=".log", dir=folder)
     os.close(handle)
     return Path(name)
 
@@ -340,9 +400,9 @@ def _checkpoint_gib(model: str) -> float | None:
     return sum(file.stat().st_size for file in files) / GIB if files else None
 
 
-def _worker_of(llm):
+def _worker_of(llm_engine):
     """The worker of an engine in this process, else None."""
-    executor = getattr(llm.llm_engine, "model_executor", None)
+    executor = getattr(llm_engine, "model_executor", None)
     wrapper = getattr(executor, "driver_worker", None)
     return getattr(wrapper, "worker", wrapper)
 
@@ -413,11 +473,12 @@ def _shut_down(llm) -> None:
 
     vLLM 0.32 has no LLM.shutdown(); the client of the engine core has one (vllm/v1/engine/core_client.py).
     """
-    worker = _worker_of(llm)
+    engine = getattr(llm, "llm_engine", None)  # any of these may be gone when this goes on after an interruption
+    core, worker = getattr(engine, "engine_core", None), _worker_of(engine)
     with contextlib.suppress(Exception), garbage.never_now():  # collected below, when the objects are empty
-        llm.llm_engine.engine_core.shutdown()
+        core.shutdown()
     runner = getattr(worker, "model_runner", None)
-    for holder in (runner, worker, getattr(llm.llm_engine, "engine_core", None), llm.llm_engine, llm):
+    for holder in (runner, worker, core, engine, llm):
         with contextlib.suppress(TypeError):
             vars(holder).clear()
     _give_back_host_memory()
@@ -455,33 +516,63 @@ def _memory_gib() -> float:
 
 
 def _children() -> list[int]:
+    """This process's descendants, without the helpers that live as long as it does: lifeline's and multiprocessing's."""
     with contextlib.suppress(psutil.Error):
-        return [
-            child.pid for child in psutil.Process().children(recursive=True) if not lifeline.is_lifeline(child.pid)
-        ]
+        pids = [child.pid for child in psutil.Process().children(recursive=True)]
+        return [p for p in pids if not lifeline.is_lifeline(p) and "resource_tracker" not in lifeline.title(p)]
     return []
 
 
 # --- two notebooks at once ------------------------------------------------------------------------------------
 
 
-def _registry_file(pid: int | None = None) -> Path:
+@contextlib.contextmanager
+def registered(kind: str, profile: Profile):
+    """Inside the block other kernels are told that this one holds an "engine" or a "server"; afterwards too, unless it fails.
+
+    Known from before the start, and under a lock: of two notebooks that start at once, the second sees the first.
+    """
+    with filelock.FileLock(_registry() / ".lock", timeout=30):
+        _warn_of_other_engines(profile)
+        me = {"pid": os.getpid(), "started": lifeline.started(os.getpid()), "host": socket.gethostname()}
+        _entry(kind).write_text(json.dumps({**me, "notebook": _notebook_name()}))
+    try:
+        yield
+    except BaseException:
+        _unregister(kind)
+        raise
+
+
+def _unregister(kind: str) -> None:
+    _entry(kind).unlink(missing_ok=True)
+
+
+def _registry() -> Path:
     folder = cache_dir() / "open-engines"
     folder.mkdir(exist_ok=True)
-    return folder / f"{pid or os.getpid()}.json"
+    return folder
+
+
+def _entry(kind: str) -> Path:
+    # A home may be shared by several machines, whose pids mean nothing to each other.
+    return _registry() / f"{kind}-{socket.gethostname()}-{os.getpid()}.json"
 
 
 def other_engines() -> list[dict]:
-    """Engines that other kernels of this user hold now: {"pid", "notebook"}."""
+    """Engines and servers that other kernels of this user hold on this machine: {"pid", "started", "host", "notebook"}."""
     found = []
-    for path in _registry_file().parent.glob("*.json"):
+    for path in _registry().glob("*.json"):
         try:
             entry = json.loads(path.read_text())
-        except (OSError, ValueError):
+            pid, since, host = int(entry["pid"]), int(entry["started"]), entry["host"]
+            entry["notebook"]
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # damaged, or not ours
+        if host != socket.gethostname():
             continue
-        if not lifeline.alive(entry["pid"]):
-            path.unlink(missing_ok=True)  # a kernel that was killed
-        elif entry["pid"] != os.getpid():
+        if not lifeline.same(pid, since):
+            path.unlink(missing_ok=True)  # a kernel that was killed; its pid may belong to another program by now
+        elif pid != os.getpid():
             found.append(entry)
     return found
 

@@ -22,7 +22,6 @@ import shlex
 import signal
 import socket
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ import httpx
 from helpers import engine as engines
 from helpers import lifeline, live
 from helpers.engine import EngineError
-from helpers.profile import Profile, cache_dir
+from helpers.profile import Profile
 
 # What the log says when a phase of the start begins, in the order of the start.
 PHASES = (
@@ -77,7 +76,7 @@ class Server:
     """A running server. Made by `start_server`, or by `connect` for one that somebody else started."""
 
     def __init__(self, url: str, api_key: str, model: str, *, process=None, log_path=None, command="", engine_args=None,
-                 startup_s=0.0, startup_phases_s=None, key=None):
+                 startup_s=0.0, startup_phases_s=None):
         self.url = url  # "http://127.0.0.1:40123"; the OpenAI paths are below url + "/v1"
         self.api_key = api_key
         self.model = model  # the name to ask for
@@ -88,7 +87,7 @@ class Server:
         self.startup_phases_s = startup_phases_s or {}
         self.stop_report: StopReport | None = None
         self._process = process
-        self._key = key
+        self._key = None  # what start_server was asked for
 
     def __repr__(self) -> str:
         state = "stopped" if self.stop_report else f"up after {self.startup_s:.1f} s" if self._process else "connected"
@@ -133,14 +132,8 @@ class Server:
 
         The labels (model, engine) are summed over. Raises ServerError when the server does not answer.
         """
-        from prometheus_client.parser import text_string_to_metric_families
-
-        try:
-            text = httpx.get(f"{self.url}/metrics", timeout=10).raise_for_status().text
-        except httpx.HTTPError as error:
-            raise ServerError(f"{self.url}/metrics does not answer ({error}). {self._hint()}") from None
         found: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
+        for family in self._metric_families():
             for sample in family.samples:
                 if sample.name.startswith("vllm:") and not sample.name.endswith(("_bucket", "_created", "_info")):
                     name = sample.name.removeprefix("vllm:").removesuffix("_total")
@@ -159,14 +152,29 @@ class Server:
         }
 
     def cache_config(self) -> dict[str, str]:
-        """vLLM's cache settings as the server reports them (labels of vllm:cache_config_info)."""
-        from prometheus_client.parser import text_string_to_metric_families
-
-        text = httpx.get(f"{self.url}/metrics", timeout=10).raise_for_status().text
-        for family in text_string_to_metric_families(text):
+        """vLLM's cache settings as the server reports them (labels of vllm:cache_config_info). Raises ServerError as `metrics`."""
+        for family in self._metric_families():
             if family.name.startswith("vllm:cache_config"):
                 return dict(family.samples[0].labels)
         return {}
+
+    def _metric_families(self) -> list:
+        from prometheus_client.parser import text_string_to_metric_families
+
+        answer = self._get("/metrics")
+        if not answer.is_success:
+            raise ServerError(f"{self.url}/metrics has no metrics (status {answer.status_code}). {self._hint()}")
+        return list(text_string_to_metric_families(answer.text))
+
+    def check_answers(self) -> None:
+        """Raises ServerError when nothing answers (any more): to be called before requests that are sent in other ways."""
+        self._get("/health")
+
+    def _get(self, path: str) -> httpx.Response:
+        try:
+            return httpx.get(self.url + path, timeout=10)
+        except httpx.HTTPError as error:
+            raise ServerError(f"{self.url}{path} does not answer ({error}). {self._hint()}") from None
 
     def stop(self, drain_s: float | None = None) -> StopReport:
         """End the server and all its processes. Stopping twice returns the first report.
@@ -182,7 +190,7 @@ class Server:
             return self.stop_report or StopReport(0.0, "had ended", None, 0, ())
         if _current is self:
             _current = None
-            engines._registry_file().unlink(missing_ok=True)
+            engines._unregister("server")
         started = time.perf_counter()
         pids, how, requests = self.pids, "had ended", None
         own = float(self.engine_args.get("shutdown_timeout") or 0)
@@ -274,40 +282,13 @@ def start_server(profile: Profile, *, max_wait_s: float | None = None, port: int
         if _current._key == key and _current.is_up:
             return _current
         _current.stop()
-    engines._warn_of_other_engines(profile)
-    if profile.name == "gpu" and (closed := engines.close_engine()):
-        print(f"The notebook's engine was closed first, the server needs its memory: {closed}")
     if port is not None:
         _check_port(port)
-
-    _no_proxy_for_this_machine()
-    log_path = _new_log()
-    number = port or _free_port()
-    secret = api_key or secrets.token_urlsafe(24)
-    flags = ["--host", HOST, "--port", str(number), *flags_of(args)]
-    for_people, cmd = _commands(profile, flags, quick)
-    environment = _environment(profile, secret, quick)
-
-    started = time.perf_counter()
-    process = lifeline.spawn(cmd, env=environment, log=log_path, grace_s=15)
-    url = f"http://{HOST}:{number}"
-    limit = max_wait_s or (300 if profile.name == "cpu" else 1200)
-    phases = _Phases(log_path, started)
-    try:
-        with live.engine_start(log_path, PHASES, what="server"):
-            _wait_until_up(process, url, log_path, limit, phases, profile)
-    except BaseException as error:  # KeyboardInterrupt too: an interrupted start leaves nothing
-        lifeline.stop(process, grace_s=3)
-        if isinstance(error, KeyboardInterrupt):
-            raise ServerError("The start was stopped, and what had begun was ended: start again when you like.") from None
-        raise
-    startup_s = time.perf_counter() - started
-    engines._registry_file().write_text(json.dumps({"pid": os.getpid(), "notebook": engines._notebook_name()}))
-    _current = Server(
-        url, secret, args["served_model_name"], process=process, log_path=log_path, command=for_people,
-        engine_args={"model": profile.model, **args}, startup_s=startup_s,
-        startup_phases_s=phases.seconds(startup_s), key=key,
-    )
+    with engines.registered("server", profile):
+        if profile.name == "gpu" and (closed := engines.close_engine()):
+            print(f"The notebook's engine was closed first, the server needs its memory: {closed}")
+        _current = _start(profile, args, port, api_key, quick, max_wait_s)
+    _current._key = key
     return _current
 
 
@@ -333,6 +314,33 @@ def flags_of(args: dict) -> list[str]:
 
 
 # --- starting -------------------------------------------------------------------------------------------------
+
+
+def _start(profile: Profile, args: dict, port: int | None, api_key: str | None, quick: bool, max_wait_s: float | None) -> Server:
+    _no_proxy_for_this_machine()
+    log_path = engines._new_log("server")
+    number = port or _free_port()
+    secret = api_key or secrets.token_urlsafe(24)
+    flags = ["--host", HOST, "--port", str(number), *flags_of(args)]
+    for_people, cmd = _commands(profile, flags, quick)
+    environment = _environment(profile, secret, quick)
+
+    started = time.perf_counter()
+    process = lifeline.spawn(cmd, env=environment, log=log_path, grace_s=15)
+    url = f"http://{HOST}:{number}"
+    limit = max_wait_s or (300 if profile.name == "cpu" else 1200)
+    try:
+        with live.engine_start(log_path, PHASES, what="server") as view:
+            _wait_until_up(process, url, log_path, limit, view, profile)
+    except BaseException as error:  # KeyboardInterrupt too: an interrupted start leaves nothing
+        lifeline.stop(process, grace_s=3)
+        if isinstance(error, KeyboardInterrupt):
+            raise ServerError("The start was stopped, and what had begun was ended: start again when you like.") from None
+        raise
+    return Server(
+        url, secret, args["served_model_name"], process=process, log_path=log_path, command=for_people,
+        engine_args={"model": profile.model, **args}, startup_s=time.perf_counter() - started, startup_phases_s=view.phases_s(),
+    )
 
 
 def _served_name(profile: Profile) -> str:
@@ -412,50 +420,20 @@ def _check_port(port: int) -> None:
             ) from None
 
 
-def _new_log() -> Path:
-    folder = cache_dir() / "logs"
-    folder.mkdir(exist_ok=True)
-    for old in sorted(folder.glob("server-*.log"))[:-40]:
-        old.unlink(missing_ok=True)
-    handle, name = tempfile.mkstemp(prefix=time.strftime("server-%Y%m%d-%H%M%S-"), suffix=".log", dir=folder)
-    os.close(handle)
-    return Path(name)
-
-
-class _Phases:
-    """When each phase's line came into the log, seen while waiting: the log itself has whole seconds only."""
-
-    def __init__(self, log_path: Path, started: float):
-        self.log_path, self.started, self.begun = log_path, started, [("load vLLM", 0.0)]
-
-    def look(self) -> None:
-        log = self.log_path.read_text(errors="replace")
-        known = {name for name, _ in self.begun}
-        for name, pattern in PHASES:
-            if name not in known and re.search(pattern, log):
-                self.begun.append((name, time.perf_counter() - self.started))
-
-    def seconds(self, total: float) -> dict[str, float]:
-        self.look()
-        ends = [at for _, at in self.begun[1:]] + [total]
-        return {name: max(0.0, end - at) for (name, at), end in zip(self.begun, ends, strict=True)}
-
-
-def _wait_until_up(process, url: str, log_path: Path, limit_s: float, phases: _Phases, profile: Profile) -> None:
-    deadline = phases.started + limit_s
+def _wait_until_up(process, url: str, log_path: Path, limit_s: float, view, profile: Profile) -> None:
+    deadline = time.perf_counter() + limit_s
     with httpx.Client(timeout=2) as client:
         while True:
             if (code := process.poll()) is not None:
-                phases.look()
-                step = phases.begun[-1][0]
-                raise ServerError(f"{_cause(log_path, code, profile)} It stopped at the step: {step}. The server's log: {log_path}")
-            phases.look()
+                raise ServerError(
+                    f"{_cause(log_path, code, profile)} It stopped at the step: {view.phase()}. The server's log: {log_path}"
+                )
             with contextlib.suppress(httpx.HTTPError):
                 if client.get(f"{url}/health").status_code == 200:
                     return
             if time.perf_counter() > deadline:
                 raise ServerError(
-                    f"The server was not up after {limit_s:g} s (last step: {phases.begun[-1][0]}); it was ended. Give it longer "
+                    f"The server was not up after {limit_s:g} s (last step: {view.phase()}); it was ended. Give it longer "
                     f"with max_wait_s, or read its log: {log_path}"
                 )
             time.sleep(_POLL_S)

@@ -8,20 +8,22 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import random
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import psutil
 
 from helpers.load import Stream, run_load, timed_stream, together
-from helpers.server import Server, StopReport
+from helpers.server import Server, ServerError, StopReport
 
 # What to ask, and whether the request needs a body.
 ENDPOINTS = (
@@ -49,7 +51,8 @@ def table(rows: list[dict]) -> str:
 
 
 def endpoints(server: Server) -> list[dict]:
-    """The status of each endpoint without a key and with the right one."""
+    """The status of each endpoint without a key and with the right one. Raises ServerError when nothing answers."""
+    server.check_answers()
     body = {"/tokenize": {"prompt": "Hello"}, "/v1/completions": {"prompt": "Hello", "max_tokens": 1},
             "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}}
     rows = []
@@ -62,7 +65,11 @@ def endpoints(server: Server) -> list[dict]:
 
 
 def ask_with_curl(server: Server, path: str, body: dict) -> dict | None:
-    """Send a request with curl, print the command as a person would type it, return the answer; None without curl."""
+    """Send a request with curl, print the command as a person would type it, return the answer; None without curl.
+
+    Raises ServerError when nothing answers.
+    """
+    server.check_answers()
     url, data = server.url + path, json.dumps(body)
     print(f'curl {url} -H "Authorization: Bearer $VLLM_API_KEY" -H "Content-Type: application/json" \\\n  -d {shlex.quote(data)}')
     if not shutil.which("curl"):
@@ -76,8 +83,20 @@ def ask_with_curl(server: Server, path: str, body: dict) -> dict | None:
     return json.loads(done.stdout)
 
 
+def event(line: str) -> str:
+    """A server-sent event of a completion as it came, cut down to what a client reads: text, finish_reason and usage."""
+    data = line.removeprefix("data: ")
+    if data == "[DONE]":
+        return line
+    sent = json.loads(data)
+    choices = [{name: choice[name] for name in ("text", "finish_reason")} for choice in sent["choices"]]
+    usage = sent.get("usage") and {name: count for name, count in sent["usage"].items() if count is not None}
+    return "data: " + json.dumps({"object": sent["object"], "choices": choices, "usage": usage})
+
+
 def mistakes(server: Server, max_model_len: int) -> list[dict]:
-    """Requests that a client gets wrong: the status, and the server's own words."""
+    """Requests that a client gets wrong: the status, and the server's own words. Raises ServerError when nothing answers."""
+    server.check_answers()
     chat, text = "/v1/chat/completions", "/v1/completions"
     hello = {"model": server.model, "prompt": "Hello", "max_tokens": 1}
     wrong_key = {"Authorization": "Bearer not-the-key"}
@@ -122,6 +141,25 @@ def between(before: dict[str, float], after: dict[str, float], name: str) -> flo
     return after.get(name, 0.0) - before.get(name, 0.0)
 
 
+def watch(server: Server) -> Callable[[], dict[str, float]]:
+    """What a dashboard reads again and again: running, waiting, kv_cache_usage, and prefix_hits.
+
+    prefix_hits: of the prompt tokens that were looked up in the prefix cache since the reading before, the share (0 to 1)
+    that was found. It is left out of a reading before which no prompt came.
+    """
+    before = server.metrics()
+
+    def read() -> dict[str, float]:
+        nonlocal before
+        now = server.metrics()
+        looked_up, hits = (between(before, now, f"prefix_cache_{what}") for what in ("queries", "hits"))
+        before = now
+        shown = {"running": "num_requests_running", "waiting": "num_requests_waiting", "kv_cache_usage": "kv_cache_usage_perc"}
+        return {ours: now.get(theirs, 0.0) for ours, theirs in shown.items()} | ({"prefix_hits": hits / looked_up} if looked_up else {})
+
+    return read
+
+
 def mean_in_system(readings: list[dict], start_s: float = 0.0, end_s: float = float("inf")) -> float:
     """Time-weighted mean of running + waiting between two times of the readings (`t_s`, `running`, `waiting`)."""
     rows = [r for r in readings if start_s <= r["t_s"] <= end_s]
@@ -148,17 +186,30 @@ def _cpu(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def why_server_differs(engine_share: float):
-    """For `reconcile`: one sentence on server / offline throughput, by how it came out. engine_share: of the CPU time, 0 to 1."""
-    spent = f"The engine used {100 * engine_share:.0f} % of the CPU time of this run; the rest went into HTTP, JSON and events on both sides."
+def why_server_differs(used_s: dict[str, float], duration_s: float, cores: int | None = None):
+    """For `reconcile`: a few sentences on server / offline throughput, by how it came out.
+
+    used_s: CPU seconds of each process (`cpu_seconds` after the run less before); cores: None counts those that this
+    process may use.
+    """
+    cores = cores or len(os.sched_getaffinity(0))
+    spent = (f"The engine used {100 * used_s['engine'] / sum(used_s.values()):.0f} % of the CPU time of this run; "
+             "the rest went into HTTP, JSON and events on both sides.")
+    share = used_s["API server"] / duration_s
 
     def why(ratio: float | None) -> str:
-        if ratio is None or ratio < 0.9:
-            return f"{spent} They share the cores with the engine, so its steps start later; the larger the model, the less that is."
-        if ratio <= 1.1:
+        if ratio is not None and 0.9 <= ratio <= 1.1:
             return f"{spent} It ran beside the engine, in other processes, and so cost next to nothing."
-        return (f"{spent} A server that is faster has turned tokens into text in another process, beside the next step; in the notebook "
-                "one process does both in turn. Other programs on the machine can do the same to a short run: repeat both.")
+        if ratio is not None and ratio > 1.1:
+            return (f"{spent} A server that is faster has turned tokens into text in another process, beside the next step; in the notebook "
+                    "one process does both in turn. Other programs on the machine can do the same to a short run: repeat both.")
+        if share > 0.9:
+            return (f"{spent} The API server alone used {used_s['API server']:.1f} CPU seconds in {duration_s:.1f} s: one process, and it filled "
+                    "its core, so the engine waited for it. `--api-server-count` starts more of them.")
+        if cores < len(used_s):
+            return (f"{spent} {len(used_s)} processes shared {cores} {'core' if cores == 1 else 'cores'}, so the engine's steps started later; "
+                    "the larger the model, the less that is.")
+        return f"{spent} No process was short of a core: the requests waited on the way between them. Repeat both, a short run varies."
 
     return why
 
@@ -166,46 +217,72 @@ def why_server_differs(engine_share: float):
 # --- what the options change ----------------------------------------------------------------------------------
 
 
-def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: int, seed: int = 0) -> dict[str, float]:
-    """One number for each option, measured on this server; run it on two servers and compare.
+TRIALS = 3  # of what one request alone shows; the median of them counts
 
-    queue_ms_mean (the server's own count), ttft_ms_p50 of 12 clients (max_num_seqs); gap_ms_most of 3 streams while a prompt of `long_tokens`
-    arrives (max_num_batched_tokens); ttft_again_x, hits: the same long prompt a second time (prefix caching);
-    too_long_status of a prompt of `too_long_tokens` and fit_together (max_model_len).
+
+def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: int) -> dict[str, float]:
+    """One number or two for each option, measured on this server; run it on two servers and compare.
+
+    queue_ms_mean (the server's own count), ttft_ms_p50, tpot_ms_p50 of 12 clients (max_num_seqs); gap_ms and long_ttft_ms: the
+    longest gap in 3 streams while a prompt of `long_tokens` is computed, and its TTFT (max_num_batched_tokens); ttft_again_x and
+    hits: the same long prompt a second time (prefix caching); too_long_status of a prompt of `too_long_tokens` and fit_together
+    (max_model_len). The numbers of single requests are medians of three trials, with prompts that are new every time.
+    Raises ServerError when the server does not answer, or breaks a stream off.
     """
-    rng = random.Random(seed)
+    server.check_answers()
+    rng = random.Random()
 
     def prompt(n: int) -> list[int]:
         return [rng.randrange(vocabulary // 4, vocabulary // 2) for _ in range(n)]
 
-    found = {}
     before = server.metrics()
     load = run_load(server, requests=36, input_tokens=64, output_tokens=48, concurrency=12)
-    found |= {"queue_ms_mean": 1e3 * _mean_between(before, server.metrics(), "request_queue_time_seconds"), "ttft_ms_p50": load.metrics["ttft_ms_p50"],
-              "output_tokens_per_s": load.metrics["output_tokens_per_s"]}
+    queue_s = _mean_between(before, server.metrics(), "request_queue_time_seconds")
 
-    # Streams that decode while a long prompt comes in: the longest gap between two of their tokens.
-    box: list[Stream] = []
-    streams = [{"prompt": prompt(16)} for _ in range(3)]
-    worker = threading.Thread(target=lambda: box.extend(together(server, streams, max_tokens=160, ignore_eos=True, temperature=0)))
-    worker.start()
-    time.sleep(0.25)
-    timed_stream(server, prompt=prompt(long_tokens), max_tokens=2, ignore_eos=True)
-    worker.join()
-    gaps = sorted(gap for stream in box for gap in stream.gaps_s)
-    found |= {"gap_ms_most": 1e3 * gaps[-1], "gap_ms_p50": 1e3 * statistics.median(gaps)}
+    client = server.openai(timeout=600)
+    trials = [_gap_under_prefill(server, client, [prompt(16) for _ in range(3)], prompt(long_tokens)) for _ in range(TRIALS)]
 
-    before = server.metrics().get("prefix_cache_hits", 0.0)
-    again = prompt(long_tokens)
-    first, second = (timed_stream(server, prompt=again, max_tokens=2, ignore_eos=True) for _ in range(2))
-    found |= {"ttft_again_x": (second.ttft_s or 0) / (first.ttft_s or 1),
-              "hits": server.metrics().get("prefix_cache_hits", 0.0) - before}
+    before, ratios = server.metrics(), []
+    for again in [prompt(long_tokens) for _ in range(TRIALS)]:
+        first, second = (timed_stream(server, prompt=again, max_tokens=2, client=client, ignore_eos=True) for _ in range(2))
+        ratios.append((second.ttft_s or 0) / (first.ttft_s or 1))
+    hits = between(before, server.metrics(), "prefix_cache_hits") / TRIALS
 
     body = {"model": server.model, "prompt": prompt(too_long_tokens), "max_tokens": 1}
     answer = httpx.post(f"{server.url}/v1/completions", json=body, headers=server.headers, timeout=120)
-    found |= {"too_long_status": float(answer.status_code),
-              "fit_together": float(server.cache_config().get("kv_cache_max_concurrency") or "nan")}
-    return found
+    return {
+        "queue_ms_mean": 1e3 * queue_s,
+        **{name: load.metrics[name] for name in ("ttft_ms_p50", "tpot_ms_p50", "output_tokens_per_s")},
+        "gap_ms": 1e3 * statistics.median(gap for gap, _ in trials), "long_ttft_ms": 1e3 * statistics.median(ttft for _, ttft in trials),
+        "ttft_again_x": statistics.median(ratios), "hits": hits,
+        "too_long_status": float(answer.status_code),
+        "fit_together": float(server.cache_config().get("kv_cache_max_concurrency") or "nan"),
+    }  # fmt: skip
+
+
+def _gap_under_prefill(server: Server, client, prompts: list, long_prompt: list[int], max_tokens: int = 160) -> tuple[float, float]:
+    """(the longest gap in the streams of `prompts` while `long_prompt` is computed, the TTFT of that prompt), in seconds.
+
+    All streams must be running from before it is sent until after its first token; if one has ended, it is done again with
+    longer streams. Raises ServerError when a stream breaks off, or when they will not overlap.
+    """
+    for tokens in (max_tokens, 4 * max_tokens):
+        streams = [Stream() for _ in prompts]
+        box = [{"prompt": one, "into": stream} for one, stream in zip(prompts, streams, strict=True)]
+        worker = threading.Thread(target=together, args=(server, box), kwargs={"max_tokens": tokens, "ignore_eos": True, "temperature": 0})
+        worker.start()
+        while worker.is_alive() and not all(len(stream.times_s) > 4 for stream in streams):
+            time.sleep(0.002)
+        long = timed_stream(server, prompt=long_prompt, max_tokens=2, client=client, ignore_eos=True)
+        worker.join()
+        if broken := [stream.error for stream in (*streams, long) if stream.error]:
+            raise ServerError(f"The server broke a stream off ({broken[0]}). {server._hint()}")
+        begin, end = long.started_s, long.started_s + (long.ttft_s or 0)
+        if all(stream.started_s + stream.times_s[4] < begin and stream.started_s + stream.times_s[-1] > end for stream in streams):
+            gaps = (gap for stream in streams for gap, at in zip(stream.gaps_s, stream.times_s, strict=False)
+                    if begin - gap < stream.started_s + at < end)
+            return max(gaps), long.ttft_s
+    raise ServerError("The streams had ended before the long prompt was computed: repeat this on an idle machine.")
 
 
 def _mean_between(before: dict, after: dict, histogram: str) -> float:
@@ -214,21 +291,42 @@ def _mean_between(before: dict, after: dict, histogram: str) -> float:
     return between(before, after, f"{histogram}_sum") / count if count else 0.0
 
 
-def compare(default: dict[str, float], changed: dict[str, float], too_long_tokens: int) -> list[dict]:
+def compare(default: dict[str, float], changed: dict[str, float], long_tokens: int, too_long_tokens: int) -> list[dict]:
     """Rows that set `options` of two servers side by side, each number beside the option that governs it."""
-    watch = (
+    watched = (
         ("--max-num-seqs", "mean time in the queue, 12 clients (ms)", "queue_ms_mean"),
         ("--max-num-seqs", "TTFT p50 of 12 clients (ms)", "ttft_ms_p50"),
-        ("--max-num-batched-tokens", "longest gap in a stream (ms)", "gap_ms_most"),
-        ("--no-enable-prefix-caching", "TTFT again / TTFT first", "ttft_again_x"),
-        ("--no-enable-prefix-caching", "prompt tokens found in the cache", "hits"),
-        ("--max-model-len", f"status of a prompt of {too_long_tokens} tokens", "too_long_status"),
+        ("--max-num-seqs", "TPOT p50 of 12 clients (ms)", "tpot_ms_p50"),
+        ("--max-num-batched-tokens", f"longest gap in a stream during a prefill of {long_tokens:,} tokens (ms)", "gap_ms"),
+        ("--max-num-batched-tokens", "TTFT of that long prompt (ms)", "long_ttft_ms"),
+        ("--no-enable-prefix-caching", "TTFT of a prompt again / TTFT of it first", "ttft_again_x"),
+        ("--no-enable-prefix-caching", "its tokens found in the cache", "hits"),
+        ("--max-model-len", f"status of a prompt of {too_long_tokens:,} tokens", "too_long_status"),
         ("--max-model-len", "full-length requests that fit", "fit_together"),
     )
     return [
         {"option": option, "number": what, "default": _shown(default[key]), "changed": _shown(changed[key])}
-        for option, what, key in watch
+        for option, what, key in watched
     ]
+
+
+def trades(default: dict[str, float], changed: dict[str, float]) -> str:
+    """What the change of each option gave and cost here, a line each. A difference of 20 % or less counts as none."""
+
+    def differ(key: str) -> str:
+        a, b = default[key], changed[key]
+        if max(a, b) <= 1.2 * min(a, b):
+            return f"no difference above 20 % ({a:.1f} and {b:.1f} ms)"
+        return f"{'longer' if b > a else 'shorter'}: {b:.1f} ms instead of {a:.1f}"
+
+    again = [f"{100 * one['ttft_again_x']:.0f} % of the first time" for one in (default, changed)]
+    return "\n".join((
+        f"Fewer sequences at a time: TTFT {differ('ttft_ms_p50')}; TPOT {differ('tpot_ms_p50')}.",
+        f"Smaller batches of tokens: the longest gap of running streams {differ('gap_ms')}; the long prompt's TTFT {differ('long_ttft_ms')}.",
+        f"No prefix caching: a prompt's TTFT the second time is {again[1]}; with caching it was {again[0]}.",
+        f"A shorter context: {changed['fit_together']:.0f} requests of full length fit instead of {default['fit_together']:.0f}; "
+        f"the long prompt gets status {changed['too_long_status']:.0f} instead of {default['too_long_status']:.0f}.",
+    ))  # fmt: skip
 
 
 def _shown(value: float) -> str:
@@ -242,7 +340,9 @@ def stop_under_load(server: Server, clients: int, max_tokens: int, drain_s: floa
     """Stop the server while `clients` streams run, with one more client that comes too late: what each of them sees.
 
     Every client was promised `max_tokens` tokens. Returns (a row each, the report of the stop).
+    Raises ServerError when the server does not answer before that.
     """
+    server.check_answers()
     box = {i: Stream() for i in range(clients + 1)}
 
     def client(i: int) -> None:
@@ -281,6 +381,16 @@ def _seen(box: dict[int, Stream], clients: int, max_tokens: int) -> Iterator[dic
             "after s": stream.e2e_s,
             "client library says": stream.error[:90],
         }
+
+
+def how_it_stopped(report: StopReport) -> str:
+    """What vLLM did, and what this notebook did, when a server without a shutdown timeout was stopped under load."""
+    if report.how == "aborted" and report.exit_code == 128 + signal.SIGKILL:
+        return ("vLLM ended its engine at once: that is its default, --shutdown-timeout 0. Its API server then waited for its clients "
+                f"to hang up, so the notebook killed it after {report.seconds:.0f} s (exit code 137 = 128 + 9, SIGKILL).")
+    if report.how == "aborted":
+        return f"vLLM gave up what was running, that is its default (--shutdown-timeout 0), and ended by itself with exit code {report.exit_code}."
+    return f"The server had no requests left to give up: it stopped {report.seconds:.1f} s after it was told to, exit code {report.exit_code}."
 
 
 def kept_promises(rows: list[dict], report: StopReport) -> dict[str, float]:

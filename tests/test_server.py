@@ -209,6 +209,36 @@ def test_mean_in_system_weighs_by_time():
     assert server_lab.mean_in_system(readings) == pytest.approx((2 * 1 + 4 * 3) / 4)
 
 
+ASKING = {
+    "cache_config": lambda gone: gone.cache_config(),
+    "metrics": lambda gone: gone.metrics(),
+    "endpoints": server_lab.endpoints,
+    "curl": lambda gone: server_lab.ask_with_curl(gone, "/v1/completions", {}),
+    "mistakes": lambda gone: server_lab.mistakes(gone, 64),
+    "options": lambda gone: server_lab.options(gone, 64, 4096, 1000),
+    "stop_under_load": lambda gone: server_lab.stop_under_load(gone, 2, 8),
+}
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+def test_asking_a_server_that_has_ended_is_one_sentence(ask):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    gone = servers.Server("http://127.0.0.1:9", "key", "m", process=ended, log_path=Path("server.log"))
+    with pytest.raises(ServerError, match=r"does not answer .*The server has ended: start it again. Its log: server.log") as error:
+        ask(gone)
+    assert "\n" not in str(error.value)
+
+
+def test_streams_that_break_off_while_options_are_measured_are_one_sentence(server, monkeypatch):
+    broken = load.Stream(error="RemoteProtocolError: peer closed connection")
+    monkeypatch.setattr(server_lab, "run_load", lambda *_, **__: load.Load({"ttft_ms_p50": 1.0, "output_tokens_per_s": 1.0}, [], {}, ""))
+    monkeypatch.setattr(server_lab, "timed_stream", lambda *_, **__: broken)
+    monkeypatch.setattr(server_lab, "together", lambda *_, **__: [broken] * 3)
+    with pytest.raises(ServerError, match="broke a stream off .*peer closed connection"):
+        server_lab.options(server, 64, 4096, 1000)
+
+
 # --- starting ---------------------------------------------------------------------------------------------------
 
 

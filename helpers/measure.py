@@ -11,6 +11,7 @@ Definitions, the same everywhere in the workbook (and in vllm.benchmarks):
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -158,13 +159,55 @@ def run_workload(engine: Engine, workload: Workload, sampling: dict | None = Non
     concurrency: at most so many requests are in flight; the next is sent, and arrives, when one has ended. 1 is one
         request at a time. None sends each at its arrival time, whatever is running (as `LLM.generate` does).
     progress: show requests done and tokens a second meanwhile, where there is a place to show it.
-    Raises EngineError when a request does not fit the engine, or when the run is stopped by hand: the engine is then
-    still usable, unless the message says that it was closed.
+    Raises EngineError when a request does not fit the engine, or when the run fails or is stopped by hand: the engine
+    is then still usable, unless the message says that it was closed.
     """
+    records, params = _prepare(engine, workload, sampling or {})
+    if engine.llm.llm_engine.has_unfinished_requests():
+        engine.end_requests()  # of another cell that was stopped: they would run along and be measured
+    before = counters(engine.llm)
+    sent: dict[str, str] = {}  # vLLM's id of a request: ours
+    view = live.progress(workload.name, len(records)) if progress else None
+    try:
+        with _steps_noted(engine) as steps:
+            start, duration, finished = _send_and_step(engine, workload, records, params, concurrency, sent, steps, view)
+    except KeyboardInterrupt:
+        raise EngineError(_give_up(engine, "The measurement was stopped")) from None
+    except Exception as error:
+        cause = " ".join(str(error).split())[:300].rstrip(".")
+        raise EngineError(_give_up(engine, f"The measurement failed ({type(error).__name__}: {cause})", error)) from error
+    finally:
+        if view:
+            view.close()
+    timeline = _timeline(steps, start, records, sent)
+    _complete(records, finished)
+    return Measurement(
+        requests=list(records.values()),
+        duration_s=duration,
+        counters=_difference(counters(engine.llm), before),
+        timeline=timeline,
+        workload=workload.describe(),
+        engine_args=engine.engine_args,
+    )
+
+
+# What the workload or the measurement decides, and where to say it instead.
+_NOT_SAMPLING = {
+    "max_tokens": "give it to the workload (its output tokens)",
+    "ignore_eos": "give the workload's requests stop_at_eos=True or False",
+    "n": "put the same request into the workload n times",
+    "output_kind": "leave it out, a measurement has the time of every token anyway",
+}
+
+
+def _prepare(engine: Engine, workload: Workload, sampling: dict) -> tuple[dict[str, RequestRecord], dict]:
+    """For each request, by an id of its own: an empty record, and its SamplingParams. Refuses what cannot run."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    core = engine.llm.llm_engine
+    for name in sampling:
+        if name in _NOT_SAMPLING:
+            raise EngineError(f"{name!r} cannot be among the sampling parameters of a workload: {_NOT_SAMPLING[name]}.")
     limit = engine.info.max_model_len
     run = next(_runs)
     records, params = {}, {}
@@ -176,70 +219,89 @@ def run_workload(engine: Engine, workload: Workload, sampling: dict | None = Non
             )
         key = f"{run}-{i}"
         records[key] = RequestRecord(key, request.kind, len(request.prompt_token_ids), request.arrival_s)
-        params[key] = SamplingParams(
-            **{"temperature": 0.0, **(sampling or {})},
-            max_tokens=request.max_tokens,
-            ignore_eos=not request.stop_at_eos,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        try:
+            params[key] = SamplingParams(
+                **{"temperature": 0.0, **sampling},
+                max_tokens=request.max_tokens,
+                ignore_eos=not request.stop_at_eos,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+        except Exception as error:
+            raise EngineError(f"vLLM's SamplingParams refuse {sampling} for request {i}: {error}") from error
+    return records, params
 
+
+@contextlib.contextmanager
+def _steps_noted(engine: Engine):
+    """Inside the block, a list that grows by (time, outputs, scheduler's numbers) with each engine step."""
+    client = engine.llm.llm_engine.engine_core
     steps: list[tuple[float, list, object]] = []
-    original = core.engine_core.get_output
+    original = client.get_output
 
     def get_output():
         outputs = original()
         steps.append((time.perf_counter(), outputs.outputs, outputs.scheduler_stats))
         return outputs
 
-    waiting = sorted(zip(records, workload.requests, strict=True), key=lambda pair: pair[1].arrival_s)
-    before = counters(engine.llm)
-    finished = []
-    view = live.progress(workload.name, len(records)) if progress else None
-    core.engine_core.get_output = get_output
-    internal_ids: dict[str, str] = {}
+    client.get_output = get_output
     try:
-        with interrupt_between_steps() as stop:
-            start = time.perf_counter()
-            while waiting or core.has_unfinished_requests():
-                now = time.perf_counter() - start
-                while waiting and waiting[0][1].arrival_s <= now:
-                    if concurrency and len(internal_ids) - len(finished) >= concurrency:
-                        break
-                    key, request = waiting.pop(0)
-                    if concurrency:
-                        records[key].arrival_s = now
-                    # The engine gives each request an id of its own; its outputs carry that one.
-                    internal = core.add_request(key, {"prompt_token_ids": request.prompt_token_ids}, params[key])
-                    internal_ids[internal] = key
-                if core.has_unfinished_requests():
-                    finished += [output for output in core.step() if output.finished]
-                elif waiting:
-                    time.sleep(max(0.0, min(0.05, waiting[0][1].arrival_s - now)))
-                if view:
-                    view.update(len(finished), steps=len(steps))
-                if stop.is_set():
-                    raise KeyboardInterrupt
-            duration = time.perf_counter() - start
-    except KeyboardInterrupt:
-        raise EngineError(_stop(engine, internal_ids)) from None
+        yield steps
     finally:
-        if engine.is_open:
-            core.engine_core.get_output = original
-        if view:
-            view.close()
+        client.get_output = original
 
-    timeline = []
+
+def _send_and_step(engine: Engine, workload: Workload, records: dict[str, RequestRecord], params: dict,
+                   concurrency: int | None, sent: dict[str, str], steps: list, view) -> tuple[float, float, list]:
+    """Work through the workload; returns (clock at its start, seconds, vLLM's final outputs). Fills `sent`."""
+    core = engine.llm.llm_engine
+    waiting = sorted(zip(records, workload.requests, strict=True), key=lambda pair: pair[1].arrival_s)
+    finished = []
+    with interrupt_between_steps() as stop:
+        start = time.perf_counter()
+        while waiting or core.has_unfinished_requests():
+            now = time.perf_counter() - start
+            while waiting and waiting[0][1].arrival_s <= now:
+                if concurrency and len(sent) - len(finished) >= concurrency:
+                    break
+                key, request = waiting.pop(0)
+                if concurrency:
+                    records[key].arrival_s = now
+                # The engine gives each request an id of its own; its outputs carry that one.
+                internal = core.add_request(key, {"prompt_token_ids": request.prompt_token_ids}, params[key])
+                sent[internal] = key
+            if core.has_unfinished_requests():
+                finished += [output for output in core.step() if output.finished]
+            elif waiting:
+                time.sleep(max(0.0, min(0.05, waiting[0][1].arrival_s - now)))
+            if view:
+                view.update(len(finished), steps=len(steps))
+            if stop.is_set():
+                raise KeyboardInterrupt
+        return start, time.perf_counter() - start, finished
+
+
+def _timeline(steps: list, start: float, records: dict[str, RequestRecord], sent: dict[str, str]) -> list[dict]:
+    """One row a step; on the way each record gets the times of its tokens."""
+    rows = []
     for when, outputs, stats in steps:
-        for output in outputs:
-            records[internal_ids[output.request_id]].token_times_s += [when - start] * len(output.new_token_ids)
+        ours = [output for output in outputs if output.request_id in sent]
+        if outputs and not ours:
+            continue  # an engine in another process had worked ahead for a run that was stopped
+        for output in ours:
+            records[sent[output.request_id]].token_times_s += [when - start] * len(output.new_token_ids)
         if stats is not None:
-            timeline.append({
+            rows.append({
                 "t_s": when - start,
                 "running": stats.num_running_reqs,
                 "waiting": stats.num_waiting_reqs,
                 "kv_cache_usage": stats.kv_cache_usage,
-                "tokens": sum(len(output.new_token_ids) for output in outputs),
+                "tokens": sum(len(output.new_token_ids) for output in ours),
             })
+    return rows
+
+
+def _complete(records: dict[str, RequestRecord], finished: list) -> None:
+    """Put what vLLM's final outputs say into the records."""
     for output in finished:
         record, completion, stamps = records[output.request_id], output.outputs[0], output.metrics
         record.text, record.token_ids = completion.text, list(completion.token_ids)
@@ -248,32 +310,21 @@ def run_workload(engine: Engine, workload: Workload, sampling: dict | None = Non
         if stamps is not None:
             record.queue_s = max(0.0, stamps.scheduled_ts - stamps.queued_ts)
             record.preemptions = stamps.num_preemptions
-    return Measurement(
-        requests=list(records.values()),
-        duration_s=duration,
-        counters=_difference(counters(engine.llm), before),
-        timeline=timeline,
-        workload=workload.describe(),
-        engine_args=engine.engine_args,
-    )
+
+
+def _give_up(engine: Engine, what: str, error: Exception | None = None) -> str:
+    """After an error or the stop button: end the requests in flight; returns one sentence that says what comes next."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    if isinstance(error, EngineDeadError) or not engine.is_open:
+        engine.close()
+        return engine.ended
+    engine.end_requests()  # closes an engine that cannot end them
+    if engine.is_open:
+        return f"{what}; its requests were ended and the engine is ready for the next cell."
+    return f"{what}, its requests did not end and the engine was closed: run the cell with open_engine(...) again."
 
 
 def warm_up(engine: Engine) -> None:
     """A few small requests, not measured: the first steps of a new engine pay for things that later ones find done."""
     run_workload(engine, uniform(engine.tokenizer, 4, 32, 8, seed=-1), progress=False)
-
-
-def _stop(engine: Engine, internal_ids: dict[str, str]) -> str:
-    """After the stop button: end the running requests; the sentence says whether the engine is still usable."""
-    core = engine.llm.llm_engine
-    try:
-        core.abort_request(list(internal_ids), internal=True)
-        for _ in range(100):
-            if not core.has_unfinished_requests():
-                return "The measurement was stopped; its requests were ended and the engine is ready for the next cell."
-            core.step()
-        problem = "its requests did not end"
-    except Exception as error:
-        problem = str(error)
-    engine.close()
-    return f"The measurement was stopped and the engine closed ({problem}): run the cell with open_engine(...) again."

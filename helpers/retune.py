@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from numbers import Integral, Real
 
 from helpers.engine import Engine, EngineError
 
@@ -55,7 +56,7 @@ def retuned(engine: Engine, **values):
     for name, value in values.items():
         if name not in ARGUMENTS:
             raise EngineError(f"{name!r} cannot be changed while an engine runs: open another engine with it.")
-        asked = len(value) if isinstance(value, (list, tuple)) else value
+        asked = _checked(name, value)
         if asked > largest[name]:
             raise EngineError(f"{name} = {value} is more than this engine was started for ({largest[name]}).")
     shown = dict(values)
@@ -65,9 +66,28 @@ def retuned(engine: Engine, **values):
     try:
         yield {**args, **shown}
     finally:
-        # After an error in the block requests may still be running; the engine is then of no further use as it is.
-        if engine.is_open and not engine.llm.llm_engine.has_unfinished_requests():
-            _call(engine, before)
+        # An engine whose values are not the ones that `engine.info` tells would spoil every later measurement.
+        if engine.is_open:
+            engine.end_requests()  # an error in the block may have left some
+        if engine.is_open:
+            try:
+                _call(engine, before)
+            except BaseException as error:
+                engine.close()
+                raise EngineError("The engine did not take its own values back and was closed: run the cell with "
+                                  "open_engine(...) again.") from error
+
+
+def _checked(name: str, value) -> int:
+    """What is compared with the largest: the number, or how many rates there are. Refuses what no engine can do."""
+    if name == "synthetic_acceptance_rates":
+        rates = value if isinstance(value, (list, tuple)) else ["no list"]
+        if not all(isinstance(rate, Real) and 0 <= rate <= before for before, rate in zip([1, *rates], rates)):
+            raise EngineError(f"{name} must be a list of numbers from 0 to 1, none above the one before it, not {value!r}.")
+        return len(rates)
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise EngineError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    return value
 
 
 def _call(engine: Engine, values: dict) -> dict:

@@ -92,6 +92,23 @@ def test_a_request_that_does_not_fit_is_refused_before_anything_runs(engine):
     assert counters(engine.llm)["prompt_tokens"] == before
 
 
+@pytest.mark.parametrize(
+    "sampling, instead",
+    [
+        ({"max_tokens": 2}, "'max_tokens' cannot.*give it to the workload"),
+        ({"n": 2}, "'n' cannot.*into the workload n times"),
+        ({"ignore_eos": False}, "'ignore_eos' cannot.*stop_at_eos"),
+        ({"output_kind": 0}, "'output_kind' cannot.*leave it out"),
+        ({"temprature": 0.5}, "SamplingParams refuse .*temprature"),
+        ({"temperature": -1}, "SamplingParams refuse .*temperature"),
+    ],
+)
+def test_sampling_that_is_not_for_a_workload_is_refused_in_one_sentence(engine, sampling, instead):
+    with pytest.raises(EngineError, match=instead):
+        run_workload(engine, uniform(engine.tokenizer, 1, 8, 2), sampling)
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+
+
 @pytest.mark.parametrize("p", [0, 1, 50, 90, 99, 100])
 def test_percentile_is_numpys(p):
     values = list(np.random.default_rng(p).exponential(size=37))

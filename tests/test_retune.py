@@ -1,6 +1,7 @@
 """An engine that was changed while it ran does what an engine started with the value does."""
 
 import pytest
+from vllm import SamplingParams
 
 from helpers.engine import EngineError, close_engine, open_engine
 from helpers.measure import run_workload
@@ -87,9 +88,39 @@ def test_what_cannot_be_changed_is_said_in_one_sentence():
         ({"max_model_len": 512}, "'max_model_len' cannot be changed"),
         ({"max_num_batched_tokens": 10**6}, "more than"),
         ({"num_speculative_tokens": 2}, "cannot be changed"),
+        ({"max_num_seqs": 0}, "max_num_seqs must be a whole number of at least 1, not 0"),
+        ({"max_num_batched_tokens": -5}, "at least 1, not -5"),
+        ({"num_gpu_blocks_override": 12.5}, "a whole number of at least 1, not 12.5"),
+        ({"max_num_seqs": "4"}, "a whole number of at least 1, not '4'"),
+        ({"synthetic_acceptance_rates": [0.5, 1.5]}, "numbers from 0 to 1"),
+        ({"synthetic_acceptance_rates": [-0.5]}, "numbers from 0 to 1"),
+        ({"synthetic_acceptance_rates": [0.2, 0.5]}, "none above the one before"),
+        ({"synthetic_acceptance_rates": 0.5}, "a list of numbers"),
     ):
         with pytest.raises(EngineError, match=words), retuned(engine, **values):
             pass
     plain = open_engine(PROFILE, **SMALL)
     with pytest.raises(EngineError, match="RETUNABLE"), retuned(plain, max_num_batched_tokens=256):
         pass
+
+
+def test_values_come_back_after_a_failure_or_the_engine_is_closed():
+    engine = open_engine(PROFILE, **SMALL, **RETUNABLE)
+    scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
+    bad = uniform(engine.tokenizer, 3, 16, 8)
+    bad.requests[2].prompt_token_ids[0] = 10**7
+    with pytest.raises(EngineError, match="out of vocabulary"), retuned(engine, max_num_seqs=1):
+        run_workload(engine, bad, progress=False)
+    assert scheduler.max_num_running_reqs == 16
+
+    with pytest.raises(KeyboardInterrupt), retuned(engine, max_num_seqs=1):
+        engine.llm.llm_engine.add_request("left", {"prompt_token_ids": [5] * 8}, SamplingParams(max_tokens=50))
+        raise KeyboardInterrupt  # the stop button in LLM.generate
+    assert scheduler.max_num_running_reqs == 16 and len(run_workload(engine, uniform(engine.tokenizer, 2, 8, 2)).requests) == 2
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no answer")
+
+    with pytest.raises(EngineError, match="was closed: run the cell"), retuned(engine, max_num_seqs=1):
+        engine.llm.collective_rpc = refuse
+    assert not engine.is_open and engine.close_report is not None

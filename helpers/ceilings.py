@@ -247,12 +247,24 @@ def _compiled(x, residual):
     return lambda: compiled(x, residual)
 
 
+@contextlib.contextmanager
+def _math_in_two_bytes():
+    """Let the backend "math" work in 16 bits on a GPU: torch converts to float32 otherwise, which no other backend does."""
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
 @on_one_core
 def attention_backends(lengths, heads: int = 8, head_dim: int = 64, device: str | None = None) -> list[dict]:
-    """Time torch's scaled_dot_product_attention, causal, with each backend that takes the shape.
+    """Time torch's scaled_dot_product_attention with each backend that takes the shape.
 
-    Also its extra memory beside inputs and output on a GPU (`extra_mib`; None on the CPU, where torch does
-    not count it). A backend that refuses gives no row.
+    Without a mask, so that all compute the same scores (tiled kernels skip half of a causal mask's), and in the same
+    number format. Also its extra memory beside inputs and output on a GPU (`extra_mib`; None on the CPU, where torch
+    does not count it). A backend that refuses gives no row.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -271,10 +283,10 @@ def attention_backends(lengths, heads: int = 8, head_dim: int = 64, device: str 
         for name, backend in names.items():
 
             def run():
-                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
             try:
-                with sdpa_kernel(backend):
+                with sdpa_kernel(backend), _math_in_two_bytes():
                     took, extra = seconds_of(run, device, 0.1), None
                     if gpu:
                         torch.cuda.reset_peak_memory_stats()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.papers import deepspeed_inference, flash_attention, paged_attention, scheduling, speculative
+from helpers.papers import deepspeed_inference, flash_attention, paged_attention, scheduling, speculative, story
 from helpers.reading import Claim
 
 
@@ -34,15 +34,20 @@ def sharing(rows: list[dict]) -> list[Claim]:
     ]  # fmt: skip
 
 
-def orca(simulated_x: float, calibrated_x: float, waves) -> list[Claim]:
-    """simulated_x: ratio of steps; calibrated_x: of times with the engine's own step times. waves: `helpers.waves.Waves`."""
+def orca(simulated: dict[str, int], calibrated_x: float, waves, plans_ahead: bool = False) -> list[Claim]:
+    """simulated: steps by policy ("static", "iteration"); calibrated_x: ratio of times with the engine's own step times.
+
+    waves: `helpers.waves.Waves`. plans_ahead: `helpers.waves.plans_ahead` of its engine.
+    """
+    simulated_x = simulated["static"] / simulated["iteration"]
     claim = scheduling.ORCA_CLAIM
     return [
         Claim("throughput", "throughput over FasterTransformer at the same latency (abstract)", claim["throughput_x"], None, "x",
               "A whole system and a 175B model on many GPUs: not rebuilt here."),
         Claim("simulated", "continuous over waves, steps that cost the same (simulated)", None, simulated_x, "x", "The mechanism alone: places left empty."),
-        Claim("calibrated", "the same with this engine's step times (simulated)", None, calibrated_x, "x", "Small batches are cheaper steps."),
-        Claim("steps", "the same on the real engine, in steps", None, waves.steps_x, "x", "vLLM refills a place in the very next step."),
+        Claim("calibrated", "the same with this engine's step times (simulated)", None, calibrated_x, "x", story.step_cost(waves.step_ms)),
+        Claim("steps", "the same on the real engine, in steps", None, waves.steps_x, "x",
+              story.refills(waves.continuous_steps, simulated["iteration"], plans_ahead)),
         Claim("measured", "the same on the real engine, in time", None, waves.speedup_x, "x",
               "Plus prompts, scheduling, and other programs on this machine."),
     ]  # fmt: skip

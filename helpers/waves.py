@@ -37,6 +37,11 @@ class Waves:
         return self.step_ms[min(self.step_ms, key=lambda seen: abs(seen - requests))] / 1000
 
 
+def plans_ahead(engine) -> bool:
+    """Whether vLLM schedules a step while the one before runs: its default on a GPU."""
+    return bool(engine.llm.llm_engine.vllm_config.scheduler_config.async_scheduling)
+
+
 def compare(engine, answers: list[int], batch: int, prompt_tokens: int = 32, seed: int = 0, repeats: int = 3) -> Waves:
     """Serve one request per entry of `answers` (tokens to generate), in waves of `batch` and continuously.
 

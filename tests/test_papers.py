@@ -16,6 +16,7 @@ from helpers.papers import (
     paged_attention,
     scheduling,
     speculative,
+    story,
 )
 
 quick = settings(max_examples=60, deadline=None)
@@ -485,3 +486,30 @@ def test_changes_are_ranked_and_break_even_matches_the_price():
 def test_slope_is_an_exponent():
     assert flash_attention.slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
     assert math.isclose(flash_attention.slope([1, 10], [5, 5]), 0)
+
+
+# ---------------------------------------------------------------------------------------------- sentences that depend on measurements
+
+
+def test_a_gauge_one_step_ahead_is_named_and_explained_only_where_it_is_so():
+    def rows(held, predicted):
+        return [{"blocks": a, "blocks_predicted": b} for a, b in zip(held, predicted, strict=True)]
+
+    assert story.gauge(rows([7, 7, 8], [7, 7, 8]), True) == "In 100% of the steps vLLM held exactly the blocks that the sum predicts"
+    early = rows([7, 8, 8, 8], [7, 7, 8, 8])
+    assert "75%" in story.gauge(early, True) and "in the others already those of the next step: vLLM plans a step" in story.gauge(early, True)
+    assert story.gauge(early, False).endswith("already those of the next step")
+    assert "next step" not in story.gauge(rows([7, 5, 9], [7, 8, 9]), True), "another difference is not explained away"
+
+
+def test_small_batches_are_cheaper_only_where_they_were_measured_so():
+    assert story.step_cost({1: 1.66, 8: 2.30}).startswith("Small batches are cheaper steps: a step with 1 request takes 1.66 ms")
+    assert "no difference above 10%" in story.step_cost({1: 6.06, 2: 6.01, 8: 5.91}), "an H100 with 7B"
+    assert "no difference" not in story.step_cost({1: 3.0, 8: 2.0})
+
+
+def test_refills_and_the_gain_say_what_the_counts_say():
+    assert story.refills(216, 216, True) == "vLLM refills a place in the very next step."
+    assert "222 steps, simulated 216" in story.refills(222, 216, True) and "one step later" in story.refills(222, 216, True)
+    assert "one step later" not in story.refills(222, 216, False)
+    assert "within 10% of that" in story.gain_in_time(1.85, 1.92, 1.96) and "not explained" in story.gain_in_time(1.3, 1.9, 1.7)

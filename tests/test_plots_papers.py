@@ -104,7 +104,7 @@ def test_claims_quote_the_constants_and_name_what_is_not_rebuilt():
     tables = [
         paper_claims.paged(slots, usage),
         paper_claims.sharing([{"kind": "beam", "width": 2, "printed": 37.56, "saved_percent": 39.0}]),
-        paper_claims.orca(1.9, 1.8, Waves(4.0, 2.0, 400, 200, {1: 2.0}, 100, {})),
+        paper_claims.orca({"static": 380, "iteration": 200}, 1.8, Waves(4.0, 2.0, 400, 200, {1: 2.0}, 100, {})),
         paper_claims.flash(3e-7, 1.98, -0.99, 2.0),
         paper_claims.deepspeed(0.5, 1.7, 14_000, "recorded"),
         paper_claims.leviathan([{"label": "draft", "gamma": 4, "alpha": 0.8, "speedup": 1.4}, {"label": "none", "gamma": 4, "alpha": 0.8, "speedup": None}]),

@@ -9,6 +9,6 @@
 | `speculative` | Leviathan et al., ICML 2023, arXiv 2211.17192 | tokens per step, speed-up and extra work from the acceptance rate |
 | `cost` | the industry reports of the reading list | money per million tokens |
 
-Numbers quoted from a paper are constants with the table or figure in their comment; everything else is
+`story` holds the sentences of notebook 3 that depend on what was measured. Numbers quoted from a paper are constants with the table or figure in their comment; everything else is
 computed. Nothing here starts an engine, reads a clock or draws a picture.
 """

@@ -145,6 +145,8 @@ def attention_times(rows: list[dict], reading: str, device: str, recorded: list[
             if mine:
                 ax.plot([r["tokens"] for r in mine], [r[key] for r in mine], marker=style.MARKERS[i], color=style.COLORS[i], label=backend)
             theirs = [r for r in recorded if r["backend"] == backend and r.get(key)]
+            if key == "extra_mib" and any(r["backend"] == backend and r.get(key) == 0 for r in (*rows, *recorded)):
+                ax.plot([], [], marker=style.MARKERS[i], color=style.COLORS[i], label=f"{backend}: 0 MiB, below a log axis")
             if theirs:
                 ax.plot([r["tokens"] for r in theirs], [r[key] for r in theirs], marker=style.MARKERS[i],
                         label=f"{backend}, recorded: {recorded_on}", **style.recorded(color=style.COLORS[i]))  # fmt: skip
@@ -179,7 +181,7 @@ def products(rows: list[dict], knee: float, reading: str, recorded: list[dict] =
         ticks = sorted({*batches, *(r["batch"] for r in recorded)})
         ax.set_xticks(ticks, [str(b) for b in ticks], rotation=45 if len(ticks) > 9 else 0)
         ax.axvline(knee, color=style.GREY, linewidth=1, linestyle=":")
-        ax.set_xlabel("rows in the batch (dotted: the knee of this machine's ceilings)")
+        ax.set_xlabel("rows in the batch (dotted: this machine's knee)")
     left.legend(loc="upper left")
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.26), ncols=2)
     table = [{**r, "machine": "here"} for r in rows] + [{**r, "machine": recorded_on} for r in recorded]

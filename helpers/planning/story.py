@@ -92,7 +92,7 @@ def what_grows(layout: str, predictions: list[Prediction]) -> str:
     waiting = f" Only {running} of the {many.workload.concurrency} run at once: the others wait." if running < many.workload.concurrency else ""
     return (
         f"{layout}, from {few.workload.concurrency} to {many.workload.concurrency} requests: TPOT grows from {few.mixed_tpot_s * 1e3:.1f} to "
-        f"{many.mixed_tpot_s * 1e3:.1f} ms, mostly {main_causes(grown)}.{waiting}"
+        f"{many.mixed_tpot_s * 1e3:.1f} ms, above all by {main_causes(grown)}.{waiting}"
     )
 
 

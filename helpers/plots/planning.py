@@ -174,7 +174,7 @@ def choices(ranking, goal_ms: float | None, reading: str) -> None:
         each = p.output_tokens_per_s / c.gpus
         best = ranking.best is not None and c is ranking.best
         ax.scatter(p.mixed_tpot_s * 1e3, each, s=150 if best else 45, marker="*" if best else "o" if c.meets else "x",
-                   color=style.COLORS["vermillion"] if best else style.COLORS["blue"] if c.meets else style.GREY, zorder=3)
+                   color=style.COLORS["vermillion"] if best else style.COLORS["blue"] if c.meets else style.GREY, zorder=4 if best else 3)
         if ranking.thumb is not None and c is ranking.thumb:
             ax.scatter(p.mixed_tpot_s * 1e3, each, s=230, facecolors="none", edgecolors=style.COLORS["green"], linewidths=1.5)
         rows.append({"plan": c.name(), "GPUs": c.gpus, "TPOT ms": p.mixed_tpot_s * 1e3, "TTFT ms": p.ttft_s * 1e3,

@@ -19,7 +19,7 @@ KINDS = {"typed": "typed", "student": "typed", "parameter": "typed", "form": "ty
          "formula": "calculated", "planner": "calculated", "example": "calculated", "recorded": "calculated",
          "default": "calculated", "catalogue": "calculated", "reference": "calculated"}
 # Experiments that have their own place in the documents and are not rows of the results table.
-NOT_RESULTS = {"answer", "prediction", "checklist", "hardware", "strategy", "self_check"}
+NOT_RESULTS = {"answer", "prediction", "checklist", "hardware", "strategy", "self_check", "exercise"}
 # Chief metrics: the first that a record has of each group, at most three; then whatever else it has.
 CHIEF = (("output_tokens_per_s", "total_tokens_per_s", "requests_per_s"), ("speedup_x", "improvement_x", "acceptance_rate", "prefix_cache_hit_rate"),
          ("ttft_ms_p50", "ttft_ms_mean", "ttft_ms_p99"), ("tpot_ms_p50", "itl_ms_p50", "itl_ms_p99"), ("e2e_ms_p50", "e2e_ms_mean"),
@@ -380,7 +380,8 @@ def _ticked(item: str, evidence: Callable[[Facts], str] | None = None) -> Callab
 def _documented(facts: Facts) -> str:
     core = [slot(facts) for (document, section, _), slot in SLOTS.items() if section in ("## Week 1-2: Baseline", "## Week 3: Optimization")]
     filled = sum(fill.kind != "missing" for fill in core)
-    return f"{filled} of {len(core)} blanks of Weeks 1 to 3 are filled" if filled >= len(core) - 1 else ""
+    written = [r for r in facts.all("answer") if kind_of(r) == "typed" and one_line(r.get("text") or "")]  # what a notebook fills documents nothing
+    return f"{filled} of {len(core)} blanks of Weeks 1 to 3 are filled, {count(len(written), 'answer')} written" if written and filled >= len(core) - 1 else ""
 
 
 def _served(facts: Facts) -> str:
@@ -424,7 +425,8 @@ def expected_speedup(facts: Facts) -> Fill:
         return MISSING
     # A speed-up that is expected is a calculation, unless it says that it was measured or typed.
     kind = fill.kind if record.get("source") else "calculated"
-    return Fill(f"{fill.value}x", kind, fill.note)
+    what = one_line(record.get("speedup_of") or "")
+    return Fill(f"{fill.value}x" + (f" ({what})" if what else ""), kind, fill.note)
 
 
 def _strategy(*names: str, code: bool = False) -> Callable[[Facts], Fill]:
@@ -439,8 +441,10 @@ def _strategy(*names: str, code: bool = False) -> Callable[[Facts], Fill]:
 
 
 def plan_table(facts: Facts) -> Fill:
-    rows = [r for r in facts.records if r["notebook"].startswith("04") and r["experiment"] not in NOT_RESULTS and chief_metrics(r)]
-    return _table(rows)
+    """What the planner expects of the chosen layout, then what was measured here."""
+    chosen = facts.get("strategy", "chosen")
+    plan = [{"source": "planner", **chosen, "experiment": "plan", "variant": chosen["layout"]}] if chosen and chosen.get("layout") else []
+    return _table(plan + [r for r in facts.records if r["notebook"].startswith("04") and r["experiment"] not in NOT_RESULTS and chief_metrics(r)])
 
 
 # ---------------------------------------------------------------- which line is which slot

@@ -63,13 +63,20 @@ class ExportReport:
     typed = property(lambda self: self.of("typed"))
     missing = property(lambda self: self.of("missing"))
 
+    def summary(self) -> str:
+        """A line for each document: how many of its blanks are filled, and how."""
+        return self._text(blanks=False)
+
     def __str__(self) -> str:
+        return self._text(blanks=True)
+
+    def _text(self, blanks: bool) -> str:
         lines = []
         for path in self.paths:
             mine = [blank for blank in self.blanks if blank.document == path.stem]
             counts = [f"{sum(b.kind == kind for b in mine)} {kind}" for kind in ("measured", "calculated", "typed", "missing")]
             lines.append(f"{path}: " + ", ".join(counts))
-            lines += [f"  {blank}" for blank in mine]
+            lines += [f"  {blank}" for blank in mine if blanks]
         return "\n".join(lines + self.notes)
 
 

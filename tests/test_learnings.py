@@ -181,7 +181,7 @@ def test_rows_are_added_to_a_table_and_an_edited_row_is_left(tmp_path):
 
 @pytest.mark.parametrize("damage", [None, b"{", b"\xff\xfe", b"[]", b'{"lines": [["a"]], "known": []}', b'{"lines": [["k", 3]], "known": []}', b'{"lines": [], "known": [[]]}'])
 def test_a_lost_or_damaged_record_costs_updates_never_words(tmp_path, damage):
-    measure(tmp_path)
+    measure(tmp_path).save("answer", "question_1", {}, text="why?", source="typed")
     export(tmp_path)
     edit(tmp_path, "1. ___\n2. ___\n3. ___", "1. mine\n2. ___\n3. ___")
     before = text(tmp_path)
@@ -276,17 +276,30 @@ def test_a_tick_that_the_student_takes_back_goes(tmp_path):
     assert "- [ ] Read the PagedAttention paper (abstract and introduction at least)" in text(tmp_path).splitlines()
 
 
+def test_a_document_that_only_the_notebooks_have_filled_is_not_ticked_as_documented(tmp_path):
+    store = measure(tmp_path)
+    export(tmp_path)
+    assert "- [ ] Documented my progress in this file" in text(tmp_path).splitlines()
+    store.save("answer", "insight_1", {}, text="batching pays", source="typed")
+    export(tmp_path)
+    assert "- [x] Documented my progress in this file (evidence: 6 of 7 blanks of Weeks 1 to 3 are filled, 1 answer written)" in text(tmp_path)
+
+
 def test_the_plan(tmp_path):
     store = Results("04_multi_gpu_planning", tmp_path)
     store.save("hardware", "week5", {"gpu_count": 2, "gpu_memory_gb": 141}, gpu_model="NVIDIA H200", link="NVLink", source="parameter")
-    store.save("strategy", "chosen", {"expected_speedup_x": 1.62}, parallelism="TP 2", reason="one copy fits", command="vllm serve m -tp 2")
+    store.save("strategy", "chosen", {"expected_speedup_x": 1.62, "tpot_ms": 28.3}, layout="TP 2", speedup_of="decode step, against TP 1",
+               reason="one copy fits", command="vllm serve m -tp 2")
+    store.save("exercise", "plan_0", {"passed": 0})
     for n in (1, 2):
         store.save("answer", f"concern_{n}", {}, text=f"worry {n}", source="typed")
     report = export(tmp_path)
     got = text(tmp_path, "distributed_planning.md").splitlines()
     for line in ("- Number of GPUs: 2", "- GPU Model: NVIDIA H200", "- GPU Memory: 141 GB each", "- Inter-GPU Link: NVLink (NVLink/PCIe)",
-                 "- Reason: one copy fits", "- Expected speedup: 1.62x", "- worry 1", "- worry 2", "- Command to start it: `vllm serve m -tp 2`"):
+                 "- Reason: one copy fits", "- Expected speedup: 1.62x (decode step, against TP 1)", "- worry 1", "- worry 2", "- Command to start it: `vllm serve m -tp 2`",
+                 "| plan | TP 2 | expected speedup 1.62x, TPOT 28.3 ms | calculated |"):
         assert line in got, f"{line!r} not in {got}"
+    assert not any("exercise" in line for line in got), "an exercise is no number behind the plan"
     assert blank(report, "Expected speedup").kind == "calculated" and blank(report, "GPU Model").kind == "typed"
 
 

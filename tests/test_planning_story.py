@@ -60,6 +60,11 @@ def test_a_plan_left_of_the_line_that_misses_says_why(monkeypatch):
     assert all(bool(row["why not"]) != row["meets the goal"] for row in tables[0])
 
 
+def test_a_goal_that_nothing_meets_says_why():
+    ranking = plan.rank(SHAPE, plan.make_box("L40S", 4), plan.Workload(1024, 256, 64), OPTIONS, plan.Goal(prefer="latency"))
+    assert ranking.best is None and "requests run at once" in story.disagreements([("70B", ranking)])[0]["ranking"]
+
+
 def test_a_speedup_within_the_noise_is_no_direction():
     assert "no difference above 10%" in story.slower_or_faster(0.48, 0.98) and "direction" not in story.slower_or_faster(0.48, 0.98)
     assert "direction was wrong" in story.slower_or_faster(1.4, 0.7)

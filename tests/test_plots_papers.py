@@ -1,5 +1,6 @@
 """The figures and claim tables of notebook 3: each is drawn from small data, complete and without a complaint."""
 
+import io
 import warnings
 
 import pytest
@@ -76,6 +77,22 @@ def test_machine_figures_with_and_without_recorded_lines(pictures, gpu):
     rows = h100["products"] if gpu else h100["products"][:3]
     papers.products(rows, 254.0, "reading", [] if gpu else h100["products"], "H100")
     assert len(one(pictures).table) == (8 if gpu else 11)
+
+
+def test_no_label_is_cut_off_and_no_kernel_vanishes(monkeypatch):
+    from helpers.reading import recorded_ceilings
+
+    figures, h100 = [], recorded_ceilings()
+    monkeypatch.setattr(style, "show", lambda fig, **_: figures.append(fig))
+    papers.attention_times(h100["attention"], "reading", "this GPU")
+    papers.products(h100["products"], 254.0, "reading")
+    for fig in figures:
+        fig.savefig(io.BytesIO())
+        for ax in fig.axes:
+            box = ax.xaxis.label.get_window_extent()
+            assert 0 <= box.x0 and box.x1 <= fig.bbox.width, ax.get_xlabel()
+    memory = [text.get_text() for text in figures[0].axes[1].get_legend().get_texts()]
+    assert "efficient: 0 MiB, below a log axis" in memory, "a log axis has no place for 0"
 
 
 def test_stalls_and_speculation(pictures):

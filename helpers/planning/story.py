@@ -194,7 +194,7 @@ def disagreements(cases: list[tuple]) -> list[dict]:
     for label, ranking in cases:
         best, thumb = ranking.best, ranking.thumb
         rows.append({
-            "case": label, "ranking": best.name() if best else "no plan meets the goal",
+            "case": label, "ranking": best.name() if best else f"none ({ranking.choices[0].why})",
             "rule of thumb": thumb.name() if thumb else "none fits",
             "agree": "yes" if best and thumb and (best.tp, best.pp, best.dp) == (thumb.tp, thumb.pp, thumb.dp) else "no",
             "tokens/s": round(best.prediction.output_tokens_per_s) if best else "",

@@ -129,11 +129,12 @@ def predict(
     return prediction
 
 
-def reconcile(store, prediction: Prediction, measured: float | None, why=None) -> Record | None:
+def reconcile(store, prediction: Prediction, measured: float | None, why=None, how: str = "measured") -> Record | None:
     """Show prediction, measurement and their ratio with one sentence; save all of it.
 
     why: one sentence on what explains the difference, or a function of the
-    ratio (measured / predicted) that returns it. Returns the saved record, or
+    ratio (measured / predicted) that returns it. how: what the card calls the
+    number ("calculated" for one that nothing has measured). Returns the saved record, or
     None when there is nothing to compare. Zero predicted gives no ratio.
     """
     _flush()
@@ -156,17 +157,17 @@ def reconcile(store, prediction: Prediction, measured: float | None, why=None) -
     sentence = " ".join(part for part in (*said, _why(why, ratio)) if part)
     record = Record(store.save(
         "prediction", prediction.key, {"predicted": prediction.value, "measured": measured, "ratio": ratio},
-        unit=unit, source=prediction.source, residual=sentence, question=prediction.question, formula=prediction.formula,
+        how=how, unit=unit, source=prediction.source, residual=sentence, question=prediction.question, formula=prediction.formula,
     ))  # fmt: skip
-    text = [f"measured: {number(measured)} {unit}"]
-    cells = f"<tr><td>measured</td><td><b>{number(measured)} {html.escape(unit)}</b></td><td></td></tr>"
+    text = [f"{how}: {number(measured)} {unit}"]
+    cells = f"<tr><td>{how}</td><td><b>{number(measured)} {html.escape(unit)}</b></td><td></td></tr>"
     for label, value, one in rows:
         share = (
             ""
             if one is None
-            else f"measured / predicted = {one:.2f}"
+            else f"{how} / predicted = {one:.2f}"
             if 0.1 <= abs(one) < 1000
-            else f"measured / predicted = {one:.3g}"
+            else f"{how} / predicted = {one:.3g}"
         )
         text.append(f"{label}: {number(value)} {unit}   {share}".rstrip())
         cells += f"<tr><td>{html.escape(label)}</td><td>{number(value)} {html.escape(unit)}</td><td>{share}</td></tr>"

@@ -307,9 +307,10 @@ def predictions_table(facts: Facts) -> Fill:
         unit = cell(record["unit"]) if record.get("unit") else ""
         unit = unit if unit in ("", "x", "%") else " " + unit
         ratio = values[2] if values[2] is not None else (values[1] / values[0] if values[0] else None)
+        how = " (calculated)" if record.get("how") == "calculated" else ""
         by = "you" if record.get("source") in ("student", "typed", "form") else cell(record.get("source") or "formula")
         parts.append(Part(f"row.{record['notebook']}.{record['variant']}",
-                          f"| {cell(record['variant'].replace('_', ' '))} | {show(values[0])}{unit} | {show(values[1])}{unit} | "
+                          f"| {cell(record['variant'].replace('_', ' '))} | {show(values[0])}{unit} | {show(values[1])}{unit}{how} | "
                           f"{'' if ratio is None else f'{ratio:.2f}' if 0.01 <= abs(ratio) < 100 else show(ratio)} | {by} | {cell(record.get('residual') or '')} |"))
     if not parts:
         return NO_LINES

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from helpers.papers import deepspeed_inference, flash_attention, paged_attention, scheduling, speculative, story
 from helpers.reading import Claim
+
+calculated = partial(Claim, how="calculated")  # from a formula, or a simulated schedule
 
 
 def paged(slots: dict[str, int], usage: dict) -> list[Claim]:
@@ -11,16 +15,16 @@ def paged(slots: dict[str, int], usage: dict) -> list[Claim]:
     row = paged_attention.TABLE_1["OPT-13B"]
     kib = paged_attention.kv_bytes_per_token(row["layers"], row["hidden"]) / 1024
     drawn = "Lengths drawn, not the trace's."
-    claims = [Claim("opt13b_kib", "KV cache of one token, OPT-13B (section 3)", 800, kib, "KiB", "Counted, not measured.")]
+    claims = [calculated("opt13b_kib", "KV cache of one token, OPT-13B (section 3)", 800, kib, "KiB", "Counted, not measured.")]
     for name, ours in slots.items():
         printed = paged_attention.TABLE_1[name]["printed_slots"]
-        claims.append(Claim(f"slots_{name}", f"slots, {name} (Table 1)", printed, ours, "tokens", "The paper's GB are rounded to whole ones."))
+        claims.append(calculated(f"slots_{name}", f"slots, {name} (Table 1)", printed, ours, "tokens", "The paper's GB are rounded to whole ones."))
     for policy, printed in paged_attention.FIGURE_2.items():
         what = f"share that holds tokens, {policy} (Figure 2)"
-        claims.append(Claim(f"tokens_{policy}", what, printed["tokens"], 100 * usage[policy].tokens, "%", f"{drawn} Our queue is never empty."))
+        claims.append(calculated(f"tokens_{policy}", what, printed["tokens"], 100 * usage[policy].tokens, "%", f"{drawn} Our queue is never empty."))
     for policy, printed in paged_attention.FIGURE_13.items():
         why = "Theirs took 2 requests/s; ours waits for memory all the time, so it is fuller." if policy == "paged" else drawn
-        claims.append(Claim(f"batch_{policy}", f"requests in the batch, {policy} (Figure 13)", printed, usage[policy].mean_running, "", why))
+        claims.append(calculated(f"batch_{policy}", f"requests in the batch, {policy} (Figure 13)", printed, usage[policy].mean_running, "", why))
     return claims
 
 
@@ -28,7 +32,7 @@ def sharing(rows: list[dict]) -> list[Claim]:
     """rows: kind, width, printed, saved_percent."""
     why = {"parallel": "Lengths drawn, not the trace's.", "beam": "Parents at random at every step: an upper end."}
     return [
-        Claim(f"{r['kind']}_{r['width']}", f"blocks saved, {r['kind']}, {r['width']} sequences (Figure 15)", r["printed"], r["saved_percent"],
+        calculated(f"{r['kind']}_{r['width']}", f"blocks saved, {r['kind']}, {r['width']} sequences (Figure 15)", r["printed"], r["saved_percent"],
               "%", why[r["kind"]])
         for r in rows
     ]  # fmt: skip
@@ -44,8 +48,8 @@ def orca(simulated: dict[str, int], calibrated_x: float, waves, plans_ahead: boo
     return [
         Claim("throughput", "throughput over FasterTransformer at the same latency (abstract)", claim["throughput_x"], None, "x",
               "A whole system and a 175B model on many GPUs: not rebuilt here."),
-        Claim("simulated", "continuous over waves, steps that cost the same (simulated)", None, simulated_x, "x", "The mechanism alone: places left empty."),
-        Claim("calibrated", "the same with this engine's step times (simulated)", None, calibrated_x, "x", story.step_cost(waves.step_ms)),
+        calculated("simulated", "continuous over waves, steps that cost the same (simulated)", None, simulated_x, "x", "The mechanism alone: places left empty."),
+        calculated("calibrated", "the same with this engine's step times (simulated)", None, calibrated_x, "x", story.step_cost(waves.step_ms)),
         Claim("steps", "the same on the real engine, in steps", None, waves.steps_x, "x",
               story.refills(waves.continuous_steps, simulated["iteration"], plans_ahead)),
         Claim("measured", "the same on the real engine, in time", None, waves.speedup_x, "x",
@@ -60,14 +64,14 @@ def flash(difference: float, slope_standard: float, slope_sram: float, extra_per
     small = flash_attention.caption_traffic_gb(100 * 1024)["flash"]
     return [
         Claim("exact", "largest difference to standard attention, float32 (exact, section 3)", None, difference, "", "Rounding."),
-        Claim("slope_standard", "exponent of N, standard (theorem 2)", 2, slope_standard, "", "N d is not yet negligible at 1,024 tokens."),
-        Claim("slope_sram", "exponent of M, tiled (theorem 2)", -1, slope_sram, "", "The last tile is not full; K and V are read once whatever M."),
-        Claim("memory", "extra numbers per token, tiled (theorem 1: a constant)", None, extra_per_token, "", "l and m."),
-        Claim("hbm_arxiv", "GB moved, standard, forward and backward (Figure 2, arXiv version)", arxiv, gb["standard"], "GB",
+        calculated("slope_standard", "exponent of N, standard (theorem 2)", 2, slope_standard, "", "N d is not yet negligible at 1,024 tokens."),
+        calculated("slope_sram", "exponent of M, tiled (theorem 2)", -1, slope_sram, "", "The last tile is not full; K and V are read once whatever M."),
+        calculated("memory", "extra numbers per token, tiled (theorem 1: a constant)", None, extra_per_token, "", "l and m."),
+        calculated("hbm_arxiv", "GB moved, standard, forward and backward (Figure 2, arXiv version)", arxiv, gb["standard"], "GB",
               f"Counted without mask and dropout. A pass over N x N is {gb['one_pass']:.1f} GB: theirs has {passes(arxiv)} more."),
-        Claim("hbm_later", "the same in the later version of Figure 2", later, gb["standard"], "GB",
+        calculated("hbm_later", "the same in the later version of Figure 2", later, gb["standard"], "GB",
               f"{passes(later)} passes more. The two versions differ: quote which."),
-        Claim("hbm_flash", "GB moved, tiled, forward and backward (Figure 2, both versions)", printed["arXiv"]["flash"]["hbm_gb"], gb["flash"], "GB",
+        calculated("hbm_flash", "GB moved, tiled, forward and backward (Figure 2, both versions)", printed["arXiv"]["flash"]["hbm_gb"], gb["flash"], "GB",
               f"For the 192 KiB of one A100 multiprocessor; with 100 KiB it would be {small:.1f} GB."),
     ]  # fmt: skip
 
@@ -81,18 +85,18 @@ def deepspeed(bandwidth_share: float, fusion_x: float, crossover: int, measured_
         Claim("bandwidth", "one row: share of the memory ceiling (section III: small batches wait for memory)", None, 100 * bandwidth_share, "%",
               "torch's kernel on this machine."),
         Claim("fusion", "fused over apart, eight operations (section III: Deep-Fusion)", None, fusion_x, "x", "Their fusion also spans products."),
-        Claim("crossover", "tokens per step that hide the link (section VI: ZeRO-Inference)", None, crossover, "tokens", measured_on),
+        calculated("crossover", "tokens per step that hide the link (section VI: ZeRO-Inference)", None, crossover, "tokens", measured_on),
     ]  # fmt: skip
 
 
 def leviathan(measured: list[dict]) -> list[Claim]:
     """measured: runs of notebook 2, see `reading.speculation_on_record`."""
     claims = [
-        Claim(f"speed_{alpha}_{gamma}", f"speed, alpha {alpha}, gamma {gamma} (Table 1)", speed, round(speculative.speedup(alpha, gamma), 2), "x", "Exact.")
+        calculated(f"speed_{alpha}_{gamma}", f"speed, alpha {alpha}, gamma {gamma} (Table 1)", speed, round(speculative.speedup(alpha, gamma), 2), "x", "Exact.")
         for (alpha, gamma), (_, speed) in speculative.TABLE_1.items()
     ]
     t5 = speculative.TABLE_2["translation, T=0"]
-    claims.append(Claim("t5", f"T5-XXL, translation at temperature 0: alpha {t5['alpha']}, gamma {t5['gamma']} (Table 2)", t5["speed"],
+    claims.append(calculated("t5", f"T5-XXL, translation at temperature 0: alpha {t5['alpha']}, gamma {t5['gamma']} (Table 2)", t5["speed"],
                         speculative.speedup(t5["alpha"], t5["gamma"], 0.02), "x", "The paper gives c only as below 0.05; 0.02 assumed here."))  # fmt: skip
     for run in measured:
         if run["speedup"]:

@@ -21,6 +21,7 @@ class Claim:
 
     paper: the number as the paper prints it, or None for a claim in words (`what` says it).
     confirmed: False marks a number that could not be checked in the paper itself.
+    how: where our number is from: "measured", or "calculated" from a formula or a simulated schedule.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Claim:
     unit: str
     why: str
     confirmed: bool = True
+    how: str = "measured"
 
     @property
     def ratio(self) -> float | None:
@@ -42,13 +44,14 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
     body, text = [], [f"{paper}: the paper's numbers beside ours"]
     for c in claims:
         said = "in words" if c.paper is None else f"{_plain(float(c.paper))} {c.unit}" + ("" if c.confirmed else " (not confirmed)")
-        got = "not measured here" if c.ours is None else f"{_plain(float(c.ours))} {c.unit}"
+        got = "not measured here" if c.ours is None else f"{_plain(float(c.ours))} {c.unit}".strip() + ("" if c.how == "measured" else f" ({c.how})")
         ratio = "" if c.ratio is None else f"{c.ratio:.2f}"
         body.append((c.what, said, got, ratio, c.why))
         text.append(f"- {c.what}: {said} | {got}" + (f" | {ratio}" if ratio else "") + f" | {c.why}")
         if c.ours is not None:
             metrics = {"ours": c.ours} | ({} if c.paper is None else {"paper": c.paper, "ratio": c.ratio})
-            store.save("paper_claims", f"{paper}: {c.key}", metrics, unit=c.unit, what=c.what, why=c.why)
+            store.save("paper_claims", f"{paper}: {c.key}", metrics, unit=c.unit, what=c.what, why=c.why,
+                       source=None if c.how == "measured" else "formula")
     live.show(live.Static(_table(head, body), "\n".join(text)))
 
 

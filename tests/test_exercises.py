@@ -42,6 +42,13 @@ def test_headless_uses_the_formula_and_says_so(store, capsys):
     assert saved["metrics"] == {"predicted": 1000.0, "measured": 1050.0, "ratio": 1.05}
 
 
+def test_a_number_that_nothing_measured_is_not_called_measured(store, capsys):
+    guess = exercises.predict(store, "kib", "KiB of a token?", 800.0, "KiB")
+    exercises.reconcile(store, guess, 800.0, how="calculated")
+    out = capsys.readouterr().out
+    assert "calculated: 800" in out and "measured:" not in out and store.get("prediction", "kib")["how"] == "calculated"
+
+
 def test_a_parameter_comes_before_the_formula_and_typed_before_both(store):
     assert exercises.predict(store, "kv", "?", 10.0, "GiB", given=12).source == "parameter"
     store.save("prediction", "kv", {"predicted": 9.0}, source="student", unit="GiB")

@@ -68,3 +68,30 @@ def in_flight(measurement: Measurement, block_size: int, max_model_len: int) -> 
             "kv_cache_usage": step["kv_cache_usage"],
         })  # fmt: skip
     return rows
+
+
+def last_steps(requests: int, input_tokens: int, output_tokens: int, block_size: int, blocks: int) -> list[int]:
+    """The step in which each request ends when all arrive at once and the cache has `blocks` for them.
+
+    As vLLM's scheduler does it (vllm/v1/core/sched/scheduler.py): who runs comes first; for want of a block the last
+    that runs gives up its own, but keeps the tokens it has written; when nobody had to, those that wait are let in, as
+    far as blocks are free. Raises ValueError when one request alone does not fit.
+    """
+    if -(-(input_tokens + output_tokens - 1) // block_size) > blocks:
+        raise ValueError(f"A request of {input_tokens} + {output_tokens} tokens does not fit {blocks} blocks of {block_size}.")
+    written, ends = [0] * requests, [0] * requests
+    running, waiting, step = [], list(range(requests)), 0
+    needs = lambda chosen: sum(-(-(input_tokens + written[i]) // block_size) for i in chosen)
+    while running or waiting:
+        step += 1
+        pushed_out = False
+        while needs(running) > blocks:
+            waiting.insert(0, running.pop())
+            pushed_out = True
+        while waiting and not pushed_out and needs([*running, waiting[0]]) <= blocks:
+            running.append(waiting.pop(0))
+        for i in running:
+            written[i] += 1
+            ends[i] = step
+        running = [i for i in running if written[i] < output_tokens]
+    return ends

@@ -70,6 +70,41 @@ def beam_search(engine: Engine, prompts: list[list[int]], name: str, beam_width:
     return Generated(name, texts, ids, scores, seconds)
 
 
+def compare(engine: Engine, prompts: list[list[int]], settings: dict[str, dict], beam_width: int = 4, times: int = 2) -> list[Generated]:
+    """All settings (name -> SamplingParams by name, greedy or with a seed), each the fastest of `times` runs; then beam search, which takes long, once.
+
+    Each is warmed up first: a GPU compiles the kernels of top_p and top_k when they are first used.
+    """
+    runs = []
+    for name, params in settings.items():
+        generate(engine, prompts, "warm-up", max_tokens=8, **params)
+        runs.append(min((generate(engine, prompts, name, **params) for _ in range(times)), key=lambda run: run.seconds))
+    beam_search(engine, prompts, "warm-up", beam_width, max_tokens=4)
+    return [*runs, beam_search(engine, prompts, f"beam search, {beam_width} beams", beam_width)]
+
+
+TIE = 0.01  # in the mean log-probability of a token, or in the share of distinct 2-grams: less is no difference
+
+
+def reading(runs: list[Generated]) -> str:
+    """What a comparison shows: the likeliest text with its ties, speed and variety only where they differ. Greedy first, beam search last."""
+    metrics = {run.name: run.metrics for run in runs}
+    most = max(m["mean_logprob"] for m in metrics.values())
+    likeliest = [f"“{name}”" for name, m in metrics.items() if m["mean_logprob"] > most - TIE]
+    if len(likeliest) == len(runs):
+        said = ["All texts are equally likely: the model is sure of these answers"]
+    else:
+        said = [f"The likeliest texts came from {' and from '.join(likeliest)}" + (", equally likely" if len(likeliest) > 1 else "")]
+    greedy, beam = metrics[runs[0].name], metrics[runs[-1].name]
+    said.append(f"beam search made {greedy['output_tokens_per_s'] / beam['output_tokens_per_s']:.1f} times fewer tokens/s than greedy")
+    variety = sorted((m["distinct_2grams"], name) for name, m in metrics.items())
+    if variety[-1][0] - variety[0][0] > TIE:
+        said.append("distinct 2-grams went from {:.2f} (“{}”) to {:.2f} (“{}”)".format(*variety[0], *variety[-1]))
+    else:
+        said.append(f"the share of distinct 2-grams differs by no more than {TIE:g}")
+    return "; ".join(said) + "."
+
+
 def distinct_ngrams(outputs: list[list[int]], n: int) -> float:
     """Different n-grams of tokens over all n-grams, of all outputs together: 1 when none comes twice. 0 without any."""
     grams = [tuple(ids[i : i + n]) for ids in outputs for i in range(len(ids) - n + 1)]

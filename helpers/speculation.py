@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers import tiny_model
-from helpers.measure import Measurement, percentile
+from helpers.measure import Measurement, percentile, run_workload
 from helpers.papers import speculative as formula
 from helpers.profile import DRAFT_FOR_GPU, Profile, dummy_model_folder, load_profile
 
@@ -49,13 +49,30 @@ def acceptance(measurement: Measurement, num_speculative_tokens: int) -> Accepta
     )  # fmt: skip
 
 
-def step_ms(measurement: Measurement) -> float:
-    """Time of a decode step in milliseconds, for one stream: the lower quartile of all steps' times.
+NOISE = 0.05  # of a time that was measured twice: what differs by less is not called a difference
+
+
+def fastest(engine, workload, concurrency: int = 1, times: int = 2) -> Measurement:
+    """The workload run `times` times: the fastest run. One request at a time, each with the fastest of its answers.
+
+    Other programs can only slow a run down.
+    """
+    runs = [run_workload(engine, workload, concurrency=concurrency, progress=False) for _ in range(times)]
+    best = min(runs, key=lambda run: run.duration_s)
+    if concurrency > 1:
+        return best
+    answers = zip(*(run.requests for run in runs), strict=True)
+    return replace(best, requests=[min(same, key=lambda request: request.e2e_s) for same in answers])
+
+
+def step_ms(measurement: Measurement, percent: float = 25, tokens: int = 0) -> float:
+    """Time of a decode step in milliseconds: a percentile, the lower quartile, of the steps that made `tokens` or more (of all when none did).
 
     Steps that read a prompt are few and long, and other programs can only make a step longer.
     """
-    times = [step["t_s"] for step in measurement.timeline]
-    return 1000 * percentile([after - before for before, after in zip(times, times[1:], strict=False)], 25)
+    pairs = list(zip(measurement.timeline, measurement.timeline[1:], strict=False))
+    full = [(before, step) for before, step in pairs if step["tokens"] >= tokens] or pairs
+    return 1000 * percentile([step["t_s"] - before["t_s"] for before, step in full], percent)
 
 
 def decode_ms_per_token(measurement: Measurement) -> float:
@@ -64,16 +81,46 @@ def decode_ms_per_token(measurement: Measurement) -> float:
     return 1000 * sum(seconds for seconds, _ in spans) / sum(tokens for _, tokens in spans)
 
 
-def draft_cost(step_ms_by_k: dict[int, float], plain_step_ms: float) -> tuple[float, float]:
-    """(c, overhead): a straight line through the times of steps with k drafts, over the time of a plain step.
+def draft_cost(step_ms_by_k: dict[int, float], plain_step_ms: float) -> tuple[float, float, str]:
+    """(c, fixed, fixed in words): a straight line through the times of steps with k drafts, over the time of a plain step.
 
-    c is its slope, what one more draft costs; overhead is how much longer than a plain step it makes a step with no
-    draft. The formula knows only c. Raises ValueError with fewer than two values of k.
+    c is its slope, what one more draft costs; fixed is how much longer than a plain step it makes a step with no draft,
+    0 when that is not above the noise. The formula knows only c. Raises ValueError with fewer than two values of k.
     """
     if len(step_ms_by_k) < 2:
         raise ValueError("A cost for each draft needs the times of at least two numbers of drafts.")
     slope, intercept = statistics.linear_regression(list(step_ms_by_k), list(step_ms_by_k.values()))
-    return max(0.0, slope / plain_step_ms), intercept / plain_step_ms - 1
+    fixed = intercept / plain_step_ms - 1
+    if fixed < NOISE:
+        return max(0.0, slope / plain_step_ms), 0.0, "a step with speculation has no fixed cost above the noise"
+    return max(0.0, slope / plain_step_ms), fixed, f"a step with speculation has a fixed cost of {100 * fixed:.0f} % of a plain step, which the formula does not have"
+
+
+def best_drafts(rows: list[dict]) -> str:
+    """The best number of drafted tokens, and those that are as good within the noise. rows: dicts with k, measured_x."""
+    best = max(rows, key=lambda row: row["measured_x"])
+    if best["measured_x"] < 1 + NOISE:
+        return "No number of drafts gained more than the noise here."
+    ties = [str(row["k"]) for row in rows if row is not best and row["measured_x"] > (1 - NOISE) * best["measured_x"]]
+    said = f"Best here: {best['k']} drafted tokens, {best['measured_x']:.2f} times as fast"
+    return said + (f" ({' and '.join(ties)} within {100 * NOISE:.0f} % of it)." if ties else ".")
+
+
+def batch_reading(rows: list[dict], drafts: int) -> str:
+    """What a sweep over requests at once shows. rows: dicts with requests, speedup_x, plain_step_ms (a full step)."""
+    one, most = rows[0], rows[-1]
+    said = (f"With {drafts} drafted tokens: {one['speedup_x']:.2f} times the throughput for one stream, "
+            f"{most['speedup_x']:.2f} times for {most['requests']} requests.")  # fmt: skip
+    losses = [str(row["requests"]) for row in rows if row["speedup_x"] < 1 - NOISE]
+    said += f" It is a loss at {', '.join(losses)} requests." if losses else " No loss was measured in this range."
+    grown = most["plain_step_ms"] / one["plain_step_ms"]
+    if grown < FULL:
+        said += (f" This model is too small to fill the machine: a plain step of {most['requests']} requests takes only {grown:.1f} times "
+                 "as long as a step of one. Steps wait for their kernels to be launched, whatever the batch, and drafts find room in all of them.")  # fmt: skip
+    return said
+
+
+FULL = 2.0  # a step of the largest batch that takes so many times as long as a step of one shows that the work counts
 
 
 def first_differences(plain: Measurement, other: Measurement) -> list[dict]:

@@ -165,9 +165,10 @@ def questions(tokenizer, n: int, seed: int = 0, max_tokens: int = 96, held_out: 
     return Workload("questions", tuple(requests), seed, f"{n} questions from the glossary", {"asked": asked})
 
 
-def multi_turn(tokenizer, turns: int, seed: int = 0, max_tokens: int = 64, system: str | None = None) -> Workload:
+def multi_turn(tokenizer, turns: int, seed: int = 0, max_tokens: int = 64, system: str | None = None, notes_tokens: int = 0) -> Workload:
     """One conversation, a request a turn: each prompt holds all turns before it (answers from the glossary).
 
+    notes_tokens: each question comes with notes of at least so many tokens (other answers of the glossary).
     Run the requests one after the other: a later one finds the earlier ones' blocks in the prefix cache.
     """
     rng = random.Random(seed)
@@ -175,10 +176,18 @@ def multi_turn(tokenizer, turns: int, seed: int = 0, max_tokens: int = 64, syste
     messages = [{"role": "system", "content": system}] if system else []
     requests = []
     for turn, term in enumerate(terms):
-        messages = [*messages, {"role": "user", "content": rng.choice(tiny_model.phrasings(term)[1])}]
+        question = rng.choice(tiny_model.phrasings(term)[1])
+        messages = [*messages, {"role": "user", "content": _notes(tokenizer, notes_tokens, rng) + question}]
         requests.append(chat(tokenizer, messages, max_tokens, kind=f"turn {turn + 1}"))
         messages = [*messages, {"role": "assistant", "content": term["answer"]}]
     return Workload("multi_turn", tuple(requests), seed, f"a conversation of {turns} turns")
+
+
+def _notes(tokenizer, tokens: int, rng: random.Random) -> str:
+    text, terms = "", tiny_model.load_glossary()
+    while len(tokenizer.encode(text, add_special_tokens=False)) < tokens:
+        text += rng.choice(terms)["answer"] + " "
+    return text
 
 
 def repeated_answers(tokenizer, n: int, seed: int = 0, max_tokens: int = 96) -> Workload:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, strategies as st
 
 from helpers import kv_blocks
@@ -71,3 +72,18 @@ def test_steps_with_a_prompt_half_read_are_left_out():
     assert kv_blocks.in_flight(run, 16, 100) == []
 
 
+def test_preempted_requests_keep_their_tokens_and_write_the_rest_later():
+    # 2 requests of 4 + 4 tokens, blocks of 4: one block each at first, a second for the next token; 2 blocks in all.
+    assert kv_blocks.last_steps(2, 4, 4, 4, blocks=4) == [4, 4]
+    assert kv_blocks.last_steps(2, 4, 4, 4, blocks=2) == [4, 7], "the last to come is pushed out after its first token"
+    assert kv_blocks.last_steps(3, 4, 4, 4, blocks=2) == [4, 7, 11], "and the third waits for both"
+    with pytest.raises(ValueError, match="does not fit"):
+        kv_blocks.last_steps(2, 4, 4, 4, blocks=1)
+
+
+def test_steps_of_a_small_cache_as_recorded():
+    # H100: 64 requests of 64 + 192 in 512 blocks of 16 took 129 steps more than in all blocks, and 1.22 times as long on average.
+    ends = kv_blocks.last_steps(64, 64, 192, 16, 512)
+    assert max(ends) - 192 == pytest.approx(129, abs=2) and sum(ends) / 64 / 192 == pytest.approx(1.22, abs=0.02)
+    # CPU: 20 requests of 100 + 156 in 20 blocks of 128 took 283 steps.
+    assert max(kv_blocks.last_steps(20, 100, 156, 128, 20)) == 283

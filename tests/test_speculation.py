@@ -54,17 +54,55 @@ def test_nothing_drafted_is_zero_not_an_error():
 
 
 def test_draft_cost_is_slope_and_intercept():
-    c, overhead = spec.draft_cost({1: 3.0, 2: 3.5, 4: 4.5, 8: 6.5}, plain_step_ms=2.0)
-    assert c == pytest.approx(0.25) and overhead == pytest.approx(0.25)
+    c, fixed, said = spec.draft_cost({1: 3.0, 2: 3.5, 4: 4.5, 8: 6.5}, plain_step_ms=2.0)
+    assert c == pytest.approx(0.25) and fixed == pytest.approx(0.25) and "25 % of a plain step" in said
     assert spec.draft_cost({1: 3.0, 2: 2.9}, 2.0)[0] == 0.0, "noise must not make a draft cheaper than nothing"
     with pytest.raises(ValueError, match="two"):
         spec.draft_cost({4: 3.0}, 2.0)
 
 
+@pytest.mark.parametrize("intercept", [0.96, 1.0, 1.04])
+def test_a_fixed_cost_within_the_noise_is_none(intercept):
+    _, fixed, said = spec.draft_cost({k: intercept + 0.3 * k for k in (1, 2, 4)}, plain_step_ms=1.0)
+    assert fixed == 0.0 and "no fixed cost above the noise" in said and "-" not in said
+
+
 def test_times_per_token_and_step():
-    run = Run([Request([1.0, 1.5, 2.0]), Request([1.0])], timeline=[{"t_s": t} for t in (0.0, 1.0, 1.5, 2.0, 2.5)])
+    run = Run([Request([1.0, 1.5, 2.0]), Request([1.0])],
+              timeline=[{"t_s": t, "tokens": n} for t, n in ((0.0, 0), (1.0, 1), (1.5, 1), (2.0, 1), (2.5, 1), (4.5, 8), (6.5, 8))])  # fmt: skip
     assert spec.decode_ms_per_token(run) == 500
     assert spec.step_ms(run) == 500, "the first step read the prompt"
+    assert spec.step_ms(run, tokens=6) == 2000, "steps of a full batch alone"
+    assert spec.step_ms(run, 90) > spec.step_ms(run, 50) == 750
+    assert spec.step_ms(run, tokens=99) == 500, "no step is so full: all of them"
+
+
+def test_of_answers_one_at_a_time_the_fastest_of_each_counts(monkeypatch):
+    @dataclass
+    class Timed(Run):
+        duration_s: float = 0.0
+
+    runs = [Timed([Request([1.0]), Request([9.0])], duration_s=10.0), Timed([Request([2.0]), Request([3.0])], duration_s=5.0)]
+    served = iter(runs + runs)
+    monkeypatch.setattr(spec, "run_workload", lambda *args, **named: next(served))
+    best = spec.fastest(None, None)
+    assert [request.e2e_s for request in best.requests] == [1.0, 3.0] and best.duration_s == 5.0
+    assert spec.fastest(None, None, concurrency=4) is runs[1], "requests that share steps belong to one run"
+
+
+def test_ties_are_named():
+    rows = [{"k": 1, "measured_x": 1.6}, {"k": 2, "measured_x": 1.98}, {"k": 4, "measured_x": 1.95}]
+    assert spec.best_drafts(rows) == "Best here: 2 drafted tokens, 1.98 times as fast (4 within 5 % of it)."
+    assert "(" not in spec.best_drafts(rows[:2])
+    assert "No number" in spec.best_drafts([{"k": 1, "measured_x": 1.02}, {"k": 4, "measured_x": 0.7}])
+
+
+def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
+    rows = lambda steps, gains: [{"requests": n, "plain_step_ms": s, "speedup_x": g} for n, s, g in zip((1, 16, 64), steps, gains, strict=True)]
+    launches = spec.batch_reading(rows((6.7, 6.8, 7.4), (1.51, 1.23, 1.18)), 4)
+    assert "too small to fill the machine" in launches and "1.1 times" in launches and "No loss" in launches
+    full = spec.batch_reading(rows((2.0, 4.9, 14.0), (1.5, 0.99, 0.8)), 4)
+    assert "too small" not in full and "a loss at 64 requests" in full, "1 % is noise, not a loss"
 
 
 def test_first_difference_names_its_place():

@@ -55,3 +55,11 @@ def test_a_conversation_grows_by_whole_turns(tokenizer):
     for earlier, later in zip(prompts, prompts[1:]):
         # The generation prompt at the end of the earlier turn begins the answer in the later one.
         assert later[: len(earlier)] == earlier and len(later) > len(earlier)
+
+
+def test_notes_lengthen_every_turn(tokenizer):
+    short, long = (workloads.multi_turn(tokenizer, 3, notes_tokens=n).requests for n in (0, 200))
+    for turn, (a, b) in enumerate(zip(short, long), 1):
+        more = len(b.prompt_token_ids) - len(a.prompt_token_ids)
+        assert 120 * turn < more < 280 * turn, f"turn {turn} is {more} tokens longer"
+    assert long[1].prompt_token_ids[: len(long[0].prompt_token_ids)] == long[0].prompt_token_ids

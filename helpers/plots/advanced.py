@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from helpers.papers.speculative import alpha_from_length
 from helpers.plots import style
+from helpers.services import NOISE
 
 BLUE, RED, GREEN, PURPLE, ORANGE = (style.COLORS[c] for c in ("blue", "vermillion", "green", "purple", "orange"))
 
@@ -48,16 +50,24 @@ def chunk_tradeoff(rows: list[dict], reading: str, recorded: tuple[list[dict], s
     ):
         ax.plot(x, [row[metric] for row in rows], marker="o", color=color)
         for i, row in enumerate(rows):  # neighbours can lie close together: labels above and below in turn
-            ax.annotate(f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric]), xytext=(0, 8 if i % 2 else -15),
-                        ha="center", textcoords="offset points", fontsize=8.5)
+            above = i % 2 == 1
+            ax.annotate(f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric]), xytext=(3, 8) if above else (-3, -15),
+                        ha="left" if above else "right", textcoords="offset points", fontsize=8.5, zorder=5, path_effects=_halo())
         if there:
             ax.plot([r["itl_ms_p99"] for r in there], [r[metric] for r in there], marker="o", label=where, **style.recorded())
         top = max(row[metric] for row in (*rows, *there))
         ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.25 * top), xscale="log")
         _plain_ticks(ax, [*x, *(r["itl_ms_p99"] for r in there)])
     if there:
-        right.legend(fontsize=7, loc="lower left")
+        left.legend(fontsize=7, loc="lower left")
     style.show(fig, reading=reading, table=rows, name="chunked_tradeoff")
+
+
+def _halo() -> list:
+    """A white edge that keeps a label readable on a line."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=3, foreground=style.PAPER)]
 
 
 def _plain_ticks(ax, values) -> None:
@@ -90,12 +100,12 @@ def prefix_hits(rows: list[dict], reading: str) -> None:
         (0.27, "hit_tokens", "found (vLLM's counter)", GREEN),
     ):
         bars = right.bar([p + offset for p in places], [row[metric] for row in rows], 0.26, color=color, label=label)
-        right.bar_label(bars, [f"{row[metric]:,}" for row in rows], fontsize=7, padding=2)
+        right.bar_label(bars, [f"{row[metric]:,}" for row in rows], fontsize=8, padding=2, rotation=90)
     right.set(ylabel="prompt tokens, all requests", title="Tokens")
     for ax in (left, right):
         ax.set_xticks(list(places), names, fontsize=8.5)
         ax.set_xlabel("workload")
-        ax.margins(y=0.5)
+        ax.margins(y=0.5 if ax is left else 0.9)  # room for the legend, and on the right for labels that stand
         ax.legend(fontsize=8, loc="upper right")
     style.show(fig, reading=reading, table=rows, name="prefix_hits")
 
@@ -114,8 +124,9 @@ def conversation(rows: list[dict], reading: str) -> None:
     top.legend(loc="upper left")
     low.plot(turns, [row["ttft_ms_without"] for row in rows], marker="s", color=style.GREY, label="cache not read")
     low.plot(turns, [row["ttft_ms"] for row in rows], marker="o", color=GREEN, label="cache read")
-    low.set(xlabel="turn of the conversation", ylabel="TTFT (ms)", ylim=(0, None), xticks=turns)
-    low.legend(loc="upper left")
+    high = max(max(row["ttft_ms"], row["ttft_ms_without"]) for row in rows)
+    low.set(xlabel="turn of the conversation", ylabel="TTFT (ms)", ylim=(0, 1.4 * high), xticks=turns)
+    low.legend(loc="upper left", ncols=2)
     style.show(fig, reading=reading, table=rows, name="prefix_conversation")
 
 
@@ -143,15 +154,16 @@ def _break_even(ax) -> None:
 def speedup_by_drafts(rows: list[dict], reading: str) -> None:
     """Single-stream speed-up over drafted tokens: measured, the formula, the formula with the fixed cost of a step.
 
-    rows: dicts with k, measured_x, formula_x, with_overhead_x.
+    rows: dicts with k, measured_x, formula_x and, where there is a fixed cost, with_overhead_x.
     """
     fig, ax = style.figure("How many drafts are worth it for one stream", size=(7, 4))
     k = [row["k"] for row in rows]
     ax.plot(k, [row["measured_x"] for row in rows], marker="o", color=BLUE, label="measured", zorder=3)
     ax.plot(k, [row["formula_x"] for row in rows], marker="^", color=style.GREY, linestyle="--", linewidth=1.5,
             label="formula, with a and c as measured")
-    ax.plot(k, [row["with_overhead_x"] for row in rows], marker="v", color=ORANGE, linestyle=":", linewidth=1.8,
-            label="formula, and the fixed cost of a step")
+    if "with_overhead_x" in rows[0]:
+        ax.plot(k, [row["with_overhead_x"] for row in rows], marker="v", color=ORANGE, linestyle=":", linewidth=1.8,
+                label="formula, and the fixed cost of a step")
     ax.set(xlabel="drafted tokens in a step (num_speculative_tokens)", ylabel="times faster than without", xticks=k)
     _break_even(ax)
     ax.legend(loc="lower left", fontsize=8.5)
@@ -175,17 +187,19 @@ def speedup_by_batch(rows: list[dict], reading: str) -> None:
 
 def speedup_by_acceptance(rows: list[dict], curve: list[tuple[float, float]], k: int, reading: str,
                           recorded: tuple[list[dict], str] = ((), "")) -> None:
-    """Speed-up over the chance that a draft is accepted. rows: dicts with alpha, measured_x; curve: the formula.
+    """Speed-up over the chance that a draft was accepted, as measured. rows: dicts with measured_x and
+    mean_acceptance_length; curve: the formula.
 
     recorded: rows of another machine and its label, as helpers.reference.curve gives them.
     """
     fig, ax = style.figure(f"What an acceptance rate is worth, with {k} drafted tokens", size=(7, 4))
     ax.plot(*zip(*curve, strict=True), color=style.GREY, linestyle="--", linewidth=1.6, label="formula, c as measured")
-    ax.plot([row["alpha"] for row in rows], [row["measured_x"] for row in rows], "o", color=BLUE, markersize=8, label="measured")
     there, where = recorded
+    points = lambda rows: zip(*sorted((alpha_from_length(row["mean_acceptance_length"], k), row["measured_x"]) for row in rows), strict=True)
+    ax.plot(*points(rows), "o", color=BLUE, markersize=8, label="measured")
     if there:
-        ax.plot([row["alpha"] for row in there], [row["measured_x"] for row in there], marker="o", label=where, **style.recorded())
-    ax.set(xlabel="chance that a drafted token is accepted (set by hand)", ylabel="times faster than without", xlim=(0, 1))
+        ax.plot(*points(there), marker="o", label=where, **style.recorded())
+    ax.set(xlabel="share of drafted tokens accepted, each given that those before it were", ylabel="times faster than without", xlim=(0, 1))
     _break_even(ax)
     ax.legend(loc="upper left", fontsize=8)
     style.show(fig, reading=reading, table=rows, name="speculation_by_acceptance")
@@ -210,6 +224,8 @@ def strategies(rows: list[dict], reading: str) -> None:
                      fontsize=8.5, padding=3)
         ax.set_xlabel(label)
         ax.margins(x=0.22)
+        if metric == "mean_logprob":
+            ax.set_xlim(1.3 * min(-0.1, *(row[metric] for row in rows)), 0)  # differences in the third digit are none
     axes[0].invert_yaxis()
     axes[0].set_ylabel("strategy")
     style.show(fig, reading=reading, table=rows, name="sampling_strategies")
@@ -270,7 +286,7 @@ def services(rows: list[dict], features: tuple[str, ...], reading: str) -> None:
     fig, axes = style.figure("The same feature, four services", cols=len(rows), size=(11, 3.2), sharey=True)
     for ax, row in zip(axes, rows, strict=True):
         gains = [row[feature] for feature in features]
-        colors = [GREEN if gain >= 1.05 else RED if gain <= 0.95 else style.GREY for gain in gains]
+        colors = [GREEN if gain >= 1 + NOISE else RED if gain <= 1 - NOISE else style.GREY for gain in gains]
         bars = ax.barh(features, gains, color=colors, height=0.6)
         for bar, feature in zip(bars, features, strict=True):
             if feature == row["chosen"]:

@@ -163,11 +163,15 @@ class Engine:
         """Share of the KV cache in use after the last step, 0 to 1; None when the engine keeps no statistics.
 
         It is vLLM's gauge, which `step()` sets from the numbers that a Measurement's timeline has. Another thread may
-        read it while the engine works: it is a number under a lock of its own in this process (prometheus_client).
+        read it while the engine works: prometheus_client keeps it in this process, under a lock of its own. It is read
+        alone, because `llm.get_metrics()` reads all of vLLM's metrics and takes milliseconds.
         """
+        from prometheus_client import REGISTRY
+
         if not self.llm.llm_engine.log_stats:
             return None
-        return next((m.value for m in self.llm.get_metrics() if m.name == "vllm:kv_cache_usage_perc"), None)
+        gauge = "vllm:kv_cache_usage_perc"
+        return next((s.value for m in REGISTRY.restricted_registry([gauge]).collect() for s in m.samples), None)
 
     def end_requests(self) -> None:
         """End what vLLM still works on, so that the next cell finds an idle engine; one that does not obey is closed."""
@@ -205,6 +209,7 @@ class Engine:
                 with _redirected(self.log_path):
                     _shut_down(self._llm)
                 self._llm = None
+            lifeline.end(self._needed, lifeline.GRACE_S)  # a worker outlives an engine that was killed
             _unregister("engine")
             after = _settled_memory_gib(self._before_gib)
             left = _still_there(self.pids)

@@ -218,7 +218,7 @@ def end_orphans(pids) -> list[int]:
     if strangers:
         raise ValueError(f"not orphans of vLLM, so they are left alone: {strangers}. "
                          f"find_orphans() lists {sorted(known)}.")
-    _end({pid: _stat(pid)[2] for pid in pids if _stat(pid)}, GRACE_S)
+    end({pid: _stat(pid)[2] for pid in pids if _stat(pid)}, GRACE_S)
     return [pid for pid in pids if not alive(pid)]
 
 
@@ -256,8 +256,8 @@ def _signal(pid: int, number: int) -> None:
         pass
 
 
-def _end(noted: dict[int, int], grace_s: float) -> None:
-    """SIGTERM, wait, SIGKILL for processes that are not our children: {pid: start time}."""
+def end(noted: dict[int, int], grace_s: float) -> None:
+    """SIGTERM, wait, SIGKILL for processes that need not be our children: {pid: start time}."""
     for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 2.0)):
         for pid, since in noted.items():
             if same(pid, since):
@@ -355,7 +355,7 @@ def _watch(parent: int) -> int:
             noted[pid] = now[2]
     for pid in list(noted):
         noted.update({p: s[2] for p in descendants(pid) if (s := _stat(p))})
-    _end(noted, GRACE_S)
+    end(noted, GRACE_S)
     return 0
 
 

@@ -254,9 +254,9 @@ def test_requests_that_another_cell_left_are_not_measured(engine):
     assert run.metrics["output_tokens"] == 8 == run.counters["generation_tokens"]
 
 
-def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_when_killed(monkeypatch):
-    """As on a GPU: the engine has processes of its own, works ahead of this one, and can be killed without it."""
-    engine = open_engine(PROFILE, **SMALL, distributed_executor_backend="mp")
+def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_when_killed(monkeypatch, folder):
+    """As on a GPU: the engine has a process of its own, works ahead of this one, and can be killed without it."""
+    engine = open_engine(replace(PROFILE, name="gpu"), **SMALL)
     core = engine.llm.llm_engine
     work = uniform(engine.tokenizer, 4, 20, 5)
     steps = iter([core.step] * 3)

@@ -161,3 +161,33 @@ def test_old_readings_are_thinned_not_lost():
     view._end.wait = lambda _: next(stop, None) is None
     view._loop()
     assert len(view.readings) <= 50 and view.readings[0]["t_s"] < view.readings[-1]["t_s"]
+
+
+def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_left(monkeypatch, capsys):
+    from helpers.engine import close_engine, open_engine
+    from helpers.measure import run_workload
+    from helpers.profile import load_profile
+    from helpers.workloads import uniform
+
+    monkeypatch.setattr(live, "_kernel", lambda: None)
+    small = {"max_model_len": 512, "kv_cache_memory_bytes": 64 * 2**20}
+    engine = open_engine(load_profile(), **small)
+    work = uniform(engine.tokenizer, 32, 60, 200)
+    with live.memory(engine, hz=10) as view:
+        run = run_workload(engine, work, progress=False)
+        tiles = view._tiles()  # what a widget shows meanwhile
+    assert "kv cache usage (%)" in tiles and "memory (GiB)" in tiles
+    seen, real = ([row["kv_cache_usage"] for row in rows] for rows in (view.kv, run.timeline))
+    assert 0 < max(seen) <= max(real), "the view and the timeline of the run disagree"
+    assert all(min(abs(s - r) for r in [0, *real]) < 1e-9 for s in seen), "a number that no step had"
+    gauge = next(m.value for m in engine.llm.get_metrics() if m.name == "vllm:kv_cache_usage_perc")
+    assert engine.kv_cache_usage == gauge
+    assert re.search(r"the KV cache is at most [1-9][\d.]* % full", capsys.readouterr().out), "the text that is left"
+    page = view._picture()._repr_mimebundle_()["text/html"]
+    assert "<img" in page and "the KV cache is at most" in page, "the picture that is left in a notebook"
+
+    silent = open_engine(load_profile(), **small, disable_log_stats=True)
+    assert silent.kv_cache_usage is None
+    with live.memory(silent, hz=10) as view:
+        close_engine()
+    assert view.kv == [] and view.stopped_early is None and view.sampler.samples

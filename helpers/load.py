@@ -45,10 +45,13 @@ class Load:
 
     def __str__(self) -> str:
         m = self.metrics
+        tail = "p99" if m["completed"] >= 200 else "p90"  # of fewer requests, a p99 is one or two of them
+        cached = m.get("prefix_hit_share", 0.0)
         return (
             f"{m['completed']:.0f} of {m['completed'] + m['failed']:.0f} requests in {m['duration_s']:.2f} s: "
-            f"{m['output_tokens_per_s']:,.0f} output tokens/s; TTFT p50 {m['ttft_ms_p50']:.1f} ms, p99 {m['ttft_ms_p99']:.1f} ms; "
+            f"{m['output_tokens_per_s']:,.0f} output tokens/s; TTFT p50 {m['ttft_ms_p50']:.1f} ms, {tail} {m[f'ttft_ms_{tail}']:.1f} ms; "
             f"TPOT p50 {m['tpot_ms_p50']:.2f} ms"
+            + (f"; {100 * cached:.0f} % of the prompt tokens came from the prefix cache" if cached > 0.02 else "")
         )
 
 
@@ -60,11 +63,15 @@ def run_load(server: Server, *, requests: int, input_tokens: int, output_tokens:
     rate_per_s: requests arrive so often on average (a Poisson process); None sends all at once.
     concurrency: at most so many are in flight; the next is sent when one has ended. None sets no limit.
     prefix_tokens: so many further prompt tokens, at the start, are the same for all requests.
-    goals_ms: latency goals {"ttft": 200, "tpot": 20, "e2el": 1000}; they give `goodput_per_s`.
+    goals_ms: latency goals {"ttft": 200, "tpot": 20, "e2el": 1000}; they give `goodput_per_s` and `good_share`.
     seed: of the prompts; None takes a new one, so that no run finds its prompts in the prefix cache of another.
 
-    Metrics: completed, failed, duration_s, requests_per_s, output_tokens_per_s, total_tokens_per_s, goodput_per_s (with
-    goals), {ttft,tpot,itl,e2e}_ms_{mean,p50,p90,p99}, and in_flight_mean: the mean number of requests in the system.
+    Metrics: completed, failed, duration_s, requests_per_s, output_tokens_per_s, total_tokens_per_s,
+    {ttft,tpot,itl,e2e}_ms_{mean,p50,p90,p99}, in_flight_mean: the mean number of requests in the system, and
+    prefix_hit_share: of the prompt tokens, those found in the prefix cache (0 to 1; not there if the server does not count).
+    With goals: goodput_per_s (the benchmark's), good_share: of all requests, those that met every goal (0 to 1).
+    With a rate: answered_per_s, from the first answer to the last, so that neither the wait for the first nor the
+    requests that are still running after the last arrival make it smaller (in requests_per_s they do).
     Raises ServerError when the server is not up or no request was answered.
     """
     if not server.is_up:
@@ -89,6 +96,7 @@ def run_load(server: Server, *, requests: int, input_tokens: int, output_tokens:
     flags = list(map(str, flags))
     # In the CPU package the command `vllm bench` does not start: this is what it would be.
     command = "OPENAI_API_KEY=... vllm bench serve " + shlex.join(flags)
+    counted = _prefix_counters(server)
     result, report = _benchmark([*flags, "--disable-tqdm", "--save-detailed"], server.headers)
     if not result.get("completed"):
         errors = [e for e in result.get("errors", []) if e]
@@ -96,7 +104,19 @@ def run_load(server: Server, *, requests: int, input_tokens: int, output_tokens:
     rows = _rows(result)
     workload = {"name": "vllm bench serve, random", "requests": requests, "input_tokens": input_tokens, "prefix_tokens": prefix_tokens,
                 "output_tokens": output_tokens, "rate_per_s": rate_per_s, "concurrency": concurrency, "seed": seed}
-    return Load(_metrics(result, rows, bool(goals_ms)), rows, workload, command, report)
+    metrics = _metrics(result, rows, bool(goals_ms), bool(rate_per_s))
+    looked_up, hits = (after - before for before, after in zip(counted, _prefix_counters(server), strict=True))
+    if looked_up > 0:
+        metrics["prefix_hit_share"] = hits / looked_up
+    return Load(metrics, rows, workload, command, report)
+
+
+def _prefix_counters(server: Server) -> tuple[float, float]:
+    """Prompt tokens looked up in the prefix cache so far, and found; zeros from a server without these counters."""
+    with contextlib.suppress(ServerError):
+        now = server.metrics()
+        return now.get("prefix_cache_queries", 0.0), now.get("prefix_cache_hits", 0.0)
+    return 0.0, 0.0
 
 
 def _benchmark(flags: list[str], headers: dict) -> tuple[dict, str]:
@@ -121,6 +141,7 @@ def _benchmark(flags: list[str], headers: dict) -> tuple[dict, str]:
             loop.close()
 
     box["task"] = loop.create_task(main_async(given))
+    gc.freeze()  # the benchmark freezes all objects of its process, and searches them for garbage before: 0.7 s for vLLM's own
     thread = threading.Thread(target=work, name="vllm bench serve", daemon=True)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), warnings.catch_warnings():
@@ -134,7 +155,7 @@ def _benchmark(flags: list[str], headers: dict) -> tuple[dict, str]:
         thread.join(10)
         raise ServerError("The load was stopped by hand; its requests were given up and the server goes on.") from None
     finally:
-        gc.unfreeze()  # the benchmark freezes all objects of its process; the notebook's must stay collectable
+        gc.unfreeze()  # the notebook's objects must stay collectable
     if "error" in box:
         raise ServerError(f"The benchmark failed: {type(box['error']).__name__}: {box['error']}") from None
     report = out.getvalue()
@@ -154,7 +175,7 @@ def _rows(result: dict) -> list[dict]:
     return rows
 
 
-def _metrics(result: dict, rows: list[dict], goals: bool) -> dict[str, float]:
+def _metrics(result: dict, rows: list[dict], goals: bool, arrivals: bool) -> dict[str, float]:
     found = {
         "completed": result["completed"],
         "failed": result["failed"],
@@ -166,6 +187,10 @@ def _metrics(result: dict, rows: list[dict], goals: bool) -> dict[str, float]:
     }
     if goals:
         found["goodput_per_s"] = result["request_goodput"]
+        found["good_share"] = result["request_goodput"] * result["duration"] / len(rows)
+    if arrivals:
+        ends = sorted(r["start_s"] + r["e2e_s"] for r in rows if not r["error"])
+        found["answered_per_s"] = (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else result["request_throughput"]
     for theirs, ours in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2el", "e2e")):
         for statistic, name in _RENAMED.items():
             value = float(result[f"{statistic}_{theirs}_ms"])
@@ -186,6 +211,7 @@ class Stream:
     prompt_tokens: int = 0
     output_tokens: int = 0
     finish_reason: str | None = None
+    started_s: float = 0.0  # time.perf_counter() when it was sent
     e2e_s: float = 0.0  # until the answer was complete, or had failed
     error: str = ""  # one line: what the client saw instead of an end
 
@@ -203,17 +229,18 @@ class Stream:
 
 
 def timed_stream(server: Server, prompt=None, messages=None, max_tokens: int = 64, client=None, into: Stream | None = None,
-                 **options) -> Stream:
+                 until: threading.Event | None = None, **options) -> Stream:
     """Send one request with streaming and note when each chunk comes. Give `prompt` (text or token ids) or `messages`.
 
-    into: a Stream to fill, for another thread that looks on. options: further fields of the request, the OpenAI ones and vLLM's (temperature, ignore_eos, stop, ...).
+    into: a Stream to fill, for another thread that looks on. until: when it is set, the client hangs up after the next chunk,
+    which is no error. options: further fields of the request, the OpenAI ones and vLLM's (temperature, ignore_eos, stop, ...).
     An answer that breaks off or is refused is no exception: `error` says what the client saw, the chunks so far are kept.
     """
     client = client or server.openai(timeout=600)
     stream = into if into is not None else Stream()
     body = {"model": server.model, "max_tokens": max_tokens, "stream": True, "stream_options": {"include_usage": True}}
     ours = {name: options.pop(name) for name in ("temperature", "stop", "seed", "top_p", "n") if name in options}
-    started = time.perf_counter()
+    started = stream.started_s = time.perf_counter()
     try:
         if messages is not None:
             answer = client.chat.completions.create(**body, **ours, messages=messages, extra_body=options)
@@ -231,6 +258,9 @@ def timed_stream(server: Server, prompt=None, messages=None, max_tokens: int = 6
                 stream.finish_reason = choice.finish_reason or stream.finish_reason
             if chunk.usage:
                 stream.prompt_tokens, stream.output_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+            if until is not None and until.is_set():
+                answer.close()
+                break
     except Exception as error:
         cause = error.__cause__ or error
         stream.error = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
@@ -258,3 +288,24 @@ def knee(rows: list[dict], rate: str = "requests_per_s", latency: str = "e2e_ms_
     if not rows:
         raise ValueError("There is no knee without a measurement.")
     return max(rows, key=lambda row: row[rate] / row[latency])
+
+
+def best_rate(rows: list[dict], share: float = 0.9) -> dict | None:
+    """The row with the highest rate of arrivals at which at least `share` of the requests met the goal; None when none did.
+
+    rows: offered_per_s and good_share. Not the row with the most goodput: beyond capacity many answers are late, and
+    those in time can still be more than at a rate that nearly all users are content with.
+    """
+    return max((row for row in rows if row["good_share"] >= share), key=lambda row: row["offered_per_s"], default=None)
+
+
+def closed_loop_requests(clients: int, seconds: float, before: dict | None = None, each: int = 8) -> int:
+    """How many requests to measure `clients` clients with: `each` for every one, fewer where that would take longer.
+
+    before: the level before (`clients`, `requests_per_s`); the guess is that throughput grows with the clients. Two for
+    each client are the least: the first ones all begin at the same time.
+    """
+    if before is None:
+        return each * clients
+    in_time = int(seconds * before["requests_per_s"] * clients / before["clients"])
+    return max(2 * clients, min(each * clients, in_time))

@@ -260,29 +260,29 @@ def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: 
     }  # fmt: skip
 
 
-def _gap_under_prefill(server: Server, client, prompts: list, long_prompt: list[int], max_tokens: int = 160) -> tuple[float, float]:
+def _gap_under_prefill(server: Server, client, prompts: list, long_prompt: list[int]) -> tuple[float, float]:
     """(the longest gap in the streams of `prompts` while `long_prompt` is computed, the TTFT of that prompt), in seconds.
 
-    All streams must be running from before it is sent until after its first token; if one has ended, it is done again with
-    longer streams. Raises ServerError when a stream breaks off, or when they will not overlap.
+    The streams run before it is sent and until it is answered. Raises ServerError when one of them breaks off or ends before.
     """
-    for tokens in (max_tokens, 4 * max_tokens):
-        streams = [Stream() for _ in prompts]
-        box = [{"prompt": one, "into": stream} for one, stream in zip(prompts, streams, strict=True)]
-        worker = threading.Thread(target=together, args=(server, box), kwargs={"max_tokens": tokens, "ignore_eos": True, "temperature": 0})
-        worker.start()
-        while worker.is_alive() and not all(len(stream.times_s) > 4 for stream in streams):
-            time.sleep(0.002)
-        long = timed_stream(server, prompt=long_prompt, max_tokens=2, client=client, ignore_eos=True)
-        worker.join()
-        if broken := [stream.error for stream in (*streams, long) if stream.error]:
-            raise ServerError(f"The server broke a stream off ({broken[0]}). {server._hint()}")
-        begin, end = long.started_s, long.started_s + (long.ttft_s or 0)
-        if all(stream.started_s + stream.times_s[4] < begin and stream.started_s + stream.times_s[-1] > end for stream in streams):
-            gaps = (gap for stream in streams for gap, at in zip(stream.gaps_s, stream.times_s, strict=False)
-                    if begin - gap < stream.started_s + at < end)
-            return max(gaps), long.ttft_s
-    raise ServerError("The streams had ended before the long prompt was computed: repeat this on an idle machine.")
+    streams, answered = [Stream() for _ in prompts], threading.Event()
+    requests = [{"prompt": prompt, "into": stream} for prompt, stream in zip(prompts, streams, strict=True)]
+    common = {"max_tokens": len(long_prompt) - len(prompts[0]), "ignore_eos": True, "temperature": 0, "until": answered}
+    worker = threading.Thread(target=together, args=(server, requests), kwargs=common)
+    worker.start()
+    while worker.is_alive() and not all(len(stream.times_s) > 4 for stream in streams):
+        time.sleep(0.002)
+    long = timed_stream(server, prompt=long_prompt, max_tokens=2, client=client, ignore_eos=True)
+    answered.set()
+    worker.join()
+    if broken := [stream.error for stream in (*streams, long) if stream.error]:
+        raise ServerError(f"The server broke a stream off ({broken[0]}). {server._hint()}")
+    first_token = long.started_s + long.ttft_s
+    if any(stream.started_s + stream.times_s[-1] < first_token for stream in streams):
+        raise ServerError("The streams had ended before the long prompt was computed: repeat this when the machine is less busy.")
+    gaps = [gap for stream in streams for gap, at in zip(stream.gaps_s, stream.times_s, strict=False)
+            if stream.started_s + at < first_token and stream.started_s + at + gap > long.started_s]
+    return max(gaps), long.ttft_s
 
 
 def _mean_between(before: dict, after: dict, histogram: str) -> float:

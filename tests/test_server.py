@@ -175,6 +175,7 @@ def test_load_counts_what_it_sent(server):
     assert (m["completed"], m["failed"]) == (12, 0)
     assert m["output_tokens_per_s"] == pytest.approx(12 * 9 / m["duration_s"], rel=1e-6)
     assert m["goodput_per_s"] == pytest.approx(m["requests_per_s"]), "every request meets a goal of 1,000 s"
+    assert m["good_share"] == pytest.approx(1)
     assert 1 < m["in_flight_mean"] <= 3.001
     assert m["ttft_ms_p50"] <= m["ttft_ms_p90"] <= m["ttft_ms_p99"]
     assert [r["output_tokens"] for r in result.requests] == [9] * 12
@@ -202,6 +203,103 @@ def test_the_knee_is_where_rate_over_latency_is_highest():
     assert load.knee(rows) is rows[1]
     with pytest.raises(ValueError):
         load.knee([])
+
+
+def test_the_answered_rate_knows_no_drain(server):
+    """At 10 a second for 1 s nothing is overloaded: what arrives is answered, although the last answer comes later."""
+    m = run_load(server, requests=10, input_tokens=32, output_tokens=150, rate_per_s=10, goals_ms={"ttft": 0.001}).metrics
+    assert m["requests_per_s"] < m["answered_per_s"]
+    rows = [{"start_s": i / 10, "ttft_s": 0.5, "e2e_s": 2.0, "error": None} for i in range(11)]
+    names = {f"{s}_{t}_ms": 1.0 for s in ("median", "mean", "p90", "p99") for t in ("ttft", "tpot", "itl", "e2el")}
+    result = {"completed": 11, "failed": 0, "duration": 3.0, "request_throughput": 11 / 3, "output_throughput": 1, "total_token_throughput": 1}
+    assert load._metrics(result | names, rows, False, True)["answered_per_s"] == pytest.approx(10), "11 / 3 with the drain"
+    assert m["good_share"] == 0
+
+
+def test_a_load_says_what_the_prefix_cache_answered(server):
+    fresh = run_load(server, requests=4, input_tokens=32, output_tokens=2)
+    shared = run_load(server, requests=8, input_tokens=32, output_tokens=2, prefix_tokens=512, concurrency=1)
+    assert fresh.metrics["prefix_hit_share"] == 0 and "prefix cache" not in str(fresh)
+    share = shared.metrics["prefix_hit_share"]
+    assert 0.5 < share < 1 and f"{100 * share:.0f} % of the prompt tokens came from the prefix cache" in str(shared)
+
+
+def test_the_dashboard_shows_the_prefix_hits_of_this_moment(server):
+    run_load(server, requests=8, input_tokens=300, output_tokens=2)  # a past without hits, which a share of all would remember
+    read = server_lab.watch(server)
+    assert set(read()) == {"running", "waiting", "kv_cache_usage"}, "no prompt came: there is no share"
+    prompt = [300 + i % 700 for i in range(1300)]
+    timed_stream(server, prompt=prompt, max_tokens=2)
+    read()
+    timed_stream(server, prompt=prompt, max_tokens=2)
+    assert read()["prefix_hits"] > 0.9
+
+
+def test_a_client_that_hangs_up_keeps_what_it_has(server):
+    enough = threading.Event()
+    enough.set()
+    stream = timed_stream(server, prompt="go on", max_tokens=2000, ignore_eos=True, until=enough)
+    assert stream.error == "" and len(stream.chunks) == 1 and stream.finish_reason is None
+    deadline = time.monotonic() + 10
+    while server.metrics()["num_requests_running"]:
+        assert time.monotonic() < deadline, "the server goes on for nobody"
+        time.sleep(0.05)
+
+
+def test_the_longest_gap_is_that_of_the_prefill(server):
+    """The streams run before and after the long prompt, so one of their gaps holds its whole computation."""
+    client = server.openai()
+    gap_s, ttft_s = server_lab._gap_under_prefill(server, client, [[i + 300] * 16 for i in range(3)], [i % 900 + 300 for i in range(2000)])
+    usual = timed_stream(server, prompt="go on", max_tokens=40, ignore_eos=True).gaps_s
+    assert sorted(usual)[len(usual) // 2] * 4 < gap_s and ttft_s > 0.3 * gap_s
+
+
+def test_the_rate_to_size_by_is_the_highest_at_which_the_goal_holds():
+    rows = [{"offered_per_s": rate, "good_share": share} for rate, share in ((10, 0.96), (21, 0.91), (31, 0.62), (42, 0.3))]
+    assert load.best_rate(rows) is rows[1], "31 a second have more answers in time (19), and 38 % of the users wait too long"
+    assert load.best_rate(rows, 0.95) is rows[0] and load.best_rate(rows, 0.99) is None
+
+
+def test_levels_of_a_closed_loop_get_eight_requests_a_client_where_time_allows():
+    assert load.closed_loop_requests(1, 5) == 8
+    assert load.closed_loop_requests(32, 5, {"clients": 8, "requests_per_s": 40}) == 256
+    assert load.closed_loop_requests(256, 5, {"clients": 128, "requests_per_s": 60}) == 600
+    assert load.closed_loop_requests(256, 1, {"clients": 128, "requests_per_s": 60}) == 512, "two each at least"
+
+
+@pytest.mark.parametrize("api_s, cores, ratio, said", [
+    (5.5, 16, 0.64, "filled its core"), (0.4, 2, 0.64, "3 processes shared 2 cores"), (0.4, 16, 0.64, "No process was short of a core"),
+    (5.5, 16, 1.0, "cost next to nothing"), (5.5, 16, 1.3, "one process does both in turn"),
+])  # fmt: skip
+def test_why_a_server_differs_depends_on_the_machine(api_s, cores, ratio, said):
+    sentence = server_lab.why_server_differs({"client (this kernel)": 2.5, "API server": api_s, "engine": 1.8}, 5.67, cores)(ratio)
+    assert said in sentence
+    assert ("--api-server-count" in sentence) == (said == "filled its core")
+    assert ("shared" in sentence) == ("shared" in said)
+
+
+def test_trades_claim_nothing_within_20_percent():
+    one = {"ttft_ms_p50": 50.0, "tpot_ms_p50": 6.4, "gap_ms": 39.1, "long_ttft_ms": 80.0, "ttft_again_x": 0.4, "fit_together": 125.0,
+           "too_long_status": 200.0}
+    two = one | {"ttft_ms_p50": 747.0, "tpot_ms_p50": 6.3, "gap_ms": 44.6, "long_ttft_ms": 60.0}
+    said = server_lab.trades(one, two)
+    assert "TTFT longer: 747.0 ms instead of 50.0; TPOT no difference above 20 %" in said
+    assert "running streams no difference above 20 % (39.1 and 44.6 ms); the long prompt's TTFT shorter: 60.0" in said
+
+
+def test_who_ended_a_stopped_server_is_told_as_it_was():
+    report = lambda how, code: servers.StopReport(3.1, how, 4, code, ())
+    assert "killed it after 3 s" in server_lab.how_it_stopped(report("aborted", 137))
+    assert "ended by itself with exit code 0" in server_lab.how_it_stopped(report("aborted", 0))
+    assert "no requests left to give up" in server_lab.how_it_stopped(report("idle", 0))
+
+
+def test_an_event_is_cut_down_to_what_a_client_reads():
+    line = 'data: {"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":" KV","logprobs":null,"finish_reason":null}],' \
+           '"usage":{"prompt_tokens":6,"completion_tokens":2,"prompt_tokens_details":null}}'
+    assert server_lab.event(line) == ('data: {"object": "text_completion", "choices": [{"text": " KV", "finish_reason": null}], '
+                                      '"usage": {"prompt_tokens": 6, "completion_tokens": 2}}')
+    assert server_lab.event("data: [DONE]") == "data: [DONE]"
 
 
 def test_mean_in_system_weighs_by_time():

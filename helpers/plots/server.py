@@ -37,7 +37,9 @@ def token_times(stream) -> None:
     fig, (ax, low) = style.figure("A streamed answer, chunk by chunk", rows=2, size=(7.5, 4.2), sharex=True, height_ratios=[2, 1])
     ax.step([0, *times], [0, *range(1, len(times) + 1)], where="post", color=style.COLORS["blue"])
     ax.axvspan(0, times[0], color=style.COLORS["yellow"], alpha=0.35, lw=0)
-    ax.annotate(f"TTFT {times[0]:.0f} ms", (times[0], 0), xytext=(6, 6), textcoords="offset points", fontsize=9)
+    # At the top left: the line begins at the bottom there and climbs to the right.
+    ax.annotate(f"TTFT {times[0]:.0f} ms", (times[0], 0.88), xycoords=ax.get_xaxis_transform(), xytext=(6, 0),
+                textcoords="offset points", fontsize=9)  # fmt: skip
     ax.set(ylabel="chunks received", ylim=(0, None), xlim=(0, times[-1] * 1.03))
     ax.yaxis.get_major_locator().set_params(integer=True)
     low.bar(times[1:], gaps, width=times[-1] / len(times) * 0.6, color=style.COLORS["sky"])
@@ -50,7 +52,7 @@ def token_times(stream) -> None:
 
 
 def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] = ((), "")) -> None:
-    """Throughput and latency over the number of clients. rows: clients, output_tokens_per_s, ttft_ms_p50/_p99, tpot_ms_p50.
+    """Throughput and latency over the number of clients. rows: clients, output_tokens_per_s, ttft_ms_p50/_p90, tpot_ms_p50.
 
     recorded: the same of another machine and its label, as helpers.reference.curve gives them.
     """
@@ -69,7 +71,7 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
         top = max(top, *(r["output_tokens_per_s"] for r in there))
     left.set(xscale="log", xlabel="clients at a time", ylabel="output tokens/s", ylim=(0, 1.35 * top))
     left.legend(fontsize=7)
-    for name, label, i in (("ttft_ms_p50", "TTFT p50", 1), ("ttft_ms_p99", "TTFT p99", 3), ("tpot_ms_p50", "TPOT p50", 2)):
+    for name, label, i in (("ttft_ms_p50", "TTFT p50", 1), ("ttft_ms_p90", "TTFT p90", 3), ("tpot_ms_p50", "TPOT p50", 2)):
         right.plot(clients, [r[name] for r in rows], marker=style.MARKERS[i], color=style.COLORS[i], label=label)
     if there:
         right.plot(counts, [r["ttft_ms_p50"] for r in there], marker="o", label="TTFT p50, recorded", **style.recorded())
@@ -80,34 +82,46 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
     for ax in (left, right):
         ax.set_xticks(clients, [str(c) for c in clients])
         ax.minorticks_off()
-    last = rows[-1]
+    most, last = max(rows, key=lambda r: r["output_tokens_per_s"]), rows[-1]
+    lost = 1 - last["output_tokens_per_s"] / most["output_tokens_per_s"]
+    beyond = f" Beyond that throughput falls, by {100 * lost:.0f} % at {last['clients']}." if lost > 0.1 else ""
     style.show(
-        fig, f"From {first['clients']} to {last['clients']} clients the server makes {last['output_tokens_per_s'] / first['output_tokens_per_s']:.1f} "
-        f"times the tokens, and the first token comes {last['ttft_ms_p50'] / first['ttft_ms_p50']:.1f} times later. "
+        fig, f"Throughput is highest at {most['clients']} clients: {most['output_tokens_per_s'] / first['output_tokens_per_s']:.1f} times that of "
+        f"{first['clients']}, and the first token comes after {most['ttft_ms_p50'] / first['ttft_ms_p50']:.1f} times as long.{beyond} "
         f"The knee, where throughput / latency is highest, is at {knee['clients']}.",
         rows, "closed_loop",
     )  # fmt: skip
 
 
-def open_loop(rows: list[dict], goals_ms: dict[str, float], best: dict) -> None:
-    """Latency and goodput over the rate of arrivals. rows: offered_per_s, requests_per_s, goodput_per_s, ttft_ms_p50/_p99, e2e_ms_p50/_p99."""
+def open_loop(rows: list[dict], goals_ms: dict[str, float], best: dict | None, share: float) -> None:
+    """Latency and goodput over the rate of arrivals. rows: offered_per_s, answered_per_s, good_share, ttft_ms_p50/_p90, e2e_ms_p50/_p90.
+
+    best: of helpers.load.best_rate, the highest rate at which `share` of the requests meet the goal; None when none does.
+    """
     offered = [r["offered_per_s"] for r in rows]
     fig, (left, right) = style.figure("What arrives, what is answered, and what is answered in time", cols=2, size=(9, 3.8))
-    for name, label, i in (("e2e_ms_p50", "E2E p50", 0), ("e2e_ms_p99", "E2E p99", 5), ("ttft_ms_p50", "TTFT p50", 1), ("ttft_ms_p99", "TTFT p99", 3)):
+    for name, label, i in (("e2e_ms_p50", "E2E p50", 0), ("e2e_ms_p90", "E2E p90", 5), ("ttft_ms_p50", "TTFT p50", 1), ("ttft_ms_p90", "TTFT p90", 3)):
         left.plot(offered, [r[name] for r in rows], marker=style.MARKERS[i], color=style.COLORS[i], label=label)
-    lowest, highest = min(r["ttft_ms_p50"] for r in rows), max(r["e2e_ms_p99"] for r in rows)
-    left.set(yscale="log", xlabel="requests arriving a second", ylabel="ms (log scale)", xlim=(0, None), ylim=(0.7 * lowest, 4 * highest))
+    lowest, highest = min(r["ttft_ms_p50"] for r in rows), max(r["e2e_ms_p90"] for r in rows)
+    if "ttft" in goals_ms:
+        left.axhline(goals_ms["ttft"], color=style.INK, lw=1.2, linestyle="--", label="TTFT goal")
+    left.set(yscale="log", xlabel="requests arriving a second", ylabel="ms (log scale)", xlim=(0, None), ylim=(0.7 * lowest, 6 * highest))
     left.legend(ncols=2, loc="upper left")
     right.plot(offered, offered, color=style.GREY, linestyle=":", label="what arrives")
-    right.plot(offered, [r["requests_per_s"] for r in rows], marker=style.MARKERS[0], label="what is answered")
-    right.plot(offered, [r["goodput_per_s"] for r in rows], marker=style.MARKERS[2], color=style.COLORS["green"], label="answered within the goal")
+    right.plot(offered, [r["answered_per_s"] for r in rows], marker=style.MARKERS[0], label="what is answered")
+    in_time = [r["answered_per_s"] * r["good_share"] for r in rows]
+    right.plot(offered, in_time, marker=style.MARKERS[2], color=style.COLORS["green"], label="answered within the goal")
+    if best:
+        right.axvline(best["offered_per_s"], color=style.COLORS["vermillion"], lw=1.2, linestyle="-.", label=f"goal met by {100 * share:.0f} %")
     right.set(xlabel="requests arriving a second", ylabel="requests a second", xlim=(0, None), ylim=(0, None))
-    right.legend(loc="upper left")
+    right.legend(loc="upper left", fontsize=8)
     goal = " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
+    said = (f"{best['offered_per_s']:.4g} arrivals a second are the most of these rates at which at least {100 * share:.0f} % of the requests meet "
+            f"it: {100 * best['good_share']:.0f} % do" if best else f"no rate tried let {100 * share:.0f} % of the requests meet it")
+    last = rows[-1]
     style.show(
-        fig, f"With the goal {goal}, goodput is highest at {best['offered_per_s']:.0f} arrivals a second: {best['goodput_per_s']:.0f} a second "
-        f"are answered within it. At {rows[-1]['offered_per_s']:.0f} it is {rows[-1]['goodput_per_s']:.0f}.",
-        rows, "open_loop",
+        fig, f"The goal is {goal}; {said}. At {last['offered_per_s']:.4g} a second {100 * last['good_share']:.0f} % meet it.",
+        [{**r, "in_time_per_s": good} for r, good in zip(rows, in_time, strict=True)], "open_loop",
     )  # fmt: skip
 
 
@@ -130,7 +144,14 @@ def cpu_shares(seconds: dict[str, float], duration_s: float) -> None:
 
 
 def logprobs(rows: list[dict]) -> None:
-    """The likeliest tokens at each position. rows: position, and candidates: list of (token, probability), chosen first."""
+    """The likeliest tokens at each position. rows: position, and candidates: list of (token, probability), chosen first.
+
+    Where no token has 1 %, a sentence says so: bars of that width cannot be seen.
+    """
+    likeliest = max(p for row in rows for _, p in row["candidates"])
+    if likeliest < 0.01:
+        print(f"The model has no preference: the likeliest of all these tokens has {100 * likeliest:.2g} %. A trained model is surer than that.")
+        return
     fig, ax = style.figure("What the model could have said", size=(7.5, 0.9 + 0.42 * len(rows)))
     for y, row in enumerate(rows):
         left = 0.0

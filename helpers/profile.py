@@ -61,8 +61,7 @@ SIZES = {
     "server_requests": (64, 256),
     "server_input_tokens": (96, 256),
     "server_output_tokens": (48, 128),
-    "server_long_prompt_tokens": (800, 3000),
-    "server_seconds": (3, 5),  # of load at each request rate
+    "server_seconds": (3, 5),  # of load at each number of clients and each request rate
 }
 
 

@@ -438,7 +438,7 @@ def _form(kind, question, status, take, value, unit="", lines=0, options=None, c
             value=value, rows=lines + 1, placeholder="Type here; it is saved as you type.", layout=wide
         )
     else:
-        control = w.Text(value=value, placeholder=f"a number, in {unit}", layout=w.Layout(width="220px"))
+        control = w.Text(value=value, placeholder=f"a number ({unit})", layout=w.Layout(width="220px"))
     control.tooltip = question  # a screen reader says it
     shown = [control, w.Label(unit)] if unit else [control]
     display(w.HBox(shown))

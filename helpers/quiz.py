@@ -426,7 +426,7 @@ def check(question: Question, given) -> Verdict:
             return Verdict(question, given, None, f"{given!r} is not a number in {question.unit}: write digits, such as 3.5.")
         right = math.isclose(value, question.answer, rel_tol=question.tolerance, abs_tol=1e-9)
         shown = f"{number(float(question.answer))} {question.unit}"
-    start = "Right." if right else f"Not yet: {shown}."
+    start = "Right." if right else f"Not yet. Right is {shown}."
     end = "" if right else f" Reread section {question.section}, {SECTIONS[question.section]}."
     return Verdict(question, given, right, f"{start} {question.why}{end}")
 

@@ -114,20 +114,23 @@ class Engine:
         self.log_path = log_path
         self.info = info
         self.pids = new_pids  # vLLM's own processes; empty when the engine lives in this one
-        # Those without which there is no engine (others compile for it and end by themselves), with their start times.
-        self._needed = {pid: lifeline.started(pid) for pid in new_pids if lifeline.title(pid).startswith("VLLM::")}
+        self._began = {pid: lifeline.started(pid) for pid in new_pids}
+        # The engine's core ends when one of its workers does. Others only compile for it, and end by themselves.
+        children = {child.pid for child in psutil.Process().children()}
+        self._needed = {pid: since for pid, since in self._began.items()
+                        if pid in children and lifeline.title(pid).startswith("VLLM::")}
         self._before_gib = before
         self._loaded_gib = _memory_gib()
         self._sampler = sampler
         self.close_report: CloseReport | None = None
         if self._needed:
-            threading.Thread(target=self._wake_who_waits, name="engine's processes", daemon=True).start()
+            outputs = llm.llm_engine.engine_core.outputs_queue
+            threading.Thread(target=self._wake_who_waits, args=(outputs,), name="engine's processes", daemon=True).start()
 
-    def _wake_who_waits(self) -> None:
+    def _wake_who_waits(self, outputs) -> None:
         """vLLM 0.32 notices that an engine's process was killed, but lets who waits for its next output wait for ever."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        outputs = self._llm.llm_engine.engine_core.outputs_queue
         while self.is_open:
             time.sleep(0.5)
         outputs.put(EngineDeadError())  # read by nobody when the engine was closed
@@ -209,7 +212,7 @@ class Engine:
                 with _redirected(self.log_path):
                     _shut_down(self._llm)
                 self._llm = None
-            lifeline.end(self._needed, lifeline.GRACE_S)  # a worker outlives an engine that was killed
+            lifeline.end(self._began, lifeline.GRACE_S)  # a worker outlives an engine that was killed
             _unregister("engine")
             after = _settled_memory_gib(self._before_gib)
             left = _still_there(self.pids)

@@ -96,6 +96,7 @@ def test_a_start_that_fails_says_why_and_the_next_one_works(arguments, sentence)
     assert ".log" in str(failure.value), "the message does not name the log"
     assert failure.value.__cause__ is None and failure.value.__suppress_context__, "vLLM's traceback is shown"
     assert engine_module._open is None
+    assert entries_of(os.getpid()) == [], "other notebooks are told of an engine that did not start"
 
 
 def test_the_engine_works_after_failed_starts(engine):

@@ -70,8 +70,8 @@ def run_load(server: Server, *, requests: int, input_tokens: int, output_tokens:
     {ttft,tpot,itl,e2e}_ms_{mean,p50,p90,p99}, in_flight_mean: the mean number of requests in the system, and
     prefix_hit_share: of the prompt tokens, those found in the prefix cache (0 to 1; not there if the server does not count).
     With goals: goodput_per_s (the benchmark's), good_share: of all requests, those that met every goal (0 to 1).
-    With a rate: answered_per_s, from the first answer to the last, so that neither the wait for the first nor the
-    requests that are still running after the last arrival make it smaller (in requests_per_s they do).
+    With a rate: answered_per_s, over the duration less the shortest answer: the last request, too, takes so long to
+    answer, which is no sign that the server is behind (requests_per_s counts it).
     Raises ServerError when the server is not up or no request was answered.
     """
     if not server.is_up:
@@ -189,8 +189,8 @@ def _metrics(result: dict, rows: list[dict], goals: bool, arrivals: bool) -> dic
         found["goodput_per_s"] = result["request_goodput"]
         found["good_share"] = result["request_goodput"] * result["duration"] / len(rows)
     if arrivals:
-        ends = sorted(r["start_s"] + r["e2e_s"] for r in rows if not r["error"])
-        found["answered_per_s"] = (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else result["request_throughput"]
+        took = [r["e2e_s"] for r in rows if not r["error"]]
+        found["answered_per_s"] = len(took) / (result["duration"] - min(took)) if len(took) > 1 else result["request_throughput"]
     for theirs, ours in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2el", "e2e")):
         for statistic, name in _RENAMED.items():
             value = float(result[f"{statistic}_{theirs}_ms"])

@@ -112,8 +112,8 @@ def open_loop(rows: list[dict], goals_ms: dict[str, float], best: dict | None, s
     in_time = [r["answered_per_s"] * r["good_share"] for r in rows]
     right.plot(offered, in_time, marker=style.MARKERS[2], color=style.COLORS["green"], label="answered within the goal")
     if best:
-        right.axvline(best["offered_per_s"], color=style.COLORS["vermillion"], lw=1.2, linestyle="-.", label=f"goal met by {100 * share:.0f} %")
-    right.set(xlabel="requests arriving a second", ylabel="requests a second", xlim=(0, None), ylim=(0, None))
+        right.axvline(best["offered_per_s"], ymax=0.68, color=style.COLORS["vermillion"], lw=1.2, linestyle="-.", label=f"goal met by {100 * share:.0f} %")
+    right.set(xlabel="requests arriving a second", ylabel="requests a second", xlim=(0, None), ylim=(0, 1.45 * max(offered)))
     right.legend(loc="upper left", fontsize=8)
     goal = " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
     said = (f"{best['offered_per_s']:.4g} arrivals a second are the most of these rates at which at least {100 * share:.0f} % of the requests meet "

@@ -32,7 +32,7 @@ from pathlib import Path
 import filelock
 import psutil
 
-from helpers import garbage, gpu_memory, lifeline, live
+from helpers import OneLineError, garbage, gpu_memory, lifeline, live
 from helpers.profile import GIB, Profile, cache_dir
 
 _open: Engine | None = None  # the engine of this kernel
@@ -50,11 +50,8 @@ MODEL_PHASES = (
 PHASES = (("read the configuration", r"Initializing a V1 LLM engine"), *MODEL_PHASES, ("warm up", r"init engine \(profile"))
 
 
-class EngineError(RuntimeError):
+class EngineError(OneLineError, RuntimeError):
     """An engine that could not be started or used: one sentence on what happened and what to do."""
-
-    def _render_traceback_(self):  # IPython shows this instead of vLLM's forty frames
-        return [f"EngineError: {self}"]
 
 
 @dataclass(frozen=True)

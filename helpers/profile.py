@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers import gpu_memory, tiny_model
+from helpers import OneLineError, gpu_memory, tiny_model
 
 GIB = 2**30
 CONFIGS = Path(__file__).parent / "planning" / "model_configs"
@@ -65,7 +65,7 @@ SIZES = {
 }
 
 
-class ProfileError(ValueError):
+class ProfileError(OneLineError, ValueError):
     """A parameter of the run that cannot be used; the message says what to give instead."""
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from helpers import OneLineError
 from helpers.gpu_memory import visible_devices
 
 FILE_NAME = "measurements.jsonl"
@@ -36,7 +37,7 @@ REQUIRED = {"notebook": str, "experiment": str, "variant": str, "metrics": dict}
 RESERVED = frozenset({*REQUIRED, "id", "engine_args", "workload", "provenance", "schema"})
 
 
-class ResultsError(Exception):
+class ResultsError(OneLineError):
     """A result could not be saved or read in. One sentence: what happened and what to do."""
 
 

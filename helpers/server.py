@@ -50,9 +50,6 @@ _current: Server | None = None
 class ServerError(EngineError):
     """A server that could not be started or reached: one sentence on what happened and what to do."""
 
-    def _render_traceback_(self):
-        return [f"ServerError: {self}"]
-
 
 @dataclass(frozen=True)
 class StopReport:

@@ -99,3 +99,20 @@ def test_a_model_that_is_nowhere_gets_one_sentence(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it asks the internet for half a minute
     with pytest.raises(ProfileError, match="The model 'no/such' was not found"):
         model_config(load_profile("cpu", "no/such"))
+
+
+def test_a_notebook_shows_the_sentence_and_no_frames():
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from helpers.engine import EngineError
+    from helpers.planning.errors import PlanningError
+    from helpers.results import ResultsError
+    from helpers.server import ServerError
+
+    shell = InteractiveShell()
+    for kind in (EngineError, ServerError, ProfileError, ResultsError, PlanningError):
+        shown = []
+        shell._showtraceback = lambda kind, value, lines: shown.extend(lines)
+        shell.user_ns["error"] = kind("What happened, and what to do.")
+        shell.run_cell("raise error")
+        assert shown == [f"{kind.__name__}: What happened, and what to do."]

@@ -467,7 +467,7 @@ class Dashboard(_Watch):
 
 
 def dashboard(read, hz: float = 2.0) -> Dashboard:
-    """What a server does while requests run: ``with dashboard(server.read): ...``
+    """What a server does while requests run: ``with dashboard(server_lab.watch(server)): ...``
 
     read() -> dict of numbers, asked ``hz`` times a second in a thread, such as
     {"running": 3, "waiting": 0, "kv_cache_usage": 0.12, "prefix_hits": 0.4}

@@ -137,17 +137,6 @@ class Server:
                     found[name] = found.get(name, 0.0) + sample.value
         return found
 
-    def read(self) -> dict[str, float]:
-        """The numbers of a dashboard: running, waiting, kv_cache_usage, and the share of prefix hits so far."""
-        now = self.metrics()
-        queries = now.get("prefix_cache_queries", 0.0)
-        return {
-            "running": now.get("num_requests_running", 0.0),
-            "waiting": now.get("num_requests_waiting", 0.0),
-            "kv_cache_usage": now.get("kv_cache_usage_perc", 0.0),
-            "prefix_hits": now.get("prefix_cache_hits", 0.0) / queries if queries else 0.0,
-        }
-
     def cache_config(self) -> dict[str, str]:
         """vLLM's cache settings as the server reports them (labels of vllm:cache_config_info). Raises ServerError as `metrics`."""
         for family in self._metric_families():

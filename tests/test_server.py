@@ -111,7 +111,6 @@ def test_metrics_count_the_tokens_that_clients_got(server):
         time.sleep(0.05)
     assert after["generation_tokens"] - before.get("generation_tokens", 0) == 11
     assert after["prompt_tokens"] - before.get("prompt_tokens", 0) == answer.usage.prompt_tokens
-    assert set(server.read()) == {"running", "waiting", "kv_cache_usage", "prefix_hits"}
     assert int(server.cache_config()["num_gpu_blocks"]) > 0
 
 

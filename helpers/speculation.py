@@ -106,8 +106,14 @@ def best_drafts(rows: list[dict]) -> str:
     return said + (f" ({' and '.join(ties)} within {100 * NOISE:.0f} % of it)." if ties else ".")
 
 
-def batch_reading(rows: list[dict], drafts: int) -> str:
-    """What a sweep over requests at once shows. rows: dicts with requests, speedup_x, plain_step_ms (a full step)."""
+FULL = 2.0  # a step of the largest batch that takes so many times as long as a step of one: the work of a request counts
+
+
+def batch_reading(rows: list[dict], drafts: int, tiny: bool = False) -> str:
+    """What a sweep over requests at once shows. rows: dicts with requests, speedup_x, plain_step_ms (a full step).
+
+    tiny: the model is the one that ships.
+    """
     one, most = rows[0], rows[-1]
     said = (f"With {drafts} drafted tokens: {one['speedup_x']:.2f} times the throughput for one stream, "
             f"{most['speedup_x']:.2f} times for {most['requests']} requests.")  # fmt: skip
@@ -115,12 +121,9 @@ def batch_reading(rows: list[dict], drafts: int) -> str:
     said += f" It is a loss at {', '.join(losses)} requests." if losses else " No loss was measured in this range."
     grown = most["plain_step_ms"] / one["plain_step_ms"]
     if grown < FULL:
-        said += (f" This model is too small to fill the machine: a plain step of {most['requests']} requests takes only {grown:.1f} times "
-                 "as long as a step of one. Steps wait for their kernels to be launched, whatever the batch, and drafts find room in all of them.")  # fmt: skip
+        said += f" A plain step of {most['requests']} requests takes only {grown:.1f} times as long as a step of one: these batches do not fill the machine."
+        said += " The model is too small for it: its steps wait for kernels to be launched, whatever the batch." if tiny else ""
     return said
-
-
-FULL = 2.0  # a step of the largest batch that takes so many times as long as a step of one shows that the work counts
 
 
 def first_differences(plain: Measurement, other: Measurement) -> list[dict]:

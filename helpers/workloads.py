@@ -146,7 +146,8 @@ def with_changed_first_token(tokenizer, workload: Workload, seed: int = 1) -> Wo
 
 def chat(tokenizer, messages: list[dict], max_tokens: int, arrival_s: float = 0.0, kind: str = "") -> Request:
     """A request from chat messages through the model's own chat template; it may stop at the end-of-text token."""
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    quiet = {"verbose": False}  # a prompt that is too long is refused by the engine, with the numbers
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False, tokenizer_kwargs=quiet)
     return Request(list(ids), max_tokens, arrival_s, kind, stop_at_eos=True)
 
 

@@ -99,10 +99,12 @@ def test_ties_are_named():
 
 def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
     rows = lambda steps, gains: [{"requests": n, "plain_step_ms": s, "speedup_x": g} for n, s, g in zip((1, 16, 64), steps, gains, strict=True)]
-    launches = spec.batch_reading(rows((6.7, 6.8, 7.4), (1.51, 1.23, 1.18)), 4)
-    assert "too small to fill the machine" in launches and "1.1 times" in launches and "No loss" in launches
+    steady = rows((6.7, 6.8, 7.4), (1.51, 1.23, 1.18))
+    launches = spec.batch_reading(steady, 4, tiny=True)
+    assert "do not fill the machine. The model is too small" in launches and "1.1 times" in launches and "No loss" in launches
+    assert "too small" not in spec.batch_reading(steady, 4), "7B on a large GPU waits for its weights, not for launches"
     full = spec.batch_reading(rows((2.0, 4.9, 14.0), (1.5, 0.99, 0.8)), 4)
-    assert "too small" not in full and "a loss at 64 requests" in full, "1 % is noise, not a loss"
+    assert "fill" not in full and "a loss at 64 requests" in full, "1 % is noise, not a loss"
 
 
 def test_first_difference_names_its_place():

@@ -381,7 +381,9 @@ def _ticked(item: str, evidence: Callable[[Facts], str] | None = None) -> Callab
 def _documented(facts: Facts) -> str:
     core = [slot(facts) for (document, section, _), slot in SLOTS.items() if section in ("## Week 1-2: Baseline", "## Week 3: Optimization")]
     filled = sum(fill.kind != "missing" for fill in core)
-    written = [r for r in facts.all("answer") if kind_of(r) == "typed" and one_line(r.get("text") or "")]  # what a notebook fills documents nothing
+    # What a notebook fills in documents nothing.
+    written = [r for r in facts.all("answer") if r["variant"].startswith(("key_challenge", "insight", "question"))
+               and kind_of(r) == "typed" and one_line(r.get("text") or "")]
     return f"{filled} of {len(core)} blanks of Weeks 1 to 3 are filled, {count(len(written), 'answer')} written" if written and filled >= len(core) - 1 else ""
 
 

@@ -29,10 +29,10 @@ test: $(READY) ## run the tests
 	@$(PY) -m pytest $(ARGS)
 
 lab: $(READY) ## open the notebooks in JupyterLab, on this machine only
-	@$(PY) -m helpers.lab $(ARGS)
+	@$(PY) -m helpers.run.jupyterlab $(ARGS)
 
 doctor: ## check this machine: [OK] or [FAIL], with what to do
-	@$(if $(READY),[ -x $(PY) ] && exec $(PY) -m helpers.doctor $(ARGS) ||) PYTHONPATH="$(CURDIR)" $(PYTHON) -m helpers.doctor $(ARGS)
+	@$(if $(READY),[ -x $(PY) ] && exec $(PY) -m helpers.run.doctor $(ARGS) ||) PYTHONPATH="$(CURDIR)" $(PYTHON) -m helpers.run.doctor $(ARGS)
 
 bench: $(READY) ## the speed and accuracy claims of the README, measured here
 	@$(PY) -m benchmarks $(ARGS)

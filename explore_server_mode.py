@@ -120,7 +120,7 @@ def main(argv=None) -> int:
 
 def run(given: argparse.Namespace) -> None:
     try:
-        from helpers.server import connect, start_server
+        from helpers.server.server import connect, start_server
     except ImportError as error:
         raise Failure(f"{error.name or error} is not installed here: run `make setup` once, then `source .venv/bin/activate`.") from None
 
@@ -128,7 +128,7 @@ def run(given: argparse.Namespace) -> None:
         server = connect(given.connect, given.api_key or os.environ.get("VLLM_API_KEY", ""))
         print(f"Connected to {server.url}, model {server.model}.")
     else:
-        from helpers.profile import load_profile
+        from helpers.engine.profile import load_profile
 
         profile = load_profile(model=given.model, load_format=given.load_format)
         print(f"Machine  {profile.machine}\nModel    {profile.model_label} ({profile.weights} weights)")
@@ -148,7 +148,7 @@ def run(given: argparse.Namespace) -> None:
 
 def explore(server, given) -> dict:
     """The four kinds of requests; returns the report."""
-    from helpers.load import timed_stream, together
+    from helpers.server.load import timed_stream, together
 
     client = server.openai(timeout=300)
     report = {"url": server.url, "model": server.model, "options": server.engine_args, "startup_s": server.startup_s}

@@ -15,8 +15,8 @@ import time
 
 from benchmarks.record import keep
 from helpers import gpu_memory
-from helpers.engine import open_engine
-from helpers.profile import load_profile
+from helpers.engine.engine import open_engine
+from helpers.engine.profile import load_profile
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -67,13 +67,13 @@ stage_bundle() {
   "$PYTHON" - <<'PY'
 import importlib, time
 begin = time.time()
-for name in "vllm torch transformers papermill nbconvert ipykernel ipywidgets nvitop pandas matplotlib psutil filelock httpx openai mistune yaml prometheus_client pynvml aiohttp helpers.run".split():
+for name in "vllm torch transformers papermill nbconvert ipykernel ipywidgets nvitop pandas matplotlib psutil filelock httpx openai mistune yaml prometheus_client pynvml aiohttp helpers.run.runner".split():
     try:
         importlib.import_module(name)
     except Exception as error:
         print("MISSING", name, type(error).__name__, error)
 import vllm, torch
-from helpers.profile import load_profile
+from helpers.engine.profile import load_profile
 print("vllm", vllm.__version__, "torch", torch.__version__, f"imports {time.time() - begin:.1f} s;", load_profile(load_format="dummy"))
 PY
 }

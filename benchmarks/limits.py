@@ -2,7 +2,7 @@
 
     python -m benchmarks.limits [--model Qwen/Qwen2.5-7B-Instruct --load-format dummy] [--parts ceilings,decode,...]
 
-  ceilings   copy and read bandwidth and the bf16 matrix rate of this machine (helpers/ceilings.py, in a child)
+  ceilings   copy and read bandwidth and the bf16 matrix rate of this machine (helpers/lessons/reading_notes/machine_limits.py, in a child)
   timeline   the sampled memory of the start against vLLM's log (benchmarks/memory_timeline.py)
   decode     tokens/s at batch 1 to 256, and the fraction of the roofline from those ceilings
   prefill    tokens/s at 1k to 16k, likewise
@@ -32,16 +32,16 @@ from pathlib import Path
 from benchmarks import measure_truth, memory_timeline, sampling_cost, step_trace
 from benchmarks.record import keep
 from helpers import gpu_memory
-from helpers.engine import close_engine, open_engine
+from helpers.engine.engine import close_engine, open_engine
 from helpers.gpu_memory import MemorySampler
 from helpers.measure import run_workload, warm_up
 from helpers.planning import load_shape
-from helpers.profile import load_profile
+from helpers.engine.profile import load_profile
 from helpers.workloads import uniform
 
 PARTS = ("ceilings", "timeline", "decode", "prefill", "truth", "sampling", "profile")
 ROOT = Path(__file__).resolve().parents[1]
-CEILINGS = "import json, dataclasses; from helpers.ceilings import measure_ceilings as m; print(json.dumps(dataclasses.asdict(m())))"
+CEILINGS = "import json, dataclasses; from helpers.lessons.reading_notes.machine_limits import measure_ceilings as m; print(json.dumps(dataclasses.asdict(m())))"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,9 @@ import re
 import sys
 from pathlib import Path
 
-from helpers import reference, results, summary
+from helpers.results import recorded as reference, store
+
+from helpers.run import summary
 
 LIMIT = 1_500_000  # bytes of a page
 LONGEST_TEXT = 12_000  # characters of one text output
@@ -161,18 +163,18 @@ def benchmark_records(folder: Path) -> list[dict]:
 
 def make(run: Path, out: Path, records: Path | None = None) -> list[Path]:
     """Write the pages and the records; returns the files. Raises ValueError when the run holds no measurement."""
-    own, problems = results.load(run)
+    own, problems = store.load(run)
     for problem in problems:
         print(problem)
-    rows = results.latest_of(own) + (results.latest_of(benchmark_records(records)) if records else [])
+    rows = store.latest_of(own) + (store.latest_of(benchmark_records(records)) if records else [])
     if not rows:
         raise ValueError(f"{run} holds no measurements: give the folder that helpers.run wrote.")
     origin = next((r["provenance"] for r in reversed(rows) if (r.get("provenance") or {}).get("model")), rows[-1].get("provenance") or {})
     place = out / reference.slug(origin)
     place.mkdir(parents=True, exist_ok=True)
-    file = place / results.FILE_NAME
-    keys = {results.key_of(r) for r in rows}
-    before = [r for r in results.load(file)[0] if results.key_of(r) not in keys]
+    file = place / store.FILE_NAME
+    keys = {store.key_of(r) for r in rows}
+    before = [r for r in store.load(file)[0] if store.key_of(r) not in keys]
     lines = [json.dumps(small_record(r), ensure_ascii=False) for r in before + rows]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     written = [file]

@@ -17,9 +17,9 @@ from vllm.benchmarks.datasets import SampleRequest
 from vllm.benchmarks.throughput import _run_vllm_requests
 
 from benchmarks.record import keep
-from helpers.engine import open_engine
+from helpers.engine.engine import open_engine
 from helpers.measure import run_workload, warm_up
-from helpers.profile import load_profile
+from helpers.engine.profile import load_profile
 from helpers.workloads import uniform
 
 

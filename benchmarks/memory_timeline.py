@@ -16,10 +16,10 @@ from pathlib import Path
 
 from benchmarks.record import keep
 from helpers import gpu_memory
-from helpers.engine import open_engine
+from helpers.engine.engine import open_engine
 from helpers.gpu_memory import MemorySampler
-from helpers.planning.observe import parse_log
-from helpers.profile import load_profile
+from helpers.planning.worker_probe import parse_log
+from helpers.engine.profile import load_profile
 
 TARGET = 0.03
 

@@ -149,7 +149,7 @@ def child(config: dict) -> None:
     import vllm  # noqa: F401  (imported before the GPU is ours: the configuration before this one is still measuring)
     from vllm import LLM
 
-    from helpers.profile import dummy_model_folder
+    from helpers.engine.profile import dummy_model_folder
     from helpers.tiny_model import TARGET
 
     say.write("@ready\n")
@@ -163,7 +163,7 @@ def child(config: dict) -> None:
         pipeline_parallel_size=config["pp"],
         skip_tokenizer_init=True,
         disable_log_stats=False,
-        worker_extension_cls="helpers.planning.observe.WorkerProbe",
+        worker_extension_cls="helpers.planning.worker_probe.WorkerProbe",
         **({} if shipped else {"load_format": "dummy"}),
         **config["engine_args"],
     )
@@ -184,7 +184,7 @@ def _measure(llm, config: dict, seed: int) -> dict:
     before would be found in the prefix cache."""
     from vllm import SamplingParams
 
-    from helpers.planning.observe import parse_log
+    from helpers.planning.worker_probe import parse_log
 
     shipped = config["model"] == "shipped"
     cache = llm.llm_engine.vllm_config.cache_config
@@ -318,7 +318,7 @@ class Child:
         return " | ".join((wrong or text.splitlines())[-3:])[-700:]
 
     def log_figures(self) -> dict:
-        from helpers.planning.observe import parse_log
+        from helpers.planning.worker_probe import parse_log
 
         return parse_log(Path(self.config["log"]).read_text(errors="replace"))
 

@@ -14,10 +14,10 @@ import statistics
 import time
 
 from benchmarks.record import keep
-from helpers.engine import open_engine
+from helpers.engine.engine import open_engine
 from helpers.gpu_memory import MemorySampler
 from helpers.measure import run_workload, warm_up
-from helpers.profile import load_profile
+from helpers.engine.profile import load_profile
 from helpers.workloads import uniform
 
 RATES_HZ = (10, 50)

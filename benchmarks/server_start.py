@@ -2,7 +2,7 @@
 
     python -m benchmarks.server_start [--starts 3]
 
-On the CPU helpers/quick_server.py forks the engine's process instead of starting it anew. Each start is followed by the
+On the CPU helpers/server/quick_server.py forks the engine's process instead of starting it anew. Each start is followed by the
 same load (64 requests of 96 tokens in, 48 out, all at once; the best of three), so that the two ways can be compared.
 Asked for: the quick way takes at most 0.7 of the time of vLLM's own, and its throughput is no lower than 0.9 of it.
 """
@@ -14,9 +14,9 @@ import statistics
 import time
 
 from benchmarks.record import keep
-from helpers.load import run_load
-from helpers.profile import load_profile
-from helpers.server import start_server
+from helpers.server.load import run_load
+from helpers.engine.profile import load_profile
+from helpers.server.server import start_server
 
 
 def main(argv: list[str] | None = None) -> int:

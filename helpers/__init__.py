@@ -3,6 +3,10 @@
 profile -> engine / server -> workloads, measure, gpu_memory -> results -> plots, learnings
 """
 
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+
 
 class OneLineError(Exception):
     """An error whose sentence says what happened and what to do: a notebook shows that line and no traceback."""

@@ -17,8 +17,8 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from helpers import live
-from helpers.engine import Engine, EngineError, interrupt_between_steps
+from helpers.display import live
+from helpers.engine.engine import Engine, EngineError, interrupt_between_steps
 from helpers.workloads import Workload, uniform
 
 PERCENTILES = (50, 90, 99)

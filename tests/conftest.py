@@ -18,8 +18,8 @@ def _ctrl_c_is_heard():
 
 PARENT = """
 import json, sys
-from helpers.profile import load_profile
-from helpers.server import start_server
+from helpers.engine.profile import load_profile
+from helpers.server.server import start_server
 server = start_server(load_profile())
 print(json.dumps({"url": server.url, "key": server.api_key, "pids": server.pids, "log": str(server.log_path),
                   "command": server.command, "shown": repr(server), "engine_args": server.engine_args,
@@ -46,7 +46,7 @@ class Served:
 
     @property
     def server(self):
-        from helpers.server import connect
+        from helpers.server.server import connect
 
         server = connect(self.about["url"], self.about["key"])
         server.engine_args = self.about["engine_args"]

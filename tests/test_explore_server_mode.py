@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import lifeline
+from helpers.engine import processes
 
 SCRIPT = Path(__file__).resolve().parents[1] / "explore_server_mode.py"
 
@@ -77,13 +77,13 @@ def test_it_starts_a_server_with_options_and_ctrl_c_ends_it(tmp_path):
     text = "".join(lines)
     assert "Ctrl-C ends it" in text, text + process.stderr.read()
     assert "max_num_seqs=2" in text and "--max-num-seqs 2" in text and "output tokens/s" in text
-    tree = lifeline.descendants(process.pid)
-    assert any(lifeline.title(p).startswith("VLLM::") for p in tree)
+    tree = processes.descendants(process.pid)
+    assert any(processes.title(p).startswith("VLLM::") for p in tree)
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "no process left" in rest
     deadline = time.monotonic() + 10
-    while any(lifeline.alive(p) for p in tree) and time.monotonic() < deadline:
+    while any(processes.alive(p) for p in tree) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not [p for p in tree if lifeline.alive(p)]
+    assert not [p for p in tree if processes.alive(p)]

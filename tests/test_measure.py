@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from helpers.engine import EngineError, close_engine, open_engine
+from helpers.engine.engine import EngineError, close_engine, open_engine
 from helpers.measure import counters, percentile, run_workload
-from helpers.profile import load_profile
+from helpers.engine.profile import load_profile
 from helpers.workloads import chat, mixed, questions, shared_prefix, uniform, Workload
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import doctor
+from helpers.run import doctor
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -102,7 +102,7 @@ def test_doctor_names_every_check_and_what_to_do():
 
 def test_doctor_runs_before_anything_is_installed(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
-    said = subprocess.run([tmp_path / "bare/bin/python", "-m", "helpers.doctor"], cwd=ROOT, capture_output=True, text=True)
+    said = subprocess.run([tmp_path / "bare/bin/python", "-m", "helpers.run.doctor"], cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 1 and "[FAIL] Packages: vLLM is not installed" in said.stdout, said.stdout + said.stderr
     assert "make setup" in said.stdout
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from helpers import garbage
+from helpers.engine import start
 
 from .models import ModelShape
 
@@ -50,7 +50,7 @@ def rank_bytes(model: ModelShape | str | Path, tp: int = 1, pp: int = 1, pp_rank
 
 
 def _rank_bytes(model, tp, pp, pp_rank) -> int:
-    with garbage.paused():
+    with start.paused():
         import torch
         import vllm.distributed.parallel_state as state
         from vllm.config import set_current_vllm_config

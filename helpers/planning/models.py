@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from helpers import REPO
+
 from .errors import PlanningError
 
-CONFIG_FOLDER = Path(__file__).with_name("model_configs")
+CONFIG_FOLDER = REPO / "helpers" / "engine" / "model_configs"
 
 # Shipped configs: the short name, and the Hugging Face id that a launch command names.
 SHIPPED = {

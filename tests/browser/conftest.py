@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import lab
+from helpers.run import jupyterlab
 
 REPO = Path(__file__).resolve().parents[2]
 CHROMIUM = (
@@ -43,11 +43,11 @@ class Server:
         self.root = folder / "root"
         (self.root / "notebooks").mkdir(parents=True)
         self.results = self.root / "results"
-        env = {**lab.environment(), "WORKBOOK_RESULTS_DIR": str(self.results), "JUPYTER_DATA_DIR": str(folder / "data"),
+        env = {**jupyterlab.environment(), "WORKBOOK_RESULTS_DIR": str(self.results), "JUPYTER_DATA_DIR": str(folder / "data"),
                "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "JUPYTER_CONFIG_DIR": str(folder / "config"),
                "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}  # fmt: skip
         self.log = folder / "lab.log"
-        line = lab.command(
+        line = jupyterlab.command(
             ["--no-browser", "--port=0", "--LabApp.expose_app_in_browser=True"], root=self.root
         )
         self.process = subprocess.Popen(

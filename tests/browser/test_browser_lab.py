@@ -6,10 +6,10 @@ import time
 import pytest
 from nbconvert import HTMLExporter
 
-from helpers import lab, start_page
+from helpers.run import jupyterlab, start_page
 
-WIDGET = lab.WIDGET
-HEAD = "from helpers.results import Results\nfrom helpers import exercises, live\nimport time\nstore = Results('01_review')"
+WIDGET = jupyterlab.WIDGET
+HEAD = "from helpers.results.store import Results\nfrom helpers.lessons import exercises\nfrom helpers.display import live\nimport time\nstore = Results('01_review')"
 FORMS = [
     ("markdown", "# Forms"),
     HEAD,
@@ -181,7 +181,7 @@ def test_a_cell_run_too_early_names_the_cell_to_run(server, open_notebook):
 def test_hints_open_one_by_one(open_notebook):
     notebook = open_notebook(
         "hints",
-        ["from helpers.exercises import hint\nhint('First step', 'Second step', solution='The answer')"],
+        ["from helpers.lessons.exercises import hint\nhint('First step', 'Second step', solution='The answer')"],
     )
     notebook.run(0)
     out = notebook.output(0)
@@ -195,7 +195,7 @@ def test_hints_open_one_by_one(open_notebook):
 
 
 PLOT = (
-    "from helpers.plots import style\nfig, ax = style.figure('Throughput grows with the batch')\n"
+    "from helpers.display import figures as style\nfig, ax = style.figure('Throughput grows with the batch')\n"
     "ax.plot([1, 2, 4], [10, 19, 33], marker='o')\nax.set(xlabel='requests at a time', ylabel='output tokens/s')\n"
     "style.show(fig, 'Four at a time give 3.3 times as much.', table=[{'batch': 1, 'tokens/s': 10.0}, {'batch': 4, 'tokens/s': 33.0}])"
 )
@@ -241,7 +241,7 @@ def test_strangers_get_nothing_without_the_token(server):
 
 @pytest.mark.timeout(600)
 def test_stop_during_a_measurement_and_a_second_notebook(open_notebook):
-    opening = "from helpers import measure, workloads\nfrom helpers.engine import close_engine, open_engine\nfrom helpers.profile import load_profile\nengine = open_engine(load_profile('cpu'))"
+    opening = "from helpers import measure, workloads\nfrom helpers.engine.engine import close_engine, open_engine\nfrom helpers.engine.profile import load_profile\nengine = open_engine(load_profile('cpu'))"
     notebook = open_notebook("engine", [
         opening,
         "measure.run_workload(engine, workloads.uniform(engine.tokenizer, 400, 64, 512))",

@@ -12,7 +12,8 @@ import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from helpers.lab import REPO, WIDGET
+from helpers import REPO
+from helpers.run.jupyterlab import WIDGET
 from tests.notebook_tools import SMALL
 
 NOTEBOOKS = sorted(path.stem for path in (REPO / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -1,13 +1,10 @@
 """These tests need an NVIDIA GPU; without one they are skipped, and say so."""
 
-import sys
-from pathlib import Path
 
 import pytest
 
 from helpers.gpu_memory import has_gpu
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `benchmarks`
 
 
 def pytest_collection_modifyitems(items):

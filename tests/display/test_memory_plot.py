@@ -1,0 +1,76 @@
+"""The memory timeline: what it says, and that its labels can be read."""
+
+import itertools
+import warnings
+
+import pytest
+
+from helpers.gpu_memory import DEVICE, MemorySampler
+from helpers.display import memory_plot, figures
+
+GIB = 2**30
+
+
+def sampler(
+    device=True,
+    phases=("load vLLM", "read the configuration", "load the weights", "prefill", "decode", "close"),
+    ends=(0.1, 0.2, 4, 4.5, 8, 10),
+):
+    """A finished run of ten seconds, without waiting for it."""
+    made = MemorySampler(hz=10, devices=[object()] if device else [])
+    made.devices = [object()] if device else []
+    made.source = DEVICE if device else made.source
+    start = 0.0
+    for label, end in zip(phases, ends):
+        made.mark(label, at_s=start)
+        start = end
+    for index in range(101):
+        t = index / 10
+        used = 1.0 if t < 2 else 9.0 if t < 8 else 1.2
+        made.samples.append(
+            {"t_s": t, "device_used_gib": [used] if device else [], "process_gib": used - 0.5}
+        )
+    made._seconds = 10.0
+    return made
+
+
+KV = [(4.5, [{"t_s": i / 10, "kv_cache_usage": min(0.4, i / 50)} for i in range(30)])]
+
+
+def test_reading_table_and_labels():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a missing label or title is a warning of figures.Picture
+        fig, said, rows = memory_plot.draw(sampler(), KV)
+        page = figures.Picture(fig, said, rows, "m").html()
+    assert (
+        "The peak is 9.00 GiB, during “load the weights”" in said
+        and "40.00 % full" in said
+        and DEVICE in said
+    )
+    assert [row["phase"] for row in rows][:2] == ["load vLLM", "read the configuration"]
+    assert rows[-1]["at its end (GiB)"] == 1.2 and "load the weights" in page
+
+
+def test_without_a_gpu_it_says_host_memory():
+    fig, said, _ = memory_plot.draw(sampler(device=False))
+    assert "host memory" in said and fig.axes[0].get_ylabel() == "host memory (GiB)" and len(fig.axes) == 1
+
+
+@pytest.mark.parametrize("kv", [(), KV])
+def test_phase_names_do_not_cover_each_other(kv):
+    fig, _, _ = memory_plot.draw(sampler(), kv)
+    fig.draw_without_rendering()
+    names = [text for text in fig.axes[0].texts if text.get_rotation() == 30]
+    assert len(names) == 6
+    # Two slanted lines of one angle touch when they are closer than a letter's height across the slant.
+    for left, right in itertools.pairwise(names):
+        a, b = (t.get_transform().transform(t.get_position())[0] for t in (left, right))
+        height = left.get_fontsize() * fig.dpi / 72
+        assert (b - a) * 0.5 >= height * 0.85, f"{left.get_text()!r} and {right.get_text()!r} overlap"
+
+
+def test_nothing_to_draw_is_an_error_with_its_reason():
+    empty = MemorySampler()
+    empty.stopped_early = "Sampling stopped 0.1 s after its start: driver gone."
+    with pytest.raises(ValueError, match="no sample was taken. Sampling stopped 0.1 s"):
+        memory_plot.draw(empty)

@@ -1,0 +1,161 @@
+"""helpers/lessons/reading_notes/quiz.py: questions that vary with the name, grading, saving and restoring."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.lessons.reading_notes import quiz
+from helpers.results.store import Results
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=30))
+def test_every_name_gets_a_sound_quiz(name):
+    questions = quiz.make_quiz(name)
+    assert len(questions) >= 20
+    assert len({q.id for q in questions}) == len(questions)
+    assert {q.section for q in questions} == set(quiz.SECTIONS)
+    for q in questions:
+        if q.choices:
+            assert q.answer in q.choices and len(set(q.choices)) == len(q.choices) >= 2, q.id
+        else:
+            assert math.isfinite(q.answer) and q.unit, q.id
+    assert quiz.grade(questions, {q.id: q.answer for q in questions}).correct == len(questions)
+
+
+def test_numbers_are_the_students_own():
+    ada, again, bob = (quiz.make_quiz(n) for n in ("Ada Lovelace", "  ada   LOVELACE ", "Bob"))
+    assert ada == again
+    different = [a.id for a, b in zip(ada, bob, strict=True) if a.text != b.text]
+    assert len(different) >= 15, f"only {different} differ between two students"
+    # Handing in a neighbour's numbers must not pay.
+    copied = quiz.grade(bob, {q.id: q.answer for q in ada if not q.choices})
+    assert copied.correct < 0.6 * copied.answered
+
+
+def test_constants_and_zeros_do_not_pass():
+    for constant in (0, 1, 16, 100):
+        questions = quiz.make_quiz("x")
+        numeric = [q for q in questions if not q.choices]
+        score = quiz.grade(questions, {q.id: constant for q in numeric})
+        assert score.correct <= 3, f"{constant} is right {score.correct} times"
+
+
+def test_answers_by_hand():
+    """One student's numbers worked out from the text alone."""
+    by_id = {q.id: q for q in quiz.make_quiz("Ada Lovelace")}
+    assert "32 layers and 2 KV heads" in by_id["kv_per_token"].text and by_id["kv_per_token"].answer == 2 * 32 * 2 * 128 * 2 / 1024
+    assert "143" not in by_id["blocks"].text and by_id["blocks"].answer == math.ceil((392 + 181) / 32)
+    assert "[10, 80, 80, 10, 10, 10]" in by_id["continuous_steps"].text and by_id["continuous_steps"].answer == 100
+    assert by_id["tpot"].answer == (4100 - 350) / 50
+    assert by_id["per_step"].answer == pytest.approx(1 + 0.7 + 0.7**2 + 0.7**3 + 0.7**4)
+
+
+@pytest.mark.parametrize(
+    ("given", "correct"),
+    [(32, True), ("32", True), ("32 KiB", True), ("32,768 bytes", True), ("32 MiB", False), ("32 ms", None), ("~32.1", True), ("31", False), ("-32", False), ("", None), (None, None), ("many", None), ("nan", None)],
+)
+def test_what_students_type(given, correct):
+    (question,) = [q for q in quiz.make_quiz("Ada Lovelace") if q.id == "kv_per_token"]
+    verdict = quiz.check(question, given)
+    assert verdict.correct is correct, verdict.sentence
+    if correct is False:
+        assert "32" in verdict.sentence and "Reread section 1" in verdict.sentence
+
+
+def test_wrong_answers_name_the_sections_worst_first():
+    questions = quiz.make_quiz("x")
+    wrong = {q.id: ("no such choice" if q.choices else 1e12) for q in questions if q.section in "35"}
+    wrong.pop("exact")
+    score = quiz.grade(questions, wrong)
+    assert score.correct == 0 and score.reread == ["5", "3"]
+    assert "section 5 (Sarathi-Serve and speculation)" in str(score)
+    assert score.of_section("5") == (0, 4)
+
+
+def test_unknown_ids_are_an_error():
+    with pytest.raises(ValueError, match="no question is called 'typo'"):
+        quiz.grade(quiz.make_quiz("x"), {"typo": 1})
+
+
+def test_score_is_saved_restored_and_belongs_to_a_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORKBOOK_WIDGETS", "0")
+    store, questions = Results("03_reading_notes", tmp_path), quiz.make_quiz("Ada")
+    fresh = quiz.take(store, questions, "Ada")
+    assert store.get("self_check", "score") is None, "nobody has answered: no score"
+    assert "none answered yet" in capsys.readouterr().out
+
+    right = {q.id: q.answer for q in questions[:5]}
+    done = quiz.take(store, questions, "Ada", given=right)
+    saved = store.get("self_check", "score")
+    assert saved["metrics"] == {"correct": 5, "questions": len(questions), "answered": 5} and done.score.correct == 5
+    quiz.take(store, questions, "Ada", given=right)
+    assert len(store.records(experiment="self_check", latest=False)) == 1, "the same answers are saved once"
+
+    again = quiz.take(Results("03_reading_notes", tmp_path), questions, "Ada")
+    assert again.score.correct == 5 and fresh.score.correct == 0
+    other = quiz.take(store, quiz.make_quiz("Bob"), "Bob")
+    assert other.score.answered == 0, "Ada's answers are not Bob's"
+
+
+def test_answers_from_a_file(tmp_path):
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps({"idle": 2}))
+    assert quiz.read_answers(path) == {"idle": 2} and quiz.read_answers(None) == {}
+    path.write_text("[1]")
+    with pytest.raises(ValueError, match="are a list"):
+        quiz.read_answers(path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        quiz.read_answers(tmp_path / "none.json")
+
+
+class Outputs:
+    """Stands for the notebook: what was displayed, and what each changing output shows now."""
+
+    def __init__(self, monkeypatch):
+        self.shown = []
+        monkeypatch.setenv("WORKBOOK_WIDGETS", "1")
+        monkeypatch.setattr("IPython.display.display", self.display)
+
+    def display(self, what, display_id=None):
+        self.shown.append(what)
+        place, outputs = len(self.shown) - 1, self
+
+        class Handle:
+            def update(self, new):
+                outputs.shown[place] = new
+
+        return Handle() if display_id else None
+
+
+def test_the_form_marks_saves_and_restores(tmp_path, monkeypatch):
+    """The widgets themselves, driven as a front end would: set a value, read the verdict."""
+    import ipywidgets as w
+
+    notebook = Outputs(monkeypatch)
+    store, questions = Results("03_reading_notes", tmp_path), quiz.make_quiz("Ada")
+
+    def open_form():
+        notebook.shown.clear()
+        opened = quiz.take(store, questions, "Ada")
+        accordion, card = notebook.shown
+        assert isinstance(accordion, w.Accordion) and len(accordion.children) == len(quiz.SECTIONS)
+        boxes = [box for section in accordion.children for box in section.children]
+        assert len(boxes) == len(questions)
+        return opened, boxes
+
+    opened, boxes = open_form()
+    number_, choice = boxes[0], next(b for b, q in zip(boxes, questions, strict=True) if q.choices)
+    number_.children[1].children[0].value = f"{questions[0].answer:g} KiB"
+    assert "Right" in number_.children[2].value and opened.score.correct == 1
+    choice.children[1].value = next(c for c in choice.children[1].options if c not in [q.answer for q in questions])
+    card = notebook.shown[1].html
+    assert "Not yet" in choice.children[2].value and "section 1 (PagedAttention)" in card
+    assert questions[0].text in card and questions[1].text not in card, "the page keeps what was answered, and gives nothing away"
+    assert store.get("self_check", "score")["metrics"]["answered"] == 2
+
+    _, boxes = open_form()
+    assert "Right" in boxes[0].children[2].value and "1 of" in notebook.shown[1].html

@@ -1,0 +1,61 @@
+"""The figures of notebook 5: what they say under the data, and what they leave to a sentence."""
+
+import pytest
+
+from helpers.server.load import Stream
+from helpers.lessons.server_mode import plots as plots
+from helpers.display import figures as style
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """(figure, reading) of each figure that is shown."""
+    found = []
+    monkeypatch.setattr(style, "show", lambda fig, reading, *_, **__: found.append((fig, reading)))
+    return found
+
+
+def level(clients, tokens, ttft=20.0):
+    return {"clients": clients, "output_tokens_per_s": tokens, "ttft_ms_p50": ttft, "ttft_ms_p90": 2 * ttft, "tpot_ms_p50": 6.0}
+
+
+@pytest.mark.parametrize("last, falls", [(5374.0, True), (6400.0, False), (9000.0, False)])
+def test_closed_loop_says_where_throughput_is_highest(shown, last, falls):
+    rows = [level(1, 152.0), level(128, 6661.0, 696.0), level(256, last, 1060.0)]
+    plots.closed_loop(rows, rows[0])
+    (_, reading), = shown
+    assert f"highest at {256 if last > 6661 else 128} clients" in reading
+    assert ("throughput falls, by 19 % at 256" in reading) == falls
+
+
+def test_open_loop_draws_what_was_answered_without_the_drain(shown):
+    rows = [{"offered_per_s": r, "answered_per_s": a, "good_share": g, "requests_per_s": 0.8 * a, "goodput_per_s": 0.8 * a * g,
+             "ttft_ms_p50": 30.0, "ttft_ms_p90": 60.0, "e2e_ms_p50": 900.0, "e2e_ms_p90": 950.0}
+            for r, a, g in ((10.0, 10.0, 0.96), (20.0, 20.0, 0.86))]  # fmt: skip
+    plots.open_loop(rows, {"ttft": 96, "tpot": 20}, rows[0], 0.9)
+    plots.open_loop(rows, {"ttft": 96, "tpot": 20}, None, 0.99)
+    (fig, reading), (_, none) = shown
+    lines = {line.get_label(): list(line.get_ydata()) for line in fig.axes[1].lines}
+    assert lines["what is answered"] == lines["what arrives"] == [10.0, 20.0]
+    assert lines["answered within the goal"] == pytest.approx([9.6, 17.2])
+    assert "10 arrivals a second are the most" in reading and "96 % do" in reading
+    assert "no rate tried let 99 % of the requests meet it" in none
+
+
+def test_the_ttft_of_a_stream_stands_clear_of_its_line(shown):
+    times = [0.019 + 0.006 * i for i in range(60)]
+    plots.token_times(Stream(times_s=times, chunks=["x"] * 60))
+    (fig, _), = shown
+    fig.canvas.draw()
+    ax = fig.axes[0]
+    box = ax.texts[0].get_window_extent()
+    points = ax.transData.transform([(1e3 * t, i + 1) for i, t in enumerate(times)])
+    assert ax.texts[0].get_text() == "TTFT 19 ms"
+    assert not [p for p in points if box.x0 <= p[0] <= box.x1 and p[1] >= box.y0]
+
+
+def test_probabilities_that_cannot_be_seen_are_a_sentence(shown, capsys):
+    plots.logprobs([{"position": 1, "candidates": [("", 6.58e-06), ("w1", 6.5e-06)]}])
+    assert shown == [] and "no preference: the likeliest of all these tokens has 0.00066 %" in capsys.readouterr().out
+    plots.logprobs([{"position": 1, "candidates": [("KV", 0.9), ("key", 0.05)]}])
+    assert "90 %" in shown[0][1]

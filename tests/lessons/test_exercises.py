@@ -1,0 +1,331 @@
+"""Exercises: what is saved, what is shown without a front end, what survives a new kernel."""
+
+import json
+
+import pytest
+
+from helpers.lessons import exercises
+from helpers.results.store import Results
+from tests.notebook_tools import WIDGET, kinds, run_cells, texts, to_html
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Results("01_review", tmp_path)
+
+
+HEAD = "from helpers.results.store import Results\nfrom helpers.lessons import exercises\nstore = Results('01_review', {folder!r})"
+# The controls of the forms made so far, oldest first.
+CONTROLS = (
+    "import ipywidgets, time\n"
+    "from ipywidgets.widgets import widget\n"
+    "controls = [w for w in widget._instances.values() if isinstance(w, (ipywidgets.Text, ipywidgets.Textarea, ipywidgets.Checkbox, ipywidgets.RadioButtons))]\n"
+)
+
+
+def lines_of(store):
+    return [json.loads(line) for line in store.path.read_text().splitlines()] if store.path.exists() else []
+
+
+# ---------------------------------------------------------------- without a front end
+
+
+def test_headless_uses_the_formula_and_says_so(store, capsys):
+    guess = exercises.predict(store, "kv", "How many tokens fit?", 1000.0, "tokens")
+    assert (guess.value, guess.source) == (1000.0, "formula")
+    assert not lines_of(store), "a prediction that nobody made is not saved before it is compared"
+    record = exercises.reconcile(store, guess, 1050.0, why="Blocks are whole.")
+    out = capsys.readouterr().out
+    assert "nobody typed one" in out and "within 5 %" in out and "Blocks are whole." in out
+    saved = store.get("prediction", "kv")
+    assert saved["id"] == record["id"] and saved["source"] == "formula" and saved["unit"] == "tokens"
+    assert saved["metrics"] == {"predicted": 1000.0, "measured": 1050.0, "ratio": 1.05}
+
+
+def test_a_number_that_nothing_measured_is_not_called_measured(store, capsys):
+    guess = exercises.predict(store, "kib", "KiB of a token?", 800.0, "KiB")
+    exercises.reconcile(store, guess, 800.0, how="calculated")
+    out = capsys.readouterr().out
+    assert "calculated: 800" in out and "measured:" not in out and store.get("prediction", "kib")["how"] == "calculated"
+
+
+def test_a_parameter_comes_before_the_formula_and_typed_before_both(store):
+    assert exercises.predict(store, "kv", "?", 10.0, "GiB", given=12).source == "parameter"
+    store.save("prediction", "kv", {"predicted": 9.0}, source="student", unit="GiB")
+    guess = exercises.predict(store, "kv", "?", 10.0, "GiB", given=12)
+    assert (guess.value, guess.source) == (9.0, "student")
+    exercises.reconcile(store, guess, 18.0)
+    again = exercises.predict(store, "kv", "?", 10.0, "GiB")
+    assert (again.value, again.source, again.measured) == (9.0, "student", 18.0), (
+        "still there after it was compared"
+    )
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured", "said"),
+    [
+        (10.0, 10.4, "within 4 %"),
+        (10.0, 14.0, "The measurement is 1.40 times the prediction: something is missing from it"),
+        (10.0, 40.0, "something large is missing"),
+        (10.0, 6.0, "The prediction is 1.67 times the measurement: it counts something that is not there"),
+        (42.0, 0.0084, "5,000 times the measurement: it counts something large"),
+        (3.0, 0.0, "zero"),
+        (0.0, 3.0, "no ratio"),
+    ],
+)
+def test_the_sentence_fits_the_size_of_the_difference(store, capsys, predicted, measured, said):
+    exercises.reconcile(store, exercises.predict(store, "k", "?", predicted, "s"), measured)
+    assert said in capsys.readouterr().out
+    assert store.get("prediction", "k")["metrics"]["measured"] == measured
+
+
+def test_the_reason_follows_the_formula_when_the_student_guessed(store, capsys):
+    store.save("prediction", "w", {"predicted": 84.0}, source="student", unit="GiB")
+    exercises.reconcile(
+        store, exercises.predict(store, "w", "?", 40.0, "GiB"), 42.0, why="Norms are left out."
+    )
+    said = store.get("prediction", "w")["residual"]
+    assert said == (
+        "Your prediction is 2.00 times the measurement: it counts something that is not there. "
+        "The formula's prediction is within 5 % of the measurement. Norms are left out."
+    ), said
+
+
+def test_why_may_depend_on_the_outcome(store, capsys):
+    guess = exercises.predict(store, "k", "?", 10.0, "s")
+    exercises.reconcile(store, guess, 20.0, why=lambda ratio: f"Twice, {ratio:.0f}." if ratio > 1.5 else "")
+    assert "Twice, 2." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("measured", [None, float("nan"), float("inf")])
+def test_nothing_measured_is_said_and_not_saved(store, capsys, measured):
+    guess = exercises.predict(store, "k", "?", 10.0, "s")
+    assert exercises.reconcile(store, guess, measured) is None
+    assert "measurement is missing" in capsys.readouterr().out and not lines_of(store)
+
+
+def test_answers_choices_and_ticks_without_a_front_end(store, capsys):
+    assert not exercises.ask(store, "insight_1", "What did you learn?")
+    assert "No answer yet" in capsys.readouterr().out and not lines_of(store)
+    exercises.ask(store, "insight_1", "What did you learn?", given="Batching.")
+    exercises.ask(store, "insight_1", "What did you learn?", given="Batching.")
+    assert [(r["variant"], r["text"], r["source"]) for r in lines_of(store)] == [
+        ("insight_1", "Batching.", "parameter")
+    ]
+    store.save("answer", "insight_1", {}, text="My own words", source="typed")
+    answer = exercises.ask(store, "insight_1", "What did you learn?", given="Batching.")
+    assert answer.text == "My own words" and len(lines_of(store)) == 2, (
+        "a parameter never replaces a student's words"
+    )
+    with pytest.raises(ValueError, match="'a', 'b'"):
+        exercises.choose(store, "pick", "Which?", ["a", "b"], given="c")
+    assert exercises.choose(store, "pick", "Which?", ["a", "b"], given="b").text == "b"
+
+
+def test_ticks_say_who_ticked(store, capsys):
+    assert not exercises.tick(store, "paper", "Read the paper")
+    for _ in range(2):
+        assert (
+            exercises.tick(store, "server_mode", "Tried server mode", evidence="12 requests answered").by
+            == "evidence"
+        )
+    assert len(lines_of(store)) == 1, "the same evidence is saved once"
+    store.save("checklist", "paper", {}, done=True, source="student")
+    assert exercises.tick(store, "paper", "Read the paper")
+    out = capsys.readouterr().out
+    assert "as shown by: 12 requests answered" in out and "ticked by you" in out
+
+
+def test_hints_open_one_after_the_other(capsys):
+    with pytest.raises(ValueError):
+        exercises.hint()
+    exercises.hint("Look at `block_size`.", "Count a < b.", solution="16 * 4\n= 64")
+    assert "hint 1 of 2, then hint 2 of 2, then solution" in capsys.readouterr().out
+    done = run_cells(
+        "from helpers.lessons.exercises import hint\nhint('Look at `block_size`.', 'Count a < b.', solution='64')"
+    )
+    page = done.cells[0].outputs[0].data["text/html"]
+    assert page.count("<details") == 3 and "open" not in page.replace("</details>", "")
+    assert page.index("block_size</code>") < page.index("Count a &lt; b.") < page.index(">64")
+    assert page.count("</details></div></details>") >= 1, "the second hint lies inside the first"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1,200", 1200), ("1 200 tokens", 1200), ("1_200_000", 1.2e6), ("3.5 GiB", 3.5), ("12 %", 12), ("~4e5", 4e5), ("-.5", -0.5), (" 1. ", 1)]
+    + [(text, None) for text in ("", "abc", "3 or 4", "1.2.3", "1,5", "nan", "1e999", "0x10")],
+)  # fmt: skip
+def test_numbers_as_people_type_them(text, value):
+    assert exercises.read_number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("100k", "tokens", 1e5), ("104k tokens", "tokens", 104_000), ("1.2M", "tokens", 1.2e6), ("1.2 million", "tokens", 1.2e6),
+        ("2k/s", "tokens/s", 2000), ("3 G", "FLOP/byte", 3e9), ("1.5 a token", "tokens", 1.5), ("12.", "blocks", 12),
+        ("512 MiB", "GiB", 0.5), ("16 GB", "GiB", 16e9 / 2**30), ("800 KiB", "KiB", 800), ("1 Mi", "KiB", 1024), ("3.5 gib", "GiB", 3.5),
+        ("2 s", "ms", 2000), ("250 µs", "ms", 0.25), ("12 ms/token", "ms", 12), ("98 %", "%", 98), ("4x", "x", 4), ("4 times", "x", 4),
+        # Unclear: a unit of another kind, a prefix that may be 1000 or 1024, a letter that may be anything.
+        ("12 MiB", "tokens", None), ("30 %", "x", None), ("0.9x", "%", None), ("3 ms", "GiB", None), ("12 G", "GiB", None), ("1.2m", "tokens", None),
+    ],
+)  # fmt: skip
+def test_magnitudes_and_units_count(text, unit, value):
+    assert exercises.read_number(text, unit) == (value if value is None else pytest.approx(value))
+
+
+def test_papermill_and_nbconvert_show_text_never_a_widget(tmp_path):
+    done = run_cells(
+        HEAD.format(folder=str(tmp_path)),
+        "guess = exercises.predict(store, 'kv', 'How many <tokens>?', 1000.0, 'tokens')",
+        "exercises.reconcile(store, guess, 1500.0)",
+        "exercises.ask(store, 'insight_1', 'What did you learn?')\nexercises.choose(store, 'c', 'Which?', ['a', 'b'])",
+        "exercises.tick(store, 'paper', 'Read the paper')",
+    )
+    assert WIDGET not in kinds(done)
+    assert [len(cell.outputs) for cell in done.cells] == [0, 1, 1, 2, 1], (
+        "one output each, also as a cell's last line"
+    )
+    page = to_html(done)
+    assert "How many &lt;tokens&gt;?" in page and "nobody typed one" in page and "1.50" in page
+    assert "No answer yet" in page and "Nothing chosen yet" in page and "not ticked yet" in page
+    for trace in ("Widget(", "HBox(", "widget-view", "Answer(", "Tick(", "Prediction("):
+        assert trace not in page, trace
+
+
+# ---------------------------------------------------------------- the forms (values set as a front end sets them)
+
+
+def test_what_is_typed_is_saved_once_typing_pauses(tmp_path, store):
+    done = run_cells(
+        HEAD.format(folder=str(tmp_path)),
+        "guess = exercises.predict(store, 'kv', 'How many?', 1000.0, 'tokens')\nanswer = exercises.ask(store, 'insight_1', 'What?')",
+        CONTROLS + "for text in ('1', '12', '120', '1200'): controls[0].value = text\n"
+        "for text in ('B', 'Ba', 'Batching'): controls[1].value = text\n",
+        "print(guess.value, guess.source, answer.text)\nexercises.reconcile(store, guess, 1200)\nNone",
+        env={"WORKBOOK_WIDGETS": "1"},
+    )
+    assert "1200.0 student Batching" in texts(done.cells[3])
+    assert [(r["experiment"], r["source"]) for r in lines_of(store)] == [
+        ("prediction", "student"), ("answer", "typed"), ("prediction", "student"),
+    ], "one record for each pause, not for each letter"  # fmt: skip
+    # The text above the form is what a saved notebook keeps: it must be up to date.
+    assert "1,200 tokens (your prediction). Saved." in texts(done.cells[1]) and "Batching" in texts(
+        done.cells[1]
+    )
+
+
+def test_a_pause_in_typing_saves_without_another_cell(tmp_path, store):
+    run_cells(
+        HEAD.format(folder=str(tmp_path)),
+        "exercises.ask(store, 'insight_1', 'What?');",
+        # A cell that awaits lets the kernel's loop turn, as it does while the kernel is idle.
+        CONTROLS
+        + "import asyncio\ncontrols[0].value = 'Idle'\nawait asyncio.sleep(1.5)\nprint(len(store.records()))",
+        env={"WORKBOOK_WIDGETS": "1"},
+    )
+    assert [r["text"] for r in lines_of(store)] == ["Idle"]
+
+
+def test_the_formula_is_not_given_away_by_the_form(tmp_path):
+    done = run_cells(
+        HEAD.format(folder=str(tmp_path)),
+        "exercises.predict(store, 'kv', 'How many?', 98765.0, 'tokens');",
+        env={"WORKBOOK_WIDGETS": "1"},
+    )
+    assert "98,765" not in str(done.cells[1].outputs) and "98765" not in str(done.cells[1].outputs)
+
+
+def test_typing_and_measuring_at_once_loses_nothing(tmp_path, store):
+    run_cells(
+        HEAD.format(folder=str(tmp_path)),
+        "guess = exercises.predict(store, 'kv', 'How many?', 1000.0, 'tokens')",
+        CONTROLS + "controls[0].value = '77'\nexercises.reconcile(store, guess, 100);",
+        env={"WORKBOOK_WIDGETS": "1"},
+    )
+    assert [r["metrics"].get("predicted") for r in lines_of(store)] == [77.0, 77.0]
+
+
+def test_a_new_kernel_restores_forms_and_a_late_change_is_marked(tmp_path, store):
+    store.save(
+        "prediction", "kv", {"predicted": 9.0, "measured": 18.0, "ratio": 2.0}, source="student", unit="GiB"
+    )
+    store.save("answer", "insight_1", {}, text="Kept words", source="typed")
+    store.save("answer", "c", {}, text="b", source="typed")
+    store.save("checklist", "paper", {}, done=True, source="student")
+    done = run_cells(
+        HEAD.format(folder=str(tmp_path)),
+        "exercises.predict(store, 'kv', '?', 10.0, 'GiB')\nexercises.ask(store, 'insight_1', '?')\n"
+        "exercises.choose(store, 'c', '?', ['a', 'b'])\nexercises.tick(store, 'paper', 'Read');",
+        CONTROLS
+        + "print([c.value for c in controls])\ncontrols[0].value = '18'\nexercises._flush()\ncontrols[3].value = False",
+        env={"WORKBOOK_WIDGETS": "1"},
+    )
+    assert "['9', 'Kept words', 'b', True]" in texts(done.cells[2])
+    late, unticked = lines_of(store)[-2:]
+    assert (
+        late["metrics"]["predicted"] == 18.0
+        and late["metrics"]["ratio"] == 1.0
+        and late["changed_after_measuring"] is True
+    )
+    assert unticked["done"] is False and unticked["source"] == "student"
+
+
+def test_unreadable_numbers_are_refused_in_words_and_not_saved(tmp_path, store):
+    done = run_cells(
+        HEAD.format(folder=str(tmp_path)),
+        "exercises.predict(store, 'kv', '?', 10.0, 'GiB');",
+        CONTROLS + "controls[0].value = 'a lot'",
+        "pass",
+        env={"WORKBOOK_WIDGETS": "1"},
+    )
+    assert "“a lot” is not a number that can be read" in texts(done.cells[1]) and not lines_of(store)
+
+
+def test_a_save_that_fails_is_shown_in_the_form(tmp_path):
+    done = run_cells(
+        HEAD.format(folder=str(tmp_path)),
+        "def full(*a, **k): raise OSError('No space left on device')\nstore.save = full\nexercises.ask(store, 'k', '?');",
+        CONTROLS + "controls[0].value = 'text'",
+        "pass",
+        env={"WORKBOOK_WIDGETS": "1"},
+    )
+    assert "Not saved: No space left on device" in texts(done.cells[1])
+
+
+# ---------------------------------------------------------------- cells run out of order
+
+
+def test_a_missing_name_says_which_cell_to_run(tmp_path):
+    import nbformat
+
+    cells = [
+        nbformat.v4.new_markdown_cell("# Title\ntext\n## 2. The baseline"),
+        nbformat.v4.new_code_cell("import math"),
+        nbformat.v4.new_code_cell(
+            "# start it\nengine = open_engine(profile)\nfor step in range(3):\n    last = step"
+        ),
+        nbformat.v4.new_code_cell("%matplotlib inline\nengine = 2"),
+    ]
+    path = tmp_path / "n.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    said = exercises.which_cell(path, "engine")
+    assert "code cell 2 under “2. The baseline”" in said and "`engine = open_engine(profile)`" in said
+    assert exercises.which_cell(path, "last") and exercises.which_cell(path, "math")
+    assert (
+        exercises.which_cell(path, "open_engine") is None
+        and exercises.which_cell(tmp_path / "no.ipynb", "x") is None
+    )
+
+
+def test_the_advice_reaches_the_student_and_the_error_stays_an_error(tmp_path, monkeypatch):
+    done = run_cells(
+        "from helpers.lessons import exercises\nexercises.which_cell = lambda path, name: f'ADVICE for {name} in {path.name}'\nexercises.order_help('01_review')",
+        "print(engine)",
+        "1 / 0",
+        allow_errors=True,
+    )
+    error = done.cells[1].outputs[-1]
+    assert error.output_type == "error" and error.ename == "NameError"
+    assert "ADVICE for engine in 01_review.ipynb" in texts(done.cells[1])
+    assert "ADVICE" not in texts(done.cells[2])

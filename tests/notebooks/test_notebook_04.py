@@ -1,0 +1,50 @@
+"""Notebook 4: executed whole with other plans than its own, and what it leaves for the export."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from tests.notebook_tools import SMALL
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "04_multi_gpu_planning.ipynb"
+
+
+def test_it_is_stored_without_outputs_and_with_its_seven_sections():
+    notebook = nbformat.read(NOTEBOOK, 4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for number, word in enumerate(("Inventory", "Size a model", "Predict speed", "Measure here", "Choose", "Launch", "Exercises"), 1):
+        assert f"## {number}. {word}" in text
+    assert [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])], "no parameters cell"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", [
+    {},  # as it is: 70B on eight H100s, every measurement
+    SMALL["04_multi_gpu_planning"] | {"PLAN_MODEL": "Qwen2.5-7B", "PLAN_GPU": "L40S", "PLAN_GPUS": 2, "SEED": 3},
+    SMALL["04_multi_gpu_planning"] | {"PLAN_MODEL": "Mixtral-8x7B", "PLAN_GPU": "A100-SXM-80GB", "PLAN_GPUS": 16, "PLAN_NODES": 2,
+                                      "MY_PLAN": {"gpu": "H100-SXM", "tp": 4, "pp": 1, "dp": 1}},
+])  # fmt: skip
+def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
+    # The other plans on one core, where TP 2 and PP 2 cannot be tried: the notebook goes on, as on a machine with one GPU.
+    cores = {min(os.sched_getaffinity(0))} if plan else os.sched_getaffinity(0)
+    given = yaml.safe_dump({"RESULTS_DIR": str(tmp_path / "results"), **plan})
+    done = subprocess.run([sys.executable, "-m", "papermill", str(NOTEBOOK), "out.ipynb", "--no-progress-bar", "-y", given],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=280, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = [json.loads(line) for line in (tmp_path / "results" / "measurements.jsonl").read_text().splitlines()]
+    have = {(r["experiment"], r["variant"]) for r in records}
+    assert (("trial", "TP 2") in have) == (not plan), have
+    for key in (("hardware", "week5"), ("strategy", "chosen"), ("answer", "tp_reason"), ("answer", "concern_1"), ("trial", "TP 1")):
+        assert key in have, f"{key} was not saved"
+    strategy = [r for r in records if r["experiment"] == "strategy"][-1]
+    assert strategy["metrics"]["expected_speedup_x"] >= 0.99 and "vllm serve" in strategy["command"]
+    exported = (tmp_path / "results" / "distributed_planning.md").read_text()
+    blanks = [line for line in exported.splitlines() if "___" in line]
+    assert not blanks, f"left blank: {blanks}"

@@ -1,0 +1,124 @@
+"""Notebook 5 from top to bottom, as papermill runs it, with short loads."""
+
+import os
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers.engine import processes
+from helpers.results.store import load
+from tests.notebook_tools import SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "notebooks" / "05_server_mode.ipynb"
+PARAMETERS = SMALL["05_server_mode"] | {"GAIN_OF_8": 5.0}
+
+
+def text_of(output) -> str:
+    if output.output_type == "stream":
+        return output.text
+    return "" if output.output_type == "error" else str(output.data.get("text/plain", ""))
+
+
+def test_the_source_is_clean():
+    notebook = nbformat.read(NOTEBOOK, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not [c for c in code if c.outputs or c.execution_count], "outputs are never committed"
+    assert [c.metadata.get("tags") for c in code].count(["parameters"]) == 1
+    assert statistics.median(len(c.source.splitlines()) for c in code) <= 8
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    import papermill
+
+    folder = tmp_path_factory.mktemp("notebook_05")
+    before = set(processes.descendants(os.getpid()))
+    papermill.execute_notebook(str(NOTEBOOK), str(folder / "out.ipynb"), parameters={**PARAMETERS, "RESULTS_DIR": str(folder)},
+                               cwd=str(folder), progress_bar=False, kernel_name="python3", execution_timeout=400)
+    notebook = nbformat.read(folder / "out.ipynb", 4)
+    records, problems = load(folder)
+    assert problems == []
+    left = set(processes.descendants(os.getpid())) - before
+    return notebook, {(r["experiment"], r["variant"]): r for r in records}, left
+
+
+@pytest.mark.timeout(600)
+def test_it_runs_and_leaves_no_process(executed):
+    notebook, _, left = executed
+    assert left == set()
+    errors = [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
+    assert errors == []
+    shouted = [o.text for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream" and o.name == "stderr"]
+    assert shouted == [], "warnings on the page"
+
+
+def test_no_key_is_in_the_outputs(executed):
+    said = "\n".join(text_of(o) for c in executed[0].cells for o in c.get("outputs", []))
+    assert "VLLM_API_KEY=..." in said
+    # A key is 32 characters of URL-safe base64, and lone: no part of a path or an id is so long.
+    assert not re.findall(r"(?<![\w./-])(?=[\w-]*\d)[\w-]{32}(?![\w./-])", said)
+    assert re.findall(r"Bearer (\S+)", said) == ['$VLLM_API_KEY"']
+
+
+def test_what_it_saves(executed):
+    _, records, _ = executed
+    metrics = {key: record["metrics"] for key, record in records.items()}
+    assert {v for e, v in records if e == "closed_loop"} == {"1_clients", "4_clients", "16_clients"}
+    assert {v for e, v in records if e == "open_loop"} == {"8_per_s", "16_per_s", "60_per_s"}
+    for (experiment, _), m in metrics.items():
+        if experiment in ("closed_loop", "open_loop", "server"):
+            assert m["failed"] == 0 and m["output_tokens_per_s"] > 0
+    for m in (m for (e, _), m in metrics.items() if e == "open_loop"):
+        assert 0 <= m["good_share"] <= 1 and m["answered_per_s"] > 0
+    assert metrics["closed_loop", "16_clients"]["in_flight_mean"] > metrics["closed_loop", "1_clients"]["in_flight_mean"]
+    assert metrics["server", "all_at_once"]["completed"] == metrics["offline", "all_at_once"]["requests"] == PARAMETERS["REQUESTS"]
+    assert records["checklist", "server_mode"]["done"] is True
+    assert records["prediction", "gain_of_8_clients"]["metrics"]["predicted"] == PARAMETERS["GAIN_OF_8"]
+    assert {"server_share", "littles_law"} <= {v for e, v in records if e == "prediction"}
+
+
+def test_littles_law_holds_between_clients_and_server(executed):
+    m = executed[1]["littles_law", "measured"]["metrics"]
+    by_clients = m["requests_per_s"] * m["e2e_ms_mean"] / 1000
+    # The server's clock runs inside the client's; on a busy machine much of the wait is on the way.
+    assert 0.2 * by_clients < m["in_server_mean"] < 1.1 * by_clients
+
+
+def test_each_option_changes_the_number_it_governs(executed):
+    default, changed = (executed[1]["options", v]["metrics"] for v in ("default", "changed"))
+    # 12 clients and 4 places: each request waits for about two others before it starts.
+    assert changed["queue_ms_mean"] > 3 * default["queue_ms_mean"]
+    assert default["hits"] > 0 and changed["hits"] == 0
+    assert (default["too_long_status"], changed["too_long_status"]) == (200, 400)
+    assert changed["fit_together"] == pytest.approx(2 * default["fit_together"], rel=0.05)
+    # Cut into eight pieces, a long prompt holds the streams up for one piece at a time.
+    assert changed["gap_ms"] < 0.8 * default["gap_ms"]
+
+
+def test_a_service_is_sized_by_a_rate_at_which_the_goal_holds(executed):
+    notebook, records, _ = executed
+    said = "\n".join(text_of(o) for c in notebook.cells for o in c.get("outputs", []))
+    opened = [r["metrics"] | {"rate": float(v.split("_")[0])} for (e, v), r in records.items() if e == "open_loop"]
+    holds = [m["rate"] for m in opened if m["good_share"] >= 0.9]
+    if holds:
+        sized = records["sizing", "goal_met"]["metrics"]
+        assert sized["arrivals_per_s"] == max(holds) and sized["copies"] == -(-500 // max(holds))
+    else:
+        assert ("sizing", "goal_met") not in records and "No rate met the goal" in said
+
+
+def test_only_the_server_with_a_shutdown_timeout_keeps_its_promises(executed):
+    metrics = {v: r["metrics"] for (e, v), r in executed[1].items() if e == "shutdown"}
+    assert metrics["timeout_30_s"]["complete"] == 4
+    assert metrics["no_timeout"]["complete"] == 0
+
+
+def test_every_figure_has_a_text_for_those_who_do_not_see_it(executed):
+    pages = [o.data["text/html"] for c in executed[0].cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})]
+    pictures = [page for page in pages if "<img" in page]
+    assert len(pictures) >= 6
+    assert all(re.search(r'<img alt="[^"]{20,}"', page) for page in pictures)

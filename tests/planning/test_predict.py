@@ -1,0 +1,430 @@
+"""Predictions: roofs worked out by hand, parts that add up, calibration, ranking, the exercise, the command."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from helpers.planning import (
+    EngineOptions, Goal, PlanningError, Point, Tuning, Workload, allreduce_seconds, calibrate, decode_parts, default_tuning,
+    load_shape, make_box, plan_memory, predict, prefill_parts, price_per_million, rank, tp_speedup_parts,
+)  # fmt: skip
+from helpers.planning import __main__ as command, accuracy
+from helpers.planning.predict import experts_touched, forward_parts
+
+IDEAL = Tuning(read_efficiency=1, compute_efficiency=1, kv_efficiency=1, attention_efficiency=1, layer_s=0, step_s=0,
+               prefill_step_s=0, stream_s=0, allreduce_s=0, nccl_s=0, link_efficiency=1, hop_s=0)  # fmt: skip
+
+
+def test_one_stream_cannot_be_faster_than_reading_the_weights():
+    """Qwen2.5-7B on an H100: 7.07e9 active parameters x 2 bytes / 3350 GB/s = 4.22 ms."""
+    parts = decode_parts(load_shape("Qwen2.5-7B"), make_box("H100"), 1, 1, 1, 0, tuning=IDEAL)
+    assert parts.matrices == pytest.approx(7_070_285_824 * 2 / 3350e9, rel=1e-3)
+    assert parts.total - parts.sampling == pytest.approx(4.22e-3, rel=0.01)
+
+
+def test_seventy_billion_on_eight_h100_reads_for_5_27_ms():
+    """planning facts 2.7: 70B in bfloat16, TP 8: 5.27 ms for the weights alone (all 70.6e9, with the embedding)."""
+    shape = load_shape("Llama-3.1-70B")
+    parts = decode_parts(shape, make_box("H100", 8), 8, 1, 1, 0, tuning=IDEAL)
+    embedding = shape.vocab * shape.hidden * 2 / 8 / 3350e9
+    assert parts.matrices + embedding == pytest.approx(5.27e-3, rel=0.01)
+
+
+def test_kv_cache_is_read_once_a_step():
+    shape, box = load_shape("Llama-3.1-8B"), make_box("H100")
+    parts = decode_parts(shape, box, 1, 1, 32, 1000, tuning=IDEAL)
+    assert parts.attention == pytest.approx(32 * 1000 * 131_072 / 3350e9)
+    fp8 = decode_parts(shape, box, 1, 1, 32, 1000, kv_dtype="fp8", tuning=IDEAL)
+    assert fp8.attention == pytest.approx(parts.attention / 2)
+
+
+def test_prefill_roof():
+    """2 x parameters x tokens, plus 2 x layers x width x tokens^2 for causal attention, over 989 TFLOP/s."""
+    shape, n = load_shape("Llama-3.1-8B"), 8192
+    parts = prefill_parts(shape, make_box("H100"), 1, 1, n, 16384, tuning=IDEAL)
+    linear = 2 * (shape.active_parameters() - shape.vocab * shape.hidden) * n / 989e12
+    attention = 2 * shape.layers * shape.heads * shape.head_dim * n * n / 989e12
+    assert parts.attention == pytest.approx(attention)
+    assert linear < parts.matrices < linear * 1.03, "the weights are read meanwhile"
+
+
+def test_chunks_do_the_same_attention_as_one_prompt():
+    shape, box = load_shape("Qwen2.5-7B"), make_box("H100")
+    whole, chunked = (prefill_parts(shape, box, 1, 1, 8192, chunk, tuning=IDEAL) for chunk in (8192, 1024))
+    assert chunked.attention == pytest.approx(whole.attention)
+
+
+def test_allreduce_by_hand():
+    """512 KiB over 8 H100s: 2 x 7/8 x 512 KiB / 450 GB/s = 2.0 us at full link rate (planning facts 2.5)."""
+    latency, volume = allreduce_seconds(512 * 1024, 8, make_box("H100", 8), IDEAL)
+    assert latency == 0 and volume == pytest.approx(2.04e-6, rel=0.01)
+    _, pcie = allreduce_seconds(512 * 1024, 8, make_box("A10", 8), IDEAL)
+    assert pcie == pytest.approx(28.7e-6, rel=0.01)
+
+
+def test_measured_nccl_times_of_two_h200s_are_met():
+    """vLLM facts: 22 us to 1 MiB, 32 at 4 MiB, 74 at 16, 248 at 64, 1,060 at 256 MiB (NCCL, two H200s, NVLink)."""
+    from dataclasses import replace
+
+    tuning = replace(default_tuning(make_box("H200", 2).gpu), allreduce_s=default_tuning(make_box("H200", 2).gpu).nccl_s)
+    for mib, measured in ((1, 22e-6), (4, 32e-6), (16, 74e-6), (64, 248e-6), (256, 1060e-6)):
+        ours = sum(allreduce_seconds(mib * 2**20, 2, make_box("H200", 2), tuning))
+        assert ours == pytest.approx(measured, rel=0.15), mib
+
+
+def test_experts_of_a_batch():
+    assert experts_touched(8, 2, 1) == pytest.approx(2)
+    assert experts_touched(128, 8, 10_000) == pytest.approx(128)
+    assert 2 < experts_touched(8, 2, 2) < 4
+
+
+def test_parts_add_up_and_speedup_is_their_ratio():
+    shape, box = load_shape("Llama-3.1-70B"), make_box("H100", 8)
+    rows = tp_speedup_parts(shape, box, [2, 4, 8], 8, 1024)
+    for row in rows:
+        parts = sum(v for k, v in row.items() if k.endswith("_ms") and k != "total_ms")
+        assert parts == pytest.approx(row["total_ms"], rel=1e-5)
+    assert rows[0]["speedup"] == 1 and rows[2]["speedup"] == pytest.approx(rows[0]["total_ms"] / rows[2]["total_ms"])
+    assert 1 < rows[2]["speedup"] < 4
+
+
+def test_pipeline_does_not_shorten_one_answer():
+    shape, box = load_shape("Llama-3.1-70B"), make_box("H100", 8)
+    assert decode_parts(shape, box, 1, 4, 1, 100).total > decode_parts(shape, box, 1, 1, 1, 100).total
+    four = predict(shape, box, 2, 4, workload=Workload(256, 64, 64), options=EngineOptions(max_model_len=4096))
+    assert four.decode.hops > 0
+
+
+def test_more_streams_give_more_tokens_and_a_longer_step():
+    shape, box = load_shape("Qwen2.5-7B"), make_box("H100")
+    before = None
+    for streams in (1, 8, 64, 256):
+        now = predict(shape, box, workload=Workload(128, 64, streams))
+        if before:
+            assert now.tpot_s > before.tpot_s and now.output_tokens_per_s > before.output_tokens_per_s
+        before = now
+
+
+def test_one_request_leaves_a_second_replica_idle():
+    shape, box = load_shape("Qwen2.5-7B"), make_box("H100", 2)
+    one, two = (predict(shape, box, dp=dp, workload=Workload(128, 64, 1)) for dp in (1, 2))
+    assert two.output_tokens_per_s == pytest.approx(one.output_tokens_per_s)
+    many = [predict(shape, box, dp=dp, workload=Workload(128, 64, 64)).output_tokens_per_s for dp in (1, 2)]
+    assert 1.3 < many[1] / many[0] <= 2
+
+
+def test_streams_are_limited_by_the_kv_cache_and_it_is_said():
+    p = predict(load_shape("Llama-3.1-70B"), make_box("H100", 2), 2, workload=Workload(4096, 256, 256), options=EngineOptions(max_model_len=8192))
+    assert p.streams_per_replica < 256 and any("KV cache is the limit" in note for note in p.notes)
+
+
+# ---------------------------------------------------------------- calibration
+def test_calibration_meets_its_point_and_improves_another():
+    """A pretended machine, slower in memory and dearer in launches: one point brings the other batch sizes nearer."""
+    shape, box = load_shape("Qwen2.5-7B"), make_box("H100")
+    from dataclasses import replace
+
+    truth = replace(default_tuning(box.gpu), read_efficiency=0.72, layer_s=35e-6)
+    real = {n: decode_parts(shape, box, 1, 1, n, 160, tuning=truth).total for n in (1, 32, 128)}
+    done = calibrate(shape, box, [Point(tpot_s=real[1])])
+    assert abs(done.after[0]) < 0.01 < abs(done.before[0])
+    for n in (32, 128):
+        old, new = (abs(decode_parts(shape, box, 1, 1, n, 160, tuning=t).total / real[n] - 1) for t in (None, done.tuning))
+        assert new < old and new < 0.05
+    assert done.moved["allreduce_s"] == pytest.approx(1), "a point with one GPU says nothing of the all-reduce"
+
+
+def test_more_points_tell_causes_apart():
+    shape, box = load_shape("Qwen2.5-7B"), make_box("H100")
+    from dataclasses import replace
+
+    truth = replace(default_tuning(box.gpu), kv_efficiency=0.5, compute_efficiency=0.6)
+    points = [Point(concurrency=n, input_tokens=c, output_tokens=64, tpot_s=decode_parts(shape, box, 1, 1, n, c + 32, tuning=truth).total)
+              for n, c in ((1, 128), (32, 128), (256, 128), (16, 8192))]  # fmt: skip
+    done = calibrate(shape, box, points)
+    assert done.tuning.kv_efficiency == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_cpu_can_be_calibrated_however_far_off_its_guess_was():
+    from helpers.planning import cpu_box
+    from helpers.tiny_model import TARGET
+
+    box = cpu_box(2, {"bandwidth_gb_s": 20.0, "copy_gb_s": 10.0, "gflops": 400.0})
+    shape = load_shape(TARGET)
+    for factor in (0.3, 3.0):
+        real = decode_parts(shape, box, 1, 1, 1, 90).total * factor
+        done = calibrate(shape, box, [Point(input_tokens=66, output_tokens=48, tpot_s=real)])
+        assert abs(done.after[0]) < 0.05 and done.moved["host_s"] == 1.0
+
+
+def test_a_step_is_no_shorter_than_the_cpu_needs_to_prepare_it():
+    """Two lent H100 boxes with different CPUs' speed: Qwen2.5-1.5B on one, 0.5B on the other, whatever their GPUs could do."""
+    box = make_box("H100")
+    for streams, quick, slow in ((1, 2.28e-3, 2.99e-3), (32, 3.06e-3, 4.23e-3), (256, 7.85e-3, 12.13e-3)):
+        for model in ("Qwen2.5-0.5B", "Qwen2.5-1.5B"):
+            parts = decode_parts(load_shape(model), box, 1, 1, streams, 160)
+            assert parts.host > 0 and quick < parts.total < slow
+    assert decode_parts(load_shape("Qwen2.5-7B"), box, 1, 1, 1, 160).host == 0
+
+
+def test_one_stream_is_prepared_once_however_many_stages_it_passes():
+    shape, box = load_shape("Qwen2.5-7B"), make_box("H100", 4)
+    assert decode_parts(shape, box, 1, 4, 1, 160).host == 0
+    assert decode_parts(shape, box, 1, 4, 512, 160).host > decode_parts(shape, box, 1, 2, 512, 160).host
+
+
+def test_a_kv_cache_that_is_larger_than_the_gpu_does_not_fit():
+    asked = EngineOptions(kv_cache_memory_bytes=500 * 2**30)
+    memory = plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=asked)
+    assert not memory.fits and "kv_cache_memory_bytes" in memory.problem
+    assert plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(kv_cache_memory_bytes=2**34)).fits
+
+
+@pytest.mark.parametrize("model, options, measured_mib", [
+    ("Qwen2.5-7B", {}, 2162), ("Qwen2.5-32B", {"max_model_len": 8192, "max_num_seqs": 256}, 3122),  # the MLP's peak
+    ("Qwen2.5-7B", {"max_num_batched_tokens": 4096, "max_num_seqs": 256}, 1053),  # few tokens: the timed embedding's
+    ("Qwen2.5-14B", {"max_model_len": 16384, "max_num_batched_tokens": 8192}, 1595),
+    ("Qwen2.5-3B", {"max_num_batched_tokens": 2048, "max_num_seqs": 128}, 559),
+])  # fmt: skip
+def test_the_activation_peak_is_what_a_first_start_on_an_h100_logged(model, options, measured_mib):
+    memory = plan_memory(load_shape(model), make_box("H100"), options=EngineOptions(**options), usage="llm")
+    assert memory.worst.activation / 2**20 == pytest.approx(measured_mib, rel=0.015)
+
+
+def test_sizes_of_every_recorded_engine_are_within_their_targets():
+    """KV-cache tokens within 3 %, weights within 1 %, nothing calibrated; 17 engines on the H100 and the CPU so far."""
+    sizes = [row for row in accuracy.compare() if row.quantity in ("kv_cache_tokens", "weights_gib")]
+    assert len({(row.machine, row.config) for row in sizes}) >= 17
+    wrong = [row for row in sizes if abs(row.error()) > accuracy.TARGETS[row.quantity]]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("points, words", [
+    ([Point(concurrency=0, tpot_s=5e-3)], "concurrency must be a whole number of at least 1, not 0"),
+    ([Point(input_tokens=0, prefill_s=5e-3)], "input_tokens must"), ([Point(dp=0, tpot_s=5e-3)], "dp must"),
+    ([], "at least one"), ([Point()], "tpot_ms or prefill_ms"), ([Point(tpot_s=-1.0)], "positive"), ([Point(tpot_s=1e-6)], "unit"),
+])  # fmt: skip
+def test_a_calibration_that_cannot_be(points, words):
+    with pytest.raises(PlanningError, match=words):
+        calibrate(load_shape("Qwen2.5-7B"), make_box("H100"), points)
+
+
+# ---------------------------------------------------------------- ranking
+def test_ranking_puts_plans_that_meet_the_goal_first_and_explains():
+    ranking = rank(load_shape("Llama-3.1-70B"), make_box("H100", 8), Workload(1024, 256, 64), EngineOptions(max_model_len=8192),
+                   Goal(tpot_ms=60, prefer="price"), price_per_gpu_hour=2.6)  # fmt: skip
+    meets = [c.meets for c in ranking.choices]
+    assert meets == sorted(meets, reverse=True)
+    assert ranking.best.prediction.mixed_tpot_s * 1e3 <= 60
+    assert all(ranking.best.gpus <= c.gpus for c in ranking.choices if c.meets)
+    assert ranking.reasons and "rule of thumb" in " ".join(ranking.reasons)
+    assert len([c for c in ranking.choices if not c.fits and "divisible" in c.why]) > 0
+
+
+@pytest.mark.parametrize("prefer, shown", [
+    ("latency", lambda c: c.prediction.mixed_tpot_s), ("throughput", lambda c: -c.prediction.output_tokens_per_s),
+    ("price", lambda c: c.gpus / c.prediction.output_tokens_per_s),
+])  # fmt: skip
+def test_the_best_is_best_by_the_number_that_is_shown(prefer, shown):
+    """Many short answers: with TP 8 a step is shortest, and new prompts between the steps make it the slowest."""
+    ranking = rank(load_shape("Llama-3.1-70B"), make_box("H100", 8), Workload(512, 16, 128), EngineOptions(max_model_len=8192),
+                   Goal(prefer=prefer))  # fmt: skip
+    assert shown(ranking.best) == min(shown(c) for c in ranking.choices if c.meets)
+    assert f"TPOT {ranking.best.prediction.mixed_tpot_s * 1e3:.1f} ms" in ranking.reasons[0]
+
+
+def test_price():
+    assert price_per_million(3.6, 1, 1000) == pytest.approx(1.0)
+    with pytest.raises(PlanningError, match="price of a GPU"):
+        rank(load_shape("Qwen2.5-7B"), make_box("H100"), price_per_gpu_hour=-1)
+
+
+def test_rule_of_thumb_of_the_documentation():
+    """One GPU if it fits (then replicas), TP in a machine, TP x PP across, PP without NVLink."""
+    options, work = EngineOptions(max_model_len=4096), Workload(256, 64, 8)
+    thumb = lambda name, box: rank(load_shape(name), box, work, options).thumb  # noqa: E731
+    small = thumb("Qwen2.5-7B", make_box("H100", 4))
+    assert (small.tp, small.pp, small.dp) == (1, 1, 4)
+    assert (thumb("Llama-3.1-70B", make_box("H100", 4)).tp, thumb("Llama-3.1-70B", make_box("H100", 4)).pp) == (2, 1)
+    across = thumb("Llama-3.1-405B", make_box("H100", 16, 2))
+    assert (across.tp, across.pp) == (8, 2)
+    assert thumb("Llama-3.1-70B", make_box("L40S", 8)).pp > 1
+
+
+def test_a_model_that_fits_nowhere_says_what_would_hold_it():
+    with pytest.raises(PlanningError) as caught:
+        rank(load_shape("Llama-3.1-405B"), make_box("H100", 2))
+    assert "nearest that works is 16 GPUs" in str(caught.value) and "weights alone" in str(caught.value)
+
+
+# ---------------------------------------------------------------- the exercise
+def test_exercise_cannot_be_passed_by_a_constant():
+    from helpers.planning.exercise import check_plan, cheapest, variant
+
+    answers = set()
+    for seed in range(6):
+        task = variant(seed)
+        best = cheapest(task)
+        assert check_plan(task, *best[1:5]).passed, f"the best plan of {task} does not pass"
+        answers.add(best[1:5])
+        assert not check_plan(task, "L40S", 3).passed
+    assert len(answers) > 1
+    assert not check_plan(variant(0), "H100", 8).passed, "works, but dearer than needed"
+
+
+# ---------------------------------------------------------------- the command
+KEYS = {"weights_gib_per_gpu", "kv_cache_tokens", "tpot_ms", "prefill_ms", "ttft_ms", "output_tokens_per_s", "launch"}
+
+
+def run(capsys, *args):
+    code = command.main(["plan", *args])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_json_has_the_promised_keys_and_parts_that_add_up(capsys):
+    code, out, _ = run(capsys, "--model", "Qwen2.5-7B", "--gpu", "H200-SXM", "--gpus", "2", "--tp", "2", "--input-tokens", "4096",
+                       "--concurrency", "32", "--max-model-len", "16384", "--json")  # fmt: skip
+    answer = json.loads(out)
+    assert code == 0 and KEYS <= set(answer)
+    assert sum(answer["tpot_parts_ms"].values()) == pytest.approx(answer["tpot_ms"], rel=1e-3)
+    assert sum(answer["prefill_parts_ms"].values()) == pytest.approx(answer["prefill_ms"], rel=1e-3)
+    assert answer["launch"] == "vllm serve Qwen/Qwen2.5-7B-Instruct --tensor-parallel-size 2 --max-model-len 16384"
+    assert answer["launch_accepted"] is True
+    assert sum(v for k, v in answer["memory_gib_per_gpu"].items() if k not in ("usable", "budget")) == pytest.approx(answer["memory_gib_per_gpu"]["budget"], abs=0.01)
+
+
+def test_options_change_the_answer(capsys):
+    base = ("--model", "Qwen2.5-7B", "--gpu", "H100", "--tp", "1", "--no-check", "--json")
+    tokens = {}
+    for name, extra in {"default": (), "util": ("--gpu-memory-utilization", "0.7"), "fp8": ("--kv-cache-dtype", "fp8"),
+                        "seqs": ("--max-num-seqs", "64"), "batch": ("--max-num-batched-tokens", "2048"),
+                        "llm": ("--usage", "llm")}.items():  # fmt: skip
+        tokens[name] = json.loads(run(capsys, *base, *extra)[1])["kv_cache_tokens"]
+    assert tokens["util"] < tokens["llm"] < tokens["default"] < min(tokens["seqs"], tokens["batch"]) < tokens["fp8"]
+
+
+def test_calibration_by_command(capsys):
+    base = ("--model", "Qwen2.5-7B", "--gpu", "H200", "--gpus", "2", "--tp", "2", "--no-check", "--json")
+    plain = json.loads(run(capsys, *base)[1])
+    code, out, _ = run(capsys, *base, "--calibrate", "tp=1,concurrency=1,tpot_ms=5.5")
+    answer = json.loads(out)
+    assert code == 0 and abs(answer["calibration"]["error_after"][0]) < 0.01
+    assert answer["tpot_ms"] > plain["tpot_ms"]
+
+
+def test_without_sizes_it_ranks(capsys):
+    code, out, _ = run(capsys, "--model", "Llama-3.1-70B", "--gpu", "H100", "--gpus", "7", "--max-model-len", "8192", "--no-check", "--json")
+    answer = json.loads(out)
+    assert code == 0 and answer["ranking"] and answer["reasons"] and answer["gpus"] <= 7
+    code, out, _ = run(capsys, "--model", "Llama-3.1-70B", "--gpu", "H100", "--gpus", "4", "--no-check", "--max-model-len", "8192")
+    assert code == 0 and "ranking" in out and "TPOT" in out
+
+
+@pytest.mark.parametrize("args, words", [
+    (("--gpu", "H100", "--gpus", "7", "--tp", "7"), ("7 is not divisible by 4", "--tp 4")),
+    (("--gpu", "H100", "--gpus", "8", "--tp", "8"), ("divisible", "--tp 4")),
+    (("--gpu", "H100", "--gpus", "2", "--tp", "4"), ("needs 4 GPUs", "--tp 2")),
+    (("--gpu", "H100", "--gpu-memory-gib", "0"), ("0",)),
+    (("--gpu", "H100", "--gpus", "0"), ("at least 1",)),
+    (("--gpu", "GTX-480"), ("No data",)),
+    (("--gpu", "T4", "--tp", "1"), ("does not fit", "nearest that works")),
+    (("--gpu", "H100", "--tp", "1", "--calibrate", "tp=1,tpot=3"), ("cannot read",)),
+    (("--gpu", "H100", "--tp", "1", "--input-tokens", "40000"), ("longer than max_model_len",)),
+    (("--gpu", "H100", "--tp", "0"), ("at least 1",)),
+    (("--gpu", "H100", "--input-tokens", "0"), ("input_tokens", "at least 1")),
+    (("--gpu", "H100", "--tp", "1", "--output-tokens", "0"), ("output_tokens", "at least 1")),
+    (("--gpu", "H100", "--tp", "1", "--price", "-1"), ("price of a GPU for an hour", "-1")),
+    (("--gpu", "H100", "--price", "nan"), ("price of a GPU for an hour", "nan")),
+    (("--gpu", "H100", "--tp", "1", "--calibrate", "tpot_ms=5,concurrency=0"), ("concurrency", "at least 1")),
+    (("--gpu", "H100", "--tp", "1", "--calibrate", "prefill_ms=5,input_tokens=0"), ("input_tokens", "at least 1")),
+])  # fmt: skip
+def test_bad_input_by_command_is_one_line(args, words, capsys):
+    code, out, err = run(capsys, "--model", "Qwen2.5-7B", *args, "--no-check")
+    assert code == 2 and not out and err.startswith("error: ") and err.count("\n") == 1, (out, err)
+    for word in words:
+        assert word in err, f"{word!r} is not in {err!r}"
+
+
+def test_expert_parallelism_is_sized_and_its_speed_is_said_to_be_unknown(capsys):
+    base = ("--model", "Mixtral-8x7B", "--gpu", "H100", "--gpus", "2", "--tp", "2", "--no-check")
+    plain, experts = (run(capsys, *base, *more)[1] for more in ((), ("--enable-expert-parallel",)))
+    assert "note        expert parallelism is sized here, its speed is not predicted" in experts and "expert" not in plain
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "helpers.planning", "models"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "DeepSeek-V3" in done.stdout
+
+
+# ---------------------------------------------------------------- what vLLM says of itself
+def test_start_messages_are_read():
+    from helpers.planning.worker_probe import parse_log
+
+    text = (
+        "INFO [gpu_model_runner.py:1] Model loading took 14.29 GiB memory and 3.1 seconds\n"
+        "INFO [gpu_worker.py:1] Available KV cache memory: 54.68 GiB\n"
+        "INFO [kv_cache_utils.py:1] GPU KV cache size: 1,023,936 tokens, Maximum concurrency for 32,768 tokens per request: 31.25x\n"
+        "INFO CUDA graph pool memory: 0.45 GiB (actual), 0.61 GiB (estimated), difference: 0.16 GiB (35.6%).\n"
+        "INFO Free memory on device (78.6/79.18 GiB) on startup. Desired GPU memory utilization is (0.92, 72.85 GiB). Actual usage is "
+        "15.2 GiB for consumed memory (weights + non-torch), 2.97 GiB for peak activation, and 0.45 GiB for CUDAGraph memory. Replace\n"
+    )
+    found = parse_log(text)
+    assert found["weights_gib"] == 14.29 and found["kv_cache_tokens"] == 1_023_936 and found["consumed_gib"] == 15.2
+    assert found["graphs_estimate_gib"] == 0.61 and found["peak_activation_gib"] == pytest.approx(2.36)
+    assert parse_log("nothing") == {}
+
+
+def test_a_recorded_speed_up_counts_only_streams_that_run_at_once():
+    """One GPU runs 4 of 32 requests at once, two run all: the speed-up compares those steps, as the TPOT rows do."""
+    config = {"model": "Qwen2.5-7B", "pp": 1, "dp": 1, "output": 64}
+    records = [
+        {"id": str(tp), "file": "f", "gpu": "H100-SXM", "machine": {}, "config": {**config, "tp": tp, "engine_args": {"max_num_seqs": seqs}},
+         "measured": {"kv_cache_tokens": 1, "max_num_batched_tokens": 8192, "tpot_ms": {"1x128": 5.0, "32x128": 8.0}, "prefill_ms": {"1024": 30.0}}}
+        for tp, seqs in ((1, 4), (2, 256))
+    ]  # fmt: skip
+    rows = {(row.config, row.quantity, row.case): row.plain for row in accuracy.compare(records)}
+    assert rows["2", "speedup", "32x128"] == pytest.approx(rows["1", "tpot_ms", "32x128"] / rows["2", "tpot_ms", "32x128"])
+
+
+# ---------------------------------------------------------------- layouts in a child
+@pytest.fixture
+def cpu_profile(monkeypatch):
+    from types import SimpleNamespace
+
+    from helpers.planning import layouts as trial
+
+    inventory = importlib.import_module("helpers.planning.inventory")  # the package has a function of that name
+    monkeypatch.setattr(inventory, "inventory", lambda: inventory.Inventory((), cpu_cores=2))
+    monkeypatch.setattr(trial, "_in_this_process", lambda profile, job: trial.Trial(1, 1))
+    return SimpleNamespace(name="cpu", model="m", engine_args={})
+
+
+def test_a_child_that_failed_is_not_started_again_for_the_next_layout(cpu_profile, monkeypatch):
+    from helpers.planning import layouts as trial
+
+    started = []
+    monkeypatch.setattr(trial, "_child", lambda job, timeout_s: started.append(job) or [trial.Trial(*job["layouts"][0], problem="did not begin")])
+    done = list(trial.run_trials(cpu_profile, [(1, 1), (1, 2), (2, 1)]))
+    assert len(started) == 1 and [bool(t.problem) for t in done] == [False, True, True]
+
+
+def test_a_row_that_the_end_of_the_time_cut_off_is_left_out(monkeypatch):
+    from types import SimpleNamespace
+
+    from helpers.engine import processes
+    from helpers.planning import layouts as trial
+
+    def spawn(command, env, log):
+        with open(json.loads(command[-1])["out"], "w") as file:
+            file.write('{"tp": 2, "pp": 1, "startup_s": 1.5, "tpot_ms": {"1": 2.0}}\n{"tp": 2, "pp": 1, "star')
+        return SimpleNamespace(wait=lambda timeout_s: None)
+
+    monkeypatch.setattr(processes, "spawn", spawn)
+    monkeypatch.setattr(processes, "stop", lambda process: None)
+    job = {"model": "m", "cpu": True, "layouts": [(2, 1)]}
+    assert [str(t) for t in trial._child(job, 1)] == ["TP 2: started in 1.5 s, 0 tokens of KV cache; TPOT 2.00 ms with 1 stream"]

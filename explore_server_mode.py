@@ -62,26 +62,67 @@ def arguments(argv=None) -> argparse.Namespace:
         prog="explore_server_mode.py", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--model", metavar="NAME", help="a Hugging Face id or a folder (default: fits this machine)")
-    parser.add_argument("--load-format", choices=["dummy"], help="random weights: a model's real shape without a download")
-    parser.add_argument("--port", type=int, metavar="N", help="port on 127.0.0.1 (default: a free one)")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
-                        help="an option of `vllm serve`, such as max_num_seqs=4; can be given again")
-    parser.add_argument("--concurrency", type=int, default=8, metavar="N", help="clients at the same time (default: %(default)s)")
-    parser.add_argument("--requests", type=int, metavar="N", help="concurrent requests in all (default: 2 a client)")
-    parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="longest answer in tokens (default: %(default)s)")
-    parser.add_argument("--keep-running", action="store_true", help="leave the server up at the end, until Ctrl-C")
-    parser.add_argument("--connect", metavar="URL", help="use a server that is up already; nothing is started or stopped")
-    parser.add_argument("--api-key", metavar="KEY", help="the key for --connect (or the variable VLLM_API_KEY); "
-                        "for a server started here: this key instead of a new one")
+    parser.add_argument(
+        "--model", metavar="NAME", help="a Hugging Face id or a folder (default: fits this machine)"
+    )
+    parser.add_argument(
+        "--load-format",
+        choices=["dummy"],
+        help="random weights: a model's real shape without a download",
+    )
+    parser.add_argument(
+        "--port", type=int, metavar="N", help="port on 127.0.0.1 (default: a free one)"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of `vllm serve`, such as max_num_seqs=4; can be given again",
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=8,
+        metavar="N",
+        help="clients at the same time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--requests", type=int, metavar="N", help="concurrent requests in all (default: 2 a client)"
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="longest answer in tokens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keep-running", action="store_true", help="leave the server up at the end, until Ctrl-C"
+    )
+    parser.add_argument(
+        "--connect",
+        metavar="URL",
+        help="use a server that is up already; nothing is started or stopped",
+    )
+    parser.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="the key for --connect (or the variable VLLM_API_KEY); "
+        "for a server started here: this key instead of a new one",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON, too")
     given = parser.parse_args(argv)
     for name in ("concurrency", "requests", "max_tokens"):
         value = getattr(given, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    if given.connect and (given.model or given.port or given.option or given.keep_running or given.load_format):
-        parser.error("--connect uses a server as it is: leave --model, --load-format, --port, --option and --keep-running out")
+    if given.connect and (
+        given.model or given.port or given.option or given.keep_running or given.load_format
+    ):
+        parser.error(
+            "--connect uses a server as it is: leave --model, --load-format, --port, --option and --keep-running out"
+        )
     given.options = dict(read_option(parser, text) for text in given.option)
     given.requests = given.requests or 2 * given.concurrency
     if given.json and not Path(given.json).absolute().parent.is_dir():
@@ -90,7 +131,7 @@ def arguments(argv=None) -> argparse.Namespace:
 
 
 def read_option(parser, text: str) -> tuple[str, object]:
-    """"max_num_seqs=4" -> ("max_num_seqs", 4): numbers, true, false and JSON are read as such, the rest is text."""
+    """ "max_num_seqs=4" -> ("max_num_seqs", 4): numbers, true, false and JSON are read as such, the rest is text."""
     name, equals, value = text.partition("=")
     name = name.strip().lstrip("-").replace("-", "_")
     if not name or not equals:
@@ -122,7 +163,9 @@ def run(given: argparse.Namespace) -> None:
     try:
         from helpers.server.server import connect, start_server
     except ImportError as error:
-        raise Failure(f"{error.name or error} is not installed here: run `make setup` once, then `source .venv/bin/activate`.") from None
+        raise Failure(
+            f"{error.name or error} is not installed here: run `make setup` once, then `source .venv/bin/activate`."
+        ) from None
 
     if given.connect:
         server = connect(given.connect, given.api_key or os.environ.get("VLLM_API_KEY", ""))
@@ -131,7 +174,9 @@ def run(given: argparse.Namespace) -> None:
         from helpers.engine.profile import load_profile
 
         profile = load_profile(model=given.model, load_format=given.load_format)
-        print(f"Machine  {profile.machine}\nModel    {profile.model_label} ({profile.weights} weights)")
+        print(
+            f"Machine  {profile.machine}\nModel    {profile.model_label} ({profile.weights} weights)"
+        )
         print("Starting the server ...", flush=True)
         server = start_server(profile, port=given.port, api_key=given.api_key, **given.options)
         print(f"Up after {server.startup_s:.1f} s at {server.url}, log {server.log_path}")
@@ -151,35 +196,76 @@ def explore(server, given) -> dict:
     from helpers.server.load import timed_stream, together
 
     client = server.openai(timeout=300)
-    report = {"url": server.url, "model": server.model, "options": server.engine_args, "startup_s": server.startup_s}
+    report = {
+        "url": server.url,
+        "model": server.model,
+        "options": server.engine_args,
+        "startup_s": server.startup_s,
+    }
 
     heading("1. A completion", "POST /v1/completions")
     prompt = "vLLM is"
     started = time.perf_counter()
-    answer = client.completions.create(model=server.model, prompt=prompt, max_tokens=24, temperature=0)
-    print("  The model goes on with the text. One that has learned chats alone, as the one that ships, has little to say here.")
-    report["completion"] = show(prompt, answer.choices[0].text, answer.usage, answer.choices[0].finish_reason,
-                                time.perf_counter() - started)
+    answer = client.completions.create(
+        model=server.model, prompt=prompt, max_tokens=24, temperature=0
+    )
+    print(
+        "  The model goes on with the text. One that has learned chats alone, as the one that ships, has little to say here."
+    )
+    report["completion"] = show(
+        prompt,
+        answer.choices[0].text,
+        answer.usage,
+        answer.choices[0].finish_reason,
+        time.perf_counter() - started,
+    )
 
     heading("2. A chat", "POST /v1/chat/completions")
     question = QUESTIONS[0]
     started = time.perf_counter()
     answer = client.chat.completions.create(
-        model=server.model, messages=[{"role": "user", "content": question}], max_tokens=given.max_tokens, temperature=0)
-    report["chat"] = show(question, answer.choices[0].message.content, answer.usage, answer.choices[0].finish_reason,
-                          time.perf_counter() - started)
+        model=server.model,
+        messages=[{"role": "user", "content": question}],
+        max_tokens=given.max_tokens,
+        temperature=0,
+    )
+    report["chat"] = show(
+        question,
+        answer.choices[0].message.content,
+        answer.usage,
+        answer.choices[0].finish_reason,
+        time.perf_counter() - started,
+    )
 
     heading("3. A streamed chat", 'the same with "stream": true')
-    timed_stream(server, messages=[{"role": "user", "content": QUESTIONS[1]}], max_tokens=8)  # the first one is slower: not in the times
-    stream = timed_stream(server, messages=[{"role": "user", "content": question}], max_tokens=given.max_tokens, temperature=0)
+    timed_stream(
+        server, messages=[{"role": "user", "content": QUESTIONS[1]}], max_tokens=8
+    )  # the first one is slower: not in the times
+    stream = timed_stream(
+        server,
+        messages=[{"role": "user", "content": question}],
+        max_tokens=given.max_tokens,
+        temperature=0,
+    )
     if stream.error:
         raise Failure(f"The streamed chat broke off: {stream.error}")
-    report["stream"] = {**figures([stream], stream.e2e_s), "chunks": len(stream.chunks), "text": stream.text}
-    print(f"  came back    {len(stream.chunks)} chunks, the first after {1e3 * (stream.ttft_s or 0):.0f} ms (TTFT)")
-    print(f"  then         a token every {1e3 * (stream.tpot_s or 0):.1f} ms (TPOT): "
-          f"{stream.output_tokens / stream.e2e_s:,.0f} output tokens/s for one client")
+    report["stream"] = {
+        **figures([stream], stream.e2e_s),
+        "chunks": len(stream.chunks),
+        "text": stream.text,
+    }
+    print(
+        f"  came back    {len(stream.chunks)} chunks, the first after {1e3 * (stream.ttft_s or 0):.0f} ms (TTFT)"
+    )
+    print(
+        f"  then         a token every {1e3 * (stream.tpot_s or 0):.1f} ms (TPOT): "
+        f"{stream.output_tokens / stream.e2e_s:,.0f} output tokens/s for one client"
+    )
 
-    heading(f"4. Concurrent chats: {given.requests} requests, {given.concurrency} at a time", "continuous batching")
+    heading(
+        f"4. Concurrent chats: {given.requests} requests, {given.concurrency} at a time",
+        "continuous batching",
+    )
     started = time.perf_counter()
     answers = together(
         server, [{"messages": [{"role": "user", "content": QUESTIONS[i % len(QUESTIONS)]}]} for i in range(given.requests)],
@@ -188,22 +274,32 @@ def explore(server, given) -> dict:
     seconds = time.perf_counter() - started
     lost = [one.error for one in answers if one.error]
     if lost:
-        raise Failure(f"{len(lost)} of {len(answers)} concurrent requests were not answered: {lost[0]}")
+        raise Failure(
+            f"{len(lost)} of {len(answers)} concurrent requests were not answered: {lost[0]}"
+        )
     many = figures(answers, seconds)
     report["concurrent"] = {**many, "concurrency": given.concurrency}
     alone = report["stream"]
     print(f"  {'':14}{'TTFT p50':>10}{'TTFT max':>10}{'TPOT p50':>10}{'output tokens/s':>17}")
     for label, row in (("one client", alone), (f"{given.concurrency} clients", many)):
-        print(f"  {label:14}{row['ttft_ms_p50']:>7.0f} ms{row['ttft_ms_max']:>7.0f} ms{row['tpot_ms_p50']:>7.1f} ms"
-              f"{row['output_tokens_per_s']:>17,.0f}")
+        print(
+            f"  {label:14}{row['ttft_ms_p50']:>7.0f} ms{row['ttft_ms_max']:>7.0f} ms{row['tpot_ms_p50']:>7.1f} ms"
+            f"{row['output_tokens_per_s']:>17,.0f}"
+        )
     gain = many["output_tokens_per_s"] / alone["output_tokens_per_s"]
     print(f"  {given.concurrency} clients together get {gain:.1f} times the tokens of one client.")
 
     shown = {name: value for name, value in server.engine_args.items() if name != "model"}
     if shown:
         heading("Options of this server", "")
-        print(textwrap.fill(", ".join(f"{name}={value}" for name, value in shown.items()), 96,
-                            initial_indent="  ", subsequent_indent="  "))
+        print(
+            textwrap.fill(
+                ", ".join(f"{name}={value}" for name, value in shown.items()),
+                96,
+                initial_indent="  ",
+                subsequent_indent="  ",
+            )
+        )
     return report
 
 
@@ -227,10 +323,22 @@ def heading(title: str, what: str) -> None:
 
 def show(sent: str, text: str, usage, finish_reason: str, seconds: float) -> dict:
     print(f"  sent         {sent!r}")
-    print(textwrap.fill(repr(text), 96, initial_indent="  came back    ", subsequent_indent="               "))
-    print(f"  tokens       {usage.prompt_tokens} in, {usage.completion_tokens} out, ended by {finish_reason!r}; {seconds:.2f} s")
-    return {"sent": sent, "text": text, "prompt_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens,
-            "finish_reason": finish_reason, "seconds": seconds}
+    print(
+        textwrap.fill(
+            repr(text), 96, initial_indent="  came back    ", subsequent_indent="               "
+        )
+    )
+    print(
+        f"  tokens       {usage.prompt_tokens} in, {usage.completion_tokens} out, ended by {finish_reason!r}; {seconds:.2f} s"
+    )
+    return {
+        "sent": sent,
+        "text": text,
+        "prompt_tokens": usage.prompt_tokens,
+        "output_tokens": usage.completion_tokens,
+        "finish_reason": finish_reason,
+        "seconds": seconds,
+    }
 
 
 def write(path: str, report: dict) -> None:
@@ -244,8 +352,12 @@ def write(path: str, report: dict) -> None:
 def keep_running(server) -> None:
     print(f"\nThe server stays up at {server.url}. Try it from another terminal:")
     print(f"  export VLLM_API_KEY={server.api_key}")
-    print(f"  curl {server.url}/v1/chat/completions -H \"Authorization: Bearer $VLLM_API_KEY\" -H 'Content-Type: application/json' \\")
-    print(f"""    -d '{{"model": "{server.model}", "messages": [{{"role": "user", "content": "What is a token?"}}]}}'""")
+    print(
+        f"  curl {server.url}/v1/chat/completions -H \"Authorization: Bearer $VLLM_API_KEY\" -H 'Content-Type: application/json' \\"
+    )
+    print(
+        f"""    -d '{{"model": "{server.model}", "messages": [{{"role": "user", "content": "What is a token?"}}]}}'"""
+    )
     print("Ctrl-C ends it.", flush=True)
     try:
         while server.is_up:

@@ -22,13 +22,18 @@ BENCHMARKS = {
 def main(names: list[str]) -> int:
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        print(f"There is no benchmark {', '.join(unknown)}. There are: {', '.join(BENCHMARKS)}.", file=sys.stderr)
+        print(
+            f"There is no benchmark {', '.join(unknown)}. There are: {', '.join(BENCHMARKS)}.",
+            file=sys.stderr,
+        )
         return 2
     failed = []
     for name in names or BENCHMARKS:
         print(f"\n== {name}: {BENCHMARKS[name]}", flush=True)
         # A process each: an engine's imports and memory must not colour the next one's numbers.
-        code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=Path(__file__).resolve().parents[1]).returncode
+        code = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}"], cwd=Path(__file__).resolve().parents[1]
+        ).returncode
         if code:
             failed.append(name)
     if failed:

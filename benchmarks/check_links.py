@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
-LINK = re.compile(r"\[[^\]]*\]\((https?://[^\s)]+)\)|<(https?://[^\s>]+)>|(?<![(<\[\w])(https?://[^\s)>\]`\"']+)")
+LINK = re.compile(
+    r"\[[^\]]*\]\((https?://[^\s)]+)\)|<(https?://[^\s>]+)>|(?<![(<\[\w])(https?://[^\s)>\]`\"']+)"
+)
 LOCAL = re.compile(r"https?://(localhost|127\.|0\.0\.0\.0|\[::1\]|HOST|HEAD)")
 AGENT = "Mozilla/5.0 (X11; Linux x86_64) link check of a course workbook"
 
@@ -50,7 +52,9 @@ def text_of(path: Path) -> str:
 
 def ask(url: str, timeout_s: float = 20) -> Answer:
     """GET `url` and say what came back; the body is not read."""
-    request = urllib.request.Request(url.split("#")[0], headers={"User-Agent": AGENT, "Accept": "text/html,*/*"})
+    request = urllib.request.Request(
+        url.split("#")[0], headers={"User-Agent": AGENT, "Accept": "text/html,*/*"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:
             final = reply.geturl()
@@ -65,11 +69,26 @@ def ask(url: str, timeout_s: float = 20) -> Answer:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.check_links", description=__doc__.split("\n")[0])
-    parser.add_argument("files", nargs="*", type=Path, help="Markdown files or notebooks (default: all that readers see)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.check_links", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        help="Markdown files or notebooks (default: all that readers see)",
+    )
     parser.add_argument("--timeout", type=float, default=20, help="seconds for each address")
     options = parser.parse_args(arguments)
-    files = options.files or [p for p in (REPO / "reading_list.md", REPO / "README.md", *sorted((REPO / "notebooks").glob("*.ipynb"))) if p.exists()]
+    files = options.files or [
+        p
+        for p in (
+            REPO / "reading_list.md",
+            REPO / "README.md",
+            *sorted((REPO / "notebooks").glob("*.ipynb")),
+        )
+        if p.exists()
+    ]
     where: dict[str, list[str]] = {}
     for path in files:
         for url in links_in(text_of(path)):
@@ -77,8 +96,14 @@ def main(arguments: list[str] | None = None) -> int:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda url: ask(url, options.timeout), where))
     for answer in sorted(answers, key=lambda a: (a.state == "ok", a.state, a.url)):
-        print(f"{answer.state:<11} {answer.url}  ({', '.join(where[answer.url])})" + (f"  {answer.note}" if answer.note else ""))
-    count = {state: sum(a.state == state for a in answers) for state in ("ok", "moved", "refused", "gone", "unreachable")}
+        print(
+            f"{answer.state:<11} {answer.url}  ({', '.join(where[answer.url])})"
+            + (f"  {answer.note}" if answer.note else "")
+        )
+    count = {
+        state: sum(a.state == state for a in answers)
+        for state in ("ok", "moved", "refused", "gone", "unreachable")
+    }
     print(", ".join(f"{n} {state}" for state, n in count.items()))
     if answers and count["unreachable"] == len(answers):
         print("Nothing could be reached: this machine has no internet, so nothing was checked.")

@@ -20,7 +20,9 @@ from helpers.engine.profile import load_profile
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--opens", type=int, default=6)
     parser.add_argument("--model")
     parser.add_argument("--load-format")
@@ -32,16 +34,31 @@ def main(argv: list[str] | None = None) -> int:
         engine = open_engine(profile)
         opened = time.perf_counter()
         report = engine.close()
-        rows.append({"start_s": opened - start, "close_s": time.perf_counter() - opened, "after_gib": report.after_gib,
-                     "processes_left": len(report.processes_left)})
-        print(f"{'first' if i == 0 else i:>5}: start {rows[-1]['start_s']:6.2f} s, close {rows[-1]['close_s']:5.2f} s, "
-              f"{report.after_gib:.3f} GiB after", flush=True)
+        rows.append(
+            {
+                "start_s": opened - start,
+                "close_s": time.perf_counter() - opened,
+                "after_gib": report.after_gib,
+                "processes_left": len(report.processes_left),
+            }
+        )
+        print(
+            f"{'first' if i == 0 else i:>5}: start {rows[-1]['start_s']:6.2f} s, close {rows[-1]['close_s']:5.2f} s, "
+            f"{report.after_gib:.3f} GiB after",
+            flush=True,
+        )
     later = rows[1:]
     grown = later[-1]["after_gib"] / rows[0]["after_gib"] - 1
     start = statistics.median(row["start_s"] for row in later)
-    print(f"Median start {start:.2f} s, memory {grown:+.1%} after {options.opens} more opens, on {profile.machine} "
-          f"({gpu_memory.memory_now()['source']})")
-    keep("engine_start", profile, {"median_start_s": start, "memory_growth_share": grown, "opens": rows})
+    print(
+        f"Median start {start:.2f} s, memory {grown:+.1%} after {options.opens} more opens, on {profile.machine} "
+        f"({gpu_memory.memory_now()['source']})"
+    )
+    keep(
+        "engine_start",
+        profile,
+        {"median_start_s": start, "memory_growth_share": grown, "opens": rows},
+    )
     on_cpu = profile.name == "cpu"
     target_s = 4.0 if on_cpu else 95.0
     per_open_mib = (later[-1]["after_gib"] - rows[0]["after_gib"]) * 1024 / options.opens

@@ -20,10 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.memory_returns import small_profile
 from benchmarks.record import keep
 from helpers import REPO, gpu_memory
 from helpers.engine import processes as lifeline
-from benchmarks.memory_returns import small_profile
 
 TARGET_S = 10.0
 CHILD = """
@@ -51,7 +51,11 @@ class Child:
     def __init__(self, what: str, folder: Path):
         # A cache of its own: two engines beside each other are not allowed in one workbook, and this test wants them.
         cache = folder / "cache"
-        env = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))}
+        env = {
+            **os.environ,
+            "XDG_CACHE_HOME": str(cache),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
+        }
         self.what = what
         self.log = folder / "log"
         self.began = time.monotonic()
@@ -100,20 +104,26 @@ def kill(child: Child, share_gib: float = 0.0, patience_s: float = 3 * TARGET_S)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", nargs="+", choices=("kernel", "server"), default=["kernel", "server"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--what", nargs="+", choices=("kernel", "server"), default=["kernel", "server"]
+    )
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--together", action="store_true")
     options = parser.parse_args(argv)
     profile = small_profile()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time limit must not leave children behind
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # a time limit must not leave children behind
     idle = gpu_memory.memory_now([1])["used_gib"] if gpu_memory.has_gpu() else 0.0
     plan = [what for _ in range(options.times) for what in options.what]
     rows, failures = [], []
     with tempfile.TemporaryDirectory(prefix="kills-", ignore_cleanup_errors=True) as scratch:
         waiting: list[Child] = []
         try:
-            for batch in ([plan] if options.together else [[what] for what in plan]):
+            for batch in [plan] if options.together else [[what] for what in plan]:
                 for number, what in enumerate(batch):
                     folder = Path(scratch) / f"{len(rows)}-{number}"
                     folder.mkdir()
@@ -128,7 +138,11 @@ def main(argv: list[str] | None = None) -> int:
                         print(error, flush=True)
                         waiting.remove(child)
                         child.end()
-                share = (gpu_memory.memory_now([1])["used_gib"] - idle) / max(1, len(up)) if gpu_memory.has_gpu() else 0.0
+                share = (
+                    (gpu_memory.memory_now([1])["used_gib"] - idle) / max(1, len(up))
+                    if gpu_memory.has_gpu()
+                    else 0.0
+                )
                 for child in up:
                     row = kill(child, share)
                     waiting.remove(child)
@@ -142,7 +156,11 @@ def main(argv: list[str] | None = None) -> int:
             for child in waiting:
                 child.end()
     end = gpu_memory.memory_now([1])["used_gib"] if gpu_memory.has_gpu() else 0.0
-    late = [r for r in rows if r["gone_s"] is None or r["free_s"] is None or max(r["gone_s"], r["free_s"]) > TARGET_S]
+    late = [
+        r
+        for r in rows
+        if r["gone_s"] is None or r["free_s"] is None or max(r["gone_s"], r["free_s"]) > TARGET_S
+    ]
     orphans = lifeline.find_orphans()
     print(f"{len(rows)} kills, {len(late)} later than {TARGET_S:.0f} s, {len(failures)} did not start; device memory {idle:.3f} GiB before, "
           f"{end:.3f} after; processes without an owner: {len(orphans)}")  # fmt: skip

@@ -19,8 +19,8 @@ import re
 import sys
 from pathlib import Path
 
-from helpers.results import recorded as reference, store
-
+from helpers.results import recorded as reference
+from helpers.results import store
 from helpers.run import summary
 
 LIMIT = 1_500_000  # bytes of a page
@@ -104,18 +104,27 @@ def page_of(path: Path, label: str) -> str:
     from pygments.formatters import HtmlFormatter
 
     notebook = nbformat.read(path, as_version=4)
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(
+        template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True
+    )
     colours = HtmlFormatter(style="default").get_style_defs(".highlight")
     head = (f"<style>{STYLE}{colours}</style>\n<p class='note'>Executed on: <b>{html.escape(label)}</b>. A recorded run, kept as it was; "
             f"the notebook itself is notebooks/{html.escape(path.name)}.</p>\n")  # fmt: skip
     size = 0
-    for reduction in ({}, {"colours": 64}, {"colours": 32, "width": 900}, {"colours": 16, "width": 640}):
+    for reduction in (
+        {},
+        {"colours": 64},
+        {"colours": 32, "width": 900},
+        {"colours": 16, "width": 640},
+    ):
         body, _ = exporter.from_notebook_node(lean(notebook, **reduction))
         text = summary.page(f"{path.stem}, executed", head + body)
         size = len(text.encode())
         if size <= LIMIT:
             return text
-    raise ValueError(f"{path.name} is {size / 1e6:.1f} MB as a page even with small pictures: which output is so large?")
+    raise ValueError(
+        f"{path.name} is {size / 1e6:.1f} MB as a page even with small pictures: which output is so large?"
+    )
 
 
 def small_record(record: dict) -> dict:
@@ -124,7 +133,9 @@ def small_record(record: dict) -> dict:
 
     def trim(value, where):
         if isinstance(value, dict):
-            return {k: kept for k, v in value.items() if (kept := trim(v, f"{where}.{k}")) is not _GONE}
+            return {
+                k: kept for k, v in value.items() if (kept := trim(v, f"{where}.{k}")) is not _GONE
+            }
         if isinstance(value, list):
             if len(value) > LONGEST_LIST:
                 dropped.append(where.lstrip("."))
@@ -143,7 +154,9 @@ def benchmark_records(folder: Path) -> list[dict]:
     """Lines that benchmarks.record.keep wrote, as records of the notebook "benchmarks"."""
     found = []
     for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        for number, line in enumerate(
+            path.read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
             try:
                 row = json.loads(line)
             except ValueError:
@@ -152,7 +165,13 @@ def benchmark_records(folder: Path) -> list[dict]:
             if "benchmark" not in row:
                 continue  # the planner's records have a form, and a place, of their own
             metrics = row["metrics"]
-            parts = [metrics.get("part"), metrics.get("what"), metrics.get("streams"), metrics.get("tokens"), metrics.get("open")]
+            parts = [
+                metrics.get("part"),
+                metrics.get("what"),
+                metrics.get("streams"),
+                metrics.get("tokens"),
+                metrics.get("open"),
+            ]
             variant = " ".join(str(p) for p in parts if p is not None) or "result"
             if row["benchmark"] == "kills":
                 variant += f" {number}"  # every kill counts, not the last alone
@@ -169,7 +188,10 @@ def make(run: Path, out: Path, records: Path | None = None) -> list[Path]:
     rows = store.latest_of(own) + (store.latest_of(benchmark_records(records)) if records else [])
     if not rows:
         raise ValueError(f"{run} holds no measurements: give the folder that helpers.run wrote.")
-    origin = next((r["provenance"] for r in reversed(rows) if (r.get("provenance") or {}).get("model")), rows[-1].get("provenance") or {})
+    origin = next(
+        (r["provenance"] for r in reversed(rows) if (r.get("provenance") or {}).get("model")),
+        rows[-1].get("provenance") or {},
+    )
     place = out / reference.slug(origin)
     place.mkdir(parents=True, exist_ok=True)
     file = place / store.FILE_NAME
@@ -179,7 +201,9 @@ def make(run: Path, out: Path, records: Path | None = None) -> list[Path]:
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     written = [file]
     for path in sorted(run.glob("[0-9][0-9]_*.ipynb")):
-        mine = next((r for r in reversed(own) if r["notebook"] == path.stem), {"provenance": origin})
+        mine = next(
+            (r for r in reversed(own) if r["notebook"] == path.stem), {"provenance": origin}
+        )
         page = place / f"{path.stem}.html"
         page.write_text(page_of(path, reference.label_of(mine)), encoding="utf-8")
         written.append(page)
@@ -187,7 +211,9 @@ def make(run: Path, out: Path, records: Path | None = None) -> list[Path]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--records", type=Path, help="folder with what the benchmarks wrote")
     parser.add_argument("--out", type=Path, default=reference.FOLDER)

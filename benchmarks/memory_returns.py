@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from pathlib import Path
 
 from benchmarks.record import keep, records_folder
 from helpers import gpu_memory, tiny_model
@@ -22,7 +20,12 @@ from helpers.engine.engine import open_engine
 from helpers.engine.profile import load_profile
 
 TARGET = 0.01
-SMALL = {"max_model_len": 1024, "max_num_seqs": 16, "enforce_eager": True, "kv_cache_memory_bytes": 256 * 2**20}
+SMALL = {
+    "max_model_len": 1024,
+    "max_num_seqs": 16,
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 256 * 2**20,
+}
 
 
 def small_profile():
@@ -50,10 +53,16 @@ def recorded(run: str) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--opens", type=int, default=20)
-    parser.add_argument("--budget-s", type=float, default=float("inf"), help="begin no open after so many seconds")
-    parser.add_argument("--run", default=time.strftime("%Y%m%d-%H%M%S"), help="name of the run, to go on with it")
+    parser.add_argument(
+        "--budget-s", type=float, default=float("inf"), help="begin no open after so many seconds"
+    )
+    parser.add_argument(
+        "--run", default=time.strftime("%Y%m%d-%H%M%S"), help="name of the run, to go on with it"
+    )
     options = parser.parse_args(argv)
     profile = small_profile()
     began = time.monotonic()
@@ -62,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     for i in range(len(rows), options.opens):
         took = max((row["seconds"] for row in rows), default=30.0)
         if time.monotonic() - began + took > options.budget_s:
-            print(f"time is up after {len(rows)} opens; the same command with --run {options.run} goes on")
+            print(
+                f"time is up after {len(rows)} opens; the same command with --run {options.run} goes on"
+            )
             return verdict(rows, profile) or 3
         start = time.perf_counter()
         engine = open_engine(profile, **small_engine(profile))

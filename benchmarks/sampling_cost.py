@@ -15,16 +15,18 @@ import time
 
 from benchmarks.record import keep
 from helpers.engine.engine import open_engine
+from helpers.engine.profile import load_profile
 from helpers.gpu_memory import MemorySampler
 from helpers.measure import run_workload, warm_up
-from helpers.engine.profile import load_profile
 from helpers.workloads import uniform
 
 RATES_HZ = (10, 50)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--input-tokens", type=int, default=128)
@@ -36,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     with open_engine(profile, max_model_len=options.input_tokens + options.output_tokens) as engine:
         engine._sampler.stop()  # the engine watches its own memory, four times a second: not in these runs
         warm_up(engine)
-        found = measure(engine, options.rounds, options.input_tokens, options.output_tokens, options.requests)
+        found = measure(
+            engine, options.rounds, options.input_tokens, options.output_tokens, options.requests
+        )
     keep("sampling_cost", profile, found)
     print(f"{describe(found)}\nOn {profile.machine}. Target: under 1 % at 10 Hz.")
     within_noise = found["cost_percent_at_10_hz"] < 1 + found["noise_percent"]

@@ -14,13 +14,15 @@ import statistics
 import time
 
 from benchmarks.record import keep
-from helpers.server.load import run_load
 from helpers.engine.profile import load_profile
+from helpers.server.load import run_load
 from helpers.server.server import start_server
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--model")
     parser.add_argument("--load-format")
@@ -31,24 +33,39 @@ def main(argv: list[str] | None = None) -> int:
     for _ in range(options.starts):
         for way, quick in ways.items():  # in turns, so that a busy moment meets both
             with start_server(profile, quick=quick) as server:
-                loads = [run_load(server, requests=64, input_tokens=96, output_tokens=48) for _ in range(3)]
+                loads = [
+                    run_load(server, requests=64, input_tokens=96, output_tokens=48)
+                    for _ in range(3)
+                ]
                 begun = time.perf_counter()
                 report = server.stop()
             row = {"start_s": server.startup_s, "stop_s": time.perf_counter() - begun, "processes_left": len(report.processes_left),
                    "output_tokens_per_s": max(load.metrics["output_tokens_per_s"] for load in loads)}  # fmt: skip
             found[way].append(row)
-            print(f"{way:>10}: start {row['start_s']:6.1f} s, {row['output_tokens_per_s']:7,.0f} output tokens/s, stop {row['stop_s']:.1f} s",
-                  flush=True)
-    middle = {way: {name: statistics.median(row[name] for row in rows) for name in rows[0]} for way, rows in found.items()}
+            print(
+                f"{way:>10}: start {row['start_s']:6.1f} s, {row['output_tokens_per_s']:7,.0f} output tokens/s, stop {row['stop_s']:.1f} s",
+                flush=True,
+            )
+    middle = {
+        way: {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+        for way, rows in found.items()
+    }
     keep("server_start", profile, {"median": middle, "starts": found})
     for way, row in middle.items():
-        print(f"Median, {way}: start {row['start_s']:.1f} s, {row['output_tokens_per_s']:,.0f} output tokens/s, on {profile.machine}")
+        print(
+            f"Median, {way}: start {row['start_s']:.1f} s, {row['output_tokens_per_s']:,.0f} output tokens/s, on {profile.machine}"
+        )
     if any(row["processes_left"] for rows in found.values() for row in rows):
         return 1
     if len(middle) == 1:
         return 0
     quick, own = middle["quick"], middle["vLLM's own"]
-    return 0 if quick["start_s"] <= 0.7 * own["start_s"] and quick["output_tokens_per_s"] >= 0.9 * own["output_tokens_per_s"] else 1
+    return (
+        0
+        if quick["start_s"] <= 0.7 * own["start_s"]
+        and quick["output_tokens_per_s"] >= 0.9 * own["output_tokens_per_s"]
+        else 1
+    )
 
 
 if __name__ == "__main__":

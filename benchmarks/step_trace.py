@@ -21,8 +21,14 @@ from pathlib import Path
 CLASSES = (
     ("KV cache write", r"reshape_and_cache|cache_kernel|kv_cache_update|slot_mapping"),
     ("attention", r"flash|fmha|attention|attn|paged"),
-    ("matrix products", r"gemm|nvjet|cutlass|cublas|wgmma|splitk|sgemm|gemv|aten::(mm|addmm|bmm|linear|matmul)|onednn|mkldnn"),
-    ("sampling", r"argmax|topk|top_k|softmax|sample|sampler|gumbel|multinomial|penalt|sort|ArgMax|logits"),
+    (
+        "matrix products",
+        r"gemm|nvjet|cutlass|cublas|wgmma|splitk|sgemm|gemv|aten::(mm|addmm|bmm|linear|matmul)|onednn|mkldnn",
+    ),
+    (
+        "sampling",
+        r"argmax|topk|top_k|softmax|sample|sampler|gumbel|multinomial|penalt|sort|ArgMax|logits",
+    ),
     ("norms, activations, rotary", r"triton_|rms_norm|rotary|silu|act_and_mul|layernorm|fused_add"),
     ("copies", r"memcpy|memset|copy_|Memcpy|Memset|CatArray|index_select|gather|scatter"),
 )
@@ -31,7 +37,9 @@ STEP = re.compile(r"context_(\d+)\D.*generation_(\d+)")
 
 def class_of(name: str) -> str:
     """Which part of a step a kernel belongs to, by its name."""
-    return next((label for label, pattern in CLASSES if re.search(pattern, name, re.IGNORECASE)), "other")
+    return next(
+        (label for label, pattern in CLASSES if re.search(pattern, name, re.IGNORECASE)), "other"
+    )
 
 
 def read_events(path: str | Path) -> list[dict]:
@@ -52,10 +60,15 @@ def summarise(events: list[dict], streams: int | None = None, top: int = 12) -> 
     marks: list[dict] = []
     # On the GPU's own clock if the trace has the marks there; else the CPU's, which is at most a step ahead.
     for category in ("gpu_user_annotation", "user_annotation") if on_gpu else ("user_annotation",):
-        marks = marks or sorted((e for e in events if e.get("cat") == category and STEP.search(e["name"])), key=lambda e: e["ts"])
+        marks = marks or sorted(
+            (e for e in events if e.get("cat") == category and STEP.search(e["name"])),
+            key=lambda e: e["ts"],
+        )
     decoding = [int(m[2]) for e in marks if (m := STEP.search(e["name"])) and m[1] == "0"]
     if not decoding:
-        raise ValueError("The trace holds no step of pure decoding: profile a run that generates more tokens.")
+        raise ValueError(
+            "The trace holds no step of pure decoding: profile a run that generates more tokens."
+        )
     streams = streams or statistics.mode(decoding)
     windows = []
     for this, following in zip(marks, marks[1:]):
@@ -64,7 +77,11 @@ def summarise(events: list[dict], streams: int | None = None, top: int = 12) -> 
             windows.append((this["ts"], following["ts"]))
     if not windows:
         raise ValueError(f"The trace holds no two steps in a row that decode {streams} sequences.")
-    work = [e for e in events if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")] if on_gpu else _own_times(events)
+    work = (
+        [e for e in events if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+        if on_gpu
+        else _own_times(events)
+    )
     work.sort(key=lambda e: e["ts"])
     # Steps that were held up (by the trace's own writing, say) would hide where a usual step's time goes.
     usual = statistics.median(end - start for start, end in windows)
@@ -76,7 +93,9 @@ def summarise(events: list[dict], streams: int | None = None, top: int = 12) -> 
         inside = [e for e in work if start <= e["ts"] < end]
         busy += _covered(inside, end)
         for e in inside:
-            label = "copies" if e.get("cat") in ("gpu_memcpy", "gpu_memset") else class_of(e["name"])
+            label = (
+                "copies" if e.get("cat") in ("gpu_memcpy", "gpu_memset") else class_of(e["name"])
+            )
             for table, key in ((by_class, label), (by_name, e["name"])):
                 entry = table.setdefault(key, [0.0, 0])
                 entry[0] += e["own"] if "own" in e else e["dur"]
@@ -130,13 +149,21 @@ def table_of(summary: dict) -> str:
     lines = [f"{summary['device']}: {summary['steps']} decode steps of {summary['streams']} sequences, {summary['step_ms']:.3f} ms each; "
              f"busy {summary['busy_ms']:.3f} ms, gaps {summary['gap_ms']:.3f} ms ({summary['gap_share']:.1%}); "
              f"{summary['launched']:.0f} kernels or operators a step"]  # fmt: skip
-    lines += [f"  {row['class']:28} {row['us']:9.1f} us {row['share']:6.1%}  {row['calls']:6.1f} calls" for row in summary["classes"]]
-    lines += [f"    {row['us']:8.1f} us {row['calls']:6.1f} x {row['kernel'][:90]}" for row in summary["kernels"][:6]]
+    lines += [
+        f"  {row['class']:28} {row['us']:9.1f} us {row['share']:6.1%}  {row['calls']:6.1f} calls"
+        for row in summary["classes"]
+    ]
+    lines += [
+        f"    {row['us']:8.1f} us {row['calls']:6.1f} x {row['kernel'][:90]}"
+        for row in summary["kernels"][:6]
+    ]
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("trace", type=Path)
     parser.add_argument("--streams", type=int)
     options = parser.parse_args(argv)

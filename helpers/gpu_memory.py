@@ -154,7 +154,9 @@ def users() -> list[dict]:
                 path = host.environ().get("JPY_SESSION_NAME")
                 notebook = Path(path).name if path else None
             gib = used / GIB if isinstance(used, int) else None
-            found.append({"pid": pid, "gib": gib, "name": name, "notebook": notebook, "mine": pid in mine})
+            found.append(
+                {"pid": pid, "gib": gib, "name": name, "notebook": notebook, "mine": pid in mine}
+            )
     return found
 
 
@@ -265,7 +267,9 @@ class MemorySampler:
     def start(self) -> MemorySampler:
         """Take the first sample and start the thread. Raises RuntimeError when called twice."""
         if self._thread is not None:
-            raise RuntimeError("This sampler has been started before: make a new one for a new measurement.")
+            raise RuntimeError(
+                "This sampler has been started before: make a new one for a new measurement."
+            )
         self._t0 = time.perf_counter()
         self._thread = threading.Thread(target=self._loop, name="memory sampler", daemon=True)
         self._sample()  # so that even the shortest run has a number
@@ -402,13 +406,17 @@ def describe(summary: dict) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run a command, sample while it runs, exit with its code (128 + n when signal n ended it)."""
     argv = sys.argv[1:] if argv is None else argv
-    own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    own, command = (
+        (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    )
     parser = argparse.ArgumentParser(
         prog="python -m helpers.gpu_memory",
         usage="%(prog)s [--hz 10] [--csv FILE] -- COMMAND ...",
         description="Run COMMAND, sample the memory it uses, print peak and sustained use on stderr.",
     )
-    parser.add_argument("--hz", type=float, default=10, help="samples per second (default 10, at most 200)")
+    parser.add_argument(
+        "--hz", type=float, default=10, help="samples per second (default 10, at most 200)"
+    )
     parser.add_argument("--csv", metavar="FILE", help="write every sample to FILE as it is taken")
     options = parser.parse_args(own)
     if not command:
@@ -423,7 +431,9 @@ def main(argv: list[str] | None = None) -> int:
             try:
                 out = stack.enter_context(open(options.csv, "w", newline="", buffering=1))
             except OSError as error:
-                parser.error(f"{options.csv} cannot be written ({error.strerror}): give another --csv FILE")
+                parser.error(
+                    f"{options.csv} cannot be written ({error.strerror}): give another --csv FILE"
+                )
         return _run(command, options.hz, out)
 
 
@@ -457,7 +467,9 @@ def _run(command: list[str], hz: float, out) -> int:
 
             def write(sample):
                 values = [*sample["device_used_gib"], sample["process_gib"]]
-                writer.writerow([f"{sample['t_s']:.3f}", *("" if v is None else f"{v:.5f}" for v in values)])
+                writer.writerow(
+                    [f"{sample['t_s']:.3f}", *("" if v is None else f"{v:.5f}" for v in values)]
+                )
 
             sampler.on_sample = write
         sampler.start()
@@ -466,7 +478,9 @@ def _run(command: list[str], hz: float, out) -> int:
         # A sample after the end says nothing about the command's own memory.
         sampler._end.set()
         sampler._thread.join(timeout=5)
-        sampler.samples[:] = [s for s in sampler.samples if s["t_s"] <= ended] or sampler.samples[:1]
+        sampler.samples[:] = [s for s in sampler.samples if s["t_s"] <= ended] or sampler.samples[
+            :1
+        ]
         sampler._seconds = ended
     finally:
         for number, handler in before.items():

@@ -33,7 +33,9 @@ class RequestRecord:
     kind: str
     input_tokens: int
     arrival_s: float
-    token_times_s: list[float] = field(default_factory=list)  # since the start of the workload, one a token
+    token_times_s: list[float] = field(
+        default_factory=list
+    )  # since the start of the workload, one a token
     cached_tokens: int = 0  # prompt tokens whose KV cache was found
     queue_s: float = 0.0  # from vLLM's own stamps: in the queue until first scheduled
     preemptions: int = 0
@@ -61,7 +63,11 @@ class RequestRecord:
     @property
     def tpot_s(self) -> float | None:
         """None for a request of a single token."""
-        return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1) if self.output_tokens > 1 else None
+        return (
+            (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
+            if self.output_tokens > 1
+            else None
+        )
 
 
 @dataclass
@@ -139,20 +145,31 @@ def counters(llm) -> dict[str, float | list[float]]:
         if hasattr(metric, "values"):
             found[name] = list(metric.values)
         elif hasattr(metric, "value"):
-            found[name] = found.get(name, 0) + metric.value  # one counter can come once for each label
+            found[name] = (
+                found.get(name, 0) + metric.value
+            )  # one counter can come once for each label
     return found
 
 
 def _difference(after: dict, before: dict) -> dict:
     def minus(name, value):
         old = before.get(name, [0] * len(value) if isinstance(value, list) else 0)
-        return [a - b for a, b in zip(value, old, strict=True)] if isinstance(value, list) else value - old
+        return (
+            [a - b for a, b in zip(value, old, strict=True)]
+            if isinstance(value, list)
+            else value - old
+        )
 
     return {name: minus(name, value) for name, value in after.items()}
 
 
-def run_workload(engine: Engine, workload: Workload, sampling: dict | None = None, concurrency: int | None = None,
-                 progress: bool = True) -> Measurement:
+def run_workload(
+    engine: Engine,
+    workload: Workload,
+    sampling: dict | None = None,
+    concurrency: int | None = None,
+    progress: bool = True,
+) -> Measurement:
     """Send the workload's requests to the engine at their arrival times and measure until the last has ended.
 
     sampling: vLLM's SamplingParams by name, the same for all requests; greedy (temperature 0) when not given.
@@ -170,12 +187,16 @@ def run_workload(engine: Engine, workload: Workload, sampling: dict | None = Non
     view = live.progress(workload.name, len(records)) if progress else None
     try:
         with _steps_noted(engine) as steps:
-            start, duration, finished = _send_and_step(engine, workload, records, params, concurrency, sent, steps, view)
+            start, duration, finished = _send_and_step(
+                engine, workload, records, params, concurrency, sent, steps, view
+            )
     except KeyboardInterrupt:
         raise EngineError(_give_up(engine, "The measurement was stopped")) from None
     except Exception as error:
         cause = " ".join(str(error).split())[:300].rstrip(".")
-        raise EngineError(_give_up(engine, f"The measurement failed ({type(error).__name__}: {cause})", error)) from error
+        raise EngineError(
+            _give_up(engine, f"The measurement failed ({type(error).__name__}: {cause})", error)
+        ) from error
     finally:
         if view:
             view.close()
@@ -200,14 +221,18 @@ _NOT_SAMPLING = {
 }
 
 
-def _prepare(engine: Engine, workload: Workload, sampling: dict) -> tuple[dict[str, RequestRecord], dict]:
+def _prepare(
+    engine: Engine, workload: Workload, sampling: dict
+) -> tuple[dict[str, RequestRecord], dict]:
     """For each request, by an id of its own: an empty record, and its SamplingParams. Refuses what cannot run."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     for name in sampling:
         if name in _NOT_SAMPLING:
-            raise EngineError(f"{name!r} cannot be among the sampling parameters of a workload: {_NOT_SAMPLING[name]}.")
+            raise EngineError(
+                f"{name!r} cannot be among the sampling parameters of a workload: {_NOT_SAMPLING[name]}."
+            )
     limit = engine.info.max_model_len
     run = next(_runs)
     records, params = {}, {}
@@ -218,7 +243,9 @@ def _prepare(engine: Engine, workload: Workload, sampling: dict) -> tuple[dict[s
                 f"max_model_len = {limit}: open it with a larger one, or shorten the workload."
             )
         key = f"{run}-{i}"
-        records[key] = RequestRecord(key, request.kind, len(request.prompt_token_ids), request.arrival_s)
+        records[key] = RequestRecord(
+            key, request.kind, len(request.prompt_token_ids), request.arrival_s
+        )
         try:
             params[key] = SamplingParams(
                 **{"temperature": 0.0, **sampling},
@@ -227,7 +254,9 @@ def _prepare(engine: Engine, workload: Workload, sampling: dict) -> tuple[dict[s
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
         except Exception as error:
-            raise EngineError(f"vLLM's SamplingParams refuse {sampling} for request {i}: {error}") from error
+            raise EngineError(
+                f"vLLM's SamplingParams refuse {sampling} for request {i}: {error}"
+            ) from error
     return records, params
 
 
@@ -250,11 +279,21 @@ def _steps_noted(engine: Engine):
         client.get_output = original
 
 
-def _send_and_step(engine: Engine, workload: Workload, records: dict[str, RequestRecord], params: dict,
-                   concurrency: int | None, sent: dict[str, str], steps: list, view) -> tuple[float, float, list]:
+def _send_and_step(
+    engine: Engine,
+    workload: Workload,
+    records: dict[str, RequestRecord],
+    params: dict,
+    concurrency: int | None,
+    sent: dict[str, str],
+    steps: list,
+    view,
+) -> tuple[float, float, list]:
     """Work through the workload; returns (clock at its start, seconds, vLLM's final outputs). Fills `sent`."""
     core = engine.llm.llm_engine
-    waiting = sorted(zip(records, workload.requests, strict=True), key=lambda pair: pair[1].arrival_s)
+    waiting = sorted(
+        zip(records, workload.requests, strict=True), key=lambda pair: pair[1].arrival_s
+    )
     finished = []
     with interrupt_between_steps() as stop:
         start = time.perf_counter()
@@ -267,7 +306,9 @@ def _send_and_step(engine: Engine, workload: Workload, records: dict[str, Reques
                 if concurrency:
                     records[key].arrival_s = now
                 # The engine gives each request an id of its own; its outputs carry that one.
-                internal = core.add_request(key, {"prompt_token_ids": request.prompt_token_ids}, params[key])
+                internal = core.add_request(
+                    key, {"prompt_token_ids": request.prompt_token_ids}, params[key]
+                )
                 sent[internal] = key
             if core.has_unfinished_requests():
                 finished += [output for output in core.step() if output.finished]
@@ -280,7 +321,9 @@ def _send_and_step(engine: Engine, workload: Workload, records: dict[str, Reques
         return start, time.perf_counter() - start, finished
 
 
-def _timeline(steps: list, start: float, records: dict[str, RequestRecord], sent: dict[str, str]) -> list[dict]:
+def _timeline(
+    steps: list, start: float, records: dict[str, RequestRecord], sent: dict[str, str]
+) -> list[dict]:
     """One row a step; on the way each record gets the times of its tokens."""
     rows = []
     for when, outputs, stats in steps:
@@ -288,15 +331,19 @@ def _timeline(steps: list, start: float, records: dict[str, RequestRecord], sent
         if outputs and not ours:
             continue  # an engine in another process had worked ahead for a run that was stopped
         for output in ours:
-            records[sent[output.request_id]].token_times_s += [when - start] * len(output.new_token_ids)
+            records[sent[output.request_id]].token_times_s += [when - start] * len(
+                output.new_token_ids
+            )
         if stats is not None:
-            rows.append({
-                "t_s": when - start,
-                "running": stats.num_running_reqs,
-                "waiting": stats.num_waiting_reqs,
-                "kv_cache_usage": stats.kv_cache_usage,
-                "tokens": sum(len(output.new_token_ids) for output in ours),
-            })
+            rows.append(
+                {
+                    "t_s": when - start,
+                    "running": stats.num_running_reqs,
+                    "waiting": stats.num_waiting_reqs,
+                    "kv_cache_usage": stats.kv_cache_usage,
+                    "tokens": sum(len(output.new_token_ids) for output in ours),
+                }
+            )
     return rows
 
 

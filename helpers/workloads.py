@@ -75,15 +75,23 @@ def poisson_arrivals(n: int, rate_per_s: float | None, rng: random.Random) -> li
     return times
 
 
-def uniform(tokenizer, n: int, input_tokens: int, output_tokens: int, seed: int = 0,
-            rate_per_s: float | None = None) -> Workload:
+def uniform(
+    tokenizer,
+    n: int,
+    input_tokens: int,
+    output_tokens: int,
+    seed: int = 0,
+    rate_per_s: float | None = None,
+) -> Workload:
     """`n` requests of the same size, all at once or arriving at `rate_per_s`."""
     rng = random.Random(seed)
     prompts = _random_prompts(tokenizer, n, input_tokens, rng)
     arrivals = poisson_arrivals(n, rate_per_s, rng)
     return Workload(
         "uniform",
-        tuple(Request(p, output_tokens, arrival) for p, arrival in zip(prompts, arrivals, strict=True)),
+        tuple(
+            Request(p, output_tokens, arrival) for p, arrival in zip(prompts, arrivals, strict=True)
+        ),
         seed,
         f"{n} requests of {input_tokens} tokens in, {output_tokens} out"
         + (f", {rate_per_s:g} arriving a second" if rate_per_s else ""),
@@ -91,11 +99,24 @@ def uniform(tokenizer, n: int, input_tokens: int, output_tokens: int, seed: int 
     )
 
 
-def mixed(tokenizer, short: int, short_input: int, short_output: int, long: int, long_input: int, long_output: int,
-          every_s: float, first_s: float = 0.0, seed: int = 0) -> Workload:
+def mixed(
+    tokenizer,
+    short: int,
+    short_input: int,
+    short_output: int,
+    long: int,
+    long_input: int,
+    long_output: int,
+    every_s: float,
+    first_s: float = 0.0,
+    seed: int = 0,
+) -> Workload:
     """Short streams that are being decoded while long prompts arrive: `short` at time 0, then a long one `every_s`."""
     rng = random.Random(seed)
-    shorts = [Request(p, short_output, 0.0, "short") for p in _random_prompts(tokenizer, short, short_input, rng)]
+    shorts = [
+        Request(p, short_output, 0.0, "short")
+        for p in _random_prompts(tokenizer, short, short_input, rng)
+    ]
     longs = [
         Request(p, long_output, first_s + i * every_s, "long")
         for i, p in enumerate(_random_prompts(tokenizer, long, long_input, rng))
@@ -109,7 +130,9 @@ def mixed(tokenizer, short: int, short_input: int, short_output: int, long: int,
     )
 
 
-def spread_arrivals(stream_tokens: int, step_s: float, prompts: int, prefill_s: float) -> tuple[float, float]:
+def spread_arrivals(
+    stream_tokens: int, step_s: float, prompts: int, prefill_s: float
+) -> tuple[float, float]:
     """(first_s, every_s) for `mixed`, so that all long prompts arrive while the streams last, on any machine.
 
     step_s: seconds of a decode step of the streams; prefill_s: of a step that reads a whole long prompt.
@@ -118,8 +141,15 @@ def spread_arrivals(stream_tokens: int, step_s: float, prompts: int, prefill_s: 
     return 0.1 * decode_s, 0.8 * decode_s / prompts + prefill_s
 
 
-def shared_prefix(tokenizer, n: int, prefix_tokens: int, own_tokens: int, output_tokens: int, seed: int = 0,
-                  arrival_gap_s: float = 0.0) -> Workload:
+def shared_prefix(
+    tokenizer,
+    n: int,
+    prefix_tokens: int,
+    own_tokens: int,
+    output_tokens: int,
+    seed: int = 0,
+    arrival_gap_s: float = 0.0,
+) -> Workload:
     """`n` requests that begin with the same `prefix_tokens` tokens (a system prompt, few-shot examples)."""
     rng = random.Random(seed)
     [prefix] = _random_prompts(tokenizer, 1, prefix_tokens, rng)
@@ -138,21 +168,41 @@ def with_changed_first_token(tokenizer, workload: Workload, seed: int = 1) -> Wo
     rng = random.Random(seed)
     ids = _ordinary_ids(tokenizer)
     requests = tuple(
-        replace(r, prompt_token_ids=[rng.choice([i for i in ids if i != r.prompt_token_ids[0]])] + r.prompt_token_ids[1:])
+        replace(
+            r,
+            prompt_token_ids=[rng.choice([i for i in ids if i != r.prompt_token_ids[0]])]
+            + r.prompt_token_ids[1:],
+        )
         for r in workload.requests
     )
     return replace(workload, requests=requests, name=f"{workload.name}, first token changed")
 
 
-def chat(tokenizer, messages: list[dict], max_tokens: int, arrival_s: float = 0.0, kind: str = "") -> Request:
+def chat(
+    tokenizer, messages: list[dict], max_tokens: int, arrival_s: float = 0.0, kind: str = ""
+) -> Request:
     """A request from chat messages through the model's own chat template; it may stop at the end-of-text token."""
-    quiet = {"verbose": False}  # a prompt that is too long is refused by the engine, with the numbers
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False, tokenizer_kwargs=quiet)
+    quiet = {
+        "verbose": False
+    }  # a prompt that is too long is refused by the engine, with the numbers
+    ids = tokenizer.apply_chat_template(
+        messages,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
+        tokenizer_kwargs=quiet,
+    )
     return Request(list(ids), max_tokens, arrival_s, kind, stop_at_eos=True)
 
 
-def questions(tokenizer, n: int, seed: int = 0, max_tokens: int = 96, held_out: bool = True,
-              rate_per_s: float | None = None) -> Workload:
+def questions(
+    tokenizer,
+    n: int,
+    seed: int = 0,
+    max_tokens: int = 96,
+    held_out: bool = True,
+    rate_per_s: float | None = None,
+) -> Workload:
     """`n` questions about terms of the shipped glossary, in phrasings that the shipped model has not been trained on."""
     rng = random.Random(seed)
     terms = tiny_model.load_glossary()
@@ -162,11 +212,22 @@ def questions(tokenizer, n: int, seed: int = 0, max_tokens: int = 96, held_out: 
         term = rng.choice(terms)
         question = rng.choice(tiny_model.phrasings(term)[1 if held_out else 0])
         asked.append(question)
-        requests.append(chat(tokenizer, [{"role": "user", "content": question}], max_tokens, arrival))
-    return Workload("questions", tuple(requests), seed, f"{n} questions from the glossary", {"asked": asked})
+        requests.append(
+            chat(tokenizer, [{"role": "user", "content": question}], max_tokens, arrival)
+        )
+    return Workload(
+        "questions", tuple(requests), seed, f"{n} questions from the glossary", {"asked": asked}
+    )
 
 
-def multi_turn(tokenizer, turns: int, seed: int = 0, max_tokens: int = 64, system: str | None = None, notes_tokens: int = 0) -> Workload:
+def multi_turn(
+    tokenizer,
+    turns: int,
+    seed: int = 0,
+    max_tokens: int = 64,
+    system: str | None = None,
+    notes_tokens: int = 0,
+) -> Workload:
     """One conversation, a request a turn: each prompt holds all turns before it (answers from the glossary).
 
     notes_tokens: each question comes with notes of at least so many tokens (other answers of the glossary).
@@ -178,7 +239,10 @@ def multi_turn(tokenizer, turns: int, seed: int = 0, max_tokens: int = 64, syste
     requests = []
     for turn, term in enumerate(terms):
         question = rng.choice(tiny_model.phrasings(term)[1])
-        messages = [*messages, {"role": "user", "content": _notes(tokenizer, notes_tokens, rng) + question}]
+        messages = [
+            *messages,
+            {"role": "user", "content": _notes(tokenizer, notes_tokens, rng) + question},
+        ]
         requests.append(chat(tokenizer, messages, max_tokens, kind=f"turn {turn + 1}"))
         messages = [*messages, {"role": "assistant", "content": term["answer"]}]
     return Workload("multi_turn", tuple(requests), seed, f"a conversation of {turns} turns")
@@ -203,4 +267,9 @@ def repeated_answers(tokenizer, n: int, seed: int = 0, max_tokens: int = 96) -> 
             {"role": "user", "content": again},
         ]
         requests.append(chat(tokenizer, messages, max_tokens))
-    return Workload("repeated_answers", tuple(requests), seed, f"{n} questions whose answer stands in the prompt")
+    return Workload(
+        "repeated_answers",
+        tuple(requests),
+        seed,
+        f"{n} questions whose answer stands in the prompt",
+    )

@@ -34,7 +34,11 @@ class Served:
     def __init__(self, log):
         with open(log, "w") as errors:
             self.parent = subprocess.Popen(
-                [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+                [sys.executable, "-c", PARENT],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
             )
         # Before its own line the parent may say that other notebooks have engines open.
         line = next((line for line in self.parent.stdout if line.startswith("{")), "")

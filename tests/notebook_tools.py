@@ -23,12 +23,19 @@ SMALL = {
 
 def run_cells(*cells, env=None, allow_errors=False, cwd=None):
     """Execute ``cells`` (source texts) in a fresh kernel; return the notebook."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in cells]
+    )
     if env:
-        sets = "\n".join(f"import os; os.environ[{name!r}] = {value!r}" for name, value in env.items())
+        sets = "\n".join(
+            f"import os; os.environ[{name!r}] = {value!r}" for name, value in env.items()
+        )
         notebook.cells.insert(0, nbformat.v4.new_code_cell(sets))
     client = NotebookClient(
-        notebook, timeout=120, allow_errors=allow_errors, resources={"metadata": {"path": str(cwd or ".")}}
+        notebook,
+        timeout=120,
+        allow_errors=allow_errors,
+        resources={"metadata": {"path": str(cwd or ".")}},
     )
     client.execute()
     if env:
@@ -52,7 +59,11 @@ def texts(cell) -> str:
 def kinds(notebook) -> set[str]:
     """The MIME types of all outputs."""
     return {
-        kind for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o for kind in o.data
+        kind
+        for cell in notebook.cells
+        for o in cell.get("outputs", [])
+        if "data" in o
+        for kind in o.data
     }
 
 

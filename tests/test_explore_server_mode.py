@@ -16,14 +16,28 @@ SCRIPT = Path(__file__).resolve().parents[1] / "explore_server_mode.py"
 
 
 def run(*args, cwd, **environment):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=280,
-                          env={**os.environ, **environment})
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, **environment},
+    )
 
 
 def test_help_teaches(tmp_path):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for word in ("TTFT", "TPOT", "examples:", "--connect", "--keep-running", "--option NAME=VALUE", "/v1/chat/completions"):
+    for word in (
+        "TTFT",
+        "TPOT",
+        "examples:",
+        "--connect",
+        "--keep-running",
+        "--option NAME=VALUE",
+        "/v1/chat/completions",
+    ):
         assert word in done.stdout, f"--help does not mention {word}"
 
 
@@ -47,16 +61,39 @@ def test_every_failure_is_one_sentence_and_exit_code_1(tmp_path, args, said):
 
 def test_a_server_that_is_there_is_used_and_left_up(served, tmp_path):
     report = tmp_path / "report.json"
-    done = run("--connect", served.about["url"], "--concurrency", 4, "--requests", 6, "--max-tokens", 16, "--json", report,
-               cwd=tmp_path, VLLM_API_KEY=served.about["key"])
+    done = run(
+        "--connect",
+        served.about["url"],
+        "--concurrency",
+        4,
+        "--requests",
+        6,
+        "--max-tokens",
+        16,
+        "--json",
+        report,
+        cwd=tmp_path,
+        VLLM_API_KEY=served.about["key"],
+    )
     assert done.returncode == 0, done.stderr
     assert served.server.is_up
     found = json.loads(report.read_text())
     assert found["concurrent"]["requests"] == 6 and found["concurrent"]["concurrency"] == 4
-    assert found["completion"]["output_tokens"] <= 24 and found["chat"]["finish_reason"] in ("stop", "length")
+    assert found["completion"]["output_tokens"] <= 24 and found["chat"]["finish_reason"] in (
+        "stop",
+        "length",
+    )
     assert found["stream"]["ttft_ms_p50"] > 0
-    assert found["stream"]["text"] == found["chat"]["text"], "streamed or not, the greedy answer is the same"
-    for word in ("1. A completion", "2. A chat", "3. A streamed chat", "4. Concurrent chats", "times the tokens of one client"):
+    assert found["stream"]["text"] == found["chat"]["text"], (
+        "streamed or not, the greedy answer is the same"
+    )
+    for word in (
+        "1. A completion",
+        "2. A chat",
+        "3. A streamed chat",
+        "4. Concurrent chats",
+        "times the tokens of one client",
+    ):
         assert word in done.stdout
     assert served.about["key"] not in done.stdout + report.read_text()
 
@@ -67,8 +104,24 @@ def test_a_server_that_is_there_is_used_and_left_up(served, tmp_path):
 def test_it_starts_a_server_with_options_and_ctrl_c_ends_it(tmp_path):
     """The whole path: start, four kinds of requests, stay up, Ctrl-C."""
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, "--concurrency", "3", "--requests", "3", "--max-tokens", "12", "--option", "max_num_seqs=2",
-         "--keep-running"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            SCRIPT,
+            "--concurrency",
+            "3",
+            "--requests",
+            "3",
+            "--max-tokens",
+            "12",
+            "--option",
+            "max_num_seqs=2",
+            "--keep-running",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     lines = []
     for line in process.stdout:
         lines.append(line)

@@ -63,7 +63,10 @@ def test_no_driver_is_silent_and_says_host_memory():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr == "", done.stderr
-    assert done.stdout.startswith(f"False|{gpu_memory.HOST}|") and "GiB free in this machine" in done.stdout
+    assert (
+        done.stdout.startswith(f"False|{gpu_memory.HOST}|")
+        and "GiB free in this machine" in done.stdout
+    )
     assert done.stdout.rstrip().endswith(gpu_memory.HOST)
 
 
@@ -93,7 +96,9 @@ def test_a_large_allocation_is_seen_and_its_end_too():
 def test_children_count_and_shared_pages_count_once():
     # Two children that share a library set of their own: compare with the exact PSS of the kernel.
     code = "import numpy, time; x = bytearray(50 * 2**20); print(1, flush=True); time.sleep(30)"
-    children = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
+    children = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)
+    ]
     try:
         for child in children:
             child.stdout.readline()
@@ -129,7 +134,9 @@ def test_devices_are_added_up_and_sustained_is_the_second_half():
             time.sleep(0.01)
     found = sampler.summary()
     assert found["source"] == gpu_memory.DEVICE
-    assert found["peak_gib"] == 6.5 and found["sustained_gib"] == 6.5 and found["start_gib"] == 1.5, found
+    assert (
+        found["peak_gib"] == 6.5 and found["sustained_gib"] == 6.5 and found["start_gib"] == 1.5
+    ), found
     assert found["devices"] == [6.0, 0.5]
     assert found["peak_process_gib"] == 3.0, "only the watched tree's processes count"
     assert "peak 6.50 GiB" in gpu_memory.describe(found)
@@ -176,7 +183,9 @@ def test_command_keeps_output_and_exit_code_and_prints_its_report():
     done = run("--", sys.executable, "-c", MIB_200 + "print('out'); time.sleep(0.5); sys.exit(7)")
     assert done.returncode == 7 and done.stdout == "out\n", done
     report = done.stderr.strip().splitlines()
-    assert len(report) == 1 and report[0].startswith("gpu_memory: ") and "sustained" in report[0], done.stderr
+    assert len(report) == 1 and report[0].startswith("gpu_memory: ") and "sustained" in report[0], (
+        done.stderr
+    )
 
 
 @no_gpu
@@ -212,7 +221,10 @@ def test_signals_reach_the_command_and_nothing_stays(number):
         out, err = parent.communicate(timeout=20)
     finally:
         parent.kill()
-    assert parent.returncode == 40 + number and out == f"got {int(number)}\n" and "peak" in err, (out, err)
+    assert parent.returncode == 40 + number and out == f"got {int(number)}\n" and "peak" in err, (
+        out,
+        err,
+    )
     assert not [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from helpers.engine.engine import EngineError, close_engine, open_engine
-from helpers.measure import counters, percentile, run_workload
 from helpers.engine.profile import load_profile
-from helpers.workloads import chat, mixed, questions, shared_prefix, uniform, Workload
+from helpers.measure import counters, percentile, run_workload
+from helpers.workloads import Workload, chat, mixed, questions, shared_prefix, uniform
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,9 @@ def test_times_of_a_request_fit_together(engine):
 
 def test_ttft_agrees_with_vllms_own_histogram(engine):
     def histogram():
-        metric = next(m for m in engine.llm.get_metrics() if m.name == "vllm:time_to_first_token_seconds")
+        metric = next(
+            m for m in engine.llm.get_metrics() if m.name == "vllm:time_to_first_token_seconds"
+        )
         return metric.sum, metric.count
 
     before = histogram()
@@ -87,7 +89,9 @@ def test_a_request_can_stop_at_its_end(engine):
 
 def test_a_request_that_does_not_fit_is_refused_before_anything_runs(engine):
     before = counters(engine.llm)["prompt_tokens"]
-    with pytest.raises(EngineError, match=r"Request 0 needs 1020 \+ 10 tokens.*max_model_len = 1024"):
+    with pytest.raises(
+        EngineError, match=r"Request 0 needs 1020 \+ 10 tokens.*max_model_len = 1024"
+    ):
         run_workload(engine, uniform(engine.tokenizer, 1, 1020, 10))
     assert counters(engine.llm)["prompt_tokens"] == before
 

@@ -11,14 +11,19 @@ from benchmarks import check_links
 
 REPO = Path(__file__).resolve().parents[1]
 TEXT = (REPO / "reading_list.md").read_text(encoding="utf-8")
-ROW = re.compile(r"^\| (\d+) \| \[(.+?)\]\((https://\S+?)\) \((.+?)\) \| (.+?) \| (.+?) \| (\d+) min \| (\w+) \| (.+?) \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| (\d+) \| \[(.+?)\]\((https://\S+?)\) \((.+?)\) \| (.+?) \| (.+?) \| (\d+) min \| (\w+) \| (.+?) \|$",
+    re.MULTILINE,
+)
 ROWS = ROW.findall(TEXT)
 URLS = [row[2] for row in ROWS]
 
 
 def test_every_entry_has_all_its_columns_and_the_numbers_run_on():
     numbered = re.findall(r"^\| \d+ \|", TEXT, re.MULTILINE)
-    assert len(ROWS) == len(numbered) >= 40, "a row lacks a column, or its form differs from the others'"
+    assert len(ROWS) == len(numbered) >= 40, (
+        "a row lacks a column, or its form differs from the others'"
+    )
     assert [int(row[0]) for row in ROWS] == list(range(1, len(ROWS) + 1))
     assert {row[7] for row in ROWS} == {"first", "middle", "hard"}
     for row in ROWS:
@@ -39,7 +44,13 @@ def test_vllm_pages_are_pinned_and_none_is_an_old_address():
         # The meetups' page has no versions worth pinning.
         assert "/en/v0.32.0/" in url or url.endswith("/community/meetups/"), f"not pinned: {url}"
         assert url.endswith("/"), f"an old form of address: {url}"
-    for old in ("models/engine_args/", "serving/distributed_serving", "models/performance", "performance/optimization", "compatibility_matrix"):
+    for old in (
+        "models/engine_args/",
+        "serving/distributed_serving",
+        "models/performance",
+        "performance/optimization",
+        "compatibility_matrix",
+    ):
         assert not any(old in u for u in URLS)
 
 
@@ -62,7 +73,13 @@ def test_everything_that_the_course_lists_is_there(address):
 
 def test_the_short_paths_name_entries_that_exist():
     table = TEXT.split("## A.")[0]
-    numbers = [int(n) for n in re.findall(r"(?<![\w.])(\d+)(?=[,; (|]| to| and|$)", " ".join(re.findall(r"^\| \d+ hours? \| (.+) \|", table, re.MULTILINE)))]
+    numbers = [
+        int(n)
+        for n in re.findall(
+            r"(?<![\w.])(\d+)(?=[,; (|]| to| and|$)",
+            " ".join(re.findall(r"^\| \d+ hours? \| (.+) \|", table, re.MULTILINE)),
+        )
+    ]
     assert numbers and max(numbers) <= len(ROWS)
 
 
@@ -91,7 +108,16 @@ def site():
     server.server_close()
 
 
-@pytest.mark.parametrize(("path", "state"), [("/fine", "ok"), ("/fine#part", "ok"), ("/gone", "gone"), ("/refused", "refused"), ("/old", "moved")])
+@pytest.mark.parametrize(
+    ("path", "state"),
+    [
+        ("/fine", "ok"),
+        ("/fine#part", "ok"),
+        ("/gone", "gone"),
+        ("/refused", "refused"),
+        ("/old", "moved"),
+    ],
+)
 def test_each_answer_of_a_site_has_its_name(site, path, state):
     assert check_links.ask(site + path).state == state
 

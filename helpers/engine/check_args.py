@@ -53,10 +53,16 @@ def dry_run(where: Profile | Engine, plain: bool = False, **engine_args) -> Chec
         try:
             config, refusal = EngineArgs(**args).create_engine_config(UsageContext.LLM_CLASS), ""
         except Exception as error:
-            refusal = "; ".join(e["msg"] for e in error.errors()) if hasattr(error, "errors") else str(error)
+            refusal = (
+                "; ".join(e["msg"] for e in error.errors())
+                if hasattr(error, "errors")
+                else str(error)
+            )
     warnings = re.findall(r"WARNING [^\[\n]*\[[^\]]*\] (.+)", log.read_text(errors="replace"))
     if refusal:
-        return Checked(refusal=" ".join(refusal.split()).removeprefix("Value error, "), warnings=warnings)
+        return Checked(
+            refusal=" ".join(refusal.split()).removeprefix("Value error, "), warnings=warnings
+        )
     scheduler, cache = config.scheduler_config, config.cache_config
     values = {
         "enable_chunked_prefill": scheduler.enable_chunked_prefill,

@@ -33,10 +33,9 @@ import filelock
 import psutil
 
 from helpers import OneLineError, gpu_memory
-
-from helpers.engine import start as garbage, processes as lifeline
-
 from helpers.display import live
+from helpers.engine import processes as lifeline
+from helpers.engine import start as garbage
 from helpers.engine.profile import GIB, Profile, cache_dir
 
 _open: Engine | None = None  # the engine of this kernel
@@ -46,12 +45,25 @@ _guard = None  # the watcher that ends vLLM's processes should this one be kille
 MODEL_PHASES = (
     ("load the weights", r"Starting to load model|Loading model from scratch"),
     ("compile", r"Starting torch\.compile|Dynamo bytecode|Compiling a graph"),
-    ("profile the memory", r"torch\.compile took|Initial profiling"),  # with a trial capture of CUDA graphs
+    (
+        "profile the memory",
+        r"torch\.compile took|Initial profiling",
+    ),  # with a trial capture of CUDA graphs
     ("reserve the KV cache", r"Available KV cache memory|KV cache size: [\d,]+ tokens"),
-    ("prepare kernels and graphs", r"JIT kernel warmup starting"),  # a GPU's first start compiles Triton's kernels here
-    ("capture CUDA graphs", r"(?s)JIT kernel warmup starting.*Capturing CUDA graphs"),  # the trial came before
+    (
+        "prepare kernels and graphs",
+        r"JIT kernel warmup starting",
+    ),  # a GPU's first start compiles Triton's kernels here
+    (
+        "capture CUDA graphs",
+        r"(?s)JIT kernel warmup starting.*Capturing CUDA graphs",
+    ),  # the trial came before
 )
-PHASES = (("read the configuration", r"Initializing a V1 LLM engine"), *MODEL_PHASES, ("warm up", r"init engine \(profile"))
+PHASES = (
+    ("read the configuration", r"Initializing a V1 LLM engine"),
+    *MODEL_PHASES,
+    ("warm up", r"init engine \(profile"),
+)
 
 
 class EngineError(OneLineError, RuntimeError):
@@ -75,7 +87,11 @@ class EngineInfo:
     max_num_batched_tokens: int
 
     def __str__(self) -> str:
-        weights = "weights size not reported" if self.weights_gib is None else f"weights {self.weights_gib:.3g} GiB"
+        weights = (
+            "weights size not reported"
+            if self.weights_gib is None
+            else f"weights {self.weights_gib:.3g} GiB"
+        )
         return (
             f"started in {self.startup_s:.1f} s; {weights}; KV cache {self.kv_cache_tokens:,} tokens in "
             f"{self.num_blocks:,} blocks of {self.block_size} "
@@ -96,7 +112,9 @@ class CloseReport:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        left = f"processes left: {self.processes_left}" if self.processes_left else "no process left"
+        left = (
+            f"processes left: {self.processes_left}" if self.processes_left else "no process left"
+        )
         return (
             f"closed in {self.seconds:.1f} s; {self.source}: {self.before_gib:.2f} GiB before, "
             f"{self.loaded_gib:.2f} loaded, {self.peak_gib:.2f} peak, {self.after_gib:.2f} after; {left}"
@@ -106,8 +124,17 @@ class CloseReport:
 class Engine:
     """An open engine. Made by `open_engine`; see the module's text."""
 
-    def __init__(self, llm, profile: Profile, engine_args: dict, log_path: Path, info: EngineInfo, before: float,
-                 sampler, new_pids: list[int]):
+    def __init__(
+        self,
+        llm,
+        profile: Profile,
+        engine_args: dict,
+        log_path: Path,
+        info: EngineInfo,
+        before: float,
+        sampler,
+        new_pids: list[int],
+    ):
         self._llm = llm
         self._closing = False
         self.profile = profile
@@ -118,15 +145,20 @@ class Engine:
         self._began = {pid: lifeline.started(pid) for pid in new_pids}
         # The engine's core ends when one of its workers does. Others only compile for it, and end by themselves.
         children = {child.pid for child in psutil.Process().children()}
-        self._needed = {pid: since for pid, since in self._began.items()
-                        if pid in children and lifeline.title(pid).startswith("VLLM::")}
+        self._needed = {
+            pid: since
+            for pid, since in self._began.items()
+            if pid in children and lifeline.title(pid).startswith("VLLM::")
+        }
         self._before_gib = before
         self._loaded_gib = _memory_gib()
         self._sampler = sampler
         self.close_report: CloseReport | None = None
         if self._needed:
             outputs = llm.llm_engine.engine_core.outputs_queue
-            threading.Thread(target=self._wake_who_waits, args=(outputs,), name="engine's processes", daemon=True).start()
+            threading.Thread(
+                target=self._wake_who_waits, args=(outputs,), name="engine's processes", daemon=True
+            ).start()
 
     def _wake_who_waits(self, outputs) -> None:
         """vLLM 0.32 notices that an engine's process was killed, but lets who waits for its next output wait for ever."""
@@ -160,7 +192,9 @@ class Engine:
     @property
     def is_open(self) -> bool:
         """Neither closed nor without its processes: those of a large engine can be killed while the notebook lives on."""
-        return not self._closing and all(lifeline.same(pid, since) for pid, since in self._needed.items())
+        return not self._closing and all(
+            lifeline.same(pid, since) for pid, since in self._needed.items()
+        )
 
     @property
     def kv_cache_usage(self) -> float | None:
@@ -175,7 +209,10 @@ class Engine:
         if not self.llm.llm_engine.log_stats:
             return None
         gauge = "vllm:kv_cache_usage_perc"
-        return next((s.value for m in REGISTRY.restricted_registry([gauge]).collect() for s in m.samples), None)
+        return next(
+            (s.value for m in REGISTRY.restricted_registry([gauge]).collect() for s in m.samples),
+            None,
+        )
 
     def end_requests(self) -> None:
         """End what vLLM still works on, so that the next cell finds an idle engine; one that does not obey is closed."""
@@ -189,7 +226,13 @@ class Engine:
         self.close()
 
     def __repr__(self) -> str:
-        state = str(self.info) if self.is_open else "closed" if self._closing else "its process has ended"
+        state = (
+            str(self.info)
+            if self.is_open
+            else "closed"
+            if self._closing
+            else "its process has ended"
+        )
         return f"<Engine {self.profile.model_label} on {self.profile.machine}: {state}>"
 
     def __enter__(self) -> Engine:
@@ -213,7 +256,9 @@ class Engine:
                 with _redirected(self.log_path):
                     _shut_down(self._llm)
                 self._llm = None
-            lifeline.end(self._began, lifeline.GRACE_S)  # a worker outlives an engine that was killed
+            lifeline.end(
+                self._began, lifeline.GRACE_S
+            )  # a worker outlives an engine that was killed
             _unregister("engine")
             after = _settled_memory_gib(self._before_gib)
             left = _still_there(self.pids)
@@ -222,7 +267,9 @@ class Engine:
         self.close_report = CloseReport(
             before_gib=self._before_gib,
             loaded_gib=self._loaded_gib,
-            peak_gib=max(summary["peak_gib"] or 0.0, self._loaded_gib),  # None: the sampler could not read
+            peak_gib=max(
+                summary["peak_gib"] or 0.0, self._loaded_gib
+            ),  # None: the sampler could not read
             after_gib=after,
             source=summary["source"],
             processes_left=left,
@@ -248,7 +295,11 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
             return _open
         _open.close()
     # helpers/server/server.py closes the engine likewise; a module that nobody has imported has no server running.
-    if profile.name == "gpu" and (module := sys.modules.get("helpers.server.server")) and (stopped := module.stop_server()):
+    if (
+        profile.name == "gpu"
+        and (module := sys.modules.get("helpers.server.server"))
+        and (stopped := module.stop_server())
+    ):
         print(f"The notebook's server was stopped first, the engine needs its memory: {stopped}")
     with registered("engine", profile):
         _open = _start(profile, args)
@@ -281,7 +332,9 @@ def _start(profile: Profile, args: dict) -> Engine:
             llm = LLM(**args, use_tqdm_on_load=False)
     except KeyboardInterrupt:
         _clean_up_failed_start(children)
-        raise EngineError("The start was stopped; what had begun was ended. Run the cell again.") from None
+        raise EngineError(
+            "The start was stopped; what had begun was ended. Run the cell again."
+        ) from None
     except Exception as error:
         sentence = _root_cause(error, log_path, args)
         _clean_up_failed_start(children)
@@ -289,7 +342,9 @@ def _start(profile: Profile, args: dict) -> Engine:
     startup_s = time.perf_counter() - started
     sampler.start()
     info = _read_info(llm, log_path, startup_s, view.phases_s())
-    return Engine(llm, profile, args, log_path, info, before, sampler, sorted(set(_children()) - children))
+    return Engine(
+        llm, profile, args, log_path, info, before, sampler, sorted(set(_children()) - children)
+    )
 
 
 def _prepare_environment(profile: Profile, args: dict) -> None:
@@ -302,7 +357,9 @@ def _prepare_environment(profile: Profile, args: dict) -> None:
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if "kv_cache_memory_bytes" in args:
-        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would overrule the argument (vllm/platforms/cpu.py)
+        os.environ.pop(
+            "VLLM_CPU_KVCACHE_SPACE", None
+        )  # it would overrule the argument (vllm/platforms/cpu.py)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if one_process:
         # The shipped model is too small to share out: a second thread gains little on an idle machine, and beside
@@ -336,7 +393,9 @@ def _new_log(kind: str = "engine") -> Path:
     folder.mkdir(exist_ok=True)
     for old in sorted(folder.glob(f"{kind}-*.log"))[:-40]:
         old.unlink(missing_ok=True)
-    handle, name = tempfile.mkstemp(prefix=time.strftime(f"{kind}-%Y%m%d-%H%M%S-"), suffix=".log", dir=folder)
+    handle, name = tempfile.mkstemp(
+        prefix=time.strftime(f"{kind}-%Y%m%d-%H%M%S-"), suffix=".log", dir=folder
+    )
     os.close(handle)
     return Path(name)
 
@@ -426,21 +485,34 @@ def _root_cause(error: Exception, log_path: Path, args: dict) -> str:
     if "Engine core initialization failed" in message:
         # The engine's process died; the cause is the last exception in its log.
         causes = re.findall(r"((?:\w+\.)*\w*(?:Error|Exception)): (.+)", log)
-        causes = [text for kind, text in causes if "Engine core init" not in text and "EngineDead" not in kind]
+        causes = [
+            text
+            for kind, text in causes
+            if "Engine core init" not in text and "EngineDead" not in kind
+        ]
         message = causes[-1] if causes else message
     if hasattr(error, "errors"):  # pydantic: one entry for each argument that it refused
-        message = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
+        message = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors()
+        )
     first = " ".join(message.split()).removeprefix("Value error, ").rstrip(".")
     if unknown := re.search(r"unexpected keyword argument '(\w+)'", first):
         return f"vLLM {_version()} has no engine argument {unknown[1]!r} ({first}). {_closest_argument(unknown[1])}"
-    if re.search(r"out of memory|Free memory on device|less than desired|No available memory|Available memory on node", first):
+    if re.search(
+        r"out of memory|Free memory on device|less than desired|No available memory|Available memory on node",
+        first,
+    ):
         return (
             f"There is not enough memory for this engine ({gpu_memory.free_text()}): {first}. Close other "
             "engines and notebooks (`nvidia-smi` names them), or lower gpu_memory_utilization, max_model_len or "
             "kv_cache_memory_bytes."
         )
-    if re.search(r"is not a local folder|not a valid model identifier|Repository Not Found|couldn't connect|"
-                 r"offline mode|Cannot find|does not appear to have|Invalid repository ID|Repo id must", first, re.IGNORECASE):
+    if re.search(
+        r"is not a local folder|not a valid model identifier|Repository Not Found|couldn't connect|"
+        r"offline mode|Cannot find|does not appear to have|Invalid repository ID|Repo id must",
+        first,
+        re.IGNORECASE,
+    ):
         return (
             f"The model {args['model']!r} was not found: it is neither a folder with a config.json nor a model "
             f"that can be downloaded from here ({first[:200]})."
@@ -482,9 +554,14 @@ def _shut_down(llm) -> None:
 
     vLLM 0.32 has no LLM.shutdown(); the client of the engine core has one (vllm/v1/engine/core_client.py).
     """
-    engine = getattr(llm, "llm_engine", None)  # any of these may be gone when this goes on after an interruption
+    engine = getattr(
+        llm, "llm_engine", None
+    )  # any of these may be gone when this goes on after an interruption
     core, worker = getattr(engine, "engine_core", None), _worker_of(engine)
-    with contextlib.suppress(Exception), garbage.never_now():  # collected below, when the objects are empty
+    with (
+        contextlib.suppress(Exception),
+        garbage.never_now(),
+    ):  # collected below, when the objects are empty
         core.shutdown()
     runner = getattr(worker, "model_runner", None)
     for holder in (runner, worker, core, engine, llm):
@@ -528,7 +605,11 @@ def _children() -> list[int]:
     """This process's descendants, without the helpers that live as long as it does: lifeline's and multiprocessing's."""
     with contextlib.suppress(psutil.Error):
         pids = [child.pid for child in psutil.Process().children(recursive=True)]
-        return [p for p in pids if not lifeline.is_lifeline(p) and "resource_tracker" not in lifeline.title(p)]
+        return [
+            p
+            for p in pids
+            if not lifeline.is_lifeline(p) and "resource_tracker" not in lifeline.title(p)
+        ]
     return []
 
 
@@ -543,7 +624,11 @@ def registered(kind: str, profile: Profile):
     """
     with filelock.FileLock(_registry() / ".lock", timeout=30):
         _warn_of_other_engines(profile)
-        me = {"pid": os.getpid(), "started": lifeline.started(os.getpid()), "host": socket.gethostname()}
+        me = {
+            "pid": os.getpid(),
+            "started": lifeline.started(os.getpid()),
+            "host": socket.gethostname(),
+        }
         _entry(kind).write_text(json.dumps({**me, "notebook": _notebook_name()}))
     try:
         yield
@@ -580,7 +665,9 @@ def other_engines() -> list[dict]:
         if host != socket.gethostname():
             continue
         if not lifeline.same(pid, since):
-            path.unlink(missing_ok=True)  # a kernel that was killed; its pid may belong to another program by now
+            path.unlink(
+                missing_ok=True
+            )  # a kernel that was killed; its pid may belong to another program by now
         elif pid != os.getpid():
             found.append(entry)
     return found
@@ -596,7 +683,9 @@ def _warn_of_other_engines(profile: Profile) -> None:
             f"The GPU is taken: {names} has an engine open. Run its last cell, or shut its kernel down, then run this "
             "cell again."
         )
-    print(f"Note: {names} has an engine open on this machine; the numbers of both will be slower than alone.")
+    print(
+        f"Note: {names} has an engine open on this machine; the numbers of both will be slower than alone."
+    )
 
 
 def _notebook_name() -> str:

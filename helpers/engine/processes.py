@@ -40,6 +40,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 # ---- reading /proc ---------------------------------------------------------------------
 
+
 def _stat(pid: int) -> tuple[int, int, int, str] | None:
     """(parent pid, process group, start time in ticks, state) of a process, or None."""
     try:
@@ -106,6 +107,7 @@ def resident_gib(pid: int) -> float:
 
 # ---- for a program that starts processes -----------------------------------------------
 
+
 def _start_helper(arguments: list[str], **popen) -> subprocess.Popen:
     # -I -S: neither the environment nor site-packages changes what this file does.
     # A session of its own: signals sent to the kernel's process group (Jupyter's restart,
@@ -130,8 +132,20 @@ def spawn(cmd, *, env=None, log=None, cwd=None, grace_s: float = GRACE_S) -> sub
     output = open(log, "ab") if log else subprocess.DEVNULL
     try:
         process = _start_helper(
-            ["supervise", "--parent", str(os.getpid()), "--grace", str(grace_s), "--", *map(str, cmd)],
-            env=env, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
+            [
+                "supervise",
+                "--parent",
+                str(os.getpid()),
+                "--grace",
+                str(grace_s),
+                "--",
+                *map(str, cmd),
+            ],
+            env=env,
+            cwd=cwd,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         process.grace_s = grace_s
         return process
     finally:
@@ -178,8 +192,11 @@ def guard_children() -> subprocess.Popen:
     global _guard
     # A forked child has a copy of the variable, but the watcher belongs to its parent.
     if _guard is None or _guard[0] != os.getpid() or _guard[1].poll() is not None:
-        watcher = _start_helper(["watch", "--parent", str(os.getpid())],
-                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        watcher = _start_helper(
+            ["watch", "--parent", str(os.getpid())],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         _guard = os.getpid(), watcher
     return _guard[1]
 
@@ -199,12 +216,24 @@ def find_orphans() -> list[dict]:
     roots = []
     for pid in _all_pids():
         stat = _stat(pid)
-        if stat and stat[3] not in "ZX" and title(pid).startswith("VLLM::") and _owned(pid) \
-                and _is_reaper(stat[0]):
+        if (
+            stat
+            and stat[3] not in "ZX"
+            and title(pid).startswith("VLLM::")
+            and _owned(pid)
+            and _is_reaper(stat[0])
+        ):
             roots.append(pid)
     pids = list(dict.fromkeys(p for root in roots for p in [root, *descendants(root)]))
-    return [{"pid": pid, "title": title(pid), "memory_gib": round(resident_gib(pid), 3),
-             "age_s": round(_age_s(pid))} for pid in pids]
+    return [
+        {
+            "pid": pid,
+            "title": title(pid),
+            "memory_gib": round(resident_gib(pid), 3),
+            "age_s": round(_age_s(pid)),
+        }
+        for pid in pids
+    ]
 
 
 def end_orphans(pids) -> list[int]:
@@ -216,8 +245,10 @@ def end_orphans(pids) -> list[int]:
     pids, known = list(pids), {orphan["pid"] for orphan in find_orphans()}
     strangers = [pid for pid in pids if pid not in known]
     if strangers:
-        raise ValueError(f"not orphans of vLLM, so they are left alone: {strangers}. "
-                         f"find_orphans() lists {sorted(known)}.")
+        raise ValueError(
+            f"not orphans of vLLM, so they are left alone: {strangers}. "
+            f"find_orphans() lists {sorted(known)}."
+        )
     end({pid: _stat(pid)[2] for pid in pids if _stat(pid)}, GRACE_S)
     return [pid for pid in pids if not alive(pid)]
 
@@ -248,6 +279,7 @@ def _is_reaper(pid: int) -> bool:
 
 
 # ---- the two helpers themselves --------------------------------------------------------
+
 
 def _signal(pid: int, number: int) -> None:
     try:
@@ -363,7 +395,9 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="lifeline", description=__doc__.splitlines()[0])
     jobs = parser.add_subparsers(dest="job", required=True)
     supervise = jobs.add_parser("supervise", help="run a command; end its tree when PARENT dies")
-    supervise.add_argument("--grace", type=float, default=GRACE_S, help="seconds from SIGTERM to SIGKILL")
+    supervise.add_argument(
+        "--grace", type=float, default=GRACE_S, help="seconds from SIGTERM to SIGKILL"
+    )
     supervise.add_argument("cmd", nargs="+", help="the command, after --")
     watch = jobs.add_parser("watch", help="end vLLM's processes below PARENT when it dies")
     for job in (supervise, watch):

@@ -87,7 +87,9 @@ class Profile:
         """The size `name` of a workload on this machine, or `override` when a parameter gave one."""
         if override is not None:
             if not isinstance(override, int) or override < 1:
-                raise ProfileError(f"{name.upper()} must be a whole number of at least 1, not {override!r}.")
+                raise ProfileError(
+                    f"{name.upper()} must be a whole number of at least 1, not {override!r}."
+                )
             return override
         return SIZES[name][0 if self.name == "cpu" else 1]
 
@@ -112,7 +114,9 @@ def gpus() -> tuple[dict, ...]:
     )
 
 
-def load_profile(profile: str = "auto", model: str | None = None, load_format: str | None = None) -> Profile:
+def load_profile(
+    profile: str = "auto", model: str | None = None, load_format: str | None = None
+) -> Profile:
     """Choose the machine, the model and vLLM's arguments for this run.
 
     profile: "auto" takes a GPU when the driver answers, else the CPU; "cpu" and "gpu" insist.
@@ -175,13 +179,17 @@ def _cpu_profile(model: str | None, load_format: str | None) -> Profile:
 
 def _gpu_profile(found: tuple[dict, ...], model: str | None, load_format: str | None) -> Profile:
     gpu = found[0]
-    default, max_model_len = next((m, n) for floor, m, n in MODELS_BY_GPU_MEMORY if gpu["memory_gib"] >= floor)
+    default, max_model_len = next(
+        (m, n) for floor, m, n in MODELS_BY_GPU_MEMORY if gpu["memory_gib"] >= floor
+    )
     folder, label, weights = _resolve_model(model or default, load_format)
     engine_args = {
         "max_model_len": max_model_len,
         # What `LLM(...)` takes by default; `vllm serve` would take less. Given to both, the server finds the code
         # that was compiled for the engine, a minute saved, and their throughputs compare like with like.
-        "max_num_batched_tokens": 16384 if gpu["memory_gib"] >= 70 and "A100" not in gpu["name"] else 8192,
+        "max_num_batched_tokens": 16384
+        if gpu["memory_gib"] >= 70 and "A100" not in gpu["name"]
+        else 8192,
         "disable_log_stats": False,
         **_load_args(load_format),
     }
@@ -190,7 +198,8 @@ def _gpu_profile(found: tuple[dict, ...], model: str | None, load_format: str | 
     draft = DRAFT_FOR_GPU if weights == "real" and "Qwen2.5-0.5B" not in label else None
     return Profile(
         name="gpu",
-        machine=f"{gpu['name']}, {gpu['memory_gib']:.1f} GiB" + (f" (1 of {len(found)})" if len(found) > 1 else ""),
+        machine=f"{gpu['name']}, {gpu['memory_gib']:.1f} GiB"
+        + (f" (1 of {len(found)})" if len(found) > 1 else ""),
         model=folder,
         model_label=label,
         weights=weights,
@@ -208,7 +217,11 @@ def _load_args(load_format: str | None) -> dict:
 def _resolve_model(model: str | None, load_format: str | None) -> tuple[str, str, str]:
     """(what vLLM loads, label, weights) for a parameter MODEL; None is the model that ships."""
     if model is None or model == str(tiny_model.TARGET):
-        return str(tiny_model.TARGET), "tiny Qwen2 (4.5M)", "dummy" if load_format == "dummy" else "shipped"
+        return (
+            str(tiny_model.TARGET),
+            "tiny Qwen2 (4.5M)",
+            "dummy" if load_format == "dummy" else "shipped",
+        )
     label = Path(model).name
     if load_format == "dummy":
         if not (Path(model) / "config.json").is_file():
@@ -217,8 +230,14 @@ def _resolve_model(model: str | None, load_format: str | None) -> tuple[str, str
     if (model.startswith((".", "/", "~")) or Path(model).exists()) and not (
         Path(model).expanduser() / "config.json"
     ).is_file():
-        raise ProfileError(f"MODEL = {model!r} is not a model folder: there is no config.json in it.")
-    return str(Path(model).expanduser()) if Path(model).expanduser().exists() else model, label, "real"
+        raise ProfileError(
+            f"MODEL = {model!r} is not a model folder: there is no config.json in it."
+        )
+    return (
+        str(Path(model).expanduser()) if Path(model).expanduser().exists() else model,
+        label,
+        "real",
+    )
 
 
 def model_config(profile: Profile):
@@ -246,17 +265,25 @@ def dummy_model_folder(name: str, vocab_size: int | None = None) -> Path:
     source = CONFIGS / f"{Path(name).name}.json"
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
-        raise ProfileError(f"There is no shipped config for {name!r}; choose one of {known}, or give a folder.")
+        raise ProfileError(
+            f"There is no shipped config for {name!r}; choose one of {known}, or give a folder."
+        )
     config = json.loads(source.read_text())
     config["dtype"] = config.pop("torch_dtype", None) or config.get("dtype") or "bfloat16"
-    config["transformers_version"] = "5.0.0"  # without one, the loader takes so large a vocabulary for Mistral's and warns
+    config["transformers_version"] = (
+        "5.0.0"  # without one, the loader takes so large a vocabulary for Mistral's and warns
+    )
     if vocab_size:
         config["vocab_size"] = vocab_size
-    folder = cache_dir() / "models" / (f"{source.stem}-dummy" + (f"-{vocab_size}" if vocab_size else ""))
+    folder = (
+        cache_dir() / "models" / (f"{source.stem}-dummy" + (f"-{vocab_size}" if vocab_size else ""))
+    )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = json.loads((tiny_model.TARGET / "tokenizer.json").read_text())
     words = tokenizer["model"]["vocab"]
-    words.update({f"\u0120w{number}": number for number in range(len(words), config["vocab_size"])})  # U+0120 is a space here
+    words.update(
+        {f"\u0120w{number}": number for number in range(len(words), config["vocab_size"])}
+    )  # U+0120 is a space here
     write_once(folder / "tokenizer.json", json.dumps(tokenizer).encode())
     for path in (tiny_model.TARGET / "tokenizer_config.json", *tiny_model.TARGET.glob("*.jinja")):
         write_once(folder / path.name, path.read_bytes())

@@ -44,21 +44,29 @@ def retuned(engine: Engine, **values):
     """
     args = engine.engine_args
     if args.get("worker_extension_cls") != RETUNABLE["worker_extension_cls"]:
-        raise EngineError("This engine cannot be retuned: open it with open_engine(profile, ..., **RETUNABLE).")
+        raise EngineError(
+            "This engine cannot be retuned: open it with open_engine(profile, ..., **RETUNABLE)."
+        )
     speculative = dict(args.get("speculative_config") or {})
     drafts = speculative.get("num_speculative_tokens", 0)
     largest = {
         "max_num_seqs": engine.info.max_num_seqs,
         "max_num_batched_tokens": engine.info.max_num_batched_tokens,
         "num_gpu_blocks_override": engine.info.num_blocks,
-        "synthetic_acceptance_rates": drafts if speculative.get("rejection_sample_method") == "synthetic" else 0,
+        "synthetic_acceptance_rates": drafts
+        if speculative.get("rejection_sample_method") == "synthetic"
+        else 0,
     }
     for name, value in values.items():
         if name not in ARGUMENTS:
-            raise EngineError(f"{name!r} cannot be changed while an engine runs: open another engine with it.")
+            raise EngineError(
+                f"{name!r} cannot be changed while an engine runs: open another engine with it."
+            )
         asked = _checked(name, value)
         if asked > largest[name]:
-            raise EngineError(f"{name} = {value} is more than this engine was started for ({largest[name]}).")
+            raise EngineError(
+                f"{name} = {value} is more than this engine was started for ({largest[name]})."
+            )
     shown = dict(values)
     if rates := shown.pop("synthetic_acceptance_rates", None):
         shown["speculative_config"] = {**speculative, "synthetic_acceptance_rates": rates}
@@ -74,16 +82,23 @@ def retuned(engine: Engine, **values):
                 _call(engine, before)
             except BaseException as error:
                 engine.close()
-                raise EngineError("The engine did not take its own values back and was closed: run the cell with "
-                                  "open_engine(...) again.") from error
+                raise EngineError(
+                    "The engine did not take its own values back and was closed: run the cell with "
+                    "open_engine(...) again."
+                ) from error
 
 
 def _checked(name: str, value) -> int:
     """What is compared with the largest: the number, or how many rates there are. Refuses what no engine can do."""
     if name == "synthetic_acceptance_rates":
         rates = value if isinstance(value, (list, tuple)) else ["no list"]
-        if not all(isinstance(rate, Real) and 0 <= rate <= before for before, rate in zip([1, *rates], rates)):
-            raise EngineError(f"{name} must be a list of numbers from 0 to 1, none above the one before it, not {value!r}.")
+        if not all(
+            isinstance(rate, Real) and 0 <= rate <= before
+            for before, rate in zip([1, *rates], rates)
+        ):
+            raise EngineError(
+                f"{name} must be a list of numbers from 0 to 1, none above the one before it, not {value!r}."
+            )
         return len(rates)
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise EngineError(f"{name} must be a whole number of at least 1, not {value!r}.")
@@ -92,11 +107,15 @@ def _checked(name: str, value) -> int:
 
 def _call(engine: Engine, values: dict) -> dict:
     if engine.llm.llm_engine.has_unfinished_requests():
-        raise EngineError("The engine is still working on requests: change it before or after a workload.")
+        raise EngineError(
+            "The engine is still working on requests: change it before or after a workload."
+        )
     try:
         return engine.llm.collective_rpc("retune_engine", args=(values,))[0]
     except Exception as error:
-        raise EngineError(f"The running engine could not be changed ({error}): start it with the argument instead.") from None
+        raise EngineError(
+            f"The running engine could not be changed ({error}): start it with the argument instead."
+        ) from None
 
 
 # --- in the engine's process ----------------------------------------------------------------------------------
@@ -108,7 +127,14 @@ class WorkerExtension:
     def retune_engine(self, values: dict) -> dict:
         """Set `values`; return the ones that were in force before."""
         scheduler = _scheduler_above()
-        if getattr(getattr(self.model_runner, "rejection_sampler", None), "synthetic_conditional_rates", None) is not None:
+        if (
+            getattr(
+                getattr(self.model_runner, "rejection_sampler", None),
+                "synthetic_conditional_rates",
+                None,
+            )
+            is not None
+        ):
             _synthetic_acceptance_on_the_cpu()
         before = {}
         for name, value in values.items():
@@ -153,7 +179,10 @@ def _resize(pool, blocks: int) -> None:
 
 def _conditional(rates: list[float]) -> list[float]:
     """The chance of each position once those before it were accepted, as vLLM's sampler keeps them."""
-    return [rate / before if before else 0.0 for rate, before in zip(rates, [1.0, *rates[:-1]], strict=True)]
+    return [
+        rate / before if before else 0.0
+        for rate, before in zip(rates, [1.0, *rates[:-1]], strict=True)
+    ]
 
 
 def _unconditional(conditional: list[float]) -> list[float]:
@@ -178,11 +207,28 @@ def _synthetic_acceptance_on_the_cpu() -> None:
         return
     refusing = kernel._impl
 
-    def sample(output_token_ids, cu_num_draft_tokens, draft_token_ids, target_argmax, bonus_token_ids, is_greedy,
-               max_spec_len, uniform_probs=None, synthetic_conditional_rates=None, SYNTHETIC_MODE=False):
+    def sample(
+        output_token_ids,
+        cu_num_draft_tokens,
+        draft_token_ids,
+        target_argmax,
+        bonus_token_ids,
+        is_greedy,
+        max_spec_len,
+        uniform_probs=None,
+        synthetic_conditional_rates=None,
+        SYNTHETIC_MODE=False,
+    ):
         if not SYNTHETIC_MODE:
-            return refusing(output_token_ids, cu_num_draft_tokens, draft_token_ids, target_argmax, bonus_token_ids,
-                            is_greedy, max_spec_len)
+            return refusing(
+                output_token_ids,
+                cu_num_draft_tokens,
+                draft_token_ids,
+                target_argmax,
+                bonus_token_ids,
+                is_greedy,
+                max_spec_len,
+            )
         drafts, chosen = draft_token_ids.tolist(), target_argmax.tolist()
         luck, rates = uniform_probs.tolist(), synthetic_conditional_rates.tolist()
         start = 0

@@ -73,14 +73,21 @@ class Prediction(_Quiet):
 
     @property
     def value(self) -> float | None:
-        return {"student": self.typed, "parameter": self.given, "formula": self.formula}[self.source]
+        return {"student": self.typed, "parameter": self.given, "formula": self.formula}[
+            self.source
+        ]
 
 
 _WHOSE = {"student": "your prediction", "parameter": "prediction given as a parameter", "formula": "the formula's own prediction, nobody typed one"}  # fmt: skip
 
 
 def predict(
-    store, key: str, question: str, formula_value: float | None, unit: str, given: float | None = None
+    store,
+    key: str,
+    question: str,
+    formula_value: float | None,
+    unit: str,
+    given: float | None = None,
 ) -> Prediction:
     """Ask for a number before it is measured.
 
@@ -114,9 +121,14 @@ def predict(
         metrics, extra = {"predicted": value}, {}
         if prediction.measured is not None:
             # Keep the comparison, and say that this number was typed with the answer in sight.
-            metrics |= {"measured": prediction.measured, "ratio": _ratio(prediction.measured, value)}
+            metrics |= {
+                "measured": prediction.measured,
+                "ratio": _ratio(prediction.measured, value),
+            }
             extra = {"changed_after_measuring": True}
-        store.save("prediction", key, metrics, unit=unit, source="student", question=question, **extra)
+        store.save(
+            "prediction", key, metrics, unit=unit, source="student", question=question, **extra
+        )
         return f"{status()}. Saved."
 
     _form(
@@ -130,7 +142,9 @@ def predict(
     return prediction
 
 
-def reconcile(store, prediction: Prediction, measured: float | None, why=None, how: str = "measured") -> Record | None:
+def reconcile(
+    store, prediction: Prediction, measured: float | None, why=None, how: str = "measured"
+) -> Record | None:
     """Show prediction, measurement and their ratio with one sentence; save all of it.
 
     why: one sentence on what explains the difference, or a function of the
@@ -143,13 +157,19 @@ def reconcile(store, prediction: Prediction, measured: float | None, why=None, h
     if measured is None or prediction.value is None:
         what = "The measurement" if measured is None else "A prediction"
         live.show(
-            _card("Reconcile", prediction.question, f"{what} is missing, so there is nothing to compare.")
+            _card(
+                "Reconcile",
+                prediction.question,
+                f"{what} is missing, so there is nothing to compare.",
+            )
         )
         return None
     prediction.measured = measured
     ratio = _ratio(measured, prediction.value)
     rows = [(_WHOSE[prediction.source], prediction.value, ratio)]
-    said = [_distance(ratio, {"student": "Your prediction"}.get(prediction.source, "The prediction"))]
+    said = [
+        _distance(ratio, {"student": "Your prediction"}.get(prediction.source, "The prediction"))
+    ]
     if prediction.source != "formula" and prediction.formula is not None:
         # The reason belongs to what the formula leaves out, so it follows the formula's own distance.
         formula_ratio = _ratio(measured, prediction.formula)
@@ -161,7 +181,9 @@ def reconcile(store, prediction: Prediction, measured: float | None, why=None, h
         how=how, unit=unit, source=prediction.source, residual=sentence, question=prediction.question, formula=prediction.formula,
     ))  # fmt: skip
     text = [f"{how}: {number(measured)} {unit}"]
-    cells = f"<tr><td>{how}</td><td><b>{number(measured)} {html.escape(unit)}</b></td><td></td></tr>"
+    cells = (
+        f"<tr><td>{how}</td><td><b>{number(measured)} {html.escape(unit)}</b></td><td></td></tr>"
+    )
     for label, value, one in rows:
         share = (
             ""
@@ -190,7 +212,9 @@ def _distance(ratio: float | None, whose: str) -> str:
     if ratio > 1:
         return f"The measurement is {_times(ratio)} {whose[0].lower()}{whose[1:]}: {size} is missing from it."
     if ratio > 0:
-        return f"{whose} is {_times(1 / ratio)} the measurement: it counts {size} that is not there."
+        return (
+            f"{whose} is {_times(1 / ratio)} the measurement: it counts {size} that is not there."
+        )
     return f"{whose} and the measurement ({'zero' if ratio == 0 else 'of the other sign'}) have nothing in common."
 
 
@@ -219,14 +243,32 @@ def _finite(value) -> float | None:
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
-_MAGNITUDE = {"k": 1e3, "K": 1e3, "thousand": 1e3, "M": 1e6, "million": 1e6, "G": 1e9, "billion": 1e9}
+_MAGNITUDE = {
+    "k": 1e3,
+    "K": 1e3,
+    "thousand": 1e3,
+    "M": 1e6,
+    "million": 1e6,
+    "G": 1e9,
+    "billion": 1e9,
+}
 # Units that are typed for each other, by kind, and how large each is. KiB is 1024 bytes, kB is 1000.
 _SIZES = {"b": 1, "byte": 1, "bytes": 1} | {
     letter + ending: base**power
     for power, letter in enumerate("kmgt", 1)
     for ending, base in (("b", 1000), ("ib", 1024), ("i", 1024))
 }
-_SECONDS = {"s": 1, "sec": 1, "seconds": 1, "ms": 1e-3, "us": 1e-6, "μs": 1e-6, "ns": 1e-9, "min": 60, "h": 3600}
+_SECONDS = {
+    "s": 1,
+    "sec": 1,
+    "seconds": 1,
+    "ms": 1e-3,
+    "us": 1e-6,
+    "μs": 1e-6,
+    "ns": 1e-9,
+    "min": 60,
+    "h": 3600,
+}
 _KINDS = (_SIZES, _SECONDS, {"x": 1, "times": 1}, {"%": 1, "percent": 1})
 
 
@@ -352,7 +394,9 @@ def tick(store, item: str, label: str, evidence: str | None = None) -> Tick:
     now = Tick(item, bool(saved.get("done")), saved.get("source"))
     if evidence:
         if not (now.done and now.by == "evidence" and saved.get("evidence") == evidence):
-            store.save("checklist", item, {}, done=True, source="evidence", evidence=evidence, label=label)
+            store.save(
+                "checklist", item, {}, done=True, source="evidence", evidence=evidence, label=label
+            )
         live.show(_card("Checklist", label, f"[x] done, as shown by: {evidence}"))
         return Tick(item, True, "evidence")
 
@@ -360,7 +404,9 @@ def tick(store, item: str, label: str, evidence: str | None = None) -> Tick:
         if not now.done:
             return "[ ] not ticked yet"
         return (
-            "[x] ticked by you" if now.by == "student" else f"[x] done, as shown by: {saved.get('evidence')}"
+            "[x] ticked by you"
+            if now.by == "student"
+            else f"[x] done, as shown by: {saved.get('evidence')}"
         )
 
     def take(ticked: bool) -> str:
@@ -379,7 +425,8 @@ def hint(*hints: str, solution: str | None = None) -> None:
     `code` between backticks and line breaks are kept.
     """
     steps = [
-        (f"Hint {i} of {len(hints)}" if len(hints) > 1 else "Hint", text) for i, text in enumerate(hints, 1)
+        (f"Hint {i} of {len(hints)}" if len(hints) > 1 else "Hint", text)
+        for i, text in enumerate(hints, 1)
     ]
     if solution is not None:
         steps.append(("Solution", solution))
@@ -387,20 +434,26 @@ def hint(*hints: str, solution: str | None = None) -> None:
         raise ValueError("hint() needs at least one hint or a solution.")
     inside = ""
     for title, text in reversed(steps):
-        body = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False)).replace("\n", "<br>")
+        body = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False)).replace(
+            "\n", "<br>"
+        )
         inside = (
             f'<details style="margin:2px 0 2px 8px"><summary style="cursor:pointer">{title}</summary>'
             f'<div style="padding:2px 0 2px 16px">{body}{inside}</div></details>'
         )
     names = ", then ".join(title.lower() for title, _ in steps)
     live.show(
-        live.Static(f'<div style="{live.CARD}">{inside}</div>', f"(On request, in the notebook: {names}.)")
+        live.Static(
+            f'<div style="{live.CARD}">{inside}</div>', f"(On request, in the notebook: {names}.)"
+        )
     )
 
 
 # ---------------------------------------------------------------- forms
 
-_pending: dict[int, tuple] = {}  # id of a control -> (timer, save): saves that wait for the end of typing
+_pending: dict[
+    int, tuple
+] = {}  # id of a control -> (timer, save): saves that wait for the end of typing
 
 
 def _card(kind: str, question: str, text: str, body: str | None = None) -> live.Static:
@@ -412,7 +465,9 @@ def _card(kind: str, question: str, text: str, body: str | None = None) -> live.
     )
 
 
-def _form(kind, question, status, take, value, unit="", lines=0, options=None, checkbox=False) -> None:
+def _form(
+    kind, question, status, take, value, unit="", lines=0, options=None, checkbox=False
+) -> None:
     """Show the saved state as text and, where there is a front end, the widget that changes it.
 
     take(value) saves and returns the new state in words. It is called when
@@ -432,14 +487,21 @@ def _form(kind, question, status, take, value, unit="", lines=0, options=None, c
         control = w.Checkbox(value=value, description="I have done this", indent=False, layout=wide)
     elif options:
         control = w.RadioButtons(
-            options=options, value=value if value in options else None, layout=w.Layout(width="auto")
+            options=options,
+            value=value if value in options else None,
+            layout=w.Layout(width="auto"),
         )
     elif lines:
         control = w.Textarea(
-            value=value, rows=lines + 1, placeholder="Type here; it is saved as you type.", layout=wide
+            value=value,
+            rows=lines + 1,
+            placeholder="Type here; it is saved as you type.",
+            layout=wide,
         )
     else:
-        control = w.Text(value=value, placeholder=f"a number ({unit})", layout=w.Layout(width="220px"))
+        control = w.Text(
+            value=value, placeholder=f"a number ({unit})", layout=w.Layout(width="220px")
+        )
     control.tooltip = question  # a screen reader says it
     shown = [control, w.Label(unit)] if unit else [control]
     display(w.HBox(shown))

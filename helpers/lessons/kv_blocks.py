@@ -16,8 +16,11 @@ def reusable_tokens(shared: int, prompt: int, block_size: int) -> int:
     return max(0, min(shared, prompt - 1)) // block_size * block_size
 
 
-def predicted_hits(prompts: Sequence[Sequence[int]], block_size: int,
-                   outputs: Sequence[Sequence[int]] | None = None) -> list[int]:
+def predicted_hits(
+    prompts: Sequence[Sequence[int]],
+    block_size: int,
+    outputs: Sequence[Sequence[int]] | None = None,
+) -> list[int]:
     """Prompt tokens that each request finds in a prefix cache that starts empty and never has to evict.
 
     prompts: token ids, in the order in which the requests are served, one after the other.
@@ -56,7 +59,11 @@ def in_flight(measurement: Measurement, block_size: int, max_model_len: int) -> 
     rows = []
     for step in measurement.timeline:
         now = step["t_s"]
-        decoding = [r for r in measurement.requests if r.token_times_s and r.token_times_s[0] <= now < r.token_times_s[-1]]
+        decoding = [
+            r
+            for r in measurement.requests
+            if r.token_times_s and r.token_times_s[0] <= now < r.token_times_s[-1]
+        ]
         if not decoding or len(decoding) != step["running"]:
             continue
         # The token that came last is the next step's input: its keys and values are not there yet.
@@ -70,7 +77,9 @@ def in_flight(measurement: Measurement, block_size: int, max_model_len: int) -> 
     return rows
 
 
-def last_steps(requests: int, input_tokens: int, output_tokens: int, block_size: int, blocks: int) -> list[int]:
+def last_steps(
+    requests: int, input_tokens: int, output_tokens: int, block_size: int, blocks: int
+) -> list[int]:
     """The step in which each request ends when all arrive at once and the cache has `blocks` for them.
 
     As vLLM's scheduler does it (vllm/v1/core/sched/scheduler.py): who runs comes first; for want of a block the last
@@ -78,7 +87,9 @@ def last_steps(requests: int, input_tokens: int, output_tokens: int, block_size:
     far as blocks are free. Raises ValueError when one request alone does not fit.
     """
     if -(-(input_tokens + output_tokens - 1) // block_size) > blocks:
-        raise ValueError(f"A request of {input_tokens} + {output_tokens} tokens does not fit {blocks} blocks of {block_size}.")
+        raise ValueError(
+            f"A request of {input_tokens} + {output_tokens} tokens does not fit {blocks} blocks of {block_size}."
+        )
     written, ends = [0] * requests, [0] * requests
     running, waiting, step = [], list(range(requests)), 0
     needs = lambda chosen: sum(-(-(input_tokens + written[i]) // block_size) for i in chosen)

@@ -6,8 +6,25 @@ import json
 import sys
 
 from . import (
-    GIB, SHIPPED, EngineOptions, Goal, PlanningError, Point, Workload, calibrate, catalogue, commands, default_tuning,
-    load_hardware, load_shape, make_box, nearest_valid, plan_memory, predict, rank, why_invalid,
+    GIB,
+    SHIPPED,
+    EngineOptions,
+    Goal,
+    PlanningError,
+    Point,
+    Workload,
+    calibrate,
+    catalogue,
+    commands,
+    default_tuning,
+    load_hardware,
+    load_shape,
+    make_box,
+    nearest_valid,
+    plan_memory,
+    predict,
+    rank,
+    why_invalid,
 )  # fmt: skip
 from .choose import nearest_that_fits, price_per_million
 from .launch import check_all
@@ -17,11 +34,21 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m helpers.planning", description=__doc__)
     sub = top.add_subparsers(dest="what", required=True)
     plan = sub.add_parser("plan", help="size, predict and launch one plan, or rank all of them")
-    plan.add_argument("--model", required=True, help=f"a folder, a config.json, a Hugging Face id, or one of {', '.join(SHIPPED)}")
-    plan.add_argument("--gpu", required=True, help="a name of the catalogue (see: python -m helpers.planning gpus), or 'cpu' for this machine's cores")
+    plan.add_argument(
+        "--model",
+        required=True,
+        help=f"a folder, a config.json, a Hugging Face id, or one of {', '.join(SHIPPED)}",
+    )
+    plan.add_argument(
+        "--gpu",
+        required=True,
+        help="a name of the catalogue (see: python -m helpers.planning gpus), or 'cpu' for this machine's cores",
+    )
     plan.add_argument("--gpus", type=int, default=1, help="GPUs in all")
     plan.add_argument("--nodes", type=int, default=1, help="machines that they are spread over")
-    plan.add_argument("--gpu-memory-gib", type=float, help="memory of one GPU as the driver reports it")
+    plan.add_argument(
+        "--gpu-memory-gib", type=float, help="memory of one GPU as the driver reports it"
+    )
     plan.add_argument("--hardware", help="a JSON file with more GPUs")
     for short in ("tp", "pp", "dp"):
         plan.add_argument(f"--{short}", type=int)
@@ -33,7 +60,12 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--max-num-seqs", type=int)
     plan.add_argument("--enforce-eager", action="store_true")
     plan.add_argument("--enable-expert-parallel", action="store_true")
-    plan.add_argument("--usage", choices=("server", "llm"), default="server", help="whose defaults: `vllm serve` or the class LLM")
+    plan.add_argument(
+        "--usage",
+        choices=("server", "llm"),
+        default="server",
+        help="whose defaults: `vllm serve` or the class LLM",
+    )
     plan.add_argument("--input-tokens", type=int, default=None)
     plan.add_argument("--output-tokens", type=int, default=None)
     plan.add_argument("--concurrency", type=int, default=1)
@@ -41,17 +73,35 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--ttft-ms", type=float, help="limit for the ranking")
     plan.add_argument("--prefer", choices=("throughput", "latency", "price"), default="throughput")
     plan.add_argument("--price", type=float, help="price of one GPU for an hour")
-    plan.add_argument("--calibrate", action="append", default=[], metavar="tp=1,concurrency=1,tpot_ms=4.9",
-                      help="a measured point: tp, pp, dp, concurrency, input_tokens, output_tokens, tpot_ms or prefill_ms")
+    plan.add_argument(
+        "--calibrate",
+        action="append",
+        default=[],
+        metavar="tp=1,concurrency=1,tpot_ms=4.9",
+        help="a measured point: tp, pp, dp, concurrency, input_tokens, output_tokens, tpot_ms or prefill_ms",
+    )
     plan.add_argument("--launcher", choices=("mp", "ray"), default="mp")
-    plan.add_argument("--no-check", action="store_true", help="print the command without asking the installed vLLM")
+    plan.add_argument(
+        "--no-check",
+        action="store_true",
+        help="print the command without asking the installed vLLM",
+    )
     plan.add_argument("--json", action="store_true", help="one JSON object")
     sub.add_parser("gpus", help="the catalogue, with sources and doubts")
     sub.add_parser("models", help="the shipped model configs")
     return top
 
 
-POINT_KEYS = {"tp", "pp", "dp", "concurrency", "input_tokens", "output_tokens", "tpot_ms", "prefill_ms"}
+POINT_KEYS = {
+    "tp",
+    "pp",
+    "dp",
+    "concurrency",
+    "input_tokens",
+    "output_tokens",
+    "tpot_ms",
+    "prefill_ms",
+}
 
 
 def parse_point(text: str, defaults: dict) -> Point:
@@ -60,11 +110,15 @@ def parse_point(text: str, defaults: dict) -> Point:
     for pair in text.split(","):
         key, _, value = pair.strip().partition("=")
         if key not in POINT_KEYS or not value:
-            raise PlanningError(f"--calibrate cannot read {pair!r}: write pairs of {', '.join(sorted(POINT_KEYS))}, such as tp=1,concurrency=1,tpot_ms=4.9.")
+            raise PlanningError(
+                f"--calibrate cannot read {pair!r}: write pairs of {', '.join(sorted(POINT_KEYS))}, such as tp=1,concurrency=1,tpot_ms=4.9."
+            )
         try:
             values[key] = float(value) if key.endswith("_ms") else int(value)
         except ValueError:
-            raise PlanningError(f"--calibrate cannot read {pair!r}: {value!r} is not a number.") from None
+            raise PlanningError(
+                f"--calibrate cannot read {pair!r}: {value!r} is not a number."
+            ) from None
     for key in ("tpot", "prefill"):
         milliseconds = values.pop(key + "_ms", None)
         values[key + "_s"] = None if milliseconds is None else milliseconds / 1e3
@@ -113,7 +167,9 @@ def plan(args) -> dict:
         prediction = one_plan(shape, box, tp, pp, dp, workload, options, tuning, args.usage)
     launch = commands(shape, tp, pp, dp, _machines(box, tp, pp, dp), args.launcher, given)
     if not args.no_check:
-        with contextlib.redirect_stdout(sys.stderr):  # what vLLM has to say while it is imported is not the answer
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # what vLLM has to say while it is imported is not the answer
             launch = check_all(launch, shape)
     return report(shape, box, prediction, launch, ranking, calibration, args.price)
 
@@ -135,10 +191,16 @@ def one_plan(shape, box, tp, pp, dp, workload, options, tuning, usage):
     if not memory.fits:
         near = nearest_valid(shape, box, tp, pp, dp, options, usage)
         if near:
-            raise PlanningError(f"{shape.name} does not fit with TP {tp} x PP {pp} x DP {dp} on {box.gpu.name}: {memory.problem}; {near}.")
+            raise PlanningError(
+                f"{shape.name} does not fit with TP {tp} x PP {pp} x DP {dp} on {box.gpu.name}: {memory.problem}; {near}."
+            )
         from .choose import Choice
 
-        raise PlanningError(nearest_that_fits(shape, box, options, usage, [Choice(tp, pp, dp, None, False, False, memory.problem)]))
+        raise PlanningError(
+            nearest_that_fits(
+                shape, box, options, usage, [Choice(tp, pp, dp, None, False, False, memory.problem)]
+            )
+        )
     return predict(shape, box, tp, pp, dp, workload, options, tuning, usage, memory)
 
 
@@ -194,7 +256,9 @@ def report(shape, box, p, launch, ranking, calibration, price) -> dict:
         "notes": list(p.notes),
     }  # fmt: skip
     if price is not None:
-        out["price_per_million_output_tokens"] = round(price_per_million(price, p.gpus, p.output_tokens_per_s), 4)
+        out["price_per_million_output_tokens"] = round(
+            price_per_million(price, p.gpus, p.output_tokens_per_s), 4
+        )
     if calibration:
         out["calibration"] = {
             "error_before": [round(e, 5) for e in calibration.before],
@@ -232,29 +296,46 @@ def readable(r: dict) -> str:
         f"  throughput  {r['output_tokens_per_s']:,.0f} output tokens/s with new prompts between the steps (TPOT then {r['mixed_tpot_ms']:.2f} ms)",
     ]
     if "price_per_million_output_tokens" in r:
-        lines.append(f"  price       {r['price_per_million_output_tokens']:.2f} for a million output tokens")
+        lines.append(
+            f"  price       {r['price_per_million_output_tokens']:.2f} for a million output tokens"
+        )
     if "calibration" in r:
         c = r["calibration"]
-        lines.append(f"  calibrated  error of the points before {', '.join(f'{e:+.1%}' for e in c['error_before'])}, after {', '.join(f'{e:+.1%}' for e in c['error_after'])}")
+        lines.append(
+            f"  calibrated  error of the points before {', '.join(f'{e:+.1%}' for e in c['error_before'])}, after {', '.join(f'{e:+.1%}' for e in c['error_after'])}"
+        )
     if "ranking" in r:
         lines.append("  ranking     " + ("" if r["goal_met"] else "(no plan meets the goal) "))
         for row in r["ranking"]:
             if not row["fits"]:
                 continue
-            lines.append(f"    TP {row['tp']:>2} PP {row['pp']:>2} DP {row['dp']:>2}  {row['output_tokens_per_s']:>10,.0f} tokens/s  TPOT {row['mixed_tpot_ms']:>7.2f} ms  TTFT {row['ttft_ms']:>7.1f} ms  {'' if row['meets'] else 'misses: ' + row['why']}")
+            lines.append(
+                f"    TP {row['tp']:>2} PP {row['pp']:>2} DP {row['dp']:>2}  {row['output_tokens_per_s']:>10,.0f} tokens/s  TPOT {row['mixed_tpot_ms']:>7.2f} ms  TTFT {row['ttft_ms']:>7.1f} ms  {'' if row['meets'] else 'misses: ' + row['why']}"
+            )
         rest = [row for row in r["ranking"] if not row["fits"]]
         if rest:
-            lines.append(f"    {len(rest)} more are refused or do not fit; the first: TP {rest[0]['tp']} PP {rest[0]['pp']} DP {rest[0]['dp']}: {rest[0]['why']}")
+            lines.append(
+                f"    {len(rest)} more are refused or do not fit; the first: TP {rest[0]['tp']} PP {rest[0]['pp']} DP {rest[0]['dp']}: {rest[0]['why']}"
+            )
         lines += [f"  why         {reason}" for reason in r["reasons"]]
-    verdict = {True: "accepted by the installed vLLM's parser and configuration checks", False: "REFUSED by the installed vLLM", None: "not checked"}[r["launch_accepted"]]
-    lines.append(f"  launch      {verdict}" + (f" ({r['launch_objection']})" if r["launch_objection"] else ""))
+    verdict = {
+        True: "accepted by the installed vLLM's parser and configuration checks",
+        False: "REFUSED by the installed vLLM",
+        None: "not checked",
+    }[r["launch_accepted"]]
+    lines.append(
+        f"  launch      {verdict}"
+        + (f" ({r['launch_objection']})" if r["launch_objection"] else "")
+    )
     lines += ["    " + line for line in r["launch"].splitlines()]
     lines += [f"  note        {note}" for note in r["notes"]]
     return "\n".join(lines)
 
 
 def _parts(parts: dict) -> str:
-    return ", ".join(f"{k.removesuffix('_ms').replace('_', ' ')} {v:.2f}" for k, v in parts.items() if v >= 0.005)
+    return ", ".join(
+        f"{k.removesuffix('_ms').replace('_', ' ')} {v:.2f}" for k, v in parts.items() if v >= 0.005
+    )
 
 
 def main(argv=None) -> int:
@@ -263,13 +344,17 @@ def main(argv=None) -> int:
         if args.what == "gpus":
             for gpu in catalogue().values():
                 link = f"{gpu.link.kind} {gpu.link.gb_s:g} GB/s" if gpu.link else gpu.pcie.kind
-                print(f"{gpu.name:16} {gpu.usable_gib:6.1f} GiB  {gpu.bandwidth_gb_s:6g} GB/s  {gpu.tflops_16bit:6g} TFLOP/s  {link}\n{'':17}source: {gpu.source}")
+                print(
+                    f"{gpu.name:16} {gpu.usable_gib:6.1f} GiB  {gpu.bandwidth_gb_s:6g} GB/s  {gpu.tflops_16bit:6g} TFLOP/s  {link}\n{'':17}source: {gpu.source}"
+                )
                 for what, doubt in gpu.doubts.items():
                     print(f"{'':17}doubt, {what}: {doubt}")
         elif args.what == "models":
             for name in SHIPPED:
                 shape = load_shape(name)
-                print(f"{name:16} {shape.parameters() / 1e9:8.2f} B parameters, {shape.kv_bytes_per_token():,} bytes of KV cache a token")
+                print(
+                    f"{name:16} {shape.parameters() / 1e9:8.2f} B parameters, {shape.kv_bytes_per_token():,} bytes of KV cache a token"
+                )
         else:
             answer = plan(args)
             print(json.dumps(answer, indent=1) if args.json else readable(answer))

@@ -19,7 +19,13 @@ from .predict import Point, calibrate, decode_parts, default_tuning, prefill_par
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "benchmarks" / "records"
-TARGETS = {"kv_cache_tokens": 0.03, "weights_gib": 0.01, "tpot_ms": 0.15, "prefill_ms": 0.15, "speedup": 0.15}
+TARGETS = {
+    "kv_cache_tokens": 0.03,
+    "weights_gib": 0.01,
+    "tpot_ms": 0.15,
+    "prefill_ms": 0.15,
+    "speedup": 0.15,
+}
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,17 @@ def load_records(folder=None) -> list[dict]:
                 last[record["id"]] = record
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of a run that was cut off
-        found += [{**r, "file": path.stem} for r in last.values() if not r["measured"].get("problem")]
+        found += [
+            {**r, "file": path.stem} for r in last.values() if not r["measured"].get("problem")
+        ]
     return found
 
 
 def _shape(record) -> ModelShape:
     model = record["config"]["model"]
-    return load_shape(str(ROOT / "helpers" / "tiny_model" / "target") if model == "shipped" else model)
+    return load_shape(
+        str(ROOT / "helpers" / "tiny_model" / "target") if model == "shipped" else model
+    )
 
 
 def _box(record):
@@ -80,13 +90,23 @@ def _options(record) -> EngineOptions:
 
 def _memory(record):
     config = record["config"]
-    return plan_memory(_shape(record), _box(record), config["tp"], config["pp"], config["dp"], _options(record), usage="llm")
+    return plan_memory(
+        _shape(record),
+        _box(record),
+        config["tp"],
+        config["pp"],
+        config["dp"],
+        _options(record),
+        usage="llm",
+    )
 
 
 def _reference(records) -> dict | None:
     """The record that calibrates a machine: the first on one GPU that is not held out."""
     single = [r for r in records if r["config"]["tp"] * r["config"]["pp"] * r["config"]["dp"] == 1]
-    return next((r for r in single if not r["config"].get("holdout") and r["measured"].get("tpot_ms")), None)
+    return next(
+        (r for r in single if not r["config"].get("holdout") and r["measured"].get("tpot_ms")), None
+    )
 
 
 def _calibration(record):
@@ -123,7 +143,11 @@ def compare(records=None) -> list[Row]:
 
 def _rows(group, record, tuning, used) -> list[Row]:
     shape, box, memory = _shape(record), _box(record), _memory(record)
-    config, measured, committed = record["config"], record["measured"], record.get("predicted") or {}
+    config, measured, committed = (
+        record["config"],
+        record["measured"],
+        record.get("predicted") or {},
+    )
     tp, pp = config["tp"], config["pp"]
     plain = default_tuning(box.gpu)
     holdout = bool(config.get("holdout"))
@@ -133,7 +157,13 @@ def _rows(group, record, tuning, used) -> list[Row]:
         rows.append(Row(group, record["id"], quantity, case, real, first, now, now if tuned is None else tuned,
                         holdout, (quantity, case) in used))  # fmt: skip
 
-    add("kv_cache_tokens", "", measured["kv_cache_tokens"], committed.get("kv_cache_tokens"), memory.kv_cache_tokens)
+    add(
+        "kv_cache_tokens",
+        "",
+        measured["kv_cache_tokens"],
+        committed.get("kv_cache_tokens"),
+        memory.kv_cache_tokens,
+    )
     ranks = measured.get("memory_by_rank") or []
     real = max((r.get("weights") or 0 for r in ranks), default=0) / GIB
     if real:  # 0 on the CPU, where vLLM repacks the weights and does not weigh them
@@ -143,7 +173,10 @@ def _rows(group, record, tuning, used) -> list[Row]:
         add("tpot_ms", case, value, committed.get("tpot_ms", {}).get(case), *step)
     for case, value in measured.get("prefill_ms", {}).items():
         step = [
-            prefill_parts(shape, box, tp, pp, int(case), measured["max_num_batched_tokens"], tuning=t).total * 1e3
+            prefill_parts(
+                shape, box, tp, pp, int(case), measured["max_num_batched_tokens"], tuning=t
+            ).total
+            * 1e3
             for t in (plain, tuning or plain)
         ]
         add("prefill_ms", case, value, committed.get("prefill_ms", {}).get(case), *step)
@@ -190,7 +223,11 @@ def summary(rows: list[Row]) -> list[dict]:
     out = []
     for machine in dict.fromkeys(r.machine for r in rows):
         for quantity, target in TARGETS.items():
-            mine = [r for r in rows if r.machine == machine and r.quantity == quantity and not r.reference]
+            mine = [
+                r
+                for r in rows
+                if r.machine == machine and r.quantity == quantity and not r.reference
+            ]
             if not mine:
                 continue
 
@@ -217,7 +254,10 @@ def by_configuration(rows: list[Row]) -> list[dict]:
     lines = []
     for machine, config in dict.fromkeys((r.machine, r.config) for r in rows):
         mine = [r for r in rows if (r.machine, r.config) == (machine, config)]
-        line = {"recorded on": machine, "configuration": config + (" (held out)" if mine[0].holdout else "")}
+        line = {
+            "recorded on": machine,
+            "configuration": config + (" (held out)" if mine[0].holdout else ""),
+        }
         for quantity, title in (("kv_cache_tokens", "KV-cache tokens"), ("tpot_ms", "TPOT, ms, worst"),
                                 ("prefill_ms", "prefill, ms, worst"), ("speedup", "speed-up, worst")):  # fmt: skip
             of_kind = [r for r in mine if r.quantity == quantity and not r.reference]
@@ -225,6 +265,8 @@ def by_configuration(rows: list[Row]) -> list[dict]:
                 worst = max(of_kind, key=lambda r: abs(r.error()))
                 show = "{:,.0f}" if quantity == "kv_cache_tokens" else "{:.3g}"
                 case = f"{worst.case}: " if worst.case else ""
-                line[title] = f"{case}{show.format(worst.calibrated)} / {show.format(worst.measured)} ({worst.error():+.1%})"
+                line[title] = (
+                    f"{case}{show.format(worst.calibrated)} / {show.format(worst.measured)} ({worst.error():+.1%})"
+                )
         lines.append(line)
     return lines

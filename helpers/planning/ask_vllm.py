@@ -19,9 +19,13 @@ from .models import ModelShape
 @contextlib.contextmanager
 def quiet():
     """vLLM and torch say nothing below an error in here (they greet each configuration with a page of messages)."""
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # speaks once, when vLLM imports torch
+    logging.getLogger("torch._library.triton").setLevel(
+        logging.ERROR
+    )  # speaks once, when vLLM imports torch
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # for all loggers: vLLM sets the levels of its own while it is imported
+    logging.disable(
+        logging.WARNING
+    )  # for all loggers: vLLM sets the levels of its own while it is imported
     try:
         yield
     finally:
@@ -57,14 +61,25 @@ def _rank_bytes(model, tp, pp, pp_rank) -> int:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.model_executor.model_loader.utils import initialize_model
 
-    groups = {"_TP": (tp, 0), "_PP": (pp, pp_rank), "_DP": (1, 0), "_EP": (tp, 0), "_PCP": (1, 0), "_DCP": (1, 0)}
+    groups = {
+        "_TP": (tp, 0),
+        "_PP": (pp, pp_rank),
+        "_DP": (1, 0),
+        "_EP": (tp, 0),
+        "_PCP": (1, 0),
+        "_DCP": (1, 0),
+    }
     before, dtype = {name: getattr(state, name, None) for name in groups}, torch.get_default_dtype()
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(model, ModelShape):
             (Path(folder) / "config.json").write_text(json.dumps(model.config))
             model = folder
         config = EngineArgs(
-            model=str(model), skip_tokenizer_init=True, load_format="dummy", max_model_len=128, dtype="bfloat16"
+            model=str(model),
+            skip_tokenizer_init=True,
+            load_format="dummy",
+            max_model_len=128,
+            dtype="bfloat16",
         ).create_engine_config()
         try:
             for name, (size, rank) in groups.items():

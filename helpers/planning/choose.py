@@ -62,7 +62,9 @@ class Ranking:
 def price_per_million(price_per_gpu_hour: float, gpus: int, tokens_per_s: float) -> float:
     """Price of a million output tokens at full load: price x GPUs / (tokens per hour) x 1e6."""
     if not 0 <= price_per_gpu_hour < math.inf:
-        raise PlanningError(f"The price of a GPU for an hour must be a number of at least 0, not {price_per_gpu_hour:g}.")
+        raise PlanningError(
+            f"The price of a GPU for an hour must be a number of at least 0, not {price_per_gpu_hour:g}."
+        )
     return price_per_gpu_hour * gpus / (tokens_per_s * 3600) * 1e6
 
 
@@ -96,10 +98,14 @@ def rank(
     """
     workload, goal = workload or Workload(), goal or Goal()
     if goal.prefer not in ("throughput", "latency", "price"):
-        raise PlanningError(f'A goal prefers "throughput", "latency" or "price", not {goal.prefer!r}.')
+        raise PlanningError(
+            f'A goal prefers "throughput", "latency" or "price", not {goal.prefer!r}.'
+        )
     choices = []
     for tp, pp, dp in sizes or combinations(box.gpus, use_all):
-        choices.append(_one(shape, box, tp, pp, dp, workload, options, goal, tuning, price_per_gpu_hour, usage))
+        choices.append(
+            _one(shape, box, tp, pp, dp, workload, options, goal, tuning, price_per_gpu_hour, usage)
+        )
     fitting = [c for c in choices if c.fits]
     if not fitting:
         raise PlanningError(nearest_that_fits(shape, box, options, usage, choices))
@@ -134,7 +140,9 @@ def _one(shape, box, tp, pp, dp, workload, options, goal, tuning, price, usage) 
     if goal.ttft_ms is not None and p.ttft_s * 1e3 > goal.ttft_ms:
         missed.append(f"TTFT {p.ttft_s * 1e3:.0f} ms is over {goal.ttft_ms:g} ms")
     if p.streams_per_replica * dp < workload.concurrency:
-        missed.append(f"only {p.streams_per_replica * dp} of {workload.concurrency} requests run at once")
+        missed.append(
+            f"only {p.streams_per_replica * dp} of {workload.concurrency} requests run at once"
+        )
     cost = None if price is None else price_per_million(price, tp * pp * dp, p.output_tokens_per_s)
     return Choice(tp, pp, dp, p, True, not missed, "; ".join(missed), cost)
 
@@ -211,12 +219,19 @@ def _reasons(ordered, best, thumb, goal, workload):
         )
 
 
-def holds(shape: ModelShape, box: Box, tp: int, pp: int, dp: int = 1, options=None, usage="server") -> bool:
+def holds(
+    shape: ModelShape, box: Box, tp: int, pp: int, dp: int = 1, options=None, usage="server"
+) -> bool:
     """Whether vLLM accepts these sizes for the model and every GPU of the box has room for its part."""
-    return why_invalid(shape, tp, pp, dp) is None and plan_memory(shape, box, tp, pp, dp, options, usage).fits
+    return (
+        why_invalid(shape, tp, pp, dp) is None
+        and plan_memory(shape, box, tp, pp, dp, options, usage).fits
+    )
 
 
-def smallest_box(shape: ModelShape, gpu, options=None, usage="server", more_than: int = 0) -> tuple[Box, int, int] | None:
+def smallest_box(
+    shape: ModelShape, gpu, options=None, usage="server", more_than: int = 0
+) -> tuple[Box, int, int] | None:
     """(box, TP, PP) of the fewest GPUs of a kind, 1 to 64 in powers of two and more than `more_than`, that hold the model."""
     for gpus in (n for n in (1, 2, 4, 8, 16, 32, 64) if n > more_than):
         box = make_box(gpu, gpus, max(1, math.ceil(gpus / 8)))
@@ -227,7 +242,9 @@ def smallest_box(shape: ModelShape, gpu, options=None, usage="server", more_than
     return None
 
 
-def planned_box(here: Box, shape: ModelShape, gpu=None, gpus: int | None = None, nodes: int = 1, options=None) -> Box:
+def planned_box(
+    here: Box, shape: ModelShape, gpu=None, gpus: int | None = None, nodes: int = 1, options=None
+) -> Box:
     """The box to plan for: the one asked for, or else a sensible one.
 
     gpu, gpus, nodes: a kind of the catalogue, how many in all, on how many machines. Without them: the GPUs that are
@@ -239,7 +256,9 @@ def planned_box(here: Box, shape: ModelShape, gpu=None, gpus: int | None = None,
     if gpus:
         return make_box(kind, gpus, nodes)
     several_here = gpu is None and here.present and here.gpus > 1 and not on_cpu
-    if several_here and any(holds(shape, here, t, p, 1, options) for t, p, d in combinations(here.gpus) if d == 1):
+    if several_here and any(
+        holds(shape, here, t, p, 1, options) for t, p, d in combinations(here.gpus) if d == 1
+    ):
         return here
     needed = smallest_box(shape, kind, options)
     return needed[0] if needed and needed[0].gpus > 8 else make_box(kind, 8, nodes)
@@ -247,9 +266,9 @@ def planned_box(here: Box, shape: ModelShape, gpu=None, gpus: int | None = None,
 
 def nearest_that_fits(shape, box, options=None, usage="server", tried=()) -> str:
     """One sentence: why nothing fits this box, and the nearest change that does."""
-    first = next((c for c in tried if c.tp * c.pp * c.dp == box.gpus and c.dp == 1 and c.why), None) or (
-        tried[0] if tried else None
-    )
+    first = next(
+        (c for c in tried if c.tp * c.pp * c.dp == box.gpus and c.dp == 1 and c.why), None
+    ) or (tried[0] if tried else None)
     cause = first.why if first else "no plan fits"
     where = f" ({first.name()})" if first else ""
     head = f"{shape.name} does not fit on {box.gpus} x {box.gpu.name}{where}: {cause}"
@@ -260,7 +279,9 @@ def nearest_that_fits(shape, box, options=None, usage="server", tried=()) -> str
     return f"{head}; no box of up to 64 of these GPUs holds it: take a smaller model or a GPU with more memory."
 
 
-def nearest_valid(shape: ModelShape, box: Box, tp: int, pp: int, dp: int, options=None, usage="server") -> str:
+def nearest_valid(
+    shape: ModelShape, box: Box, tp: int, pp: int, dp: int, options=None, usage="server"
+) -> str:
     """A clause that names the valid plan nearest to (tp, pp, dp) on this box, or says what box would do."""
     found = []
     for t, p, d in combinations(box.gpus):

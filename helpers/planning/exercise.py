@@ -36,7 +36,15 @@ class Task:
         )
 
 
-BASE = Task("Llama-3.1-70B", 8192, 1024, 256, 64, 40.0, {"A100-SXM-80GB": 1.6, "H100-SXM": 2.6, "H200-SXM": 3.4, "L40S": 0.9})
+BASE = Task(
+    "Llama-3.1-70B",
+    8192,
+    1024,
+    256,
+    64,
+    40.0,
+    {"A100-SXM-80GB": 1.6, "H100-SXM": 2.6, "H200-SXM": 3.4, "L40S": 0.9},
+)
 
 
 def variant(seed: int) -> Task:
@@ -76,7 +84,9 @@ def _plan(task: Task, gpu: str, tp: int, pp: int, dp: int):
         raise PlanningError(problem)
     memory = plan_memory(shape, box, tp, pp, dp, options)
     if not memory.fits:
-        raise PlanningError(f"{task.model} does not fit on {gpu} with TP {tp} x PP {pp}: {memory.problem}.")
+        raise PlanningError(
+            f"{task.model} does not fit on {gpu} with TP {tp} x PP {pp}: {memory.problem}."
+        )
     workload = Workload(task.input_tokens, task.output_tokens, task.users)
     return predict(shape, box, tp, pp, dp, workload, options, memory=memory)
 
@@ -103,23 +113,44 @@ def check_plan(task: Task, gpu: str, tp: int, pp: int = 1, dp: int = 1) -> Verdi
     try:
         name = get_gpu(gpu).name
         if name not in task.prices:
-            return Verdict(False, f"{gpu} is not for rent here: choose among {', '.join(task.prices)}.")
+            return Verdict(
+                False, f"{gpu} is not for rent here: choose among {', '.join(task.prices)}."
+            )
         if tp * pp * dp > 8:
-            return Verdict(False, f"TP {tp} x PP {pp} x DP {dp} needs {tp * pp * dp} GPUs, and there are 8 of a kind.")
+            return Verdict(
+                False,
+                f"TP {tp} x PP {pp} x DP {dp} needs {tp * pp * dp} GPUs, and there are 8 of a kind.",
+            )
         p = _plan(task, name, tp, pp, dp)
     except PlanningError as problem:
         return Verdict(False, str(problem))
     tpot, price = p.mixed_tpot_s * 1e3, task.prices[name] * tp * pp * dp
     yours = f"yours: {tp * pp * dp} x {name}, {price:.2f} an hour, TPOT {tpot:.1f} ms (target {task.tpot_ms:g}), {price_per_million(task.prices[name], tp * pp * dp, p.output_tokens_per_s):.2f} for a million tokens"
     if p.streams_per_replica * dp < task.users:
-        return Verdict(False, f"{yours}; only {p.streams_per_replica * dp} of {task.users} users are served at once, because the KV cache is full.", price, tpot)
+        return Verdict(
+            False,
+            f"{yours}; only {p.streams_per_replica * dp} of {task.users} users are served at once, because the KV cache is full.",
+            price,
+            tpot,
+        )
     if tpot > task.tpot_ms:
-        largest = max(p.decode.ms().items(), key=lambda item: item[1])[0].removesuffix("_ms").replace("_", " ")
-        return Verdict(False, f"{yours}: too slow; the largest part of a step is {largest}, and prefill between the steps adds {tpot - p.tpot_s * 1e3:.1f} ms.", price, tpot)
+        largest = (
+            max(p.decode.ms().items(), key=lambda item: item[1])[0]
+            .removesuffix("_ms")
+            .replace("_", " ")
+        )
+        return Verdict(
+            False,
+            f"{yours}: too slow; the largest part of a step is {largest}, and prefill between the steps adds {tpot - p.tpot_s * 1e3:.1f} ms.",
+            price,
+            tpot,
+        )
     best = cheapest(task)
     if price <= best[0] * 1.05:
         return Verdict(True, f"{yours}; nothing cheaper was found.", price, tpot)
-    return Verdict(False, f"{yours}: it works, but something at {best[0]:.2f} an hour does too.", price, tpot)
+    return Verdict(
+        False, f"{yours}: it works, but something at {best[0]:.2f} an hour does too.", price, tpot
+    )
 
 
 __all__ = ["Task", "variant", "check_plan", "cheapest", "Goal", "Verdict"]

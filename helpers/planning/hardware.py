@@ -55,9 +55,13 @@ class Gpu:
         if self.capability == "cpu":
             return "cpu"
         major = self.capability.split(".")[0]
-        return {"7": "volta", "8": "ampere", "9": "hopper", "10": "blackwell", "12": "blackwell"}.get(
-            major, "other"
-        )
+        return {
+            "7": "volta",
+            "8": "ampere",
+            "9": "hopper",
+            "10": "blackwell",
+            "12": "blackwell",
+        }.get(major, "other")
 
     def knee(self) -> float:
         """Tokens in a batch at which 16-bit matrix products take as long as reading their weights."""

@@ -16,7 +16,14 @@ from functools import lru_cache
 from .errors import PlanningError
 from .hardware import GIB, Box, Gpu, Link, get_gpu, make_box
 
-PCIE_LANE_GB_S = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}  # one lane, one direction
+PCIE_LANE_GB_S = {
+    1: 0.25,
+    2: 0.5,
+    3: 0.985,
+    4: 1.969,
+    5: 3.938,
+    6: 7.563,
+}  # one lane, one direction
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,9 @@ def inventory() -> Inventory:
 
     cpu = dict(
         cpu_name=_cpu_name(),
-        cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu_cores=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
         cpu_memory_gib=psutil.virtual_memory().total / GIB,
         numa_nodes=_numa_nodes(),
     )
@@ -75,7 +84,9 @@ def inventory() -> Inventory:
             devices = tuple(_device(h, notes) for h in handles)
             links = _links(handles, notes)
             driver = str(nvitop.Device.driver_version())
-        except Exception as problem:  # NVML has many error types; an inventory must not stop a lesson
+        except (
+            Exception
+        ) as problem:  # NVML has many error types; an inventory must not stop a lesson
             return Inventory((), notes=(f"The GPUs could not be read ({_words(problem)}).",), **cpu)
     if not devices:
         notes.append("A driver answers, but no GPU is visible: CUDA_VISIBLE_DEVICES hides them.")
@@ -98,7 +109,9 @@ def _device(handle, notes) -> Device:
 
     physical = handle.parent if getattr(handle, "is_mig_device", lambda: False)() else handle
     raw = ask("its handle", lambda: physical.handle)
-    capability = ask("compute capability", handle.cuda_compute_capability) or ask("compute capability", physical.cuda_compute_capability)
+    capability = ask("compute capability", handle.cuda_compute_capability) or ask(
+        "compute capability", physical.cuda_compute_capability
+    )
     count, generation, rate = 0, None, 0.0
     for link in range(18):
         if ask("NVLinks", pynvml.nvmlDeviceGetNvLinkState, raw, link) == 1:
@@ -122,7 +135,9 @@ def _device(handle, notes) -> Device:
         mig=physical is not handle,
     )
     if failed:
-        notes.append(f"GPU {device.index}: {', '.join(failed)} could not be read ({_words(next(iter(failed.values())))}).")
+        notes.append(
+            f"GPU {device.index}: {', '.join(failed)} could not be read ({_words(next(iter(failed.values())))})."
+        )
     return device
 
 
@@ -146,11 +161,15 @@ def _links(handles, notes) -> tuple:
                 continue
             text = "?"
             try:
-                text = ANCESTOR.get(pynvml.nvmlDeviceGetTopologyCommonAncestor(a.handle, b.handle), "?")
+                text = ANCESTOR.get(
+                    pynvml.nvmlDeviceGetTopologyCommonAncestor(a.handle, b.handle), "?"
+                )
             except Exception as problem:
                 failed.append(problem)
             try:
-                status = pynvml.nvmlDeviceGetP2PStatus(a.handle, b.handle, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
+                status = pynvml.nvmlDeviceGetP2PStatus(
+                    a.handle, b.handle, pynvml.NVML_P2P_CAPS_INDEX_NVLINK
+                )
                 if status == 0:
                     text = f"NV{_nvlinks_between(a, b)}"
             except Exception as problem:
@@ -158,7 +177,9 @@ def _links(handles, notes) -> tuple:
             row.append(text)
         rows.append(tuple(row))
     if failed:
-        notes.append(f"How the GPUs reach each other could not all be read ({_words(failed[0])}): there may be NVLinks that are not shown.")
+        notes.append(
+            f"How the GPUs reach each other could not all be read ({_words(failed[0])}): there may be NVLinks that are not shown."
+        )
     return tuple(rows)
 
 
@@ -187,7 +208,9 @@ def _cpu_name() -> str:
 
 def _numa_nodes() -> int:
     with contextlib.suppress(OSError):
-        return max(1, sum(name.startswith("node") for name in os.listdir("/sys/devices/system/node")))
+        return max(
+            1, sum(name.startswith("node") for name in os.listdir("/sys/devices/system/node"))
+        )
     return 1
 
 
@@ -211,7 +234,11 @@ def box_here(found: Inventory | None = None) -> Box:
     gpu = replace(gpu, usable_gib=min(gpu.usable_gib, min(d.memory_gib for d in found.devices)))
     measured = None
     if first.nvlink_gb_s:
-        measured = Link(f"NVLink ({first.nvlinks} links)", max(first.nvlink_gb_s, gpu.link.gb_s if gpu.link else 0), len(found.devices))
+        measured = Link(
+            f"NVLink ({first.nvlinks} links)",
+            max(first.nvlink_gb_s, gpu.link.gb_s if gpu.link else 0),
+            len(found.devices),
+        )
     pcie = gpu.pcie
     if first.pcie_generation and first.pcie_width:
         rate = PCIE_LANE_GB_S.get(first.pcie_generation, 1.969) * first.pcie_width
@@ -271,7 +298,9 @@ def _probe(threads: int) -> str:
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     if result.returncode:
-        raise PlanningError(f"The CPU could not be probed: {result.stderr.strip()[-200:] or 'the probe stopped'}.")
+        raise PlanningError(
+            f"The CPU could not be probed: {result.stderr.strip()[-200:] or 'the probe stopped'}."
+        )
     return result.stdout.strip().splitlines()[-1]
 
 
@@ -326,7 +355,9 @@ dist.destroy_process_group()
 """
 
 
-def measure_allreduce(world: int = 2, sizes=None, backend: str | None = None, timeout_s: float = 60) -> list[dict]:
+def measure_allreduce(
+    world: int = 2, sizes=None, backend: str | None = None, timeout_s: float = 60
+) -> list[dict]:
     """Time one all-reduce by payload over ``world`` processes of this machine: NCCL on GPUs, gloo on the CPU.
 
     Returns rows {"bytes", "seconds"} (mean of a run on GPUs; lower quartile of calls on the CPU). One process per rank; all are gone at the end.
@@ -335,8 +366,12 @@ def measure_allreduce(world: int = 2, sizes=None, backend: str | None = None, ti
     found = inventory()
     backend = backend or ("nccl" if len(found.devices) >= world else "gloo")
     if backend == "nccl" and len(found.devices) < world:
-        raise PlanningError(f"An all-reduce of {world} GPUs needs {world} of them, and {len(found.devices)} are visible: use gloo.")
-    default = [2**k for k in range(9, 25, 3)] if backend == "gloo" else [2**k for k in range(10, 29, 3)]
+        raise PlanningError(
+            f"An all-reduce of {world} GPUs needs {world} of them, and {len(found.devices)} are visible: use gloo."
+        )
+    default = (
+        [2**k for k in range(9, 25, 3)] if backend == "gloo" else [2**k for k in range(10, 29, 3)]
+    )
     sizes = list(sizes or default)
     import socket
 
@@ -360,10 +395,14 @@ def measure_allreduce(world: int = 2, sizes=None, backend: str | None = None, ti
         for child in children[1:]:
             child.communicate(timeout=max(1.0, deadline - time.monotonic()))
         if children[0].returncode:
-            raise PlanningError(f"The all-reduce could not be measured: {problem.strip().splitlines()[-1] if problem.strip() else 'a process stopped'}.")
+            raise PlanningError(
+                f"The all-reduce could not be measured: {problem.strip().splitlines()[-1] if problem.strip() else 'a process stopped'}."
+            )
         return json.loads(out.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        raise PlanningError(f"The all-reduce of {world} processes did not finish in {timeout_s:.0f} s; nothing was measured.") from None
+        raise PlanningError(
+            f"The all-reduce of {world} processes did not finish in {timeout_s:.0f} s; nothing was measured."
+        ) from None
     finally:
         for child in children:
             if child.poll() is None:
@@ -386,4 +425,14 @@ def fit_allreduce(rows) -> tuple[float, float]:
     return latency, 1 / slope
 
 
-__all__ = ["Device", "Inventory", "inventory", "box_here", "cpu_box", "probe_cpu", "measure_allreduce", "fit_allreduce", "make_box"]
+__all__ = [
+    "Device",
+    "Inventory",
+    "inventory",
+    "box_here",
+    "cpu_box",
+    "probe_cpu",
+    "measure_allreduce",
+    "fit_allreduce",
+    "make_box",
+]

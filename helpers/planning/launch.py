@@ -42,7 +42,9 @@ class Launch:
 
     @property
     def text(self) -> str:
-        return "\n".join(c.text if len(self.commands) == 1 else f"{c.text}  # {c.where}" for c in self.commands)
+        return "\n".join(
+            c.text if len(self.commands) == 1 else f"{c.text}  # {c.where}" for c in self.commands
+        )
 
 
 OPTION_FLAGS = {
@@ -72,7 +74,12 @@ def serve_arguments(shape: ModelShape, tp=1, pp=1, dp=1, given: dict | None = No
             continue
         if name not in OPTION_FLAGS:
             raise PlanningError(f"The planner knows no engine option {name!r}.")
-        if name == "gpu_memory_utilization" and value == 0.92 or name == "kv_cache_dtype" and value == "auto":
+        if (
+            name == "gpu_memory_utilization"
+            and value == 0.92
+            or name == "kv_cache_dtype"
+            and value == "auto"
+        ):
             continue
         argv += [OPTION_FLAGS[name]] + ([] if value is True else [str(value)])
     return argv
@@ -100,9 +107,13 @@ def commands(
             f"{world} ranks cannot be shared evenly by {nodes} machines: choose a number of machines that divides "
             f"{world}."
         )
-    first = ["The GPUs are free: nvidia-smi shows no process and the memory that the plan counts on."]
+    first = [
+        "The GPUs are free: nvidia-smi shows no process and the memory that the plan counts on."
+    ]
     if tp > 1:
-        first.append("Links inside a machine: nvidia-smi topo -m shows NV# between the GPUs of one tensor-parallel group.")
+        first.append(
+            "Links inside a machine: nvidia-smi topo -m shows NV# between the GPUs of one tensor-parallel group."
+        )
     if nodes > 1:
         first += [
             f"Ports: {'6379 (Ray)' if launcher == 'ray' else '29501 (--master-port)' if dp == 1 else '13345 (--data-parallel-rpc-port)'} "
@@ -111,7 +122,9 @@ def commands(
             "The same vLLM, Python and driver on every machine; VLLM_HOST_IP is each machine's own address where "
             "there are several.",
             *(
-                ["Ray lets nobody join without a token (2.60): the same RAY_AUTH_TOKEN on every machine, or RAY_AUTH_MODE=disabled on a private network."]
+                [
+                    "Ray lets nobody join without a token (2.60): the same RAY_AUTH_TOKEN on every machine, or RAY_AUTH_MODE=disabled on a private network."
+                ]
                 if launcher == "ray"
                 else []
             ),
@@ -124,7 +137,8 @@ def commands(
     if launcher == "ray":
         lines = [Command("machine 1", ("ray", "start", "--head", "--port=6379"))]
         lines += [
-            Command(f"machine {n + 1}", ("ray", "start", f"--address={head}:6379")) for n in range(1, nodes)
+            Command(f"machine {n + 1}", ("ray", "start", f"--address={head}:6379"))
+            for n in range(1, nodes)
         ]
         lines.append(Command("machine 1, to see that all GPUs are there", ("ray", "status")))
         serve = base + ["--distributed-executor-backend", "ray"]
@@ -142,7 +156,14 @@ def commands(
                 f"data parallel size that {nodes} divides, or use Ray."
             )
         local = dp // nodes
-        shared = ["--data-parallel-size-local", str(local), "--data-parallel-address", head, "--data-parallel-rpc-port", "13345"]
+        shared = [
+            "--data-parallel-size-local",
+            str(local),
+            "--data-parallel-address",
+            head,
+            "--data-parallel-rpc-port",
+            "13345",
+        ]
         lines.append(Command("machine 1", tuple(base + shared)))
         for n in range(1, nodes):
             extra = ["--headless", "--data-parallel-start-rank", str(n * local)]
@@ -150,7 +171,9 @@ def commands(
     else:
         for n in range(nodes):
             extra = ["--nnodes", str(nodes), "--node-rank", str(n), "--master-addr", head]
-            lines.append(Command(f"machine {n + 1}", tuple(base + extra + (["--headless"] if n else []))))
+            lines.append(
+                Command(f"machine {n + 1}", tuple(base + extra + (["--headless"] if n else [])))
+            )
     return Launch(tuple(lines), tuple(first))
 
 
@@ -193,7 +216,10 @@ def _check(command: Command, shape: ModelShape, folder) -> Command:
     import tempfile
 
     arguments = list(command.argv[2:])
-    with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stderr(io.StringIO()) as errors:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+    ):
         model = Path(folder or temporary)
         if folder is None:
             (model / "config.json").write_text(json.dumps(shape.config))
@@ -207,10 +233,14 @@ def _check(command: Command, shape: ModelShape, folder) -> Command:
             args.model = args.model_tag or args.model
             validate_parsed_serve_args(args)
             with _gpus_enough():
-                AsyncEngineArgs.from_cli_args(args).create_engine_config(UsageContext.OPENAI_API_SERVER)
+                AsyncEngineArgs.from_cli_args(args).create_engine_config(
+                    UsageContext.OPENAI_API_SERVER
+                )
         except SystemExit:
             return replace(command, accepted=False, objection=_last_line(errors.getvalue()))
-        except Exception as problem:  # vLLM raises ValueError, pydantic's errors, NotImplementedError, ...
+        except (
+            Exception
+        ) as problem:  # vLLM raises ValueError, pydantic's errors, NotImplementedError, ...
             return replace(command, accepted=False, objection=quoted_objection(problem))
     return replace(command, accepted=True)
 

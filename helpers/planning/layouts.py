@@ -39,16 +39,36 @@ class Trial:
 
     @property
     def name(self) -> str:
-        return f"TP {self.tp}" if self.pp == 1 else f"PP {self.pp}" if self.tp == 1 else f"TP {self.tp} x PP {self.pp}"
+        return (
+            f"TP {self.tp}"
+            if self.pp == 1
+            else f"PP {self.pp}"
+            if self.tp == 1
+            else f"TP {self.tp} x PP {self.pp}"
+        )
 
     def __str__(self) -> str:
         if self.problem:
-            return f"{self.name}: started in {self.startup_s:.1f} s, then failed: {self.problem}" if self.startup_s else f"{self.name}: {self.problem}"
-        times = ", ".join(f"{ms:.2f} ms with {n} stream{'s' * (n > 1)}" for n, ms in self.tpot_ms.items())
+            return (
+                f"{self.name}: started in {self.startup_s:.1f} s, then failed: {self.problem}"
+                if self.startup_s
+                else f"{self.name}: {self.problem}"
+            )
+        times = ", ".join(
+            f"{ms:.2f} ms with {n} stream{'s' * (n > 1)}" for n, ms in self.tpot_ms.items()
+        )
         return f"{self.name}: started in {self.startup_s:.1f} s, {self.kv_cache_tokens:,} tokens of KV cache; TPOT {times}"
 
 
-def run_trials(profile, layouts, streams=(1, 8), prompts=(256, 1024), input_tokens=64, output_tokens=48, timeout_s=None):
+def run_trials(
+    profile,
+    layouts,
+    streams=(1, 8),
+    prompts=(256, 1024),
+    input_tokens=64,
+    output_tokens=48,
+    timeout_s=None,
+):
     """Yield one Trial for each (tp, pp) as it ends. No process is left, whatever happens.
 
     timeout_s: for the child on the CPU, for each layout on GPUs (default 60 and 300). A layout that needs more GPUs or
@@ -70,15 +90,26 @@ def run_trials(profile, layouts, streams=(1, 8), prompts=(256, 1024), input_toke
     for layout in layouts:
         tp, pp = layout
         if tp * pp > have:
-            yield Trial(tp, pp, problem=f"needs {tp * pp} {'cores' if on_cpu else 'GPUs'}, and this machine has {have}; nothing was run.")
+            yield Trial(
+                tp,
+                pp,
+                problem=f"needs {tp * pp} {'cores' if on_cpu else 'GPUs'}, and this machine has {have}; nothing was run.",
+            )
         elif on_cpu and tp * pp == 1:
             yield _in_this_process(profile, job)
         else:
-            if not (on_cpu and started):  # on the CPU one child measures all of them, and a child that failed is not tried again
+            if not (
+                on_cpu and started
+            ):  # on the CPU one child measures all of them, and a child that failed is not tried again
                 started = True
                 batch = several if on_cpu else [layout]
-                measured |= {(t.tp, t.pp): t for t in _child({**job, "layouts": batch}, timeout_s or (60 if on_cpu else 300))}
-            yield measured.get(layout) or Trial(tp, pp, problem="was not reached in the time allowed.")
+                measured |= {
+                    (t.tp, t.pp): t
+                    for t in _child({**job, "layouts": batch}, timeout_s or (60 if on_cpu else 300))
+                }
+            yield measured.get(layout) or Trial(
+                tp, pp, problem="was not reached in the time allowed."
+            )
 
 
 def _in_this_process(profile, job: dict) -> Trial:
@@ -87,11 +118,21 @@ def _in_this_process(profile, job: dict) -> Trial:
     from helpers.engine.engine import open_engine
 
     with open_engine(profile, kv_cache_memory_bytes=job["args"]["kv_cache_memory_bytes"]) as engine:
-        return Trial(1, 1, engine.info.startup_s, engine.info.kv_cache_tokens, **_measure(engine.llm, job, SamplingParams, lambda row: None))
+        return Trial(
+            1,
+            1,
+            engine.info.startup_s,
+            engine.info.kv_cache_tokens,
+            **_measure(engine.llm, job, SamplingParams, lambda row: None),
+        )
 
 
 def _arguments(profile) -> dict:
-    args = {k: v for k, v in profile.engine_args.items() if k not in ("distributed_executor_backend", "disable_log_stats")}
+    args = {
+        k: v
+        for k, v in profile.engine_args.items()
+        if k not in ("distributed_executor_backend", "disable_log_stats")
+    }
     if profile.name == "cpu":
         args["enforce_eager"] = True
         args["kv_cache_memory_bytes"] = 64 * 2**20
@@ -104,7 +145,12 @@ def _child(job: dict, timeout_s: float) -> list[Trial]:
     with tempfile.TemporaryDirectory(prefix="planning-trial-") as folder:
         job["out"], log = str(Path(folder) / "trials.jsonl"), Path(folder) / "log"
         cores = sorted(os.sched_getaffinity(0))
-        environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "PYTHONWARNINGS": "ignore", "VLLM_LOGGING_LEVEL": "ERROR"}
+        environment = {
+            **os.environ,
+            "VLLM_NO_USAGE_STATS": "1",
+            "PYTHONWARNINGS": "ignore",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+        }
         if job["cpu"]:
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
             environment["OMP_NUM_THREADS"] = "1"
@@ -112,7 +158,11 @@ def _child(job: dict, timeout_s: float) -> list[Trial]:
             environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(c) for c in cores[:ranks])
         if Path(job["model"]).exists():
             environment["HF_HUB_OFFLINE"] = "1"
-        process = lifeline.spawn([sys.executable, "-P", "-m", "helpers.planning.layouts", json.dumps(job)], env=environment, log=str(log))
+        process = lifeline.spawn(
+            [sys.executable, "-P", "-m", "helpers.planning.layouts", json.dumps(job)],
+            env=environment,
+            log=str(log),
+        )
         try:
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -122,7 +172,9 @@ def _child(job: dict, timeout_s: float) -> list[Trial]:
         rows = {}
         if Path(job["out"]).exists():
             for line in Path(job["out"]).read_text().splitlines():
-                with contextlib.suppress(ValueError):  # the line that the child was writing when its time was up
+                with contextlib.suppress(
+                    ValueError
+                ):  # the line that the child was writing when its time was up
                     row = json.loads(line)
                     rows[(row["tp"], row["pp"])] = row
         trials = []
@@ -132,7 +184,12 @@ def _child(job: dict, timeout_s: float) -> list[Trial]:
             trials.append(Trial(**row))
         if not trials:
             tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-            trials = [Trial(*job["layouts"][0], problem=f"did not begin in the time allowed: {' '.join(tail)[-300:] or 'vLLM was still being imported'}")]
+            trials = [
+                Trial(
+                    *job["layouts"][0],
+                    problem=f"did not begin in the time allowed: {' '.join(tail)[-300:] or 'vLLM was still being imported'}",
+                )
+            ]
         return trials
 
 
@@ -158,7 +215,9 @@ class DataParallelTrial:
         )
 
 
-def measure_dp(profile, replicas: int = 2, requests: int = 8, output_tokens: int = 48, max_wait_s: float = 120) -> DataParallelTrial:
+def measure_dp(
+    profile, replicas: int = 2, requests: int = 8, output_tokens: int = 48, max_wait_s: float = 120
+) -> DataParallelTrial:
     """Start `vllm serve --data-parallel-size`, send requests at once, read which replica did what, and stop it.
 
     The server is gone at the end, whatever happens. A server that does not come up is a ``problem``, not an exception.
@@ -179,8 +238,16 @@ def measure_dp(profile, replicas: int = 2, requests: int = 8, output_tokens: int
         model = server.openai().models.list().data[0].id
 
         def send(i):
-            body = {"model": model, "prompt": [3 + i] * 32, "max_tokens": output_tokens, "temperature": 0, "ignore_eos": True}
-            httpx.post(f"{server.url}/v1/completions", json=body, headers=server.headers, timeout=120).raise_for_status()
+            body = {
+                "model": model,
+                "prompt": [3 + i] * 32,
+                "max_tokens": output_tokens,
+                "temperature": 0,
+                "ignore_eos": True,
+            }
+            httpx.post(
+                f"{server.url}/v1/completions", json=body, headers=server.headers, timeout=120
+            ).raise_for_status()
 
         def answered() -> dict:
             text, by_engine = httpx.get(f"{server.url}/metrics", timeout=30).text, {}
@@ -199,11 +266,19 @@ def measure_dp(profile, replicas: int = 2, requests: int = 8, output_tokens: int
             wall = time.perf_counter() - start
         after = answered()
         shares = {key: after[key] - before.get(key, 0) for key in after}
-        return DataParallelTrial(replicas, server.startup_s, server.command, shares, requests * output_tokens / wall)
+        return DataParallelTrial(
+            replicas, server.startup_s, server.command, shares, requests * output_tokens / wall
+        )
     except (httpx.HTTPError, OSError) as problem:
-        return DataParallelTrial(replicas, server.startup_s, server.command, problem=f"the server came up, then a request failed: {problem}")
+        return DataParallelTrial(
+            replicas,
+            server.startup_s,
+            server.command,
+            problem=f"the server came up, then a request failed: {problem}",
+        )
     finally:
         server.stop()
+
 
 # ---------------------------------------------------------------------- in the child
 def _run(job: dict) -> None:
@@ -221,7 +296,9 @@ def _run(job: dict) -> None:
         executor.get_mp_context = lambda: multiprocessing.get_context("fork")
     for tp, pp in job["layouts"]:
         row: dict = {"tp": tp, "pp": pp}
-        backend = {"distributed_executor_backend": "uni" if tp * pp == 1 else "mp"} if job["cpu"] else {}
+        backend = (
+            {"distributed_executor_backend": "uni" if tp * pp == 1 else "mp"} if job["cpu"] else {}
+        )
         llm = None
         gc.freeze()  # vLLM's collections, here and in the ranks, look at what this engine makes
         begin = time.perf_counter()
@@ -233,12 +310,18 @@ def _run(job: dict) -> None:
             )  # fmt: skip
             row["startup_s"] = time.perf_counter() - begin
             row["kv_cache_tokens"] = llm.llm_engine.vllm_config.cache_config.kv_cache_size_tokens
-            unfinished = {"problem": "did not end in the time allowed: its ranks wait for each other on busy cores."}
+            unfinished = {
+                "problem": "did not end in the time allowed: its ranks wait for each other on busy cores."
+            }
             _note(job, row | unfinished)
-            row |= _measure(llm, job, SamplingParams, lambda part: _note(job, row | part | unfinished))
+            row |= _measure(
+                llm, job, SamplingParams, lambda part: _note(job, row | part | unfinished)
+            )
             if tp > 1:
                 sizes = [2**k for k in range(9, 22 if job["cpu"] else 27, 2)]
-                row["allreduce"] = llm.collective_rpc("planning_allreduce", args=(sizes, 20 if job["cpu"] else 50))[0]
+                row["allreduce"] = llm.collective_rpc(
+                    "planning_allreduce", args=(sizes, 20 if job["cpu"] else 50)
+                )[0]
         except Exception as problem:
             row["problem"] = _words(problem)
         _note(job, row)
@@ -257,7 +340,10 @@ def _measure(llm, job, sampling, note) -> dict:
     vocabulary, rng = llm.model_config.get_vocab_size(), random.Random(0)
 
     def generate(count, tokens, output):
-        prompts = [{"prompt_token_ids": [rng.randrange(3, vocabulary) for _ in range(tokens)]} for _ in range(count)]
+        prompts = [
+            {"prompt_token_ids": [rng.randrange(3, vocabulary) for _ in range(tokens)]}
+            for _ in range(count)
+        ]
         params = sampling(temperature=0.0, max_tokens=output, ignore_eos=True, detokenize=False)
         return [o.metrics for o in llm.generate(prompts, params, use_tqdm=False)]
 

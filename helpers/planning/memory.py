@@ -21,11 +21,17 @@ MIB = 2**20
 # Measured on H100 SXMs with vLLM 0.32.0, Qwen2.5-0.5B to 32B (benchmarks/records/gpu1_H100-SXM*.jsonl).
 # Other GPUs use the same numbers until a record says otherwise; NON_TORCH_TP_GIB is a guess (no record of two GPUs).
 NON_TORCH_GIB = 0.29  # kernels' code, cuBLAS workspace, attention scratch: 0.27 to 0.33 seen
-NON_TORCH_TP_GIB = 0.15  # more for a tensor-parallel group: NCCL channels opened in the first forward pass
-COMPILE_GIB = 0.05  # a start that compiles keeps this much more at its peak than one that finds compiled code
+NON_TORCH_TP_GIB = (
+    0.15  # more for a tensor-parallel group: NCCL channels opened in the first forward pass
+)
+COMPILE_GIB = (
+    0.05  # a start that compiles keeps this much more at its peak than one that finds compiled code
+)
 GRAPH_BASE_MIB = 60  # graph pool and driver state, whatever the model
 FULL_GRAPH_MIB = 2  # a full decode graph: the driver's smallest piece
-PIECES_MIB = 3  # the graphs of all pieces for one batch size, and the kernels that capturing it loads
+PIECES_MIB = (
+    3  # the graphs of all pieces for one batch size, and the kernels that capturing it loads
+)
 FLASH_SPLITS = 32  # flash_attn_max_num_splits_for_cuda_graph
 
 # Sampler state that vLLM keeps on the GPU for every request slot (vllm/v1/worker/gpu/sample): a count for
@@ -97,13 +103,15 @@ class MemoryPlan:
 
 
 # ---------------------------------------------------------------------- vLLM's defaults
-def default_options(gpu: Gpu, shape: ModelShape, options: EngineOptions, world_size=1, usage="server") -> EngineOptions:
+def default_options(
+    gpu: Gpu, shape: ModelShape, options: EngineOptions, world_size=1, usage="server"
+) -> EngineOptions:
     """Fill in vLLM's defaults for this hardware (EngineArgs.get_batch_defaults in vllm/engine/arg_utils.py).
 
     usage: "server" for `vllm serve`, "llm" for the Python class LLM: their batch limits differ.
     """
     if gpu.family == "cpu":
-        tokens, seqs = ((2048, 128) if usage == "server" else (4096, 256))
+        tokens, seqs = (2048, 128) if usage == "server" else (4096, 256)
         tokens, seqs = tokens * world_size, seqs * world_size
     elif gpu.usable_gib >= 160:
         tokens, seqs = 16384, 1024
@@ -137,7 +145,12 @@ def default_options(gpu: Gpu, shape: ModelShape, options: EngineOptions, world_s
 
 def check_options(options: EngineOptions, shape: ModelShape) -> None:
     """Raise PlanningError for values that vLLM refuses, in its words where it has some."""
-    for name in ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "kv_cache_memory_bytes"):
+    for name in (
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "kv_cache_memory_bytes",
+    ):
         value = getattr(options, name)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise PlanningError(f"{name} must be a whole number of at least 1, not {value!r}.")
@@ -148,8 +161,8 @@ def check_options(options: EngineOptions, shape: ModelShape) -> None:
         )
     if options.max_model_len and options.max_model_len > shape.max_positions:
         raise PlanningError(
-            f"vLLM refuses max_model_len {options.max_model_len}: \"User-specified max_model_len "
-            f"({options.max_model_len}) is greater than the derived max_model_len\" ({shape.max_positions}); "
+            f'vLLM refuses max_model_len {options.max_model_len}: "User-specified max_model_len '
+            f'({options.max_model_len}) is greater than the derived max_model_len" ({shape.max_positions}); '
             f"plan with at most {shape.max_positions}."
         )
     tokens, seqs = options.max_num_batched_tokens, options.max_num_seqs
@@ -165,7 +178,10 @@ def graph_sizes(options: EngineOptions, gpu: Gpu) -> list[int]:
     """Batch sizes that vLLM captures as CUDA graphs (VllmConfig._set_cudagraph_sizes)."""
     if options.enforce_eager or gpu.family == "cpu":
         return []
-    largest = min(options.max_num_seqs * 2, 1024 if gpu.family == "blackwell" and gpu.capability[:2] == "10" else 512)
+    largest = min(
+        options.max_num_seqs * 2,
+        1024 if gpu.family == "blackwell" and gpu.capability[:2] == "10" else 512,
+    )
     largest = min(largest, options.max_num_batched_tokens)
     sizes = [i for i in (1, 2, 4) if i <= largest]
     sizes += list(range(8, min(largest + 1, 256), 8))
@@ -233,7 +249,12 @@ def qkv_width(shape: ModelShape, tp: int) -> int:
 
 
 def activation_bytes(
-    shape: ModelShape, options: EngineOptions, tp: int, is_last: bool = True, ep: int = 1, is_first: bool = True
+    shape: ModelShape,
+    options: EngineOptions,
+    tp: int,
+    is_last: bool = True,
+    ep: int = 1,
+    is_first: bool = True,
 ) -> int:
     """Peak of temporary tensors in vLLM's profiling pass: one forward of max_num_batched_tokens tokens without
     attention, then the sampler on max_num_seqs rows of logits. The larger of the two counts.
@@ -280,9 +301,19 @@ def graph_bytes(shape: ModelShape, options: EngineOptions, gpu: Gpu, layers: int
     if not sizes:
         return 0
     largest, decode = max(sizes), [n for n in sizes if n <= options.max_num_seqs]
-    driver = (GRAPH_BASE_MIB + PIECES_MIB * len(sizes) + FULL_GRAPH_MIB * max(0, len(decode) - 1)) * MIB
-    dense = 3 * max(shape.intermediate if shape.moe_layers < shape.layers else 0, shape.shared_width) // tp
-    rows = largest * shape.dtype_bytes * (dense + 3 * shape.hidden + layers * (shape.hidden + qkv_width(shape, tp)))
+    driver = (
+        GRAPH_BASE_MIB + PIECES_MIB * len(sizes) + FULL_GRAPH_MIB * max(0, len(decode) - 1)
+    ) * MIB
+    dense = (
+        3
+        * max(shape.intermediate if shape.moe_layers < shape.layers else 0, shape.shared_width)
+        // tp
+    )
+    rows = (
+        largest
+        * shape.dtype_bytes
+        * (dense + 3 * shape.hidden + layers * (shape.hidden + qkv_width(shape, tp)))
+    )
     if shape.mla:
         return int(driver + rows)  # the MLA kernels keep their own workspace
     scratch = FLASH_SPLITS * (shape.heads // tp) * max(decode, default=1) * (shape.head_dim + 1) * 4
@@ -324,7 +355,11 @@ def plan_memory(
         if gpu.family == "cpu":
             parts = dict(sampler_state=0, non_torch=0, activation=0, graphs_estimate=0)
         else:
-            relay = 0 if rank == 0 else 2 * options.max_num_batched_tokens * shape.hidden * shape.dtype_bytes
+            relay = (
+                0
+                if rank == 0
+                else 2 * options.max_num_batched_tokens * shape.hidden * shape.dtype_bytes
+            )
             parts = dict(
                 sampler_state=(sampler_state_bytes(shape, options) if last else 0) + relay,
                 non_torch=non_torch_bytes(tp),
@@ -334,7 +369,16 @@ def plan_memory(
         left = budget - weights - sum(parts.values())
         if options.kv_cache_memory_bytes is not None:
             left = options.kv_cache_memory_bytes
-        stages.append(StageMemory(layers=layers, weights=weights, budget=budget, kv_available=left, kv_page=page, **parts))
+        stages.append(
+            StageMemory(
+                layers=layers,
+                weights=weights,
+                budget=budget,
+                kv_available=left,
+                kv_page=page,
+                **parts,
+            )
+        )
     return _kv_plan(shape, gpu, tuple(stages), options)
 
 
@@ -358,7 +402,7 @@ def _kv_plan(shape, gpu, stages, options) -> MemoryPlan:
     elif worst.kv_available <= 0:
         problem = (
             f"weights and working memory take {(worst.budget - worst.kv_available) / GIB:.1f} GiB of the "
-            f"{worst.budget / GIB:.1f} GiB that vLLM may use, and it stops with \"No available memory for the "
+            f'{worst.budget / GIB:.1f} GiB that vLLM may use, and it stops with "No available memory for the '
             'cache blocks"'
         )
     elif blocks - 1 < per_request:
@@ -367,7 +411,7 @@ def _kv_plan(shape, gpu, stages, options) -> MemoryPlan:
         problem = (
             f"vLLM stops with \"To serve at least one request with the model's max seq len "
             f"({options.max_model_len}), ({need / GIB:.2f} GiB KV cache is needed, which is larger than the "
-            f"available KV cache memory ({worst.kv_available / GIB:.2f} GiB)\"; max_model_len {length} fits"
+            f'available KV cache memory ({worst.kv_available / GIB:.2f} GiB)"; max_model_len {length} fits'
         )
     return MemoryPlan(
         stages=stages,

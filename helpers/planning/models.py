@@ -52,7 +52,9 @@ KV_BYTES = {
     "auto": None, "bfloat16": 2, "float16": 2, "half": 2,
     "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1,
 }  # fmt: skip
-VOCAB_PADDING = 64  # DEFAULT_VOCAB_PADDING_SIZE in vllm/model_executor/layers/vocab_parallel_embedding.py
+VOCAB_PADDING = (
+    64  # DEFAULT_VOCAB_PADDING_SIZE in vllm/model_executor/layers/vocab_parallel_embedding.py
+)
 GIB = 2**30
 
 
@@ -130,7 +132,9 @@ class ModelShape:
         """Parameters that one token passes through, without the embedding table."""
         return sum(n for n, _ in matmul_parameters(self).values())
 
-    def kv_bytes_per_token(self, tp: int = 1, kv_dtype: str = "auto", layers: int | None = None) -> int:
+    def kv_bytes_per_token(
+        self, tp: int = 1, kv_dtype: str = "auto", layers: int | None = None
+    ) -> int:
         """Bytes of KV cache that one token takes on one rank that holds ``layers`` of the layers.
 
         GQA: 2 (K and V) x layers x max(1, kv_heads // tp) x head_dim x bytes. A KV head is copied, not
@@ -169,7 +173,9 @@ def load_config(model) -> tuple[dict, str, str]:
                 f"or one of {', '.join(list(SHIPPED)[:4])}, ..."
             ) from None
         if not isinstance(config, dict):
-            raise PlanningError(f"The config {file} is not a JSON object, so it describes no model.")
+            raise PlanningError(
+                f"The config {file} is not a JSON object, so it describes no model."
+            )
         folder = path if path.is_dir() else path.parent
         name = folder.name if file.name == "config.json" else file.stem
         named = SHIPPED.get(_shipped_name(name) or "", str(folder))
@@ -231,7 +237,9 @@ def shape_from_config(config: dict, name: str = "model", source: str = "MODEL") 
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise PlanningError(f"The config of {name} has {key} = {value!r}, which is not a size.")
+                raise PlanningError(
+                    f"The config of {name} has {key} = {value!r}, which is not a size."
+                )
             return value
         if default is None:
             raise PlanningError(
@@ -251,13 +259,17 @@ def shape_from_config(config: dict, name: str = "model", source: str = "MODEL") 
             f"{name} uses a sliding window of {config['sliding_window']} tokens: vLLM keeps less KV cache "
             "for a long request than this plan counts"
         )
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix(
+        "torch."
+    )
     if dtype == "float32":
         # vLLM's dtype "auto" runs a float32 checkpoint in 16 bits (config/model.py, _get_and_verify_dtype)
         notes.append("a float32 checkpoint: vLLM's default dtype loads it in 16 bits")
         dtype = "bfloat16"
     if dtype not in DTYPE_BYTES:
-        raise PlanningError(f"The config of {name} asks for dtype {dtype!r}, which vLLM does not load.")
+        raise PlanningError(
+            f"The config of {name} asks for dtype {dtype!r}, which vLLM does not load."
+        )
     shape = ModelShape(
         name=name,
         source=source,
@@ -300,8 +312,15 @@ def _moe_fields(config, kind, number, layers) -> dict:
     dense = number("first_k_dense_replace", default=0) if kind.startswith("deepseek") else 0
     step = config.get("decoder_sparse_step", config.get("moe_layer_freq", 1)) or 1
     only_mlp = set(config.get("mlp_only_layers") or ())
-    sparse = [i for i in range(layers) if i >= dense and i not in only_mlp and (i + (not dense)) % step == 0]
-    shared = config.get("shared_expert_intermediate_size") or (config.get("n_shared_experts") or 0) * width
+    sparse = [
+        i
+        for i in range(layers)
+        if i >= dense and i not in only_mlp and (i + (not dense)) % step == 0
+    ]
+    shared = (
+        config.get("shared_expert_intermediate_size")
+        or (config.get("n_shared_experts") or 0) * width
+    )
     return dict(
         experts=experts,
         experts_per_token=number("num_experts_per_tok"),
@@ -321,7 +340,11 @@ def _with_quantisation(shape: ModelShape, quant: dict | None) -> ModelShape:
         block = quant.get("weight_block_size")
         scale = 4 / (block[0] * block[1]) if block else 0.0
         return replace(
-            shape, weight_bytes=1.0, scale_bytes=scale, quantisation="fp8", quant_group=block[1] if block else 0
+            shape,
+            weight_bytes=1.0,
+            scale_bytes=scale,
+            quantisation="fp8",
+            quant_group=block[1] if block else 0,
         )
     if method in ("awq", "gptq"):
         bits, group = quant.get("bits", 4), quant.get("group_size", 128)
@@ -465,7 +488,9 @@ def weight_bytes(shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, 
     return sum(t.bytes for t in rank_tensors(shape, tp, pp, pp_rank, ep) if t.part not in skip)
 
 
-def weight_parts(shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1) -> dict[str, int]:
+def weight_parts(
+    shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1
+) -> dict[str, int]:
     """Bytes on one rank by part (attention, mlp, experts, norms, embedding, lm_head, ...)."""
     parts: dict[str, int] = {}
     for tensor in rank_tensors(shape, tp, pp, pp_rank, ep):
@@ -484,15 +509,15 @@ def why_invalid(shape: ModelShape, tp: int, pp: int = 1, dp: int = 1, ep: int = 
             return f"The {label} parallel size must be a whole number of at least 1, not {size!r}."
     if shape.heads % tp:
         return (
-            f"vLLM refuses tensor parallel size {tp}: \"Total number of attention heads ({shape.heads}) must be "
-            f"divisible by tensor parallel size ({tp}).\""
+            f'vLLM refuses tensor parallel size {tp}: "Total number of attention heads ({shape.heads}) must be '
+            f'divisible by tensor parallel size ({tp})."'
         )
     if not shape.mla:
         many, few = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
         if many % few:
             return (
                 f"vLLM refuses tensor parallel size {tp}: the {shape.kv_heads} KV heads can be neither shared out "
-                f"nor copied evenly (\"{many} is not divisible by {few}\")."
+                f'nor copied evenly ("{many} is not divisible by {few}").'
             )
     for what, width in (
         ("MLP width", shape.intermediate if shape.moe_layers < shape.layers else 0),
@@ -501,14 +526,17 @@ def why_invalid(shape: ModelShape, tp: int, pp: int = 1, dp: int = 1, ep: int = 
         ("vocabulary, padded to a multiple of 64,", _padded_vocab(shape.vocab)),
     ):
         if width % tp:
-            return f"vLLM refuses tensor parallel size {tp}: the {what} does not divide (\"{width} is not divisible by {tp}\")."
+            return f'vLLM refuses tensor parallel size {tp}: the {what} does not divide ("{width} is not divisible by {tp}").'
     if shape.quant_group and tp > 1:
-        for width in (shape.intermediate if shape.moe_layers < shape.layers else 0, 0 if ep > 1 else shape.expert_width):
+        for width in (
+            shape.intermediate if shape.moe_layers < shape.layers else 0,
+            0 if ep > 1 else shape.expert_width,
+        ):
             if width and (width // tp) % shape.quant_group:
                 return (
-                    f"vLLM refuses tensor parallel size {tp} with {shape.quantisation} weights: \"Weight "
+                    f'vLLM refuses tensor parallel size {tp} with {shape.quantisation} weights: "Weight '
                     f"input_size_per_partition = {width // tp} is not divisible by weight quantization block_k = "
-                    f"{shape.quant_group}.\""
+                    f'{shape.quant_group}."'
                 )
     if ep > 1 and not shape.experts:
         return f"{shape.name} has no experts, so --enable-expert-parallel has nothing to spread."
@@ -526,7 +554,9 @@ def valid_sizes(shape: ModelShape, up_to: int = 16) -> list[dict]:
 
 
 # ---------------------------------------------------------------------- work of one token
-def matmul_parameters(shape: ModelShape, tp: int = 1, layers: int | None = None, last: bool = True) -> dict:
+def matmul_parameters(
+    shape: ModelShape, tp: int = 1, layers: int | None = None, last: bool = True
+) -> dict:
     """Parameters that matrix products use for one token, on one rank that holds ``layers`` layers:
     {"attention": (active, element bytes), ...}; experts counted as a token uses them."""
     scale = 1.0 if layers is None else layers / shape.layers
@@ -534,14 +564,24 @@ def matmul_parameters(shape: ModelShape, tp: int = 1, layers: int | None = None,
     if shape.mla:
         qk = shape.nope_dim + shape.rope_dim
         heads = shape.heads // tp
-        down = (shape.q_lora + shape.kv_lora + shape.rope_dim) * h if shape.q_lora else (shape.kv_lora + shape.rope_dim) * h
-        up = heads * qk * (shape.q_lora or h) + heads * (shape.nope_dim + shape.v_dim) * shape.kv_lora
+        down = (
+            (shape.q_lora + shape.kv_lora + shape.rope_dim) * h
+            if shape.q_lora
+            else (shape.kv_lora + shape.rope_dim) * h
+        )
+        up = (
+            heads * qk * (shape.q_lora or h)
+            + heads * (shape.nope_dim + shape.v_dim) * shape.kv_lora
+        )
         attention = down + up + h * heads * shape.v_dim
     else:
         nq, nk = shape.heads // tp, max(1, shape.kv_heads // tp)
         attention = (2 * nq + 2 * nk) * shape.head_dim * h
     dense_layers = shape.layers - shape.moe_layers
-    mlp = dense_layers * 3 * h * shape.intermediate // tp + shape.moe_layers * 3 * h * shape.shared_width // tp
+    mlp = (
+        dense_layers * 3 * h * shape.intermediate // tp
+        + shape.moe_layers * 3 * h * shape.shared_width // tp
+    )
     experts = shape.moe_layers * (3 * h * shape.expert_width // tp * shape.experts_per_token)
     router = shape.moe_layers * shape.experts * h
     parts = {

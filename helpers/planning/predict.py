@@ -28,7 +28,9 @@ class Tuning:
     point is measured.
     """
 
-    read_efficiency: float = 0.85  # share of the memory bandwidth that matrix products reach at small batches
+    read_efficiency: float = (
+        0.85  # share of the memory bandwidth that matrix products reach at small batches
+    )
     compute_efficiency: float = 0.77  # share of the dense FLOPs that large matrix products reach
     kv_efficiency: float = 0.75  # share of the memory bandwidth that reading the KV cache reaches
     attention_efficiency: float = 0.50  # share of the dense FLOPs that attention reaches in prefill
@@ -36,15 +38,21 @@ class Tuning:
     step_s: float = 450e-6  # scheduler, launch and sampler of one step
     prefill_step_s: float = 4e-3  # the same for a step that is too large for a CUDA graph
     stream_s: float = 1.5e-6  # bookkeeping for one running request in one step
-    allreduce_s: float = 9e-6  # vLLM's own all-reduce between GPUs that see each other, small payload
+    allreduce_s: float = (
+        9e-6  # vLLM's own all-reduce between GPUs that see each other, small payload
+    )
     nccl_s: float = 20e-6  # NCCL's all-reduce, small payload
-    link_efficiency: float = 0.60  # share of the link's one-way rate that a large all-reduce reaches
+    link_efficiency: float = (
+        0.60  # share of the link's one-way rate that a large all-reduce reaches
+    )
     hop_s: float = 50e-6  # handing a step from one pipeline stage to the next
     # CPU time of a step; it overlaps with the GPU's, so it counts only where it is longer. Two lent boxes of one kind
     # differed: steps of 256 streams took 12.1 ms on one (Qwen2.5-0.5B) and 7.9 on the other (1.5B). This is between.
     host_s: float = 2.55e-3
     host_stream_s: float = 29e-6  # more for each stream
-    host_prefill_s: float = 27.5e-3  # CPU time of a step too large for a CUDA graph: 23 to 32 ms, 24 to 36 layers
+    host_prefill_s: float = (
+        27.5e-3  # CPU time of a step too large for a CUDA graph: 23 to 32 ms, 24 to 36 layers
+    )
 
 
 # One standard deviation of the logarithm of each parameter: how wrong the default may be.
@@ -146,7 +154,10 @@ def moved_per_token(shape: ModelShape, tp: int) -> int:
     heads = (shape.heads // tp + max(1, shape.kv_heads // tp)) * shape.head_dim
     width = shape.intermediate // tp if shape.moe_layers < shape.layers else 0
     if shape.experts:
-        width = max(width, shape.experts_per_token * (shape.expert_width // tp + h) + shape.shared_width // tp)
+        width = max(
+            width,
+            shape.experts_per_token * (shape.expert_width // tp + h) + shape.shared_width // tp,
+        )
     return shape.dtype_bytes * (8 * h + 3 * heads + 3 * width)
 
 
@@ -156,7 +167,12 @@ def custom_allreduce_limit(gpu: Gpu, tp: int) -> int:
     vllm/distributed/device_communicators/custom_all_reduce.py and all_reduce_utils.py: 2, 4, 6 or 8 ranks, at most
     8 MiB and a cap by compute capability; more than 2 ranks need NVLink between all.
     """
-    if gpu.family == "cpu" or tp not in (2, 4, 6, 8) or (tp > 2 and gpu.link is None) or gpu.name == "RTX-4090":
+    if (
+        gpu.family == "cpu"
+        or tp not in (2, 4, 6, 8)
+        or (tp > 2 and gpu.link is None)
+        or gpu.name == "RTX-4090"
+    ):
         return 0
     mib = 2**20
     caps = {
@@ -212,13 +228,19 @@ def forward_parts(
         rows = streams if part == "lm_head" else tokens
         read = params * size
         if part == "experts":
-            read = read / shape.experts_per_token * experts_touched(shape.experts, shape.experts_per_token, tokens)
+            read = (
+                read
+                / shape.experts_per_token
+                * experts_touched(shape.experts, shape.experts_per_token, tokens)
+            )
         rate = flops if part in ("lm_head", "router") else fast
         matrices += soft_max(
             read / (bandwidth * tuning.read_efficiency),
             2 * params * rows / (rate * tuning.compute_efficiency),
         )
-    elementwise = layers * tokens * moved_per_token(shape, tp) / (bandwidth * tuning.read_efficiency)
+    elementwise = (
+        layers * tokens * moved_per_token(shape, tp) / (bandwidth * tuning.read_efficiency)
+    )
     heads = shape.heads // tp
     if prefill:
         pairs = tokens * (context + tokens / 2)
@@ -230,7 +252,9 @@ def forward_parts(
     sampling = 0.0
     if last:
         # logits (16 bits) are written once and read about three times; then argmax
-        sampling = 4 * streams * shape.vocab * shape.dtype_bytes / (bandwidth * tuning.read_efficiency)
+        sampling = (
+            4 * streams * shape.vocab * shape.dtype_bytes / (bandwidth * tuning.read_efficiency)
+        )
     latency = volume = 0.0
     if tp > 1:
         payload = tokens * shape.hidden * shape.dtype_bytes
@@ -244,7 +268,9 @@ def forward_parts(
             volume += gather / (link.gb_s * 1e9 * tuning.link_efficiency)
     overhead = tuning.layer_s * layers
     if last:
-        overhead += (tuning.prefill_step_s if prefill else tuning.step_s) + tuning.stream_s * streams
+        overhead += (
+            tuning.prefill_step_s if prefill else tuning.step_s
+        ) + tuning.stream_s * streams
     crowded = 1.0
     if gpu.family == "cpu" and tp > 1:
         crowded = CPU_CROWDED
@@ -333,7 +359,10 @@ def prefill_parts(shape, box, tp, pp, prompt, chunk, *, tuning=None) -> Parts:
         if pp > 1:
             payload = 2 * now * shape.hidden * shape.dtype_bytes / tp
             link = box.link_for(tp * pp)
-            step += Parts(hops=(pp - 1) * (tuning.hop_s + payload / (link.gb_s * 1e9 * tuning.link_efficiency)))
+            step += Parts(
+                hops=(pp - 1)
+                * (tuning.hop_s + payload / (link.gb_s * 1e9 * tuning.link_efficiency))
+            )
         host = tuning.host_prefill_s if now > GRAPHED_TOKENS else tuning.host_s
         chunks.append(step + Parts(host=max(0.0, host - step.total)))
         done += now
@@ -373,7 +402,9 @@ def predict(
     opts = memory.options
     notes = list(memory.notes)
     if opts.enable_expert_parallel and tp * dp > 1:
-        notes.append("expert parallelism is sized here, its speed is not predicted: the times are those without it")
+        notes.append(
+            "expert parallelism is sized here, its speed is not predicted: the times are those without it"
+        )
     length = workload.input_tokens + workload.output_tokens
     if length > opts.max_model_len:
         raise PlanningError(
@@ -391,8 +422,12 @@ def predict(
             f"({'KV cache' if room < opts.max_num_seqs else 'max_num_seqs'} is the limit)"
         )
     context = workload.input_tokens + workload.output_tokens / 2
-    decode = decode_parts(shape, box, tp, pp, streams, context, kv_dtype=opts.kv_cache_dtype, tuning=tuning)
-    prefill = prefill_parts(shape, box, tp, pp, workload.input_tokens, opts.max_num_batched_tokens, tuning=tuning)
+    decode = decode_parts(
+        shape, box, tp, pp, streams, context, kv_dtype=opts.kv_cache_dtype, tuning=tuning
+    )
+    prefill = prefill_parts(
+        shape, box, tp, pp, workload.input_tokens, opts.max_num_batched_tokens, tuning=tuning
+    )
     tpot, prefill_s = decode.total, prefill.total
     # In steady state each of the streams costs one prefill for every output_tokens steps; a pipeline overlaps them.
     out = workload.output_tokens
@@ -402,7 +437,9 @@ def predict(
     waiting = tpot / 2 if streams > 1 else 0.0
     ttft = prefill_s + waiting
     per_request = prefill_s + (out - 1) * mixed if streams == 1 else out * mixed
-    rate = min(workload.concurrency, dp * streams) / per_request  # fewer requests than replicas leave some idle
+    rate = (
+        min(workload.concurrency, dp * streams) / per_request
+    )  # fewer requests than replicas leave some idle
     return Prediction(
         tp=tp, pp=pp, dp=dp, workload=workload, decode=decode, prefill=prefill, streams_per_replica=streams,
         tpot_s=tpot, prefill_s=prefill_s, ttft_s=ttft, mixed_tpot_s=mixed, output_tokens_per_s=rate * out,
@@ -441,7 +478,10 @@ class Calibration:
         def show(errors):
             return ", ".join(f"{e:+.1%}" for e in errors)
 
-        moved = ", ".join(f"{k} x{v:.2f}" for k, v in self.moved.items() if abs(v - 1) > 0.005) or "nothing"
+        moved = (
+            ", ".join(f"{k} x{v:.2f}" for k, v in self.moved.items() if abs(v - 1) > 0.005)
+            or "nothing"
+        )
         return f"error before {show(self.before)}; after {show(self.after)}; moved: {moved}"
 
 
@@ -456,12 +496,16 @@ def _predicted(point: Point, shape, box, tuning) -> list[tuple[float, float]]:
         )
         pairs.append((parts.total, point.tpot_s))
     if point.prefill_s is not None:
-        parts = prefill_parts(shape, box, point.tp, point.pp, point.input_tokens, point.chunk, tuning=tuning)
+        parts = prefill_parts(
+            shape, box, point.tp, point.pp, point.input_tokens, point.chunk, tuning=tuning
+        )
         pairs.append((parts.total, point.prefill_s))
     return pairs
 
 
-def calibrate(shape: ModelShape, box: Box, points, tuning: Tuning | None = None, trust: float = 0.02) -> Calibration:
+def calibrate(
+    shape: ModelShape, box: Box, points, tuning: Tuning | None = None, trust: float = 0.02
+) -> Calibration:
     """Move the parameters so that the points are met, each in proportion to its doubt.
 
     Least squares on logarithms (Gauss-Newton): (log predicted / measured)^2 / trust^2 for every point plus
@@ -470,21 +514,31 @@ def calibrate(shape: ModelShape, box: Box, points, tuning: Tuning | None = None,
     """
     points = list(points)
     if not points:
-        raise PlanningError("A calibration needs at least one measured point, such as tp=1,concurrency=1,tpot_ms=4.9.")
+        raise PlanningError(
+            "A calibration needs at least one measured point, such as tp=1,concurrency=1,tpot_ms=4.9."
+        )
     for point in points:
-        _check_counts(point, ("tp", "pp", "dp", "concurrency", "input_tokens", "output_tokens", "chunk"))
+        _check_counts(
+            point, ("tp", "pp", "dp", "concurrency", "input_tokens", "output_tokens", "chunk")
+        )
         for value in (point.tpot_s, point.prefill_s):
             if value is not None and not (isinstance(value, (int, float)) and 0 < value < 1e4):
-                raise PlanningError(f"A measured time must be a positive number, and {value!r} is not one.")
+                raise PlanningError(
+                    f"A measured time must be a positive number, and {value!r} is not one."
+                )
         if point.tpot_s is None and point.prefill_s is None:
-            raise PlanningError("A calibration point needs tpot_ms or prefill_ms, the time that was measured.")
+            raise PlanningError(
+                "A calibration point needs tpot_ms or prefill_ms, the time that was measured."
+            )
     start = tuning or default_tuning(box.gpu)
     doubt = doubt_for(box.gpu)
     names = list(doubt)
     factors = [0.0] * len(names)
 
     def tuned(logs):
-        return replace(start, **{n: getattr(start, n) * math.exp(x) for n, x in zip(names, logs, strict=True)})
+        return replace(
+            start, **{n: getattr(start, n) * math.exp(x) for n, x in zip(names, logs, strict=True)}
+        )
 
     def residuals(logs):
         now = tuned(logs)
@@ -493,8 +547,11 @@ def calibrate(shape: ModelShape, box: Box, points, tuning: Tuning | None = None,
     import numpy as np
 
     prior = np.array([1 / doubt[n] for n in names])
+
     def cost(logs):
-        return sum((r / trust) ** 2 for r in residuals(logs)) + sum((x * w) ** 2 for x, w in zip(logs, prior, strict=True))
+        return sum((r / trust) ** 2 for r in residuals(logs)) + sum(
+            (x * w) ** 2 for x, w in zip(logs, prior, strict=True)
+        )
 
     for _ in range(40):
         base = np.array(residuals(factors))
@@ -507,8 +564,12 @@ def calibrate(shape: ModelShape, box: Box, points, tuning: Tuning | None = None,
         b = np.concatenate([-base / trust, -np.array(factors) * prior])
         step, *_ = np.linalg.lstsq(a, b, rcond=None)
         scale, here = 1.0, cost(factors)
-        while scale > 1e-3:  # a full step may overshoot where the roofline bends: take half of it until it helps
-            tried = [f + scale * float(np.clip(x, -1, 1)) for f, x in zip(factors, step, strict=True)]
+        while (
+            scale > 1e-3
+        ):  # a full step may overshoot where the roofline bends: take half of it until it helps
+            tried = [
+                f + scale * float(np.clip(x, -1, 1)) for f, x in zip(factors, step, strict=True)
+            ]
             if cost(tried) < here:
                 factors = tried
                 break
@@ -516,13 +577,13 @@ def calibrate(shape: ModelShape, box: Box, points, tuning: Tuning | None = None,
         if max(abs(step)) < 1e-4 or scale <= 1e-3:
             break
     result = tuned(factors)
-    if box.gpu.family != "cpu":  # efficiencies stay below the datasheet; a CPU's cache is faster than its memory
+    if (
+        box.gpu.family != "cpu"
+    ):  # efficiencies stay below the datasheet; a CPU's cache is faster than its memory
         caps = {n: min(getattr(result, n), 1.0) for n in names if n.endswith("efficiency")}
         result = replace(result, **caps)
     before = tuple(math.exp(r) - 1 for r in residuals([0.0] * len(names)))
-    after = tuple(
-        p / m - 1 for point in points for p, m in _predicted(point, shape, box, result)
-    )
+    after = tuple(p / m - 1 for point in points for p, m in _predicted(point, shape, box, result))
     worst = max(range(len(after)), key=lambda i: abs(after[i]))
     if abs(after[worst]) > 0.5 and box.gpu.family != "cpu":
         raise PlanningError(
@@ -541,5 +602,7 @@ def tp_speedup_parts(shape, box, tps, streams, context, tuning=None, kv_dtype="a
     for tp in tps:
         parts = decode_parts(shape, box, tp, 1, streams, context, tuning=tuning, kv_dtype=kv_dtype)
         first = first or parts.total
-        rows.append({"tp": tp, "speedup": first / parts.total, "total_ms": parts.total * 1e3, **parts.ms()})
+        rows.append(
+            {"tp": tp, "speedup": first / parts.total, "total_ms": parts.total * 1e3, **parts.ms()}
+        )
     return rows

@@ -71,7 +71,9 @@ def run(profile, timeout_s: float = 60.0) -> RayTrial:
 
     executable = shutil.which("ray") or str(Path(sys.executable).with_name("ray"))
     if not Path(executable).exists():
-        return RayTrial(problem="Ray is not installed here, so nothing was started: pip install ray.")
+        return RayTrial(
+            problem="Ray is not installed here, so nothing was started: pip install ray."
+        )
     begin, started, steps = time.monotonic(), [], []
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         port = _free_port()
@@ -87,7 +89,17 @@ def run(profile, timeout_s: float = 60.0) -> RayTrial:
             environment["HF_HUB_OFFLINE"] = "1"
         resources = ["--num-cpus=1"] if profile.name == "cpu" else ["--num-cpus=1", "--num-gpus=1"]
         memory = f"--object-store-memory={80 * 2**20}"
-        head = [executable, "start", "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}", memory, *resources, "--block"]
+        head = [
+            executable,
+            "start",
+            "--head",
+            f"--port={port}",
+            "--include-dashboard=false",
+            f"--temp-dir={folder}",
+            memory,
+            *resources,
+            "--block",
+        ]
         worker = [executable, "start", "--address=HEAD", memory, *resources, "--block"]
         logs = [Path(folder) / "head.log", Path(folder) / "worker.log", Path(folder) / "engine.log"]
         try:
@@ -96,14 +108,29 @@ def run(profile, timeout_s: float = 60.0) -> RayTrial:
                 env_head["CUDA_VISIBLE_DEVICES"], env_worker["CUDA_VISIBLE_DEVICES"] = "0", "1"
             started.append(processes.spawn(head, env=env_head, log=str(logs[0])))
             address = _address(logs[0], begin + timeout_s / 2, started[0])
-            shown = tuple(" ".join(["ray", *c[1:-1]]).replace(f" {memory}", "").replace(f" --temp-dir={folder}", "") for c in (head, worker))
+            shown = tuple(
+                " ".join(["ray", *c[1:-1]])
+                .replace(f" {memory}", "")
+                .replace(f" --temp-dir={folder}", "")
+                for c in (head, worker)
+            )
             if address is None:
-                return RayTrial(shown, seconds=time.monotonic() - begin, problem=f"The first Ray node did not start within {timeout_s / 2:.0f} s: {_tail(logs[0])}")
+                return RayTrial(
+                    shown,
+                    seconds=time.monotonic() - begin,
+                    problem=f"The first Ray node did not start within {timeout_s / 2:.0f} s: {_tail(logs[0])}",
+                )
             worker[2] = f"--address={address}"
             shown = (shown[0], shown[1].replace("HEAD", address))
             started.append(processes.spawn(worker, env=env_worker, log=str(logs[1])))
             job = {"address": address, "model": profile.model, "args": _arguments(profile)}
-            started.append(processes.spawn([sys.executable, "-P", "-c", ENGINE, json.dumps(job)], env=environment, log=str(logs[2])))
+            started.append(
+                processes.spawn(
+                    [sys.executable, "-P", "-c", ENGINE, json.dumps(job)],
+                    env=environment,
+                    log=str(logs[2]),
+                )
+            )
             try:
                 started[2].wait(max(5.0, timeout_s - (time.monotonic() - begin)))
                 late = False
@@ -114,10 +141,22 @@ def run(profile, timeout_s: float = 60.0) -> RayTrial:
             nodes = int(said.get("nodes", 0))
             if "tokens" in said:
                 text = f"vLLM started on them in {float(said['started']):.1f} s (TP 2, one rank a node) and generated {said['tokens']} tokens."
-                return RayTrial(shown, nodes, time.monotonic() - begin, engine=text, steps=tuple(steps))
-            where = f"vLLM started in {float(said['started']):.1f} s and then stopped" if "started" in said else "vLLM did not start"
+                return RayTrial(
+                    shown, nodes, time.monotonic() - begin, engine=text, steps=tuple(steps)
+                )
+            where = (
+                f"vLLM started in {float(said['started']):.1f} s and then stopped"
+                if "started" in said
+                else "vLLM did not start"
+            )
             words = f"no answer within {timeout_s:.0f} s" if late else _tail(logs[2])
-            return RayTrial(shown, nodes, time.monotonic() - begin, problem=f"{where} on the Ray backend here; its words: {words}", steps=tuple(steps))
+            return RayTrial(
+                shown,
+                nodes,
+                time.monotonic() - begin,
+                problem=f"{where} on the Ray backend here; its words: {words}",
+                steps=tuple(steps),
+            )
         finally:
             for process in reversed(started):
                 processes.stop(process)
@@ -152,7 +191,9 @@ def _tail(log: Path) -> str:
 def _address(log: Path, deadline: float, process) -> str | None:
     """Where the first node says that others can join it; None when it does not come up."""
     while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and (found := re.search(r"--address='([\d.]+:\d+)'", log.read_text(errors="replace"))):
+        if log.exists() and (
+            found := re.search(r"--address='([\d.]+:\d+)'", log.read_text(errors="replace"))
+        ):
             return found.group(1)
         time.sleep(0.2)
     return None

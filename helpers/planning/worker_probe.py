@@ -22,7 +22,9 @@ MESSAGE = re.compile(
     r"\(([\d.]+), ([\d.]+) GiB\)\. Actual usage is ([\d.]+) GiB for consumed memory.*?, ([\d.]+) GiB for peak "
     r"activation, and ([\d.]+) GiB for CUDAGraph memory"
 )
-TOKENS = re.compile(r"([A-Z]+) KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x")
+TOKENS = re.compile(
+    r"([A-Z]+) KV cache size: ([\d,]+) tokens, Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x"
+)
 
 
 def parse_log(text: str) -> dict:

@@ -47,23 +47,40 @@ def report() -> bool:
 
 def _python() -> Check:
     ok = (3, 11) <= sys.version_info[:2] < (3, 15)
-    return Check("Python", ok, f"{sys.version.split()[0]} ({sys.executable})",
-                 "vLLM 0.32 needs Python 3.11 to 3.14: make run PYTHON=python3.12")
+    return Check(
+        "Python",
+        ok,
+        f"{sys.version.split()[0]} ({sys.executable})",
+        "vLLM 0.32 needs Python 3.11 to 3.14: make run PYTHON=python3.12",
+    )
 
 
 def _gpu() -> Check:
     tool = shutil.which("nvidia-smi")
     if not tool:
-        return Check("GPU", True, "no NVIDIA driver here: the workbook runs on the CPU with the model that ships")
+        return Check(
+            "GPU",
+            True,
+            "no NVIDIA driver here: the workbook runs on the CPU with the model that ships",
+        )
     try:
         query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check("GPU", False, f"nvidia-smi does not answer ({error})", "Restart the machine or its driver.")
+        return Check(
+            "GPU",
+            False,
+            f"nvidia-smi does not answer ({error})",
+            "Restart the machine or its driver.",
+        )
     if answer.returncode:
-        return Check("GPU", False, (answer.stdout + answer.stderr).strip().splitlines()[0],
-                     "The driver is installed but does not answer: restart the machine, or run on the CPU after "
-                     "`make clean` on a machine without the driver.")
+        return Check(
+            "GPU",
+            False,
+            (answer.stdout + answer.stderr).strip().splitlines()[0],
+            "The driver is installed but does not answer: restart the machine, or run on the CPU after "
+            "`make clean` on a machine without the driver.",
+        )
     return Check("GPU", True, "; ".join(answer.stdout.strip().splitlines()))
 
 
@@ -73,9 +90,12 @@ def _compiler_headers() -> Check:
         return Check("Compiler", True, "not needed without a GPU")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     compiler = shutil.which("gcc") or shutil.which("cc")
-    return Check("Compiler", bool(compiler and header.exists()),
-                 f"{compiler or 'no C compiler'}, {header if header.exists() else 'no Python.h'}",
-                 "Install a C compiler and Python's headers (Debian, Ubuntu: apt install gcc python3-dev).")
+    return Check(
+        "Compiler",
+        bool(compiler and header.exists()),
+        f"{compiler or 'no C compiler'}, {header if header.exists() else 'no Python.h'}",
+        "Install a C compiler and Python's headers (Debian, Ubuntu: apt install gcc python3-dev).",
+    )
 
 
 def _packages() -> Check:
@@ -99,25 +119,43 @@ def _packages() -> Check:
                 wrong.append(f"{wanted} {found} (pinned: {version})")
         break
     if installed is None:
-        return Check("Packages", False, f"vLLM is not installed for {sys.executable}", "Run `make setup`.")
+        return Check(
+            "Packages", False, f"vLLM is not installed for {sys.executable}", "Run `make setup`."
+        )
     if wrong:
-        return Check("Packages", False, f"{installed}; differing: {', '.join(wrong[:6])}{' ...' if len(wrong) > 6 else ''}",
-                     "Run `make clean setup`. On a box without internet other versions may work: see the README.")
+        return Check(
+            "Packages",
+            False,
+            f"{installed}; differing: {', '.join(wrong[:6])}{' ...' if len(wrong) > 6 else ''}",
+            "Run `make clean setup`. On a box without internet other versions may work: see the README.",
+        )
     return Check("Packages", True, f"{installed}, every pinned package as pinned")
 
 
 def _helpers() -> Check:
-    probe = subprocess.run([sys.executable, "-c", "import helpers; print(helpers.__file__)"], cwd="/",
-                           capture_output=True, text=True)
-    return Check("import helpers", probe.returncode == 0, probe.stdout.strip() or "fails outside this folder",
-                 f"Run `make setup`, or set PYTHONPATH={ROOT}.")
+    probe = subprocess.run(
+        [sys.executable, "-c", "import helpers; print(helpers.__file__)"],
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+    return Check(
+        "import helpers",
+        probe.returncode == 0,
+        probe.stdout.strip() or "fails outside this folder",
+        f"Run `make setup`, or set PYTHONPATH={ROOT}.",
+    )
 
 
 def _disk() -> Check:
     free = shutil.disk_usage(ROOT).free / 2**30
     writable = os.access(ROOT, os.W_OK)
-    return Check("Disk", free > NEEDED_DISK_GIB and writable, f"{free:.0f} GiB free in {ROOT}" + ("" if writable else ", not writable"),
-                 f"Free {NEEDED_DISK_GIB} GiB, and make the folder writable: results are written to results/ and runs/.")
+    return Check(
+        "Disk",
+        free > NEEDED_DISK_GIB and writable,
+        f"{free:.0f} GiB free in {ROOT}" + ("" if writable else ", not writable"),
+        f"Free {NEEDED_DISK_GIB} GiB, and make the folder writable: results are written to results/ and runs/.",
+    )
 
 
 def _leftovers() -> Check:
@@ -125,8 +163,12 @@ def _leftovers() -> Check:
 
     orphans = processes.find_orphans()
     names = ", ".join(f"{o['title']} (pid {o['pid']}, {o['memory_gib']:.1f} GiB)" for o in orphans)
-    return Check("Processes of earlier runs", not orphans, names or "none",
-                 "They hold memory: end them with `kill -9 PID`, after making sure that they are not someone's run.")
+    return Check(
+        "Processes of earlier runs",
+        not orphans,
+        names or "none",
+        "They hold memory: end them with `kill -9 PID`, after making sure that they are not someone's run.",
+    )
 
 
 if __name__ == "__main__":

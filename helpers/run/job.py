@@ -22,8 +22,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-LOG_LINES = 12                 # of vLLM's log in a failure
-SHOWN_CELL = 600               # characters of a failed cell's code
+LOG_LINES = 12  # of vLLM's log in a failure
+SHOWN_CELL = 600  # characters of a failed cell's code
 _LOG_PATH = re.compile(r"(/[^\s'\"<>]+\.log)\b")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -31,16 +31,17 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 @dataclass
 class Job:
     """One notebook to execute. Paths are absolute."""
-    notebook: str                              # the file to run; it is not changed
-    output: str                                # the executed notebook; its page is beside it (.html)
+
+    notebook: str  # the file to run; it is not changed
+    output: str  # the executed notebook; its page is beside it (.html)
     events: str
     parameters: dict = field(default_factory=dict)
-    cwd: str = "."                             # of the kernel
+    cwd: str = "."  # of the kernel
     cell_timeout_s: float | None = None
     start_timeout_s: float = 120
     kernel: str = "workbook-run"
-    kernels: str = ""                          # JUPYTER_PATH folder with that kernel
-    page: bool = True                          # make the page; not for code that is not trusted
+    kernels: str = ""  # JUPYTER_PATH folder with that kernel
+    page: bool = True  # make the page; not for code that is not trusted
     limits: dict = field(default_factory=dict)  # setrlimit: {"AS": bytes, "FSIZE": bytes, ...}
 
 
@@ -51,8 +52,15 @@ def write_kernel(folder: Path) -> Path:
     """
     spec = folder / "kernels" / Job.kernel / "kernel.json"
     spec.parent.mkdir(parents=True, exist_ok=True)
-    spec.write_text(json.dumps({"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-                                "display_name": "Python 3 (workbook run)", "language": "python"}))
+    spec.write_text(
+        json.dumps(
+            {
+                "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                "display_name": "Python 3 (workbook run)",
+                "language": "python",
+            }
+        )
+    )
     return folder
 
 
@@ -69,7 +77,10 @@ class Events:
         self._start = time.monotonic()
 
     def __call__(self, event: str, **data) -> None:
-        self._file.write(json.dumps({"event": event, "t_s": round(time.monotonic() - self._start, 3), **data}) + "\n")
+        self._file.write(
+            json.dumps({"event": event, "t_s": round(time.monotonic() - self._start, 3), **data})
+            + "\n"
+        )
 
 
 def section_of(cells, index: int) -> str:
@@ -92,6 +103,7 @@ def tail_of_log(text: str, since: float, ename: str) -> tuple[str, list[str]]:
     if not candidates and (ename in ("DeadKernelError", "CellTimeoutError") or "/vllm/" in text):
         with contextlib.suppress(Exception):
             from helpers.engine.profile import cache_dir
+
             logs = [p for p in (cache_dir() / "logs").glob("*.log") if p.stat().st_mtime >= since]
             candidates = sorted(logs, key=lambda p: p.stat().st_mtime)[-1:]
     for path in candidates:
@@ -99,7 +111,9 @@ def tail_of_log(text: str, since: float, ename: str) -> tuple[str, list[str]]:
             with open(path, "rb") as file:
                 file.seek(max(0, path.stat().st_size - 16_000))
                 lines = file.read().decode(errors="replace").splitlines()
-            return str(path), [_ANSI.sub("", line)[:400] for line in lines if line.strip()][-LOG_LINES:]
+            return str(path), [_ANSI.sub("", line)[:400] for line in lines if line.strip()][
+                -LOG_LINES:
+            ]
     return "", []
 
 
@@ -110,7 +124,11 @@ def _engine(events: Events):
     class ReportingEngine(NBClientEngine):
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
-            code = [i for i, cell in enumerate(nb_man.nb.cells) if cell.cell_type == "code" and cell.source.strip()]
+            code = [
+                i
+                for i, cell in enumerate(nb_man.nb.cells)
+                if cell.cell_type == "code" and cell.source.strip()
+            ]
             number = {index: n for n, index in enumerate(code, 1)}
             events("start", cells=len(code))
             started: dict[int, float] = {}
@@ -119,14 +137,26 @@ def _engine(events: Events):
             def cell_start(cell, cell_index=None, **more):
                 if cell_index in number:
                     started[cell_index] = time.monotonic()
-                    events("cell", k=number[cell_index], n=len(code), index=cell_index, section=section_of(nb_man.nb.cells, cell_index))
+                    events(
+                        "cell",
+                        k=number[cell_index],
+                        n=len(code),
+                        index=cell_index,
+                        section=section_of(nb_man.nb.cells, cell_index),
+                    )
                 return begin(cell, cell_index, **more)
 
             def cell_complete(cell, cell_index=None, **more):
                 if cell_index in started:
                     seconds = time.monotonic() - started.pop(cell_index)
-                    events("cell_end", k=number[cell_index], index=cell_index, seconds=round(seconds, 3),
-                           section=section_of(nb_man.nb.cells, cell_index), first_line=first_line(cell.source))
+                    events(
+                        "cell_end",
+                        k=number[cell_index],
+                        index=cell_index,
+                        seconds=round(seconds, 3),
+                        section=section_of(nb_man.nb.cells, cell_index),
+                        first_line=first_line(cell.source),
+                    )
                 return finish(cell, cell_index, **more)
 
             nb_man.cell_start, nb_man.cell_complete = cell_start, cell_complete
@@ -138,21 +168,36 @@ def _engine(events: Events):
 def first_line(source: str) -> str:
     """The first line of a cell that says something, for people."""
     lines = [line.strip() for line in source.splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith(("#", "%", "import ", "from "))), lines[0] if lines else "")[:100]
+    return next(
+        (line for line in lines if not line.startswith(("#", "%", "import ", "from "))),
+        lines[0] if lines else "",
+    )[:100]
 
 
 def _why_not(notebook, error: Exception | None) -> dict | None:
     """The failure as a dict, or None when every cell ran as it should."""
-    cells = [c for c in notebook.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
+    cells = [
+        c for c in notebook.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])
+    ]
     code = [i for i, c in enumerate(cells) if c.cell_type == "code" and c.source.strip()]
     number = {index: n for n, index in enumerate(code, 1)}
 
     def failure(index, ename, evalue, trace=""):
         source = cells[index].source if index is not None else ""
-        return {"cell": number.get(index), "of": len(code), "section": section_of(cells, index) if index is not None else "",
-                "ename": ename, "evalue": _ANSI.sub("", str(evalue))[:4000], "source": source[:SHOWN_CELL], "traceback": _ANSI.sub("", trace)[-6000:]}
+        return {
+            "cell": number.get(index),
+            "of": len(code),
+            "section": section_of(cells, index) if index is not None else "",
+            "ename": ename,
+            "evalue": _ANSI.sub("", str(evalue))[:4000],
+            "source": source[:SHOWN_CELL],
+            "traceback": _ANSI.sub("", trace)[-6000:],
+        }
 
-    decided = type(error).__name__ in ("DeadKernelError", "CellTimeoutError")   # its cell only shows an interrupt
+    decided = type(error).__name__ in (
+        "DeadKernelError",
+        "CellTimeoutError",
+    )  # its cell only shows an interrupt
     for index in () if decided else code:
         if "raises-exception" in cells[index].metadata.get("tags", []):
             continue
@@ -163,7 +208,9 @@ def _why_not(notebook, error: Exception | None) -> dict | None:
                 return failure(index, output.ename, evalue, "\n".join(output.traceback))
     if error is not None and type(error).__name__ != "PapermillExecutionError":
         ran = [i for i in code if cells[i].get("execution_count")]
-        return failure(ran[-1] if ran else None, type(error).__name__, str(error) or type(error).__name__)
+        return failure(
+            ran[-1] if ran else None, type(error).__name__, str(error) or type(error).__name__
+        )
     idle = [i for i in code if cells[i].metadata.get("papermill", {}).get("status") != "completed"]
     if idle:
         return failure(idle[0], "NotRun", "The cell was not run.")
@@ -184,15 +231,31 @@ def execute(job: Job, events: Events) -> bool:
     error, notebook = None, None
     try:
         notebook = papermill.execute_notebook(
-            papermill_path(job.notebook), papermill_path(job.output), parameters=job.parameters,
-            engine_name="workbook", kernel_name=job.kernel, language="python", progress_bar=False, cwd=job.cwd,
-            start_timeout=job.start_timeout_s, execution_timeout=job.cell_timeout_s)
-    except Exception as caught:            # whatever a notebook can do ends up in the verdict
+            papermill_path(job.notebook),
+            papermill_path(job.output),
+            parameters=job.parameters,
+            engine_name="workbook",
+            kernel_name=job.kernel,
+            language="python",
+            progress_bar=False,
+            cwd=job.cwd,
+            start_timeout=job.start_timeout_s,
+            execution_timeout=job.cell_timeout_s,
+        )
+    except Exception as caught:  # whatever a notebook can do ends up in the verdict
         error = caught
         with contextlib.suppress(Exception):
             notebook = nbformat.read(job.output, as_version=4)
     if notebook is None:
-        failed = {"cell": None, "of": None, "section": "", "ename": type(error).__name__, "evalue": str(error)[:4000], "source": "", "traceback": ""}
+        failed = {
+            "cell": None,
+            "of": None,
+            "section": "",
+            "ename": type(error).__name__,
+            "evalue": str(error)[:4000],
+            "source": "",
+            "traceback": "",
+        }
     else:
         failed = _why_not(notebook, error)
     if failed and failed["ename"] in ("DeadKernelError", "CellTimeoutError"):
@@ -200,11 +263,17 @@ def execute(job: Job, events: Events) -> bool:
         last = _last_cell(job.events) or {}
         failed |= {"cell": last.get("k"), "section": last.get("section", "")}
         if failed["ename"] == "DeadKernelError":
-            failed["evalue"] = "The kernel died; the usual cause is that the machine ran out of memory."
+            failed["evalue"] = (
+                "The kernel died; the usual cause is that the machine ran out of memory."
+            )
         else:
-            failed["evalue"] = f"The cell ran longer than the limit of {job.cell_timeout_s:g} s for one cell."
+            failed["evalue"] = (
+                f"The cell ran longer than the limit of {job.cell_timeout_s:g} s for one cell."
+            )
     if failed:
-        failed["log"], failed["log_tail"] = tail_of_log(failed["evalue"] + failed["traceback"], began, failed["ename"])
+        failed["log"], failed["log_tail"] = tail_of_log(
+            failed["evalue"] + failed["traceback"], began, failed["ename"]
+        )
     if job.page:
         make_page(job, events)
     events("end", status="failed" if failed else "ok", failure=failed)
@@ -227,7 +296,9 @@ def make_page(job: Job, events: Events) -> None:
         from nbconvert import HTMLExporter
 
         notebook = nbformat.read(job.output, as_version=4)
-        html, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": Path(job.output).stem}})
+        html, _ = HTMLExporter().from_notebook_node(
+            notebook, resources={"metadata": {"name": Path(job.output).stem}}
+        )
         Path(job.output).with_suffix(".html").write_text(html, encoding="utf-8", errors="replace")
     except Exception as error:
         events("page_failed", error=f"{type(error).__name__}: {str(error)[:500]}")

@@ -36,7 +36,10 @@ def command(arguments: list[str] = (), page: Path | None = None, root: Path = RE
 def environment() -> dict[str, str]:
     """This process's environment, with the workbook's settings and modules found by JupyterLab and its kernels."""
     env = dict(os.environ)
-    for name, folder in (("JUPYTER_CONFIG_PATH", REPO / "helpers" / "run" / "lab_settings"), ("PYTHONPATH", REPO)):
+    for name, folder in (
+        ("JUPYTER_CONFIG_PATH", REPO / "helpers" / "run" / "lab_settings"),
+        ("PYTHONPATH", REPO),
+    ):
         env[name] = os.pathsep.join(filter(None, [str(folder), env.get(name)]))
     return env
 
@@ -61,7 +64,10 @@ def before_saving(model, **_) -> None:
                 kept.append(output)
             elif set(data) - {WIDGET, "text/plain"}:  # it has another form: keep that
                 kept.append(
-                    {**output, "data": {kind: value for kind, value in data.items() if kind != WIDGET}}
+                    {
+                        **output,
+                        "data": {kind: value for kind, value in data.items() if kind != WIDGET},
+                    }
                 )
         if "outputs" in cell:
             cell["outputs"] = kept

@@ -37,18 +37,17 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from helpers.engine import processes as lifeline
-
-from helpers.run import summary
-from helpers.run.job import Job, write_job, write_kernel
 from helpers import REPO
+from helpers.engine import processes as lifeline
 from helpers.results.store import ResultsError, load, provenance
+from helpers.run import summary
 from helpers.run.classroom.intake import inspect
+from helpers.run.job import Job, write_job, write_kernel
 
 NOTEBOOKS = REPO / "notebooks"
-CELL_TIMEOUT_S = 1800.0        # a first start on a GPU downloads a model
+CELL_TIMEOUT_S = 1800.0  # a first start on a GPU downloads a model
 TIMEOUT_S = 4 * 3600.0
-OURS = {"RESULTS_DIR"}         # set by the runner
+OURS = {"RESULTS_DIR"}  # set by the runner
 
 
 class UsageError(Exception):
@@ -66,17 +65,21 @@ class Stopped(BaseException):
 @dataclass
 class NotebookResult:
     """status: ok, failed (a cell), killed (its process died), timeout, limit (memory, disk), stopped or not run."""
+
     name: str
     status: str = "not run"
     seconds: float = 0.0
     cells: int = 0
     cells_done: int = 0
-    cell_times: list[dict] = field(default_factory=list)    # {"k", "seconds", "section", "first_line"}
+    cell_times: list[dict] = field(
+        default_factory=list
+    )  # {"k", "seconds", "section", "first_line"}
     failure: dict | None = None
     page: bool = False
 
 
 # ---------------------------------------------------------------- what to run
+
 
 def find_notebooks(wanted: list[str] | None = None, folder: Path | None = None) -> list[Path]:
     """The notebooks named by number or by the beginning of their name, in order; all for None."""
@@ -92,7 +95,9 @@ def find_notebooks(wanted: list[str] | None = None, folder: Path | None = None) 
         word = f"{int(word):02}" if word.isdigit() else word
         found = [path for path in there if path.stem.startswith(word)] if word else []
         if not found:
-            raise UsageError(f"No notebook is called {name!r}; there are: {', '.join(p.stem for p in there)}.")
+            raise UsageError(
+                f"No notebook is called {name!r}; there are: {', '.join(p.stem for p in there)}."
+            )
         chosen += [path for path in found if path not in chosen]
     return sorted(chosen)
 
@@ -116,11 +121,21 @@ def assign_parameters(notebooks: list[Path], given: dict) -> dict[Path, dict]:
         if name in OURS:
             raise UsageError(f"{name} is set by the runner: use --out.")
         if name not in every:
-            close = difflib.get_close_matches(name, every, n=1, cutoff=0.6) or difflib.get_close_matches(name.upper(), every, n=1)
+            close = difflib.get_close_matches(
+                name, every, n=1, cutoff=0.6
+            ) or difflib.get_close_matches(name.upper(), every, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            names = "; ".join(f"{path.stem}: {', '.join(sorted(declared[path] - OURS)) or 'none'}" for path in notebooks)
-            raise UsageError(f"No notebook of this run has a parameter {name!r}.{hint} The parameters are: {names}.")
-    return {path: {name: value for name, value in given.items() if name in declared[path]} for path in notebooks}
+            names = "; ".join(
+                f"{path.stem}: {', '.join(sorted(declared[path] - OURS)) or 'none'}"
+                for path in notebooks
+            )
+            raise UsageError(
+                f"No notebook of this run has a parameter {name!r}.{hint} The parameters are: {names}."
+            )
+    return {
+        path: {name: value for name, value in given.items() if name in declared[path]}
+        for path in notebooks
+    }
 
 
 def typed(value: str):
@@ -134,13 +149,23 @@ def typed(value: str):
             return kind(value)
     if value[:1] in "[{" and value:
         import yaml
+
         with contextlib.suppress(yaml.YAMLError):
             return yaml.safe_load(value)
     return value
 
 
-COURSE_KEYS = {"notebooks": list, "parameters": dict, "sizes": dict, "profile": str, "model": str, "load_format": str,
-               "cell_timeout": (int, float), "timeout": (int, float), "out": str}
+COURSE_KEYS = {
+    "notebooks": list,
+    "parameters": dict,
+    "sizes": dict,
+    "profile": str,
+    "model": str,
+    "load_format": str,
+    "cell_timeout": (int, float),
+    "timeout": (int, float),
+    "out": str,
+}
 
 
 def read_course(path: str | os.PathLike) -> dict:
@@ -154,24 +179,48 @@ def read_course(path: str | os.PathLike) -> dict:
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(data, dict):
-        raise UsageError(f"{path} holds a {type(data).__name__}; expected keys such as notebooks, sizes, model.")
+        raise UsageError(
+            f"{path} holds a {type(data).__name__}; expected keys such as notebooks, sizes, model."
+        )
     for key, value in data.items():
         if key not in COURSE_KEYS:
             close = difflib.get_close_matches(str(key), COURSE_KEYS, n=1)
-            raise UsageError(f"{path}: unknown key {key!r}{f' (did you mean {close[0]}?)' if close else ''}; known: {', '.join(COURSE_KEYS)}.")
-        if value is not None and (not isinstance(value, COURSE_KEYS[key]) or isinstance(value, bool)):
+            raise UsageError(
+                f"{path}: unknown key {key!r}{f' (did you mean {close[0]}?)' if close else ''}; known: {', '.join(COURSE_KEYS)}."
+            )
+        if value is not None and (
+            not isinstance(value, COURSE_KEYS[key]) or isinstance(value, bool)
+        ):
             raise UsageError(f"{path}: {key} is {value!r}, which is not of the right type.")
-    parameters = {key.upper(): data[key] for key in ("profile", "model", "load_format") if data.get(key) is not None}
+    parameters = {
+        key.upper(): data[key]
+        for key in ("profile", "model", "load_format")
+        if data.get(key) is not None
+    }
     parameters |= {str(name).upper(): value for name, value in (data.get("sizes") or {}).items()}
     parameters |= {str(name): value for name, value in (data.get("parameters") or {}).items()}
-    return {"parameters": parameters, "notebooks": [str(n) for n in data.get("notebooks") or []] or None,
-            "cell_timeout": data.get("cell_timeout"), "timeout": data.get("timeout"), "out": data.get("out")}
+    return {
+        "parameters": parameters,
+        "notebooks": [str(n) for n in data.get("notebooks") or []] or None,
+        "cell_timeout": data.get("cell_timeout"),
+        "timeout": data.get("timeout"),
+        "out": data.get("out"),
+    }
 
 
 # ---------------------------------------------------------------- one notebook
 
-def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None = None, on_event=None,
-            watch: Callable[[int], str | None] | None = None) -> NotebookResult:
+
+def run_job(
+    job: Job,
+    name: str,
+    work: Path,
+    *,
+    limit_s: float,
+    env: dict | None = None,
+    on_event=None,
+    watch: Callable[[int], str | None] | None = None,
+) -> NotebookResult:
     """Execute one job in a process of its own and wait for its end; nothing of it stays behind.
 
     work: folder for the job's own files (job, events, log). limit_s: wall time; after it the
@@ -184,7 +233,9 @@ def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None
     events_file = Path(job.events)
     events_file.unlink(missing_ok=True)
     environment = dict(os.environ if env is None else env)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPO), environment.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(REPO), environment.get("PYTHONPATH")])
+    )
     environment["WORKBOOK_NOTEBOOK"] = job.output
     began = time.monotonic()
     end, place, rest = None, 0, b""
@@ -211,15 +262,21 @@ def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None
                     result.cells_done = event["k"] - 1
                 elif kind == "cell_end":
                     result.cells_done = event["k"]
-                    result.cell_times.append({k: event[k] for k in ("k", "seconds", "section", "first_line")})
+                    result.cell_times.append(
+                        {k: event[k] for k in ("k", "seconds", "section", "first_line")}
+                    )
                 elif kind == "end":
                     end = event
                 if on_event:
                     on_event(event)
 
     # In the repository's folder, so that `helpers` is this one; the kernel has its own cwd.
-    process = lifeline.spawn([sys.executable, "-m", "helpers.run.job", str(job_file)], env=environment,
-                             log=work / f"{name}.log", cwd=REPO)
+    process = lifeline.spawn(
+        [sys.executable, "-m", "helpers.run.job", str(job_file)],
+        env=environment,
+        log=work / f"{name}.log",
+        cwd=REPO,
+    )
     try:
         while process.poll() is None and end is None:
             if time.monotonic() - began > limit_s:
@@ -235,7 +292,7 @@ def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None
                 on_event(None)
         if end is not None:
             with contextlib.suppress(Exception):
-                process.wait(5)                     # it has said its last word and is on its way out
+                process.wait(5)  # it has said its last word and is on its way out
     except BaseException:
         result.status = "stopped"
         raise
@@ -245,7 +302,13 @@ def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None
         result.seconds = round(time.monotonic() - began, 2)
         result.page = Path(job.output).with_suffix(".html").exists()
 
-    where = {"cell": result.cells_done + 1 if result.cells else None, "of": result.cells, "section": section, "source": "", "traceback": ""}
+    where = {
+        "cell": result.cells_done + 1 if result.cells else None,
+        "of": result.cells,
+        "section": section,
+        "source": "",
+        "traceback": "",
+    }
     if result.status == "limit":
         result.failure = where | {"ename": "ResourceLimit", "evalue": reason}
     elif end is not None and result.status != "timeout":
@@ -253,12 +316,19 @@ def run_job(job: Job, name: str, work: Path, *, limit_s: float, env: dict | None
         if result.failure and result.failure["ename"] == "CellTimeoutError":
             result.status = "timeout"
     elif result.status == "timeout":
-        result.failure = where | {"ename": "TimeLimit", "evalue": f"The notebook was still running at its limit of {limit_s:.0f} s and was ended."}
+        result.failure = where | {
+            "ename": "TimeLimit",
+            "evalue": f"The notebook was still running at its limit of {limit_s:.0f} s and was ended.",
+        }
     else:
         result.status = "killed"
         tail = _tail(work / f"{name}.log")
-        result.failure = where | {"ename": "ProcessDied", "evalue": f"The notebook's process ended with code {code} and said nothing"
-                                  + (" (killed; usually the machine ran out of memory)" if code in (137, -9) else ""), "traceback": tail}
+        result.failure = where | {
+            "ename": "ProcessDied",
+            "evalue": f"The notebook's process ended with code {code} and said nothing"
+            + (" (killed; usually the machine ran out of memory)" if code in (137, -9) else ""),
+            "traceback": tail,
+        }
     return result
 
 
@@ -297,7 +367,11 @@ class Progress:
     def _draw(self, end: str = "") -> None:
         text = f"{self.label}{self.cell}  {summary.duration(time.monotonic() - self.start)}  (run {summary.duration(time.monotonic() - self.began)}){end}"
         if self.live:
-            text = text[:max(20, os.get_terminal_size(self.stream.fileno()).columns - 1)] if not end else text
+            text = (
+                text[: max(20, os.get_terminal_size(self.stream.fileno()).columns - 1)]
+                if not end
+                else text
+            )
             self.stream.write("\r" + text.ljust(self._width) + ("\n" if end else ""))
             self._width = 0 if end else len(text)
         else:
@@ -309,6 +383,7 @@ class Progress:
 
 
 # ---------------------------------------------------------------- the whole run
+
 
 def new_folder(given: str | os.PathLike | None) -> Path:
     """The run's folder: as given, or a new one named after the time."""
@@ -325,8 +400,15 @@ def new_folder(given: str | os.PathLike | None) -> Path:
     raise UsageError(f"{stem} and 98 like it are there already: give --out.")
 
 
-def run(notebooks: list[Path], parameters: dict, out: Path, *, cell_timeout: float = CELL_TIMEOUT_S, timeout: float = TIMEOUT_S,
-        progress: Progress | None = None) -> dict:
+def run(
+    notebooks: list[Path],
+    parameters: dict,
+    out: Path,
+    *,
+    cell_timeout: float = CELL_TIMEOUT_S,
+    timeout: float = TIMEOUT_S,
+    progress: Progress | None = None,
+) -> dict:
     """Execute the notebooks one after the other, export, write the summary; returns its data.
 
     Raises UsageError before anything runs if a parameter does not fit. After Stopped, what there
@@ -345,25 +427,48 @@ def run(notebooks: list[Path], parameters: dict, out: Path, *, cell_timeout: flo
         for number, path in enumerate(notebooks):
             left = timeout - (time.monotonic() - began)
             if left <= 0:
-                results[number].failure = {"ename": "TimeLimit", "cell": None, "evalue": f"The run's limit of {timeout:.0f} s was reached before this notebook."}
+                results[number].failure = {
+                    "ename": "TimeLimit",
+                    "cell": None,
+                    "evalue": f"The run's limit of {timeout:.0f} s was reached before this notebook.",
+                }
                 continue
-            share = dict(shares[path]) | ({"RESULTS_DIR": str(out)} if "RESULTS_DIR" in declared[path] else {})
-            job = Job(notebook=str(path.absolute()), output=str(out / path.name), events=str(Path(scratch) / f"{path.stem}.events"),
-                      parameters=share, cwd=str(path.parent.absolute()), cell_timeout_s=cell_timeout, kernels=str(kernels))
+            share = dict(shares[path]) | (
+                {"RESULTS_DIR": str(out)} if "RESULTS_DIR" in declared[path] else {}
+            )
+            job = Job(
+                notebook=str(path.absolute()),
+                output=str(out / path.name),
+                events=str(Path(scratch) / f"{path.stem}.events"),
+                parameters=share,
+                cwd=str(path.parent.absolute()),
+                cell_timeout_s=cell_timeout,
+                kernels=str(kernels),
+            )
             progress.begin(f"[{number + 1}/{len(notebooks)}] {path.stem}")
             env = os.environ | {"WORKBOOK_RESULTS_DIR": str(out)}
             for stale in (Path(job.output), Path(job.output).with_suffix(".html")):
                 stale.unlink(missing_ok=True)
             try:
-                results[number] = run_job(job, path.stem, logs, limit_s=left, env=env, on_event=progress)
+                results[number] = run_job(
+                    job, path.stem, logs, limit_s=left, env=env, on_event=progress
+                )
             except Stopped as signal_:
                 stopped = signal_
                 results[number].status = "stopped"
-                results[number].failure = {"ename": "Stopped", "cell": None, "evalue": f"{signal_} reached the runner."}
+                results[number].failure = {
+                    "ename": "Stopped",
+                    "cell": None,
+                    "evalue": f"{signal_} reached the runner.",
+                }
                 progress.done("STOPPED")
                 break
             result = results[number]
-            progress.done("ok" if result.status == "ok" else f"{result.status.upper()}: {summary.one_sentence(result.failure).splitlines()[0][:300]}")
+            progress.done(
+                "ok"
+                if result.status == "ok"
+                else f"{result.status.upper()}: {summary.one_sentence(result.failure).splitlines()[0][:300]}"
+            )
         for leftover in logs.glob("*.job.json"):
             leftover.unlink()
     data = _close(results, parameters, out, started, time.monotonic() - began, stopped)
@@ -372,24 +477,42 @@ def run(notebooks: list[Path], parameters: dict, out: Path, *, cell_timeout: flo
     return data
 
 
-def _close(results: list[NotebookResult], parameters: dict, out: Path, started: datetime, seconds: float, stopped) -> dict:
+def _close(
+    results: list[NotebookResult],
+    parameters: dict,
+    out: Path,
+    started: datetime,
+    seconds: float,
+    stopped,
+) -> dict:
     """Export the documents and write the summary, whatever happened before."""
     from helpers.results import export as learnings
 
     blanks, notes = [], []
     try:
         # The plan is exported with the notebook that makes it, or when there is one already.
-        planned = any(r.name.startswith("04") for r in results) or (out / "distributed_planning.md").exists() \
+        planned = (
+            any(r.name.startswith("04") for r in results)
+            or (out / "distributed_planning.md").exists()
             or any(r["experiment"] in ("hardware", "strategy") for r in load(out)[0])
+        )
         report = learnings.export(out, learnings.DOCUMENTS if planned else ("my_learnings",))
         blanks, notes = [asdict(blank) for blank in report.blanks], report.notes
     except (ResultsError, OSError) as error:
         notes = [str(error)]
     records, problems = load(out)
     place = next((r["provenance"] for r in reversed(records) if r.get("provenance")), None) or {}
-    data = {"started": started.strftime("%Y-%m-%d %H:%M:%S"), "seconds": round(seconds, 1), "notebooks": [asdict(r) for r in results],
-            "parameters": parameters, "provenance": provenance() | {k: v for k, v in place.items() if v is not None}, "records": len(records),
-            "blanks": blanks, "notes": notes + [p for p in problems if p not in notes], "stopped": str(stopped) if stopped else None}
+    data = {
+        "started": started.strftime("%Y-%m-%d %H:%M:%S"),
+        "seconds": round(seconds, 1),
+        "notebooks": [asdict(r) for r in results],
+        "parameters": parameters,
+        "provenance": provenance() | {k: v for k, v in place.items() if v is not None},
+        "records": len(records),
+        "blanks": blanks,
+        "notes": notes + [p for p in problems if p not in notes],
+        "stopped": str(stopped) if stopped else None,
+    }
     summary.write(data, out)
     return data
 
@@ -415,7 +538,7 @@ def signals_raise():
 def adopt_orphans() -> None:
     """Become the one to whom orphaned descendants are handed, so that sweep() can find them."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)            # PR_SET_CHILD_SUBREAPER
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
 def sweep() -> list[int]:
@@ -428,14 +551,40 @@ def sweep() -> list[int]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m helpers.run", description="Execute the notebooks and leave the results in one folder.",
-                                     epilog="A class of submissions: python -m helpers.run class --help")
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.run",
+        description="Execute the notebooks and leave the results in one folder.",
+        epilog="A class of submissions: python -m helpers.run class --help",
+    )
     parser.add_argument("--out", help="folder for the results (default: runs/<date-time>)")
-    parser.add_argument("--notebooks", help="which, by number or name, separated by commas (default: all)")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook parameter; may be given again")
-    parser.add_argument("--parameters", metavar="FILE", help="YAML with notebooks, sizes, model, time limits; -p overrides it")
-    parser.add_argument("--cell-timeout", type=float, metavar="S", help=f"seconds for one cell (default {CELL_TIMEOUT_S:.0f})")
-    parser.add_argument("--timeout", type=float, metavar="S", help=f"seconds for the whole run (default {TIMEOUT_S:.0f})")
+    parser.add_argument(
+        "--notebooks", help="which, by number or name, separated by commas (default: all)"
+    )
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a notebook parameter; may be given again",
+    )
+    parser.add_argument(
+        "--parameters",
+        metavar="FILE",
+        help="YAML with notebooks, sizes, model, time limits; -p overrides it",
+    )
+    parser.add_argument(
+        "--cell-timeout",
+        type=float,
+        metavar="S",
+        help=f"seconds for one cell (default {CELL_TIMEOUT_S:.0f})",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help=f"seconds for the whole run (default {TIMEOUT_S:.0f})",
+    )
     parser.add_argument("--notebook-folder", type=Path, help=argparse.SUPPRESS)
     return parser
 
@@ -449,12 +598,19 @@ def main(argv: list[str] | None = None) -> int:
             course = read_course(given.parameters) if given.parameters else {}
             wanted = given.notebooks.split(",") if given.notebooks else course.get("notebooks")
             notebooks = find_notebooks(wanted, given.notebook_folder)
-            parameters = (course.get("parameters") or {}) | {name: typed(value) for name, value in given.p}
-            assign_parameters(notebooks, parameters)       # before a folder is made
+            parameters = (course.get("parameters") or {}) | {
+                name: typed(value) for name, value in given.p
+            }
+            assign_parameters(notebooks, parameters)  # before a folder is made
             out = new_folder(given.out or course.get("out"))
             try:
-                data = run(notebooks, parameters, out, cell_timeout=given.cell_timeout or course.get("cell_timeout") or CELL_TIMEOUT_S,
-                           timeout=given.timeout or course.get("timeout") or TIMEOUT_S)
+                data = run(
+                    notebooks,
+                    parameters,
+                    out,
+                    cell_timeout=given.cell_timeout or course.get("cell_timeout") or CELL_TIMEOUT_S,
+                    timeout=given.timeout or course.get("timeout") or TIMEOUT_S,
+                )
             finally:
                 sweep()
     except (UsageError, ResultsError) as error:
@@ -464,12 +620,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"The run could not write its folder: {error}.", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        print(f"\nStopped by {stopped}; nothing was left running. What there is: {out if 'out' in locals() else '(nothing yet)'}", file=sys.stderr)
+        print(
+            f"\nStopped by {stopped}; nothing was left running. What there is: {out if 'out' in locals() else '(nothing yet)'}",
+            file=sys.stderr,
+        )
         return 128 + stopped.number
     failed = [nb["name"] for nb in data["notebooks"] if nb["status"] != "ok"]
-    print(f"\n{'FAILED: ' + ', '.join(failed) if failed else 'All ran'} in {summary.duration(data['seconds'])}. Read: {out / 'summary.html'}")
+    print(
+        f"\n{'FAILED: ' + ', '.join(failed) if failed else 'All ran'} in {summary.duration(data['seconds'])}. Read: {out / 'summary.html'}"
+    )
     for name in ("my_learnings.md", "distributed_planning.md", "summary.md"):
         if (out / name).exists():
             print(f"  {out / name}")
     return 1 if failed else 0
-

@@ -14,7 +14,6 @@ from helpers import REPO
 from helpers.results import blanks
 from helpers.results.store import results_dir as find_results_dir
 
-
 # What each notebook is for; only those that exist are listed.
 ABOUT = {
     "01_review": "Weeks 1 to 3 measured: baseline, sweeps, the best configuration",
@@ -42,7 +41,11 @@ def text(folder: Path, page: Path) -> str:
     for path in sorted((REPO / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         mine = [r for r in known.records if r["notebook"] == path.stem]
         last = max((r.get("provenance") or {}).get("time_utc") or "" for r in mine) if mine else ""
-        state = f"{len(mine)} results saved, last {last[:16].replace('T', ' ')} UTC" if mine else "not begun"
+        state = (
+            f"{len(mine)} results saved, last {last[:16].replace('T', ' ')} UTC"
+            if mine
+            else "not begun"
+        )
         if path.stem not in done and following is None:
             following = path
         about = ABOUT.get(path.stem, "")

@@ -21,11 +21,15 @@ code { font-size: .9em; overflow-wrap: anywhere; } a { color: inherit; }
 """
 
 
-def page(title: str, body: str, csp: str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:") -> str:
+def page(
+    title: str, body: str, csp: str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+) -> str:
     """A self-contained HTML page that loads nothing and runs no script."""
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f'<meta http-equiv="Content-Security-Policy" content="{csp}"><title>{html.escape(title)}</title>'
-            f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{csp}"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
+    )
 
 
 def from_markdown(text: str) -> str:
@@ -45,7 +49,7 @@ def duration(seconds: float) -> str:
 def in_cell(text, limit: int = 160) -> str:
     """A text for a Markdown table's cell."""
     flat = " ".join(str(text).split())
-    flat = flat if len(flat) <= limit else flat[:limit - 1] + "…"
+    flat = flat if len(flat) <= limit else flat[: limit - 1] + "…"
     return flat.replace("\\", "\\\\").replace("|", "\\|")
 
 
@@ -61,7 +65,11 @@ def one_sentence(failure: dict | None) -> str:
     """'cell 7 of 31 (Baseline): ValueError: no such model'"""
     if not failure:
         return ""
-    where = f"cell {failure['cell']}" + (f" of {failure['of']}" if failure.get("of") else "") if failure.get("cell") else "before its first cell"
+    where = (
+        f"cell {failure['cell']}" + (f" of {failure['of']}" if failure.get("of") else "")
+        if failure.get("cell")
+        else "before its first cell"
+    )
     section = f" ({failure['section']})" if failure.get("section") else ""
     reason = (failure.get("evalue") or "").strip()
     return f"{where}{section}: {failure['ename']}" + (f": {reason}" if reason else "")
@@ -72,48 +80,112 @@ def markdown(run: dict) -> str:
     notebooks, blanks = run["notebooks"], run["blanks"]
     failed = [nb for nb in notebooks if nb["status"] != "ok"]
     place = run["provenance"]
-    counts = {kind: sum(b["kind"] == kind for b in blanks) for kind in ("measured", "calculated", "typed", "missing")}
-    verdict = "every notebook ran, every cell" if not failed else f"{len(failed)} of {len(notebooks)} notebooks failed"
-    lines = [f"# Run of {run['started']}: {verdict}", "",
-             f"{duration(run['seconds'])} on {place['machine']}, vLLM {place['vllm']}, torch {place['torch']}, Python {place['python']}.", ""]
+    counts = {
+        kind: sum(b["kind"] == kind for b in blanks)
+        for kind in ("measured", "calculated", "typed", "missing")
+    }
+    verdict = (
+        "every notebook ran, every cell"
+        if not failed
+        else f"{len(failed)} of {len(notebooks)} notebooks failed"
+    )
+    lines = [
+        f"# Run of {run['started']}: {verdict}",
+        "",
+        f"{duration(run['seconds'])} on {place['machine']}, vLLM {place['vllm']}, torch {place['torch']}, Python {place['python']}.",
+        "",
+    ]
     if run.get("stopped"):
         lines += [f"**Stopped early: {run['stopped']}**", ""]
     if run["parameters"]:
-        lines += ["Parameters: " + ", ".join(f"`{name}={value!r}`" for name, value in run["parameters"].items()), ""]
+        lines += [
+            "Parameters: "
+            + ", ".join(f"`{name}={value!r}`" for name, value in run["parameters"].items()),
+            "",
+        ]
 
-    lines += ["## Notebooks", "", "| notebook | result | seconds | cells | executed |", "|---|---|---|---|---|"]
+    lines += [
+        "## Notebooks",
+        "",
+        "| notebook | result | seconds | cells | executed |",
+        "|---|---|---|---|---|",
+    ]
     for nb in notebooks:
-        pages = f"[page]({nb['name']}.html), [notebook]({nb['name']}.ipynb)" if nb.get("page") else ""
-        lines.append(f"| {nb['name']} | {'ok' if nb['status'] == 'ok' else nb['status'].upper()} | {nb['seconds']:.1f} | "
-                     f"{nb['cells_done']} of {nb['cells']} | {pages} |")
+        pages = (
+            f"[page]({nb['name']}.html), [notebook]({nb['name']}.ipynb)" if nb.get("page") else ""
+        )
+        lines.append(
+            f"| {nb['name']} | {'ok' if nb['status'] == 'ok' else nb['status'].upper()} | {nb['seconds']:.1f} | "
+            f"{nb['cells_done']} of {nb['cells']} | {pages} |"
+        )
 
     if failed:
         lines += ["", "## Failures", ""]
         for nb in failed:
             failure = nb["failure"] or {}
-            lines += [f"### {nb['name']}", "", one_sentence(failure).replace("<", "&lt;").split("\n")[0] + ".", ""]
+            lines += [
+                f"### {nb['name']}",
+                "",
+                one_sentence(failure).replace("<", "&lt;").split("\n")[0] + ".",
+                "",
+            ]
             if failure.get("source"):
                 lines += ["The cell:", "", fence(failure["source"]), ""]
             if failure.get("traceback"):
-                lines += ["The end of the traceback:", "", fence("\n".join(failure["traceback"].splitlines()[-14:])), ""]
+                lines += [
+                    "The end of the traceback:",
+                    "",
+                    fence("\n".join(failure["traceback"].splitlines()[-14:])),
+                    "",
+                ]
             if failure.get("log_tail"):
-                lines += [f"The last lines of vLLM's log, `{failure['log']}`:", "", fence("\n".join(failure["log_tail"])), ""]
+                lines += [
+                    f"The last lines of vLLM's log, `{failure['log']}`:",
+                    "",
+                    fence("\n".join(failure["log_tail"])),
+                    "",
+                ]
 
-    slow = sorted(((nb["name"], cell) for nb in notebooks for cell in nb["cell_times"] if cell["seconds"] > SLOW_CELL_S),
-                  key=lambda item: -item[1]["seconds"])
+    slow = sorted(
+        (
+            (nb["name"], cell)
+            for nb in notebooks
+            for cell in nb["cell_times"]
+            if cell["seconds"] > SLOW_CELL_S
+        ),
+        key=lambda item: -item[1]["seconds"],
+    )
     if slow:
-        lines += ["", f"## Cells above {SLOW_CELL_S:.0f} s", "", "| notebook | cell | seconds | section | begins with |", "|---|---|---|---|---|"]
-        lines += [f"| {name} | {cell['k']} | {cell['seconds']:.1f} | {in_cell(cell['section'], 60)} | {in_cell(cell['first_line'], 60)} |" for name, cell in slow]
+        lines += [
+            "",
+            f"## Cells above {SLOW_CELL_S:.0f} s",
+            "",
+            "| notebook | cell | seconds | section | begins with |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {name} | {cell['k']} | {cell['seconds']:.1f} | {in_cell(cell['section'], 60)} | {in_cell(cell['first_line'], 60)} |"
+            for name, cell in slow
+        ]
 
-    lines += ["", "## What was measured", "", f"{run['records']} measurements in [measurements.jsonl](measurements.jsonl). "
-              f"Blanks of the documents: {counts['measured']} measured, {counts['calculated']} calculated, {counts['typed']} typed, {counts['missing']} missing."]
+    lines += [
+        "",
+        "## What was measured",
+        "",
+        f"{run['records']} measurements in [measurements.jsonl](measurements.jsonl). "
+        f"Blanks of the documents: {counts['measured']} measured, {counts['calculated']} calculated, {counts['typed']} typed, {counts['missing']} missing.",
+    ]
     for document in dict.fromkeys(b["document"] for b in blanks):
         mine = [b for b in blanks if b["document"] == document]
         missing = [in_cell(b["label"], 70) for b in mine if b["kind"] == "missing"]
         lines += ["", f"### [{document}.md]({document}.md)", ""]
         if len(missing) < len(mine):
             lines += ["| blank | value | is | from |", "|---|---|---|---|"]
-            lines += [f"| {in_cell(b['label'], 70)} | {in_cell(b['value'])} | {b['kind']} | {in_cell(b['note'], 90)} |" for b in mine if b["kind"] != "missing"]
+            lines += [
+                f"| {in_cell(b['label'], 70)} | {in_cell(b['value'])} | {b['kind']} | {in_cell(b['note'], 90)} |"
+                for b in mine
+                if b["kind"] != "missing"
+            ]
             lines.append("")
         if missing:
             lines.append("Missing: " + "; ".join(missing) + ".")
@@ -126,4 +198,8 @@ def write(run: dict, out: Path) -> None:
     text = markdown(run)
     (out / "summary.md").write_text(text, encoding="utf-8", errors="replace")
     (out / "summary.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
-    (out / "summary.html").write_text(page(text.partition("\n")[0].lstrip("# "), from_markdown(text)), encoding="utf-8", errors="replace")
+    (out / "summary.html").write_text(
+        page(text.partition("\n")[0].lstrip("# "), from_markdown(text)),
+        encoding="utf-8",
+        errors="replace",
+    )

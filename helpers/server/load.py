@@ -38,26 +38,44 @@ class Load:
     """What one run of the benchmark measured."""
 
     metrics: dict[str, float]  # units in the names; see `run_load`
-    requests: list[dict]  # a request each: start_s, ttft_s, e2e_s, itl_s (list), input_tokens, output_tokens, error
+    requests: list[
+        dict
+    ]  # a request each: start_s, ttft_s, e2e_s, itl_s (list), input_tokens, output_tokens, error
     workload: dict
     command: str  # what a person would type; the key is left out
     report: str = field(repr=False, default="")  # what the benchmark printed
 
     def __str__(self) -> str:
         m = self.metrics
-        tail = "p99" if m["completed"] >= 200 else "p90"  # of fewer requests, a p99 is one or two of them
+        tail = (
+            "p99" if m["completed"] >= 200 else "p90"
+        )  # of fewer requests, a p99 is one or two of them
         cached = m.get("prefix_hit_share", 0.0)
         return (
             f"{m['completed']:.0f} of {m['completed'] + m['failed']:.0f} requests in {m['duration_s']:.2f} s: "
             f"{m['output_tokens_per_s']:,.0f} output tokens/s; TTFT p50 {m['ttft_ms_p50']:.1f} ms, {tail} {m[f'ttft_ms_{tail}']:.1f} ms; "
             f"TPOT p50 {m['tpot_ms_p50']:.2f} ms"
-            + (f"; {100 * cached:.0f} % of the prompt tokens came from the prefix cache" if cached > 0.02 else "")
+            + (
+                f"; {100 * cached:.0f} % of the prompt tokens came from the prefix cache"
+                if cached > 0.02
+                else ""
+            )
         )
 
 
-def run_load(server: Server, *, requests: int, input_tokens: int, output_tokens: int, rate_per_s: float | None = None,
-             concurrency: int | None = None, prefix_tokens: int = 0, goals_ms: dict[str, float] | None = None,
-             seed: int | None = None, tokenizer: str | None = None) -> Load:
+def run_load(
+    server: Server,
+    *,
+    requests: int,
+    input_tokens: int,
+    output_tokens: int,
+    rate_per_s: float | None = None,
+    concurrency: int | None = None,
+    prefix_tokens: int = 0,
+    goals_ms: dict[str, float] | None = None,
+    seed: int | None = None,
+    tokenizer: str | None = None,
+) -> Load:
     """Send `requests` random prompts of one size to the server and measure until the last answer is complete.
 
     rate_per_s: requests arrive so often on average (a Poisson process); None sends all at once.
@@ -75,10 +93,14 @@ def run_load(server: Server, *, requests: int, input_tokens: int, output_tokens:
     Raises ServerError when the server is not up or no request was answered.
     """
     if not server.is_up:
-        raise ServerError(f"The server at {server.url} is not up: start it before putting load on it. {server._hint()}")
+        raise ServerError(
+            f"The server at {server.url} is not up: start it before putting load on it. {server._hint()}"
+        )
     model = tokenizer or server.engine_args.get("model")
     if not model:
-        raise ServerError("For a server that was started elsewhere, give tokenizer=<model folder or Hugging Face id>.")
+        raise ServerError(
+            "For a server that was started elsewhere, give tokenizer=<model folder or Hugging Face id>."
+        )
     seed = next(_seeds) if seed is None else seed
     flags = [
         "--backend", "openai", "--base-url", server.url, "--endpoint", "/v1/completions",
@@ -100,12 +122,24 @@ def run_load(server: Server, *, requests: int, input_tokens: int, output_tokens:
     result, report = _benchmark([*flags, "--disable-tqdm", "--save-detailed"], server.headers)
     if not result.get("completed"):
         errors = [e for e in result.get("errors", []) if e]
-        raise ServerError(f"No request was answered: {(errors or ['no reason given'])[0].strip()[-300:]} {server._hint()}")
+        raise ServerError(
+            f"No request was answered: {(errors or ['no reason given'])[0].strip()[-300:]} {server._hint()}"
+        )
     rows = _rows(result)
-    workload = {"name": "vllm bench serve, random", "requests": requests, "input_tokens": input_tokens, "prefix_tokens": prefix_tokens,
-                "output_tokens": output_tokens, "rate_per_s": rate_per_s, "concurrency": concurrency, "seed": seed}
+    workload = {
+        "name": "vllm bench serve, random",
+        "requests": requests,
+        "input_tokens": input_tokens,
+        "prefix_tokens": prefix_tokens,
+        "output_tokens": output_tokens,
+        "rate_per_s": rate_per_s,
+        "concurrency": concurrency,
+        "seed": seed,
+    }
     metrics = _metrics(result, rows, bool(goals_ms), bool(rate_per_s))
-    looked_up, hits = (after - before for before, after in zip(counted, _prefix_counters(server), strict=True))
+    looked_up, hits = (
+        after - before for before, after in zip(counted, _prefix_counters(server), strict=True)
+    )
     if looked_up > 0:
         metrics["prefix_hit_share"] = hits / looked_up
     return Load(metrics, rows, workload, command, report)
@@ -144,7 +178,11 @@ def _benchmark(flags: list[str], headers: dict) -> tuple[dict, str]:
     gc.freeze()  # the benchmark freezes all objects of its process, and searches them for garbage before: 0.7 s for vLLM's own
     thread = threading.Thread(target=work, name="vllm bench serve", daemon=True)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), warnings.catch_warnings():
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(out),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             thread.start()
             while thread.is_alive():
@@ -153,11 +191,15 @@ def _benchmark(flags: list[str], headers: dict) -> tuple[dict, str]:
         with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
             loop.call_soon_threadsafe(box["task"].cancel)
         thread.join(10)
-        raise ServerError("The load was stopped by hand; its requests were given up and the server goes on.") from None
+        raise ServerError(
+            "The load was stopped by hand; its requests were given up and the server goes on."
+        ) from None
     finally:
         gc.unfreeze()  # the notebook's objects must stay collectable
     if "error" in box:
-        raise ServerError(f"The benchmark failed: {type(box['error']).__name__}: {box['error']}") from None
+        raise ServerError(
+            f"The benchmark failed: {type(box['error']).__name__}: {box['error']}"
+        ) from None
     report = out.getvalue()
     start = report.find("============ Serving")
     return box["result"], report[start:].strip() if start >= 0 else report
@@ -166,7 +208,9 @@ def _benchmark(flags: list[str], headers: dict) -> tuple[dict, str]:
 def _rows(result: dict) -> list[dict]:
     rows = []
     begin = min(result["start_times"], default=0.0)
-    for i, (start, ttft, itls) in enumerate(zip(result["start_times"], result["ttfts"], result["itls"], strict=True)):
+    for i, (start, ttft, itls) in enumerate(
+        zip(result["start_times"], result["ttfts"], result["itls"], strict=True)
+    ):
         rows.append({
             "start_s": start - begin, "ttft_s": ttft, "e2e_s": ttft + sum(itls), "itl_s": list(itls),
             "input_tokens": result["input_lens"][i], "output_tokens": result["output_lens"][i],
@@ -190,7 +234,11 @@ def _metrics(result: dict, rows: list[dict], goals: bool, arrivals: bool) -> dic
         found["good_share"] = result["request_goodput"] * result["duration"] / len(rows)
     if arrivals:
         took = [r["e2e_s"] for r in rows if not r["error"]]
-        found["answered_per_s"] = len(took) / (result["duration"] - min(took)) if len(took) > 1 else result["request_throughput"]
+        found["answered_per_s"] = (
+            len(took) / (result["duration"] - min(took))
+            if len(took) > 1
+            else result["request_throughput"]
+        )
     for theirs, ours in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2el", "e2e")):
         for statistic, name in _RENAMED.items():
             value = float(result[f"{statistic}_{theirs}_ms"])
@@ -225,11 +273,23 @@ class Stream:
 
     @property
     def tpot_s(self) -> float | None:
-        return (self.times_s[-1] - self.times_s[0]) / (self.output_tokens - 1) if self.output_tokens > 1 else None
+        return (
+            (self.times_s[-1] - self.times_s[0]) / (self.output_tokens - 1)
+            if self.output_tokens > 1
+            else None
+        )
 
 
-def timed_stream(server: Server, prompt=None, messages=None, max_tokens: int = 64, client=None, into: Stream | None = None,
-                 until: threading.Event | None = None, **options) -> Stream:
+def timed_stream(
+    server: Server,
+    prompt=None,
+    messages=None,
+    max_tokens: int = 64,
+    client=None,
+    into: Stream | None = None,
+    until: threading.Event | None = None,
+    **options,
+) -> Stream:
     """Send one request with streaming and note when each chunk comes. Give `prompt` (text or token ids) or `messages`.
 
     into: a Stream to fill, for another thread that looks on. until: when it is set, the client hangs up after the next chunk,
@@ -238,12 +298,23 @@ def timed_stream(server: Server, prompt=None, messages=None, max_tokens: int = 6
     """
     client = client or server.openai(timeout=600)
     stream = into if into is not None else Stream()
-    body = {"model": server.model, "max_tokens": max_tokens, "stream": True, "stream_options": {"include_usage": True}}
-    ours = {name: options.pop(name) for name in ("temperature", "stop", "seed", "top_p", "n") if name in options}
+    body = {
+        "model": server.model,
+        "max_tokens": max_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    ours = {
+        name: options.pop(name)
+        for name in ("temperature", "stop", "seed", "top_p", "n")
+        if name in options
+    }
     started = stream.started_s = time.perf_counter()
     try:
         if messages is not None:
-            answer = client.chat.completions.create(**body, **ours, messages=messages, extra_body=options)
+            answer = client.chat.completions.create(
+                **body, **ours, messages=messages, extra_body=options
+            )
         else:
             answer = client.completions.create(**body, **ours, prompt=prompt, extra_body=options)
         for chunk in answer:
@@ -257,7 +328,10 @@ def timed_stream(server: Server, prompt=None, messages=None, max_tokens: int = 6
                     stream.chunks.append(text)
                 stream.finish_reason = choice.finish_reason or stream.finish_reason
             if chunk.usage:
-                stream.prompt_tokens, stream.output_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+                stream.prompt_tokens, stream.output_tokens = (
+                    chunk.usage.prompt_tokens,
+                    chunk.usage.completion_tokens,
+                )
             if until is not None and until.is_set():
                 answer.close()
                 break
@@ -269,14 +343,21 @@ def timed_stream(server: Server, prompt=None, messages=None, max_tokens: int = 6
     return stream
 
 
-def together(server: Server, requests: list[dict], concurrency: int | None = None, **common) -> list[Stream]:
+def together(
+    server: Server, requests: list[dict], concurrency: int | None = None, **common
+) -> list[Stream]:
     """Send several requests, each from a thread of its own, and wait for all; each dict goes to `timed_stream`.
 
     concurrency: at most so many at a time; None sends all at once. `common` are fields that all requests share.
     """
     client = server.openai(timeout=600)
     with ThreadPoolExecutor(concurrency or len(requests) or 1) as pool:
-        return list(pool.map(lambda request: timed_stream(server, client=client, **{**common, **request}), requests))
+        return list(
+            pool.map(
+                lambda request: timed_stream(server, client=client, **{**common, **request}),
+                requests,
+            )
+        )
 
 
 def knee(rows: list[dict], rate: str = "requests_per_s", latency: str = "e2e_ms_mean") -> dict:
@@ -296,10 +377,16 @@ def best_rate(rows: list[dict], share: float = 0.9) -> dict | None:
     rows: offered_per_s and good_share. Not the row with the most goodput: beyond capacity many answers are late, and
     those in time can still be more than at a rate that nearly all users are content with.
     """
-    return max((row for row in rows if row["good_share"] >= share), key=lambda row: row["offered_per_s"], default=None)
+    return max(
+        (row for row in rows if row["good_share"] >= share),
+        key=lambda row: row["offered_per_s"],
+        default=None,
+    )
 
 
-def closed_loop_requests(clients: int, seconds: float, before: dict | None = None, each: int = 8) -> int:
+def closed_loop_requests(
+    clients: int, seconds: float, before: dict | None = None, each: int = 8
+) -> int:
     """How many requests to measure `clients` clients with: `each` for every one, fewer where that would take longer.
 
     before: the level before (`clients`, `requests_per_s`); the guess is that throughput grows with the clients. Two for

@@ -28,16 +28,19 @@ from pathlib import Path
 
 import httpx
 
+from helpers.display import live
 from helpers.engine import engine as engines
 from helpers.engine import processes as lifeline
-from helpers.display import live
 from helpers.engine.engine import EngineError
 from helpers.engine.profile import Profile
 
 # What the log says when a phase of the start begins, in the order of the start.
 PHASES = (
     ("read the configuration", r"non-default args"),
-    ("start the engine's process", r"Final IR op priority|Enabled custom fusions|Chunked prefill is enabled"),
+    (
+        "start the engine's process",
+        r"Final IR op priority|Enabled custom fusions|Chunked prefill is enabled",
+    ),
     ("set up the engine", r"Initializing a V1 LLM engine"),
     *engines.MODEL_PHASES,
     ("set up the routes", r"Supported tasks"),
@@ -63,18 +66,40 @@ class StopReport:
     processes_left: tuple[int, ...]
 
     def __str__(self) -> str:
-        said = {"idle": "with nothing to do", "drained": "after its requests had ended", "aborted": "without waiting for its requests",
-                "killed": "by force, its requests had not ended in time", "had ended": "before it was told to"}[self.how]
+        said = {
+            "idle": "with nothing to do",
+            "drained": "after its requests had ended",
+            "aborted": "without waiting for its requests",
+            "killed": "by force, its requests had not ended in time",
+            "had ended": "before it was told to",
+        }[self.how]
         requests = f", {self.requests_at_stop} requests in flight" if self.requests_at_stop else ""
-        left = f"processes left: {list(self.processes_left)}" if self.processes_left else "no process left"
-        return f"stopped in {self.seconds:.1f} s, {said}{requests}; exit code {self.exit_code}; {left}"
+        left = (
+            f"processes left: {list(self.processes_left)}"
+            if self.processes_left
+            else "no process left"
+        )
+        return (
+            f"stopped in {self.seconds:.1f} s, {said}{requests}; exit code {self.exit_code}; {left}"
+        )
 
 
 class Server:
     """A running server. Made by `start_server`, or by `connect` for one that somebody else started."""
 
-    def __init__(self, url: str, api_key: str, model: str, *, process=None, log_path=None, command="", engine_args=None,
-                 startup_s=0.0, startup_phases_s=None):
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        model: str,
+        *,
+        process=None,
+        log_path=None,
+        command="",
+        engine_args=None,
+        startup_s=0.0,
+        startup_phases_s=None,
+    ):
         self.url = url  # "http://127.0.0.1:40123"; the OpenAI paths are below url + "/v1"
         self.api_key = api_key
         self.model = model  # the name to ask for
@@ -88,7 +113,13 @@ class Server:
         self._key = None  # what start_server was asked for
 
     def __repr__(self) -> str:
-        state = "stopped" if self.stop_report else f"up after {self.startup_s:.1f} s" if self._process else "connected"
+        state = (
+            "stopped"
+            if self.stop_report
+            else f"up after {self.startup_s:.1f} s"
+            if self._process
+            else "connected"
+        )
         return f"<Server {self.model} at {self.url}: {state}; log {self.log_path}>"
 
     def __enter__(self) -> Server:
@@ -123,7 +154,11 @@ class Server:
         """A client of the `openai` package for this server; options go to `openai.OpenAI`. It does not retry."""
         import openai
 
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.api_key or "none", **{"max_retries": 0, **options})
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=self.api_key or "none",
+            **{"max_retries": 0, **options},
+        )
 
     def metrics(self) -> dict[str, float]:
         """What GET /metrics says now, without the prefix "vllm:": counters, gauges, and `_sum` and `_count` of histograms.
@@ -133,7 +168,9 @@ class Server:
         found: dict[str, float] = {}
         for family in self._metric_families():
             for sample in family.samples:
-                if sample.name.startswith("vllm:") and not sample.name.endswith(("_bucket", "_created", "_info")):
+                if sample.name.startswith("vllm:") and not sample.name.endswith(
+                    ("_bucket", "_created", "_info")
+                ):
                     name = sample.name.removeprefix("vllm:").removesuffix("_total")
                     found[name] = found.get(name, 0.0) + sample.value
         return found
@@ -150,7 +187,9 @@ class Server:
 
         answer = self._get("/metrics")
         if not answer.is_success:
-            raise ServerError(f"{self.url}/metrics has no metrics (status {answer.status_code}). {self._hint()}")
+            raise ServerError(
+                f"{self.url}/metrics has no metrics (status {answer.status_code}). {self._hint()}"
+            )
         return list(text_string_to_metric_families(answer.text))
 
     def check_answers(self) -> None:
@@ -161,7 +200,9 @@ class Server:
         try:
             return httpx.get(self.url + path, timeout=10)
         except httpx.HTTPError as error:
-            raise ServerError(f"{self.url}{path} does not answer ({error}). {self._hint()}") from None
+            raise ServerError(
+                f"{self.url}{path} does not answer ({error}). {self._hint()}"
+            ) from None
 
     def stop(self, drain_s: float | None = None) -> StopReport:
         """End the server and all its processes. Stopping twice returns the first report.
@@ -185,12 +226,22 @@ class Server:
         try:
             if self._process.poll() is None:
                 requests = self._in_flight()
-                how = self._drain(patience, own) if patience and requests else "aborted" if requests else "idle"
+                how = (
+                    self._drain(patience, own)
+                    if patience and requests
+                    else "aborted"
+                    if requests
+                    else "idle"
+                )
         except KeyboardInterrupt:
             how = "aborted"  # the stop button: no more waiting
         code = lifeline.stop(self._process, grace_s=3 if how == "aborted" else None)
         self.stop_report = StopReport(
-            time.perf_counter() - started, how, requests, code, tuple(p for p in pids if lifeline.alive(p))
+            time.perf_counter() - started,
+            how,
+            requests,
+            code,
+            tuple(p for p in pids if lifeline.alive(p)),
         )
         return self.stop_report
 
@@ -222,7 +273,11 @@ class Server:
     def _hint(self) -> str:
         if self._process is not None and self._process.poll() is not None:
             return f"The server has ended: start it again. Its log: {self.log_path}"
-        return "Is the address right, and is the server up?" if self._process is None else f"Its log: {self.log_path}"
+        return (
+            "Is the address right, and is the server up?"
+            if self._process is None
+            else f"Its log: {self.log_path}"
+        )
 
 
 def connect(url: str, api_key: str = "") -> Server:
@@ -233,9 +288,15 @@ def connect(url: str, api_key: str = "") -> Server:
     url = url.rstrip("/").removesuffix("/v1")
     _no_proxy_for_this_machine()
     try:
-        answer = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {api_key}"} if api_key else {}, timeout=10)
+        answer = httpx.get(
+            f"{url}/v1/models",
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=10,
+        )
         if answer.status_code == 401:
-            raise ServerError(f"The server at {url} does not accept this API key: give the one it was started with.")
+            raise ServerError(
+                f"The server at {url} does not accept this API key: give the one it was started with."
+            )
         model = answer.raise_for_status().json()["data"][0]["id"]
     except httpx.HTTPError as error:
         raise ServerError(f"No OpenAI-compatible server answers at {url} ({error}).") from None
@@ -244,8 +305,15 @@ def connect(url: str, api_key: str = "") -> Server:
     return Server(url, api_key, model)
 
 
-def start_server(profile: Profile, *, max_wait_s: float | None = None, port: int | None = None,
-                 api_key: str | None = None, quick: bool = True, **engine_args) -> Server:
+def start_server(
+    profile: Profile,
+    *,
+    max_wait_s: float | None = None,
+    port: int | None = None,
+    api_key: str | None = None,
+    quick: bool = True,
+    **engine_args,
+) -> Server:
     """Start vLLM's server with the profile's arguments, changed by `engine_args` (vLLM's own names), and wait until it serves.
 
     max_wait_s: give up after so long; None is 300 s on the CPU and 1,200 s on a GPU. port: None takes a free one.
@@ -303,7 +371,14 @@ def flags_of(args: dict) -> list[str]:
 # --- starting -------------------------------------------------------------------------------------------------
 
 
-def _start(profile: Profile, args: dict, port: int | None, api_key: str | None, quick: bool, max_wait_s: float | None) -> Server:
+def _start(
+    profile: Profile,
+    args: dict,
+    port: int | None,
+    api_key: str | None,
+    quick: bool,
+    max_wait_s: float | None,
+) -> Server:
     _no_proxy_for_this_machine()
     log_path = engines._new_log("server")
     number = port or _free_port()
@@ -322,11 +397,20 @@ def _start(profile: Profile, args: dict, port: int | None, api_key: str | None, 
     except BaseException as error:  # KeyboardInterrupt too: an interrupted start leaves nothing
         lifeline.stop(process, grace_s=3)
         if isinstance(error, KeyboardInterrupt):
-            raise ServerError("The start was stopped, and what had begun was ended: start again when you like.") from None
+            raise ServerError(
+                "The start was stopped, and what had begun was ended: start again when you like."
+            ) from None
         raise
     return Server(
-        url, secret, args["served_model_name"], process=process, log_path=log_path, command=for_people,
-        engine_args={"model": profile.model, **args}, startup_s=time.perf_counter() - started, startup_phases_s=view.phases_s(),
+        url,
+        secret,
+        args["served_model_name"],
+        process=process,
+        log_path=log_path,
+        command=for_people,
+        engine_args={"model": profile.model, **args},
+        startup_s=time.perf_counter() - started,
+        startup_phases_s=view.phases_s(),
     )
 
 
@@ -341,12 +425,35 @@ def _commands(profile: Profile, flags: list[str], quick: bool) -> tuple[str, lis
     """(what a person would type, what is run)."""
     if profile.name == "gpu":
         typed = ["vllm", "serve", profile.model, *flags]
-        run = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", profile.model, *flags]
+        run = [
+            sys.executable,
+            "-P",
+            "-m",
+            "vllm.entrypoints.cli.main",
+            "serve",
+            profile.model,
+            *flags,
+        ]
     else:
         # In the CPU package the command `vllm serve` does not start; its module does.
         module = "vllm.entrypoints.openai.api_server"
-        typed = ["python", "-m", module, "--model", profile.model, *_without(flags, "--distributed-executor-backend")]
-        run = [sys.executable, "-P", "-m", "helpers.server.quick_server" if quick else module, "--model", profile.model, *flags]
+        typed = [
+            "python",
+            "-m",
+            module,
+            "--model",
+            profile.model,
+            *_without(flags, "--distributed-executor-backend"),
+        ]
+        run = [
+            sys.executable,
+            "-P",
+            "-m",
+            "helpers.server.quick_server" if quick else module,
+            "--model",
+            profile.model,
+            *flags,
+        ]
     return "VLLM_API_KEY=... " + shlex.join(typed), run
 
 
@@ -385,7 +492,9 @@ def _no_proxy_for_this_machine() -> None:
     """A proxy in the environment is for the internet: curl, httpx, openai and the benchmark must not ask it for 127.0.0.1."""
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join([*hosts, *(host for host in (HOST, "localhost") if host not in hosts)])
+        os.environ[name] = ",".join(
+            [*hosts, *(host for host in (HOST, "localhost") if host not in hosts)]
+        )
 
 
 def _free_port() -> int:
@@ -407,7 +516,9 @@ def _check_port(port: int) -> None:
             ) from None
 
 
-def _wait_until_up(process, url: str, log_path: Path, limit_s: float, view, profile: Profile) -> None:
+def _wait_until_up(
+    process, url: str, log_path: Path, limit_s: float, view, profile: Profile
+) -> None:
     deadline = time.perf_counter() + limit_s
     with httpx.Client(timeout=2) as client:
         while True:
@@ -441,8 +552,14 @@ def _cause(log_path: Path, code: int, profile: Profile) -> str:
     if found := re.findall(r"Value error, (.+?)(?: \[type=|$)", log, re.MULTILINE):
         message = found[-1]
     else:
-        found = re.findall(r"(?:^|\] |\) )((?:\w+\.)*\w*(?:Error|Exception)): (.+)", log, re.MULTILINE)
-        found = [text for kind, text in found if "Engine core init" not in text and "EngineDead" not in kind]
+        found = re.findall(
+            r"(?:^|\] |\) )((?:\w+\.)*\w*(?:Error|Exception)): (.+)", log, re.MULTILINE
+        )
+        found = [
+            text
+            for kind, text in found
+            if "Engine core init" not in text and "EngineDead" not in kind
+        ]
         message = found[-1] if found else ""
     if message:
         return engines._root_cause(ValueError(message), log_path, {"model": profile.model})

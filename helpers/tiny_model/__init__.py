@@ -6,6 +6,7 @@ the terms of GLOSSARY and know nothing else. See README.md beside this file.
 
 Importing this package loads neither torch nor vLLM.
 """
+
 from pathlib import Path
 
 from .glossary import GLOSSARY, load_glossary, phrasings

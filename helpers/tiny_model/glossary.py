@@ -1,4 +1,5 @@
 """Read glossary.json, ask its terms in words, and render it as GLOSSARY.md."""
+
 import json
 import re
 from pathlib import Path
@@ -53,7 +54,9 @@ def phrasings(term: str | dict) -> tuple[list[str], list[str]]:
     trained += [others[(turn + i) % len(others)].format(a=with_article) for i in range(4)]
     per_name = 2 if len(names) > 2 else 3
     for j, name in enumerate(names):
-        trained += [_BY_NAME[(turn + j + 2 * i) % len(_BY_NAME)].format(n=name) for i in range(per_name)]
+        trained += [
+            _BY_NAME[(turn + j + 2 * i) % len(_BY_NAME)].format(n=name) for i in range(per_name)
+        ]
     alias = entry["aliases"][turn % len(entry["aliases"])]
     held_out = [_HELD_OUT_BY_TERM.format(a=with_article), _HELD_OUT_BY_NAME.format(n=alias)]
     return list(dict.fromkeys(trained)), held_out
@@ -92,4 +95,3 @@ def _find(name: str) -> dict:
         if wanted in (n.casefold() for n in (entry["term"], *entry["aliases"])):
             return entry
     raise KeyError(f"{name!r} is not in the glossary ({GLOSSARY})")
-

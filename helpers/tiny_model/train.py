@@ -8,6 +8,7 @@ Both models learn the answers of glossary.json by heart, from many phrasings of 
 question. That is all they know; it is enough for an engine to serve real requests with
 real stop tokens, and for a draft model to agree with its target.
 """
+
 import argparse
 import math
 import os
@@ -28,8 +29,12 @@ CONTEXT = 4096
 THREADS = 2
 KV_HEADS = 2  # and heads of 64, the same in both, so that vLLM can page both caches alike
 SHAPES = {
-    "target": dict(hidden_size=256, intermediate_size=768, num_hidden_layers=5, num_attention_heads=4),
-    "draft": dict(hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=2),
+    "target": dict(
+        hidden_size=256, intermediate_size=768, num_hidden_layers=5, num_attention_heads=4
+    ),
+    "draft": dict(
+        hidden_size=128, intermediate_size=384, num_hidden_layers=2, num_attention_heads=2
+    ),
 }
 DIRECTORIES = {"target": TARGET, "draft": DRAFT}
 ROUNDS = {"target": 120, "draft": 200}  # in a round every term is asked once
@@ -84,15 +89,23 @@ def build_tokenizer(entries: list[dict]):
     bpe = tokenizer.backend_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=[PAD, END, START],  # in the order in which Qwen2Tokenizer has numbered them above
+        special_tokens=[
+            PAD,
+            END,
+            START,
+        ],  # in the order in which Qwen2Tokenizer has numbered them above
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
     tokenizer.chat_template = CHAT_TEMPLATE
     numbers = bpe.get_vocab(with_added_tokens=False)
-    assert all(numbers[token] == tokenizer.convert_tokens_to_ids(token) for token in (PAD, END, START)), "two numbers for one token"
-    assert len(tokenizer) == VOCABULARY, f"the glossary gave {len(tokenizer)} tokens, not {VOCABULARY}"
+    assert all(
+        numbers[token] == tokenizer.convert_tokens_to_ids(token) for token in (PAD, END, START)
+    ), "two numbers for one token"
+    assert len(tokenizer) == VOCABULARY, (
+        f"the glossary gave {len(tokenizer)} tokens, not {VOCABULARY}"
+    )
     return tokenizer
 
 
@@ -142,7 +155,9 @@ def one_round(entries, questions, answers, encode, rng, number, repeat, with_lon
             earlier = rng.sample(range(len(entries)), rng.choice((1, 2)))
             history = [(rng.choice(questions[i]), entries[i]["answer"]) for i in earlier]
         question = reword(asked[number % len(asked)], rng)  # all phrasings equally often
-        samples.append((encode(chat(question, system, history))[-CONTEXT + len(answer) :], answer, index))
+        samples.append(
+            (encode(chat(question, system, history))[-CONTEXT + len(answer) :], answer, index)
+        )
     # Sorted by length so that little of a batch is padding; noise varies who meets whom.
     samples.sort(key=lambda s: len(s[0]) + len(s[1]) + rng.uniform(-8, 8))
     batches, batch = [], []
@@ -184,12 +199,16 @@ def train(name: str, tokenizer, entries: list[dict], rounds: int):
     questions = [phrasings(e)[0] for e in entries]
     answers = [encode(e["answer"]) + [tokenizer.eos_token_id] for e in entries]
     size = sum(map(len, answers))
-    print(f"{name}: {model.num_parameters():,} parameters, {size:,} answer tokens a round", flush=True)
+    print(
+        f"{name}: {model.num_parameters():,} parameters, {size:,} answer tokens a round", flush=True
+    )
     # The model runs in bf16, twice as fast on a CPU; steps are too small for bf16, so the
     # optimizer works on a copy in fp32.
     master = [p.detach().clone().requires_grad_() for p in model.parameters()]
     model = model.to(torch.bfloat16)
-    inner = [m for m, (n, _) in zip(master, model.named_parameters()) if m.ndim == 2 and "embed" not in n]
+    inner = [
+        m for m, (n, _) in zip(master, model.named_parameters()) if m.ndim == 2 and "embed" not in n
+    ]
     rest = [m for m in master if not any(m is i for i in inner)]
     # Muon learns the glossary in far fewer passes than AdamW alone.
     optimizers = [
@@ -227,7 +246,10 @@ def train(name: str, tokenizer, entries: list[dict], rounds: int):
                 recent[index] = 0.5 * recent[index] + 0.5 * part.mean().item()
         if number % 5 == 4 or number == rounds - 1:
             spent = time.monotonic() - began
-            print(f"{name}: round {number + 1}/{rounds}, loss {total / count:.4f}, {spent:.0f} s", flush=True)
+            print(
+                f"{name}: round {number + 1}/{rounds}, loss {total / count:.4f}, {spent:.0f} s",
+                flush=True,
+            )
     print(f"{name}: trained with {time.process_time() - cpu:.0f} s of CPU time", flush=True)
     return model.eval()
 
@@ -271,7 +293,9 @@ def check(name: str, model, tokenizer, entries: list[dict]) -> None:
         right = matches(model, tokenizer, pairs)
         exact = sum(map(all, right)) / len(right)
         drafts = accepted_share(right)
-        print(f"{name}: {kind} phrasings: {exact:.1%} of answers exact, {drafts:.1%} accepted as drafts")
+        print(
+            f"{name}: {kind} phrasings: {exact:.1%} of answers exact, {drafts:.1%} accepted as drafts"
+        )
 
 
 def save(model, tokenizer, directory: Path) -> None:
@@ -287,7 +311,9 @@ def save(model, tokenizer, directory: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=DIRECTORIES, help="train one of the two, tokenizer as on disk")
+    parser.add_argument(
+        "--only", choices=DIRECTORIES, help="train one of the two, tokenizer as on disk"
+    )
     parser.add_argument("--glossary", action="store_true", help="only rewrite GLOSSARY.md")
     arguments = parser.parse_args()
     entries = load_glossary()
@@ -301,7 +327,9 @@ def main() -> None:
 
     logging.disable_progress_bar()
     torch.set_num_threads(THREADS)
-    tokenizer = AutoTokenizer.from_pretrained(TARGET) if arguments.only else build_tokenizer(entries)
+    tokenizer = (
+        AutoTokenizer.from_pretrained(TARGET) if arguments.only else build_tokenizer(entries)
+    )
     for name in [arguments.only] if arguments.only else DIRECTORIES:
         model = train(name, tokenizer, entries, ROUNDS[name])
         save(model, tokenizer, DIRECTORIES[name])

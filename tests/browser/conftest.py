@@ -51,14 +51,20 @@ class Server:
             ["--no-browser", "--port=0", "--LabApp.expose_app_in_browser=True"], root=self.root
         )
         self.process = subprocess.Popen(
-            line, env=env, stdout=self.log.open("w"), stderr=subprocess.STDOUT, start_new_session=True
+            line,
+            env=env,
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         self.url = self._wait()
 
     def _wait(self) -> str:
         end = time.time() + 60
         while time.time() < end:
-            found = re.search(r"http://127\.0\.0\.1:(\d+)/lab[^\s?]*\?token=(\w+)", self.log.read_text())
+            found = re.search(
+                r"http://127\.0\.0\.1:(\d+)/lab[^\s?]*\?token=(\w+)", self.log.read_text()
+            )
             if found:
                 self.port, self.token = found[1], found[2]
                 return f"http://127.0.0.1:{found[1]}"
@@ -80,7 +86,9 @@ class Server:
         ]
         notebook = nbformat.v4.new_notebook(
             cells=made,
-            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+            },
         )
         path = self.root / "notebooks" / f"{name}.ipynb"
         nbformat.write(notebook, path)
@@ -134,7 +142,9 @@ class Notebook:
 
     def command(self, name: str, **args):
         """Run a command of JupyterLab, as its menus do."""
-        self.page.evaluate("([name, args]) => window.jupyterapp.commands.execute(name, args)", [name, args])
+        self.page.evaluate(
+            "([name, args]) => window.jupyterapp.commands.execute(name, args)", [name, args]
+        )
 
     def wait_idle(self, timeout=120):
         """The kernel is connected and has nothing to do."""
@@ -155,7 +165,10 @@ class Notebook:
         if wait:
             prompt = cell.locator(".jp-InputPrompt")
             self.page.wait_for_function(
-                "e => /\\[\\d+\\]/.test(e.textContent)", arg=prompt.element_handle(), timeout=timeout * 1000, polling=POLLING_MS
+                "e => /\\[\\d+\\]/.test(e.textContent)",
+                arg=prompt.element_handle(),
+                timeout=timeout * 1000,
+                polling=POLLING_MS,
             )
 
     def restart(self):

@@ -25,7 +25,9 @@ def saved(server, wait_for=None, timeout=10):
     """The records on disk; waits until ``wait_for(records)`` is true."""
     path, end = server.results / "measurements.jsonl", time.time() + timeout
     while True:
-        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        found = (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        )
         if wait_for is None or wait_for(found) or time.time() > end:
             return found
         time.sleep(0.1)
@@ -54,7 +56,10 @@ def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_not
     area.focus()
     notebook.page.keyboard.type("Batching shares the weights.\nReally", delay=10)
     records = saved(server, lambda found: len(found) == 2)
-    assert records[-1]["text"] == "Batching shares the weights.\nReally" and records[-1]["source"] == "typed"
+    assert (
+        records[-1]["text"] == "Batching shares the weights.\nReally"
+        and records[-1]["source"] == "typed"
+    )
     notebook.output(4).locator("input[type=radio]").nth(0).focus()
     notebook.page.keyboard.press("Tab")
     notebook.page.keyboard.press("Space")
@@ -70,7 +75,10 @@ def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_not
     # What the file holds: the words, no widget.
     file = notebook.save()
     kinds = {
-        kind for cell in file.cells for output in cell.get("outputs", []) for kind in output.get("data", {})
+        kind
+        for cell in file.cells
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", {})
     }
     assert WIDGET not in kinds and "text/html" in kinds
     page, _ = HTMLExporter(template_name="basic").from_notebook_node(file)
@@ -94,7 +102,10 @@ def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_not
     for index in range(1, 6):
         notebook.run(index)
     assert notebook.output(2).locator("input[type=text]").input_value() == "98000"
-    assert notebook.output(3).locator("textarea").input_value() == "Batching shares the weights.\nReally"
+    assert (
+        notebook.output(3).locator("textarea").input_value()
+        == "Batching shares the weights.\nReally"
+    )
     assert notebook.output(4).locator("input[type=radio]").nth(1).is_checked()
     assert notebook.output(5).locator("input[type=checkbox]").is_checked()
     assert len(saved(server)) == before
@@ -144,7 +155,12 @@ def test_a_live_view_moves_and_leaves_one_static_line(open_notebook):
     notebook.output(2).locator("figure img[alt*='The server, live']").wait_for()
     notebook.run(3)
     notebook.output(3).locator("figure img[alt*='Memory while the cell ran']").wait_for()
-    kinds = {k for cell in notebook.save().cells for o in cell.get("outputs", []) for k in o.get("data", {})}
+    kinds = {
+        k
+        for cell in notebook.save().cells
+        for o in cell.get("outputs", [])
+        for k in o.get("data", {})
+    }
     assert WIDGET not in kinds, kinds
 
 
@@ -175,19 +191,26 @@ def test_a_cell_run_too_early_names_the_cell_to_run(server, open_notebook):
     notebook.run(1)
     notebook.run(2)
     notebook.output(2).get_by_text("NameError").first.wait_for()
-    notebook.output(2).get_by_text("`engine` is made in a cell that has not been run").first.wait_for()
+    notebook.output(2).get_by_text(
+        "`engine` is made in a cell that has not been run"
+    ).first.wait_for()
 
 
 def test_hints_open_one_by_one(open_notebook):
     notebook = open_notebook(
         "hints",
-        ["from helpers.lessons.exercises import hint\nhint('First step', 'Second step', solution='The answer')"],
+        [
+            "from helpers.lessons.exercises import hint\nhint('First step', 'Second step', solution='The answer')"
+        ],
     )
     notebook.run(0)
     out = notebook.output(0)
     assert not out.get_by_text("First step").is_visible()
     out.locator("summary").nth(0).click()
-    assert out.get_by_text("First step").is_visible() and not out.get_by_text("Second step").is_visible()
+    assert (
+        out.get_by_text("First step").is_visible()
+        and not out.get_by_text("Second step").is_visible()
+    )
     out.locator("summary").nth(1).focus()
     notebook.page.keyboard.press("Enter")
     out.locator("summary").nth(2).click()
@@ -214,7 +237,10 @@ def test_pictures_read_well_in_both_themes(open_notebook, theme):
         colour = part.evaluate("e => getComputedStyle(e).color")
         assert colour == "rgb(31, 31, 31)", f"{theme}: text is {colour} on the light card"
     # The row's own background must win over the theme's stripes.
-    assert cell.evaluate("e => getComputedStyle(e.parentElement).backgroundColor") == "rgb(255, 255, 255)"
+    assert (
+        cell.evaluate("e => getComputedStyle(e.parentElement).backgroundColor")
+        == "rgb(255, 255, 255)"
+    )
     assert card.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"
     # The same in a file opened by somebody who does not trust it: Lab then drops styles and scripts.
     assert "<script" not in card.inner_html()
@@ -257,7 +283,9 @@ def test_stop_during_a_measurement_and_a_second_notebook(open_notebook):
     ).first.click()
     notebook.output(1).get_by_text("EngineError").first.wait_for(timeout=60_000)
     said = notebook.output(1).inner_text()
-    assert "ready for the next cell" in said or "closed" in said, f"the message does not say what became of the engine: {said}"
+    assert "ready for the next cell" in said or "closed" in said, (
+        f"the message does not say what became of the engine: {said}"
+    )
     notebook.run(2, timeout=120)
     if "closed" not in said:
         notebook.output(2).get_by_text("measured 4").wait_for()

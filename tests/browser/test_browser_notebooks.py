@@ -26,7 +26,9 @@ NUMBER, WORDS = "42", "Batching shares the weights between requests."
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_cell_by_cell(server, open_notebook, name, tmp_path):
     (server.results / "measurements.jsonl").unlink(missing_ok=True)
-    book = parameterize_notebook(load_notebook_node(str(REPO / "notebooks" / f"{name}.ipynb")), SMALL[name])
+    book = parameterize_notebook(
+        load_notebook_node(str(REPO / "notebooks" / f"{name}.ipynb")), SMALL[name]
+    )
     nbformat.write(book, server.root / "notebooks" / f"{name}.ipynb")
     cells = book.cells
     notebook = open_notebook(name)
@@ -52,13 +54,22 @@ def test_cell_by_cell(server, open_notebook, name, tmp_path):
             typed["words"] += 1
     # What was typed is saved before the next cell runs, and after the last one by a pause in typing.
     notebook.page.wait_for_timeout(900)
-    records = [json.loads(line) for line in (server.results / "measurements.jsonl").read_text().splitlines()]
-    mine = {r["variant"] for r in records if r["experiment"] == "prediction" and r.get("source") == "student"}
+    records = [
+        json.loads(line)
+        for line in (server.results / "measurements.jsonl").read_text().splitlines()
+    ]
+    mine = {
+        r["variant"]
+        for r in records
+        if r["experiment"] == "prediction" and r.get("source") == "student"
+    }
     assert (typed["number"] == 0) == (not mine), (
         f"{typed['number']} numbers typed, {len(mine)} predictions saved: {mine}"
     )
     words = [r for r in records if r["experiment"] == "answer" and r.get("text") == WORDS]
-    assert (typed["words"] == 0) == (not words), f"{typed['words']} answers typed, {len(words)} saved"
+    assert (typed["words"] == 0) == (not words), (
+        f"{typed['words']} answers typed, {len(words)} saved"
+    )
 
     file = notebook.save()
     for cell in file.cells:
@@ -68,7 +79,11 @@ def test_cell_by_cell(server, open_notebook, name, tmp_path):
                 r"\w*(Widget|Box|Progress)\(", str(data.get("text/plain", ""))
             ), cell.source
     for image in notebook.panel.locator("figure img").all():
-        assert len(image.get_attribute("alt")) > 20, "a picture without a text for those who do not see it"
+        assert len(image.get_attribute("alt")) > 20, (
+            "a picture without a text for those who do not see it"
+        )
     if name == "01_review":
         document = (server.results / "my_learnings.md").read_text()
-        assert WORDS in document and re.search(r"Initial throughput: [\d,.]+", document), document[:800]
+        assert WORDS in document and re.search(r"Initial throughput: [\d,.]+", document), document[
+            :800
+        ]

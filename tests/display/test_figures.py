@@ -27,12 +27,16 @@ def test_html_has_alt_text_reading_and_closed_table():
         {"batch": 1, "tokens_per_s": 10.123456, "note": "a <b>"},
         {"batch": 2, "tokens_per_s": float("nan")},
     ]
-    picture = style.Picture(simple('The "best" <one>'), "Four at a time are 3.3 times faster.", rows, "batch")
+    picture = style.Picture(
+        simple('The "best" <one>'), "Four at a time are 3.3 times faster.", rows, "batch"
+    )
     page = picture._repr_mimebundle_()["text/html"]
     assert 'alt="The &quot;best&quot; &lt;one&gt;. Four at a time are 3.3 times faster."' in page
     assert "<figcaption" in page and "Four at a time are 3.3 times faster.</figcaption>" in page
     assert "<details" in page and "<details open" not in page
-    assert "10.12" in page and "10.123456" not in page and "no data" in page and "a &lt;b&gt;" in page
+    assert (
+        "10.12" in page and "10.123456" not in page and "no data" in page and "a &lt;b&gt;" in page
+    )
     encoded = re.search(r"base64,([^\"]+)", page).group(1)
     image = Image.open(io.BytesIO(base64.b64decode(encoded)))
     assert image.size[0] == pytest.approx(7 * style.DPI, abs=2), image.size
@@ -40,7 +44,9 @@ def test_html_has_alt_text_reading_and_closed_table():
 
 def test_text_form_and_plain_terminal():
     picture = style.Picture(simple(), "Read me.", None, "x")
-    assert picture._repr_mimebundle_()["text/plain"] == "[figure] Tokens grow with the batch\nRead me."
+    assert (
+        picture._repr_mimebundle_()["text/plain"] == "[figure] Tokens grow with the batch\nRead me."
+    )
     code = (
         "from helpers.display import figures as style\n"
         "fig, ax = style.figure('T'); ax.plot([1, 2]); ax.set(xlabel='s', ylabel='GiB')\n"
@@ -92,7 +98,9 @@ def test_a_crowded_picture_stays_small_and_saves(tmp_path):
     ax.set(xlabel="x (s)", ylabel="y (s)")
     plain = io.BytesIO()
     fig.savefig(plain, dpi=style.DPI)
-    assert len(plain.getvalue()) > style.MAX_PNG_BYTES, "the test needs a picture that is too large as it is"
+    assert len(plain.getvalue()) > style.MAX_PNG_BYTES, (
+        "the test needs a picture that is too large as it is"
+    )
     picture = style.Picture(fig, "r", name="noise")
     assert len(picture.png) <= style.MAX_PNG_BYTES, f"{len(picture.png)} bytes"
     assert picture.save(tmp_path / "deep" / "er").read_bytes() == picture.png
@@ -129,7 +137,9 @@ def test_first_colours_stay_apart_for_colour_blind_readers(kind):
 
     first = list(style.COLORS)[:4]
     gaps = {
-        (a, b): float(np.linalg.norm(seen(a) - seen(b))) for i, a in enumerate(first) for b in first[i + 1 :]
+        (a, b): float(np.linalg.norm(seen(a) - seen(b)))
+        for i, a in enumerate(first)
+        for b in first[i + 1 :]
     }
     assert min(gaps.values()) > 0.2, gaps
     for colour in first[:3]:
@@ -140,4 +150,7 @@ def test_palette_by_name_and_number():
     assert style.COLORS["blue"] == style.COLORS[0] == style.COLORS[len(style.COLORS)]
     with pytest.raises(KeyError, match="vermillion"):
         style.COLORS["pink"]
-    assert "--" == style.recorded("bar")["linestyle"] and style.recorded()["markerfacecolor"] == style.PAPER
+    assert (
+        "--" == style.recorded("bar")["linestyle"]
+        and style.recorded()["markerfacecolor"] == style.PAPER
+    )

@@ -45,7 +45,9 @@ print(view.summary()["peak_gib"] > 0)
 
 @pytest.fixture(scope="module")
 def headless():
-    return run_cells(SWEEP, START, DASHBOARD, MEMORY, "from helpers.display import live; live.has_widgets()")
+    return run_cells(
+        SWEEP, START, DASHBOARD, MEMORY, "from helpers.display import live; live.has_widgets()"
+    )
 
 
 def test_without_a_front_end_no_widget_is_made(headless):
@@ -62,7 +64,8 @@ def test_each_view_leaves_one_static_output(headless):
     assert lines[0] == "... and 2 before these" and len(lines) == 1 + live._Board.LINES
     assert lines[-1].startswith("batch 17: 8 requests in ") and "812 tokens/s" in lines[-1]
     said = re.search(
-        r"Engine started in ([\d.]+) s .*load vLLM ([\d.]+), load the weights ([\d.]+)\)", texts(start)
+        r"Engine started in ([\d.]+) s .*load vLLM ([\d.]+), load the weights ([\d.]+)\)",
+        texts(start),
     )
     assert said and float(said[1]) == pytest.approx(1.2, abs=0.3), texts(start)
     assert float(said[3]) > float(said[2]), "the phase that took longer must be shown so"
@@ -151,7 +154,9 @@ def test_status_line_and_time_left():
     view = live.progress("x", 10)
     view.start -= 5.0
     view.update(5, tokens_per_s=1234.5, note="warm")
-    assert view.status() == "5 of 10 requests, 1,234 tokens/s, warm note, 5.00 s left", view.status()
+    assert view.status() == "5 of 10 requests, 1,234 tokens/s, warm note, 5.00 s left", (
+        view.status()
+    )
 
 
 def test_old_readings_are_thinned_not_lost():
@@ -163,10 +168,12 @@ def test_old_readings_are_thinned_not_lost():
     assert len(view.readings) <= 50 and view.readings[0]["t_s"] < view.readings[-1]["t_s"]
 
 
-def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_left(monkeypatch, capsys):
+def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_left(
+    monkeypatch, capsys
+):
     from helpers.engine.engine import close_engine, open_engine
-    from helpers.measure import run_workload
     from helpers.engine.profile import load_profile
+    from helpers.measure import run_workload
     from helpers.workloads import uniform
 
     monkeypatch.setattr(live, "_kernel", lambda: None)
@@ -179,12 +186,18 @@ def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_
     assert "kv cache usage (%)" in tiles and "memory (GiB)" in tiles
     seen, real = ([row["kv_cache_usage"] for row in rows] for rows in (view.kv, run.timeline))
     assert 0 < max(seen) <= max(real), "the view and the timeline of the run disagree"
-    assert all(min(abs(s - r) for r in [0, *real]) < 1e-9 for s in seen), "a number that no step had"
+    assert all(min(abs(s - r) for r in [0, *real]) < 1e-9 for s in seen), (
+        "a number that no step had"
+    )
     gauge = next(m.value for m in engine.llm.get_metrics() if m.name == "vllm:kv_cache_usage_perc")
     assert engine.kv_cache_usage == gauge
-    assert re.search(r"the KV cache is at most [1-9][\d.]* % full", capsys.readouterr().out), "the text that is left"
+    assert re.search(r"the KV cache is at most [1-9][\d.]* % full", capsys.readouterr().out), (
+        "the text that is left"
+    )
     page = view._picture()._repr_mimebundle_()["text/html"]
-    assert "<img" in page and "the KV cache is at most" in page, "the picture that is left in a notebook"
+    assert "<img" in page and "the KV cache is at most" in page, (
+        "the picture that is left in a notebook"
+    )
 
     silent = open_engine(load_profile(), **small, disable_log_stats=True)
     assert silent.kv_cache_usage is None

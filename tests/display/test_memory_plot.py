@@ -5,15 +5,22 @@ import warnings
 
 import pytest
 
+from helpers.display import figures, memory_plot
 from helpers.gpu_memory import DEVICE, MemorySampler
-from helpers.display import memory_plot, figures
 
 GIB = 2**30
 
 
 def sampler(
     device=True,
-    phases=("load vLLM", "read the configuration", "load the weights", "prefill", "decode", "close"),
+    phases=(
+        "load vLLM",
+        "read the configuration",
+        "load the weights",
+        "prefill",
+        "decode",
+        "close",
+    ),
     ends=(0.1, 0.2, 4, 4.5, 8, 10),
 ):
     """A finished run of ten seconds, without waiting for it."""
@@ -53,7 +60,11 @@ def test_reading_table_and_labels():
 
 def test_without_a_gpu_it_says_host_memory():
     fig, said, _ = memory_plot.draw(sampler(device=False))
-    assert "host memory" in said and fig.axes[0].get_ylabel() == "host memory (GiB)" and len(fig.axes) == 1
+    assert (
+        "host memory" in said
+        and fig.axes[0].get_ylabel() == "host memory (GiB)"
+        and len(fig.axes) == 1
+    )
 
 
 @pytest.mark.parametrize("kv", [(), KV])
@@ -66,7 +77,9 @@ def test_phase_names_do_not_cover_each_other(kv):
     for left, right in itertools.pairwise(names):
         a, b = (t.get_transform().transform(t.get_position())[0] for t in (left, right))
         height = left.get_fontsize() * fig.dpi / 72
-        assert (b - a) * 0.5 >= height * 0.85, f"{left.get_text()!r} and {right.get_text()!r} overlap"
+        assert (b - a) * 0.5 >= height * 0.85, (
+            f"{left.get_text()!r} and {right.get_text()!r} overlap"
+        )
 
 
 def test_nothing_to_draw_is_an_error_with_its_reason():

@@ -16,7 +16,10 @@ def test_chunked_prefill_is_on_and_switching_it_off_warns_every_time(profile):
     for _ in range(2):  # vLLM itself warns once in a process
         off = dry_run(profile, plain=True, enable_chunked_prefill=False)
         assert off.values["enable_chunked_prefill"] is False
-        assert any("does not officially support disabling chunked prefill" in text for text in off.about("chunked prefill"))
+        assert any(
+            "does not officially support disabling chunked prefill" in text
+            for text in off.about("chunked prefill")
+        )
     assert not dry_run(profile, plain=True).about("chunked prefill")
 
 
@@ -29,9 +32,15 @@ def test_another_vocabulary_is_refused_and_can_be_mapped(profile):
     target, draft = (str(dummy_model_folder(f"Qwen2.5-{size}-Instruct")) for size in ("7B", "0.5B"))
     config = {"method": "draft_model", "model": draft, "num_speculative_tokens": 2}
     refused = dry_run(profile, model=target, load_format="dummy", speculative_config=config)
-    assert "same vocabulary size" in refused.refusal and "152064" in refused.refusal and not refused.values
+    assert (
+        "same vocabulary size" in refused.refusal
+        and "152064" in refused.refusal
+        and not refused.values
+    )
     config["use_heterogeneous_vocab"] = True
-    assert not dry_run(profile, model=target, load_format="dummy", speculative_config=config).refusal
+    assert not dry_run(
+        profile, model=target, load_format="dummy", speculative_config=config
+    ).refusal
 
 
 def test_nothing_is_printed(profile, capfd):

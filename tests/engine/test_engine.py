@@ -16,8 +16,8 @@ import pytest
 from helpers.engine import engine as engine_module
 from helpers.engine import processes
 from helpers.engine.engine import EngineError, close_engine, open_engine
-from helpers.measure import run_workload
 from helpers.engine.profile import load_profile
+from helpers.measure import run_workload
 from helpers.workloads import uniform
 
 PROFILE = load_profile()
@@ -37,7 +37,9 @@ def test_info_is_what_vllm_reports(engine):
     assert (info.num_blocks, info.block_size) == (cache.num_gpu_blocks, cache.block_size)
     assert info.max_model_len == 512
     log = engine.log_path.read_text()
-    assert f"KV cache size: {info.kv_cache_tokens:,} tokens" in log, "the engine's log is not in its file"
+    assert f"KV cache size: {info.kv_cache_tokens:,} tokens" in log, (
+        "the engine's log is not in its file"
+    )
     assert 0 < sum(info.startup_phases_s.values()) == pytest.approx(info.startup_s, abs=1.0)
     assert info.weights_gib == pytest.approx(4.5e6 * 2 / 2**30, rel=0.25)
 
@@ -54,16 +56,22 @@ def test_same_configuration_is_the_same_engine_and_another_closes_it(engine):
 def test_close_gives_the_memory_back_although_it_is_displayed_and_an_exception_is_kept(engine):
     kept = [engine, engine.llm, engine.llm.llm_engine]  # what IPython's Out[] would hold
     try:
-        engine.llm.generate([{"prompt_token_ids": [5] * 600}], use_tqdm=False)  # longer than max_model_len
+        engine.llm.generate(
+            [{"prompt_token_ids": [5] * 600}], use_tqdm=False
+        )  # longer than max_model_len
     except Exception as error:
         kept.append(error)
     assert len(kept) == 4, "vLLM accepted a prompt that is longer than max_model_len"
     run_workload(engine, uniform(engine.tokenizer, 8, 64, 16), progress=False)
     report = engine.close()
     assert report.processes_left == []
-    assert report.loaded_gib - report.before_gib > 0.05, f"the KV cache is not in the report: {report}"
+    assert report.loaded_gib - report.before_gib > 0.05, (
+        f"the KV cache is not in the report: {report}"
+    )
     # The allocator keeps a little; of what loading took, nearly all must be back.
-    assert report.after_gib - report.before_gib < 0.3 * (report.loaded_gib - report.before_gib), str(report)
+    assert report.after_gib - report.before_gib < 0.3 * (report.loaded_gib - report.before_gib), (
+        str(report)
+    )
     assert engine.close() is report, "closing twice did something"
 
 
@@ -75,7 +83,9 @@ def test_memory_comes_back_every_time():
         with open_engine(PROFILE, **SMALL) as engine:
             run_workload(engine, uniform(engine.tokenizer, 4, 32, 4), progress=False)
     grown = psutil.Process().memory_info().rss - start
-    assert grown < 0.03 * start, f"{grown / 2**20:.0f} MiB more after 6 engines, of {start / 2**20:.0f}"
+    assert grown < 0.03 * start, (
+        f"{grown / 2**20:.0f} MiB more after 6 engines, of {start / 2**20:.0f}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,13 +104,20 @@ def test_a_start_that_fails_says_why_and_the_next_one_works(arguments, sentence)
     with pytest.raises(EngineError, match=sentence) as failure:
         open_engine(PROFILE, **arguments)
     assert ".log" in str(failure.value), "the message does not name the log"
-    assert failure.value.__cause__ is None and failure.value.__suppress_context__, "vLLM's traceback is shown"
+    assert failure.value.__cause__ is None and failure.value.__suppress_context__, (
+        "vLLM's traceback is shown"
+    )
     assert engine_module._open is None
     assert entries_of(os.getpid()) == [], "other notebooks are told of an engine that did not start"
 
 
 def test_the_engine_works_after_failed_starts(engine):
-    assert run_workload(engine, uniform(engine.tokenizer, 2, 16, 4), progress=False).metrics["output_tokens"] == 8
+    assert (
+        run_workload(engine, uniform(engine.tokenizer, 2, 16, 4), progress=False).metrics[
+            "output_tokens"
+        ]
+        == 8
+    )
 
 
 def test_the_stop_button_leaves_the_engine_usable(engine):
@@ -117,8 +134,12 @@ def test_a_second_kernel_is_told_who_has_an_engine(engine, capsys):
         "from helpers.engine import engine; from helpers.engine.profile import load_profile;"
         "engine._warn_of_other_engines(load_profile())"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env={**os.environ, "WORKBOOK_NOTEBOOK": "x"}).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "WORKBOOK_NOTEBOOK": "x"},
+    ).stdout
     assert f"process {os.getpid()}" in said and "has an engine open" in said
 
 
@@ -130,7 +151,9 @@ def test_nothing_is_printed_by_vllm(capfd):
 
 
 def entries_of(pid):
-    return sorted(path.name.split("-")[0] for path in engine_module._registry().glob(f"*-{pid}.json"))
+    return sorted(
+        path.name.split("-")[0] for path in engine_module._registry().glob(f"*-{pid}.json")
+    )
 
 
 def test_a_killed_kernel_leaves_no_entry_behind():
@@ -138,12 +161,17 @@ def test_a_killed_kernel_leaves_no_entry_behind():
         "import os, signal; from helpers.engine.engine import open_engine; from helpers.engine.profile import load_profile;"
         "open_engine(load_profile(), max_model_len=512); print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
     assert child.stdout, child.stderr[-500:]
     pid = int(child.stdout.split()[-1])
     assert entries_of(pid) == ["engine"]
     time.sleep(0.2)
-    assert pid not in [other["pid"] for other in engine_module.other_engines()] and entries_of(pid) == []
+    assert (
+        pid not in [other["pid"] for other in engine_module.other_engines()]
+        and entries_of(pid) == []
+    )
 
 
 @pytest.fixture
@@ -156,7 +184,12 @@ def folder(tmp_path, monkeypatch):
 def test_an_entry_is_believed_only_if_it_is_whole_and_its_process_still_the_same(folder):
     other = subprocess.Popen(["sleep", "60"])
     try:
-        entry = {"pid": other.pid, "started": processes.started(other.pid), "host": engine_module.socket.gethostname(), "notebook": "02"}
+        entry = {
+            "pid": other.pid,
+            "started": processes.started(other.pid),
+            "host": engine_module.socket.gethostname(),
+            "notebook": "02",
+        }
         files = {
             "good": entry,
             "pid-used-again": {**entry, "started": entry["started"] - 1},
@@ -195,8 +228,16 @@ def test_of_two_kernels_that_start_at_once_one_is_refused(folder):
         "with engine.registered('engine', replace(load_profile(), name='gpu')):\n"
         "    print('started', flush=True); sys.stdin.readline()"
     )
-    kernels = [subprocess.Popen([sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    kernels = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
     assert [kernel.stdout.readline() for kernel in kernels] == ["ready\n"] * 2
     for kernel in kernels:
         kernel.stdin.write("go\n")
@@ -211,22 +252,32 @@ def test_an_interrupted_close_can_be_repeated(monkeypatch):
     thread = engine._sampler._thread
     for interrupted in ("_shut_down", "_settled_memory_gib"):
         with monkeypatch.context() as patch:
-            patch.setattr(engine_module, interrupted, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(
+                engine_module, interrupted, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
             with pytest.raises(KeyboardInterrupt):
                 engine.close()
-        assert not engine.is_open and not thread.is_alive(), "the sampler goes on after an interrupted close"
+        assert not engine.is_open and not thread.is_alive(), (
+            "the sampler goes on after an interrupted close"
+        )
         with pytest.raises(EngineError, match="closed: run the cell"):
             engine.llm
     report = close_engine()
     assert report is engine.close_report and report.processes_left == []
-    assert report.after_gib - report.before_gib < 0.3 * (report.loaded_gib - report.before_gib), str(report)
+    assert report.after_gib - report.before_gib < 0.3 * (report.loaded_gib - report.before_gib), (
+        str(report)
+    )
     assert close_engine() is None and entries_of(os.getpid()) == []
 
 
 def test_a_close_goes_on_inside_what_was_interrupted(monkeypatch):
     engine = open_engine(PROFILE, **SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "_give_back_host_memory", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            engine_module,
+            "_give_back_host_memory",
+            lambda: (_ for _ in ()).throw(KeyboardInterrupt),
+        )
         with pytest.raises(KeyboardInterrupt):
             engine.close()  # the objects are empty already
     # A driver that stopped answering leaves the sampler without a number.
@@ -239,7 +290,9 @@ def test_a_run_that_fails_leaves_the_engine_usable(engine):
     good, bad = uniform(engine.tokenizer, 4, 20, 5), uniform(engine.tokenizer, 1, 20, 5)
     bad.requests[0].prompt_token_ids[3] = 10**7
     both = replace(good, requests=(*good.requests, *bad.requests))
-    with pytest.raises(EngineError, match="failed.*out of vocabulary.*ready for the next cell") as failure:
+    with pytest.raises(
+        EngineError, match="failed.*out of vocabulary.*ready for the next cell"
+    ) as failure:
         run_workload(engine, both, progress=False)
     assert "VLLMValidationError" in repr(failure.value.__cause__) and "\n" not in str(failure.value)
     assert not engine.llm.llm_engine.has_unfinished_requests()
@@ -250,12 +303,16 @@ def test_requests_that_another_cell_left_are_not_measured(engine):
     from vllm import SamplingParams
 
     core = engine.llm.llm_engine  # as after LLM.generate and the stop button
-    core.add_request("left", {"prompt_token_ids": [5] * 8}, SamplingParams(max_tokens=50, ignore_eos=True))
+    core.add_request(
+        "left", {"prompt_token_ids": [5] * 8}, SamplingParams(max_tokens=50, ignore_eos=True)
+    )
     run = run_workload(engine, uniform(engine.tokenizer, 2, 16, 4), progress=False)
     assert run.metrics["output_tokens"] == 8 == run.counters["generation_tokens"]
 
 
-def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_when_killed(monkeypatch, folder):
+def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_when_killed(
+    monkeypatch, folder
+):
     """As on a GPU: the engine has a process of its own, works ahead of this one, and can be killed without it."""
     engine = open_engine(replace(PROFILE, name="gpu"), **SMALL)
     core = engine.llm.llm_engine
@@ -284,7 +341,9 @@ def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_
 
 
 def test_an_engine_whose_process_is_gone_is_not_used_again(engine):
-    gone = subprocess.Popen(["sleep", "60"])  # stands for vLLM's process; the test above has a real one
+    gone = subprocess.Popen(
+        ["sleep", "60"]
+    )  # stands for vLLM's process; the test above has a real one
     engine._needed = {gone.pid: processes.started(gone.pid)}
     assert open_engine(PROFILE, **SMALL) is engine
     gone.kill()

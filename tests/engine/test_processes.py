@@ -60,7 +60,9 @@ def test_stop_ends_the_whole_tree_and_twice_is_fine(tmp_path):
     log = tmp_path / "log.txt"
     process = lifeline.spawn(tree_command(tmp_path), log=log, grace_s=1)
     pids = pids_of(tmp_path)
-    assert set(pids) <= set(lifeline.descendants(process.pid)), "the daemon must stay below its supervisor"
+    assert set(pids) <= set(lifeline.descendants(process.pid)), (
+        "the daemon must stay below its supervisor"
+    )
     code = lifeline.stop(process)
     assert not [p for p in pids if lifeline.alive(p)], "stop() returned before the tree was gone"
     assert code == 128 + signal.SIGTERM
@@ -69,12 +71,16 @@ def test_stop_ends_the_whole_tree_and_twice_is_fine(tmp_path):
 
 
 def test_stop_can_be_in_a_hurry(tmp_path):
-    process = lifeline.spawn(tree_command(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)"), grace_s=60)
+    process = lifeline.spawn(
+        tree_command(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)"), grace_s=60
+    )
     pids = pids_of(tmp_path)
     time.sleep(0.2)
     started = time.monotonic()
     assert lifeline.stop(process, grace_s=0.5) == 137
-    assert 0.4 < time.monotonic() - started < 5, "it must neither kill at once nor wait for the 60 s"
+    assert 0.4 < time.monotonic() - started < 5, (
+        "it must neither kill at once nor wait for the 60 s"
+    )
     assert not [p for p in pids if lifeline.alive(p)]
 
 
@@ -97,8 +103,10 @@ def test_when_the_command_ends_what_it_left_is_ended_too(tmp_path, then, code):
 
 
 def test_kill_9_of_the_parent_leaves_nothing(tmp_path):
-    script = (f"import time; from helpers.engine import processes as lifeline\n"
-              f"lifeline.spawn({tree_command(tmp_path)!r}, grace_s=1)\ntime.sleep(600)")
+    script = (
+        f"import time; from helpers.engine import processes as lifeline\n"
+        f"lifeline.spawn({tree_command(tmp_path)!r}, grace_s=1)\ntime.sleep(600)"
+    )
     parent = subprocess.Popen([sys.executable, "-c", script])
     pids = pids_of(tmp_path)
     parent.kill()
@@ -119,8 +127,20 @@ def test_kill_9_of_the_supervisor_ends_the_command(tmp_path):
 def test_a_parent_that_is_gone_before_the_start_is_noticed(tmp_path):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    done = subprocess.run([sys.executable, lifeline.__file__, "supervise", "--parent", str(gone.pid),
-                           "--grace", "1", "--", *tree_command(tmp_path)], timeout=20)
+    done = subprocess.run(
+        [
+            sys.executable,
+            lifeline.__file__,
+            "supervise",
+            "--parent",
+            str(gone.pid),
+            "--grace",
+            "1",
+            "--",
+            *tree_command(tmp_path),
+        ],
+        timeout=20,
+    )
     assert done.returncode in (128 + signal.SIGTERM, 137)
 
 
@@ -165,7 +185,9 @@ def kernel(tmp_path):
         process = subprocess.Popen([sys.executable, "-c", KERNEL, str(tmp_path), mode])
         started.append(process)
         pids_of(tmp_path, ["ready"])
-        return process, dict(zip(("engine", "worker", "mine"), pids_of(tmp_path, ["engine", "worker", "mine"])))
+        return process, dict(
+            zip(("engine", "worker", "mine"), pids_of(tmp_path, ["engine", "worker", "mine"]))
+        )
 
     yield start
     for process in started:

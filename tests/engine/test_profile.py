@@ -7,7 +7,13 @@ import psutil
 import pytest
 
 from helpers import tiny_model
-from helpers.engine.profile import ProfileError, dummy_model_folder, gpus, load_profile, model_config
+from helpers.engine.profile import (
+    ProfileError,
+    dummy_model_folder,
+    gpus,
+    load_profile,
+    model_config,
+)
 
 
 @pytest.fixture
@@ -39,7 +45,7 @@ def test_a_vllm_for_the_cpu_is_never_labelled_as_a_gpu(monkeypatch, capsys):
 
 @pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
 def test_gpu_without_a_driver_says_what_to_do():
-    with pytest.raises(ProfileError, match="no NVIDIA driver answers.*PROFILE = \"auto\""):
+    with pytest.raises(ProfileError, match='no NVIDIA driver answers.*PROFILE = "auto"'):
         load_profile("gpu")
 
 
@@ -49,7 +55,10 @@ def test_gpu_without_a_driver_says_what_to_do():
         (("tpu",), "PROFILE must be"),
         (("cpu", "./nothing-here"), "no config.json"),
         (("cpu", None, "gguf"), "LOAD_FORMAT must be"),
-        (("cpu", "NoSuchModel", "dummy"), "no shipped config for 'NoSuchModel'; choose one of .*Qwen2.5-7B-Instruct"),
+        (
+            ("cpu", "NoSuchModel", "dummy"),
+            "no shipped config for 'NoSuchModel'; choose one of .*Qwen2.5-7B-Instruct",
+        ),
     ],
 )
 def test_a_wrong_parameter_gets_one_sentence(arguments, sentence):
@@ -69,13 +78,22 @@ def test_dummy_folder_has_the_real_shape_and_a_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = dummy_model_folder("Qwen/Qwen2.5-7B-Instruct")
     config = json.loads((folder / "config.json").read_text())
-    assert (config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]) == (3584, 28, 152064)
+    assert (config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]) == (
+        3584,
+        28,
+        152064,
+    )
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert len(tokenizer) == 152064, "random weights choose any id; each must be text, or decoding it is slow"
+    assert len(tokenizer) == 152064, (
+        "random weights choose any id; each must be text, or decoding it is slow"
+    )
     assert tokenizer.decode([48213, 152063]) == " w48213 w152063"
-    assert tokenizer("What is the KV cache?").input_ids == AutoTokenizer.from_pretrained(tiny_model.TARGET)("What is the KV cache?").input_ids
+    assert (
+        tokenizer("What is the KV cache?").input_ids
+        == AutoTokenizer.from_pretrained(tiny_model.TARGET)("What is the KV cache?").input_ids
+    )
     profile = load_profile("cpu", "Qwen/Qwen2.5-7B-Instruct", "dummy")
     assert profile.weights == "dummy" and profile.engine_args["load_format"] == "dummy"
     assert profile.model == str(folder)
@@ -96,7 +114,9 @@ def test_a_dummy_model_is_whole_while_another_notebook_makes_it_again(tmp_path, 
 
 
 def test_a_model_that_is_nowhere_gets_one_sentence(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it asks the internet for half a minute
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # else it asks the internet for half a minute
     with pytest.raises(ProfileError, match="The model 'no/such' was not found"):
         model_config(load_profile("cpu", "no/such"))
 

@@ -4,9 +4,9 @@ import pytest
 from vllm import SamplingParams
 
 from helpers.engine.engine import EngineError, close_engine, open_engine
-from helpers.measure import run_workload
 from helpers.engine.profile import load_profile
 from helpers.engine.retune import RETUNABLE, retuned
+from helpers.measure import run_workload
 from helpers.workloads import uniform
 
 PROFILE = load_profile("cpu")
@@ -40,12 +40,16 @@ def test_chunk_budget_and_cache_size_as_if_restarted():
         with retuned(engine, max_num_batched_tokens=budget) as engine_args:
             assert engine_args["max_num_batched_tokens"] == budget
             found[budget] = steps_and_tokens(engine, one_prompt)
-        assert found[budget][0] == -(-1500 // budget) + 3, "steps: the chunks of the prompt, then one for each later token"
+        assert found[budget][0] == -(-1500 // budget) + 3, (
+            "steps: the chunks of the prompt, then one for each later token"
+        )
     with retuned(engine, num_gpu_blocks_override=17):
         few_blocks = preempted(engine, growing)
     assert few_blocks[0] > 0, "16 blocks did not run out, 24 are needed"
     assert preempted(engine, growing)[0] == 0, "the blocks did not come back after the block"
-    assert steps_and_tokens(engine, one_prompt) == found[2048], "the budget did not come back after the block"
+    assert steps_and_tokens(engine, one_prompt) == found[2048], (
+        "the budget did not come back after the block"
+    )
 
     restarted = open_engine(PROFILE, **SMALL, max_num_batched_tokens=512)
     assert steps_and_tokens(restarted, one_prompt) == found[512]
@@ -69,15 +73,22 @@ def test_places_in_the_batch_as_if_restarted():
 
 
 def test_synthetic_acceptance_has_the_rate_that_was_set():
-    config = {"method": "draft_model", "model": PROFILE.draft_model, "rejection_sample_method": "synthetic",
-              "num_speculative_tokens": 3, "synthetic_acceptance_rates": [0.5, 0.25, 0.125]}
+    config = {
+        "method": "draft_model",
+        "model": PROFILE.draft_model,
+        "rejection_sample_method": "synthetic",
+        "num_speculative_tokens": 3,
+        "synthetic_acceptance_rates": [0.5, 0.25, 0.125],
+    }
     engine = open_engine(PROFILE, **SMALL, speculative_config=config, **RETUNABLE)
     stream = uniform(engine.tokenizer, 8, 16, 120, seed=4)
     for alpha in (0.0, 0.6, 1.0):
         with retuned(engine, synthetic_acceptance_rates=[alpha, alpha**2, alpha**3]):
             run = run_workload(engine, stream, progress=False)
         drafts = run.counters["spec_decode_num_drafts"]
-        share = [count / drafts for count in run.counters["spec_decode_num_accepted_tokens_per_pos"]]
+        share = [
+            count / drafts for count in run.counters["spec_decode_num_accepted_tokens_per_pos"]
+        ]
         assert share == pytest.approx([alpha, alpha**2, alpha**3], abs=0.08), f"alpha {alpha}"
         assert all(len(r.token_ids) == 120 for r in run.requests)
 
@@ -114,13 +125,21 @@ def test_values_come_back_after_a_failure_or_the_engine_is_closed():
     assert scheduler.max_num_running_reqs == 16
 
     with pytest.raises(KeyboardInterrupt), retuned(engine, max_num_seqs=1):
-        engine.llm.llm_engine.add_request("left", {"prompt_token_ids": [5] * 8}, SamplingParams(max_tokens=50))
+        engine.llm.llm_engine.add_request(
+            "left", {"prompt_token_ids": [5] * 8}, SamplingParams(max_tokens=50)
+        )
         raise KeyboardInterrupt  # the stop button in LLM.generate
-    assert scheduler.max_num_running_reqs == 16 and len(run_workload(engine, uniform(engine.tokenizer, 2, 8, 2)).requests) == 2
+    assert (
+        scheduler.max_num_running_reqs == 16
+        and len(run_workload(engine, uniform(engine.tokenizer, 2, 8, 2)).requests) == 2
+    )
 
     def refuse(*args, **kwargs):
         raise RuntimeError("no answer")
 
-    with pytest.raises(EngineError, match="was closed: run the cell"), retuned(engine, max_num_seqs=1):
+    with (
+        pytest.raises(EngineError, match="was closed: run the cell"),
+        retuned(engine, max_num_seqs=1),
+    ):
         engine.llm.collective_rpc = refuse
     assert not engine.is_open and engine.close_report is not None

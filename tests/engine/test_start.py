@@ -12,6 +12,8 @@ def test_each_phase_of_a_gpus_start_begins_in_its_order():
     text = LOG.read_text()
     ends = [i + 1 for i, character in enumerate(text) if character == "\n"]
     # The view reads the log again and again: when does each pattern first find something in what is there so far?
-    begins = [next((end for end in ends if re.search(pattern, text[:end])), None) for _, pattern in PHASES]
+    begins = [
+        next((end for end in ends if re.search(pattern, text[:end])), None) for _, pattern in PHASES
+    ]
     assert None not in begins, [label for (label, _), begin in zip(PHASES, begins) if begin is None]
     assert begins == sorted(begins) and len(set(begins)) == len(begins), list(zip(PHASES, begins))

@@ -1,10 +1,8 @@
 """These tests need an NVIDIA GPU; without one they are skipped, and say so."""
 
-
 import pytest
 
 from helpers.gpu_memory import has_gpu
-
 
 
 def pytest_collection_modifyitems(items):
@@ -12,4 +10,8 @@ def pytest_collection_modifyitems(items):
         return
     for item in items:
         if item.path.parent.name == "gpu":
-            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; the scripts beside this file can be rehearsed on the CPU"))
+            item.add_marker(
+                pytest.mark.skip(
+                    reason="needs an NVIDIA GPU; the scripts beside this file can be rehearsed on the CPU"
+                )
+            )

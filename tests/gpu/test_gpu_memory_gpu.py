@@ -41,7 +41,9 @@ def test_a_child_process_is_seen_on_the_device_and_as_ours():
     found = sampler.summary()
     assert found["source"] == gpu_memory.DEVICE and found["stopped_early"] is None, found
     grew = found["peak_gib"] - before
-    assert 2.0 <= grew < 3.5, f"2 GiB and a CUDA context were taken; the device shows {grew:.2f} GiB"
+    assert 2.0 <= grew < 3.5, (
+        f"2 GiB and a CUDA context were taken; the device shows {grew:.2f} GiB"
+    )
     if found["peak_process_gib"] is not None:  # containers with pids of their own hide it
         assert found["peak_process_gib"] == pytest.approx(grew, abs=0.3), found
 
@@ -72,7 +74,9 @@ def test_visible_devices_are_those_that_cuda_would_see(visible, count):
         timeout=120,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": visible},
     )
-    assert done.stdout.startswith(f"{count} {gpu_memory.DEVICE if count else gpu_memory.HOST}"), done
+    assert done.stdout.startswith(f"{count} {gpu_memory.DEVICE if count else gpu_memory.HOST}"), (
+        done
+    )
 
 
 def test_sampling_costs_less_than_one_percent_of_a_core_at_10_hz():

@@ -13,7 +13,10 @@ def records(tmp_path, monkeypatch):
 
 
 def test_the_timeline_agrees_with_the_log_within_3_percent():
-    assert memory_timeline.main(["--load-format", "dummy", "--model", "Qwen/Qwen2.5-0.5B-Instruct"]) == 0
+    assert (
+        memory_timeline.main(["--load-format", "dummy", "--model", "Qwen/Qwen2.5-0.5B-Instruct"])
+        == 0
+    )
 
 
 def test_memory_comes_back_after_20_opens_and_closes():

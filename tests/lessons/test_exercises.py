@@ -24,7 +24,11 @@ CONTROLS = (
 
 
 def lines_of(store):
-    return [json.loads(line) for line in store.path.read_text().splitlines()] if store.path.exists() else []
+    return (
+        [json.loads(line) for line in store.path.read_text().splitlines()]
+        if store.path.exists()
+        else []
+    )
 
 
 # ---------------------------------------------------------------- without a front end
@@ -38,7 +42,9 @@ def test_headless_uses_the_formula_and_says_so(store, capsys):
     out = capsys.readouterr().out
     assert "nobody typed one" in out and "within 5 %" in out and "Blocks are whole." in out
     saved = store.get("prediction", "kv")
-    assert saved["id"] == record["id"] and saved["source"] == "formula" and saved["unit"] == "tokens"
+    assert (
+        saved["id"] == record["id"] and saved["source"] == "formula" and saved["unit"] == "tokens"
+    )
     assert saved["metrics"] == {"predicted": 1000.0, "measured": 1050.0, "ratio": 1.05}
 
 
@@ -46,7 +52,11 @@ def test_a_number_that_nothing_measured_is_not_called_measured(store, capsys):
     guess = exercises.predict(store, "kib", "KiB of a token?", 800.0, "KiB")
     exercises.reconcile(store, guess, 800.0, how="calculated")
     out = capsys.readouterr().out
-    assert "calculated: 800" in out and "measured:" not in out and store.get("prediction", "kib")["how"] == "calculated"
+    assert (
+        "calculated: 800" in out
+        and "measured:" not in out
+        and store.get("prediction", "kib")["how"] == "calculated"
+    )
 
 
 def test_a_parameter_comes_before_the_formula_and_typed_before_both(store):
@@ -67,7 +77,11 @@ def test_a_parameter_comes_before_the_formula_and_typed_before_both(store):
         (10.0, 10.4, "within 4 %"),
         (10.0, 14.0, "The measurement is 1.40 times the prediction: something is missing from it"),
         (10.0, 40.0, "something large is missing"),
-        (10.0, 6.0, "The prediction is 1.67 times the measurement: it counts something that is not there"),
+        (
+            10.0,
+            6.0,
+            "The prediction is 1.67 times the measurement: it counts something that is not there",
+        ),
         (42.0, 0.0084, "5,000 times the measurement: it counts something large"),
         (3.0, 0.0, "zero"),
         (0.0, 3.0, "no ratio"),
@@ -93,7 +107,9 @@ def test_the_reason_follows_the_formula_when_the_student_guessed(store, capsys):
 
 def test_why_may_depend_on_the_outcome(store, capsys):
     guess = exercises.predict(store, "k", "?", 10.0, "s")
-    exercises.reconcile(store, guess, 20.0, why=lambda ratio: f"Twice, {ratio:.0f}." if ratio > 1.5 else "")
+    exercises.reconcile(
+        store, guess, 20.0, why=lambda ratio: f"Twice, {ratio:.0f}." if ratio > 1.5 else ""
+    )
     assert "Twice, 2." in capsys.readouterr().out
 
 
@@ -126,7 +142,9 @@ def test_ticks_say_who_ticked(store, capsys):
     assert not exercises.tick(store, "paper", "Read the paper")
     for _ in range(2):
         assert (
-            exercises.tick(store, "server_mode", "Tried server mode", evidence="12 requests answered").by
+            exercises.tick(
+                store, "server_mode", "Tried server mode", evidence="12 requests answered"
+            ).by
             == "evidence"
         )
     assert len(lines_of(store)) == 1, "the same evidence is saved once"
@@ -248,7 +266,11 @@ def test_typing_and_measuring_at_once_loses_nothing(tmp_path, store):
 
 def test_a_new_kernel_restores_forms_and_a_late_change_is_marked(tmp_path, store):
     store.save(
-        "prediction", "kv", {"predicted": 9.0, "measured": 18.0, "ratio": 2.0}, source="student", unit="GiB"
+        "prediction",
+        "kv",
+        {"predicted": 9.0, "measured": 18.0, "ratio": 2.0},
+        source="student",
+        unit="GiB",
     )
     store.save("answer", "insight_1", {}, text="Kept words", source="typed")
     store.save("answer", "c", {}, text="b", source="typed")
@@ -279,7 +301,9 @@ def test_unreadable_numbers_are_refused_in_words_and_not_saved(tmp_path, store):
         "pass",
         env={"WORKBOOK_WIDGETS": "1"},
     )
-    assert "“a lot” is not a number that can be read" in texts(done.cells[1]) and not lines_of(store)
+    assert "“a lot” is not a number that can be read" in texts(done.cells[1]) and not lines_of(
+        store
+    )
 
 
 def test_a_save_that_fails_is_shown_in_the_form(tmp_path):
@@ -310,7 +334,9 @@ def test_a_missing_name_says_which_cell_to_run(tmp_path):
     path = tmp_path / "n.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     said = exercises.which_cell(path, "engine")
-    assert "code cell 2 under “2. The baseline”" in said and "`engine = open_engine(profile)`" in said
+    assert (
+        "code cell 2 under “2. The baseline”" in said and "`engine = open_engine(profile)`" in said
+    )
     assert exercises.which_cell(path, "last") and exercises.which_cell(path, "math")
     assert (
         exercises.which_cell(path, "open_engine") is None

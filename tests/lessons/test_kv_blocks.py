@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers.lessons import kv_blocks
 
@@ -12,7 +13,9 @@ def test_only_whole_blocks_and_never_the_whole_prompt():
     assert kv_blocks.reusable_tokens(600, 624, 128) == 512
     assert kv_blocks.reusable_tokens(600, 624, 16) == 592
     assert kv_blocks.reusable_tokens(127, 400, 128) == 0
-    assert kv_blocks.reusable_tokens(256, 256, 128) == 128, "the last token of a prompt is always computed"
+    assert kv_blocks.reusable_tokens(256, 256, 128) == 128, (
+        "the last token of a prompt is always computed"
+    )
     assert kv_blocks.reusable_tokens(257, 257, 128) == 256
 
 
@@ -25,17 +28,25 @@ def test_generated_tokens_are_found_but_for_the_last():
     prompt, reply = list(range(100)), list(range(200, 228))
     follow_up = [*prompt, *reply, 5, 6, 7]
     assert kv_blocks.predicted_hits([prompt, follow_up], 32) == [0, 96]
-    assert kv_blocks.predicted_hits([prompt, follow_up], 32, [reply, [1]]) == [0, 96], "128 tokens, but the last has no KV"
+    assert kv_blocks.predicted_hits([prompt, follow_up], 32, [reply, [1]]) == [0, 96], (
+        "128 tokens, but the last has no KV"
+    )
     assert kv_blocks.predicted_hits([prompt, follow_up], 32, [[*reply, 9], [1]]) == [0, 128]
 
 
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=30), min_size=1, max_size=6), st.integers(1, 5))
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=30), min_size=1, max_size=6),
+    st.integers(1, 5),
+)
 def test_equals_a_search_through_all_earlier_prompts(prompts, block_size):
     def brute(i):
         best = 0
         for earlier in prompts[:i]:
             shared = 0
-            while shared < min(len(earlier), len(prompts[i])) and earlier[shared] == prompts[i][shared]:
+            while (
+                shared < min(len(earlier), len(prompts[i]))
+                and earlier[shared] == prompts[i][shared]
+            ):
                 shared += 1
             best = max(best, kv_blocks.reusable_tokens(shared, len(prompts[i]), block_size))
         return best
@@ -57,10 +68,15 @@ class Run:
 
 def test_slots_in_flight():
     run = Run([Request(10, [1.0, 2.0, 3.0]), Request(20, [2.0, 3.0, 4.0])])
-    run.timeline = [{"t_s": t, "running": n, "kv_cache_usage": 0.1} for t, n in ((1.0, 1), (2.0, 2), (3.0, 1), (4.0, 0))]
+    run.timeline = [
+        {"t_s": t, "running": n, "kv_cache_usage": 0.1}
+        for t, n in ((1.0, 1), (2.0, 2), (3.0, 1), (4.0, 0))
+    ]
     rows = kv_blocks.in_flight(run, block_size=16, max_model_len=100)
     assert [row["t_s"] for row in rows] == [1.0, 2.0, 3.0]
-    assert [row["tokens"] for row in rows] == [10, 11 + 20, 21], "prompt and outputs so far, less the one not yet read"
+    assert [row["tokens"] for row in rows] == [10, 11 + 20, 21], (
+        "prompt and outputs so far, less the one not yet read"
+    )
     assert [row["blocks"] for row in rows] == [1, 1 + 2, 2]
     assert [row["unused_slots"] for row in rows] == [6, 5 + 12, 11]
     assert [row["contiguous_slots"] for row in rows] == [100, 200, 100]
@@ -75,7 +91,9 @@ def test_steps_with_a_prompt_half_read_are_left_out():
 def test_preempted_requests_keep_their_tokens_and_write_the_rest_later():
     # 2 requests of 4 + 4 tokens, blocks of 4: one block each at first, a second for the next token; 2 blocks in all.
     assert kv_blocks.last_steps(2, 4, 4, 4, blocks=4) == [4, 4]
-    assert kv_blocks.last_steps(2, 4, 4, 4, blocks=2) == [4, 7], "the last to come is pushed out after its first token"
+    assert kv_blocks.last_steps(2, 4, 4, 4, blocks=2) == [4, 7], (
+        "the last to come is pushed out after its first token"
+    )
     assert kv_blocks.last_steps(3, 4, 4, 4, blocks=2) == [4, 7, 11], "and the third waits for both"
     with pytest.raises(ValueError, match="does not fit"):
         kv_blocks.last_steps(2, 4, 4, 4, blocks=1)
@@ -84,6 +102,8 @@ def test_preempted_requests_keep_their_tokens_and_write_the_rest_later():
 def test_steps_of_a_small_cache_as_recorded():
     # H100: 64 requests of 64 + 192 in 512 blocks of 16 took 129 steps more than in all blocks, and 1.22 times as long on average.
     ends = kv_blocks.last_steps(64, 64, 192, 16, 512)
-    assert max(ends) - 192 == pytest.approx(129, abs=2) and sum(ends) / 64 / 192 == pytest.approx(1.22, abs=0.02)
+    assert max(ends) - 192 == pytest.approx(129, abs=2) and sum(ends) / 64 / 192 == pytest.approx(
+        1.22, abs=0.02
+    )
     # CPU: 20 requests of 100 + 156 in 20 blocks of 128 took 283 steps.
     assert max(kv_blocks.last_steps(20, 100, 156, 128, 20)) == 283

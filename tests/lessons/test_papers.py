@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.lessons.reading_notes import paper_claims
 from helpers.lessons.papers import (
     cost,
     deepspeed_inference,
@@ -17,6 +16,7 @@ from helpers.lessons.papers import (
     scheduling,
     speculative,
 )
+from helpers.lessons.reading_notes import paper_claims
 from helpers.lessons.reading_notes import wording as story
 
 quick = settings(max_examples=60, deadline=None)
@@ -29,7 +29,9 @@ torch.set_num_threads(1)  # tiny tensors: handing them to a second thread costs 
 def test_kv_bytes_of_opt_13b_are_the_papers_800_kib():
     row = paged_attention.TABLE_1["OPT-13B"]
     assert paged_attention.kv_bytes_per_token(row["layers"], row["hidden"]) == 819_200 == 800 * 1024
-    grouped = paged_attention.kv_bytes_per_token(28, 4 * 128)  # Qwen2.5-7B: 28 layers, 4 KV heads of 128
+    grouped = paged_attention.kv_bytes_per_token(
+        28, 4 * 128
+    )  # Qwen2.5-7B: 28 layers, 4 KV heads of 128
     assert grouped == 57_344
 
 
@@ -80,13 +82,17 @@ def test_paged_holds_over_96_percent_and_the_order_is_the_papers(figure_2):
 
 def test_batches_of_figure_13_within_eight_percent(figure_2):
     for policy in ("max", "pow2", "oracle"):
-        assert figure_2[policy].mean_running == pytest.approx(paged_attention.FIGURE_13[policy], rel=0.08)
+        assert figure_2[policy].mean_running == pytest.approx(
+            paged_attention.FIGURE_13[policy], rel=0.08
+        )
     # Ours waits for memory all the time, the paper's server took 2 requests/s: ours is the larger batch.
     assert figure_2["paged"].mean_running > paged_attention.FIGURE_13["paged"]
 
 
 lengths_strategy = st.lists(
-    st.builds(paged_attention.Lengths, st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=25
+    st.builds(paged_attention.Lengths, st.integers(1, 40), st.integers(1, 40)),
+    min_size=1,
+    max_size=25,
 )
 
 
@@ -128,9 +134,9 @@ def test_buddy_pool_never_hands_a_slot_out_twice(total, actions):
     for chunk in held:
         pool.release(chunk)
     fresh = paged_attention.BuddyPool(total)
-    assert {s: v for s, v in pool.free.items() if v} == {s: v for s, v in fresh.free.items() if v}, (
-        "not joined again"
-    )
+    assert {s: v for s, v in pool.free.items() if v} == {
+        s: v for s, v in fresh.free.items() if v
+    }, "not joined again"
 
 
 def test_buddy_pool_refuses_only_when_no_chunk_of_that_size_is_free():
@@ -143,7 +149,10 @@ def test_buddy_pool_refuses_only_when_no_chunk_of_that_size_is_free():
 
 @quick
 @given(
-    st.lists(st.tuples(st.sampled_from(["new", "append", "fork", "free"]), st.integers(0, 9)), max_size=80),
+    st.lists(
+        st.tuples(st.sampled_from(["new", "append", "fork", "free"]), st.integers(0, 9)),
+        max_size=80,
+    ),
     st.sampled_from([1, 2, 4]),
 )
 def test_shared_blocks_always_hold_what_each_sequence_wrote(actions, block):
@@ -175,7 +184,9 @@ def test_shared_blocks_always_hold_what_each_sequence_wrote(actions, block):
                 pool.free(sequence)
                 del written[sequence]
         for s, tokens in written.items():
-            assert [content[pool.tables[s][i // block], i % block] for i in range(len(tokens))] == tokens
+            assert [
+                content[pool.tables[s][i // block], i % block] for i in range(len(tokens))
+            ] == tokens
         assert sum(pool.references.values()) == pool.unshared
         assert pool.used <= pool.unshared
 
@@ -183,8 +194,12 @@ def test_shared_blocks_always_hold_what_each_sequence_wrote(actions, block):
 def test_sharing_brackets_figure_15():
     requests = paged_attention.draw_lengths(150, "Alpaca", seed=0)
     for width, printed in paged_attention.FIGURE_15["beam"].items():
-        often = paged_attention.sharing_savings(requests, width, "beam", regroup=1.0)["saved_percent"]
-        seldom = paged_attention.sharing_savings(requests, width, "beam", regroup=0.05)["saved_percent"]
+        often = paged_attention.sharing_savings(requests, width, "beam", regroup=1.0)[
+            "saved_percent"
+        ]
+        seldom = paged_attention.sharing_savings(requests, width, "beam", regroup=0.05)[
+            "saved_percent"
+        ]
         assert seldom < printed < often + 1, (
             f"beam {width}: {printed} not between {seldom:.1f} and {often:.1f}"
         )
@@ -199,14 +214,19 @@ def test_sharing_brackets_figure_15():
 def test_parallel_samples_copy_one_partial_block_each_but_the_last():
     out = paged_attention.sharing_savings([paged_attention.Lengths(20, 1)], 4)
     assert out["copies_per_sequence"] == 3 / 4
-    assert paged_attention.sharing_savings([paged_attention.Lengths(32, 1)], 4)["copies_per_sequence"] == 0
+    assert (
+        paged_attention.sharing_savings([paged_attention.Lengths(32, 1)], 4)["copies_per_sequence"]
+        == 0
+    )
 
 
 def test_allocator_refuses_what_cannot_work():
     with pytest.raises(ValueError, match="not one of"):
         paged_attention.simulate_allocator([], "best")
     with pytest.raises(ValueError, match="fits neither"):
-        paged_attention.simulate_allocator([paged_attention.Lengths(100, 100)], "paged", pool_slots=128)
+        paged_attention.simulate_allocator(
+            [paged_attention.Lengths(100, 100)], "paged", pool_slots=128
+        )
 
 
 # ---------------------------------------------------------------------------------------------- scheduling
@@ -239,7 +259,9 @@ def test_no_token_is_lost_and_no_batch_is_too_large(requests, policy, max_batch)
 @given(arrivals, st.integers(1, 6))
 def test_stall_free_never_lets_a_running_request_wait(requests, max_batch):
     """Between its first and last token a request gets one token in every step."""
-    schedule = scheduling.simulate_schedule(requests, "stall_free", max_batch=max_batch, token_budget=16)
+    schedule = scheduling.simulate_schedule(
+        requests, "stall_free", max_batch=max_batch, token_budget=16
+    )
     for i, served in enumerate(schedule.served):
         ends = [s.start_s + s.duration_s for s in schedule.steps]
         between = [e for e in ends if served.token_s[0] <= e <= served.token_s[-1]]
@@ -278,9 +300,9 @@ def test_the_papers_order_of_policies():
 def test_smaller_chunks_smooth_the_gaps():
     requests = scheduling.poisson_arrivals(64, 3, (512, 2048), (32, 256), seed=0)
     p99 = [
-        scheduling.simulate_schedule(requests, "stall_free", token_budget=b, max_batch=32).metrics()[
-            "itl_ms_p99"
-        ]
+        scheduling.simulate_schedule(
+            requests, "stall_free", token_budget=b, max_batch=32
+        ).metrics()["itl_ms_p99"]
         for b in (256, 512, 1024, 2048)
     ]
     assert p99 == sorted(p99) and p99[-1] > 3 * p99[0]
@@ -311,13 +333,15 @@ def test_scheduler_refuses_what_cannot_work():
 def test_tiled_attention_is_exact_on_random_shapes(tokens, head, block_q, block_k, causal, seed):
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(tokens, head, generator=generator) for _ in range(3))
-    expected = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=causal)[
-        0
-    ]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        q[None], k[None], v[None], is_causal=causal
+    )[0]
     ours = flash_attention.tiled_attention(q, k, v, block_q, block_k, causal)
     # The issue's bar: 1e-6 on the results' own scale. Rounding is float32's, not the method's.
     assert (ours - expected).abs().max() < 2e-6, (ours - expected).abs().max()
-    double = flash_attention.tiled_attention(q.double(), k.double(), v.double(), block_q, block_k, causal)
+    double = flash_attention.tiled_attention(
+        q.double(), k.double(), v.double(), block_q, block_k, causal
+    )
     exact = torch.nn.functional.scaled_dot_product_attention(
         q[None].double(), k[None].double(), v[None].double(), is_causal=causal
     )[0]
@@ -336,7 +360,9 @@ def test_the_counted_traffic_is_the_formulas(tokens, head, factor):
     sram = head * factor * 4
     q = torch.randn(tokens, head)
     counted = flash_attention.Traffic()
-    flash_attention.tiled_attention(q, q, q, *flash_attention.tile_sizes(head, sram), traffic=counted)
+    flash_attention.tiled_attention(
+        q, q, q, *flash_attention.tile_sizes(head, sram), traffic=counted
+    )
     assert counted.moved == flash_attention.flash_traffic(tokens, head, sram)
     assert counted.extra == 2 * tokens, "l and m (theorem 1)"
     plain = flash_attention.Traffic()
@@ -357,7 +383,10 @@ def test_slopes_of_theorem_2():
 
 def test_traffic_at_the_captions_shape():
     """Figure 2 counts forward and backward. Ours has no mask and no dropout, so it must lie below, by whole passes."""
-    small, large = flash_attention.caption_traffic_gb(100 * 1024), flash_attention.caption_traffic_gb()
+    small, large = (
+        flash_attention.caption_traffic_gb(100 * 1024),
+        flash_attention.caption_traffic_gb(),
+    )
     assert large["one_pass"] == pytest.approx(2.147, abs=0.001)
     assert large["standard_forward"] == pytest.approx(9.13, abs=0.01)
     assert small["flash_forward"] == pytest.approx(2.73, abs=0.01)
@@ -372,10 +401,16 @@ def test_traffic_at_the_captions_shape():
 
 
 def test_both_abstracts_are_kept_apart(monkeypatch):
-    assert {name: printed["latency_x"] for name, printed in deepspeed_inference.ABSTRACTS.items()} == {"arXiv": 7.3, "SC22": 6.4}
-    monkeypatch.setitem(deepspeed_inference.ABSTRACTS, "SC22", {"latency_x": 6.5, "throughput_x": 1.5})
+    assert {
+        name: printed["latency_x"] for name, printed in deepspeed_inference.ABSTRACTS.items()
+    } == {"arXiv": 7.3, "SC22": 6.4}
+    monkeypatch.setitem(
+        deepspeed_inference.ABSTRACTS, "SC22", {"latency_x": 6.5, "throughput_x": 1.5}
+    )
     said = {c.key: c.paper for c in paper_claims.deepspeed(0.5, 2.0, 100, "here")}
-    assert (said["latency_arxiv"], said["latency_sc22"]) == (7.3, 6.5), "the table of notebook 3 types no number again"
+    assert (said["latency_arxiv"], said["latency_sc22"]) == (7.3, 6.5), (
+        "the table of notebook 3 types no number again"
+    )
 
 
 def test_intensity_is_the_batch_while_weights_dominate():
@@ -400,7 +435,9 @@ def test_knee_is_where_both_ceilings_meet():
 def test_fusing_saves_the_passes_between():
     assert deepspeed_inference.chain_bytes(10, 4, fused=False, bytes_per_value=2) == 160
     assert deepspeed_inference.chain_bytes(10, 4, fused=True, bytes_per_value=2) == 40
-    assert deepspeed_inference.chain_bytes(10, 1, True) == deepspeed_inference.chain_bytes(10, 1, False)
+    assert deepspeed_inference.chain_bytes(10, 1, True) == deepspeed_inference.chain_bytes(
+        10, 1, False
+    )
 
 
 def test_zero_inference_crossover_balances_link_and_compute():
@@ -434,9 +471,9 @@ def test_expected_tokens_against_counting(alpha, gamma):
 @given(st.floats(0, 1), st.integers(1, 12))
 def test_alpha_is_found_again(alpha, gamma):
     length = speculative.expected_tokens(alpha, gamma)
-    assert speculative.expected_tokens(speculative.alpha_from_length(length, gamma), gamma) == pytest.approx(
-        length, abs=1e-6
-    )
+    assert speculative.expected_tokens(
+        speculative.alpha_from_length(length, gamma), gamma
+    ) == pytest.approx(length, abs=1e-6)
 
 
 @quick
@@ -465,16 +502,22 @@ def test_cost_per_million_by_hand():
     inputs = cost.CostInputs(2.0, 1000, utilisation=1.0)
     assert cost.cost_per_million(inputs) == pytest.approx(2 / 3.6)
     assert cost.cost_per_million(cost.CostInputs(2.0, 1000, 0.25)) == pytest.approx(4 * 2 / 3.6)
-    assert cost.cost_per_million(cost.CostInputs(2.0, 1000, 1.0, machines=3)) == pytest.approx(2 / 3.6)
+    assert cost.cost_per_million(cost.CostInputs(2.0, 1000, 1.0, machines=3)) == pytest.approx(
+        2 / 3.6
+    )
     month = cost.monthly(cost.CostInputs(2.0, 1000, 0.5, overhead=0.2, machines=3), hours=100)
     assert month["money"] == pytest.approx(720)
     assert month["million_tokens"] == pytest.approx(3 * 1000 * 3600 * 0.5 * 100 / 1e6)
-    assert cost.monthly(cost.CostInputs(0, 1000, 0.5), hours=1)["million_tokens"] == pytest.approx(1.8)
+    assert cost.monthly(cost.CostInputs(0, 1000, 0.5), hours=1)["million_tokens"] == pytest.approx(
+        1.8
+    )
 
 
 def test_changes_are_ranked_and_break_even_matches_the_price():
     inputs = cost.CostInputs(2.0, 500, 0.4)
-    rows = cost.what_changes_it(inputs, {"busier": {"utilisation": 0.8}, "dearer": {"price_per_hour": 4.0}})
+    rows = cost.what_changes_it(
+        inputs, {"busier": {"utilisation": 0.8}, "dearer": {"price_per_hour": 4.0}}
+    )
     assert [r["change"] for r in rows] == ["busier", "as it is", "dearer"]
     assert [r["ratio"] for r in rows] == pytest.approx([0.5, 1, 2])
     share = cost.break_even_utilisation(inputs, 2.5)
@@ -495,21 +538,38 @@ def test_a_gauge_one_step_ahead_is_named_and_explained_only_where_it_is_so():
     def rows(held, predicted):
         return [{"blocks": a, "blocks_predicted": b} for a, b in zip(held, predicted, strict=True)]
 
-    assert story.gauge(rows([7, 7, 8], [7, 7, 8]), True) == "In 100% of the steps vLLM held exactly the blocks that the sum predicts"
+    assert (
+        story.gauge(rows([7, 7, 8], [7, 7, 8]), True)
+        == "In 100% of the steps vLLM held exactly the blocks that the sum predicts"
+    )
     early = rows([7, 8, 8, 8], [7, 7, 8, 8])
-    assert "75%" in story.gauge(early, True) and "in the others already those of the next step: vLLM plans a step" in story.gauge(early, True)
+    assert "75%" in story.gauge(
+        early, True
+    ) and "in the others already those of the next step: vLLM plans a step" in story.gauge(
+        early, True
+    )
     assert story.gauge(early, False).endswith("already those of the next step")
-    assert "next step" not in story.gauge(rows([7, 5, 9], [7, 8, 9]), True), "another difference is not explained away"
+    assert "next step" not in story.gauge(rows([7, 5, 9], [7, 8, 9]), True), (
+        "another difference is not explained away"
+    )
 
 
 def test_small_batches_are_cheaper_only_where_they_were_measured_so():
-    assert story.step_cost({1: 1.66, 8: 2.30}).startswith("Small batches are cheaper steps: a step with 1 request takes 1.66 ms")
-    assert "no difference above 10%" in story.step_cost({1: 6.06, 2: 6.01, 8: 5.91}), "an H100 with 7B"
+    assert story.step_cost({1: 1.66, 8: 2.30}).startswith(
+        "Small batches are cheaper steps: a step with 1 request takes 1.66 ms"
+    )
+    assert "no difference above 10%" in story.step_cost({1: 6.06, 2: 6.01, 8: 5.91}), (
+        "an H100 with 7B"
+    )
     assert "no difference" not in story.step_cost({1: 3.0, 8: 2.0})
 
 
 def test_refills_and_the_gain_say_what_the_counts_say():
     assert story.refills(216, 216, True) == "vLLM refills a place in the very next step."
-    assert "222 steps, simulated 216" in story.refills(222, 216, True) and "one step later" in story.refills(222, 216, True)
+    assert "222 steps, simulated 216" in story.refills(
+        222, 216, True
+    ) and "one step later" in story.refills(222, 216, True)
     assert "one step later" not in story.refills(222, 216, False)
-    assert "within 10% of that" in story.gain_in_time(1.85, 1.92, 1.96) and "not explained" in story.gain_in_time(1.3, 1.9, 1.7)
+    assert "within 10% of that" in story.gain_in_time(
+        1.85, 1.92, 1.96
+    ) and "not explained" in story.gain_in_time(1.3, 1.9, 1.7)

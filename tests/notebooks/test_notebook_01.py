@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.results import export as learnings, store as results
+from helpers.results import export as learnings
+from helpers.results import store as results
 from helpers.results.blanks import show
 from tests.notebook_tools import SMALL
 
@@ -19,15 +20,27 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "week2.json").write_text('{"throughput": "212 tokens/sec", "gpu": "A10G"}')
     arguments = {
-        "PROFILE": "cpu", "RESULTS_DIR": str(folder / "results"), "BASELINE_FILE": str(folder / "week2.json"),
+        "PROFILE": "cpu",
+        "RESULTS_DIR": str(folder / "results"),
+        "BASELINE_FILE": str(folder / "week2.json"),
         "KEY_CHALLENGE": "Understanding TTFT",
     }
     sizes = SMALL["01_review"]
     arguments |= {name: value for name, value in sizes.items() if name != "MAX_NUM_SEQS"}
-    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/01_review.ipynb"), "out.ipynb", "--no-progress-bar"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(ROOT / "notebooks/01_review.ipynb"),
+        "out.ipynb",
+        "--no-progress-bar",
+    ]
     for name, value in arguments.items():
         command += ["-p", name, str(value)]
-    command += ["-y", f"{{MAX_NUM_SEQS: {sizes['MAX_NUM_SEQS']}, INSIGHTS: [batching pays], QUESTIONS: [what about TP]}}"]
+    command += [
+        "-y",
+        f"{{MAX_NUM_SEQS: {sizes['MAX_NUM_SEQS']}, INSIGHTS: [batching pays], QUESTIONS: [what about TP]}}",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -40,7 +53,15 @@ def store(run):
 
 def test_every_experiment_is_saved_with_its_provenance(store):
     saved = {record["experiment"] for record in store.records(notebook="01_review")}
-    assert {"engine", "baseline", "sweep_max_num_seqs", "sweep_kv_cache", "memory", "optimised", "prediction"} <= saved
+    assert {
+        "engine",
+        "baseline",
+        "sweep_max_num_seqs",
+        "sweep_kv_cache",
+        "memory",
+        "optimised",
+        "prediction",
+    } <= saved
     for record in store.records():
         assert record["provenance"]["vllm"].startswith("0.32"), record["provenance"]
     weights = {r["provenance"]["weights"] for r in store.records()}
@@ -50,8 +71,13 @@ def test_every_experiment_is_saved_with_its_provenance(store):
 
 def test_parameters_reach_the_workloads(store):
     sweep = store.records(experiment="sweep_max_num_seqs")
-    assert {record["variant"] for record in sweep} == {"1", "8", "24"}, "the two asked for, and as many as there are requests"
-    assert all(record["metrics"]["requests"] == 24 and record["metrics"]["output_tokens"] == 24 * 24 for record in sweep)
+    assert {record["variant"] for record in sweep} == {"1", "8", "24"}, (
+        "the two asked for, and as many as there are requests"
+    )
+    assert all(
+        record["metrics"]["requests"] == 24 and record["metrics"]["output_tokens"] == 24 * 24
+        for record in sweep
+    )
 
 
 def test_more_requests_together_are_faster_than_one_at_a_time(store):
@@ -69,9 +95,14 @@ def test_predictions_of_memory_are_right(store):
 
 
 def test_the_small_cache_was_too_small(store):
-    rows = sorted((r["metrics"] for r in store.records(experiment="sweep_kv_cache")), key=lambda m: m["kv_cache_tokens"])
+    rows = sorted(
+        (r["metrics"] for r in store.records(experiment="sweep_kv_cache")),
+        key=lambda m: m["kv_cache_tokens"],
+    )
     assert rows[0]["kv_cache_tokens"] < rows[-1]["kv_cache_tokens"]
-    assert rows[0]["ttft_ms_p50"] > rows[-1]["ttft_ms_p50"], "a tenth of the room did not make requests wait"
+    assert rows[0]["ttft_ms_p50"] > rows[-1]["ttft_ms_p50"], (
+        "a tenth of the room did not make requests wait"
+    )
 
 
 def test_my_learnings_is_filled_with_these_numbers(run, store):
@@ -85,7 +116,10 @@ def test_my_learnings_is_filled_with_these_numbers(run, store):
 
 def test_what_a_student_adds_survives_the_next_export(run):
     path = run / "results/my_learnings.md"
-    edited = path.read_text().replace("2. ___", "2. my own words, ein Satz, 一句话") + "\n## Mine\nstays\n"
+    edited = (
+        path.read_text().replace("2. ___", "2. my own words, ein Satz, 一句话")
+        + "\n## Mine\nstays\n"
+    )
     path.write_text(edited)
     learnings.export(run / "results")
     after = path.read_text()

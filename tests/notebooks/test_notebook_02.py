@@ -12,8 +12,8 @@ import nbformat
 import pytest
 import yaml
 
-from helpers.results import store as results
 from helpers.lessons.papers.speculative import expected_tokens
+from helpers.results import store as results
 from tests.notebook_tools import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,9 +26,19 @@ PARAMETERS = SMALL["02_advanced_features"] | {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere")
-    (folder / "given.yaml").write_text(yaml.safe_dump(PARAMETERS | {"RESULTS_DIR": str(folder / "results")}))
-    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks/02_advanced_features.ipynb"), "out.ipynb",
-               "--no-progress-bar", "-f", "given.yaml"]
+    (folder / "given.yaml").write_text(
+        yaml.safe_dump(PARAMETERS | {"RESULTS_DIR": str(folder / "results")})
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(ROOT / "notebooks/02_advanced_features.ipynb"),
+        "out.ipynb",
+        "--no-progress-bar",
+        "-f",
+        "given.yaml",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=880)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -50,7 +60,16 @@ def metrics(store, experiment):
 
 def test_every_section_leaves_records(store):
     saved = {record["experiment"] for record in store.records(notebook="02_advanced_features")}
-    assert {"chunked_prefill", "prefix_caching", "speculation", "sampling", "memory", "preemption", "services", "prediction"} <= saved
+    assert {
+        "chunked_prefill",
+        "prefix_caching",
+        "speculation",
+        "sampling",
+        "memory",
+        "preemption",
+        "services",
+        "prediction",
+    } <= saved
     assert store.problems == []
 
 
@@ -59,11 +78,15 @@ def test_gaps_in_the_streams_shrink_with_the_budget(store):
     whole = rows.pop("budget 4352")
     assert set(rows) == {"budget 512", "budget 256"}
     for name, row in rows.items():
-        assert row["itl_ms_p99"] < whole["itl_ms_p99"], f"{name}: {row} against whole prompts: {whole}"
+        assert row["itl_ms_p99"] < whole["itl_ms_p99"], (
+            f"{name}: {row} against whole prompts: {whole}"
+        )
     smoothest = min(row["itl_ms_p99"] for row in rows.values())
     assert smoothest < whole["itl_ms_p99"] / 1.5, f"{rows} against whole prompts: {whole}"
     args = store.get("chunked_prefill", "budget 256")["engine_args"]
-    assert args["max_num_batched_tokens"] == 256, "the record does not say which budget it was measured with"
+    assert args["max_num_batched_tokens"] == 256, (
+        "the record does not say which budget it was measured with"
+    )
 
 
 def test_prefix_hits_are_exactly_those_predicted(store):
@@ -71,21 +94,35 @@ def test_prefix_hits_are_exactly_those_predicted(store):
     assert len(rows) == 4
     for name, row in rows.items():
         assert row["hit_tokens"] == row["predicted_tokens"], name
-    assert rows["system prompt"]["hit_tokens"] == 2 * (400 // 128 * 128), "two requests after the first, whole blocks"
+    assert rows["system prompt"]["hit_tokens"] == 2 * (400 // 128 * 128), (
+        "two requests after the first, whole blocks"
+    )
     assert rows["few-shot, first token changed"]["hit_tokens"] == 0
     assert rows["few-shot examples"]["ttft_warm_ms"] < rows["few-shot examples"]["ttft_cold_ms"]
     assert rows["conversation"]["hit_tokens"] > 0
 
 
 def test_acceptance_counters_fit_together(store):
-    drafted = {name: row for name, row in metrics(store, "speculation").items() if row.get("drafts")}
-    assert {"ngram, repeats", "draft model, k=1", "draft model, k=4", "synthetic, a=0.3", "synthetic, a=0.9"} <= set(drafted)
+    drafted = {
+        name: row for name, row in metrics(store, "speculation").items() if row.get("drafts")
+    }
+    assert {
+        "ngram, repeats",
+        "draft model, k=1",
+        "draft model, k=4",
+        "synthetic, a=0.3",
+        "synthetic, a=0.9",
+    } <= set(drafted)
     for name, row in drafted.items():
         assert 0 <= row["accepted"] <= row["drafted"], name
-        assert row["mean_acceptance_length"] == pytest.approx(1 + row["accepted"] / row["drafts"]), name
+        assert row["mean_acceptance_length"] == pytest.approx(
+            1 + row["accepted"] / row["drafts"]
+        ), name
     k4 = drafted["draft model, k=4"]
     shares = [k4[f"accepted_position_{i}"] for i in range(1, 5)]
-    assert shares == sorted(shares, reverse=True), "a later position was accepted more often than an earlier one"
+    assert shares == sorted(shares, reverse=True), (
+        "a later position was accepted more often than an earlier one"
+    )
     assert sum(shares) * k4["drafts"] == pytest.approx(k4["accepted"])
     assert k4["drafted"] == 4 * k4["drafts"]
 
@@ -96,7 +133,9 @@ def test_the_shipped_pair_agrees_and_synthetic_rates_are_met(store):
     for alpha in (0.3, 0.9):
         row = rows[f"synthetic, a={alpha}"]
         # Standard error of a mean of `drafts` lengths between 1 and 5.
-        assert row["mean_acceptance_length"] == pytest.approx(expected_tokens(alpha, 4), abs=5 * 1.6 / row["drafts"] ** 0.5)
+        assert row["mean_acceptance_length"] == pytest.approx(
+            expected_tokens(alpha, 4), abs=5 * 1.6 / row["drafts"] ** 0.5
+        )
 
 
 def test_greedy_output_does_not_depend_on_speculation_or_repetition(store):
@@ -110,7 +149,9 @@ def test_greedy_output_does_not_depend_on_speculation_or_repetition(store):
 def test_strategies_are_what_their_names_say(store):
     rows = metrics(store, "sampling")
     greedy, hot, beam = (rows[name] for name in ("greedy", "sampling, T 2", "beam search, 4 beams"))
-    assert hot["mean_logprob"] < greedy["mean_logprob"] - 0.1, "a high temperature chose tokens as likely as greedy did"
+    assert hot["mean_logprob"] < greedy["mean_logprob"] - 0.1, (
+        "a high temperature chose tokens as likely as greedy did"
+    )
     assert beam["mean_logprob"] >= greedy["mean_logprob"] - 0.05
     assert all(0 < row["distinct_2grams"] <= 1 for row in (greedy, hot, beam))
 
@@ -118,9 +159,13 @@ def test_strategies_are_what_their_names_say(store):
 def test_memory_adds_up(store):
     rows = metrics(store, "memory")
     fragments = rows["fragmentation"]
-    assert fragments["blocks_counted_max"] == fragments["blocks_gauge_max"], "requests in flight against vLLM's gauge"
+    assert fragments["blocks_counted_max"] == fragments["blocks_gauge_max"], (
+        "requests in flight against vLLM's gauge"
+    )
     assert fragments["tokens_held"] + fragments["unused_slots"] < fragments["contiguous_slots"]
-    assert 0 < fragments["unused_slots"] / 10 < 128, "more than one block's end is empty for each request"
+    assert 0 < fragments["unused_slots"] / 10 < 128, (
+        "more than one block's end is empty for each request"
+    )
     load = rows["under load"]
     assert load["sustained_gib"] <= load["peak_gib"] and 0 < load["kv_cache_usage_max"] <= 1
     assert load["swing_gib"] < load["peak_gib"] / 2, "the memory under load is not flat"
@@ -128,22 +173,35 @@ def test_memory_adds_up(store):
 
 def test_a_small_cache_preempts_and_admission_prevents_it(store):
     rows = {name: row["num_preemptions"] for name, row in metrics(store, "preemption").items()}
-    assert rows["all the cache"] == 0 and rows["half of the blocks"] > 0 and rows["half, 5 at a time"] == 0
+    assert (
+        rows["all the cache"] == 0
+        and rows["half of the blocks"] > 0
+        and rows["half, 5 at a time"] == 0
+    )
 
 
 def test_services_are_measured_with_every_feature(store):
     rows = metrics(store, "services")
     assert len(rows) == 4 * 4
-    assert all(rows[f"{service}, nothing"]["improvement_x"] == 1 for service in ("chat", "batch", "completion", "mixed"))
+    assert all(
+        rows[f"{service}, nothing"]["improvement_x"] == 1
+        for service in ("chat", "batch", "completion", "mixed")
+    )
     assert store.get("services", "chat, prefix caching")["chosen"] is True
     assert store.get("services", "chat, small chunks")["chosen"] is False
     args = store.get("services", "mixed, small chunks")
-    assert args["metrics"]["improvement_x"] > 1.3, "chunks did not smooth the streams of the mixed service"
+    assert args["metrics"]["improvement_x"] > 1.3, (
+        "chunks did not smooth the streams of the mixed service"
+    )
 
 
 def test_predictions_and_choices_of_a_headless_run_say_where_they_are_from(store):
     given = store.get("prediction", "prefix_tokens")
-    assert given["source"] == "parameter" and given["metrics"] == {"predicted": 400, "measured": 384, "ratio": 384 / 400}
+    assert given["source"] == "parameter" and given["metrics"] == {
+        "predicted": 400,
+        "measured": 384,
+        "ratio": 384 / 400,
+    }
     assert store.get("prediction", "longest_gap")["source"] == "formula"
     assert store.get("answer", "service_chat")["text"] == "prefix caching"
     assert store.get("answer", "service_batch") is None, "a choice that nobody made was saved"
@@ -156,5 +214,9 @@ def test_what_a_reader_sees(cells):
     assert "same vocabulary size" in text and "Traceback" not in text and "UserWarning" not in text
     assert text.count("[figure]") == 13
     assert "no process left" in text
-    pictures = [o.data["text/html"] for o in outputs if "[figure]" in str(o.get("data", {}).get("text/plain", ""))]
+    pictures = [
+        o.data["text/html"]
+        for o in outputs
+        if "[figure]" in str(o.get("data", {}).get("text/plain", ""))
+    ]
     assert all('alt="' in html and "<details" in html for html in pictures)

@@ -30,14 +30,20 @@ def source():
 
 
 def test_it_is_committed_without_outputs(source):
-    assert all(not c.outputs and c.execution_count is None for c in source.cells if c.cell_type == "code")
+    assert all(
+        not c.outputs and c.execution_count is None for c in source.cells if c.cell_type == "code"
+    )
 
 
 def test_parameters_are_commented_constants_in_one_tagged_cell(source):
     (cell,) = [c for c in source.cells if "parameters" in c.metadata.get("tags", [])]
     lines = [line for line in cell.source.splitlines() if not line.startswith("#")]
-    assert all("=" in line and "#" in line and line.split("=")[0].strip().isupper() for line in lines), lines
-    assert {"PROFILE", "MODEL", "LOAD_FORMAT", "RESULTS_DIR", "SEED"} <= {line.split("=")[0].strip() for line in lines}
+    assert all(
+        "=" in line and "#" in line and line.split("=")[0].strip().isupper() for line in lines
+    ), lines
+    assert {"PROFILE", "MODEL", "LOAD_FORMAT", "RESULTS_DIR", "SEED"} <= {
+        line.split("=")[0].strip() for line in lines
+    }
 
 
 def test_sections_are_the_issues_and_every_paper_has_its_idea_in_ten_lines(source):
@@ -48,7 +54,9 @@ def test_sections_are_the_issues_and_every_paper_has_its_idea_in_ten_lines(sourc
     assert len(guided) == 5
     for note in guided:
         assert "uestion" in note and "checking" in note
-        assert [line.split(".")[0] for line in note.splitlines() if line[:2].rstrip(".").isdigit()] == [str(i) for i in range(1, 11)]
+        assert [
+            line.split(".")[0] for line in note.splitlines() if line[:2].rstrip(".").isdigit()
+        ] == [str(i) for i in range(1, 11)]
 
 
 # --- executed
@@ -65,7 +73,14 @@ def executed(tmp_path_factory):
     }  # fmt: skip
     out = folder / "out.ipynb"
     # From a folder that is not the repository: nothing may depend on where the notebook runs.
-    papermill.execute_notebook(str(NOTEBOOK), str(out), parameters, cwd=str(folder), progress_bar=False, kernel_name="python3")
+    papermill.execute_notebook(
+        str(NOTEBOOK),
+        str(out),
+        parameters,
+        cwd=str(folder),
+        progress_bar=False,
+        kernel_name="python3",
+    )
     return nbformat.read(out, 4), Results("03_reading_notes", folder / "results")
 
 
@@ -79,7 +94,10 @@ def test_every_prediction_is_reconciled(executed):
     assert len(records) == 9
     assert all(r["metrics"]["measured"] is not None for r in records)
     by_key = {r["variant"]: r for r in records}
-    assert by_key["paged_percent"]["source"] == "parameter" and by_key["paged_percent"]["metrics"]["predicted"] == 80
+    assert (
+        by_key["paged_percent"]["source"] == "parameter"
+        and by_key["paged_percent"]["metrics"]["predicted"] == 80
+    )
     assert by_key["peak_blocks"]["source"] == "formula"
 
 
@@ -87,9 +105,13 @@ def test_the_papers_numbers_come_out(executed):
     _, store = executed
     claims = {r["variant"]: r["metrics"] for r in store.records(experiment="paper_claims")}
     assert claims["PagedAttention: tokens_paged"]["ours"] > 96
-    tokens = [claims[f"PagedAttention: tokens_{p}"]["ours"] for p in ("max", "pow2", "oracle", "paged")]
+    tokens = [
+        claims[f"PagedAttention: tokens_{p}"]["ours"] for p in ("max", "pow2", "oracle", "paged")
+    ]
     assert tokens == sorted(tokens)
-    assert all(m["ratio"] == pytest.approx(1, abs=0.02) for key, m in claims.items() if "slots" in key)
+    assert all(
+        m["ratio"] == pytest.approx(1, abs=0.02) for key, m in claims.items() if "slots" in key
+    )
     exact = [m for key, m in claims.items() if key.startswith("Leviathan: speed_")]
     assert len(exact) == 6 and all(m["ours"] == m["paper"] for m in exact)
     assert claims["FlashAttention: exact"]["ours"] < 1e-6
@@ -123,8 +145,14 @@ def test_score_notes_and_checklist_reach_the_record(executed):
     assert score["metrics"]["correct"] == 7 and score["metrics"]["answered"] == 8
     assert store.get("answer", "note_orca")["text"] == WORDS
     paper = store.get("checklist", "paper")
-    assert paper["done"] and paper["source"] == "evidence" and paper["evidence"] == "7 of 7 questions on PagedAttention right"
-    assert store.get("checklist", "docs_distributed") is None, "nothing shows that the pages were read"
+    assert (
+        paper["done"]
+        and paper["source"] == "evidence"
+        and paper["evidence"] == "7 of 7 questions on PagedAttention right"
+    )
+    assert store.get("checklist", "docs_distributed") is None, (
+        "nothing shows that the pages were read"
+    )
     assert "Reread: section 7 (Cost)" in all_text(notebook)
 
 
@@ -142,7 +170,13 @@ def test_the_score_and_the_tick_are_in_the_export(executed):
 
 def test_every_figure_has_a_text_for_those_who_do_not_see_it(executed):
     notebook, _ = executed
-    pages = [o.data["text/html"] for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "data" in o and "<img" in o.data.get("text/html", "")]
+    pages = [
+        o.data["text/html"]
+        for c in notebook.cells
+        if c.cell_type == "code"
+        for o in c.outputs
+        if "data" in o and "<img" in o.data.get("text/html", "")
+    ]
     assert len(pages) >= 10
     assert all('alt="' in p and "<figcaption" in p and "Show the values" in p for p in pages)
 

@@ -19,9 +19,22 @@ def test_it_is_stored_without_outputs_and_with_its_seven_sections():
     notebook = nbformat.read(NOTEBOOK, 4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    for number, word in enumerate(("Inventory", "Size a model", "Predict speed", "Measure here", "Choose", "Launch", "Exercises"), 1):
+    for number, word in enumerate(
+        (
+            "Inventory",
+            "Size a model",
+            "Predict speed",
+            "Measure here",
+            "Choose",
+            "Launch",
+            "Exercises",
+        ),
+        1,
+    ):
         assert f"## {number}. {word}" in text
-    assert [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])], "no parameters cell"
+    assert [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])], (
+        "no parameters cell"
+    )
 
 
 @pytest.mark.slow
@@ -35,13 +48,37 @@ def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
     # The other plans on one core, where TP 2 and PP 2 cannot be tried: the notebook goes on, as on a machine with one GPU.
     cores = {min(os.sched_getaffinity(0))} if plan else os.sched_getaffinity(0)
     given = yaml.safe_dump({"RESULTS_DIR": str(tmp_path / "results"), **plan})
-    done = subprocess.run([sys.executable, "-m", "papermill", str(NOTEBOOK), "out.ipynb", "--no-progress-bar", "-y", given],
-                          cwd=tmp_path, capture_output=True, text=True, timeout=280, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(NOTEBOOK),
+            "out.ipynb",
+            "--no-progress-bar",
+            "-y",
+            given,
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    records = [json.loads(line) for line in (tmp_path / "results" / "measurements.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line)
+        for line in (tmp_path / "results" / "measurements.jsonl").read_text().splitlines()
+    ]
     have = {(r["experiment"], r["variant"]) for r in records}
     assert (("trial", "TP 2") in have) == (not plan), have
-    for key in (("hardware", "week5"), ("strategy", "chosen"), ("answer", "tp_reason"), ("answer", "concern_1"), ("trial", "TP 1")):
+    for key in (
+        ("hardware", "week5"),
+        ("strategy", "chosen"),
+        ("answer", "tp_reason"),
+        ("answer", "concern_1"),
+        ("trial", "TP 1"),
+    ):
         assert key in have, f"{key} was not saved"
     strategy = [r for r in records if r["experiment"] == "strategy"][-1]
     assert strategy["metrics"]["expected_speedup_x"] >= 0.99 and "vllm serve" in strategy["command"]

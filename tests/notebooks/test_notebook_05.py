@@ -37,8 +37,15 @@ def executed(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("notebook_05")
     before = set(processes.descendants(os.getpid()))
-    papermill.execute_notebook(str(NOTEBOOK), str(folder / "out.ipynb"), parameters={**PARAMETERS, "RESULTS_DIR": str(folder)},
-                               cwd=str(folder), progress_bar=False, kernel_name="python3", execution_timeout=400)
+    papermill.execute_notebook(
+        str(NOTEBOOK),
+        str(folder / "out.ipynb"),
+        parameters={**PARAMETERS, "RESULTS_DIR": str(folder)},
+        cwd=str(folder),
+        progress_bar=False,
+        kernel_name="python3",
+        execution_timeout=400,
+    )
     notebook = nbformat.read(folder / "out.ipynb", 4)
     records, problems = load(folder)
     assert problems == []
@@ -52,7 +59,12 @@ def test_it_runs_and_leaves_no_process(executed):
     assert left == set()
     errors = [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
     assert errors == []
-    shouted = [o.text for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream" and o.name == "stderr"]
+    shouted = [
+        o.text
+        for c in notebook.cells
+        for o in c.get("outputs", [])
+        if o.output_type == "stream" and o.name == "stderr"
+    ]
     assert shouted == [], "warnings on the page"
 
 
@@ -74,10 +86,20 @@ def test_what_it_saves(executed):
             assert m["failed"] == 0 and m["output_tokens_per_s"] > 0
     for m in (m for (e, _), m in metrics.items() if e == "open_loop"):
         assert 0 <= m["good_share"] <= 1 and m["answered_per_s"] > 0
-    assert metrics["closed_loop", "16_clients"]["in_flight_mean"] > metrics["closed_loop", "1_clients"]["in_flight_mean"]
-    assert metrics["server", "all_at_once"]["completed"] == metrics["offline", "all_at_once"]["requests"] == PARAMETERS["REQUESTS"]
+    assert (
+        metrics["closed_loop", "16_clients"]["in_flight_mean"]
+        > metrics["closed_loop", "1_clients"]["in_flight_mean"]
+    )
+    assert (
+        metrics["server", "all_at_once"]["completed"]
+        == metrics["offline", "all_at_once"]["requests"]
+        == PARAMETERS["REQUESTS"]
+    )
     assert records["checklist", "server_mode"]["done"] is True
-    assert records["prediction", "gain_of_8_clients"]["metrics"]["predicted"] == PARAMETERS["GAIN_OF_8"]
+    assert (
+        records["prediction", "gain_of_8_clients"]["metrics"]["predicted"]
+        == PARAMETERS["GAIN_OF_8"]
+    )
     assert {"server_share", "littles_law"} <= {v for e, v in records if e == "prediction"}
 
 
@@ -102,7 +124,11 @@ def test_each_option_changes_the_number_it_governs(executed):
 def test_a_service_is_sized_by_a_rate_at_which_the_goal_holds(executed):
     notebook, records, _ = executed
     said = "\n".join(text_of(o) for c in notebook.cells for o in c.get("outputs", []))
-    opened = [r["metrics"] | {"rate": float(v.split("_")[0])} for (e, v), r in records.items() if e == "open_loop"]
+    opened = [
+        r["metrics"] | {"rate": float(v.split("_")[0])}
+        for (e, v), r in records.items()
+        if e == "open_loop"
+    ]
     holds = [m["rate"] for m in opened if m["good_share"] >= 0.9]
     if holds:
         sized = records["sizing", "goal_met"]["metrics"]
@@ -118,7 +144,12 @@ def test_only_the_server_with_a_shutdown_timeout_keeps_its_promises(executed):
 
 
 def test_every_figure_has_a_text_for_those_who_do_not_see_it(executed):
-    pages = [o.data["text/html"] for c in executed[0].cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})]
+    pages = [
+        o.data["text/html"]
+        for c in executed[0].cells
+        for o in c.get("outputs", [])
+        if "text/html" in o.get("data", {})
+    ]
     pictures = [page for page in pages if "<img" in page]
     assert len(pictures) >= 6
     assert all(re.search(r'<img alt="[^"]{20,}"', page) for page in pictures)

@@ -2,18 +2,34 @@
 
 import importlib
 import json
-import math
 import subprocess
 import sys
 
 import pytest
 
 from helpers.planning import (
-    EngineOptions, Goal, PlanningError, Point, Tuning, Workload, allreduce_seconds, calibrate, decode_parts, default_tuning,
-    load_shape, make_box, plan_memory, predict, prefill_parts, price_per_million, rank, tp_speedup_parts,
+    EngineOptions,
+    Goal,
+    PlanningError,
+    Point,
+    Tuning,
+    Workload,
+    accuracy,
+    allreduce_seconds,
+    calibrate,
+    decode_parts,
+    default_tuning,
+    load_shape,
+    make_box,
+    plan_memory,
+    predict,
+    prefill_parts,
+    price_per_million,
+    rank,
+    tp_speedup_parts,
 )  # fmt: skip
-from helpers.planning import __main__ as command, accuracy
-from helpers.planning.predict import experts_touched, forward_parts
+from helpers.planning import __main__ as command
+from helpers.planning.predict import experts_touched
 
 IDEAL = Tuning(read_efficiency=1, compute_efficiency=1, kv_efficiency=1, attention_efficiency=1, layer_s=0, step_s=0,
                prefill_step_s=0, stream_s=0, allreduce_s=0, nccl_s=0, link_efficiency=1, hop_s=0)  # fmt: skip
@@ -54,7 +70,9 @@ def test_prefill_roof():
 
 def test_chunks_do_the_same_attention_as_one_prompt():
     shape, box = load_shape("Qwen2.5-7B"), make_box("H100")
-    whole, chunked = (prefill_parts(shape, box, 1, 1, 8192, chunk, tuning=IDEAL) for chunk in (8192, 1024))
+    whole, chunked = (
+        prefill_parts(shape, box, 1, 1, 8192, chunk, tuning=IDEAL) for chunk in (8192, 1024)
+    )
     assert chunked.attention == pytest.approx(whole.attention)
 
 
@@ -70,7 +88,10 @@ def test_measured_nccl_times_of_two_h200s_are_met():
     """vLLM facts: 22 us to 1 MiB, 32 at 4 MiB, 74 at 16, 248 at 64, 1,060 at 256 MiB (NCCL, two H200s, NVLink)."""
     from dataclasses import replace
 
-    tuning = replace(default_tuning(make_box("H200", 2).gpu), allreduce_s=default_tuning(make_box("H200", 2).gpu).nccl_s)
+    tuning = replace(
+        default_tuning(make_box("H200", 2).gpu),
+        allreduce_s=default_tuning(make_box("H200", 2).gpu).nccl_s,
+    )
     for mib, measured in ((1, 22e-6), (4, 32e-6), (16, 74e-6), (64, 248e-6), (256, 1060e-6)):
         ours = sum(allreduce_seconds(mib * 2**20, 2, make_box("H200", 2), tuning))
         assert ours == pytest.approx(measured, rel=0.15), mib
@@ -88,14 +109,20 @@ def test_parts_add_up_and_speedup_is_their_ratio():
     for row in rows:
         parts = sum(v for k, v in row.items() if k.endswith("_ms") and k != "total_ms")
         assert parts == pytest.approx(row["total_ms"], rel=1e-5)
-    assert rows[0]["speedup"] == 1 and rows[2]["speedup"] == pytest.approx(rows[0]["total_ms"] / rows[2]["total_ms"])
+    assert rows[0]["speedup"] == 1 and rows[2]["speedup"] == pytest.approx(
+        rows[0]["total_ms"] / rows[2]["total_ms"]
+    )
     assert 1 < rows[2]["speedup"] < 4
 
 
 def test_pipeline_does_not_shorten_one_answer():
     shape, box = load_shape("Llama-3.1-70B"), make_box("H100", 8)
-    assert decode_parts(shape, box, 1, 4, 1, 100).total > decode_parts(shape, box, 1, 1, 1, 100).total
-    four = predict(shape, box, 2, 4, workload=Workload(256, 64, 64), options=EngineOptions(max_model_len=4096))
+    assert (
+        decode_parts(shape, box, 1, 4, 1, 100).total > decode_parts(shape, box, 1, 1, 1, 100).total
+    )
+    four = predict(
+        shape, box, 2, 4, workload=Workload(256, 64, 64), options=EngineOptions(max_model_len=4096)
+    )
     assert four.decode.hops > 0
 
 
@@ -105,7 +132,9 @@ def test_more_streams_give_more_tokens_and_a_longer_step():
     for streams in (1, 8, 64, 256):
         now = predict(shape, box, workload=Workload(128, 64, streams))
         if before:
-            assert now.tpot_s > before.tpot_s and now.output_tokens_per_s > before.output_tokens_per_s
+            assert (
+                now.tpot_s > before.tpot_s and now.output_tokens_per_s > before.output_tokens_per_s
+            )
         before = now
 
 
@@ -113,12 +142,21 @@ def test_one_request_leaves_a_second_replica_idle():
     shape, box = load_shape("Qwen2.5-7B"), make_box("H100", 2)
     one, two = (predict(shape, box, dp=dp, workload=Workload(128, 64, 1)) for dp in (1, 2))
     assert two.output_tokens_per_s == pytest.approx(one.output_tokens_per_s)
-    many = [predict(shape, box, dp=dp, workload=Workload(128, 64, 64)).output_tokens_per_s for dp in (1, 2)]
+    many = [
+        predict(shape, box, dp=dp, workload=Workload(128, 64, 64)).output_tokens_per_s
+        for dp in (1, 2)
+    ]
     assert 1.3 < many[1] / many[0] <= 2
 
 
 def test_streams_are_limited_by_the_kv_cache_and_it_is_said():
-    p = predict(load_shape("Llama-3.1-70B"), make_box("H100", 2), 2, workload=Workload(4096, 256, 256), options=EngineOptions(max_model_len=8192))
+    p = predict(
+        load_shape("Llama-3.1-70B"),
+        make_box("H100", 2),
+        2,
+        workload=Workload(4096, 256, 256),
+        options=EngineOptions(max_model_len=8192),
+    )
     assert p.streams_per_replica < 256 and any("KV cache is the limit" in note for note in p.notes)
 
 
@@ -133,9 +171,14 @@ def test_calibration_meets_its_point_and_improves_another():
     done = calibrate(shape, box, [Point(tpot_s=real[1])])
     assert abs(done.after[0]) < 0.01 < abs(done.before[0])
     for n in (32, 128):
-        old, new = (abs(decode_parts(shape, box, 1, 1, n, 160, tuning=t).total / real[n] - 1) for t in (None, done.tuning))
+        old, new = (
+            abs(decode_parts(shape, box, 1, 1, n, 160, tuning=t).total / real[n] - 1)
+            for t in (None, done.tuning)
+        )
         assert new < old and new < 0.05
-    assert done.moved["allreduce_s"] == pytest.approx(1), "a point with one GPU says nothing of the all-reduce"
+    assert done.moved["allreduce_s"] == pytest.approx(1), (
+        "a point with one GPU says nothing of the all-reduce"
+    )
 
 
 def test_more_points_tell_causes_apart():
@@ -164,7 +207,11 @@ def test_a_cpu_can_be_calibrated_however_far_off_its_guess_was():
 def test_a_step_is_no_shorter_than_the_cpu_needs_to_prepare_it():
     """Two lent H100 boxes with different CPUs' speed: Qwen2.5-1.5B on one, 0.5B on the other, whatever their GPUs could do."""
     box = make_box("H100")
-    for streams, quick, slow in ((1, 2.28e-3, 2.99e-3), (32, 3.06e-3, 4.23e-3), (256, 7.85e-3, 12.13e-3)):
+    for streams, quick, slow in (
+        (1, 2.28e-3, 2.99e-3),
+        (32, 3.06e-3, 4.23e-3),
+        (256, 7.85e-3, 12.13e-3),
+    ):
         for model in ("Qwen2.5-0.5B", "Qwen2.5-1.5B"):
             parts = decode_parts(load_shape(model), box, 1, 1, streams, 160)
             assert parts.host > 0 and quick < parts.total < slow
@@ -174,14 +221,21 @@ def test_a_step_is_no_shorter_than_the_cpu_needs_to_prepare_it():
 def test_one_stream_is_prepared_once_however_many_stages_it_passes():
     shape, box = load_shape("Qwen2.5-7B"), make_box("H100", 4)
     assert decode_parts(shape, box, 1, 4, 1, 160).host == 0
-    assert decode_parts(shape, box, 1, 4, 512, 160).host > decode_parts(shape, box, 1, 2, 512, 160).host
+    assert (
+        decode_parts(shape, box, 1, 4, 512, 160).host
+        > decode_parts(shape, box, 1, 2, 512, 160).host
+    )
 
 
 def test_a_kv_cache_that_is_larger_than_the_gpu_does_not_fit():
     asked = EngineOptions(kv_cache_memory_bytes=500 * 2**30)
     memory = plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=asked)
     assert not memory.fits and "kv_cache_memory_bytes" in memory.problem
-    assert plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(kv_cache_memory_bytes=2**34)).fits
+    assert plan_memory(
+        load_shape("Qwen2.5-7B"),
+        make_box("H100"),
+        options=EngineOptions(kv_cache_memory_bytes=2**34),
+    ).fits
 
 
 @pytest.mark.parametrize("model, options, measured_mib", [
@@ -191,13 +245,17 @@ def test_a_kv_cache_that_is_larger_than_the_gpu_does_not_fit():
     ("Qwen2.5-3B", {"max_num_batched_tokens": 2048, "max_num_seqs": 128}, 559),
 ])  # fmt: skip
 def test_the_activation_peak_is_what_a_first_start_on_an_h100_logged(model, options, measured_mib):
-    memory = plan_memory(load_shape(model), make_box("H100"), options=EngineOptions(**options), usage="llm")
+    memory = plan_memory(
+        load_shape(model), make_box("H100"), options=EngineOptions(**options), usage="llm"
+    )
     assert memory.worst.activation / 2**20 == pytest.approx(measured_mib, rel=0.015)
 
 
 def test_sizes_of_every_recorded_engine_are_within_their_targets():
     """KV-cache tokens within 3 %, weights within 1 %, nothing calibrated; 17 engines on the H100 and the CPU so far."""
-    sizes = [row for row in accuracy.compare() if row.quantity in ("kv_cache_tokens", "weights_gib")]
+    sizes = [
+        row for row in accuracy.compare() if row.quantity in ("kv_cache_tokens", "weights_gib")
+    ]
     assert len({(row.machine, row.config) for row in sizes}) >= 17
     wrong = [row for row in sizes if abs(row.error()) > accuracy.TARGETS[row.quantity]]
     assert not wrong, wrong
@@ -249,7 +307,10 @@ def test_rule_of_thumb_of_the_documentation():
     thumb = lambda name, box: rank(load_shape(name), box, work, options).thumb  # noqa: E731
     small = thumb("Qwen2.5-7B", make_box("H100", 4))
     assert (small.tp, small.pp, small.dp) == (1, 1, 4)
-    assert (thumb("Llama-3.1-70B", make_box("H100", 4)).tp, thumb("Llama-3.1-70B", make_box("H100", 4)).pp) == (2, 1)
+    assert (
+        thumb("Llama-3.1-70B", make_box("H100", 4)).tp,
+        thumb("Llama-3.1-70B", make_box("H100", 4)).pp,
+    ) == (2, 1)
     across = thumb("Llama-3.1-405B", make_box("H100", 16, 2))
     assert (across.tp, across.pp) == (8, 2)
     assert thumb("Llama-3.1-70B", make_box("L40S", 8)).pp > 1
@@ -258,12 +319,14 @@ def test_rule_of_thumb_of_the_documentation():
 def test_a_model_that_fits_nowhere_says_what_would_hold_it():
     with pytest.raises(PlanningError) as caught:
         rank(load_shape("Llama-3.1-405B"), make_box("H100", 2))
-    assert "nearest that works is 16 GPUs" in str(caught.value) and "weights alone" in str(caught.value)
+    assert "nearest that works is 16 GPUs" in str(caught.value) and "weights alone" in str(
+        caught.value
+    )
 
 
 # ---------------------------------------------------------------- the exercise
 def test_exercise_cannot_be_passed_by_a_constant():
-    from helpers.planning.exercise import check_plan, cheapest, variant
+    from helpers.planning.exercise import cheapest, check_plan, variant
 
     answers = set()
     for seed in range(6):
@@ -277,7 +340,15 @@ def test_exercise_cannot_be_passed_by_a_constant():
 
 
 # ---------------------------------------------------------------- the command
-KEYS = {"weights_gib_per_gpu", "kv_cache_tokens", "tpot_ms", "prefill_ms", "ttft_ms", "output_tokens_per_s", "launch"}
+KEYS = {
+    "weights_gib_per_gpu",
+    "kv_cache_tokens",
+    "tpot_ms",
+    "prefill_ms",
+    "ttft_ms",
+    "output_tokens_per_s",
+    "launch",
+}
 
 
 def run(capsys, *args):
@@ -293,9 +364,14 @@ def test_json_has_the_promised_keys_and_parts_that_add_up(capsys):
     assert code == 0 and KEYS <= set(answer)
     assert sum(answer["tpot_parts_ms"].values()) == pytest.approx(answer["tpot_ms"], rel=1e-3)
     assert sum(answer["prefill_parts_ms"].values()) == pytest.approx(answer["prefill_ms"], rel=1e-3)
-    assert answer["launch"] == "vllm serve Qwen/Qwen2.5-7B-Instruct --tensor-parallel-size 2 --max-model-len 16384"
+    assert (
+        answer["launch"]
+        == "vllm serve Qwen/Qwen2.5-7B-Instruct --tensor-parallel-size 2 --max-model-len 16384"
+    )
     assert answer["launch_accepted"] is True
-    assert sum(v for k, v in answer["memory_gib_per_gpu"].items() if k not in ("usable", "budget")) == pytest.approx(answer["memory_gib_per_gpu"]["budget"], abs=0.01)
+    assert sum(
+        v for k, v in answer["memory_gib_per_gpu"].items() if k not in ("usable", "budget")
+    ) == pytest.approx(answer["memory_gib_per_gpu"]["budget"], abs=0.01)
 
 
 def test_options_change_the_answer(capsys):
@@ -305,11 +381,28 @@ def test_options_change_the_answer(capsys):
                         "seqs": ("--max-num-seqs", "64"), "batch": ("--max-num-batched-tokens", "2048"),
                         "llm": ("--usage", "llm")}.items():  # fmt: skip
         tokens[name] = json.loads(run(capsys, *base, *extra)[1])["kv_cache_tokens"]
-    assert tokens["util"] < tokens["llm"] < tokens["default"] < min(tokens["seqs"], tokens["batch"]) < tokens["fp8"]
+    assert (
+        tokens["util"]
+        < tokens["llm"]
+        < tokens["default"]
+        < min(tokens["seqs"], tokens["batch"])
+        < tokens["fp8"]
+    )
 
 
 def test_calibration_by_command(capsys):
-    base = ("--model", "Qwen2.5-7B", "--gpu", "H200", "--gpus", "2", "--tp", "2", "--no-check", "--json")
+    base = (
+        "--model",
+        "Qwen2.5-7B",
+        "--gpu",
+        "H200",
+        "--gpus",
+        "2",
+        "--tp",
+        "2",
+        "--no-check",
+        "--json",
+    )
     plain = json.loads(run(capsys, *base)[1])
     code, out, _ = run(capsys, *base, "--calibrate", "tp=1,concurrency=1,tpot_ms=5.5")
     answer = json.loads(out)
@@ -318,10 +411,33 @@ def test_calibration_by_command(capsys):
 
 
 def test_without_sizes_it_ranks(capsys):
-    code, out, _ = run(capsys, "--model", "Llama-3.1-70B", "--gpu", "H100", "--gpus", "7", "--max-model-len", "8192", "--no-check", "--json")
+    code, out, _ = run(
+        capsys,
+        "--model",
+        "Llama-3.1-70B",
+        "--gpu",
+        "H100",
+        "--gpus",
+        "7",
+        "--max-model-len",
+        "8192",
+        "--no-check",
+        "--json",
+    )
     answer = json.loads(out)
     assert code == 0 and answer["ranking"] and answer["reasons"] and answer["gpus"] <= 7
-    code, out, _ = run(capsys, "--model", "Llama-3.1-70B", "--gpu", "H100", "--gpus", "4", "--no-check", "--max-model-len", "8192")
+    code, out, _ = run(
+        capsys,
+        "--model",
+        "Llama-3.1-70B",
+        "--gpu",
+        "H100",
+        "--gpus",
+        "4",
+        "--no-check",
+        "--max-model-len",
+        "8192",
+    )
     assert code == 0 and "ranking" in out and "TPOT" in out
 
 
@@ -353,11 +469,19 @@ def test_bad_input_by_command_is_one_line(args, words, capsys):
 def test_expert_parallelism_is_sized_and_its_speed_is_said_to_be_unknown(capsys):
     base = ("--model", "Mixtral-8x7B", "--gpu", "H100", "--gpus", "2", "--tp", "2", "--no-check")
     plain, experts = (run(capsys, *base, *more)[1] for more in ((), ("--enable-expert-parallel",)))
-    assert "note        expert parallelism is sized here, its speed is not predicted" in experts and "expert" not in plain
+    assert (
+        "note        expert parallelism is sized here, its speed is not predicted" in experts
+        and "expert" not in plain
+    )
 
 
 def test_it_runs_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "helpers.planning", "models"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.planning", "models"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0 and "DeepSeek-V3" in done.stdout
 
 
@@ -374,8 +498,14 @@ def test_start_messages_are_read():
         "15.2 GiB for consumed memory (weights + non-torch), 2.97 GiB for peak activation, and 0.45 GiB for CUDAGraph memory. Replace\n"
     )
     found = parse_log(text)
-    assert found["weights_gib"] == 14.29 and found["kv_cache_tokens"] == 1_023_936 and found["consumed_gib"] == 15.2
-    assert found["graphs_estimate_gib"] == 0.61 and found["peak_activation_gib"] == pytest.approx(2.36)
+    assert (
+        found["weights_gib"] == 14.29
+        and found["kv_cache_tokens"] == 1_023_936
+        and found["consumed_gib"] == 15.2
+    )
+    assert found["graphs_estimate_gib"] == 0.61 and found["peak_activation_gib"] == pytest.approx(
+        2.36
+    )
     assert parse_log("nothing") == {}
 
 
@@ -388,7 +518,9 @@ def test_a_recorded_speed_up_counts_only_streams_that_run_at_once():
         for tp, seqs in ((1, 4), (2, 256))
     ]  # fmt: skip
     rows = {(row.config, row.quantity, row.case): row.plain for row in accuracy.compare(records)}
-    assert rows["2", "speedup", "32x128"] == pytest.approx(rows["1", "tpot_ms", "32x128"] / rows["2", "tpot_ms", "32x128"])
+    assert rows["2", "speedup", "32x128"] == pytest.approx(
+        rows["1", "tpot_ms", "32x128"] / rows["2", "tpot_ms", "32x128"]
+    )
 
 
 # ---------------------------------------------------------------- layouts in a child
@@ -398,7 +530,9 @@ def cpu_profile(monkeypatch):
 
     from helpers.planning import layouts as trial
 
-    inventory = importlib.import_module("helpers.planning.inventory")  # the package has a function of that name
+    inventory = importlib.import_module(
+        "helpers.planning.inventory"
+    )  # the package has a function of that name
     monkeypatch.setattr(inventory, "inventory", lambda: inventory.Inventory((), cpu_cores=2))
     monkeypatch.setattr(trial, "_in_this_process", lambda profile, job: trial.Trial(1, 1))
     return SimpleNamespace(name="cpu", model="m", engine_args={})
@@ -408,7 +542,13 @@ def test_a_child_that_failed_is_not_started_again_for_the_next_layout(cpu_profil
     from helpers.planning import layouts as trial
 
     started = []
-    monkeypatch.setattr(trial, "_child", lambda job, timeout_s: started.append(job) or [trial.Trial(*job["layouts"][0], problem="did not begin")])
+    monkeypatch.setattr(
+        trial,
+        "_child",
+        lambda job, timeout_s: (
+            started.append(job) or [trial.Trial(*job["layouts"][0], problem="did not begin")]
+        ),
+    )
     done = list(trial.run_trials(cpu_profile, [(1, 1), (1, 2), (2, 1)]))
     assert len(started) == 1 and [bool(t.problem) for t in done] == [False, True, True]
 
@@ -421,10 +561,14 @@ def test_a_row_that_the_end_of_the_time_cut_off_is_left_out(monkeypatch):
 
     def spawn(command, env, log):
         with open(json.loads(command[-1])["out"], "w") as file:
-            file.write('{"tp": 2, "pp": 1, "startup_s": 1.5, "tpot_ms": {"1": 2.0}}\n{"tp": 2, "pp": 1, "star')
+            file.write(
+                '{"tp": 2, "pp": 1, "startup_s": 1.5, "tpot_ms": {"1": 2.0}}\n{"tp": 2, "pp": 1, "star'
+            )
         return SimpleNamespace(wait=lambda timeout_s: None)
 
     monkeypatch.setattr(processes, "spawn", spawn)
     monkeypatch.setattr(processes, "stop", lambda process: None)
     job = {"model": "m", "cpu": True, "layouts": [(2, 1)]}
-    assert [str(t) for t in trial._child(job, 1)] == ["TP 2: started in 1.5 s, 0 tokens of KV cache; TPOT 2.00 ms with 1 stream"]
+    assert [str(t) for t in trial._child(job, 1)] == [
+        "TP 2: started in 1.5 s, 0 tokens of KV cache; TPOT 2.00 ms with 1 stream"
+    ]

@@ -1,16 +1,34 @@
 """Validity, KV cache and memory against vLLM's own classes and against values worked out by hand."""
 
 import importlib
-import math
 from dataclasses import replace
 
 import pytest
 
 from helpers.planning import (
-    GIB, SHIPPED, EngineOptions, PlanningError, catalogue, check, commands, get_gpu, load_shape, make_box, nearest_valid,
-    plan_memory, planned_box, stage_layers, why_invalid,
+    GIB,
+    SHIPPED,
+    EngineOptions,
+    PlanningError,
+    catalogue,
+    check,
+    commands,
+    get_gpu,
+    load_shape,
+    make_box,
+    nearest_valid,
+    plan_memory,
+    planned_box,
+    stage_layers,
+    why_invalid,
 )  # fmt: skip
-from helpers.planning.memory import MIB, allocated_bytes, default_options, graph_sizes, loaded_bytes, sampler_state_bytes
+from helpers.planning.memory import (
+    MIB,
+    allocated_bytes,
+    default_options,
+    graph_sizes,
+    sampler_state_bytes,
+)
 from helpers.planning.models import shape_from_config
 
 
@@ -18,7 +36,9 @@ from helpers.planning.models import shape_from_config
 def vllm_config(folder, **args):
     from vllm.engine.arg_utils import EngineArgs
 
-    return EngineArgs(model=str(folder), skip_tokenizer_init=True, load_format="dummy", **args).create_engine_config()
+    return EngineArgs(
+        model=str(folder), skip_tokenizer_init=True, load_format="dummy", **args
+    ).create_engine_config()
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +50,9 @@ def folders(tmp_path_factory):
     for name in SHIPPED:
         folder = tmp_path_factory.mktemp(name.replace(".", "_"))
         config = dict(load_shape(name).config)
-        config.pop("quantization_config", None)  # the CPU build has no fp8 layers; heads and layers are the same
+        config.pop(
+            "quantization_config", None
+        )  # the CPU build has no fp8 layers; heads and layers are the same
         (folder / "config.json").write_text(json.dumps(config))
         made[name] = folder
     return made
@@ -55,8 +77,17 @@ def test_heads_are_accepted_as_vllm_accepts_them(name, folders):
             assert shape.heads % tp == 0, f"vLLM accepts TP {tp} for {name}"
 
 
-@pytest.mark.parametrize("name, tp", [("Qwen2.5-0.5B", 1), ("Qwen2.5-0.5B", 2), ("Qwen2.5-7B", 2), ("Qwen2.5-7B", 4),
-                                      ("Llama-3.1-70B", 8), ("Llama-3.1-8B", 16)])
+@pytest.mark.parametrize(
+    "name, tp",
+    [
+        ("Qwen2.5-0.5B", 1),
+        ("Qwen2.5-0.5B", 2),
+        ("Qwen2.5-7B", 2),
+        ("Qwen2.5-7B", 4),
+        ("Llama-3.1-70B", 8),
+        ("Llama-3.1-8B", 16),
+    ],
+)
 def test_kv_heads_of_a_rank_are_vllms(name, tp, folders):
     shape = load_shape(name)
     config = vllm_config(folders[name], tensor_parallel_size=tp)
@@ -70,7 +101,11 @@ def test_kv_cache_page_is_vllms_attention_spec():
     from vllm.v1.kv_cache_interface import FullAttentionSpec
 
     shape = load_shape("Llama-3.1-8B")
-    for tp, dtype, name in ((1, torch.bfloat16, "auto"), (4, torch.bfloat16, "auto"), (2, torch.float8_e4m3fn, "fp8")):
+    for tp, dtype, name in (
+        (1, torch.bfloat16, "auto"),
+        (4, torch.bfloat16, "auto"),
+        (2, torch.float8_e4m3fn, "fp8"),
+    ):
         spec = FullAttentionSpec(block_size=16, num_kv_heads=8 // tp, head_size=128, dtype=dtype)
         assert spec.page_size_bytes * shape.layers == shape.kv_bytes_per_token(tp, name) * 16
 
@@ -94,30 +129,40 @@ def test_batch_defaults_are_vllms(usage, memory_gib, name, monkeypatch):
     from vllm.usage.usage_lib import UsageContext
 
     platform = type(current_platform)
-    monkeypatch.setattr(platform, "get_device_total_memory", classmethod(lambda cls, *a: int(memory_gib * GIB)))
+    monkeypatch.setattr(
+        platform, "get_device_total_memory", classmethod(lambda cls, *a: int(memory_gib * GIB))
+    )
     monkeypatch.setattr(platform, "get_device_name", classmethod(lambda cls, *a: name))
     monkeypatch.setattr(platform, "is_cpu", lambda self: False)
     tokens, seqs = EngineArgs.get_batch_defaults(1)
     context = UsageContext.OPENAI_API_SERVER if usage == "server" else UsageContext.LLM_CLASS
-    ours = default_options(get_gpu(name, memory_gib), load_shape("Qwen2.5-7B"), EngineOptions(), 1, usage)
+    ours = default_options(
+        get_gpu(name, memory_gib), load_shape("Qwen2.5-7B"), EngineOptions(), 1, usage
+    )
     assert (ours.max_num_batched_tokens, ours.max_num_seqs) == (tokens[context], seqs[context])
 
 
 def test_graph_sizes_are_vllms(folders, monkeypatch):
     """VllmConfig._set_cudagraph_sizes, asked on a pretended CUDA platform."""
     from vllm.config import CUDAGraphMode
-    from vllm.platforms import current_platform
 
     shape, gpu = load_shape("Qwen2.5-0.5B"), get_gpu("H100")
     for tokens, seqs in ((8192, 1024), (2048, 128), (256, 200), (512, 3)):
-        config = vllm_config(folders["Qwen2.5-0.5B"], max_num_batched_tokens=tokens, max_num_seqs=seqs)
+        config = vllm_config(
+            folders["Qwen2.5-0.5B"], max_num_batched_tokens=tokens, max_num_seqs=seqs
+        )
         config.compilation_config.cudagraph_mode = CUDAGraphMode.FULL_AND_PIECEWISE
         config.compilation_config.cudagraph_capture_sizes = None
         config.compilation_config.max_cudagraph_capture_size = None
         config.model_config.enforce_eager = False
         config._set_cudagraph_sizes()
-        options = default_options(gpu, shape, EngineOptions(max_num_batched_tokens=tokens, max_num_seqs=seqs))
-        assert graph_sizes(options, gpu) == config.compilation_config.cudagraph_capture_sizes, (tokens, seqs)
+        options = default_options(
+            gpu, shape, EngineOptions(max_num_batched_tokens=tokens, max_num_seqs=seqs)
+        )
+        assert graph_sizes(options, gpu) == config.compilation_config.cudagraph_capture_sizes, (
+            tokens,
+            seqs,
+        )
 
 
 def test_sampler_state_is_what_vllms_sampler_allocates():
@@ -130,8 +175,17 @@ def test_sampler_state_is_what_vllms_sampler_allocates():
     slots, vocab = 1024, shape.vocab
     words = vocab + cdiv(vocab, 32)  # output_bin_counts and prompt_bin_mask
     words += cdiv(vocab, 32)  # the grammar's bit mask
-    words += logit_bias.MAX_NUM_ALLOWED_TOKEN_IDS + 2 * logit_bias.MAX_NUM_LOGIT_BIAS_TOKENS + logit_bias.MAX_NUM_STOP_TOKEN_IDS
-    words += envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS + envs.VLLM_MAX_NUM_BAD_WORDS + 1 + logprob.MAX_LOGPROB_TOKEN_IDS
+    words += (
+        logit_bias.MAX_NUM_ALLOWED_TOKEN_IDS
+        + 2 * logit_bias.MAX_NUM_LOGIT_BIAS_TOKENS
+        + logit_bias.MAX_NUM_STOP_TOKEN_IDS
+    )
+    words += (
+        envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS
+        + envs.VLLM_MAX_NUM_BAD_WORDS
+        + 1
+        + logprob.MAX_LOGPROB_TOKEN_IDS
+    )
     assert sampler_state_bytes(shape, EngineOptions(max_num_seqs=slots)) == slots * 4 * words
 
 
@@ -168,7 +222,9 @@ def test_allocator_gives_whole_pages_to_large_tensors_and_shares_segments_among_
     assert allocated_bytes([1000]) == 1024
     assert allocated_bytes([31 * MIB + 1]) == 32 * MIB, "20 MiB and more: whole 2 MiB pages"
     assert allocated_bytes([8 * MIB] * 2) == 16 * MIB, "two of 8 MiB fit one segment of 20"
-    assert allocated_bytes([int(9.5 * MIB)] * 2) == 19.5 * MIB + 0.5 * MIB, "less than 1 MiB left: given away"
+    assert allocated_bytes([int(9.5 * MIB)] * 2) == 19.5 * MIB + 0.5 * MIB, (
+        "less than 1 MiB left: given away"
+    )
 
 
 def test_replication_is_the_whole_difference_between_ranks_and_one_gpu():
@@ -190,16 +246,24 @@ def test_kv_pools_of_stages_and_replicas():
     fewest = min(s.kv_available // s.kv_page for s in two.stages)
     assert two.num_blocks == fewest, "a request needs its blocks on every stage"
     assert sum(s.layers for s in two.stages) == shape.layers
-    assert plan_memory(shape, box, tp=2, dp=2).kv_cache_tokens == plan_memory(shape, box, tp=2).kv_cache_tokens
+    assert (
+        plan_memory(shape, box, tp=2, dp=2).kv_cache_tokens
+        == plan_memory(shape, box, tp=2).kv_cache_tokens
+    )
 
 
 def test_more_memory_never_gives_fewer_tokens():
     shape = load_shape("Qwen2.5-7B")
     for smaller, larger in ((0.5, 0.9), (0.6, 0.61)):
-        a, b = (plan_memory(shape, make_box("H100"), options=EngineOptions(gpu_memory_utilization=u)) for u in (smaller, larger))
+        a, b = (
+            plan_memory(shape, make_box("H100"), options=EngineOptions(gpu_memory_utilization=u))
+            for u in (smaller, larger)
+        )
         assert a.kv_cache_tokens < b.kv_cache_tokens
     big = plan_memory(shape, make_box("H100"), options=EngineOptions(kv_cache_dtype="fp8"))
-    assert big.kv_cache_tokens == pytest.approx(2 * plan_memory(shape, make_box("H100")).kv_cache_tokens, rel=1e-4)
+    assert big.kv_cache_tokens == pytest.approx(
+        2 * plan_memory(shape, make_box("H100")).kv_cache_tokens, rel=1e-4
+    )
 
 
 # ---------------------------------------------------------------- refusals: one sentence, the cause, what works
@@ -240,7 +304,9 @@ def test_catalogue_is_complete_and_says_where_its_numbers_come_from():
                  "H200-SXM", "B200-SXM", "RTX-3090", "RTX-4090", "RTX-5090", "MI300X"):  # fmt: skip
         gpu = known[name]
         assert gpu.source, f"{name} has no source"
-        assert gpu.usable_gib < gpu.memory_gb * 1e9 / GIB * 1.075, f"{name}: the driver reports more than there is"
+        assert gpu.usable_gib < gpu.memory_gb * 1e9 / GIB * 1.075, (
+            f"{name}: the driver reports more than there is"
+        )
         assert 50 < gpu.knee() < 500, f"{name}: sparse FLOPs or a wrong bandwidth? {gpu.knee()}"
     # dense, and one direction: the traps of vendors' pages
     assert known["H100-SXM"].tflops_16bit == 989 and known["H100-SXM"].link.gb_s == 450
@@ -249,17 +315,23 @@ def test_catalogue_is_complete_and_says_where_its_numbers_come_from():
 def test_a_gpu_can_be_added_by_file(tmp_path):
     from helpers.planning import load_hardware
 
-    (tmp_path / "mine.json").write_text('{"Test-9000": {"memory_gb": 64, "bandwidth_gb_s": 2000, "tflops_16bit": 400}}')
+    (tmp_path / "mine.json").write_text(
+        '{"Test-9000": {"memory_gb": 64, "bandwidth_gb_s": 2000, "tflops_16bit": 400}}'
+    )
     assert load_hardware(tmp_path / "mine.json")[0].name == "Test-9000"
     assert get_gpu("test 9000").bandwidth_gb_s == 2000
-    (tmp_path / "bad.json").write_text('{"Bad": {"memory_gb": 0, "bandwidth_gb_s": 1, "tflops_16bit": 1}}')
+    (tmp_path / "bad.json").write_text(
+        '{"Bad": {"memory_gb": 0, "bandwidth_gb_s": 1, "tflops_16bit": 1}}'
+    )
     with pytest.raises(PlanningError, match="memory_gb"):
         load_hardware(tmp_path / "bad.json")
 
 
 def test_nearest_valid_uses_the_whole_box():
     shape, box = load_shape("Qwen2.5-7B"), make_box("H100", 8)
-    assert nearest_valid(shape, box, 8, 1, 1) == "the nearest that works here is --tp 4 --pp 1 --dp 2"
+    assert (
+        nearest_valid(shape, box, 8, 1, 1) == "the nearest that works here is --tp 4 --pp 1 --dp 2"
+    )
 
 
 # ---------------------------------------------------------------- commands
@@ -268,7 +340,13 @@ def test_nearest_valid_uses_the_whole_box():
 ])  # fmt: skip
 def test_every_command_is_accepted_by_vllm(tp, pp, dp, nodes, launcher):
     shape = load_shape("Llama-3.1-70B")
-    given = {"max_model_len": 8192, "gpu_memory_utilization": 0.9, "kv_cache_dtype": "fp8", "max_num_seqs": 64, "max_num_batched_tokens": 4096}
+    given = {
+        "max_model_len": 8192,
+        "gpu_memory_utilization": 0.9,
+        "kv_cache_dtype": "fp8",
+        "max_num_seqs": 64,
+        "max_num_batched_tokens": 4096,
+    }
     launch = commands(shape, tp, pp, dp, nodes, launcher, given)
     serving = [c for c in launch.commands if c.argv[0] == "vllm"]
     assert serving, "no command serves"
@@ -310,7 +388,9 @@ def test_a_box_with_one_gpu_checks_everything_for_a_plan_of_several(monkeypatch)
     monkeypatch.setattr(parallel, "current_platform", OneGpu())
     shape = load_shape("Llama-3.1-70B")
     refused = check(Command("here", ("vllm", "serve", "x", "--tensor-parallel-size", "3")), shape)
-    assert refused.accepted is False and "divisible by tensor parallel size (3)" in refused.objection, refused
+    assert (
+        refused.accepted is False and "divisible by tensor parallel size (3)" in refused.objection
+    ), refused
     done = check(commands(shape, 8).commands[0], shape)
     assert done.accepted and not done.objection, done
     assert parallel.current_platform.device_count() == 1, "vLLM's count is given back"
@@ -327,12 +407,16 @@ def test_the_box_that_is_planned_for_holds_the_model(present, gpus, model, expec
     here, shape = replace(make_box(present, gpus), present=True), load_shape(model)
     box = planned_box(here, shape)
     assert f"{box.gpus} x {box.gpu.name}, {'present' if box.present else 'planned'}" == expected
-    assert planned_box(here, shape, "L40S", 2).gpus == 2, "what was asked for is not what is planned"
+    assert planned_box(here, shape, "L40S", 2).gpus == 2, (
+        "what was asked for is not what is planned"
+    )
 
 
 def test_a_shorter_context_fits_the_gpus_that_are_here():
     here, shape = replace(make_box("H100-SXM", 2), present=True), load_shape("Llama-3.1-70B")
-    assert not planned_box(here, shape).present, "a context of 131,072 tokens does not fit beside the weights"
+    assert not planned_box(here, shape).present, (
+        "a context of 131,072 tokens does not fit beside the weights"
+    )
     assert planned_box(here, shape, options=EngineOptions(max_model_len=8192)) is here
 
 
@@ -343,39 +427,77 @@ def test_what_the_driver_does_not_tell_is_a_note(monkeypatch):
 
     import pynvml
 
-    inventory = importlib.import_module("helpers.planning.inventory")  # the package has a function of that name
+    inventory = importlib.import_module(
+        "helpers.planning.inventory"
+    )  # the package has a function of that name
 
     def answers(value):
         def answer(*_):
             if isinstance(value, Exception):
                 raise value
             return value
+
         return answer
 
-    for name, value in {"NvLinkState": pynvml.NVMLError_NotSupported(), "MaxPcieLinkGeneration": 5, "MaxPcieLinkWidth": 16,
-                        "TopologyCommonAncestor": 10, "P2PStatus": 1}.items():
+    for name, value in {
+        "NvLinkState": pynvml.NVMLError_NotSupported(),
+        "MaxPcieLinkGeneration": 5,
+        "MaxPcieLinkWidth": 16,
+        "TopologyCommonAncestor": 10,
+        "P2PStatus": 1,
+    }.items():
         monkeypatch.setattr(pynvml, f"nvmlDeviceGet{name}", answers(value))
-    gpus = [SimpleNamespace(handle=i, index=i, name=lambda: "NVIDIA H100 PCIe", memory_total=lambda: 80 * GIB, cuda_compute_capability=lambda: (9, 0))
-            for i in range(2)]
+    gpus = [
+        SimpleNamespace(
+            handle=i,
+            index=i,
+            name=lambda: "NVIDIA H100 PCIe",
+            memory_total=lambda: 80 * GIB,
+            cuda_compute_capability=lambda: (9, 0),
+        )
+        for i in range(2)
+    ]
     notes = []
-    assert inventory._device(gpus[0], notes).nvlinks == 0 and inventory._links(gpus, notes)[0][1] == "PIX" and not notes
+    assert (
+        inventory._device(gpus[0], notes).nvlinks == 0
+        and inventory._links(gpus, notes)[0][1] == "PIX"
+        and not notes
+    )
     monkeypatch.setattr(pynvml, "nvmlDeviceGetNvLinkState", answers(pynvml.NVMLError_GpuIsLost()))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetP2PStatus", answers(pynvml.NVMLError_GpuIsLost()))
     inventory._device(gpus[0], notes)
     inventory._links(gpus, notes)
-    assert len(notes) == 2 and "GPU 0: NVLinks could not be read (NVMLError_GpuIsLost" in notes[0] and "reach each other" in notes[1]
+    assert (
+        len(notes) == 2
+        and "GPU 0: NVLinks could not be read (NVMLError_GpuIsLost" in notes[0]
+        and "reach each other" in notes[1]
+    )
 
 
 def test_a_planning_error_is_one_line_in_a_notebook_and_still_fails_a_headless_run(tmp_path):
     import nbformat
     import papermill
 
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("from helpers import planning\nplanning.get_gpu('RTX-6090')")])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "python3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("from helpers import planning\nplanning.get_gpu('RTX-6090')")
+        ]
+    )
+    notebook.metadata.kernelspec = {
+        "name": "python3",
+        "display_name": "python3",
+        "language": "python",
+    }
     nbformat.write(notebook, tmp_path / "in.ipynb")
-    with pytest.raises(papermill.PapermillExecutionError, match="PlanningError: No data for the GPU") as caught:
-        papermill.execute_notebook(str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), progress_bar=False)
+    with pytest.raises(
+        papermill.PapermillExecutionError, match="PlanningError: No data for the GPU"
+    ) as caught:
+        papermill.execute_notebook(
+            str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), progress_bar=False
+        )
     assert caught.value.ename == "PlanningError" and caught.value.evalue.startswith("No data")
     left = nbformat.read(tmp_path / "out.ipynb", as_version=4)
-    shown = next(o for cell in left.cells for o in cell.get("outputs", ()) if o.output_type == "error")
+    shown = next(
+        o for cell in left.cells for o in cell.get("outputs", ()) if o.output_type == "error"
+    )
     assert len(shown.traceback) == 1 and "\n" not in shown.traceback[0]

@@ -25,7 +25,14 @@ def model_folder(name):
     return folder
 
 
-DENSE = ["Qwen2.5-0.5B", "Qwen2.5-3B", "Qwen2.5-7B", "Qwen2.5-72B", "Llama-3.1-8B", "Llama-3.1-405B"]
+DENSE = [
+    "Qwen2.5-0.5B",
+    "Qwen2.5-3B",
+    "Qwen2.5-7B",
+    "Qwen2.5-72B",
+    "Llama-3.1-8B",
+    "Llama-3.1-405B",
+]
 
 
 @pytest.mark.parametrize("name", DENSE)
@@ -39,7 +46,9 @@ def test_bytes_of_a_rank_are_those_of_vllms_layers(name, tp):
     assert weight_bytes(shape, tp) == rank_bytes(shape, tp)
 
 
-@pytest.mark.parametrize("name, pp", [("Qwen2.5-0.5B", 2), ("Qwen2.5-7B", 3), ("Llama-3.1-405B", 4)])
+@pytest.mark.parametrize(
+    "name, pp", [("Qwen2.5-0.5B", 2), ("Qwen2.5-7B", 3), ("Llama-3.1-405B", 4)]
+)
 def test_bytes_of_a_pipeline_stage_are_those_of_vllms_layers(name, pp):
     shape = load_shape(name)
     for rank in range(pp):
@@ -54,9 +63,9 @@ def test_bytes_of_a_mixture_of_experts_are_those_of_vllms_layers(name, tp):
 
 
 def test_bytes_of_the_shipped_model_are_those_of_its_file():
-    from helpers.tiny_model import TARGET
-
     from safetensors import safe_open
+
+    from helpers.tiny_model import TARGET
 
     with safe_open(TARGET / "model.safetensors", "pt") as weights:
         stored = sum(weights.get_tensor(name).nbytes for name in weights.keys())

@@ -5,15 +5,18 @@ import os
 import re
 from pathlib import Path
 
-from helpers.run import jupyterlab as lab, start_page
 from helpers.results.store import Results
+from helpers.run import jupyterlab as lab
+from helpers.run import start_page
 
 REPO = Path(__file__).resolve().parents[2]
 
 
 def test_the_start_page_shows_what_is_done_and_what_is_next(tmp_path):
     page = start_page.write(tmp_path)
-    assert page == tmp_path / "START.md" and os.listdir(tmp_path) == ["START.md"], "nothing is left beside it"
+    assert page == tmp_path / "START.md" and os.listdir(tmp_path) == ["START.md"], (
+        "nothing is left beside it"
+    )
     before = page.read_text()
     assert before.count("- ☐ ") == 8 and "☑" not in before and "not begun" in before
     assert "**Next:** [01 review](" in before
@@ -41,12 +44,18 @@ def test_damaged_results_are_named_not_fatal(tmp_path):
 def test_jupyterlab_listens_on_this_machine_only_and_keeps_its_token(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     line = lab.command(["--port", "8899"], REPO / "results" / "my_week" / "START.md")
-    assert "--ServerApp.ip=127.0.0.1" in line and line[-2:] == ["--port", "8899"] and "--no-browser" in line
+    assert (
+        "--ServerApp.ip=127.0.0.1" in line
+        and line[-2:] == ["--port", "8899"]
+        and "--no-browser" in line
+    )
     assert "--LabApp.default_url=/lab/tree/results/my_week/START.md" in line
     assert not [word for word in line if "token" in word or "password" in word], (
         "JupyterLab's own token stays on"
     )
-    assert not [word for word in lab.command([], Path("/elsewhere/START.md")) if "default_url" in word]
+    assert not [
+        word for word in lab.command([], Path("/elsewhere/START.md")) if "default_url" in word
+    ]
     settings = json.loads(
         (REPO / "helpers/run/lab_settings/labconfig/default_setting_overrides.json").read_text()
     )

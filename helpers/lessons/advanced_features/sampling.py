@@ -21,7 +21,9 @@ class Generated:
     name: str
     texts: list[str]
     token_ids: list[list[int]]
-    logprobs: list[float]  # mean over a text's tokens, under the model's own distribution (temperature 1)
+    logprobs: list[
+        float
+    ]  # mean over a text's tokens, under the model's own distribution (temperature 1)
     seconds: float
 
     @property
@@ -38,13 +40,19 @@ class Generated:
         }
 
 
-def generate(engine: Engine, prompts: list[list[int]], name: str, max_tokens: int = 48, **sampling) -> Generated:
+def generate(
+    engine: Engine, prompts: list[list[int]], name: str, max_tokens: int = 48, **sampling
+) -> Generated:
     """Generate for all prompts together with vLLM's SamplingParams by name."""
     from vllm import SamplingParams
 
-    params = SamplingParams(max_tokens=max_tokens, logprobs=0, **sampling)  # 0: of the chosen token alone
+    params = SamplingParams(
+        max_tokens=max_tokens, logprobs=0, **sampling
+    )  # 0: of the chosen token alone
     start = time.perf_counter()
-    outputs = engine.llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+    outputs = engine.llm.generate(
+        [{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False
+    )
     seconds = time.perf_counter() - start
     done = [output.outputs[0] for output in outputs]
     return Generated(
@@ -53,13 +61,16 @@ def generate(engine: Engine, prompts: list[list[int]], name: str, max_tokens: in
     )  # fmt: skip
 
 
-def beam_search(engine: Engine, prompts: list[list[int]], name: str, beam_width: int = 4, max_tokens: int = 48) -> Generated:
+def beam_search(
+    engine: Engine, prompts: list[list[int]], name: str, beam_width: int = 4, max_tokens: int = 48
+) -> Generated:
     """The best of `beam_width` beams for each prompt."""
     from vllm.sampling_params import BeamSearchParams
 
     start = time.perf_counter()
     outputs = engine.llm.beam_search(
-        [{"prompt_token_ids": ids} for ids in prompts], BeamSearchParams(beam_width=beam_width, max_tokens=max_tokens)
+        [{"prompt_token_ids": ids} for ids in prompts],
+        BeamSearchParams(beam_width=beam_width, max_tokens=max_tokens),
     )
     seconds = time.perf_counter() - start
     best = [output.sequences[0] for output in outputs]
@@ -70,7 +81,13 @@ def beam_search(engine: Engine, prompts: list[list[int]], name: str, beam_width:
     return Generated(name, texts, ids, scores, seconds)
 
 
-def compare(engine: Engine, prompts: list[list[int]], settings: dict[str, dict], beam_width: int = 4, times: int = 2) -> list[Generated]:
+def compare(
+    engine: Engine,
+    prompts: list[list[int]],
+    settings: dict[str, dict],
+    beam_width: int = 4,
+    times: int = 2,
+) -> list[Generated]:
     """All settings (name -> SamplingParams by name, greedy or with a seed), each the fastest of `times` runs; then beam search, which takes long, once.
 
     Each is warmed up first: a GPU compiles the kernels of top_p and top_k when they are first used.
@@ -78,7 +95,12 @@ def compare(engine: Engine, prompts: list[list[int]], settings: dict[str, dict],
     runs = []
     for name, params in settings.items():
         generate(engine, prompts, "warm-up", max_tokens=8, **params)
-        runs.append(min((generate(engine, prompts, name, **params) for _ in range(times)), key=lambda run: run.seconds))
+        runs.append(
+            min(
+                (generate(engine, prompts, name, **params) for _ in range(times)),
+                key=lambda run: run.seconds,
+            )
+        )
     beam_search(engine, prompts, "warm-up", beam_width, max_tokens=4)
     return [*runs, beam_search(engine, prompts, f"beam search, {beam_width} beams", beam_width)]
 
@@ -94,12 +116,21 @@ def reading(runs: list[Generated]) -> str:
     if len(likeliest) == len(runs):
         said = ["All texts are equally likely: the model is sure of these answers"]
     else:
-        said = [f"The likeliest texts came from {' and from '.join(likeliest)}" + (", equally likely" if len(likeliest) > 1 else "")]
+        said = [
+            f"The likeliest texts came from {' and from '.join(likeliest)}"
+            + (", equally likely" if len(likeliest) > 1 else "")
+        ]
     greedy, beam = metrics[runs[0].name], metrics[runs[-1].name]
-    said.append(f"beam search made {greedy['output_tokens_per_s'] / beam['output_tokens_per_s']:.1f} times fewer tokens/s than greedy")
+    said.append(
+        f"beam search made {greedy['output_tokens_per_s'] / beam['output_tokens_per_s']:.1f} times fewer tokens/s than greedy"
+    )
     variety = sorted((m["distinct_2grams"], name) for name, m in metrics.items())
     if variety[-1][0] - variety[0][0] > TIE:
-        said.append("distinct 2-grams went from {:.2f} (“{}”) to {:.2f} (“{}”)".format(*variety[0], *variety[-1]))
+        said.append(
+            "distinct 2-grams went from {:.2f} (“{}”) to {:.2f} (“{}”)".format(
+                *variety[0], *variety[-1]
+            )
+        )
     else:
         said.append(f"the share of distinct 2-grams differs by no more than {TIE:g}")
     return "; ".join(said) + "."
@@ -148,21 +179,43 @@ def try_it(engine: Engine, question: str = "What is the KV cache?") -> None:
     wide = w.Layout(width="480px", max_width="98%")
     style = {"description_width": "110px"}
     text = w.Text(value=question, description="question", layout=wide, style=style)
-    temperature = w.FloatSlider(value=0.9, min=0, max=2, step=0.1, description="temperature", layout=wide, style=style)
-    top_p = w.FloatSlider(value=0.95, min=0.05, max=1, step=0.05, description="top_p", layout=wide, style=style)
-    top_k = w.IntSlider(value=50, min=0, max=200, description="top_k (0: off)", layout=wide, style=style)
+    temperature = w.FloatSlider(
+        value=0.9, min=0, max=2, step=0.1, description="temperature", layout=wide, style=style
+    )
+    top_p = w.FloatSlider(
+        value=0.95, min=0.05, max=1, step=0.05, description="top_p", layout=wide, style=style
+    )
+    top_k = w.IntSlider(
+        value=50, min=0, max=200, description="top_k (0: off)", layout=wide, style=style
+    )
     beams = w.IntSlider(value=1, min=1, max=8, description="beam width", layout=wide, style=style)
-    seed = w.Text(value="", placeholder="empty: another one each time", description="seed", layout=wide, style=style)
+    seed = w.Text(
+        value="",
+        placeholder="empty: another one each time",
+        description="seed",
+        layout=wide,
+        style=style,
+    )
     button, out = w.Button(description="Generate", button_style="primary"), w.Output()
 
     def answer(_) -> None:
         out.clear_output(wait=True)
         with out:
             try:
-                run = _answer(engine, text.value, temperature.value, top_p.value, top_k.value, beams.value, seed.value)
+                run = _answer(
+                    engine,
+                    text.value,
+                    temperature.value,
+                    top_p.value,
+                    top_k.value,
+                    beams.value,
+                    seed.value,
+                )
                 numbers = run.metrics
                 print(run.texts[0])
-                print(f"{run.output_tokens} tokens in {run.seconds:.2f} s, mean log-probability {numbers['mean_logprob']:.2f}")
+                print(
+                    f"{run.output_tokens} tokens in {run.seconds:.2f} s, mean log-probability {numbers['mean_logprob']:.2f}"
+                )
             except Exception as error:  # shown in the form: nobody else would see it
                 print(error)
 
@@ -177,4 +230,6 @@ def _answer(engine, question, temperature, top_p, top_k, beams, seed) -> Generat
     if beams > 1:
         return beam_search(engine, [prompt], "beam", beams)
     given = {"seed": int(seed)} if seed.strip().isdigit() else {}
-    return generate(engine, [prompt], "form", temperature=temperature, top_p=top_p, top_k=top_k, **given)
+    return generate(
+        engine, [prompt], "form", temperature=temperature, top_p=top_p, top_k=top_k, **given
+    )

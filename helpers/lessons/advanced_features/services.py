@@ -27,7 +27,9 @@ class Service:
 
     def value(self, measurement) -> float:
         if self.metric == "itl_ms_max":
-            return 1000 * max(gap for r in measurement.requests if self.kind in (None, r.kind) for gap in r.itl_s)
+            return 1000 * max(
+                gap for r in measurement.requests if self.kind in (None, r.kind) for gap in r.itl_s
+            )
         return measurement.summary(self.kind)[self.metric]
 
     def gain(self, plain: float, other: float) -> float:
@@ -45,7 +47,9 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> list[Ser
     batch = workloads.uniform(tokenizer, n, long // 2, out // 2, seed)
     complete = workloads.questions(tokenizer, max(2, n // 2), seed, max_tokens=64)
     first_s, every_s = workloads.spread_arrivals(4 * out, sizes["step_s"], 2, sizes["prefill_s"])
-    mixed = workloads.mixed(tokenizer, sizes["streams"], 32, 4 * out, 2, long, 4, every_s, first_s, seed)
+    mixed = workloads.mixed(
+        tokenizer, sizes["streams"], 32, 4 * out, 2, long, 4, every_s, first_s, seed
+    )
     return [
         Service(
             "chat", "chat with a long system prompt",
@@ -81,5 +85,7 @@ def reading(verdicts: list[dict]) -> str:
     said = []
     for row in verdicts:
         best = best_of(row)
-        said.append(f"{row['service']}: {f'{best} ({row[best]:.2f}x)' if best else 'nothing above the noise'}")
+        said.append(
+            f"{row['service']}: {f'{best} ({row[best]:.2f}x)' if best else 'nothing above the noise'}"
+        )
     return "; ".join(said) + f". Within {100 * NOISE:.0f} % of 1 counts as no difference (grey)."

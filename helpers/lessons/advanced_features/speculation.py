@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers import tiny_model
-from helpers.measure import Measurement, percentile, run_workload
-from helpers.lessons.papers import speculative as formula
 from helpers.engine.profile import DRAFT_FOR_GPU, Profile, dummy_model_folder, load_profile
+from helpers.lessons.papers import speculative as formula
+from helpers.measure import Measurement, percentile, run_workload
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,12 @@ def acceptance(measurement: Measurement, num_speculative_tokens: int) -> Accepta
     """Read the counters `spec_decode_*`. Zeros when nothing was drafted."""
     counted = measurement.counters
     drafts, drafted, accepted = (
-        int(counted.get(f"spec_decode_num_{name}", 0)) for name in ("drafts", "draft_tokens", "accepted_tokens")
+        int(counted.get(f"spec_decode_num_{name}", 0))
+        for name in ("drafts", "draft_tokens", "accepted_tokens")
     )
-    positions = list(counted.get("spec_decode_num_accepted_tokens_per_pos", []))[:num_speculative_tokens]
+    positions = list(counted.get("spec_decode_num_accepted_tokens_per_pos", []))[
+        :num_speculative_tokens
+    ]
     mean_length = 1 + accepted / drafts if drafts else 1.0
     return Acceptance(
         drafts, drafted, accepted, [count / drafts if drafts else 0.0 for count in positions], mean_length,
@@ -57,12 +60,17 @@ def fastest(engine, workload, concurrency: int = 1, times: int = 2) -> Measureme
 
     Other programs can only slow a run down.
     """
-    runs = [run_workload(engine, workload, concurrency=concurrency, progress=False) for _ in range(times)]
+    runs = [
+        run_workload(engine, workload, concurrency=concurrency, progress=False)
+        for _ in range(times)
+    ]
     best = min(runs, key=lambda run: run.duration_s)
     if concurrency > 1:
         return best
     answers = zip(*(run.requests for run in runs), strict=True)
-    return replace(best, requests=[min(same, key=lambda request: request.e2e_s) for same in answers])
+    return replace(
+        best, requests=[min(same, key=lambda request: request.e2e_s) for same in answers]
+    )
 
 
 def step_ms(measurement: Measurement, percent: float = 25, tokens: int = 0) -> float:
@@ -77,7 +85,11 @@ def step_ms(measurement: Measurement, percent: float = 25, tokens: int = 0) -> f
 
 def decode_ms_per_token(measurement: Measurement) -> float:
     """Time between first and last token over the tokens in between, all requests together (ms)."""
-    spans = [(r.e2e_s - r.ttft_s, r.output_tokens - 1) for r in measurement.requests if r.output_tokens > 1]
+    spans = [
+        (r.e2e_s - r.ttft_s, r.output_tokens - 1)
+        for r in measurement.requests
+        if r.output_tokens > 1
+    ]
     return 1000 * sum(seconds for seconds, _ in spans) / sum(tokens for _, tokens in spans)
 
 
@@ -92,8 +104,16 @@ def draft_cost(step_ms_by_k: dict[int, float], plain_step_ms: float) -> tuple[fl
     slope, intercept = statistics.linear_regression(list(step_ms_by_k), list(step_ms_by_k.values()))
     fixed = intercept / plain_step_ms - 1
     if fixed < NOISE:
-        return max(0.0, slope / plain_step_ms), 0.0, "a step with speculation has no fixed cost above the noise"
-    return max(0.0, slope / plain_step_ms), fixed, f"a step with speculation has a fixed cost of {100 * fixed:.0f} % of a plain step, which the formula does not have"
+        return (
+            max(0.0, slope / plain_step_ms),
+            0.0,
+            "a step with speculation has no fixed cost above the noise",
+        )
+    return (
+        max(0.0, slope / plain_step_ms),
+        fixed,
+        f"a step with speculation has a fixed cost of {100 * fixed:.0f} % of a plain step, which the formula does not have",
+    )
 
 
 def best_drafts(rows: list[dict]) -> str:
@@ -101,7 +121,11 @@ def best_drafts(rows: list[dict]) -> str:
     best = max(rows, key=lambda row: row["measured_x"])
     if best["measured_x"] < 1 + NOISE:
         return "No number of drafts gained more than the noise here."
-    ties = [str(row["k"]) for row in rows if row is not best and row["measured_x"] > (1 - NOISE) * best["measured_x"]]
+    ties = [
+        str(row["k"])
+        for row in rows
+        if row is not best and row["measured_x"] > (1 - NOISE) * best["measured_x"]
+    ]
     said = f"Best here: {best['k']} drafted tokens, {best['measured_x']:.2f} times as fast"
     return said + (f" ({' and '.join(ties)} within {100 * NOISE:.0f} % of it)." if ties else ".")
 
@@ -118,11 +142,19 @@ def batch_reading(rows: list[dict], drafts: int, tiny: bool = False) -> str:
     said = (f"With {drafts} drafted tokens: {one['speedup_x']:.2f} times the throughput for one stream, "
             f"{most['speedup_x']:.2f} times for {most['requests']} requests.")  # fmt: skip
     losses = [str(row["requests"]) for row in rows if row["speedup_x"] < 1 - NOISE]
-    said += f" It is a loss at {', '.join(losses)} requests." if losses else " No loss was measured in this range."
+    said += (
+        f" It is a loss at {', '.join(losses)} requests."
+        if losses
+        else " No loss was measured in this range."
+    )
     grown = most["plain_step_ms"] / one["plain_step_ms"]
     if grown < FULL:
         said += f" A plain step of {most['requests']} requests takes only {grown:.1f} times as long as a step of one: these batches do not fill the machine."
-        said += " The model is too small for it: its steps wait for kernels to be launched, whatever the batch." if tiny else ""
+        said += (
+            " The model is too small for it: its steps wait for kernels to be launched, whatever the batch."
+            if tiny
+            else ""
+        )
     return said
 
 
@@ -134,7 +166,9 @@ def first_differences(plain: Measurement, other: Measurement) -> list[dict]:
             pairs = enumerate(zip(a.token_ids, b.token_ids, strict=False))
             at = next((p for p, (x, y) in pairs if x != y), min(len(a.token_ids), len(b.token_ids)))
             same = len(os.path.commonprefix([a.text, b.text]))
-            found.append({"request": i, "position": at, "plain": a.text[same:], "speculative": b.text[same:]})
+            found.append(
+                {"request": i, "position": at, "plain": a.text[same:], "speculative": b.text[same:]}
+            )
     return found
 
 
@@ -152,7 +186,11 @@ def pair_of(profile: Profile) -> Profile:
     pair = load_profile(profile.name, str(tiny_model.TARGET))
     context = min(pair.max_model_len, 4096)  # what the shipped models were made for
     args = {"max_model_len": context, "enforce_eager": True, "kv_cache_memory_bytes": 2**30}
-    return replace(pair, max_model_len=context, engine_args={**args, **pair.engine_args, "max_model_len": context})
+    return replace(
+        pair,
+        max_model_len=context,
+        engine_args={**args, **pair.engine_args, "max_model_len": context},
+    )
 
 
 def draft_config(pair: Profile) -> dict:
@@ -171,7 +209,9 @@ def synthetic_pair(profile: Profile) -> Profile:
     """
     if profile.draft_model or profile.name == "cpu":
         return pair_of(profile)
-    return replace(profile, draft_model=str(dummy_model_folder(DRAFT_FOR_GPU, _vocabulary(profile.model))))
+    return replace(
+        profile, draft_model=str(dummy_model_folder(DRAFT_FOR_GPU, _vocabulary(profile.model)))
+    )
 
 
 def _vocabulary(model: str) -> int:

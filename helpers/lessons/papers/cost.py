@@ -22,7 +22,9 @@ class CostInputs:
         if self.price_per_hour < 0 or self.overhead < 0:
             raise ValueError("price_per_hour and overhead must not be negative")
         if self.tokens_per_s <= 0 or not 0 < self.utilisation <= 1 or self.machines < 1:
-            raise ValueError("tokens_per_s must be positive, utilisation in (0, 1], machines at least 1")
+            raise ValueError(
+                "tokens_per_s must be positive, utilisation in (0, 1], machines at least 1"
+            )
 
 
 def cost_per_million(inputs: CostInputs) -> float:

@@ -67,6 +67,8 @@ def stream_seconds(
     return {"move_s": move, "compute_s": compute, "step_s": max(move, compute)}
 
 
-def zero_inference_crossover(flop_per_s: float, link_bytes_per_s: float, bytes_per_value: float = 2) -> int:
+def zero_inference_crossover(
+    flop_per_s: float, link_bytes_per_s: float, bytes_per_value: float = 2
+) -> int:
     """Tokens per step from which computing hides the link: 2 * params * tokens / flops = params * bytes / link."""
     return math.ceil(bytes_per_value * flop_per_s / (2 * link_bytes_per_s))

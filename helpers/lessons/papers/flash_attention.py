@@ -81,12 +81,16 @@ def tiled_attention(
             height = rows.stop - r
             scores = q[rows] @ keys.T / math.sqrt(d)
             if causal:
-                scores = scores.masked_fill(positions[c : c + block_k] > positions[rows, None], float("-inf"))
+                scores = scores.masked_fill(
+                    positions[c : c + block_k] > positions[rows, None], float("-inf")
+                )
             new_largest = scores.max(-1).values.maximum(largest[rows])
             weights = (scores - new_largest[:, None]).exp()
             shrink = (largest[rows] - new_largest).exp()  # 0 at the first tile: exp(-inf)
             new_total = shrink * total[rows] + weights.sum(-1)
-            out[rows] = ((shrink * total[rows])[:, None] * out[rows] + weights @ values) / new_total[:, None]
+            out[rows] = (
+                (shrink * total[rows])[:, None] * out[rows] + weights @ values
+            ) / new_total[:, None]
             largest[rows], total[rows] = new_largest, new_total
             if traffic is not None:
                 traffic.read += 2 * height * d + 2 * height  # Q, O, l, m
@@ -139,7 +143,10 @@ def caption_traffic_gb(sram_bytes: int = 192 * 1024) -> dict[str, float]:
     n, d, sram = s["tokens"], s["head_dim"], sram_bytes // s["bytes_per_value"]
     gb = s["heads"] * s["batch"] * s["bytes_per_value"] / 1e9
     forward = {"standard": standard_traffic(n, d), "flash": flash_traffic(n, d, sram)}
-    backward = {"standard": standard_traffic_backward(n, d), "flash": flash_traffic_backward(n, d, sram)}
+    backward = {
+        "standard": standard_traffic_backward(n, d),
+        "flash": flash_traffic_backward(n, d, sram),
+    }
     return {
         **{f"{k}_forward": gb * v for k, v in forward.items()},
         **{k: gb * (forward[k] + backward[k]) for k in forward},

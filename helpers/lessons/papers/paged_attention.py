@@ -30,7 +30,10 @@ FIGURE_2 = {
 }
 
 # Figure 11, printed: mean tokens of prompt and answer in the two traces.
-TRACES = {"ShareGPT": {"input": 161.31, "output": 337.99}, "Alpaca": {"input": 19.31, "output": 58.45}}
+TRACES = {
+    "ShareGPT": {"input": 161.31, "output": 337.99},
+    "Alpaca": {"input": 19.31, "output": 58.45},
+}
 
 # Figure 13, printed: requests batched on average, OPT-13B, ShareGPT at 2 requests/s.
 FIGURE_13 = {"max": 7.00, "pow2": 9.81, "oracle": 13.62, "paged": 30.42}
@@ -65,7 +68,9 @@ class Lengths:
         return self.prompt + self.output
 
 
-def moments_from_figure_2(pool_slots: int = 15_729, batch: float = FIGURE_13["max"]) -> dict[str, float]:
+def moments_from_figure_2(
+    pool_slots: int = 15_729, batch: float = FIGURE_13["max"]
+) -> dict[str, float]:
     """What Figure 2's first bar and the batch of Figure 13 say about the lengths of the trace.
 
     "max" holds `batch` requests whatever they ask for, so its bar is lengths alone: a running request holds
@@ -258,7 +263,9 @@ def _simulate_contiguous(requests, policy, pool_slots, max_len, max_running) -> 
 def _simulate_paged(requests, pool_slots, block_size, max_running) -> Usage:
     total_blocks = pool_slots // block_size
     free = total_blocks
-    waiting = deque((r, r.prompt) for r in requests)  # the second number: tokens to hold when admitted
+    waiting = deque(
+        (r, r.prompt) for r in requests
+    )  # the second number: tokens to hold when admitted
     running: list[list] = []  # [request, tokens held, blocks], oldest first
     sums = np.zeros(5)
     steps = finished = preemptions = worst = 0
@@ -308,7 +315,9 @@ def _simulate_paged(requests, pool_slots, block_size, max_running) -> Usage:
 def _usage(policy, sums, steps, pool_slots, finished, preemptions, worst) -> Usage:
     parts = sums[:4] / (max(1, steps) * pool_slots)
     running = sums[4] / max(1, steps)
-    return Usage(policy, *map(float, parts), float(running), steps, finished, preemptions, int(worst))
+    return Usage(
+        policy, *map(float, parts), float(running), steps, finished, preemptions, int(worst)
+    )
 
 
 class BlockPool:

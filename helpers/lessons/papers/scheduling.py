@@ -113,7 +113,10 @@ class Schedule:
             "itl_ms_p99": float(np.percentile(gaps, 99)),
             "itl_ms_max": float(max(gaps)),
             "mean_batch": float(
-                np.average([len(s.requests) for s in self.steps], weights=[s.duration_s for s in self.steps])
+                np.average(
+                    [len(s.requests) for s in self.steps],
+                    weights=[s.duration_s for s in self.steps],
+                )
             ),
             "steps": len(self.steps),
         }
@@ -129,7 +132,10 @@ def poisson_arrivals(
     """`n` requests with lengths uniform in the two ranges; `rate_per_s` None: all there at the start."""
     rng = np.random.default_rng(seed)
     times = np.zeros(n) if rate_per_s is None else np.cumsum(rng.exponential(1 / rate_per_s, n))
-    prompts, outputs = rng.integers(prompt[0], prompt[1] + 1, n), rng.integers(output[0], output[1] + 1, n)
+    prompts, outputs = (
+        rng.integers(prompt[0], prompt[1] + 1, n),
+        rng.integers(output[0], output[1] + 1, n),
+    )
     return [Arrival(float(t), int(p), int(o)) for t, p, o in zip(times, prompts, outputs)]
 
 

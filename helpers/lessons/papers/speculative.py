@@ -62,5 +62,7 @@ def alpha_from_length(mean_length: float, gamma: int) -> float:
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if expected_tokens(middle, gamma) < mean_length else (low, middle)
+        low, high = (
+            (middle, high) if expected_tokens(middle, gamma) < mean_length else (low, middle)
+        )
     return (low + high) / 2

@@ -5,12 +5,11 @@ from __future__ import annotations
 import html
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from helpers import REPO
 from helpers.display import live
-from helpers.lessons.papers import cost, speculative
 from helpers.display.figures import number
+from helpers.lessons.papers import cost, speculative
 
 NOTE_WORDS = 15  # a note of the student's own that counts as evidence of reading
 QUIZ_SHARE = 0.7  # of a section's questions
@@ -44,15 +43,35 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
     head = ("claim", f"{paper} says", "we get", "ours / theirs", "why they differ")
     body, text = [], [f"{paper}: the paper's numbers beside ours"]
     for c in claims:
-        said = "in words" if c.paper is None else f"{_plain(float(c.paper))} {c.unit}" + ("" if c.confirmed else " (not confirmed)")
-        got = "not measured here" if c.ours is None else f"{_plain(float(c.ours))} {c.unit}".strip() + ("" if c.how == "measured" else f" ({c.how})")
+        said = (
+            "in words"
+            if c.paper is None
+            else f"{_plain(float(c.paper))} {c.unit}" + ("" if c.confirmed else " (not confirmed)")
+        )
+        got = (
+            "not measured here"
+            if c.ours is None
+            else f"{_plain(float(c.ours))} {c.unit}".strip()
+            + ("" if c.how == "measured" else f" ({c.how})")
+        )
         ratio = "" if c.ratio is None else f"{c.ratio:.2f}"
         body.append((c.what, said, got, ratio, c.why))
-        text.append(f"- {c.what}: {said} | {got}" + (f" | {ratio}" if ratio else "") + f" | {c.why}")
+        text.append(
+            f"- {c.what}: {said} | {got}" + (f" | {ratio}" if ratio else "") + f" | {c.why}"
+        )
         if c.ours is not None:
-            metrics = {"ours": c.ours} | ({} if c.paper is None else {"paper": c.paper, "ratio": c.ratio})
-            store.save("paper_claims", f"{paper}: {c.key}", metrics, unit=c.unit, what=c.what, why=c.why,
-                       source=None if c.how == "measured" else "formula")
+            metrics = {"ours": c.ours} | (
+                {} if c.paper is None else {"paper": c.paper, "ratio": c.ratio}
+            )
+            store.save(
+                "paper_claims",
+                f"{paper}: {c.key}",
+                metrics,
+                unit=c.unit,
+                what=c.what,
+                why=c.why,
+                source=None if c.how == "measured" else "formula",
+            )
     live.show(live.Static(_table(head, body), "\n".join(text)))
 
 
@@ -60,7 +79,11 @@ def _plain(value) -> str:
     """A number for a table: whole ones without decimals; other values as they are."""
     if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
         return str(value)
-    return number(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e9 else number(value)
+    return (
+        number(int(value))
+        if isinstance(value, float) and value.is_integer() and abs(value) < 1e9
+        else number(value)
+    )
 
 
 def _table(head, body, title: str = "") -> str:
@@ -72,8 +95,13 @@ def _table(head, body, title: str = "") -> str:
         # A number and its unit stay on one line; longer text may wrap.
         return html.escape(value).replace(" ", "&nbsp;") if len(value) <= 16 else html.escape(value)
 
-    rows = [f'<tr style="{paper}">{"".join(f"<th {cell}>{html.escape(h)}</th>" for h in head)}</tr>']
-    rows += [f'<tr style="{paper}">{"".join(f"<td {cell}>{shown(str(v))}</td>" for v in row)}</tr>' for row in body]
+    rows = [
+        f'<tr style="{paper}">{"".join(f"<th {cell}>{html.escape(h)}</th>" for h in head)}</tr>'
+    ]
+    rows += [
+        f'<tr style="{paper}">{"".join(f"<td {cell}>{shown(str(v))}</td>" for v in row)}</tr>'
+        for row in body
+    ]
     above = f"<b>{html.escape(title)}</b>" if title else ""
     return f'<div style="{live.CARD}">{above}<table style="border-collapse:collapse;font-size:13px">{"".join(rows)}</table></div>'
 
@@ -82,7 +110,11 @@ def show_table(rows: list[dict], title: str = "") -> None:
     """A list of dicts as a plain table; None becomes empty."""
     head = list(dict.fromkeys(k for row in rows for k in row))
     body = [["" if row.get(k) is None else _plain(row[k]) for k in head] for row in rows]
-    text = "\n".join([title] * bool(title) + [" | ".join(map(str, head))] + [" | ".join(map(str, r)) for r in body])
+    text = "\n".join(
+        [title] * bool(title)
+        + [" | ".join(map(str, head))]
+        + [" | ".join(map(str, r)) for r in body]
+    )
     live.show(live.Static(_table(head, body, title), text))
 
 
@@ -102,7 +134,9 @@ def evidence_of_reading(note, score, section: str, what: str) -> str | None:
 
 def recorded_ceilings() -> dict:
     """What helpers.lessons.reading_notes.machine_limits measured on an H100: limits, products, fusion, attention, link, with provenance."""
-    return json.loads((REPO / "notebooks" / "reference" / "ceilings_h100.json").read_text(encoding="utf-8"))
+    return json.loads(
+        (REPO / "notebooks" / "reference" / "ceilings_h100.json").read_text(encoding="utf-8")
+    )
 
 
 def throughput_on_record(store) -> tuple[float, str] | None:
@@ -129,7 +163,12 @@ def speculation_on_record(store) -> list[dict]:
         config = (record.get("engine_args") or {}).get("speculative_config") or {}
         length = metrics.get("mean_acceptance_length")
         gamma = metrics.get("num_speculative_tokens") or config.get("num_speculative_tokens")
-        if not record["notebook"].startswith("02") or not length or not gamma or not 1 <= length <= gamma + 1:
+        if (
+            not record["notebook"].startswith("02")
+            or not length
+            or not gamma
+            or not 1 <= length <= gamma + 1
+        ):
             continue
         runs.append(
             {"label": record["variant"].replace("_", " "), "gamma": int(gamma), "mean_length": float(length),
@@ -179,15 +218,41 @@ def cost_form(store, inputs: cost.CostInputs, source: str, draw) -> None:
 
     wide = w.Layout(width="420px", max_width="98%")
     names = {"description_width": "170px"}
-    price = w.BoundedFloatText(value=inputs.price_per_hour, min=0, max=1e6, step=0.1, description="price per hour", style=names, layout=wide)
-    busy = w.FloatSlider(value=inputs.utilisation, min=0.01, max=1, step=0.01, description="share of hours busy", style=names, layout=wide)
-    extra = w.BoundedFloatText(value=inputs.overhead, min=0, max=10, step=0.05, description="on top, as a share", style=names, layout=wide)
+    price = w.BoundedFloatText(
+        value=inputs.price_per_hour,
+        min=0,
+        max=1e6,
+        step=0.1,
+        description="price per hour",
+        style=names,
+        layout=wide,
+    )
+    busy = w.FloatSlider(
+        value=inputs.utilisation,
+        min=0.01,
+        max=1,
+        step=0.01,
+        description="share of hours busy",
+        style=names,
+        layout=wide,
+    )
+    extra = w.BoundedFloatText(
+        value=inputs.overhead,
+        min=0,
+        max=10,
+        step=0.05,
+        description="on top, as a share",
+        style=names,
+        layout=wide,
+    )
     display(w.VBox([price, busy, extra]))
     place = live._Place()
     place.put(draw(inputs))
 
     def changed(_) -> None:
-        chosen = cost.CostInputs(price.value, inputs.tokens_per_s, busy.value, extra.value, inputs.machines)
+        chosen = cost.CostInputs(
+            price.value, inputs.tokens_per_s, busy.value, extra.value, inputs.machines
+        )
         place.put(draw(chosen))
         save(chosen, "typed")
 

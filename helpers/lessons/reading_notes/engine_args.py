@@ -89,7 +89,11 @@ def _type_name(action, annotation) -> str:
     if action.nargs == 0:
         return "on / off"
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation or "text")
-    text = re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", text).replace("NoneType", "None").replace("~", "")
+    text = (
+        re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", text)
+        .replace("NoneType", "None")
+        .replace("~", "")
+    )
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -156,7 +160,10 @@ FIFTEEN: dict[str, tuple[str, str]] = {
         "Keep the KV blocks of past prompts for prompts that begin alike. On by default.",
         "02",
     ),
-    "block_size": ("Tokens in one KV block: the paper's page. Waste is below one block a request.", "03"),
+    "block_size": (
+        "Tokens in one KV block: the paper's page. Waste is below one block a request.",
+        "03",
+    ),
     "speculative_config": ("Draft model or n-gram lookup, and how many tokens to draft.", "02, 03"),
     "tensor_parallel_size": ("GPUs that share each layer: two all-reduces a layer.", "04"),
     "pipeline_parallel_size": ("Groups of GPUs that hold different layers.", "04"),
@@ -197,7 +204,11 @@ def table_html(rows: list[EngineArgument], engine=None, limit: int = 25) -> str:
     cell = "text-align:left;vertical-align:top;padding:3px 8px"
     body = []
     for row in rows[:limit]:
-        choices = f"<br><small>{html.escape(', '.join(map(str, row.choices)))}</small>" if row.choices else ""
+        choices = (
+            f"<br><small>{html.escape(', '.join(map(str, row.choices)))}</small>"
+            if row.choices
+            else ""
+        )
         cells = [
             f"<b>{html.escape(row.name)}</b><br><small>{html.escape(row.flag)}</small>",
             html.escape(row.group),
@@ -207,7 +218,9 @@ def table_html(rows: list[EngineArgument], engine=None, limit: int = 25) -> str:
         if engine is not None:
             cells.append(html.escape(_short(in_use(engine, row.name, row.group))))
         cells.append(html.escape(row.help).replace("\n", " "))
-        body.append(f"<tr style='{line}'>{''.join(f'<td style={cell!r}>{c}</td>' for c in cells)}</tr>")
+        body.append(
+            f"<tr style='{line}'>{''.join(f'<td style={cell!r}>{c}</td>' for c in cells)}</tr>"
+        )
     head = "".join(f"<th style={cell!r}>{c}</th>" for c in _columns(engine))
     return (
         f"<div style='{live.CARD}'>{min(limit, len(rows))} of {len(rows)} arguments"
@@ -232,8 +245,12 @@ def explorer(engine=None, text: str = "") -> None:
 
     def found(words: str, group: str | None = None) -> live.Static:
         hits = search(words, rows, group)
-        lines = [f"{row.name} ({row.group}, {row.type}, default {row.default_text})" for row in hits[:25]]
-        return live.Static(table_html(hits, engine), "\n".join([f"{len(hits)} arguments for {words!r}", *lines]))
+        lines = [
+            f"{row.name} ({row.group}, {row.type}, default {row.default_text})" for row in hits[:25]
+        ]
+        return live.Static(
+            table_html(hits, engine), "\n".join([f"{len(hits)} arguments for {words!r}", *lines])
+        )
 
     if not live.has_widgets():
         live.show(found(text))
@@ -242,8 +259,12 @@ def explorer(engine=None, text: str = "") -> None:
     from IPython.display import display
 
     groups = list(dict.fromkeys(r.group for r in rows))
-    field = widgets.Text(value=text, placeholder="for example: prefix, parallel, kv cache", description="Search")
-    group = widgets.Dropdown(options=[("all groups", None), *((g, g) for g in groups)], description="Group")
+    field = widgets.Text(
+        value=text, placeholder="for example: prefix, parallel, kv cache", description="Search"
+    )
+    group = widgets.Dropdown(
+        options=[("all groups", None), *((g, g) for g in groups)], description="Group"
+    )
     display(widgets.HBox([field, group]))
     place = live._Place()
     place.put(found(text))
@@ -308,7 +329,9 @@ def _has_argument(*names: str) -> Callable:
     def check(engine):
         present = {r.name for r in catalogue()}
         missing = [n for n in names if n not in present]
-        return not missing, ("missing: " if missing else "in the parser: ") + ", ".join(missing or names)
+        return not missing, ("missing: " if missing else "in the parser: ") + ", ".join(
+            missing or names
+        )
 
     return check
 
@@ -360,7 +383,10 @@ def _metric_names(engine):
 
 def _module_gone(old: str, new: str) -> Callable:
     def check(engine):
-        gone, there = importlib.util.find_spec(old) is None, importlib.util.find_spec(new) is not None
+        gone, there = (
+            importlib.util.find_spec(old) is None,
+            importlib.util.find_spec(new) is not None,
+        )
         return (
             gone and there,
             f"{old}: {'gone' if gone else 'still there'}; {new}: {'there' if there else 'missing'}",
@@ -439,7 +465,9 @@ def then_and_now(engine=None) -> list[dict]:
     for change in CHANGES:
         try:
             holds, seen = change.check(engine)
-        except Exception as error:  # a newer vLLM may have moved what the check looks at: that is news too
+        except (
+            Exception
+        ) as error:  # a newer vLLM may have moved what the check looks at: that is news too
             holds, seen = False, f"{type(error).__name__}: {error}"
         rows.append(
             {

@@ -20,7 +20,6 @@ import torch
 
 from helpers.lessons.papers.deepspeed_inference import Product, chain_bytes, knee_batch, roofline_s
 
-
 WIDTH = 2  # bytes of a bfloat16
 
 
@@ -107,7 +106,9 @@ class Ceilings:
 
 
 @on_one_core
-def measure_ceilings(device: str | None = None, mib: int | None = None, size: int | None = None) -> Ceilings:
+def measure_ceilings(
+    device: str | None = None, mib: int | None = None, size: int | None = None
+) -> Ceilings:
     """Time one pass of reading, one of copying, and one large product (about 1 s).
 
     mib: size of the tensor that is read. size: rows and columns of the product.
@@ -124,13 +125,19 @@ def measure_ceilings(device: str | None = None, mib: int | None = None, size: in
     a = torch.randn(n, n, dtype=torch.bfloat16, device=device)
     product = seconds_of(lambda: a @ a, device)
     return Ceilings(
-        device, values * width / read / 1e9, 2 * values * width / copy / 1e9, 2 * n**3 / product / 1e12
+        device,
+        values * width / read / 1e9,
+        2 * values * width / copy / 1e9,
+        2 * n**3 / product / 1e12,
     )
 
 
 @on_one_core
 def product_sweep(
-    limits: Ceilings, batches=(1, 2, 4, 8, 16, 32, 64, 128), k: int | None = None, n: int | None = None
+    limits: Ceilings,
+    batches=(1, 2, 4, 8, 16, 32, 64, 128),
+    k: int | None = None,
+    n: int | None = None,
 ) -> list[dict]:
     """Time (batch x k) times (k x n) for each batch, as a layer with `k` x `n` weights does it.
 
@@ -188,7 +195,9 @@ def _chain(source, add, target, scratch):
 
 
 @on_one_core
-def fusion(device: str | None = None, mib: int | None = None, piece_kib: int = 512) -> dict[str, float | str]:
+def fusion(
+    device: str | None = None, mib: int | None = None, piece_kib: int = 512
+) -> dict[str, float | str]:
     """The same eight elementwise operations twice: over the whole tensor one by one, and fused.
 
     On a GPU torch.compile writes one kernel. On the CPU, and where nothing can be compiled, the chain runs
@@ -259,7 +268,9 @@ def _math_in_two_bytes():
 
 
 @on_one_core
-def attention_backends(lengths, heads: int = 8, head_dim: int = 64, device: str | None = None) -> list[dict]:
+def attention_backends(
+    lengths, heads: int = 8, head_dim: int = 64, device: str | None = None
+) -> list[dict]:
     """Time torch's scaled_dot_product_attention with each backend that takes the shape.
 
     Without a mask, so that all compute the same scores (tiled kernels skip half of a causal mask's), and in the same
@@ -317,10 +328,17 @@ def tiled_against_math(rows: list[dict]) -> dict:
         longest = both[-1]
         standard, tiled = by_key["math", longest], by_key[backend, longest]
         # Short prompts have a workspace of their own, and some kernels need nothing at all.
-        counted = [t for t in both if t >= 2048 and by_key["math", t]["extra_mib"] and by_key[backend, t]["extra_mib"]]
+        counted = [
+            t
+            for t in both
+            if t >= 2048 and by_key["math", t]["extra_mib"] and by_key[backend, t]["extra_mib"]
+        ]
         memory = None
         if len(counted) > 1:
-            grew = [by_key[n, counted[-1]]["extra_mib"] / by_key[n, counted[0]]["extra_mib"] for n in ("math", backend)]
+            grew = [
+                by_key[n, counted[-1]]["extra_mib"] / by_key[n, counted[0]]["extra_mib"]
+                for n in ("math", backend)
+            ]
             memory = {"from": counted[0], "to": counted[-1], "math": grew[0], "tiled": grew[1]}
         return {
             "tokens": longest, "backend": backend, "math_ms": standard["ms"], "tiled_ms": tiled["ms"],

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from helpers.lessons.papers import deepspeed_inference, flash_attention, paged_attention, scheduling, speculative
-
+from helpers.lessons.papers import (
+    deepspeed_inference,
+    flash_attention,
+    paged_attention,
+    scheduling,
+    speculative,
+)
 from helpers.lessons.reading_notes import wording
 from helpers.lessons.reading_notes.claims import Claim
 
@@ -17,22 +22,65 @@ def paged(slots: dict[str, int], usage: dict) -> list[Claim]:
     row = paged_attention.TABLE_1["OPT-13B"]
     kib = paged_attention.kv_bytes_per_token(row["layers"], row["hidden"]) / 1024
     drawn = "Lengths drawn, not the trace's."
-    claims = [calculated("opt13b_kib", "KV cache of one token, OPT-13B (section 3)", 800, kib, "KiB", "Counted, not measured.")]
+    claims = [
+        calculated(
+            "opt13b_kib",
+            "KV cache of one token, OPT-13B (section 3)",
+            800,
+            kib,
+            "KiB",
+            "Counted, not measured.",
+        )
+    ]
     for name, ours in slots.items():
         printed = paged_attention.TABLE_1[name]["printed_slots"]
-        claims.append(calculated(f"slots_{name}", f"slots, {name} (Table 1)", printed, ours, "tokens", "The paper's GB are rounded to whole ones."))
+        claims.append(
+            calculated(
+                f"slots_{name}",
+                f"slots, {name} (Table 1)",
+                printed,
+                ours,
+                "tokens",
+                "The paper's GB are rounded to whole ones.",
+            )
+        )
     for policy, printed in paged_attention.FIGURE_2.items():
         what = f"share that holds tokens, {policy} (Figure 2)"
-        claims.append(calculated(f"tokens_{policy}", what, printed["tokens"], 100 * usage[policy].tokens, "%", f"{drawn} Our queue is never empty."))
+        claims.append(
+            calculated(
+                f"tokens_{policy}",
+                what,
+                printed["tokens"],
+                100 * usage[policy].tokens,
+                "%",
+                f"{drawn} Our queue is never empty.",
+            )
+        )
     for policy, printed in paged_attention.FIGURE_13.items():
-        why = "Theirs took 2 requests/s; ours waits for memory all the time, so it is fuller." if policy == "paged" else drawn
-        claims.append(calculated(f"batch_{policy}", f"requests in the batch, {policy} (Figure 13)", printed, usage[policy].mean_running, "", why))
+        why = (
+            "Theirs took 2 requests/s; ours waits for memory all the time, so it is fuller."
+            if policy == "paged"
+            else drawn
+        )
+        claims.append(
+            calculated(
+                f"batch_{policy}",
+                f"requests in the batch, {policy} (Figure 13)",
+                printed,
+                usage[policy].mean_running,
+                "",
+                why,
+            )
+        )
     return claims
 
 
 def sharing(rows: list[dict]) -> list[Claim]:
     """rows: kind, width, printed, saved_percent."""
-    why = {"parallel": "Lengths drawn, not the trace's.", "beam": "Parents at random at every step: an upper end."}
+    why = {
+        "parallel": "Lengths drawn, not the trace's.",
+        "beam": "Parents at random at every step: an upper end.",
+    }
     return [
         calculated(f"{r['kind']}_{r['width']}", f"blocks saved, {r['kind']}, {r['width']} sequences (Figure 15)", r["printed"], r["saved_percent"],
               "%", why[r["kind"]])
@@ -40,7 +88,9 @@ def sharing(rows: list[dict]) -> list[Claim]:
     ]  # fmt: skip
 
 
-def orca(simulated: dict[str, int], calibrated_x: float, waves, plans_ahead: bool = False) -> list[Claim]:
+def orca(
+    simulated: dict[str, int], calibrated_x: float, waves, plans_ahead: bool = False
+) -> list[Claim]:
     """simulated: steps by policy ("static", "iteration"); calibrated_x: ratio of times with the engine's own step times.
 
     waves: `helpers.lessons.reading_notes.static_batching.Waves`. plans_ahead: `helpers.lessons.reading_notes.static_batching.plans_ahead` of its engine.
@@ -59,7 +109,9 @@ def orca(simulated: dict[str, int], calibrated_x: float, waves, plans_ahead: boo
     ]  # fmt: skip
 
 
-def flash(difference: float, slope_standard: float, slope_sram: float, extra_per_token: float) -> list[Claim]:
+def flash(
+    difference: float, slope_standard: float, slope_sram: float, extra_per_token: float
+) -> list[Claim]:
     gb, printed = flash_attention.caption_traffic_gb(), flash_attention.FIGURE_2
     arxiv, later = (printed[v]["standard"]["hbm_gb"] for v in ("arXiv", "later"))
     passes = lambda theirs: f"{(theirs - gb['standard']) / gb['one_pass']:.0f}"  # noqa: E731
@@ -78,7 +130,9 @@ def flash(difference: float, slope_standard: float, slope_sram: float, extra_per
     ]  # fmt: skip
 
 
-def deepspeed(bandwidth_share: float, fusion_x: float, crossover: int, measured_on: str) -> list[Claim]:
+def deepspeed(
+    bandwidth_share: float, fusion_x: float, crossover: int, measured_on: str
+) -> list[Claim]:
     arxiv, sc22 = deepspeed_inference.ABSTRACTS["arXiv"], deepspeed_inference.ABSTRACTS["SC22"]
     return [
         Claim("latency_arxiv", "latency, up to (arXiv abstract)", arxiv["latency_x"], None, "x", "Against other systems on many GPUs: not rebuilt here."),
@@ -94,7 +148,14 @@ def deepspeed(bandwidth_share: float, fusion_x: float, crossover: int, measured_
 def leviathan(measured: list[dict]) -> list[Claim]:
     """measured: runs of notebook 2, see `reading.speculation_on_record`."""
     claims = [
-        calculated(f"speed_{alpha}_{gamma}", f"speed, alpha {alpha}, gamma {gamma} (Table 1)", speed, round(speculative.speedup(alpha, gamma), 2), "x", "Exact.")
+        calculated(
+            f"speed_{alpha}_{gamma}",
+            f"speed, alpha {alpha}, gamma {gamma} (Table 1)",
+            speed,
+            round(speculative.speedup(alpha, gamma), 2),
+            "x",
+            "Exact.",
+        )
         for (alpha, gamma), (_, speed) in speculative.TABLE_1.items()
     ]
     t5 = speculative.TABLE_2["translation, T=0"]

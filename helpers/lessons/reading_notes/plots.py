@@ -12,10 +12,17 @@ PARTS = (
 )
 
 
-def allocators(ours: dict[str, dict[str, float]], printed: dict[str, dict[str, float]], reading: str) -> None:
+def allocators(
+    ours: dict[str, dict[str, float]], printed: dict[str, dict[str, float]], reading: str
+) -> None:
     """Stacked bars in percent: our simulation beside Figure 2, by policy."""
     fig, ax = style.figure("Paging keeps nearly all of the KV cache for tokens", size=(8, 4.2))
-    names = {"max": "reserve\nmaximum", "pow2": "powers\nof two", "oracle": "oracle", "paged": "paged"}
+    names = {
+        "max": "reserve\nmaximum",
+        "pow2": "powers\nof two",
+        "oracle": "oracle",
+        "paged": "paged",
+    }
     rows = []
     for i, policy in enumerate(ours):
         for shift, who, parts in ((-0.21, "ours", ours[policy]), (0.21, "paper", printed[policy])):
@@ -26,13 +33,26 @@ def allocators(ours: dict[str, dict[str, float]], printed: dict[str, dict[str, f
                        label=label if i == 0 and who == "ours" else None,
                        **({"hatch": "///", "edgecolor": "white", "linewidth": 0} if who == "paper" else {}))  # fmt: skip
                 if value >= 6:
-                    ax.text(i + shift, bottom + value / 2, f"{value:.0f}", ha="center", va="center", fontsize=8,
-                            color="white" if colour == "blue" else style.INK,
-                            bbox={"facecolor": style.COLORS[colour], "edgecolor": "none", "pad": 1.2})  # over the hatching
+                    ax.text(
+                        i + shift,
+                        bottom + value / 2,
+                        f"{value:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=8,
+                        color="white" if colour == "blue" else style.INK,
+                        bbox={"facecolor": style.COLORS[colour], "edgecolor": "none", "pad": 1.2},
+                    )  # over the hatching
                 bottom += value
-            rows.append({"policy": policy, "who": who, **{label: parts.get(key) for key, label, _ in PARTS}})
+            rows.append(
+                {"policy": policy, "who": who, **{label: parts.get(key) for key, label, _ in PARTS}}
+            )
     ax.set_xticks(range(len(ours)), [f"{names.get(p, p)}" for p in ours])
-    ax.set(ylabel="share of the KV cache (%)", ylim=(0, 100), xlabel="left bar: our simulation; hatched: Figure 2 of the paper")
+    ax.set(
+        ylabel="share of the KV cache (%)",
+        ylim=(0, 100),
+        xlabel="left bar: our simulation; hatched: Figure 2 of the paper",
+    )
     ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.24), columnspacing=1.2)
     ax.grid(axis="x", visible=False)
     style.show(fig, reading=reading, table=rows, name="papers_allocators")
@@ -40,14 +60,36 @@ def allocators(ours: dict[str, dict[str, float]], printed: dict[str, dict[str, f
 
 def block_sizes(rows: list[dict], reading: str) -> None:
     """Share of the cache that holds tokens, by block size; rows: block_size, tokens (percent), waste_per_request."""
-    fig, (left, right) = style.figure("Large blocks waste what small ones keep", cols=2, size=(9, 3.5))
+    fig, (left, right) = style.figure(
+        "Large blocks waste what small ones keep", cols=2, size=(9, 3.5)
+    )
     sizes = [r["block_size"] for r in rows]
     left.plot(sizes, [r["tokens"] for r in rows], marker="o")
-    left.set(xscale="log", xlabel="block size (tokens)", ylabel="cache that holds tokens (%)", ylim=(None, 100))
-    waste = [r for r in rows if r["block_size"] > 1]  # blocks of one token waste nothing, which a log axis cannot show
-    right.plot([r["block_size"] for r in waste], [r["waste_per_request"] for r in waste], marker="o", label="simulated")
-    right.plot([r["block_size"] for r in waste], [(r["block_size"] - 1) / 2 for r in waste], label="(block - 1) / 2", marker="s", **style.recorded())
-    right.set(xscale="log", yscale="log", xlabel="block size (tokens)", ylabel="slots wasted per request")
+    left.set(
+        xscale="log",
+        xlabel="block size (tokens)",
+        ylabel="cache that holds tokens (%)",
+        ylim=(None, 100),
+    )
+    waste = [
+        r for r in rows if r["block_size"] > 1
+    ]  # blocks of one token waste nothing, which a log axis cannot show
+    right.plot(
+        [r["block_size"] for r in waste],
+        [r["waste_per_request"] for r in waste],
+        marker="o",
+        label="simulated",
+    )
+    right.plot(
+        [r["block_size"] for r in waste],
+        [(r["block_size"] - 1) / 2 for r in waste],
+        label="(block - 1) / 2",
+        marker="s",
+        **style.recorded(),
+    )
+    right.set(
+        xscale="log", yscale="log", xlabel="block size (tokens)", ylabel="slots wasted per request"
+    )
     right.legend()
     for ax in (left, right):
         ax.set_xticks(sizes, [str(s) for s in sizes])
@@ -58,13 +100,25 @@ def block_sizes(rows: list[dict], reading: str) -> None:
 def sharing(rows: list[dict], reading: str) -> None:
     """Blocks saved by sharing; rows: width, kind, saved_percent, printed."""
     fig, ax = style.figure("Sequences that share a past share its blocks", size=(7, 3.6))
-    for i, (kind, label) in enumerate((("parallel", "parallel samples"), ("beam", "beams, regrouped at every step"))):
+    for i, (kind, label) in enumerate(
+        (("parallel", "parallel samples"), ("beam", "beams, regrouped at every step"))
+    ):
         mine = [r for r in rows if r["kind"] == kind]
         ax.plot([r["width"] for r in mine], [r["saved_percent"] for r in mine], marker=style.MARKERS[i],
                 color=style.COLORS[i], label=f"{label}, ours")  # fmt: skip
-        ax.plot([r["width"] for r in mine], [r["printed"] for r in mine], marker=style.MARKERS[i],
-                label=f"{kind}, Figure 15", **style.recorded(color=style.COLORS[i]))
-    ax.set(xlabel="sequences of one request", ylabel="blocks saved (%)", ylim=(0, None), xticks=sorted({r["width"] for r in rows}))
+        ax.plot(
+            [r["width"] for r in mine],
+            [r["printed"] for r in mine],
+            marker=style.MARKERS[i],
+            label=f"{kind}, Figure 15",
+            **style.recorded(color=style.COLORS[i]),
+        )
+    ax.set(
+        xlabel="sequences of one request",
+        ylabel="blocks saved (%)",
+        ylim=(0, None),
+        xticks=sorted({r["width"] for r in rows}),
+    )
     ax.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     style.show(fig, reading=reading, table=rows, name="papers_sharing")
 
@@ -73,10 +127,18 @@ def blocks_in_use(rows: list[dict], block_size: int, reading: str) -> None:
     """The real engine, step by step; rows: step, blocks (vLLM), blocks_predicted, tokens."""
     fig, ax = style.figure("vLLM hands out a block when a request reaches it", size=(7.5, 3.8))
     steps = [r["step"] for r in rows]
-    ax.step(steps, [r["blocks"] * block_size for r in rows], where="mid", label="slots in the blocks in use (vLLM's gauge)", linewidth=2.4)
+    ax.step(
+        steps,
+        [r["blocks"] * block_size for r in rows],
+        where="mid",
+        label="slots in the blocks in use (vLLM's gauge)",
+        linewidth=2.4,
+    )
     ax.step(steps, [r["blocks_predicted"] * block_size for r in rows], where="mid", color=style.COLORS["black"], linewidth=1,
             linestyle=":", label="sum of ceil(tokens / block), in slots")  # fmt: skip
-    ax.plot(steps, [r["tokens"] for r in rows], color=style.COLORS["vermillion"], label="tokens held")
+    ax.plot(
+        steps, [r["tokens"] for r in rows], color=style.COLORS["vermillion"], label="tokens held"
+    )
     ax.set(xlabel="engine step", ylabel="slots", ylim=(0, None))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     every = max(1, len(rows) // 40)
@@ -100,10 +162,26 @@ def places(schedules: dict, reading: str, max_batch: int) -> None:
                     end = 1000 * schedule.served[request].token_s[-1]
                     ax.barh(place[request] + 1, end - began[request], left=began[request], height=0.86,
                             color=style.COLORS[(0, 1, 2, 3, 4, 5)[request % 6]], edgecolor="white")  # fmt: skip
-                    ax.text((began[request] + end) / 2, place[request] + 1, f"{request + 1}", ha="center", va="center", fontsize=8)
+                    ax.text(
+                        (began[request] + end) / 2,
+                        place[request] + 1,
+                        f"{request + 1}",
+                        ha="center",
+                        va="center",
+                        fontsize=8,
+                    )
         for request, served in enumerate(schedule.served):
-            table.append({"policy": label, "request": request + 1, "starts (ms)": began[request], "done (ms)": 1000 * served.e2e_s})
-        ax.set_title(f"{label}: {1000 * schedule.duration_s:,.0f} ms", fontsize=10, fontweight="normal")
+            table.append(
+                {
+                    "policy": label,
+                    "request": request + 1,
+                    "starts (ms)": began[request],
+                    "done (ms)": 1000 * served.e2e_s,
+                }
+            )
+        ax.set_title(
+            f"{label}: {1000 * schedule.duration_s:,.0f} ms", fontsize=10, fontweight="normal"
+        )
         ax.set(yticks=range(1, max_batch + 1), ylabel="place")
         ax.grid(axis="y", visible=False)
     axes[-1].set_xlabel("ms")
@@ -115,22 +193,38 @@ def traffic(by_tokens: list[dict], by_sram: list[dict], reading: str) -> None:
 
     by_tokens: tokens, standard, flash. by_sram: sram, flash, standard.
     """
-    fig, (left, right) = style.figure("Traffic to slow memory: quadratic, but with a smaller factor", cols=2, size=(9, 3.8))
+    fig, (left, right) = style.figure(
+        "Traffic to slow memory: quadratic, but with a smaller factor", cols=2, size=(9, 3.8)
+    )
     for ax, rows, x, label in (
         (left, by_tokens, "tokens", "tokens N"),
         (right, by_sram, "sram", "fast memory M (numbers)"),
     ):
         for i, (key, name) in enumerate((("standard", "standard"), ("flash", "tiled"))):
-            ax.plot([r[x] for r in rows], [r[key] for r in rows], marker=style.MARKERS[i], color=style.COLORS[i], label=name)
+            ax.plot(
+                [r[x] for r in rows],
+                [r[key] for r in rows],
+                marker=style.MARKERS[i],
+                color=style.COLORS[i],
+                label=name,
+            )
         ax.set(xscale="log", yscale="log", xlabel=label, ylabel="numbers moved per head")
         ax.set_xscale("log", base=2)
     left.legend()
-    table = [{"over": "tokens", "value": r["tokens"], "standard": r["standard"], "tiled": r["flash"]} for r in by_tokens]
-    table += [{"over": "fast memory", "value": r["sram"], "standard": r["standard"], "tiled": r["flash"]} for r in by_sram]
+    table = [
+        {"over": "tokens", "value": r["tokens"], "standard": r["standard"], "tiled": r["flash"]}
+        for r in by_tokens
+    ]
+    table += [
+        {"over": "fast memory", "value": r["sram"], "standard": r["standard"], "tiled": r["flash"]}
+        for r in by_sram
+    ]
     style.show(fig, reading=reading, table=table, name="papers_traffic")
 
 
-def attention_times(rows: list[dict], reading: str, device: str, recorded: list[dict] = (), recorded_on: str = "") -> None:
+def attention_times(
+    rows: list[dict], reading: str, device: str, recorded: list[dict] = (), recorded_on: str = ""
+) -> None:
     """torch's attention by backend; rows: tokens, backend, ms, extra_mib (None where torch does not count it).
 
     recorded: the same from another machine, drawn dashed.
@@ -138,15 +232,31 @@ def attention_times(rows: list[dict], reading: str, device: str, recorded: list[
     memory = [r for r in (*rows, *recorded) if r.get("extra_mib")]
     fig, axes = style.figure(f"Attention with (math) and without (flash) the N x N scores, on {device}", cols=2 if memory else 1,
                              size=(9.4 if memory else 7, 4.4))  # fmt: skip
-    panels = [("ms", "ms per call")] + [("extra_mib", "memory besides inputs and output (MiB)")] * bool(memory)
+    panels = [("ms", "ms per call")] + [
+        ("extra_mib", "memory besides inputs and output (MiB)")
+    ] * bool(memory)
     for ax, (key, label) in zip(axes if memory else [axes], panels, strict=True):
         for i, backend in enumerate(dict.fromkeys(r["backend"] for r in rows)):
             mine = [r for r in rows if r["backend"] == backend and r.get(key)]
             if mine:
-                ax.plot([r["tokens"] for r in mine], [r[key] for r in mine], marker=style.MARKERS[i], color=style.COLORS[i], label=backend)
+                ax.plot(
+                    [r["tokens"] for r in mine],
+                    [r[key] for r in mine],
+                    marker=style.MARKERS[i],
+                    color=style.COLORS[i],
+                    label=backend,
+                )
             theirs = [r for r in recorded if r["backend"] == backend and r.get(key)]
-            if key == "extra_mib" and any(r["backend"] == backend and r.get(key) == 0 for r in (*rows, *recorded)):
-                ax.plot([], [], marker=style.MARKERS[i], color=style.COLORS[i], label=f"{backend}: 0 MiB, below a log axis")
+            if key == "extra_mib" and any(
+                r["backend"] == backend and r.get(key) == 0 for r in (*rows, *recorded)
+            ):
+                ax.plot(
+                    [],
+                    [],
+                    marker=style.MARKERS[i],
+                    color=style.COLORS[i],
+                    label=f"{backend}: 0 MiB, below a log axis",
+                )
             if theirs:
                 ax.plot([r["tokens"] for r in theirs], [r[key] for r in theirs], marker=style.MARKERS[i],
                         label=f"{backend}, recorded: {recorded_on}", **style.recorded(color=style.COLORS[i]))  # fmt: skip
@@ -155,23 +265,47 @@ def attention_times(rows: list[dict], reading: str, device: str, recorded: list[
         ax.set_xticks(sizes, [f"{s:,}" for s in sizes], rotation=40 if len(sizes) > 5 else 0)
         ax.minorticks_off()
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2)
-    table = [{**r, "machine": device} for r in rows] + [{**r, "machine": recorded_on} for r in recorded]
+    table = [{**r, "machine": device} for r in rows] + [
+        {**r, "machine": recorded_on} for r in recorded
+    ]
     style.show(fig, reading=reading, table=table, name="papers_attention_times")
 
 
-def products(rows: list[dict], knee: float, reading: str, recorded: list[dict] = (), recorded_on: str = "") -> None:
+def products(
+    rows: list[dict], knee: float, reading: str, recorded: list[dict] = (), recorded_on: str = ""
+) -> None:
     """Time of a layer's product by batch, and the shares of both ceilings that it reached; `recorded` dashed."""
-    fig, (left, right) = style.figure("Another row is nearly free until arithmetic becomes the limit", cols=2, size=(9.6, 4.3))
+    fig, (left, right) = style.figure(
+        "Another row is nearly free until arithmetic becomes the limit", cols=2, size=(9.6, 4.3)
+    )
     batches = [r["batch"] for r in rows]
     left.plot(batches, [r["ms"] for r in rows], marker="o", label="measured here")
-    left.plot(batches, [r["allowed_ms"] for r in rows], marker="s", color=style.COLORS["sky"], label="what the ceilings allow")
+    left.plot(
+        batches,
+        [r["allowed_ms"] for r in rows],
+        marker="s",
+        color=style.COLORS["sky"],
+        label="what the ceilings allow",
+    )
     left.set(yscale="log", ylabel="ms per product")
     shares = (("share_of_bandwidth", "memory"), ("share_of_arithmetic", "arithmetic"))
     for i, (key, name) in enumerate(shares):
-        right.plot(batches, [100 * r[key] for r in rows], marker=style.MARKERS[i], color=style.COLORS[i], label=f"of the {name} ceiling")
+        right.plot(
+            batches,
+            [100 * r[key] for r in rows],
+            marker=style.MARKERS[i],
+            color=style.COLORS[i],
+            label=f"of the {name} ceiling",
+        )
     if recorded:
         there = [r["batch"] for r in recorded]
-        left.plot(there, [r["ms"] for r in recorded], marker="o", label=f"recorded: {recorded_on}", **style.recorded())
+        left.plot(
+            there,
+            [r["ms"] for r in recorded],
+            marker="o",
+            label=f"recorded: {recorded_on}",
+            **style.recorded(),
+        )
         for i, (key, name) in enumerate(shares):
             right.plot(there, [100 * r[key] for r in recorded], marker=style.MARKERS[i], label=f"{name}, recorded: {recorded_on}",
                        **style.recorded(color=style.COLORS[i]))  # fmt: skip
@@ -184,7 +318,9 @@ def products(rows: list[dict], knee: float, reading: str, recorded: list[dict] =
         ax.set_xlabel("rows in the batch (dotted: this machine's knee)")
     left.legend(loc="upper left")
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.26), ncols=2)
-    table = [{**r, "machine": "here"} for r in rows] + [{**r, "machine": recorded_on} for r in recorded]
+    table = [{**r, "machine": "here"} for r in rows] + [
+        {**r, "machine": recorded_on} for r in recorded
+    ]
     style.show(fig, reading=reading, table=table, name="papers_products")
 
 
@@ -195,13 +331,28 @@ def stalls(schedules: dict, budgets: list[dict], reading: str) -> None:
     """
     fig, (left, right) = style.figure("Chunks keep running answers moving", cols=2, size=(9.4, 3.9))
     for i, (label, schedule) in enumerate(schedules.items()):
-        points = [(t, 1000 * g) for s in schedule.served for t, g in zip(s.token_s[1:], s.gaps_s, strict=True)]
-        points = sorted(points, key=lambda p: -p[1])[: max(200, len(points) // 20)]  # the largest gaps tell the story
-        left.scatter([p[0] for p in points], [p[1] for p in points], s=9, marker=style.MARKERS[i], color=style.COLORS[i], label=label)
+        points = [
+            (t, 1000 * g)
+            for s in schedule.served
+            for t, g in zip(s.token_s[1:], s.gaps_s, strict=True)
+        ]
+        points = sorted(points, key=lambda p: -p[1])[
+            : max(200, len(points) // 20)
+        ]  # the largest gaps tell the story
+        left.scatter(
+            [p[0] for p in points],
+            [p[1] for p in points],
+            s=9,
+            marker=style.MARKERS[i],
+            color=style.COLORS[i],
+            label=label,
+        )
     left.set(xlabel="s", ylabel="gap between two tokens (ms)", ylim=(0, None))
     left.legend(loc="upper right")
     sizes = [r["token_budget"] for r in budgets]
-    right.plot(sizes, [r["itl_ms_p99"] for r in budgets], marker="o", label="gap between tokens, p99")
+    right.plot(
+        sizes, [r["itl_ms_p99"] for r in budgets], marker="o", label="gap between tokens, p99"
+    )
     right.plot(sizes, [r["ttft_ms_p50"] for r in budgets], marker="s", label="TTFT, p50")
     right.set_xscale("log", base=2)
     right.set_xticks(sizes, [str(s) for s in sizes])
@@ -210,35 +361,81 @@ def stalls(schedules: dict, budgets: list[dict], reading: str) -> None:
     style.show(fig, reading=reading, table=budgets, name="papers_stalls")
 
 
-def speculation(curves: dict[int, list[tuple[float, float]]], printed: dict, measured: list[dict], c: float, reading: str) -> None:
+def speculation(
+    curves: dict[int, list[tuple[float, float]]],
+    printed: dict,
+    measured: list[dict],
+    c: float,
+    reading: str,
+) -> None:
     """Speed-up over the acceptance rate for several gamma; Table 1 as hollow points, our measurements as stars.
 
     curves: gamma -> [(alpha, speed-up)]. printed: (alpha, gamma) -> (operations, speed). measured: alpha,
     gamma, speedup.
     """
-    fig, ax = style.figure(f"What an acceptance rate is worth (draft cost c = {c:g})", size=(9 if measured else 7.2, 4))
+    fig, ax = style.figure(
+        f"What an acceptance rate is worth (draft cost c = {c:g})", size=(9 if measured else 7.2, 4)
+    )
     rows = []
     for i, (gamma, points) in enumerate(curves.items()):
-        ax.plot([p[0] for p in points], [p[1] for p in points], color=style.COLORS[i], label=f"{gamma} drafted")
-        rows += [{"drafted": gamma, "alpha": a, "speed-up": s, "from": "formula"} for a, s in points[:: max(1, len(points) // 5)]]
+        ax.plot(
+            [p[0] for p in points],
+            [p[1] for p in points],
+            color=style.COLORS[i],
+            label=f"{gamma} drafted",
+        )
+        rows += [
+            {"drafted": gamma, "alpha": a, "speed-up": s, "from": "formula"}
+            for a, s in points[:: max(1, len(points) // 5)]
+        ]
         mine = [(a, v[1]) for (a, g), v in printed.items() if g == gamma]
-        ax.scatter([p[0] for p in mine], [p[1] for p in mine], s=55, zorder=3, **style.recorded("points", style.COLORS[i]))
-        rows += [{"drafted": gamma, "alpha": a, "speed-up": s, "from": "Table 1 (c = 0)"} for a, s in mine]
+        ax.scatter(
+            [p[0] for p in mine],
+            [p[1] for p in mine],
+            s=55,
+            zorder=3,
+            **style.recorded("points", style.COLORS[i]),
+        )
+        rows += [
+            {"drafted": gamma, "alpha": a, "speed-up": s, "from": "Table 1 (c = 0)"}
+            for a, s in mine
+        ]
     top = 8.0
     for n, m in enumerate(measured, 1):
         name = m.get("label", "measured")
-        seen = min(m["speedup"], 0.96 * top)  # a point above the picture stands at its edge, with its number
+        seen = min(
+            m["speedup"], 0.96 * top
+        )  # a point above the picture stands at its edge, with its number
         beyond = f" ({m['speedup']:.1f}x)" if seen < m["speedup"] else ""
-        ax.scatter(m["alpha"], seen, marker="*", s=130, color=style.COLORS["black"], zorder=4, label=f"{n}: {name}{beyond}")
-        ax.annotate(str(n), (m["alpha"], seen), xytext=(-9, 5), textcoords="offset points", fontsize=9, fontweight="bold")
-        rows.append({"drafted": m["gamma"], "alpha": m["alpha"], "speed-up": m["speedup"], "from": name})
+        ax.scatter(
+            m["alpha"],
+            seen,
+            marker="*",
+            s=130,
+            color=style.COLORS["black"],
+            zorder=4,
+            label=f"{n}: {name}{beyond}",
+        )
+        ax.annotate(
+            str(n),
+            (m["alpha"], seen),
+            xytext=(-9, 5),
+            textcoords="offset points",
+            fontsize=9,
+            fontweight="bold",
+        )
+        rows.append(
+            {"drafted": m["gamma"], "alpha": m["alpha"], "speed-up": m["speedup"], "from": name}
+        )
     ax.scatter([], [], s=55, label="Table 1 of the paper (c = 0)", **style.recorded("points"))
     ax.axhline(1, color=style.GREY, linewidth=1)
     ax.set(xlabel="acceptance rate alpha", ylabel="speed-up (x)", xlim=(0, 1.02), ylim=(0, top))
     # The curves and the paper's points above left, the measured runs beside the picture.
     handles, labels = ax.get_legend_handles_labels()
     first = [i for i, label in enumerate(labels) if not label[0].isdigit() or "drafted" in label]
-    ax.add_artist(ax.legend([handles[i] for i in first], [labels[i] for i in first], loc="upper left"))
+    ax.add_artist(
+        ax.legend([handles[i] for i in first], [labels[i] for i in first], loc="upper left")
+    )
     if measured:
         rest = [i for i in range(len(labels)) if i not in first]
         ax.legend([handles[i] for i in rest], [labels[i] for i in rest], title="measured in notebook 2", loc="upper left",
@@ -251,12 +448,16 @@ def cost_bars(rows: list[dict], reading: str) -> style.Picture:
     fig, ax = style.figure("What changes the price of a million tokens", size=(8, 3.3))
     names = [r["change"] for r in rows][::-1]
     values = [r["per_million"] for r in rows][::-1]
-    colours = [style.COLORS["vermillion" if r["change"] == "as it is" else "blue"] for r in rows][::-1]
+    colours = [style.COLORS["vermillion" if r["change"] == "as it is" else "blue"] for r in rows][
+        ::-1
+    ]
     ax.barh(names, values, color=colours)
     for i, value in enumerate(values):
         ax.text(value, i, f" {style.number(float(value))}", va="center", fontsize=9)
-    ax.set(xlabel="price of a million output tokens (your currency)", xlim=(0, max(values) * 1.15), ylabel="change")
+    ax.set(
+        xlabel="price of a million output tokens (your currency)",
+        xlim=(0, max(values) * 1.15),
+        ylabel="change",
+    )
     ax.grid(axis="y", visible=False)
     return style.Picture(fig, reading, rows, "papers_cost")
-
-

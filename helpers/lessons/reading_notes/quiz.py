@@ -19,9 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.display import live
-from helpers.lessons.exercises import read_number
-from helpers.lessons.papers import cost, deepspeed_inference, paged_attention, scheduling, speculative
 from helpers.display.figures import number
+from helpers.lessons.exercises import read_number
+from helpers.lessons.papers import (
+    cost,
+    deepspeed_inference,
+    paged_attention,
+    scheduling,
+    speculative,
+)
 
 SECTIONS = {
     "1": "PagedAttention",
@@ -90,7 +96,9 @@ class Score:
             return f"{self.questions} questions, none answered yet."
         text = f"{self.correct} of {self.questions} right ({self.answered} answered)."
         if self.reread:
-            text += " Reread: " + ", ".join(f"section {s} ({SECTIONS[s]})" for s in self.reread) + "."
+            text += (
+                " Reread: " + ", ".join(f"section {s} ({SECTIONS[s]})" for s in self.reread) + "."
+            )
         return text
 
 
@@ -313,7 +321,11 @@ def _deepspeed(rng, ask, choose):
 
 
 def _steps(rng, ask, choose):
-    budget, running, prompt = rng.choice([256, 512]), rng.choice([16, 32, 56]), rng.choice([1000, 2000, 3000])
+    budget, running, prompt = (
+        rng.choice([256, 512]),
+        rng.choice([16, 32, 56]),
+        rng.choice([1000, 2000, 3000]),
+    )
     chunks = math.ceil(prompt / (budget - running))
     ask(
         "chunks",
@@ -423,7 +435,12 @@ def check(question: Question, given) -> Verdict:
     else:
         value = read_number(str(given), question.unit)
         if value is None:
-            return Verdict(question, given, None, f"{given!r} is not a number in {question.unit}: write digits, such as 3.5.")
+            return Verdict(
+                question,
+                given,
+                None,
+                f"{given!r} is not a number in {question.unit}: write digits, such as 3.5.",
+            )
         right = math.isclose(value, question.answer, rel_tol=question.tolerance, abs_tol=1e-9)
         shown = f"{number(float(question.answer))} {question.unit}"
     start = "Right." if right else f"Not yet. Right is {shown}."
@@ -467,7 +484,11 @@ def save_score(store, score: Score, student: str = "") -> None:
     """Experiment "self_check", variant "score". Nothing is saved while nobody has answered."""
     if score.answered:
         answers = {v.question.id: v.given for v in score.verdicts if v.correct is not None}
-        metrics = {"correct": score.correct, "questions": score.questions, "answered": score.answered}
+        metrics = {
+            "correct": score.correct,
+            "questions": score.questions,
+            "answered": score.answered,
+        }
         store.save("self_check", "score", metrics, answers=answers, student=student)
 
 

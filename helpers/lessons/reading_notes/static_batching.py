@@ -1,7 +1,7 @@
 """The same requests twice on a real engine: in waves, as servers before Orca did, and all at once.
 
-    result = compare(engine, answers=[8, 128, 64, ...], batch=8)
-    result.speedup_x, result.steps_x, result.step_ms
+result = compare(engine, answers=[8, 128, 64, ...], batch=8)
+result.speedup_x, result.steps_x, result.step_ms
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def plans_ahead(engine) -> bool:
     return bool(engine.llm.llm_engine.vllm_config.scheduler_config.async_scheduling)
 
 
-def compare(engine, answers: list[int], batch: int, prompt_tokens: int = 32, seed: int = 0, repeats: int = 3) -> Waves:
+def compare(
+    engine, answers: list[int], batch: int, prompt_tokens: int = 32, seed: int = 0, repeats: int = 3
+) -> Waves:
     """Serve one request per entry of `answers` (tokens to generate), in waves of `batch` and continuously.
 
     A wave is sent when the one before has ended; vLLM refills places by itself when it gets all requests at once.
@@ -52,11 +54,20 @@ def compare(engine, answers: list[int], batch: int, prompt_tokens: int = 32, see
 
     def requests() -> list:
         asked[0] += 1
-        drawn = uniform(engine.tokenizer, len(answers), prompt_tokens, 1, seed=1000 * seed + asked[0])
-        return [replace(request, max_tokens=n) for request, n in zip(drawn.requests, answers, strict=True)]
+        drawn = uniform(
+            engine.tokenizer, len(answers), prompt_tokens, 1, seed=1000 * seed + asked[0]
+        )
+        return [
+            replace(request, max_tokens=n)
+            for request, n in zip(drawn.requests, answers, strict=True)
+        ]
 
     def serve(name: str, chosen: list) -> Measurement:
-        return run_workload(engine, Workload(name, tuple(chosen), seed, f"{len(chosen)} answers of different lengths"), progress=False)
+        return run_workload(
+            engine,
+            Workload(name, tuple(chosen), seed, f"{len(chosen)} answers of different lengths"),
+            progress=False,
+        )
 
     serve("warm-up", requests()[:batch])
     waves, continuous = [], []
@@ -80,4 +91,8 @@ def _step_ms(runs: list[Measurement]) -> dict[int, float]:
     for run in runs:
         for before, now in zip(run.timeline, run.timeline[1:], strict=False):
             seconds.setdefault(now["tokens"], []).append(now["t_s"] - before["t_s"])
-    return {size: 1000 * sorted(times)[len(times) // 4] for size, times in sorted(seconds.items()) if size}
+    return {
+        size: 1000 * sorted(times)[len(times) // 4]
+        for size, times in sorted(seconds.items())
+        if size
+    }

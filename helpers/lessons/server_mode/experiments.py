@@ -42,25 +42,51 @@ def table(rows: list[dict]) -> str:
     from helpers.display.figures import number
 
     names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names] + [[number(row.get(name)) if not isinstance(row.get(name), str) else row[name] for name in names] for row in rows]
+    cells = [names] + [
+        [
+            number(row.get(name)) if not isinstance(row.get(name), str) else row[name]
+            for name in names
+        ]
+        for row in rows
+    ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     right = [all(not isinstance(row.get(name), str) for row in rows) for name in names]
     return "\n".join(
-        "  ".join(text.rjust(w) if r else text.ljust(w) for text, w, r in zip(line, widths, right, strict=True)).rstrip() for line in cells
+        "  ".join(
+            text.rjust(w) if r else text.ljust(w)
+            for text, w, r in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in cells
     )
 
 
 def endpoints(server: Server) -> list[dict]:
     """The status of each endpoint without a key and with the right one. Raises ServerError when nothing answers."""
     server.check_answers()
-    body = {"/tokenize": {"prompt": "Hello"}, "/v1/completions": {"prompt": "Hello", "max_tokens": 1},
-            "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}}
+    body = {
+        "/tokenize": {"prompt": "Hello"},
+        "/v1/completions": {"prompt": "Hello", "max_tokens": 1},
+        "/v1/chat/completions": {
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": 1,
+        },
+    }
     rows = []
     with httpx.Client(base_url=server.url, timeout=60) as client:
         for method, path, what in ENDPOINTS:
             payload = {"model": server.model, **body[path]} if path in body else None
-            without, with_key = (client.request(method, path, json=payload, headers=h).status_code for h in ({}, server.headers))
-            rows.append({"request": f"{method} {path}", "without key": without, "with key": with_key, "for": what})
+            without, with_key = (
+                client.request(method, path, json=payload, headers=h).status_code
+                for h in ({}, server.headers)
+            )
+            rows.append(
+                {
+                    "request": f"{method} {path}",
+                    "without key": without,
+                    "with key": with_key,
+                    "for": what,
+                }
+            )
     return rows
 
 
@@ -71,7 +97,9 @@ def ask_with_curl(server: Server, path: str, body: dict) -> dict | None:
     """
     server.check_answers()
     url, data = server.url + path, json.dumps(body)
-    print(f'curl {url} -H "Authorization: Bearer $VLLM_API_KEY" -H "Content-Type: application/json" \\\n  -d {shlex.quote(data)}')
+    print(
+        f'curl {url} -H "Authorization: Bearer $VLLM_API_KEY" -H "Content-Type: application/json" \\\n  -d {shlex.quote(data)}'
+    )
     if not shutil.which("curl"):
         print("(curl is not installed here, so this command was not run)")
         return None
@@ -89,8 +117,12 @@ def event(line: str) -> str:
     if data == "[DONE]":
         return line
     sent = json.loads(data)
-    choices = [{name: choice[name] for name in ("text", "finish_reason")} for choice in sent["choices"]]
-    usage = sent.get("usage") and {name: count for name, count in sent["usage"].items() if count is not None}
+    choices = [
+        {name: choice[name] for name in ("text", "finish_reason")} for choice in sent["choices"]
+    ]
+    usage = sent.get("usage") and {
+        name: count for name, count in sent["usage"].items() if count is not None
+    }
     return "data: " + json.dumps({"object": sent["object"], "choices": choices, "usage": usage})
 
 
@@ -104,7 +136,11 @@ def mistakes(server: Server, max_model_len: int) -> list[dict]:
     cases = (
         ("wrong API key", text, {"json": hello, "headers": wrong_key}),
         ("unknown model", text, {"json": {**hello, "model": "gpt-99"}}),
-        ("prompt longer than max_model_len", text, {"json": {**hello, "prompt": [5] * (max_model_len + 1)}}),
+        (
+            "prompt longer than max_model_len",
+            text,
+            {"json": {**hello, "prompt": [5] * (max_model_len + 1)}},
+        ),
         ("more max_tokens than fit", text, {"json": {**hello, "max_tokens": max_model_len + 1}}),
         ("JSON that is cut off", text, cut_off),
         ("a word where a number belongs", text, {"json": {**hello, "max_tokens": "many"}}),
@@ -116,8 +152,12 @@ def mistakes(server: Server, max_model_len: int) -> list[dict]:
     rows = []
     with httpx.Client(base_url=server.url, timeout=60) as client:
         for name, path, request in cases:
-            answer = client.post(path, **{**request, "headers": {**server.headers, **request.get("headers", {})}})
-            rows.append({"mistake": name, "status": answer.status_code, "the server says": _words(answer)})
+            answer = client.post(
+                path, **{**request, "headers": {**server.headers, **request.get("headers", {})}}
+            )
+            rows.append(
+                {"mistake": name, "status": answer.status_code, "the server says": _words(answer)}
+            )
     return rows
 
 
@@ -152,15 +192,25 @@ def watch(server: Server) -> Callable[[], dict[str, float]]:
     def read() -> dict[str, float]:
         nonlocal before
         now = server.metrics()
-        looked_up, hits = (between(before, now, f"prefix_cache_{what}") for what in ("queries", "hits"))
+        looked_up, hits = (
+            between(before, now, f"prefix_cache_{what}") for what in ("queries", "hits")
+        )
         before = now
-        shown = {"running": "num_requests_running", "waiting": "num_requests_waiting", "kv_cache_usage": "kv_cache_usage_perc"}
-        return {ours: now.get(theirs, 0.0) for ours, theirs in shown.items()} | ({"prefix_hits": hits / looked_up} if looked_up else {})
+        shown = {
+            "running": "num_requests_running",
+            "waiting": "num_requests_waiting",
+            "kv_cache_usage": "kv_cache_usage_perc",
+        }
+        return {ours: now.get(theirs, 0.0) for ours, theirs in shown.items()} | (
+            {"prefix_hits": hits / looked_up} if looked_up else {}
+        )
 
     return read
 
 
-def mean_in_system(readings: list[dict], start_s: float = 0.0, end_s: float = float("inf")) -> float:
+def mean_in_system(
+    readings: list[dict], start_s: float = 0.0, end_s: float = float("inf")
+) -> float:
     """Time-weighted mean of running + waiting between two times of the readings (`t_s`, `running`, `waiting`)."""
     rows = [r for r in readings if start_s <= r["t_s"] <= end_s]
     if len(rows) < 2:
@@ -193,22 +243,30 @@ def why_server_differs(used_s: dict[str, float], duration_s: float, cores: int |
     process may use.
     """
     cores = cores or len(os.sched_getaffinity(0))
-    spent = (f"The engine used {100 * used_s['engine'] / sum(used_s.values()):.0f} % of the CPU time of this run; "
-             "the rest went into HTTP, JSON and events on both sides.")
+    spent = (
+        f"The engine used {100 * used_s['engine'] / sum(used_s.values()):.0f} % of the CPU time of this run; "
+        "the rest went into HTTP, JSON and events on both sides."
+    )
     share = used_s["API server"] / duration_s
 
     def why(ratio: float | None) -> str:
         if ratio is not None and 0.9 <= ratio <= 1.1:
             return f"{spent} It ran beside the engine, in other processes, and so cost next to nothing."
         if ratio is not None and ratio > 1.1:
-            return (f"{spent} A server that is faster has turned tokens into text in another process, beside the next step; in the notebook "
-                    "one process does both in turn. Other programs on the machine can do the same to a short run: repeat both.")
+            return (
+                f"{spent} A server that is faster has turned tokens into text in another process, beside the next step; in the notebook "
+                "one process does both in turn. Other programs on the machine can do the same to a short run: repeat both."
+            )
         if share > 0.9:
-            return (f"{spent} The API server alone used {used_s['API server']:.1f} CPU seconds in {duration_s:.1f} s: one process, and it filled "
-                    "its core, so the engine waited for it. `--api-server-count` starts more of them.")
+            return (
+                f"{spent} The API server alone used {used_s['API server']:.1f} CPU seconds in {duration_s:.1f} s: one process, and it filled "
+                "its core, so the engine waited for it. `--api-server-count` starts more of them."
+            )
         if cores < len(used_s):
-            return (f"{spent} {len(used_s)} processes shared {cores} {'core' if cores == 1 else 'cores'}, so the engine's steps started later; "
-                    "the larger the model, the less that is.")
+            return (
+                f"{spent} {len(used_s)} processes shared {cores} {'core' if cores == 1 else 'cores'}, so the engine's steps started later; "
+                "the larger the model, the less that is."
+            )
         return f"{spent} No process was short of a core: the requests waited on the way between them. Repeat both, a short run varies."
 
     return why
@@ -220,7 +278,9 @@ def why_server_differs(used_s: dict[str, float], duration_s: float, cores: int |
 TRIALS = 3  # of what one request alone shows; the median of them counts
 
 
-def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: int) -> dict[str, float]:
+def options(
+    server: Server, long_tokens: int, too_long_tokens: int, vocabulary: int
+) -> dict[str, float]:
     """One number or two for each option, measured on this server; run it on two servers and compare.
 
     queue_ms_mean (the server's own count), ttft_ms_p50, tpot_ms_p50 of 12 clients (max_num_seqs); gap_ms and long_ttft_ms: the
@@ -240,16 +300,24 @@ def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: 
     queue_s = _mean_between(before, server.metrics(), "request_queue_time_seconds")
 
     client = server.openai(timeout=600)
-    trials = [_gap_under_prefill(server, client, [prompt(16) for _ in range(3)], prompt(long_tokens)) for _ in range(TRIALS)]
+    trials = [
+        _gap_under_prefill(server, client, [prompt(16) for _ in range(3)], prompt(long_tokens))
+        for _ in range(TRIALS)
+    ]
 
     before, ratios = server.metrics(), []
     for again in [prompt(long_tokens) for _ in range(TRIALS)]:
-        first, second = (timed_stream(server, prompt=again, max_tokens=2, client=client, ignore_eos=True) for _ in range(2))
+        first, second = (
+            timed_stream(server, prompt=again, max_tokens=2, client=client, ignore_eos=True)
+            for _ in range(2)
+        )
         ratios.append((second.ttft_s or 0) / (first.ttft_s or 1))
     hits = between(before, server.metrics(), "prefix_cache_hits") / TRIALS
 
     body = {"model": server.model, "prompt": prompt(too_long_tokens), "max_tokens": 1}
-    answer = httpx.post(f"{server.url}/v1/completions", json=body, headers=server.headers, timeout=120)
+    answer = httpx.post(
+        f"{server.url}/v1/completions", json=body, headers=server.headers, timeout=120
+    )
     return {
         "queue_ms_mean": 1e3 * queue_s,
         **{name: load.metrics[name] for name in ("ttft_ms_p50", "tpot_ms_p50", "output_tokens_per_s")},
@@ -260,14 +328,23 @@ def options(server: Server, long_tokens: int, too_long_tokens: int, vocabulary: 
     }  # fmt: skip
 
 
-def _gap_under_prefill(server: Server, client, prompts: list, long_prompt: list[int]) -> tuple[float, float]:
+def _gap_under_prefill(
+    server: Server, client, prompts: list, long_prompt: list[int]
+) -> tuple[float, float]:
     """(the longest gap in the streams of `prompts` while `long_prompt` is computed, the TTFT of that prompt), in seconds.
 
     The streams run before it is sent and until it is answered. Raises ServerError when one of them breaks off or ends before.
     """
     streams, answered = [Stream() for _ in prompts], threading.Event()
-    requests = [{"prompt": prompt, "into": stream} for prompt, stream in zip(prompts, streams, strict=True)]
-    common = {"max_tokens": len(long_prompt) - len(prompts[0]), "ignore_eos": True, "temperature": 0, "until": answered}
+    requests = [
+        {"prompt": prompt, "into": stream} for prompt, stream in zip(prompts, streams, strict=True)
+    ]
+    common = {
+        "max_tokens": len(long_prompt) - len(prompts[0]),
+        "ignore_eos": True,
+        "temperature": 0,
+        "until": answered,
+    }
     worker = threading.Thread(target=together, args=(server, requests), kwargs=common)
     worker.start()
     while worker.is_alive() and not all(len(stream.times_s) > 4 for stream in streams):
@@ -279,9 +356,15 @@ def _gap_under_prefill(server: Server, client, prompts: list, long_prompt: list[
         raise ServerError(f"The server broke a stream off ({broken[0]}). {server._hint()}")
     first_token = long.started_s + long.ttft_s
     if any(stream.started_s + stream.times_s[-1] < first_token for stream in streams):
-        raise ServerError("The streams had ended before the long prompt was computed: repeat this when the machine is less busy.")
-    gaps = [gap for stream in streams for gap, at in zip(stream.gaps_s, stream.times_s, strict=False)
-            if stream.started_s + at < first_token and stream.started_s + at + gap > long.started_s]
+        raise ServerError(
+            "The streams had ended before the long prompt was computed: repeat this when the machine is less busy."
+        )
+    gaps = [
+        gap
+        for stream in streams
+        for gap, at in zip(stream.gaps_s, stream.times_s, strict=False)
+        if stream.started_s + at < first_token and stream.started_s + at + gap > long.started_s
+    ]
     return max(gaps), long.ttft_s
 
 
@@ -291,13 +374,19 @@ def _mean_between(before: dict, after: dict, histogram: str) -> float:
     return between(before, after, f"{histogram}_sum") / count if count else 0.0
 
 
-def compare(default: dict[str, float], changed: dict[str, float], long_tokens: int, too_long_tokens: int) -> list[dict]:
+def compare(
+    default: dict[str, float], changed: dict[str, float], long_tokens: int, too_long_tokens: int
+) -> list[dict]:
     """Rows that set `options` of two servers side by side, each number beside the option that governs it."""
     watched = (
         ("--max-num-seqs", "mean time in the queue, 12 clients (ms)", "queue_ms_mean"),
         ("--max-num-seqs", "TTFT p50 of 12 clients (ms)", "ttft_ms_p50"),
         ("--max-num-seqs", "TPOT p50 of 12 clients (ms)", "tpot_ms_p50"),
-        ("--max-num-batched-tokens", f"longest gap in a stream during a prefill of {long_tokens:,} tokens (ms)", "gap_ms"),
+        (
+            "--max-num-batched-tokens",
+            f"longest gap in a stream during a prefill of {long_tokens:,} tokens (ms)",
+            "gap_ms",
+        ),
         ("--max-num-batched-tokens", "TTFT of that long prompt (ms)", "long_ttft_ms"),
         ("--no-enable-prefix-caching", "TTFT of a prompt again / TTFT of it first", "ttft_again_x"),
         ("--no-enable-prefix-caching", "its tokens found in the cache", "hits"),
@@ -305,7 +394,12 @@ def compare(default: dict[str, float], changed: dict[str, float], long_tokens: i
         ("--max-model-len", "full-length requests that fit", "fit_together"),
     )
     return [
-        {"option": option, "number": what, "default": _shown(default[key]), "changed": _shown(changed[key])}
+        {
+            "option": option,
+            "number": what,
+            "default": _shown(default[key]),
+            "changed": _shown(changed[key]),
+        }
         for option, what, key in watched
     ]
 
@@ -336,7 +430,9 @@ def _shown(value: float) -> str:
 # --- stopping under load --------------------------------------------------------------------------------------
 
 
-def stop_under_load(server: Server, clients: int, max_tokens: int, drain_s: float | None = None) -> tuple[list[dict], StopReport]:
+def stop_under_load(
+    server: Server, clients: int, max_tokens: int, drain_s: float | None = None
+) -> tuple[list[dict], StopReport]:
     """Stop the server while `clients` streams run, with one more client that comes too late: what each of them sees.
 
     Every client was promised `max_tokens` tokens. Returns (a row each, the report of the stop).
@@ -346,19 +442,34 @@ def stop_under_load(server: Server, clients: int, max_tokens: int, drain_s: floa
     box = {i: Stream() for i in range(clients + 1)}
 
     def client(i: int) -> None:
-        timed_stream(server, prompt=f"Client {i} says", max_tokens=max_tokens, ignore_eos=True, temperature=0, into=box[i])
+        timed_stream(
+            server,
+            prompt=f"Client {i} says",
+            max_tokens=max_tokens,
+            ignore_eos=True,
+            temperature=0,
+            into=box[i],
+        )
 
     def late() -> None:
         deadline = time.perf_counter() + 60
-        while "shutdown triggered" not in server.log_path.read_text(errors="replace") and time.perf_counter() < deadline:
+        while (
+            "shutdown triggered" not in server.log_path.read_text(errors="replace")
+            and time.perf_counter() < deadline
+        ):
             time.sleep(0.02)
         timed_stream(server, prompt="Am I too late?", max_tokens=4, into=box[clients])
 
-    threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)] + [threading.Thread(target=late)]
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)] + [
+        threading.Thread(target=late)
+    ]
     for thread in threads:
         thread.start()
     deadline = time.perf_counter() + 60
-    while not all(box[i].times_s or box[i].error for i in range(clients)) and time.perf_counter() < deadline:
+    while (
+        not all(box[i].times_s or box[i].error for i in range(clients))
+        and time.perf_counter() < deadline
+    ):
         time.sleep(0.01)  # until all of them are being served
     report = server.stop(drain_s)
     for thread in threads:
@@ -372,7 +483,11 @@ def _seen(box: dict[int, Stream], clients: int, max_tokens: int) -> Iterator[dic
         if stream.error:
             ended = "refused" if not stream.times_s else "broken off"
         else:
-            ended = "complete" if stream.finish_reason in ("length", "stop") else f"ended by {stream.finish_reason!r}"
+            ended = (
+                "complete"
+                if stream.finish_reason in ("length", "stop")
+                else f"ended by {stream.finish_reason!r}"
+            )
         yield {
             "client": f"{i + 1}" if i < clients else "latecomer",
             "outcome": ended,
@@ -386,8 +501,10 @@ def _seen(box: dict[int, Stream], clients: int, max_tokens: int) -> Iterator[dic
 def how_it_stopped(report: StopReport) -> str:
     """What vLLM did, and what this notebook did, when a server without a shutdown timeout was stopped under load."""
     if report.how == "aborted" and report.exit_code == 128 + signal.SIGKILL:
-        return ("vLLM ended its engine at once: that is its default, --shutdown-timeout 0. Its API server then waited for its clients "
-                f"to hang up, so the notebook killed it after {report.seconds:.0f} s (exit code 137 = 128 + 9, SIGKILL).")
+        return (
+            "vLLM ended its engine at once: that is its default, --shutdown-timeout 0. Its API server then waited for its clients "
+            f"to hang up, so the notebook killed it after {report.seconds:.0f} s (exit code 137 = 128 + 9, SIGKILL)."
+        )
     if report.how == "aborted":
         return f"vLLM gave up what was running, that is its default (--shutdown-timeout 0), and ended by itself with exit code {report.exit_code}."
     return f"The server had no requests left to give up: it stopped {report.seconds:.1f} s after it was told to, exit code {report.exit_code}."
@@ -396,4 +513,8 @@ def how_it_stopped(report: StopReport) -> str:
 def kept_promises(rows: list[dict], report: StopReport) -> dict[str, float]:
     """Of `stop_under_load`: how many streams were there, how many got all they were promised, and the seconds of the stop."""
     streams = [row for row in rows if row["client"] != "latecomer"]
-    return {"streams": len(streams), "complete": sum(row["outcome"] == "complete" for row in streams), "seconds": report.seconds}
+    return {
+        "streams": len(streams),
+        "complete": sum(row["outcome"] == "complete" for row in streams),
+        "seconds": report.seconds,
+    }

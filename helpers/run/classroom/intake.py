@@ -25,13 +25,23 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 MIB = 2**20
-MAX_TOTAL = 500 * MIB          # of a submission, unpacked
+MAX_TOTAL = 500 * MIB  # of a submission, unpacked
 MAX_FILE = 100 * MIB
-MAX_ARCHIVE = 300 * MIB        # as it comes
+MAX_ARCHIVE = 300 * MIB  # as it comes
 MAX_FILES = 5000
 MAX_NOTEBOOK = 60 * MIB
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-SKIPPED = {"__MACOSX", ".DS_Store", ".ipynb_checkpoints", "__pycache__", ".git", ".venv", "venv", "node_modules", ".cache"}
+SKIPPED = {
+    "__MACOSX",
+    ".DS_Store",
+    ".ipynb_checkpoints",
+    "__pycache__",
+    ".git",
+    ".venv",
+    "venv",
+    "node_modules",
+    ".cache",
+}
 # Left by the workbook's own export; it tells which lines of the document are the student's.
 KEPT_HIDDEN = re.compile(r"^\.(my_learnings|distributed_planning)\.export\.json$")
 
@@ -42,8 +52,8 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Submission:
-    name: str                  # for people
-    slug: str                  # for folders and links: ASCII, unique, the same in every run
+    name: str  # for people
+    slug: str  # for folders and links: ASCII, unique, the same in every run
     source: str
     refused: str = ""
 
@@ -51,7 +61,12 @@ class Submission:
 def display(name: str | bytes) -> str:
     """A file's name as it may be shown: no control characters, none that turn the text around."""
     text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}"
+        if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else c
+        for c in text
+    )
 
 
 def slug(name: str) -> str:
@@ -64,7 +79,7 @@ def stem(name: str) -> str:
     """The student's name in the name of an archive or notebook."""
     for ending in (*ARCHIVES, ".ipynb"):
         if name.lower().endswith(ending) and len(name) > len(ending):
-            return name[:-len(ending)]
+            return name[: -len(ending)]
     return name
 
 
@@ -81,13 +96,20 @@ def find_submissions(folder: Path) -> tuple[list[Submission], list[str]]:
             if not entry.is_file(follow_symlinks=False):
                 refused = "it is neither a folder nor a file"
             elif not entry.name.lower().endswith((*ARCHIVES, ".ipynb")):
-                notes.append(f"{display(entry.name)} was left out: not a folder, an archive or a notebook.")
+                notes.append(
+                    f"{display(entry.name)} was left out: not a folder, an archive or a notebook."
+                )
                 continue
-        name = display(entry.name if entry.is_dir(follow_symlinks=False) else stem(entry.name)).strip() or "(no name)"
+        name = (
+            display(entry.name if entry.is_dir(follow_symlinks=False) else stem(entry.name)).strip()
+            or "(no name)"
+        )
         taken[name] = taken.get(name, 0) + 1
         if taken[name] > 1:
             name = f"{name} ({display(entry.name)})"
-        found.append(Submission(name, slug(entry.name), str(Path(folder).absolute() / entry.name), refused))
+        found.append(
+            Submission(name, slug(entry.name), str(Path(folder).absolute() / entry.name), refused)
+        )
     return found, notes
 
 
@@ -103,7 +125,9 @@ def safe_parts(name: str) -> tuple[str, ...]:
         raise Refused(f"{display(name)!r} leads out of the submission")
     if len(parts) > 20 or any(len(os.fsencode(p)) > 240 for p in parts):
         raise Refused(f"{display(name)[:80]!r}… is too deep or too long")
-    if any(p in SKIPPED for p in parts) or any(p.startswith(".") and not KEPT_HIDDEN.match(p) for p in parts):
+    if any(p in SKIPPED for p in parts) or any(
+        p.startswith(".") and not KEPT_HIDDEN.match(p) for p in parts
+    ):
         return ()
     return parts
 
@@ -116,7 +140,9 @@ class _Writer:
 
     def expect(self, size: int, name: str) -> None:
         if size > MAX_FILE:
-            raise Refused(f"{display(name)!r} is {size / MIB:,.0f} MiB unpacked; the limit for a file is {MAX_FILE // MIB} MiB")
+            raise Refused(
+                f"{display(name)!r} is {size / MIB:,.0f} MiB unpacked; the limit for a file is {MAX_FILE // MIB} MiB"
+            )
         if self.bytes + size > MAX_TOTAL:
             raise Refused(f"it is more than {MAX_TOTAL // MIB} MiB unpacked")
 
@@ -134,7 +160,7 @@ class _Writer:
             raise Refused(f"{display(name)!r} is there twice") from error
         written = 0
         with os.fdopen(handle, "wb") as file:
-            while chunk := stream.read(MIB):          # counts what comes, whatever a header has promised
+            while chunk := stream.read(MIB):  # counts what comes, whatever a header has promised
                 written += len(chunk)
                 self.expect(written, name)
                 file.write(chunk)
@@ -173,7 +199,7 @@ def _from_tar(source: Path, writer: _Writer) -> None:
                 continue
             if not member.isreg():
                 raise Refused(f"{display(member.name)!r} is neither a file nor a folder")
-            writer.expect(member.size, member.name)     # before the archive is read past it
+            writer.expect(member.size, member.name)  # before the archive is read past it
             if parts:
                 writer.write(parts, archive.extractfile(member), member.size)
 
@@ -200,7 +226,9 @@ def _from_folder(source: Path, writer: _Writer, notes: list[str]) -> None:
                     if stat.S_ISREG(info.st_mode):
                         writer.write(parts, stream, info.st_size)
             else:
-                notes.append(f"{display('/'.join(parts))} is neither a file nor a folder and was left out.")
+                notes.append(
+                    f"{display('/'.join(parts))} is neither a file nor a folder and was left out."
+                )
 
     walk(source, ())
 
@@ -218,7 +246,9 @@ def take_in(source: Path, destination: Path) -> dict:
             _from_folder(source, writer, notes)
         else:
             if source.stat().st_size > MAX_ARCHIVE:
-                raise Refused(f"it is {source.stat().st_size / MIB:,.0f} MiB; the limit is {MAX_ARCHIVE // MIB} MiB")
+                raise Refused(
+                    f"it is {source.stat().st_size / MIB:,.0f} MiB; the limit is {MAX_ARCHIVE // MIB} MiB"
+                )
             lower = source.name.lower()
             try:
                 if lower.endswith(".ipynb"):
@@ -228,13 +258,28 @@ def take_in(source: Path, destination: Path) -> dict:
                     _from_zip(source, writer)
                 else:
                     _from_tar(source, writer)
-            except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError) as error:
-                raise Refused(f"the archive cannot be read ({type(error).__name__}: {display(str(error))[:120]})") from error
+            except (
+                zipfile.BadZipFile,
+                tarfile.TarError,
+                EOFError,
+                ValueError,
+                NotImplementedError,
+                RuntimeError,
+                OverflowError,
+            ) as error:
+                raise Refused(
+                    f"the archive cannot be read ({type(error).__name__}: {display(str(error))[:120]})"
+                ) from error
             except OSError as error:
-                if isinstance(error, PermissionError) or error.errno in (27, 28):     # our limits, our disk
+                if isinstance(error, PermissionError) or error.errno in (
+                    27,
+                    28,
+                ):  # our limits, our disk
                     raise
-                raise Refused(f"the archive cannot be read ({display(str(error))[:120]})") from error
-            except Exception as error:                # zlib.error, lzma.LZMAError
+                raise Refused(
+                    f"the archive cannot be read ({display(str(error))[:120]})"
+                ) from error
+            except Exception as error:  # zlib.error, lzma.LZMAError
                 if isinstance(error, Refused):
                     raise
                 raise Refused(f"the archive cannot be read ({type(error).__name__})") from error
@@ -243,12 +288,21 @@ def take_in(source: Path, destination: Path) -> dict:
         raise
     root = _root(destination)
     notebooks = {path.name: inspect(path) for path in sorted(root.glob("*.ipynb"))}
-    return {"root": str(root.relative_to(destination)), "notes": notes, "notebooks": notebooks, "files": writer.files, "bytes": writer.bytes}
+    return {
+        "root": str(root.relative_to(destination)),
+        "notes": notes,
+        "notebooks": notebooks,
+        "files": writer.files,
+        "bytes": writer.bytes,
+    }
 
 
 def _root(folder: Path) -> Path:
     """The folder with the work in it: archives often wrap it in another, or in notebooks/."""
-    places = [folder, *sorted((p for p in folder.rglob("*") if p.is_dir()), key=lambda p: (len(p.parts), str(p)))]
+    places = [
+        folder,
+        *sorted((p for p in folder.rglob("*") if p.is_dir()), key=lambda p: (len(p.parts), str(p))),
+    ]
     for place in places:
         if any(place.glob("*.ipynb")):
             return place
@@ -269,7 +323,10 @@ def inspect(path: Path) -> dict:
         data = json.loads(path.read_text(encoding="utf-8"))
         major = int(data.get("nbformat", 0))
         if major != 4:
-            return {"problem": f"it is in notebook format {major or '(none)'}, not 4", "format": major}
+            return {
+                "problem": f"it is in notebook format {major or '(none)'}, not 4",
+                "format": major,
+            }
         code, ran, error, parameters = 0, 0, None, None
         for cell in data["cells"]:
             if cell["cell_type"] != "code":
@@ -283,8 +340,18 @@ def inspect(path: Path) -> dict:
                 parameters = assigned(source)
             for output in cell.get("outputs") or []:
                 if output.get("output_type") == "error" and error is None:
-                    error = {"cell": code, "ename": str(output.get("ename"))[:200], "evalue": str(output.get("evalue"))[:1000]}
-        return {"format": major, "cells": code, "ran": ran, "error": error, "parameters": parameters}
+                    error = {
+                        "cell": code,
+                        "ename": str(output.get("ename"))[:200],
+                        "evalue": str(output.get("evalue"))[:1000],
+                    }
+        return {
+            "format": major,
+            "cells": code,
+            "ran": ran,
+            "error": error,
+            "parameters": parameters,
+        }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return {"problem": f"it is not a notebook ({type(error).__name__}: {str(error)[:120]})"}
     except OSError as error:
@@ -299,7 +366,13 @@ def assigned(source: str) -> list[str]:
         return sorted(set(re.findall(r"^([A-Za-z_]\w*)\s*(?::[^=\n]+)?=(?!=)", source, re.M)))
     names = set()
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets
+            if isinstance(node, ast.Assign)
+            else [node.target]
+            if isinstance(node, ast.AnnAssign)
+            else []
+        )
         names |= {target.id for target in targets if isinstance(target, ast.Name)}
     return sorted(names)
 

@@ -16,12 +16,35 @@ from pathlib import Path
 
 import jinja2
 
-from helpers.run import summary
 from helpers.results.blanks import show
+from helpers.run import summary
 
-CSV_COLUMNS = ("student", "verdict", "why", "seconds", "notebooks_ok", "notebooks", "blanks_measured", "blanks_calculated", "blanks_typed", "blanks_missing",
-               "predictions_typed", "predictions_median_ratio", "self_check_right", "self_check_questions", "checklist_done", "numbers_that_differ",
-               "measurements", "damaged_lines", "shared_with", "insight_1", "insight_2", "insight_3", "checklist", "notes")
+CSV_COLUMNS = (
+    "student",
+    "verdict",
+    "why",
+    "seconds",
+    "notebooks_ok",
+    "notebooks",
+    "blanks_measured",
+    "blanks_calculated",
+    "blanks_typed",
+    "blanks_missing",
+    "predictions_typed",
+    "predictions_median_ratio",
+    "self_check_right",
+    "self_check_questions",
+    "checklist_done",
+    "numbers_that_differ",
+    "measurements",
+    "damaged_lines",
+    "shared_with",
+    "insight_1",
+    "insight_2",
+    "insight_3",
+    "checklist",
+    "notes",
+)
 
 
 def csv_cell(value) -> str:
@@ -51,25 +74,52 @@ def shared(students: list[dict]) -> dict[str, list[str]]:
 def row(student: dict, shared_with: list[str]) -> dict:
     content = student["content"]
     counts = content.get("counts", {})
-    typed = [p for p in content.get("predictions", ()) if p["by"] in ("student", "parameter") and p["ratio"]]
+    typed = [
+        p
+        for p in content.get("predictions", ())
+        if p["by"] in ("student", "parameter") and p["ratio"]
+    ]
     check = content.get("self_check") or {}
     insights = [*content.get("insights", ()), "", "", ""]
-    return {"student": student["name"], "verdict": student["verdict"], "why": student["why"], "seconds": student["seconds"],
-            "notebooks_ok": sum(nb["status"] == "ok" for nb in student["notebooks"]), "notebooks": len(student["notebooks"]),
-            **{f"blanks_{kind}": counts.get(kind, "") for kind in ("measured", "calculated", "typed", "missing")},
-            "predictions_typed": len(typed), "predictions_median_ratio": statistics.median(p["ratio"] for p in typed) if typed else "",
-            "self_check_right": _blank(check.get("correct")), "self_check_questions": _blank(check.get("questions")),
-            "checklist_done": len(content.get("checklist", ())), "numbers_that_differ": len(content.get("differ", ())),
-            "measurements": content.get("records", 0), "damaged_lines": content.get("damaged_lines", 0), "shared_with": "; ".join(shared_with),
-            "insight_1": insights[0], "insight_2": insights[1], "insight_3": insights[2],
-            "checklist": "; ".join(f"{c['item']} ({c['by']})" for c in content.get("checklist", ())), "notes": "; ".join(student["notes"])}
+    return {
+        "student": student["name"],
+        "verdict": student["verdict"],
+        "why": student["why"],
+        "seconds": student["seconds"],
+        "notebooks_ok": sum(nb["status"] == "ok" for nb in student["notebooks"]),
+        "notebooks": len(student["notebooks"]),
+        **{
+            f"blanks_{kind}": counts.get(kind, "")
+            for kind in ("measured", "calculated", "typed", "missing")
+        },
+        "predictions_typed": len(typed),
+        "predictions_median_ratio": statistics.median(p["ratio"] for p in typed) if typed else "",
+        "self_check_right": _blank(check.get("correct")),
+        "self_check_questions": _blank(check.get("questions")),
+        "checklist_done": len(content.get("checklist", ())),
+        "numbers_that_differ": len(content.get("differ", ())),
+        "measurements": content.get("records", 0),
+        "damaged_lines": content.get("damaged_lines", 0),
+        "shared_with": "; ".join(shared_with),
+        "insight_1": insights[0],
+        "insight_2": insights[1],
+        "insight_3": insights[2],
+        "checklist": "; ".join(f"{c['item']} ({c['by']})" for c in content.get("checklist", ())),
+        "notes": "; ".join(student["notes"]),
+    }
 
 
 def _blank(value):
     return "" if value is None else value
 
 
-def histogram(values: list[float], low: float | None = None, high: float | None = None, bins: int = 10, whole: bool = False) -> list[dict]:
+def histogram(
+    values: list[float],
+    low: float | None = None,
+    high: float | None = None,
+    bins: int = 10,
+    whole: bool = False,
+) -> list[dict]:
     """[{"from", "to", "count", "share"}]; [] without values. share: of the fullest bin, in percent.
 
     whole: the values are counts, and every bin is a range of whole numbers.
@@ -85,12 +135,28 @@ def histogram(values: list[float], low: float | None = None, high: float | None 
         step = max(1, math.ceil((high - low + 1) / bins))
         starts = range(int(low), int(high) + 1, step)
         counts = [sum(start <= value < start + step for value in values) for start in starts]
-        return [{"from": str(start), "to": str(min(start + step - 1, int(high))), "count": c, "share": round(100 * c / max(counts))} for start, c in zip(starts, counts)]
+        return [
+            {
+                "from": str(start),
+                "to": str(min(start + step - 1, int(high))),
+                "count": c,
+                "share": round(100 * c / max(counts)),
+            }
+            for start, c in zip(starts, counts)
+        ]
     counts = [0] * bins
     for value in values:
         counts[min(bins - 1, max(0, int((value - low) / (high - low) * bins)))] += 1
     top = max(counts)
-    return [{"from": show(low + n * (high - low) / bins), "to": show(low + (n + 1) * (high - low) / bins), "count": c, "share": round(100 * c / top)} for n, c in enumerate(counts)]
+    return [
+        {
+            "from": show(low + n * (high - low) / bins),
+            "to": show(low + (n + 1) * (high - low) / bins),
+            "count": c,
+            "share": round(100 * c / top),
+        }
+        for n, c in enumerate(counts)
+    ]
 
 
 def class_summary(students: list[dict], rows: list[dict]) -> dict:
@@ -105,23 +171,72 @@ def class_summary(students: list[dict], rows: list[dict]) -> dict:
             texts |= check["texts"]
         for prediction in student["content"].get("predictions", ()):
             if prediction["ratio"]:
-                keys.setdefault(prediction["key"], []).append(prediction | {"name": student["name"]})
+                keys.setdefault(prediction["key"], []).append(
+                    prediction | {"name": student["name"]}
+                )
     predictions = []
     for key, found in keys.items():
         typed = [p["ratio"] for p in found if p["by"] in ("student", "parameter")]
         rest = [p["ratio"] for p in found if p["by"] not in ("student", "parameter")]
-        predictions.append({"key": key.replace("_", " "), "typed": len(typed), "median": show(statistics.median(typed)) if typed else "",
-                            "low": show(min(typed)) if typed else "", "high": show(max(typed)) if typed else "",
-                            "formula": show(statistics.median(rest)) if rest else ""})
-    shares = [100 * r["self_check_right"] / r["self_check_questions"] for r in rows if r["self_check_questions"]]
-    return {"verdicts": Counter(s["verdict"] for s in students).most_common(), "graded": graded,
-            "wrong": [{"id": q, "count": n, "share": round(100 * n / graded), "text": texts.get(q, "")} for q, n in wrong.most_common(10)],
-            "predictions": predictions,
-            "distributions": [d for d in (
+        predictions.append(
+            {
+                "key": key.replace("_", " "),
+                "typed": len(typed),
+                "median": show(statistics.median(typed)) if typed else "",
+                "low": show(min(typed)) if typed else "",
+                "high": show(max(typed)) if typed else "",
+                "formula": show(statistics.median(rest)) if rest else "",
+            }
+        )
+    shares = [
+        100 * r["self_check_right"] / r["self_check_questions"]
+        for r in rows
+        if r["self_check_questions"]
+    ]
+    return {
+        "verdicts": Counter(s["verdict"] for s in students).most_common(),
+        "graded": graded,
+        "wrong": [
+            {"id": q, "count": n, "share": round(100 * n / graded), "text": texts.get(q, "")}
+            for q, n in wrong.most_common(10)
+        ],
+        "predictions": predictions,
+        "distributions": [
+            d
+            for d in (
                 {"title": "Self-check, per cent right", "bars": histogram(shares, 0, 100)},
-                {"title": "Blanks filled (measured, calculated or typed)", "bars": histogram([sum(r[f"blanks_{k}"] or 0 for k in ("measured", "calculated", "typed")) for r in rows if r["blanks_missing"] != ""], whole=True)},
-                {"title": "Checklist items done", "bars": histogram([r["checklist_done"] for r in rows if r["blanks_missing"] != ""], 0, 8, 9, whole=True)},
-                {"title": "Seconds on this machine", "bars": histogram([round(r["seconds"]) for r in rows if r["verdict"] in ("ran", "failed")], whole=True)}) if d["bars"]]}
+                {
+                    "title": "Blanks filled (measured, calculated or typed)",
+                    "bars": histogram(
+                        [
+                            sum(r[f"blanks_{k}"] or 0 for k in ("measured", "calculated", "typed"))
+                            for r in rows
+                            if r["blanks_missing"] != ""
+                        ],
+                        whole=True,
+                    ),
+                },
+                {
+                    "title": "Checklist items done",
+                    "bars": histogram(
+                        [r["checklist_done"] for r in rows if r["blanks_missing"] != ""],
+                        0,
+                        8,
+                        9,
+                        whole=True,
+                    ),
+                },
+                {
+                    "title": "Seconds on this machine",
+                    "bars": histogram(
+                        [round(r["seconds"]) for r in rows if r["verdict"] in ("ran", "failed")],
+                        whole=True,
+                    ),
+                },
+            )
+            if d["bars"]
+        ],
+    }
 
 
 PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
@@ -200,9 +315,15 @@ def _link(path: Path, out: Path) -> str:
 
 
 def _files(folder: Path, out: Path) -> list[tuple[str, str]]:
-    wanted = (("filled my_learnings.md", "export/my_learnings.md"), ("filled distributed_planning.md", "export/distributed_planning.md"),
-              ("measurements", "submitted/measurements.jsonl"), ("measured here", "measured_here/measurements.jsonl"))
-    return [(name, _link(folder / place, out)) for name, place in wanted if (folder / place).is_file()]
+    wanted = (
+        ("filled my_learnings.md", "export/my_learnings.md"),
+        ("filled distributed_planning.md", "export/distributed_planning.md"),
+        ("measurements", "submitted/measurements.jsonl"),
+        ("measured here", "measured_here/measurements.jsonl"),
+    )
+    return [
+        (name, _link(folder / place, out)) for name, place in wanted if (folder / place).is_file()
+    ]
 
 
 def write(out: Path, students: list[dict], notes: list[str], about_run: dict) -> None:
@@ -214,13 +335,29 @@ def write(out: Path, students: list[dict], notes: list[str], about_run: dict) ->
     writer.writerow(CSV_COLUMNS)
     writer.writerows([csv_cell(r[column]) for column in CSV_COLUMNS] for r in rows)
     # With a byte order mark, so that spreadsheets read names that are not Latin.
-    (out / "class.csv").write_text(text.getvalue(), encoding="utf-8-sig", errors="replace", newline="")
+    (out / "class.csv").write_text(
+        text.getvalue(), encoding="utf-8-sig", errors="replace", newline=""
+    )
     pages, files = {}, {}
     for student in students:
         folder = out / "students" / student["slug"]
-        made = [folder / "notebooks" / f"{n:02}.html" for n in range(1, len(student["notebooks"]) + 1)]
+        made = [
+            folder / "notebooks" / f"{n:02}.html" for n in range(1, len(student["notebooks"]) + 1)
+        ]
         pages[student["slug"]] = [_link(path, out) if path.is_file() else "" for path in made]
         files[student["slug"]] = _files(folder, out)
-    body = PAGE.render(students=students, pairs=list(zip(students, rows)), about=class_summary(students, rows), run=about_run, notes=notes,
-                       pages=pages, files=files, shared=common, sentence=summary.one_sentence, show=show)
-    (out / "class.html").write_text(summary.page("The class", body), encoding="utf-8", errors="replace")
+    body = PAGE.render(
+        students=students,
+        pairs=list(zip(students, rows)),
+        about=class_summary(students, rows),
+        run=about_run,
+        notes=notes,
+        pages=pages,
+        files=files,
+        shared=common,
+        sentence=summary.one_sentence,
+        show=show,
+    )
+    (out / "class.html").write_text(
+        summary.page("The class", body), encoding="utf-8", errors="replace"
+    )

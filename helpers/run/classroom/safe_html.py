@@ -16,9 +16,19 @@ from pathlib import Path
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; form-action 'none'; base-uri 'none'"
 # What an output may be, most faithful first; everything else (JavaScript, widgets, Plotly, SVG) goes.
-HARMLESS = ("text/html", "image/png", "image/jpeg", "image/gif", "text/markdown", "text/latex", "text/plain")
-BANNER = ('<div style="font:14px system-ui;padding:8px 16px;background:#fff3cd;color:#332701;border-bottom:1px solid #0003">'
-          "A student's notebook. Scripts and widgets have been taken out.</div>")
+HARMLESS = (
+    "text/html",
+    "image/png",
+    "image/jpeg",
+    "image/gif",
+    "text/markdown",
+    "text/latex",
+    "text/plain",
+)
+BANNER = (
+    '<div style="font:14px system-ui;padding:8px 16px;background:#fff3cd;color:#332701;border-bottom:1px solid #0003">'
+    "A student's notebook. Scripts and widgets have been taken out.</div>"
+)
 
 
 def without_active_content(notebook):
@@ -32,19 +42,38 @@ def without_active_content(notebook):
             plain.cells.append(nbformat.v4.new_markdown_cell(source))
             continue
         if cell.cell_type != "code":
-            plain.cells.append(nbformat.v4.new_raw_cell(source, metadata={"raw_mimetype": "text/plain"}))
+            plain.cells.append(
+                nbformat.v4.new_raw_cell(source, metadata={"raw_mimetype": "text/plain"})
+            )
             continue
         count = cell.get("execution_count")
-        kept = nbformat.v4.new_code_cell(source, execution_count=count if isinstance(count, int) else None)
+        kept = nbformat.v4.new_code_cell(
+            source, execution_count=count if isinstance(count, int) else None
+        )
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
-                kept.outputs.append(nbformat.v4.new_output("stream", name="stdout", text=str(output.get("text", ""))[:200_000]))
+                kept.outputs.append(
+                    nbformat.v4.new_output(
+                        "stream", name="stdout", text=str(output.get("text", ""))[:200_000]
+                    )
+                )
             elif output.output_type == "error":
-                kept.outputs.append(nbformat.v4.new_output("error", ename=str(output.get("ename")), evalue=str(output.get("evalue")),
-                                                           traceback=[str(line)[:20_000] for line in output.get("traceback", [])]))
+                kept.outputs.append(
+                    nbformat.v4.new_output(
+                        "error",
+                        ename=str(output.get("ename")),
+                        evalue=str(output.get("evalue")),
+                        traceback=[str(line)[:20_000] for line in output.get("traceback", [])],
+                    )
+                )
             elif output.output_type in ("display_data", "execute_result"):
-                data = {kind: value for kind, value in output.get("data", {}).items()
-                        if kind in HARMLESS and isinstance(value, str) and (kind.startswith("text/") or re.fullmatch(r"[A-Za-z0-9+/=\s]*", value))}
+                data = {
+                    kind: value
+                    for kind, value in output.get("data", {}).items()
+                    if kind in HARMLESS
+                    and isinstance(value, str)
+                    and (kind.startswith("text/") or re.fullmatch(r"[A-Za-z0-9+/=\s]*", value))
+                }
                 if data:
                     kept.outputs.append(nbformat.v4.new_output("display_data", data=data))
         plain.cells.append(kept)
@@ -68,11 +97,13 @@ def main(list_file: str) -> int:
     for source, page in json.loads(Path(list_file).read_text(encoding="utf-8")):
         try:
             notebook = without_active_content(nbformat.read(source, as_version=4))
-            html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": Path(source).stem}})
+            html, _ = exporter.from_notebook_node(
+                notebook, resources={"metadata": {"name": Path(source).stem}}
+            )
             text = lock_page(html)
-        except Exception as error:                # a notebook can be wrong in any way
+        except Exception as error:  # a notebook can be wrong in any way
             text = f"<!doctype html><meta charset='utf-8'><title>No page</title><p>No page could be made of this notebook ({type(error).__name__})."
-        part = Path(page + ".part")               # a page is there whole or not at all
+        part = Path(page + ".part")  # a page is there whole or not at all
         part.write_text(text, encoding="utf-8", errors="replace")
         part.replace(page)
     return 0

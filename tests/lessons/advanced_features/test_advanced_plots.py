@@ -2,9 +2,8 @@
 
 import pytest
 
-from helpers.lessons.advanced_features import plots
-
 from helpers.display import figures as style
+from helpers.lessons.advanced_features import plots
 
 
 @pytest.fixture
@@ -24,14 +23,23 @@ def test_labels_of_the_hits_do_not_touch(shown):
             for name, asked, found in (("system prompt", 16192, 14000), ("few-shot examples", 56192, 48944), ("few-shot, first token changed", 56192, 0))]  # fmt: skip
     plots.prefix_hits(rows, "Reading.")
     right = shown[0].axes[1]
-    boxes = [label.get_window_extent() for label in right.texts] + [right.get_legend().get_window_extent()]
+    boxes = [label.get_window_extent() for label in right.texts] + [
+        right.get_legend().get_window_extent()
+    ]
     for i, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[i + 1 :]), "two labels of the token counts touch"
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :]), (
+            "two labels of the token counts touch"
+        )
 
 
 def test_points_stand_at_the_share_that_was_accepted(shown):
-    rows = [{"alpha": 0.8, "measured_x": 1.5, "mean_acceptance_length": 3.923}, {"alpha": 0.3, "measured_x": 0.7, "mean_acceptance_length": 1.425}]
-    plots.speedup_by_acceptance(rows, [(0.0, 0.3), (1.0, 2.0)], 4, "Reading.", recorded=(rows[:1], "recorded: elsewhere"))
+    rows = [
+        {"alpha": 0.8, "measured_x": 1.5, "mean_acceptance_length": 3.923},
+        {"alpha": 0.3, "measured_x": 0.7, "mean_acceptance_length": 1.425},
+    ]
+    plots.speedup_by_acceptance(
+        rows, [(0.0, 0.3), (1.0, 2.0)], 4, "Reading.", recorded=(rows[:1], "recorded: elsewhere")
+    )
     _, measured, recorded = shown[0].axes[0].get_lines()[:3]
     assert list(measured.get_xdata()) == pytest.approx([0.3, 0.879], abs=0.005)
     assert list(recorded.get_xdata()) == pytest.approx([0.879], abs=0.005)
@@ -40,12 +48,22 @@ def test_points_stand_at_the_share_that_was_accepted(shown):
 def test_a_fixed_cost_is_drawn_only_where_there_is_one(shown):
     row = {"k": 1, "measured_x": 1.2, "formula_x": 1.3}
     plots.speedup_by_drafts([row, row | {"k": 4}], "Reading.")
-    plots.speedup_by_drafts([row | {"with_overhead_x": 1.1}, row | {"k": 4, "with_overhead_x": 1.2}], "Reading.")
+    plots.speedup_by_drafts(
+        [row | {"with_overhead_x": 1.1}, row | {"k": 4, "with_overhead_x": 1.2}], "Reading."
+    )
     labels = [[text.get_text() for text in fig.axes[0].get_legend().get_texts()] for fig in shown]
     assert [len(names) for names in labels] == [2, 3]
 
 
 def test_equal_likelihoods_get_no_axis_of_their_own(shown):
-    rows = [{"strategy": name, "output_tokens_per_s": 900.0, "mean_logprob": -0.0009, "distinct_2grams": 0.97} for name in ("a", "b")]
+    rows = [
+        {
+            "strategy": name,
+            "output_tokens_per_s": 900.0,
+            "mean_logprob": -0.0009,
+            "distinct_2grams": 0.97,
+        }
+        for name in ("a", "b")
+    ]
     plots.strategies(rows, "Reading.")
     assert shown[0].axes[1].get_xlim()[0] <= -0.1

@@ -19,32 +19,64 @@ def test_distinct_ngrams():
 
 def test_metrics():
     run = made([[1, 2, 3], [4]], logprobs=[-0.5, -1.5])
-    assert run.metrics == {"output_tokens_per_s": 2.0, "mean_logprob": -1.0, "distinct_2grams": 1.0, "output_tokens": 4}
+    assert run.metrics == {
+        "output_tokens_per_s": 2.0,
+        "mean_logprob": -1.0,
+        "distinct_2grams": 1.0,
+        "output_tokens": 4,
+    }
 
 
 def test_a_tie_is_called_a_tie():
     likely, unlikely = {"logprobs": [-0.0009]}, {"logprobs": [-0.48]}
-    runs = [made([[1, 2, 3]], "greedy", **likely), made([[1, 2, 3]], "hot", **unlikely), made([[1, 2, 3]], "beams", seconds=12.0, **likely)]
+    runs = [
+        made([[1, 2, 3]], "greedy", **likely),
+        made([[1, 2, 3]], "hot", **unlikely),
+        made([[1, 2, 3]], "beams", seconds=12.0, **likely),
+    ]
     said = sampling.reading(runs)
     assert "from “greedy” and from “beams”, equally likely" in said and "6.0 times fewer" in said
     assert "differs by no more than 0.01" in said
     assert sampling.reading([runs[0], runs[2]]).startswith("All texts are equally likely")
-    varied = sampling.reading([made([[1, 1, 1]], "greedy", **likely), made([[1, 2, 3]], "hot", **unlikely)])
-    assert varied.startswith("The likeliest texts came from “greedy”;") and "went from 0.50 (“greedy”) to 1.00 (“hot”)" in varied
+    varied = sampling.reading(
+        [made([[1, 1, 1]], "greedy", **likely), made([[1, 2, 3]], "hot", **unlikely)]
+    )
+    assert (
+        varied.startswith("The likeliest texts came from “greedy”;")
+        and "went from 0.50 (“greedy”) to 1.00 (“hot”)" in varied
+    )
 
 
 def test_first_use_is_not_timed_and_the_faster_run_counts(monkeypatch):
-    used, seconds = [], iter([30.0, 9.0, 2.0, 30.0, 1.0, 4.0])  # greedy: warm-up and two runs; then top_k
+    used, seconds = (
+        [],
+        iter([30.0, 9.0, 2.0, 30.0, 1.0, 4.0]),
+    )  # greedy: warm-up and two runs; then top_k
 
     def generate(engine, prompts, name, max_tokens=48, **params):
         used.append(name)
         return made([[1]], name, seconds=next(seconds))
 
     monkeypatch.setattr(sampling, "generate", generate)
-    monkeypatch.setattr(sampling, "beam_search", lambda engine, prompts, name, width, max_tokens=48: used.append(name) or made([[1]], name))
+    monkeypatch.setattr(
+        sampling,
+        "beam_search",
+        lambda engine, prompts, name, width, max_tokens=48: used.append(name) or made([[1]], name),
+    )
     runs = sampling.compare(None, [[1]], {"greedy": {"temperature": 0}, "top_k": {"top_k": 5}})
-    assert used == ["warm-up", "greedy", "greedy", "warm-up", "top_k", "top_k", "warm-up", "beam search, 4 beams"]
-    assert [run.seconds for run in runs[:2]] == [2.0, 1.0] and runs[2].name == "beam search, 4 beams"
+    assert used == [
+        "warm-up",
+        "greedy",
+        "greedy",
+        "warm-up",
+        "top_k",
+        "top_k",
+        "warm-up",
+        "beam search, 4 beams",
+    ]
+    assert [run.seconds for run in runs[:2]] == [2.0, 1.0] and runs[
+        2
+    ].name == "beam search, 4 beams"
 
 
 def test_same_counts_outputs():

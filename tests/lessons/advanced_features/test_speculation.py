@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from helpers.lessons.advanced_features import speculation as spec
 from helpers.engine.profile import load_profile
+from helpers.lessons.advanced_features import speculation as spec
 
 
 @dataclass
@@ -36,8 +36,14 @@ class Run:
 
 
 def counted(drafts, drafted, accepted, positions):
-    return Run(counters={"spec_decode_num_drafts": drafts, "spec_decode_num_draft_tokens": drafted,
-                         "spec_decode_num_accepted_tokens": accepted, "spec_decode_num_accepted_tokens_per_pos": positions})
+    return Run(
+        counters={
+            "spec_decode_num_drafts": drafts,
+            "spec_decode_num_draft_tokens": drafted,
+            "spec_decode_num_accepted_tokens": accepted,
+            "spec_decode_num_accepted_tokens_per_pos": positions,
+        }
+    )
 
 
 def test_acceptance_from_counters():
@@ -45,7 +51,9 @@ def test_acceptance_from_counters():
     assert (a.drafts, a.drafted, a.accepted) == (10, 40, 15)
     assert a.per_position == [0.8, 0.5, 0.2, 0.0], "only as many positions as were drafted"
     assert a.mean_length == 2.5 and a.rate == 0.375
-    assert sum(a.alpha**i for i in range(1, 5)) == pytest.approx(1.5, abs=1e-3), "alpha explains the mean length"
+    assert sum(a.alpha**i for i in range(1, 5)) == pytest.approx(1.5, abs=1e-3), (
+        "alpha explains the mean length"
+    )
 
 
 def test_nothing_drafted_is_zero_not_an_error():
@@ -55,8 +63,12 @@ def test_nothing_drafted_is_zero_not_an_error():
 
 def test_draft_cost_is_slope_and_intercept():
     c, fixed, said = spec.draft_cost({1: 3.0, 2: 3.5, 4: 4.5, 8: 6.5}, plain_step_ms=2.0)
-    assert c == pytest.approx(0.25) and fixed == pytest.approx(0.25) and "25 % of a plain step" in said
-    assert spec.draft_cost({1: 3.0, 2: 2.9}, 2.0)[0] == 0.0, "noise must not make a draft cheaper than nothing"
+    assert (
+        c == pytest.approx(0.25) and fixed == pytest.approx(0.25) and "25 % of a plain step" in said
+    )
+    assert spec.draft_cost({1: 3.0, 2: 2.9}, 2.0)[0] == 0.0, (
+        "noise must not make a draft cheaper than nothing"
+    )
     with pytest.raises(ValueError, match="two"):
         spec.draft_cost({4: 3.0}, 2.0)
 
@@ -82,34 +94,65 @@ def test_of_answers_one_at_a_time_the_fastest_of_each_counts(monkeypatch):
     class Timed(Run):
         duration_s: float = 0.0
 
-    runs = [Timed([Request([1.0]), Request([9.0])], duration_s=10.0), Timed([Request([2.0]), Request([3.0])], duration_s=5.0)]
+    runs = [
+        Timed([Request([1.0]), Request([9.0])], duration_s=10.0),
+        Timed([Request([2.0]), Request([3.0])], duration_s=5.0),
+    ]
     served = iter(runs + runs)
     monkeypatch.setattr(spec, "run_workload", lambda *args, **named: next(served))
     best = spec.fastest(None, None)
     assert [request.e2e_s for request in best.requests] == [1.0, 3.0] and best.duration_s == 5.0
-    assert spec.fastest(None, None, concurrency=4) is runs[1], "requests that share steps belong to one run"
+    assert spec.fastest(None, None, concurrency=4) is runs[1], (
+        "requests that share steps belong to one run"
+    )
 
 
 def test_ties_are_named():
     rows = [{"k": 1, "measured_x": 1.6}, {"k": 2, "measured_x": 1.98}, {"k": 4, "measured_x": 1.95}]
-    assert spec.best_drafts(rows) == "Best here: 2 drafted tokens, 1.98 times as fast (4 within 5 % of it)."
+    assert (
+        spec.best_drafts(rows)
+        == "Best here: 2 drafted tokens, 1.98 times as fast (4 within 5 % of it)."
+    )
     assert "(" not in spec.best_drafts(rows[:2])
-    assert "No number" in spec.best_drafts([{"k": 1, "measured_x": 1.02}, {"k": 4, "measured_x": 0.7}])
+    assert "No number" in spec.best_drafts(
+        [{"k": 1, "measured_x": 1.02}, {"k": 4, "measured_x": 0.7}]
+    )
 
 
 def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
-    rows = lambda steps, gains: [{"requests": n, "plain_step_ms": s, "speedup_x": g} for n, s, g in zip((1, 16, 64), steps, gains, strict=True)]
+    rows = lambda steps, gains: [
+        {"requests": n, "plain_step_ms": s, "speedup_x": g}
+        for n, s, g in zip((1, 16, 64), steps, gains, strict=True)
+    ]
     steady = rows((6.7, 6.8, 7.4), (1.51, 1.23, 1.18))
     launches = spec.batch_reading(steady, 4, tiny=True)
-    assert "do not fill the machine. The model is too small" in launches and "1.1 times" in launches and "No loss" in launches
-    assert "too small" not in spec.batch_reading(steady, 4), "7B on a large GPU waits for its weights, not for launches"
+    assert (
+        "do not fill the machine. The model is too small" in launches
+        and "1.1 times" in launches
+        and "No loss" in launches
+    )
+    assert "too small" not in spec.batch_reading(steady, 4), (
+        "7B on a large GPU waits for its weights, not for launches"
+    )
     full = spec.batch_reading(rows((2.0, 4.9, 14.0), (1.5, 0.99, 0.8)), 4)
     assert "fill" not in full and "a loss at 64 requests" in full, "1 % is noise, not a loss"
 
 
 def test_first_difference_names_its_place():
-    plain = Run([Request(token_ids=[1, 2, 3], text="abc"), Request(token_ids=[1], text="a"), Request(token_ids=[4, 5], text="de")])
-    other = Run([Request(token_ids=[1, 2, 9], text="abx"), Request(token_ids=[1], text="a"), Request(token_ids=[4], text="d")])
+    plain = Run(
+        [
+            Request(token_ids=[1, 2, 3], text="abc"),
+            Request(token_ids=[1], text="a"),
+            Request(token_ids=[4, 5], text="de"),
+        ]
+    )
+    other = Run(
+        [
+            Request(token_ids=[1, 2, 9], text="abx"),
+            Request(token_ids=[1], text="a"),
+            Request(token_ids=[4], text="d"),
+        ]
+    )
     found = spec.first_differences(plain, other)
     assert [(d["request"], d["position"]) for d in found] == [(0, 2), (2, 1)]
     assert found[0]["plain"] == "c" and found[0]["speculative"] == "x", "the texts from there"

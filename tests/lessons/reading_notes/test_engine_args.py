@@ -16,7 +16,12 @@ def test_the_catalogue_is_vllms_own_parser(rows):
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser(add_help=False))
-    options = {flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
+    options = {
+        flag
+        for action in parser._actions
+        for flag in action.option_strings
+        if flag.startswith("--")
+    }
     assert {flag for row in rows for flag in row.flags} == options
     parsed = vars(parser.parse_args([]))
     for row in rows:
@@ -28,9 +33,15 @@ def test_the_catalogue_is_vllms_own_parser(rows):
 def test_help_types_and_groups_are_filled(rows):
     by_name = {row.name: row for row in rows}
     assert len([row for row in rows if row.help]) > 0.95 * len(rows)
-    assert "chunked" in by_name["enable_chunked_prefill"].help and by_name["enable_chunked_prefill"].type == "on / off"
+    assert (
+        "chunked" in by_name["enable_chunked_prefill"].help
+        and by_name["enable_chunked_prefill"].type == "on / off"
+    )
     assert by_name["kv_cache_dtype"].type == "one of" and "fp8" in by_name["kv_cache_dtype"].choices
-    assert by_name["tensor_parallel_size"].type == "int" and by_name["tensor_parallel_size"].group == "ParallelConfig"
+    assert (
+        by_name["tensor_parallel_size"].type == "int"
+        and by_name["tensor_parallel_size"].group == "ParallelConfig"
+    )
     assert by_name["max_num_seqs"].type == "int | None"
     assert not [row for row in rows if "lambda" in row.type or "<class" in row.type]
 
@@ -52,7 +63,9 @@ def test_search_finds_names_in_every_spelling(rows, text, first):
 
 def test_search_narrows_and_gives_nothing_for_nonsense(rows):
     assert engine_args.search("", rows) == list(rows)
-    assert {r.group for r in engine_args.search("size", rows, group="ParallelConfig")} == {"ParallelConfig"}
+    assert {r.group for r in engine_args.search("size", rows, group="ParallelConfig")} == {
+        "ParallelConfig"
+    }
     assert engine_args.search("no such argument xyzzy", rows) == []
 
 
@@ -68,7 +81,11 @@ def test_then_and_now_holds_for_the_installed_version():
     assert len(rows) >= 15
     broken = [f"{r['topic']}: {r['seen']}" for r in rows if r["holds"] is False]
     assert not broken, broken
-    assert {r["topic"] for r in rows if r["holds"] is None} == {"chunked prefill", "prefix caching", "KV-cache gauge"}
+    assert {r["topic"] for r in rows if r["holds"] is None} == {
+        "chunked prefill",
+        "prefix caching",
+        "KV-cache gauge",
+    }
 
 
 def test_a_check_that_fails_says_so_instead_of_passing(monkeypatch):
@@ -78,7 +95,9 @@ def test_a_check_that_fails_says_so_instead_of_passing(monkeypatch):
         engine_args.Change("b", "", "", engine_args._default("gpu_memory_utilization", 0.9)),
         engine_args.Change("c", "", "", engine_args._has_argument("swap_space")),
         engine_args.Change("d", "", "", engine_args._default("no_such_argument", 1)),
-        engine_args.Change("e", "", "", engine_args._module_gone("vllm.entrypoints", "vllm.entrypoints.openai")),
+        engine_args.Change(
+            "e", "", "", engine_args._module_gone("vllm.entrypoints", "vllm.entrypoints.openai")
+        ),
     )
     monkeypatch.setattr(engine_args, "CHANGES", wrong)
     assert [row["holds"] for row in engine_args.then_and_now()] == [False] * 5
@@ -99,7 +118,10 @@ def test_the_widget_searches_as_one_types_and_the_page_keeps_the_table(monkeypat
     field, group = notebook.shown[0].children
     assert "enable_prefix_caching" in notebook.shown[1].html
     field.value = "tensor parallel size"
-    assert "--tensor-parallel-size" in notebook.shown[1].html and "enable_prefix_caching" not in notebook.shown[1].html
+    assert (
+        "--tensor-parallel-size" in notebook.shown[1].html
+        and "enable_prefix_caching" not in notebook.shown[1].html
+    )
     group.value = "CacheConfig"
     assert "0 of 0 arguments" in notebook.shown[1].html
     assert len(notebook.shown) == 2

@@ -44,7 +44,9 @@ def test_sweep_shares_belong_to_its_times(limits):
         seconds = row["ms"] / 1000
         assert row["gb_per_s"] == pytest.approx(moved / seconds / 1e9)
         assert row["share_of_arithmetic"] == pytest.approx(flop / seconds / limits.flop_per_s)
-        assert row["allowed_ms"] == pytest.approx(1000 * max(moved / limits.bytes_per_s, flop / limits.flop_per_s))
+        assert row["allowed_ms"] == pytest.approx(
+            1000 * max(moved / limits.bytes_per_s, flop / limits.flop_per_s)
+        )
     assert rows[1]["ms"] > rows[0]["ms"]
 
 
@@ -63,7 +65,9 @@ def test_fused_and_apart_agree_also_when_the_last_piece_is_short():
 
 def test_attention_backends_on_the_cpu():
     rows = ceilings.attention_backends((32, 64), heads=2, head_dim=16, device="cpu")
-    assert {(r["tokens"], r["backend"]) for r in rows} == {(n, b) for n in (32, 64) for b in ("math", "flash")}
+    assert {(r["tokens"], r["backend"]) for r in rows} == {
+        (n, b) for n in (32, 64) for b in ("math", "flash")
+    }
     assert all(r["ms"] > 0 and r["extra_mib"] is None for r in rows)
 
 
@@ -87,10 +91,19 @@ def test_the_longest_common_prompt_decides_and_other_kernels_stand_in():
 
     rows = recorded_ceilings()["attention"]
     found = ceilings.tiled_against_math(rows)
-    assert (found["tokens"], found["backend"]) == (16384, "flash") and found["gain"] == pytest.approx(9.63, abs=0.01)
-    assert found["memory"] == {"from": 2048, "to": 16384, "math": pytest.approx(64.0, abs=0.1), "tiled": pytest.approx(7.95, abs=0.01)}
+    assert (found["tokens"], found["backend"]) == (16384, "flash") and found[
+        "gain"
+    ] == pytest.approx(9.63, abs=0.01)
+    assert found["memory"] == {
+        "from": 2048,
+        "to": 16384,
+        "math": pytest.approx(64.0, abs=0.1),
+        "tiled": pytest.approx(7.95, abs=0.01),
+    }
     # A GPU whose memory ends at 8,192 tokens, and one (T4, V100) that has no flash kernel.
-    small = ceilings.tiled_against_math([r for r in rows if (r["backend"], r["tokens"]) != ("math", 16384)])
+    small = ceilings.tiled_against_math(
+        [r for r in rows if (r["backend"], r["tokens"]) != ("math", 16384)]
+    )
     assert small["tokens"] == 8192 and small["memory"]["to"] == 8192
     old = ceilings.tiled_against_math([r for r in rows if r["backend"] in ("math", "efficient")])
     assert old["backend"] == "efficient" and old["memory"] is None

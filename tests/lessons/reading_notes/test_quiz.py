@@ -47,16 +47,38 @@ def test_constants_and_zeros_do_not_pass():
 def test_answers_by_hand():
     """One student's numbers worked out from the text alone."""
     by_id = {q.id: q for q in quiz.make_quiz("Ada Lovelace")}
-    assert "32 layers and 2 KV heads" in by_id["kv_per_token"].text and by_id["kv_per_token"].answer == 2 * 32 * 2 * 128 * 2 / 1024
-    assert "143" not in by_id["blocks"].text and by_id["blocks"].answer == math.ceil((392 + 181) / 32)
-    assert "[10, 80, 80, 10, 10, 10]" in by_id["continuous_steps"].text and by_id["continuous_steps"].answer == 100
+    assert (
+        "32 layers and 2 KV heads" in by_id["kv_per_token"].text
+        and by_id["kv_per_token"].answer == 2 * 32 * 2 * 128 * 2 / 1024
+    )
+    assert "143" not in by_id["blocks"].text and by_id["blocks"].answer == math.ceil(
+        (392 + 181) / 32
+    )
+    assert (
+        "[10, 80, 80, 10, 10, 10]" in by_id["continuous_steps"].text
+        and by_id["continuous_steps"].answer == 100
+    )
     assert by_id["tpot"].answer == (4100 - 350) / 50
     assert by_id["per_step"].answer == pytest.approx(1 + 0.7 + 0.7**2 + 0.7**3 + 0.7**4)
 
 
 @pytest.mark.parametrize(
     ("given", "correct"),
-    [(32, True), ("32", True), ("32 KiB", True), ("32,768 bytes", True), ("32 MiB", False), ("32 ms", None), ("~32.1", True), ("31", False), ("-32", False), ("", None), (None, None), ("many", None), ("nan", None)],
+    [
+        (32, True),
+        ("32", True),
+        ("32 KiB", True),
+        ("32,768 bytes", True),
+        ("32 MiB", False),
+        ("32 ms", None),
+        ("~32.1", True),
+        ("31", False),
+        ("-32", False),
+        ("", None),
+        (None, None),
+        ("many", None),
+        ("nan", None),
+    ],
 )
 def test_what_students_type(given, correct):
     (question,) = [q for q in quiz.make_quiz("Ada Lovelace") if q.id == "kv_per_token"]
@@ -68,7 +90,9 @@ def test_what_students_type(given, correct):
 
 def test_wrong_answers_name_the_sections_worst_first():
     questions = quiz.make_quiz("x")
-    wrong = {q.id: ("no such choice" if q.choices else 1e12) for q in questions if q.section in "35"}
+    wrong = {
+        q.id: ("no such choice" if q.choices else 1e12) for q in questions if q.section in "35"
+    }
     wrong.pop("exact")
     score = quiz.grade(questions, wrong)
     assert score.correct == 0 and score.reread == ["5", "3"]
@@ -91,9 +115,14 @@ def test_score_is_saved_restored_and_belongs_to_a_name(tmp_path, monkeypatch, ca
     right = {q.id: q.answer for q in questions[:5]}
     done = quiz.take(store, questions, "Ada", given=right)
     saved = store.get("self_check", "score")
-    assert saved["metrics"] == {"correct": 5, "questions": len(questions), "answered": 5} and done.score.correct == 5
+    assert (
+        saved["metrics"] == {"correct": 5, "questions": len(questions), "answered": 5}
+        and done.score.correct == 5
+    )
     quiz.take(store, questions, "Ada", given=right)
-    assert len(store.records(experiment="self_check", latest=False)) == 1, "the same answers are saved once"
+    assert len(store.records(experiment="self_check", latest=False)) == 1, (
+        "the same answers are saved once"
+    )
 
     again = quiz.take(Results("03_reading_notes", tmp_path), questions, "Ada")
     assert again.score.correct == 5 and fresh.score.correct == 0
@@ -151,10 +180,14 @@ def test_the_form_marks_saves_and_restores(tmp_path, monkeypatch):
     number_, choice = boxes[0], next(b for b, q in zip(boxes, questions, strict=True) if q.choices)
     number_.children[1].children[0].value = f"{questions[0].answer:g} KiB"
     assert "Right" in number_.children[2].value and opened.score.correct == 1
-    choice.children[1].value = next(c for c in choice.children[1].options if c not in [q.answer for q in questions])
+    choice.children[1].value = next(
+        c for c in choice.children[1].options if c not in [q.answer for q in questions]
+    )
     card = notebook.shown[1].html
     assert "Not yet" in choice.children[2].value and "section 1 (PagedAttention)" in card
-    assert questions[0].text in card and questions[1].text not in card, "the page keeps what was answered, and gives nothing away"
+    assert questions[0].text in card and questions[1].text not in card, (
+        "the page keeps what was answered, and gives nothing away"
+    )
     assert store.get("self_check", "score")["metrics"]["answered"] == 2
 
     _, boxes = open_form()

@@ -5,10 +5,9 @@ import warnings
 
 import pytest
 
-from helpers.lessons.reading_notes import paper_claims
-from helpers.lessons.papers import cost, flash_attention, paged_attention, scheduling, speculative
-from helpers.lessons.reading_notes import plots
 from helpers.display import figures as style
+from helpers.lessons.papers import cost, flash_attention, paged_attention, scheduling, speculative
+from helpers.lessons.reading_notes import paper_claims, plots
 from helpers.lessons.reading_notes.static_batching import Waves
 
 
@@ -35,33 +34,61 @@ def one(pictures) -> style.Picture:
 
 def test_allocators(pictures):
     lengths = paged_attention.draw_lengths(60)
-    ours = {p: paged_attention.simulate_allocator(lengths, p).as_percent() for p in paged_attention.POLICIES}
+    ours = {
+        p: paged_attention.simulate_allocator(lengths, p).as_percent()
+        for p in paged_attention.POLICIES
+    }
     plots.allocators(ours, paged_attention.FIGURE_2, "reading")
     assert len(one(pictures).table) == 8
 
 
 def test_block_sizes_and_sharing(pictures):
-    plots.block_sizes([{"block_size": b, "tokens": 99 - b / 5, "waste_per_request": (b - 1) / 2} for b in (1, 16, 256)], "reading")
+    plots.block_sizes(
+        [
+            {"block_size": b, "tokens": 99 - b / 5, "waste_per_request": (b - 1) / 2}
+            for b in (1, 16, 256)
+        ],
+        "reading",
+    )
     one(pictures)
     pictures.clear()
-    rows = [{"kind": k, "width": w, "saved_percent": 10.0, "printed": 9.0} for k in ("parallel", "beam") for w in (2, 4)]
+    rows = [
+        {"kind": k, "width": w, "saved_percent": 10.0, "printed": 9.0}
+        for k in ("parallel", "beam")
+        for w in (2, 4)
+    ]
     plots.sharing(rows, "reading")
     one(pictures)
 
 
 def test_blocks_in_use_and_places(pictures):
-    plots.blocks_in_use([{"step": i, "blocks": 3, "blocks_predicted": 3, "tokens": 40 + i} for i in range(20)], 16, "reading")
+    plots.blocks_in_use(
+        [{"step": i, "blocks": 3, "blocks_predicted": 3, "tokens": 40 + i} for i in range(20)],
+        16,
+        "reading",
+    )
     one(pictures)
     pictures.clear()
     requests = scheduling.poisson_arrivals(7, None, (1, 1), (2, 9))
-    both = {p: scheduling.simulate_schedule(requests, p, max_batch=3) for p in ("static", "iteration")}
+    both = {
+        p: scheduling.simulate_schedule(requests, p, max_batch=3) for p in ("static", "iteration")
+    }
     plots.places(both, "reading", 3)
     assert len(one(pictures).table) == 14
 
 
 def test_traffic(pictures):
-    rows = [{"tokens": n, "standard": flash_attention.standard_traffic(n, 64), "flash": flash_attention.flash_traffic(n, 64, 4096)} for n in (512, 1024)]
-    plots.traffic(rows, [{"sram": m, "standard": 10, "flash": 1e6 / m} for m in (512, 1024)], "reading")
+    rows = [
+        {
+            "tokens": n,
+            "standard": flash_attention.standard_traffic(n, 64),
+            "flash": flash_attention.flash_traffic(n, 64, 4096),
+        }
+        for n in (512, 1024)
+    ]
+    plots.traffic(
+        rows, [{"sram": m, "standard": 10, "flash": 1e6 / m} for m in (512, 1024)], "reading"
+    )
     one(pictures)
 
 
@@ -70,8 +97,18 @@ def test_machine_figures_with_and_without_recorded_lines(pictures, gpu):
     from helpers.lessons.reading_notes.claims import recorded_ceilings
 
     h100 = recorded_ceilings()
-    here = [{"tokens": n, "backend": b, "ms": n / 100, "extra_mib": None} for n in (256, 512) for b in ("math", "flash")]
-    plots.attention_times(h100["attention"] if gpu else here, "reading", "this machine", [] if gpu else h100["attention"], "H100")
+    here = [
+        {"tokens": n, "backend": b, "ms": n / 100, "extra_mib": None}
+        for n in (256, 512)
+        for b in ("math", "flash")
+    ]
+    plots.attention_times(
+        h100["attention"] if gpu else here,
+        "reading",
+        "this machine",
+        [] if gpu else h100["attention"],
+        "H100",
+    )
     table = one(pictures).table
     assert {r["machine"] for r in table} == ({"this machine"} if gpu else {"this machine", "H100"})
     pictures.clear()
@@ -99,19 +136,34 @@ def test_no_label_is_cut_off_and_no_kernel_vanishes(monkeypatch):
 def test_stalls_and_speculation(pictures):
     requests = scheduling.poisson_arrivals(12, 3, (100, 900), (4, 30))
     both = {p: scheduling.simulate_schedule(requests, p) for p in ("prefill_first", "stall_free")}
-    plots.stalls(both, [{"token_budget": b, "itl_ms_p99": 10.0, "ttft_ms_p50": 20.0} for b in (256, 512)], "reading")
+    plots.stalls(
+        both,
+        [{"token_budget": b, "itl_ms_p99": 10.0, "ttft_ms_p50": 20.0} for b in (256, 512)],
+        "reading",
+    )
     one(pictures)
     curves = {2: [(a / 10, speculative.speedup(a / 10, 2)) for a in range(10)]}
-    for measured in ([], [{"label": "ngram", "gamma": 4, "alpha": 0.97, "speedup": 18.8}, {"label": "draft", "gamma": 4, "alpha": 0.8, "speedup": 1.4}]):
+    for measured in (
+        [],
+        [
+            {"label": "ngram", "gamma": 4, "alpha": 0.97, "speedup": 18.8},
+            {"label": "draft", "gamma": 4, "alpha": 0.8, "speedup": 1.4},
+        ],
+    ):
         pictures.clear()
         plots.speculation(curves, speculative.TABLE_1, measured, 0.05, "reading")
-        assert len([r for r in one(pictures).table if r["from"] in ("ngram", "draft")]) == len(measured)
+        assert len([r for r in one(pictures).table if r["from"] in ("ngram", "draft")]) == len(
+            measured
+        )
 
 
 def test_cost_bars_returns_its_picture():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        picture = plots.cost_bars(cost.what_changes_it(cost.CostInputs(2, 1000), {"busier": {"utilisation": 1.0}}), "reading")
+        picture = plots.cost_bars(
+            cost.what_changes_it(cost.CostInputs(2, 1000), {"busier": {"utilisation": 1.0}}),
+            "reading",
+        )
     assert [r["change"] for r in picture.table] == ["busier", "as it is"]
 
 
@@ -133,9 +185,16 @@ def test_claims_quote_the_constants_and_name_what_is_not_rebuilt():
             assert claim.what and claim.why, f"{claim.key} explains nothing"
             assert claim.paper is not None or claim.ours is not None
     by_key = {c.key: c for table in tables for c in table}
-    assert by_key["hbm_arxiv"].paper == 40.3 and by_key["hbm_later"].paper == 35.3, "each with its version"
-    assert "arXiv version" in by_key["hbm_arxiv"].what and "later version" in by_key["hbm_later"].what
+    assert by_key["hbm_arxiv"].paper == 40.3 and by_key["hbm_later"].paper == 35.3, (
+        "each with its version"
+    )
+    assert (
+        "arXiv version" in by_key["hbm_arxiv"].what and "later version" in by_key["hbm_later"].what
+    )
     assert (by_key["latency_arxiv"].paper, by_key["latency_sc22"].paper) == (7.3, 6.4)
-    assert by_key["ours_draft"].ours == pytest.approx(1.4 / speculative.speedup(0.8, 4)) and "ours_none" not in by_key
+    assert (
+        by_key["ours_draft"].ours == pytest.approx(1.4 / speculative.speedup(0.8, 4))
+        and "ours_none" not in by_key
+    )
     assert by_key["steps"].ours == 2 and by_key["measured"].ours == 2
     assert by_key["throughput"].ours is None, "what was not rebuilt has no number of ours"

@@ -29,7 +29,9 @@ def served(monkeypatch):
             steps.append(len(running))
             running = [n - 1 for n in running if n > 1]
         extra = 5.0 if len(log) == 2 else 0.0  # another program disturbs the first wave
-        return Run(0.01 * len(steps) + extra, [{"t_s": 0.01 * i, "tokens": n} for i, n in enumerate(steps)])
+        return Run(
+            0.01 * len(steps) + extra, [{"t_s": 0.01 * i, "tokens": n} for i, n in enumerate(steps)]
+        )
 
     monkeypatch.setattr(waves, "run_workload", run_workload)
     return log
@@ -54,7 +56,9 @@ def test_waves_and_continuous_are_counted_and_disturbances_left_out(served):
     out = waves.compare(Engine(), answers, batch=2, repeats=2)
     assert (out.wave_steps, out.continuous_steps) == (20, 12)
     assert out.steps_x == pytest.approx(20 / 12)
-    assert out.wave_s == pytest.approx(0.20), "the fastest of each wave counts, not the disturbed one"
+    assert out.wave_s == pytest.approx(0.20), (
+        "the fastest of each wave counts, not the disturbed one"
+    )
     assert out.speedup_x == pytest.approx(20 / 12)
     assert out.output_tokens == sum(answers)
     assert out.step_ms == pytest.approx({1: 10.0, 2: 10.0})
@@ -65,7 +69,9 @@ def test_every_run_has_prompts_of_its_own_and_the_answers_asked_for(served):
     answers = [3, 1, 2]
     waves.compare(Engine(), answers, batch=2, repeats=2)
     prompts = [tuple(r.prompt_token_ids) for w in served for r in w.requests]
-    assert len(set(prompts)) == len(prompts), "a prompt that comes twice would be found in the prefix cache"
+    assert len(set(prompts)) == len(prompts), (
+        "a prompt that comes twice would be found in the prefix cache"
+    )
     continuous = [w for w in served if w.name == "continuous"]
     assert [[r.max_tokens for r in w.requests] for w in continuous] == [answers, answers]
     assert all(not r.stop_at_eos for w in served for r in w.requests)

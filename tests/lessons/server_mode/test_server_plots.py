@@ -2,9 +2,9 @@
 
 import pytest
 
-from helpers.server.load import Stream
-from helpers.lessons.server_mode import plots as plots
 from helpers.display import figures as style
+from helpers.lessons.server_mode import plots as plots
+from helpers.server.load import Stream
 
 
 @pytest.fixture
@@ -16,14 +16,20 @@ def shown(monkeypatch):
 
 
 def level(clients, tokens, ttft=20.0):
-    return {"clients": clients, "output_tokens_per_s": tokens, "ttft_ms_p50": ttft, "ttft_ms_p90": 2 * ttft, "tpot_ms_p50": 6.0}
+    return {
+        "clients": clients,
+        "output_tokens_per_s": tokens,
+        "ttft_ms_p50": ttft,
+        "ttft_ms_p90": 2 * ttft,
+        "tpot_ms_p50": 6.0,
+    }
 
 
 @pytest.mark.parametrize("last, falls", [(5374.0, True), (6400.0, False), (9000.0, False)])
 def test_closed_loop_says_where_throughput_is_highest(shown, last, falls):
     rows = [level(1, 152.0), level(128, 6661.0, 696.0), level(256, last, 1060.0)]
     plots.closed_loop(rows, rows[0])
-    (_, reading), = shown
+    ((_, reading),) = shown
     assert f"highest at {256 if last > 6661 else 128} clients" in reading
     assert ("throughput falls, by 19 % at 256" in reading) == falls
 
@@ -45,7 +51,7 @@ def test_open_loop_draws_what_was_answered_without_the_drain(shown):
 def test_the_ttft_of_a_stream_stands_clear_of_its_line(shown):
     times = [0.019 + 0.006 * i for i in range(60)]
     plots.token_times(Stream(times_s=times, chunks=["x"] * 60))
-    (fig, _), = shown
+    ((fig, _),) = shown
     fig.canvas.draw()
     ax = fig.axes[0]
     box = ax.texts[0].get_window_extent()
@@ -56,6 +62,10 @@ def test_the_ttft_of_a_stream_stands_clear_of_its_line(shown):
 
 def test_probabilities_that_cannot_be_seen_are_a_sentence(shown, capsys):
     plots.logprobs([{"position": 1, "candidates": [("", 6.58e-06), ("w1", 6.5e-06)]}])
-    assert shown == [] and "no preference: the likeliest of all these tokens has 0.00066 %" in capsys.readouterr().out
+    assert (
+        shown == []
+        and "no preference: the likeliest of all these tokens has 0.00066 %"
+        in capsys.readouterr().out
+    )
     plots.logprobs([{"position": 1, "candidates": [("KV", 0.9), ("key", 0.05)]}])
     assert "90 %" in shown[0][1]

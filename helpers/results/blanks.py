@@ -15,17 +15,49 @@ from pathlib import Path
 from helpers.results.store import latest_of, load
 
 # What a record's `source` says about its numbers. No source: measured.
-KINDS = {"typed": "typed", "student": "typed", "parameter": "typed", "form": "typed",
-         "formula": "calculated", "planner": "calculated", "example": "calculated", "recorded": "calculated",
-         "default": "calculated", "catalogue": "calculated", "reference": "calculated"}
+KINDS = {
+    "typed": "typed",
+    "student": "typed",
+    "parameter": "typed",
+    "form": "typed",
+    "formula": "calculated",
+    "planner": "calculated",
+    "example": "calculated",
+    "recorded": "calculated",
+    "default": "calculated",
+    "catalogue": "calculated",
+    "reference": "calculated",
+}
 # Experiments that have their own place in the documents and are not rows of the results table.
-NOT_RESULTS = {"answer", "prediction", "checklist", "hardware", "strategy", "self_check", "exercise"}
+NOT_RESULTS = {
+    "answer",
+    "prediction",
+    "checklist",
+    "hardware",
+    "strategy",
+    "self_check",
+    "exercise",
+}
 # Chief metrics: the first that a record has of each group, at most three; then whatever else it has.
-CHIEF = (("output_tokens_per_s", "total_tokens_per_s", "requests_per_s"), ("speedup_x", "improvement_x", "acceptance_rate", "prefix_cache_hit_rate"),
-         ("ttft_ms_p50", "ttft_ms_mean", "ttft_ms_p99"), ("tpot_ms_p50", "itl_ms_p50", "itl_ms_p99"), ("e2e_ms_p50", "e2e_ms_mean"),
-         ("peak_gib",), ("kv_cache_tokens",), ("score",))
+CHIEF = (
+    ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s"),
+    ("speedup_x", "improvement_x", "acceptance_rate", "prefix_cache_hit_rate"),
+    ("ttft_ms_p50", "ttft_ms_mean", "ttft_ms_p99"),
+    ("tpot_ms_p50", "itl_ms_p50", "itl_ms_p99"),
+    ("e2e_ms_p50", "e2e_ms_mean"),
+    ("peak_gib",),
+    ("kv_cache_tokens",),
+    ("score",),
+)
 # What was asked for, not what came out.
-WORKLOAD = {"requests", "input_tokens", "output_tokens", "duration_s", "max_num_seqs", "max_num_batched_tokens"}
+WORKLOAD = {
+    "requests",
+    "input_tokens",
+    "output_tokens",
+    "duration_s",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+}
 ROWS_PER_EXPERIMENT = 10
 ABOUT_ARGUMENT = {
     "max_num_seqs": "most requests that the engine works on at once",
@@ -50,7 +82,7 @@ class Part:
 @dataclass(frozen=True)
 class Fill:
     value: str | list[Part]
-    kind: str                  # measured | calculated | typed | missing
+    kind: str  # measured | calculated | typed | missing
     note: str = ""
 
 
@@ -62,11 +94,12 @@ NO_LINES = Fill([], "missing")
 @dataclass
 class Facts:
     """The latest record of every (notebook, experiment, variant) in a results folder."""
+
     records: list[dict]
     problems: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, folder: Path) -> "Facts":
+    def of(cls, folder: Path) -> Facts:
         records, problems = load(folder)
         return cls(latest_of(records), problems)
 
@@ -79,6 +112,7 @@ class Facts:
 
 
 # ---------------------------------------------------------------- text for numbers
+
 
 def number(value) -> float | None:
     """A finite number, or None for everything else that a record may hold."""
@@ -98,27 +132,43 @@ def show(value: float) -> str:
     return f"{value:.3g}"
 
 
-UNITS_IN_NAMES = (("_tokens_per_s", "tokens/s"), ("_gb_per_s", "GB/s"), ("_tflop_per_s", "TFLOP/s"), ("_per_s", "/s"), ("_ms", "ms"), ("_us", "us"),
-                  ("_gib", "GiB"), ("_mib", "MiB"), ("_kib", "KiB"), ("_s", "s"), ("_x", "x"), ("_tokens", "tokens"), ("_percent", "%"), ("_pct", "%"))
+UNITS_IN_NAMES = (
+    ("_tokens_per_s", "tokens/s"),
+    ("_gb_per_s", "GB/s"),
+    ("_tflop_per_s", "TFLOP/s"),
+    ("_per_s", "/s"),
+    ("_ms", "ms"),
+    ("_us", "us"),
+    ("_gib", "GiB"),
+    ("_mib", "MiB"),
+    ("_kib", "KiB"),
+    ("_s", "s"),
+    ("_x", "x"),
+    ("_tokens", "tokens"),
+    ("_percent", "%"),
+    ("_pct", "%"),
+)
 
 
 def show_metric(name: str, value: float) -> str:
     """A metric with its unit, read from its name: ttft_ms_p50 -> 'TTFT p50 12.1 ms'."""
     stat = re.search(r"_(p\d+|mean|max|min)$", name)
-    base, unit = name[:stat.start()] if stat else name, ""
+    base, unit = name[: stat.start()] if stat else name, ""
     for ending, meaning in UNITS_IN_NAMES:
         if base == ending[1:]:
             base, unit = "", meaning
         elif base.endswith(ending) and not ("_per_" in base and ending == "_tokens"):
-            base, unit = base[:-len(ending)], meaning
-        elif f"{ending}_" in base and len(ending) < 4:          # tpot_ms_1_streams
+            base, unit = base[: -len(ending)], meaning
+        elif f"{ending}_" in base and len(ending) < 4:  # tpot_ms_1_streams
             base, unit = base.replace(f"{ending}_", "_", 1), meaning
         else:
             continue
         break
     if unit == "GiB" and 0 < abs(value) < 0.1:
         value, unit = value * 1024, "MiB"
-    words = re.sub(r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), base.replace("_", " "))
+    words = re.sub(
+        r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), base.replace("_", " ")
+    )
     words += f" {stat[1]}" if stat else ""
     return f"{words} {show(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
 
@@ -129,7 +179,7 @@ def count(number: int, thing: str) -> str:
 
 def one_line(text, limit: int = 2000) -> str:
     """A student's or a model's text as it may stand in one line of Markdown or a table's cell."""
-    whole = str(text).encode("utf-8", "replace").decode()      # half a surrogate pair is no text
+    whole = str(text).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
     return " ".join(whole.split())[:limit]
 
 
@@ -138,10 +188,18 @@ def cell(text) -> str:
 
 
 def chief_metrics(record: dict, most: int = 3) -> list[str]:
-    metrics = {name: value for name, raw in record["metrics"].items() if (value := number(raw)) is not None}
-    names = [next(name for name in group if name in metrics) for group in CHIEF if any(name in metrics for name in group)]
+    metrics = {
+        name: value for name, raw in record["metrics"].items() if (value := number(raw)) is not None
+    }
+    names = [
+        next(name for name in group if name in metrics)
+        for group in CHIEF
+        if any(name in metrics for name in group)
+    ]
     known = {name for group in CHIEF for name in group} | WORKLOAD
-    names += [name for name in metrics if name not in known and not re.search(r"_(p\d+|mean)$", name)]
+    names += [
+        name for name in metrics if name not in known and not re.search(r"_(p\d+|mean)$", name)
+    ]
     return [show_metric(name, metrics[name]) for name in names or metrics][:most]
 
 
@@ -184,11 +242,15 @@ def _text(record: dict | None, *names: str) -> Fill:
 def answer(variant: str) -> Callable[[Facts], Fill]:
     def slot(facts: Facts) -> Fill:
         fill = _text(facts.get("answer", variant), "text")
-        return Fill(fill.value, "typed", fill.note) if fill.kind == "measured" else fill   # words are never measured
+        return (
+            Fill(fill.value, "typed", fill.note) if fill.kind == "measured" else fill
+        )  # words are never measured
+
     return slot
 
 
 # ---------------------------------------------------------------- my_learnings.md
+
 
 def _baseline(facts: Facts) -> dict | None:
     """The student's own baseline if there is one, else the one measured this week."""
@@ -210,7 +272,7 @@ def gpu_model(facts: Facts) -> Fill:
     if texts.get("gpu_model"):
         return Fill(one_line(texts["gpu_model"], 120), "typed", _from(record))
     place = record.get("provenance") or {}
-    if kind_of(record) == "typed":       # the machine of the import is not the machine of the number
+    if kind_of(record) == "typed":  # the machine of the import is not the machine of the number
         measured = facts.get("baseline", "one_at_a_time") or facts.get("optimised", "best")
         if not measured:
             return MISSING
@@ -227,7 +289,9 @@ def memory_setting(facts: Facts) -> Fill:
         return Fill(f"{share:.2f}", kind_of(record), _from(record))
     size = number(args.get("kv_cache_memory_bytes"))
     if size is not None:
-        amount = f"{show(size / 2**30)} GiB" if size >= 2**30 else f"{show(round(size / 2**20, 1))} MiB"
+        amount = (
+            f"{show(size / 2**30)} GiB" if size >= 2**30 else f"{show(round(size / 2**20, 1))} MiB"
+        )
         return Fill(f"not used; KV cache set to {amount} instead", kind_of(record), _from(record))
     return MISSING
 
@@ -248,7 +312,15 @@ def improvement(facts: Facts) -> Fill:
     if fill.kind not in ("measured", "calculated") or initial_throughput(facts).kind != "typed":
         return fill
     over = _metric(base, "output_tokens_per_s")
-    return replace(fill, value=(f"over the {over.value} tokens/sec measured this week" if over.value else "over a measured baseline") + f": {fill.value}")
+    return replace(
+        fill,
+        value=(
+            f"over the {over.value} tokens/sec measured this week"
+            if over.value
+            else "over a measured baseline"
+        )
+        + f": {fill.value}",
+    )
 
 
 def _improvement(facts: Facts) -> Fill:
@@ -259,8 +331,15 @@ def _improvement(facts: Facts) -> Fill:
     # Only like with like: both numbers from one machine and one model.
     base = facts.get("baseline", "one_at_a_time")
     values = [number(r["metrics"].get("output_tokens_per_s")) if r else None for r in (base, best)]
-    if all(values) and all((base.get("provenance") or {}).get(k) == (best.get("provenance") or {}).get(k) for k in ("machine", "model")):
-        return Fill(show(values[1] / values[0]), kind_of(best), "final over the measured baseline, same machine and model")
+    if all(values) and all(
+        (base.get("provenance") or {}).get(k) == (best.get("provenance") or {}).get(k)
+        for k in ("machine", "model")
+    ):
+        return Fill(
+            show(values[1] / values[0]),
+            kind_of(best),
+            "final over the measured baseline, same machine and model",
+        )
     return MISSING
 
 
@@ -276,23 +355,50 @@ def _table(rows: list[dict]) -> Fill:
         mine = [r for r in rows if r["notebook"] == notebook]
         machines = list(dict.fromkeys(machine_of(r) for r in mine if kind_of(r) == "measured"))
         place = next((r.get("provenance") or {} for r in mine if kind_of(r) == "measured"), {})
-        model = f", model {one_line(place['model'], 80)}" + (f" ({place['weights']} weights)" if place.get("weights") else "") if place.get("model") else ""
-        about = f"Measured on {'; '.join(machines)}, vLLM {place.get('vllm')}{model}." if machines else "Not measured on this machine; see the source."
-        parts += [Part(f"{notebook}.title", f"### Notebook {one_line(notebook, 80)}"), Part(f"{notebook}.gap1", ""), Part(f"{notebook}.about", about),
-                  Part(f"{notebook}.gap2", ""), Part(f"{notebook}.head", "| experiment | variant | result | source |"),
-                  Part(f"{notebook}.rule", "|---|---|---|---|")]
+        model = (
+            f", model {one_line(place['model'], 80)}"
+            + (f" ({place['weights']} weights)" if place.get("weights") else "")
+            if place.get("model")
+            else ""
+        )
+        about = (
+            f"Measured on {'; '.join(machines)}, vLLM {place.get('vllm')}{model}."
+            if machines
+            else "Not measured on this machine; see the source."
+        )
+        parts += [
+            Part(f"{notebook}.title", f"### Notebook {one_line(notebook, 80)}"),
+            Part(f"{notebook}.gap1", ""),
+            Part(f"{notebook}.about", about),
+            Part(f"{notebook}.gap2", ""),
+            Part(f"{notebook}.head", "| experiment | variant | result | source |"),
+            Part(f"{notebook}.rule", "|---|---|---|---|"),
+        ]
         for experiment in dict.fromkeys(r["experiment"] for r in mine):
             variants = [r for r in mine if r["experiment"] == experiment]
             # A long sweep shows its first rows and its last ones: the ends of the curve.
-            shown = variants if len(variants) <= ROWS_PER_EXPERIMENT else variants[:ROWS_PER_EXPERIMENT - 3] + variants[-3:]
+            shown = (
+                variants
+                if len(variants) <= ROWS_PER_EXPERIMENT
+                else variants[: ROWS_PER_EXPERIMENT - 3] + variants[-3:]
+            )
             for r in shown:
-                parts.append(Part(f"{notebook}.row.{experiment}.{r['variant']}",
-                                  f"| {cell(experiment.replace('_', ' '))} | {cell(r['variant'].replace('_', ' '))} | {cell(', '.join(chief_metrics(r)))} | {kind_of(r)} |"))
+                parts.append(
+                    Part(
+                        f"{notebook}.row.{experiment}.{r['variant']}",
+                        f"| {cell(experiment.replace('_', ' '))} | {cell(r['variant'].replace('_', ' '))} | {cell(', '.join(chief_metrics(r)))} | {kind_of(r)} |",
+                    )
+                )
             if len(shown) < len(variants):
-                parts.append(Part(f"{notebook}.more.{experiment}", f"| {cell(experiment.replace('_', ' '))} | {len(variants) - len(shown)} more | in measurements.jsonl | |"))
+                parts.append(
+                    Part(
+                        f"{notebook}.more.{experiment}",
+                        f"| {cell(experiment.replace('_', ' '))} | {len(variants) - len(shown)} more | in measurements.jsonl | |",
+                    )
+                )
         parts.append(Part(f"{notebook}.gap3", ""))
     if parts:
-        parts.pop()                            # the template has the blank line before the next heading
+        parts.pop()  # the template has the blank line before the next heading
     kinds = [kind_of(r) for r in rows]
     best = next((k for k in ("measured", "calculated", "typed") if k in kinds), "missing")
     return Fill(parts, best if parts else "missing", count(len(rows), "result") if parts else "")
@@ -306,15 +412,30 @@ def predictions_table(facts: Facts) -> Fill:
             continue
         unit = cell(record["unit"]) if record.get("unit") else ""
         unit = unit if unit in ("", "x", "%") else " " + unit
-        ratio = values[2] if values[2] is not None else (values[1] / values[0] if values[0] else None)
+        ratio = (
+            values[2] if values[2] is not None else (values[1] / values[0] if values[0] else None)
+        )
         how = " (calculated)" if record.get("how") == "calculated" else ""
-        by = "you" if record.get("source") in ("student", "typed", "form") else cell(record.get("source") or "formula")
-        parts.append(Part(f"row.{record['notebook']}.{record['variant']}",
-                          f"| {cell(record['variant'].replace('_', ' '))} | {show(values[0])}{unit} | {show(values[1])}{unit}{how} | "
-                          f"{'' if ratio is None else f'{ratio:.2f}' if 0.01 <= abs(ratio) < 100 else show(ratio)} | {by} | {cell(record.get('residual') or '')} |"))
+        by = (
+            "you"
+            if record.get("source") in ("student", "typed", "form")
+            else cell(record.get("source") or "formula")
+        )
+        parts.append(
+            Part(
+                f"row.{record['notebook']}.{record['variant']}",
+                f"| {cell(record['variant'].replace('_', ' '))} | {show(values[0])}{unit} | {show(values[1])}{unit}{how} | "
+                f"{'' if ratio is None else f'{ratio:.2f}' if 0.01 <= abs(ratio) < 100 else show(ratio)} | {by} | {cell(record.get('residual') or '')} |",
+            )
+        )
     if not parts:
         return NO_LINES
-    head = [Part("head", "| prediction | predicted | measured | ratio | predicted by | why they differ |"), Part("rule", "|---|---|---|---|---|---|")]
+    head = [
+        Part(
+            "head", "| prediction | predicted | measured | ratio | predicted by | why they differ |"
+        ),
+        Part("rule", "|---|---|---|---|---|---|"),
+    ]
     return Fill(head + parts, "measured", count(len(parts), "prediction"))
 
 
@@ -339,57 +460,119 @@ def configuration(facts: Facts) -> Fill:
 
 def listed(*prefixes: str) -> Callable[[Facts], Fill]:
     """A list that grows: one line for each answer whose variant starts so (concern_1, concern_2)."""
+
     def slot(facts: Facts) -> Fill:
-        found = [r for r in facts.all("answer") if r["variant"].startswith(prefixes) and isinstance(r.get("text"), str) and one_line(r["text"])]
+        found = [
+            r
+            for r in facts.all("answer")
+            if r["variant"].startswith(prefixes)
+            and isinstance(r.get("text"), str)
+            and one_line(r["text"])
+        ]
         parts = [Part(r["variant"], f"- {one_line(r['text'])}") for r in found]
         kinds = {kind_of(r) for r in found}
-        return Fill(parts, "calculated" if kinds == {"calculated"} else "typed", count(len(parts), "answer")) if parts else NO_LINES
+        return (
+            Fill(
+                parts,
+                "calculated" if kinds == {"calculated"} else "typed",
+                count(len(parts), "answer"),
+            )
+            if parts
+            else NO_LINES
+        )
+
     return slot
 
 
 def reading_notes(facts: Facts) -> Fill:
     """A line for each note of notebook 3, with what it is about: "PagedAttention: ..." (answers note_...)."""
-    found = [r for r in facts.all("answer") if r["variant"].startswith("note_") and isinstance(r.get("text"), str) and one_line(r["text"])]
-    parts = [Part(r["variant"], f"- {r['variant'].removeprefix('note_').replace('_', ' ')}: {one_line(r['text'])}") for r in found]
+    found = [
+        r
+        for r in facts.all("answer")
+        if r["variant"].startswith("note_")
+        and isinstance(r.get("text"), str)
+        and one_line(r["text"])
+    ]
+    parts = [
+        Part(
+            r["variant"],
+            f"- {r['variant'].removeprefix('note_').replace('_', ' ')}: {one_line(r['text'])}",
+        )
+        for r in found
+    ]
     return Fill(parts, "typed", f"{len(parts)} notes") if parts else NO_LINES
 
 
 def self_check(facts: Facts) -> Fill:
     record = facts.get("self_check", "score")
-    right, asked = (number((record or {}).get("metrics", {}).get(name)) for name in ("correct", "questions"))
-    return MISSING if right is None or not asked else Fill(f"{right:g} of {asked:g} questions right", "measured", _from(record))
+    right, asked = (
+        number((record or {}).get("metrics", {}).get(name)) for name in ("correct", "questions")
+    )
+    return (
+        MISSING
+        if right is None or not asked
+        else Fill(f"{right:g} of {asked:g} questions right", "measured", _from(record))
+    )
 
 
 # ---------------------------------------------------------------- the checklist
 
+
 def _ticked(item: str, evidence: Callable[[Facts], str] | None = None) -> Callable[[Facts], Fill]:
     """A checklist item: ticked by the student, by what the notebook saw, or by the results."""
+
     def slot(facts: Facts) -> Fill:
         record = facts.get("checklist", item)
         if record and record.get("done"):
             why = one_line(record.get("evidence") or "", 200)
             if record.get("source") == "evidence" and why:
                 return Fill(f"evidence: {why}", "measured", record["notebook"])
-            return Fill("ticked by the student" + (f": {why}" if why else ""), "typed", record["notebook"])
+            return Fill(
+                "ticked by the student" + (f": {why}" if why else ""), "typed", record["notebook"]
+            )
         if record and record.get("done") is False and record.get("source") != "evidence":
             return TAKEN_BACK
         why = evidence(facts) if evidence else ""
         return Fill(f"evidence: {why}", "measured", "from the results") if why else MISSING
+
     return slot
 
 
 def _documented(facts: Facts) -> str:
-    core = [slot(facts) for (document, section, _), slot in SLOTS.items() if section in ("## Week 1-2: Baseline", "## Week 3: Optimization")]
+    core = [
+        slot(facts)
+        for (document, section, _), slot in SLOTS.items()
+        if section in ("## Week 1-2: Baseline", "## Week 3: Optimization")
+    ]
     filled = sum(fill.kind != "missing" for fill in core)
     # What a notebook fills in documents nothing.
-    written = [r for r in facts.all("answer") if r["variant"].startswith(("key_challenge", "insight", "question"))
-               and kind_of(r) == "typed" and one_line(r.get("text") or "")]
-    return f"{filled} of {len(core)} blanks of Weeks 1 to 3 are filled, {count(len(written), 'answer')} written" if written and filled >= len(core) - 1 else ""
+    written = [
+        r
+        for r in facts.all("answer")
+        if r["variant"].startswith(("key_challenge", "insight", "question"))
+        and kind_of(r) == "typed"
+        and one_line(r.get("text") or "")
+    ]
+    return (
+        f"{filled} of {len(core)} blanks of Weeks 1 to 3 are filled, {count(len(written), 'answer')} written"
+        if written and filled >= len(core) - 1
+        else ""
+    )
 
 
 def _served(facts: Facts) -> str:
-    found = [r for r in facts.records if r["notebook"].startswith("05") and r["experiment"] not in NOT_RESULTS and kind_of(r) == "measured"]
-    return f"{count(len(found), 'measurement')} against a server in notebook {found[0]['notebook']}" if found else ""
+    found = [
+        r
+        for r in facts.records
+        if r["notebook"].startswith("05")
+        and r["experiment"] not in NOT_RESULTS
+        and kind_of(r) == "measured"
+    ]
+    return (
+        f"{count(len(found), 'measurement')} against a server in notebook {found[0]['notebook']}"
+        if found
+        else ""
+    )
 
 
 def _planned(facts: Facts) -> str:
@@ -398,23 +581,39 @@ def _planned(facts: Facts) -> str:
 
 
 def _tried(facts: Facts) -> str:
-    found = [r for r in facts.records if r["notebook"].startswith("02") and r["experiment"] not in NOT_RESULTS and kind_of(r) == "measured"]
+    found = [
+        r
+        for r in facts.records
+        if r["notebook"].startswith("02")
+        and r["experiment"] not in NOT_RESULTS
+        and kind_of(r) == "measured"
+    ]
     names = list(dict.fromkeys(r["experiment"].replace("_", " ") for r in found))
-    return "measured " + ", ".join(names[:4]) + (" and more" if len(names) > 4 else "") if names else ""
+    return (
+        "measured " + ", ".join(names[:4]) + (" and more" if len(names) > 4 else "")
+        if names
+        else ""
+    )
 
 
 # ---------------------------------------------------------------- distributed_planning.md
+
 
 def _hardware(*names: str) -> Callable[[Facts], Fill]:
     def slot(facts: Facts) -> Fill:
         record = facts.get("hardware", "week5")
         return _first(_metric(record, *names), _text(record, *names))
+
     return slot
 
 
 def week5_gpu(facts: Facts) -> Fill:
     fill = _hardware("gpu_model")(facts)
-    return replace(fill, value=f"{fill.value} (planned, not on this machine)") if fill.kind == "calculated" else fill
+    return (
+        replace(fill, value=f"{fill.value} (planned, not on this machine)")
+        if fill.kind == "calculated"
+        else fill
+    )
 
 
 def reason(facts: Facts) -> Fill:
@@ -440,14 +639,28 @@ def _strategy(*names: str, code: bool = False) -> Callable[[Facts], Fill]:
             return MISSING
         text = f"`{fill.value.replace('`', '')}`" if code else fill.value
         return Fill(text, fill.kind if record.get("source") else "calculated", fill.note)
+
     return slot
 
 
 def plan_table(facts: Facts) -> Fill:
     """What the planner expects of the chosen layout, then what was measured here."""
     chosen = facts.get("strategy", "chosen")
-    plan = [{"source": "planner", **chosen, "experiment": "plan", "variant": chosen["layout"]}] if chosen and chosen.get("layout") else []
-    return _table(plan + [r for r in facts.records if r["notebook"].startswith("04") and r["experiment"] not in NOT_RESULTS and chief_metrics(r)])
+    plan = (
+        [{"source": "planner", **chosen, "experiment": "plan", "variant": chosen["layout"]}]
+        if chosen and chosen.get("layout")
+        else []
+    )
+    return _table(
+        plan
+        + [
+            r
+            for r in facts.records
+            if r["notebook"].startswith("04")
+            and r["experiment"] not in NOT_RESULTS
+            and chief_metrics(r)
+        ]
+    )
 
 
 # ---------------------------------------------------------------- which line is which slot
@@ -474,11 +687,21 @@ SLOTS: dict[tuple[str, str, str], Callable[[Facts], Fill]] = {
     (_L, "## Reading notes", "- Self-check of notebook 3: ___"): self_check,
     (_L, "## Reading notes", "- ___"): reading_notes,
     (_L, _TODO, "- [ ] Documented my progress in this file"): _ticked("documented", _documented),
-    (_L, _TODO, "- [ ] Read the PagedAttention paper (abstract and introduction at least)"): _ticked("paper"),
-    (_L, _TODO, "- [ ] Reviewed vLLM's documentation on distributed inference"): _ticked("docs_distributed"),
+    (
+        _L,
+        _TODO,
+        "- [ ] Read the PagedAttention paper (abstract and introduction at least)",
+    ): _ticked("paper"),
+    (_L, _TODO, "- [ ] Reviewed vLLM's documentation on distributed inference"): _ticked(
+        "docs_distributed"
+    ),
     (_L, _TODO, "- [ ] Tried server mode"): _ticked("server_mode", _served),
-    (_L, _TODO, "- [ ] Planned the multi-GPU strategy for Week 5"): _ticked("multi_gpu_plan", _planned),
-    (_L, _TODO, "- [ ] Reviewed and improved the code documentation of Weeks 1-3"): _ticked("code_docs"),
+    (_L, _TODO, "- [ ] Planned the multi-GPU strategy for Week 5"): _ticked(
+        "multi_gpu_plan", _planned
+    ),
+    (_L, _TODO, "- [ ] Reviewed and improved the code documentation of Weeks 1-3"): _ticked(
+        "code_docs"
+    ),
     (_L, _TODO, "- [ ] Understood tensor parallelism"): _ticked("tensor_parallelism"),
     (_L, _TODO, "- [ ] Optional: tried one advanced feature"): _ticked("advanced_feature", _tried),
     (_D, "## Hardware Available", "- Number of GPUs: ___"): _hardware("gpu_count"),
@@ -488,8 +711,12 @@ SLOTS: dict[tuple[str, str, str], Callable[[Facts], Fill]] = {
     (_D, "## Strategy", "- Reason: ___"): reason,
     (_D, "## Strategy", "- Expected speedup: ___"): expected_speedup,
     (_D, "## Concerns", "- ___"): listed("concern"),
-    (_D, "## What the planner recommends", "- Layout for this hardware: ___"): _strategy("layout", "parallelism"),
-    (_D, "## What the planner recommends", "- Command to start it: ___"): _strategy("command", code=True),
+    (_D, "## What the planner recommends", "- Layout for this hardware: ___"): _strategy(
+        "layout", "parallelism"
+    ),
+    (_D, "## What the planner recommends", "- Command to start it: ___"): _strategy(
+        "command", code=True
+    ),
     (_D, "## Numbers behind the plan", "___"): plan_table,
 }
 

@@ -37,6 +37,7 @@ PREVIOUS = ".previous"
 @dataclass(frozen=True)
 class Blank:
     """One blank of a document. kind: measured, calculated, typed or missing. note: from where."""
+
     document: str
     label: str
     value: str
@@ -45,16 +46,19 @@ class Blank:
 
     def __str__(self) -> str:
         value = self.value if len(self.value) <= 90 else self.value[:89] + "…"
-        return f"{self.kind:<10}  {self.label}: {value or BLANK}" + (f"   ({self.note})" if self.note else "")
+        return f"{self.kind:<10}  {self.label}: {value or BLANK}" + (
+            f"   ({self.note})" if self.note else ""
+        )
 
 
 @dataclass
 class ExportReport:
     """What an export did. `blanks` has one entry for each blank of the templates."""
+
     paths: list[Path] = field(default_factory=list)
     blanks: list[Blank] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)       # damaged lines, a lost record, ...
-    changed: list[Path] = field(default_factory=list)    # files whose text is new
+    notes: list[str] = field(default_factory=list)  # damaged lines, a lost record, ...
+    changed: list[Path] = field(default_factory=list)  # files whose text is new
 
     def of(self, kind: str) -> list[Blank]:
         return [blank for blank in self.blanks if blank.kind == kind]
@@ -75,13 +79,17 @@ class ExportReport:
         lines = []
         for path in self.paths:
             mine = [blank for blank in self.blanks if blank.document == path.stem]
-            counts = [f"{sum(b.kind == kind for b in mine)} {kind}" for kind in ("measured", "calculated", "typed", "missing")]
+            counts = [
+                f"{sum(b.kind == kind for b in mine)} {kind}"
+                for kind in ("measured", "calculated", "typed", "missing")
+            ]
             lines.append(f"{path}: " + ", ".join(counts))
             lines += [f"  {blank}" for blank in mine if blanks]
         return "\n".join(lines + self.notes)
 
 
 # ---------------------------------------------------------------- the new text
+
 
 def render(document: str, facts: Facts) -> tuple[list[Line], dict[str, Fill]]:
     """The document's lines as this export would write them, and each slot's value by line key."""
@@ -91,22 +99,37 @@ def render(document: str, facts: Facts) -> tuple[list[Line], dict[str, Fill]]:
     for raw in text.removesuffix("\n").split("\n"):
         if raw.startswith("#"):
             section = raw
-        number = seen[section, raw] = seen.get((section, raw), 0) + 1   # a section has several blank lines
+        number = seen[section, raw] = (
+            seen.get((section, raw), 0) + 1
+        )  # a section has several blank lines
         key = line_key(section, raw if number == 1 else f"{raw}#{number}")
         slot = facts_module.slot_for(document, section, raw)
         if slot is None:
             lines.append(Line(key, raw, raw))
             continue
         fill = fills[key] = slot(facts)
-        if isinstance(fill.value, list):                  # a region: its parts replace the blank
+        if isinstance(fill.value, list):  # a region: its parts replace the blank
             lines.append(Line(key, None if fill.value else raw, raw))
             lines += [Line(line_key(section, raw, part.key), part.text) for part in fill.value]
         elif raw.startswith("- [ ] "):
             ticked = fill.kind != "missing"
-            lines.append(Line(key, f"- [x] {raw[6:]} ({fill.value})" if ticked else raw, raw,
-                              missing=not ticked and fill is not facts_module.TAKEN_BACK))
+            lines.append(
+                Line(
+                    key,
+                    f"- [x] {raw[6:]} ({fill.value})" if ticked else raw,
+                    raw,
+                    missing=not ticked and fill is not facts_module.TAKEN_BACK,
+                )
+            )
         else:
-            lines.append(Line(key, raw.replace(BLANK, fill.value, 1) if fill.value else raw, raw, missing=not fill.value))
+            lines.append(
+                Line(
+                    key,
+                    raw.replace(BLANK, fill.value, 1) if fill.value else raw,
+                    raw,
+                    missing=not fill.value,
+                )
+            )
     return lines, fills
 
 
@@ -121,7 +144,9 @@ def _label(key: str) -> str:
     return words
 
 
-def _blanks(document: str, lines: list[Line], fills: dict[str, Fill], merged: Merged) -> Iterable[Blank]:
+def _blanks(
+    document: str, lines: list[Line], fills: dict[str, Fill], merged: Merged
+) -> Iterable[Blank]:
     by_key = {line.key: line for line in lines}
     texts = dict(merged.base.lines)
     for key, fill in fills.items():
@@ -133,29 +158,45 @@ def _blanks(document: str, lines: list[Line], fills: dict[str, Fill], merged: Me
             state = "ours"
         if state == "edited":
             own = merged.edited[key]
-            if own == line.text and fill.kind != "missing":    # without a record of the last export: still our words
+            if (
+                own == line.text and fill.kind != "missing"
+            ):  # without a record of the last export: still our words
                 yield Blank(document, label, fill.value, fill.kind, fill.note)
                 continue
             open_ = BLANK in own or own.startswith("- [ ]")
             own = re.sub(r"^(- \[.\] |- |\d+\. )", "", own).strip()
-            own = own[len(label):].lstrip(" :") if own.startswith(label) else own
-            yield Blank(document, label, "" if open_ else own or "yes", "missing" if open_ else "typed",
-                        "not ticked" if checklist and open_ else "by the student, in the document")
+            own = own[len(label) :].lstrip(" :") if own.startswith(label) else own
+            yield Blank(
+                document,
+                label,
+                "" if open_ else own or "yes",
+                "missing" if open_ else "typed",
+                "not ticked" if checklist and open_ else "by the student, in the document",
+            )
         elif state == "removed":
             yield Blank(document, label, "", "missing", "the student removed the line")
         elif region:
-            counted = re.match(r"\d+ \w+$", fill.note)       # "11 results" says it better than the number of lines
+            counted = re.match(
+                r"\d+ \w+$", fill.note
+            )  # "11 results" says it better than the number of lines
             value = "" if not fill.value else fill.note if counted else f"{len(fill.value)} lines"
             yield Blank(document, label, value, fill.kind, "" if counted else fill.note)
         elif line.missing and texts.get(key, line.open) != line.open:
             head, _, tail = line.open.partition(BLANK)
-            value = texts[key] if checklist else texts[key][len(head):len(texts[key]) - len(tail) if tail else None]
-            yield Blank(document, label, value, "measured", "from an earlier export; not in these results")
+            value = (
+                texts[key]
+                if checklist
+                else texts[key][len(head) : len(texts[key]) - len(tail) if tail else None]
+            )
+            yield Blank(
+                document, label, value, "measured", "from an earlier export; not in these results"
+            )
         else:
             yield Blank(document, label, fill.value, fill.kind, fill.note)
 
 
 # ---------------------------------------------------------------- files
+
 
 def _split(data: bytes | None) -> tuple[list[str] | None, list[str], str]:
     """(lines without ends, each line's end, the end for a new line).
@@ -183,7 +224,9 @@ def _join(merged: Merged, ends: list[str], newline: str) -> bytes:
     own = [newline if place is None else ends[place] or newline for place in merged.origin]
     if own and ends and not ends[-1]:
         own[-1] = ""
-    return "".join(line + end for line, end in zip(merged.lines, own)).encode("utf-8", "surrogateescape")
+    return "".join(line + end for line, end in zip(merged.lines, own)).encode(
+        "utf-8", "surrogateescape"
+    )
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -212,7 +255,9 @@ def _read_base(path: Path, document_exists: bool) -> tuple[Base, str | None]:
         data = json.loads(_record_path(path).read_text(encoding="utf-8"))
         lines = [(key, text) for key, text in data["lines"]]
         known = set(data["known"])
-        if not all(isinstance(word, str) for pair in lines for word in pair) or not all(isinstance(k, str) for k in known):
+        if not all(isinstance(word, str) for pair in lines for word in pair) or not all(
+            isinstance(k, str) for k in known
+        ):
             raise TypeError
         if len({key for key, _ in lines}) != len(lines):
             raise ValueError
@@ -223,8 +268,10 @@ def _read_base(path: Path, document_exists: bool) -> tuple[Base, str | None]:
         problem = "is damaged"
     note = None
     if document_exists:
-        note = (f"{path.name}: the record of the last export {problem}, so lines that are filled in stay as they are; "
-                f"put {BLANK} back in a line to have it filled again.")
+        note = (
+            f"{path.name}: the record of the last export {problem}, so lines that are filled in stay as they are; "
+            f"put {BLANK} back in a line to have it filled again."
+        )
     return Base(lost=document_exists), note
 
 
@@ -238,7 +285,7 @@ def _read(path: Path) -> bytes | None:
 def _export_one(document: str, folder: Path, facts: Facts, report: ExportReport) -> None:
     path = folder / f"{document}.md"
     lines, fills = render(document, facts)
-    for _ in range(5):                     # again if an editor saved the file in the meantime
+    for _ in range(5):  # again if an editor saved the file in the meantime
         data = _read(path)
         base, note = _read_base(path, data is not None)
         current, ends, newline = _split(data)
@@ -253,9 +300,14 @@ def _export_one(document: str, folder: Path, facts: Facts, report: ExportReport)
             report.changed.append(path)
         break
     else:
-        raise ResultsError(f"{path} keeps changing while it is exported: close it in the other program, then export again.")
-    record = {"about": "Which lines of the document the last export wrote; see helpers/results/merge.py.",
-              "lines": merged.base.lines, "known": sorted(merged.base.known)}
+        raise ResultsError(
+            f"{path} keeps changing while it is exported: close it in the other program, then export again."
+        )
+    record = {
+        "about": "Which lines of the document the last export wrote; see helpers/results/merge.py.",
+        "lines": merged.base.lines,
+        "known": sorted(merged.base.known),
+    }
     _replace(_record_path(path), json.dumps(record, indent=0).encode())
     report.paths.append(path)
     report.blanks += _blanks(document, lines, fills, merged)
@@ -263,7 +315,9 @@ def _export_one(document: str, folder: Path, facts: Facts, report: ExportReport)
         report.notes.append(note)
 
 
-def export(results_dir: str | os.PathLike | None = None, which: Iterable[str] = DOCUMENTS) -> ExportReport:
+def export(
+    results_dir: str | os.PathLike | None = None, which: Iterable[str] = DOCUMENTS
+) -> ExportReport:
     """Bring the documents in the results folder up to date and say where each blank stands.
 
     A line that the student edited, added or removed stays so. Raises ResultsError (one sentence)
@@ -280,10 +334,14 @@ def export(results_dir: str | os.PathLike | None = None, which: Iterable[str] = 
                 facts = Facts.of(folder)
                 _export_one(document, folder, facts, report)
     except Timeout as error:
-        raise ResultsError(f"Another export into {folder} has been running for 20 s: wait for it to end, then export again.") from error
+        raise ResultsError(
+            f"Another export into {folder} has been running for 20 s: wait for it to end, then export again."
+        ) from error
     except OSError as error:
-        raise ResultsError(f"The documents in {folder} could not be written ({error.strerror or error}): "
-                           "free some space or give another folder, then export again. What was there is unchanged.") from error
+        raise ResultsError(
+            f"The documents in {folder} could not be written ({error.strerror or error}): "
+            "free some space or give another folder, then export again. What was there is unchanged."
+        ) from error
     report.notes += facts.problems
     return report
 
@@ -291,8 +349,13 @@ def export(results_dir: str | os.PathLike | None = None, which: Iterable[str] = 
 if __name__ == "__main__":
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m helpers.results.export", description="Export my_learnings.md and distributed_planning.md.")
-    parser.add_argument("results_dir", nargs="?", help="folder with measurements.jsonl (default: results/my_week)")
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.results.export",
+        description="Export my_learnings.md and distributed_planning.md.",
+    )
+    parser.add_argument(
+        "results_dir", nargs="?", help="folder with measurements.jsonl (default: results/my_week)"
+    )
     given = parser.parse_args().results_dir
     if given and not os.path.isdir(given):
         raise SystemExit(f"There is no folder {given}: give the one that holds measurements.jsonl.")

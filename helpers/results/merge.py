@@ -24,10 +24,11 @@ class Line:
     been replaced by the lines that follow (a table) and goes. open: the line as the template has
     it; "" for a line that the template does not have.
     """
+
     key: str
     text: str | None
     open: str = ""
-    missing: bool = False              # this run has no value for the blank; an earlier one stays
+    missing: bool = False  # this run has no value for the blank; an earlier one stays
 
     @property
     def group(self) -> str:
@@ -38,18 +39,19 @@ class Line:
 class Base:
     """What the last export wrote: `lines` as (key, text) in the document's order, and every key
     that was ever written (`known`), so that a line the student removed is not put back."""
+
     lines: list[tuple[str, str]] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
-    lost: bool = False                 # there is a document but no usable record of the last export
+    lost: bool = False  # there is a document but no usable record of the last export
 
 
 @dataclass
 class Merged:
-    lines: list[str]                   # the new document
-    base: Base                         # the record for the next export
-    state: dict[str, str]              # key -> "ours" | "edited" | "removed"
-    edited: dict[str, str]             # key -> the student's line that stands in its place
-    origin: list[int | None]           # for each line, where it stood in the document before
+    lines: list[str]  # the new document
+    base: Base  # the record for the next export
+    state: dict[str, str]  # key -> "ours" | "edited" | "removed"
+    edited: dict[str, str]  # key -> the student's line that stands in its place
+    origin: list[int | None]  # for each line, where it stood in the document before
 
 
 def line_key(section: str, line: str, part: str = "") -> str:
@@ -60,7 +62,11 @@ def line_key(section: str, line: str, part: str = "") -> str:
 def group_of(key: str) -> str:
     """A region is a group of its own (its template line and its parts); else the section is."""
     line, _, part = key.partition("||")
-    return line if part or key.endswith("|" + BLANK) or key.endswith("|- " + BLANK) else key.partition("|")[0]
+    return (
+        line
+        if part or key.endswith("|" + BLANK) or key.endswith("|- " + BLANK)
+        else key.partition("|")[0]
+    )
 
 
 def _pairs(left: list, right: list) -> list[tuple[int, int]]:
@@ -82,13 +88,24 @@ def match(current: list[str], base: Base, new: list[Line]) -> dict[int, str]:
         text = current[i]
         taken = set(by_base.values())
         b = next((b for b in range(len(texts)) if texts[b] == text and b not in by_base), None)
-        if b is not None and i not in taken and text.strip() and loose[text] == 1 and left[text] == 1:
+        if (
+            b is not None
+            and i not in taken
+            and text.strip()
+            and loose[text] == 1
+            and left[text] == 1
+        ):
             by_base[b] = i
             taken.add(i)
             for step in (1, -1):
                 b2, i2 = b + step, i + step
-                while 0 <= b2 < len(texts) and 0 <= i2 < len(current) and b2 not in by_base \
-                        and i2 not in taken and texts[b2] == current[i2]:
+                while (
+                    0 <= b2 < len(texts)
+                    and 0 <= i2 < len(current)
+                    and b2 not in by_base
+                    and i2 not in taken
+                    and texts[b2] == current[i2]
+                ):
                     by_base[b2] = i2
                     taken.add(i2)
                     b2, i2 = b2 + step, i2 + step
@@ -97,8 +114,13 @@ def match(current: list[str], base: Base, new: list[Line]) -> dict[int, str]:
     # Lines that stand as in the template, blank still open: the first export into a copy made by
     # hand, or a student who put ___ back to have the line filled again.
     keyed = set(ours.values())
-    left_side = [("ours", line.key) if line.key in keyed else ("text", line.open or line.text or "") for line in new]
-    right_side = [("ours", ours[i]) if i in ours else ("text", text) for i, text in enumerate(current)]
+    left_side = [
+        ("ours", line.key) if line.key in keyed else ("text", line.open or line.text or "")
+        for line in new
+    ]
+    right_side = [
+        ("ours", ours[i]) if i in ours else ("text", text) for i, text in enumerate(current)
+    ]
     for n, i in _pairs(left_side, right_side):
         if i not in ours and new[n].key not in keyed:
             ours[i] = new[n].key
@@ -112,14 +134,21 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
     """
     if current is None:
         kept = [(line.key, line.text) for line in new if line.text is not None]
-        return Merged([text for _, text in kept], Base(kept, {line.key for line in new}),
-                      {line.key: "ours" for line in new}, {}, [None] * len(kept))
+        return Merged(
+            [text for _, text in kept],
+            Base(kept, {line.key for line in new}),
+            {line.key: "ours" for line in new},
+            {},
+            [None] * len(kept),
+        )
     ours = match(current, base, new)
     by_key = {line.key: line for line in new}
     present = set(ours.values())
     # Without a record, what is not there counts as removed, not as new; except the lines that
     # replace a blank which is still open.
-    known = base.known | ({line.key for line in new if line.open or line.group not in present} if base.lost else set())
+    known = base.known | (
+        {line.key for line in new if line.open or line.group not in present} if base.lost else set()
+    )
 
     # Where lines that this export has for the first time go: after the line of their group that
     # precedes them; a group whose lines the student has removed or rewritten gets none.
@@ -156,13 +185,13 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
     for i, text in enumerate(current):
         key = ours.get(i)
         if key is None:
-            put(None, text, i)         # the student's
+            put(None, text, i)  # the student's
             continue
         for line in before.get(key, ()):
             put(line.key, line.text)
         line = by_key.get(key)
         if line is None or line.missing:
-            put(key, text, i)          # a value of an earlier export that this run has not: it stays
+            put(key, text, i)  # a value of an earlier export that this run has not: it stays
         elif line.text is not None:
             put(key, line.text, i)
         for line in after.get(key, ()):
@@ -191,13 +220,27 @@ def _states(current, ours, new, written_now) -> tuple[dict[str, str], dict[str, 
             state[line.key] = "ours"
             continue
         state[line.key] = "removed"
-        label = line.open.split(BLANK)[0] if BLANK in line.open else line.open[6:] if line.open.startswith("- [ ] ") else ""
+        label = (
+            line.open.split(BLANK)[0]
+            if BLANK in line.open
+            else line.open[6:]
+            if line.open.startswith("- [ ] ")
+            else ""
+        )
         if not label.strip():
             continue
         # The student's line with the same label, nearest after our last line before it.
         start = max((place[k.key] for k in new[:n] if k.key in place), default=-1)
-        found = next((i for i in [*range(start + 1, len(current)), *range(0, start + 1)]
-                      if i not in ours and i not in used and _without_box(current[i]).startswith(label.rstrip())), None)
+        found = next(
+            (
+                i
+                for i in [*range(start + 1, len(current)), *range(0, start + 1)]
+                if i not in ours
+                and i not in used
+                and _without_box(current[i]).startswith(label.rstrip())
+            ),
+            None,
+        )
         if found is not None:
             used.add(found)
             state[line.key], edited[line.key] = "edited", current[found]

@@ -47,8 +47,8 @@ ENGINE_ARGS = ("gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens
 # How each field is written once letters and digits are all that is left and units are gone.
 ALIASES = {
     "output_tokens_per_s": "throughput outputthroughput outputtokenthroughput generationthroughput "
-                           "tokenthroughput outputtokens tokens outputtok tok tps toks initialthroughput "
-                           "finalthroughput baselinethroughput optimizedthroughput optimisedthroughput avgthroughput",
+    "tokenthroughput outputtokens tokens outputtok tok tps toks initialthroughput "
+    "finalthroughput baselinethroughput optimizedthroughput optimisedthroughput avgthroughput",
     "total_tokens_per_s": "totalthroughput totaltokenthroughput totaltokens total totaltok",
     "requests_per_s": "requestthroughput requests request req reqs qps rps",
     "ttft_ms": "ttft timetofirsttoken firsttokenlatency",
@@ -72,13 +72,41 @@ ALIASES = {
 _BY_ALIAS = {alias: field for field, names in ALIASES.items() for alias in names.split()}
 _BY_ALIAS.update({re.sub(r"[^a-z0-9]", "", field): field for field in FIELDS})
 # "output tokens" is a count, "output tokens/s" a rate: with a unit per time only rates are meant.
-_BY_RATE_ALIAS = {alias: field for field, names in ALIASES.items() if FIELDS[field][0] == "rate"
-                  for alias in names.split()}
+_BY_RATE_ALIAS = {
+    alias: field
+    for field, names in ALIASES.items()
+    if FIELDS[field][0] == "rate"
+    for alias in names.split()
+}
 
-UNITS = {   # family -> unit -> factor to the unit in the field's name
-    "rate": {"/s": 1.0, "/sec": 1.0, "/second": 1.0, "/min": 1 / 60, "/minute": 1 / 60, "/h": 1 / 3600},
-    "time": {"ms": 1.0, "msec": 1.0, "milliseconds": 1.0, "us": 1e-3, "s": 1e3, "sec": 1e3, "secs": 1e3, "seconds": 1e3},
-    "seconds": {"s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "min": 60.0, "minutes": 60.0},
+UNITS = {  # family -> unit -> factor to the unit in the field's name
+    "rate": {
+        "/s": 1.0,
+        "/sec": 1.0,
+        "/second": 1.0,
+        "/min": 1 / 60,
+        "/minute": 1 / 60,
+        "/h": 1 / 3600,
+    },
+    "time": {
+        "ms": 1.0,
+        "msec": 1.0,
+        "milliseconds": 1.0,
+        "us": 1e-3,
+        "s": 1e3,
+        "sec": 1e3,
+        "secs": 1e3,
+        "seconds": 1e3,
+    },
+    "seconds": {
+        "s": 1.0,
+        "sec": 1.0,
+        "secs": 1.0,
+        "seconds": 1.0,
+        "ms": 1e-3,
+        "min": 60.0,
+        "minutes": 60.0,
+    },
     "memory": {"gib": 1.0, "gb": 1e9 / 2**30, "mib": 1 / 1024, "mb": 1e6 / 2**30},
     "factor": {"x": 1.0, "times": 1.0},
     "share": {"%": 0.01, "percent": 0.01},
@@ -87,14 +115,30 @@ UNITS = {   # family -> unit -> factor to the unit in the field's name
 }
 # Without a unit these are clear enough; a time or a memory size is not, so it is refused.
 BARE = {"rate", "factor", "share", "count", "seconds"}
-STATISTICS = {"p50": "p50", "median": "p50", "p90": "p90", "p95": "p95", "p99": "p99",
-              "mean": "mean", "avg": "mean", "average": "mean"}
-_NUMBER = re.compile(r"^\s*([-+]?(?:\d[\d,\s_]*\d|\d)?(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*(.*?)\s*$", re.S)
+STATISTICS = {
+    "p50": "p50",
+    "median": "p50",
+    "p90": "p90",
+    "p95": "p95",
+    "p99": "p99",
+    "mean": "mean",
+    "avg": "mean",
+    "average": "mean",
+}
+_NUMBER = re.compile(
+    r"^\s*([-+]?(?:\d[\d,\s_]*\d|\d)?(?:\.\d+)?(?:[eE][-+]?\d+)?)\s*(.*?)\s*$", re.S
+)
 
 
 def _name(raw: str) -> tuple[str | None, str, str | None]:
     """(field, unit, statistic) of a column's name; field is None when nothing fits."""
-    words = [w for w in re.split(r"[^a-z0-9%/]+", str(raw).lower().replace(" per ", "/").replace("_per_", "/")) if w]
+    words = [
+        w
+        for w in re.split(
+            r"[^a-z0-9%/]+", str(raw).lower().replace(" per ", "/").replace("_per_", "/")
+        )
+        if w
+    ]
     text = " ".join(words)
     statistic = next((STATISTICS[w] for w in words if w in STATISTICS), None)
     words = [w for w in words if w not in STATISTICS]
@@ -102,7 +146,7 @@ def _name(raw: str) -> tuple[str | None, str, str | None]:
     if exact and not exact.endswith(("_ms", "_s", "_gib")):
         return exact, "", statistic
     unit = ""
-    if "/" in text:                                        # a rate: tokens/sec, tok / s, requests/min
+    if "/" in text:  # a rate: tokens/sec, tok / s, requests/min
         head, _, tail = " ".join(words).replace(" / ", "/").partition("/")
         unit = "/" + (re.match(r"[a-z]*", tail).group() or "")
         words = head.split()
@@ -133,26 +177,36 @@ def _value(field: str, raw, unit: str, name: str) -> float | int | str:
         except ValueError:
             raise ResultsError(f"{name}: {raw!r} is not a number.") from None
         own_unit = match.group(2).lower()
-        if re.search(r"\d,\d{1,2}$|\d,\d{4,}", match.group(1)):     # 812,5: a decimal comma?
-            raise ResultsError(f"{name}: {raw!r} can be read in two ways: write the decimal point as '.'.")
+        if re.search(r"\d,\d{1,2}$|\d,\d{4,}", match.group(1)):  # 812,5: a decimal comma?
+            raise ResultsError(
+                f"{name}: {raw!r} can be read in two ways: write the decimal point as '.'."
+            )
     if own_unit:
         own_unit = own_unit.replace(" per ", "/").replace(" ", "")
         if family == "rate":
-            own_unit = re.sub(r"^(tokens?|toks?|requests?|req)(?=/)", "", own_unit)   # "tokens/sec" -> "/sec"
+            own_unit = re.sub(
+                r"^(tokens?|toks?|requests?|req)(?=/)", "", own_unit
+            )  # "tokens/sec" -> "/sec"
             own_unit = re.sub(r"^(tps|rps|qps)$", "/s", own_unit)
         unit = own_unit
     units = UNITS[family]
     if unit and unit not in units:
         if not (family == "count" and own_unit == ""):
-            raise ResultsError(f"{name}: the unit {unit!r} does not fit {field}; known: {', '.join(units) or 'none'}.")
+            raise ResultsError(
+                f"{name}: the unit {unit!r} does not fit {field}; known: {', '.join(units) or 'none'}."
+            )
     if not unit and family not in BARE:
-        raise ResultsError(f"{name}: no unit, so {raw!r} could mean several things: write {name}_"
-                           f"{'ms or ' + name + '_s' if family == 'time' else 'gib or ' + name + '_gb'}.")
+        raise ResultsError(
+            f"{name}: no unit, so {raw!r} could mean several things: write {name}_"
+            f"{'ms or ' + name + '_s' if family == 'time' else 'gib or ' + name + '_gb'}."
+        )
     number = float(number) * units.get(unit, 1.0)
     if not math.isfinite(number):
         raise ResultsError(f"{name}: {raw!r} is not a finite number.")
     if not low <= number <= high:
-        raise ResultsError(f"{name}: {raw!r} is outside what is plausible for {field} ({low:g} to {high:g}).")
+        raise ResultsError(
+            f"{name}: {raw!r} is outside what is plausible for {field} ({low:g} to {high:g})."
+        )
     if family == "count":
         if number != int(number):
             raise ResultsError(f"{name}: {raw!r} is not a whole number.")
@@ -162,14 +216,21 @@ def _value(field: str, raw, unit: str, name: str) -> float | int | str:
 
 def _flat(data: dict, experiment: str) -> dict:
     """One level of name -> value. Sections named after a week or an experiment are chosen by it."""
-    wanted = {"baseline": ("baseline", "week2", "week12"), "optimised": ("optimised", "optimized", "optimization", "week3")}
+    wanted = {
+        "baseline": ("baseline", "week2", "week12"),
+        "optimised": ("optimised", "optimized", "optimization", "week3"),
+    }
     plain = lambda key: re.sub(r"[^a-z0-9]", "", str(key).lower())
     sections = {key: value for key, value in data.items() if isinstance(value, dict)}
-    named = {key: value for key, value in sections.items() if plain(key) in sum(wanted.values(), ())}
+    named = {
+        key: value for key, value in sections.items() if plain(key) in sum(wanted.values(), ())
+    }
     if named:
         data = next((v for k, v in named.items() if plain(k) in wanted.get(experiment, ())), None)
         if data is None:
-            raise ResultsError(f"The file has sections {sorted(named)} but none for {experiment}: add one or say which experiment.")
+            raise ResultsError(
+                f"The file has sections {sorted(named)} but none for {experiment}: add one or say which experiment."
+            )
         sections = {key: value for key, value in data.items() if isinstance(value, dict)}
     flat = {key: value for key, value in data.items() if not isinstance(value, (dict, list))}
     for section in sections.values():
@@ -183,15 +244,39 @@ def _rows(text: str) -> list[dict]:
     """Rows of a CSV (comma, semicolon or tab), or one row from name,value[,unit] lines."""
     first = text.splitlines()[0] if text.strip() else ""
     delimiter = max(",;\t", key=first.count)
-    table = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(c.strip() for c in row)]
+    table = [
+        row
+        for row in csv.reader(io.StringIO(text), delimiter=delimiter)
+        if any(c.strip() for c in row)
+    ]
     if not table:
         return []
     header = [cell.strip() for cell in table[0]]
-    if len(header) in (2, 3) and _name(header[0])[0] is None and header[0].lower() in ("name", "metric", "key", "field", "parameter"):
-        return [{row[0]: (row[1].strip() + " " + (row[2].strip() if len(row) > 2 else "")).strip()
-                 for row in table[1:] if len(row) > 1}]
-    if len(header) in (2, 3) and _name(header[0])[0] and _NUMBER.match(header[1]).group(1) and _name(header[1])[0] is None:
-        return [{row[0].strip(): " ".join(c.strip() for c in row[1:3]).strip() for row in table if len(row) > 1}]
+    if (
+        len(header) in (2, 3)
+        and _name(header[0])[0] is None
+        and header[0].lower() in ("name", "metric", "key", "field", "parameter")
+    ):
+        return [
+            {
+                row[0]: (row[1].strip() + " " + (row[2].strip() if len(row) > 2 else "")).strip()
+                for row in table[1:]
+                if len(row) > 1
+            }
+        ]
+    if (
+        len(header) in (2, 3)
+        and _name(header[0])[0]
+        and _NUMBER.match(header[1]).group(1)
+        and _name(header[1])[0] is None
+    ):
+        return [
+            {
+                row[0].strip(): " ".join(c.strip() for c in row[1:3]).strip()
+                for row in table
+                if len(row) > 1
+            }
+        ]
     return [dict(zip(header, (cell.strip() for cell in row))) for row in table[1:]]
 
 
@@ -202,7 +287,9 @@ def _read(source, row: int | None, experiment: str) -> tuple[dict, str]:
     path = Path(os.fspath(source)).expanduser()
     try:
         if path.stat().st_size > 10 * 2**20:
-            raise ResultsError(f"{path} is larger than 10 MiB: give the file with the totals, not the raw log.")
+            raise ResultsError(
+                f"{path} is larger than 10 MiB: give the file with the totals, not the raw log."
+            )
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ResultsError(f"{path} cannot be read ({error.strerror}): check the path.") from error
@@ -220,14 +307,22 @@ def _read(source, row: int | None, experiment: str) -> tuple[dict, str]:
     if not rows:
         raise ResultsError(f"{path} holds no numbers: expected names and values.")
     if len(rows) > 1 and row is None:
-        raise ResultsError(f"{path} has {len(rows)} rows: choose one with row=1 to row={len(rows)}.")
+        raise ResultsError(
+            f"{path} has {len(rows)} rows: choose one with row=1 to row={len(rows)}."
+        )
     if row is not None and not 1 <= row <= len(rows):
         raise ResultsError(f"{path} has {len(rows)} rows, so there is no row {row}.")
     return rows[(row or 1) - 1], path.name
 
 
-def import_numbers(source, store: Results | None = None, *, experiment: str = "baseline",
-                   variant: str = "typed", row: int | None = None) -> dict:
+def import_numbers(
+    source,
+    store: Results | None = None,
+    *,
+    experiment: str = "baseline",
+    variant: str = "typed",
+    row: int | None = None,
+) -> dict:
     """Read, check and (with `store`) save a student's own numbers.
 
     source: a path to a JSON or CSV file, or a dict. row: which row of a file with several, from 1.
@@ -255,12 +350,22 @@ def import_numbers(source, store: Results | None = None, *, experiment: str = "b
             raise ResultsError(f"{taken[target]!r} and {name!r} both look like {target}: keep one.")
         taken[target] = name
         checked = _value(field, value, unit, str(name))
-        {"text": texts}.get(family, engine_args if field in ENGINE_ARGS else metrics)[target] = checked
+        {"text": texts}.get(family, engine_args if field in ENGINE_ARGS else metrics)[target] = (
+            checked
+        )
     if not (metrics or engine_args or texts):
-        raise ResultsError(f"Nothing in {origin} was recognised (names: {', '.join(map(str, ignored)) or 'none'}): "
-                           "use names such as throughput, ttft_ms, max_num_seqs, gpu_model.")
-    found = {"metrics": metrics, "engine_args": engine_args, "texts": texts, "source": "typed",
-             "origin": origin, "ignored": ignored}
+        raise ResultsError(
+            f"Nothing in {origin} was recognised (names: {', '.join(map(str, ignored)) or 'none'}): "
+            "use names such as throughput, ttft_ms, max_num_seqs, gpu_model."
+        )
+    found = {
+        "metrics": metrics,
+        "engine_args": engine_args,
+        "texts": texts,
+        "source": "typed",
+        "origin": origin,
+        "ignored": ignored,
+    }
     if store is None:
         return {"experiment": experiment, "variant": variant, **found}
     found.pop("metrics"), found.pop("engine_args")

@@ -23,12 +23,19 @@ FOLDER = REPO / "notebooks" / "reference"
 def machines(folder: Path | None = None) -> list[str]:
     """The machines that there are records of, the one recorded last first: ["h100"]."""
     found = [path.parent for path in (folder or FOLDER).glob(f"*/{results.FILE_NAME}")]
-    newest = lambda place: max((r.get("provenance", {}).get("time_utc", "") for r in _records(place)), default="")
+    newest = lambda place: max(
+        (r.get("provenance", {}).get("time_utc", "") for r in _records(place)), default=""
+    )
     return [place.name for place in sorted(found, key=lambda p: (newest(p), p.name), reverse=True)]
 
 
-def recorded(experiment: str, variant: str | None = None, machine: str | None = None, notebook: str | None = None,
-             folder: Path | None = None) -> list[dict]:
+def recorded(
+    experiment: str,
+    variant: str | None = None,
+    machine: str | None = None,
+    notebook: str | None = None,
+    folder: Path | None = None,
+) -> list[dict]:
     """Records of an experiment, each with "label" (machine, versions, date, weights) and "recorded_on"; [] when there are none.
 
     machine: a name of `machines()`; None takes the one recorded last that has the experiment.
@@ -49,14 +56,18 @@ def curve(experiment: str, by: str | None = None, variants: str = "") -> tuple[l
     """
     rows = [row for row in recorded(experiment) if row["variant"].startswith(variants)]
     points = [{**r["metrics"], "variant": r["variant"]} for r in rows]
-    return sorted(points, key=lambda p: p[by]) if by else points, "recorded: " + rows[0]["label"].replace(", ", ",\n") if rows else ""
+    return sorted(points, key=lambda p: p[by]) if by else points, "recorded: " + rows[0][
+        "label"
+    ].replace(", ", ",\n") if rows else ""
 
 
 def label_of(record: dict) -> str:
     """Where a number comes from, in one line: "NVIDIA H100 80GB HBM3, vLLM 0.32.0, Qwen2.5-7B-Instruct (dummy weights), 2026-11-23"."""
     origin = record.get("provenance") or {}
     vllm = f"vLLM {origin['vllm']}" if origin.get("vllm") else None
-    model = origin.get("model") and f"{origin['model']} ({origin.get('weights') or 'unknown'} weights)"
+    model = (
+        origin.get("model") and f"{origin['model']} ({origin.get('weights') or 'unknown'} weights)"
+    )
     where = origin.get("gpu") or origin.get("machine") or "unknown machine"
     return ", ".join(filter(None, [where, vllm, model, (origin.get("time_utc") or "")[:10]]))
 

@@ -22,7 +22,7 @@ import math
 import os
 import platform
 import uuid
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -50,12 +50,15 @@ def results_dir(given: str | os.PathLike | None = None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResultsError(f"The results folder {folder} cannot be created ({error.strerror}): "
-                           "give another one with RESULTS_DIR.") from error
+        raise ResultsError(
+            f"The results folder {folder} cannot be created ({error.strerror}): "
+            "give another one with RESULTS_DIR."
+        ) from error
     return folder
 
 
 # ---------------------------------------------------------------- where a number comes from
+
 
 def _version(*distributions: str) -> str | None:
     """Version of the first of these that is installed; read from metadata, imports nothing."""
@@ -68,7 +71,11 @@ def _version(*distributions: str) -> str | None:
 
 def _gpus(profile) -> tuple[str | None, str | None]:
     """(name of the GPUs that this run may use, driver version); None for a run on the CPU."""
-    names = [] if getattr(profile, "name", None) == "cpu" else [device.name() for device in visible_devices()]
+    names = (
+        []
+        if getattr(profile, "name", None) == "cpu"
+        else [device.name() for device in visible_devices()]
+    )
     if not names:
         return None, None
     from nvitop import Device
@@ -105,11 +112,12 @@ def provenance(profile=None) -> dict:
         "profile": getattr(profile, "name", None),
         "model": getattr(profile, "model_label", None) or getattr(profile, "model", None),
         "weights": getattr(profile, "weights", None),
-        "time_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 # ---------------------------------------------------------------- reading
+
 
 def _fault(record: object) -> str | None:
     """What is wrong with a parsed line, or None. Unknown keys are fine."""
@@ -143,7 +151,7 @@ def load(path: str | os.PathLike) -> tuple[list[dict], list[str]]:
     if path.is_dir():
         path = path / FILE_NAME
     try:
-        lines = path.read_bytes().split(b"\n")   # not splitlines(): text may hold other breaks
+        lines = path.read_bytes().split(b"\n")  # not splitlines(): text may hold other breaks
     except FileNotFoundError:
         return [], []
     except OSError as error:
@@ -183,6 +191,7 @@ def latest_of(records: list[dict]) -> list[dict]:
 
 # ---------------------------------------------------------------- writing
 
+
 def _plain(value, where: str):
     """Plain JSON for what notebooks hold: numpy numbers, tuples, paths. NaN becomes null."""
     if value is None or isinstance(value, (str, bool, int)):
@@ -193,12 +202,14 @@ def _plain(value, where: str):
         return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(item, where) for item in value]
-    if hasattr(value, "tolist"):             # numpy scalars and arrays, torch tensors
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, torch tensors
         return _plain(value.tolist(), where)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise TypeError(f"{where} is a {type(value).__name__}, which cannot be saved: "
-                    "save numbers, texts, lists or dicts.")
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which cannot be saved: "
+        "save numbers, texts, lists or dicts."
+    )
 
 
 def append(path: Path, record: dict) -> None:
@@ -207,7 +218,9 @@ def append(path: Path, record: dict) -> None:
     Raises ResultsError when the line did not reach the disk; the file is then as before.
     """
     # backslashreplace turns half a surrogate pair (models can produce one) into a JSON escape.
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode(
+        "utf-8", "backslashreplace"
+    )
     try:
         with FileLock(str(path.with_name("." + path.name + ".lock")), timeout=LOCK_WAIT_S):
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -222,17 +235,21 @@ def append(path: Path, record: dict) -> None:
                     os.fsync(fd)
                 except OSError:
                     with contextlib.suppress(OSError):
-                        os.ftruncate(fd, size)   # only our own half line: we hold the lock
+                        os.ftruncate(fd, size)  # only our own half line: we hold the lock
                     raise
             finally:
                 os.close(fd)
     except Timeout as error:
-        raise ResultsError(f"{path} has been locked by another process for {LOCK_WAIT_S:.0f} s: "
-                           "wait for the other notebook's cell to end, then run this cell again.") from error
+        raise ResultsError(
+            f"{path} has been locked by another process for {LOCK_WAIT_S:.0f} s: "
+            "wait for the other notebook's cell to end, then run this cell again."
+        ) from error
     except OSError as error:
-        raise ResultsError(f"{path} could not be written ({error.strerror or error}): free some space or give "
-                           "another RESULTS_DIR, then save again. Nothing is lost: the record is "
-                           "kept in memory and what is in the file is as it was.") from error
+        raise ResultsError(
+            f"{path} could not be written ({error.strerror or error}): free some space or give "
+            "another RESULTS_DIR, then save again. Nothing is lost: the record is "
+            "kept in memory and what is in the file is as it was."
+        ) from error
 
 
 class Results:
@@ -249,8 +266,15 @@ class Results:
         self.problems: list[str] = []
         self._unsaved: list[dict] = []
 
-    def save(self, experiment: str, variant: str, metrics: dict, engine_args: dict | None = None,
-             workload: dict | None = None, **extra) -> dict:
+    def save(
+        self,
+        experiment: str,
+        variant: str,
+        metrics: dict,
+        engine_args: dict | None = None,
+        workload: dict | None = None,
+        **extra,
+    ) -> dict:
         """Append one record and return it. Saving the same experiment and variant again
         replaces the earlier record in every export; the earlier line stays in the file.
 
@@ -261,7 +285,9 @@ class Results:
             if not isinstance(value, str) or not value:
                 raise TypeError(f"{name} must be a name, not {value!r}.")
         if not isinstance(metrics, dict):
-            raise TypeError(f"metrics must be a dict of name -> number, not a {type(metrics).__name__}.")
+            raise TypeError(
+                f"metrics must be a dict of name -> number, not a {type(metrics).__name__}."
+            )
         if clash := RESERVED & extra.keys():
             raise TypeError(f"{sorted(clash)} are set by the record itself: choose other names.")
         record = {
@@ -285,8 +311,13 @@ class Results:
             append(self.path, self._unsaved[0])
             self._unsaved.pop(0)
 
-    def records(self, notebook: str | None = None, experiment: str | None = None,
-                variant: str | None = None, latest: bool = True) -> list[dict]:
+    def records(
+        self,
+        notebook: str | None = None,
+        experiment: str | None = None,
+        variant: str | None = None,
+        latest: bool = True,
+    ) -> list[dict]:
         """Records in this results folder, of all notebooks unless told, filtered.
 
         latest=True keeps the last per (notebook, experiment, variant); False gives every run.
@@ -298,7 +329,9 @@ class Results:
         wanted = {"notebook": notebook, "experiment": experiment, "variant": variant}
         return [r for r in found if all(r[k] == v for k, v in wanted.items() if v is not None)]
 
-    def get(self, experiment: str, variant: str | None = None, notebook: str | None = None) -> dict | None:
+    def get(
+        self, experiment: str, variant: str | None = None, notebook: str | None = None
+    ) -> dict | None:
         """The record saved last under this experiment (and variant), or None."""
         found = self.records(notebook, experiment, variant, latest=False)
         return found[-1] if found else None
@@ -309,5 +342,8 @@ def import_numbers(source, store: Results | None = None, **options) -> dict:
 
     See helpers.results.own_numbers.import_numbers, which this calls.
     """
-    from helpers.results import own_numbers as typed_numbers      # here, because it builds on this module
+    from helpers.results import (
+        own_numbers as typed_numbers,
+    )  # here, because it builds on this module
+
     return typed_numbers.import_numbers(source, store, **options)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from helpers.results import export as learnings
 from helpers.results.blanks import SLOTS, show, show_metric
@@ -53,8 +54,13 @@ COURSE = {
 def measure(folder, throughput=812.4, best=9000.0, seqs=64):
     store = Results("01_review", folder)
     store.save("baseline", "one_at_a_time", {"output_tokens_per_s": throughput, "ttft_ms_p50": 3.2})
-    store.save("optimised", "best", {"output_tokens_per_s": best, "improvement_x": best / throughput},
-               {"max_num_seqs": seqs, "gpu_memory_utilization": 0.9}, comments={"max_num_seqs": "the sweep's knee"})
+    store.save(
+        "optimised",
+        "best",
+        {"output_tokens_per_s": best, "improvement_x": best / throughput},
+        {"max_num_seqs": seqs, "gpu_memory_utilization": 0.9},
+        comments={"max_num_seqs": "the sweep's knee"},
+    )
     store.save("max_num_seqs", str(seqs), {"output_tokens_per_s": best})
     return store
 
@@ -77,7 +83,7 @@ def blank(report, label):
 def test_templates_carry_the_courses_lines_in_order(document):
     lines = (learnings.TEMPLATES / f"{document}.md").read_text().splitlines()
     course = COURSE[document].splitlines()
-    assert [line for line in lines if line.strip()][:len(course)] == course
+    assert [line for line in lines if line.strip()][: len(course)] == course
 
 
 def test_every_slot_is_a_line_of_its_template_and_every_blank_has_a_slot():
@@ -94,7 +100,9 @@ def test_every_slot_is_a_line_of_its_template_and_every_blank_has_a_slot():
 def test_nothing_measured_leaves_the_templates_as_they_are(tmp_path):
     report = export(tmp_path)
     for document in learnings.DOCUMENTS:
-        assert text(tmp_path, f"{document}.md") == (learnings.TEMPLATES / f"{document}.md").read_text()
+        assert (
+            text(tmp_path, f"{document}.md") == (learnings.TEMPLATES / f"{document}.md").read_text()
+        )
     assert len(report.missing) == len(SLOTS) and not report.measured and not report.typed
 
 
@@ -102,9 +110,15 @@ def test_measured_values_fill_the_blanks(tmp_path):
     measure(tmp_path)
     report = export(tmp_path)
     got = text(tmp_path)
-    for line in ("- Initial throughput: 812.4 tokens/sec", "- Optimal gpu_memory_utilization: 0.90", "- Optimal max_num_seqs: 64",
-                 "- Final throughput: 9,000 tokens/sec", "- Improvement: 11.1x", "- `max_num_seqs=64`: the sweep's knee",
-                 "| baseline | one at a time | output 812.4 tokens/s, TTFT p50 3.2 ms | measured |"):
+    for line in (
+        "- Initial throughput: 812.4 tokens/sec",
+        "- Optimal gpu_memory_utilization: 0.90",
+        "- Optimal max_num_seqs: 64",
+        "- Final throughput: 9,000 tokens/sec",
+        "- Improvement: 11.1x",
+        "- `max_num_seqs=64`: the sweep's knee",
+        "| baseline | one at a time | output 812.4 tokens/s, TTFT p50 3.2 ms | measured |",
+    ):
         assert line in got.splitlines(), f"{line!r} not in\n{got}"
     assert blank(report, "Initial throughput").kind == "measured" and "812.4" in str(report)
     assert blank(report, "Key challenge").kind == "missing"
@@ -125,7 +139,11 @@ def test_a_second_export_updates_what_was_measured_and_keeps_the_version_before(
 def test_what_the_student_does_to_the_document_stays(tmp_path):
     measure(tmp_path)
     export(tmp_path)
-    edit(tmp_path, "- Initial throughput: 812.4 tokens/sec", "- Initial throughput: 500 tokens/sec (on my A10G)")
+    edit(
+        tmp_path,
+        "- Initial throughput: 812.4 tokens/sec",
+        "- Initial throughput: 500 tokens/sec (on my A10G)",
+    )
     edit(tmp_path, "## Week 3: Optimization", "## Woche 3: Optimierung — 優化")
     edit(tmp_path, "- Improvement: 11.1x\n", "")
     edit(tmp_path, "1. ___\n2. ___\n3. ___", "1. Batching wins.\n   Really.\n2. ___\n3. ___")
@@ -133,12 +151,26 @@ def test_what_the_student_does_to_the_document_stays(tmp_path):
     measure(tmp_path, throughput=700.0, best=7000.0)
     report = export(tmp_path)
     got = text(tmp_path)
-    for line in ("- Initial throughput: 500 tokens/sec (on my A10G)", "## Woche 3: Optimierung — 優化", "1. Batching wins.", "   Really.", "Κάτι δικό μου"):
+    for line in (
+        "- Initial throughput: 500 tokens/sec (on my A10G)",
+        "## Woche 3: Optimierung — 優化",
+        "1. Batching wins.",
+        "   Really.",
+        "Κάτι δικό μου",
+    ):
         assert line in got.splitlines(), f"{line!r} was lost:\n{got}"
-    assert "- Final throughput: 7,000 tokens/sec" in got, "the lines under a renamed heading are still ours"
+    assert "- Final throughput: 7,000 tokens/sec" in got, (
+        "the lines under a renamed heading are still ours"
+    )
     assert "Improvement:" not in got, "a deleted line stays deleted"
-    assert blank(report, "Initial throughput").kind == "typed" and "A10G" in blank(report, "Initial throughput").value
-    assert blank(report, "Key Insights 1").kind == "typed" and blank(report, "Key Insights 2").kind == "missing"
+    assert (
+        blank(report, "Initial throughput").kind == "typed"
+        and "A10G" in blank(report, "Initial throughput").value
+    )
+    assert (
+        blank(report, "Key Insights 1").kind == "typed"
+        and blank(report, "Key Insights 2").kind == "missing"
+    )
     assert blank(report, "Improvement").note == "the student removed the line"
 
 
@@ -168,18 +200,38 @@ def test_moved_sections_stay_where_they_are_and_are_kept_up_to_date(tmp_path):
 def test_rows_are_added_to_a_table_and_an_edited_row_is_left(tmp_path):
     store = measure(tmp_path)
     export(tmp_path)
-    edit(tmp_path, "| baseline | one at a time | output 812.4 tokens/s, TTFT p50 3.2 ms | measured |", "| baseline | mine | 1 | typed |")
+    edit(
+        tmp_path,
+        "| baseline | one at a time | output 812.4 tokens/s, TTFT p50 3.2 ms | measured |",
+        "| baseline | mine | 1 | typed |",
+    )
     store.save("max_num_seqs", "128", {"output_tokens_per_s": 9500.0})
     Results("02_advanced_features", tmp_path).save("prefix_caching", "on", {"ttft_ms_p50": 2.0})
     export(tmp_path)
     lines = text(tmp_path).splitlines()
     assert "| baseline | mine | 1 | typed |" in lines
     assert sum("one at a time" in line for line in lines) == 0, "an edited row must not come back"
-    assert lines.index("| max num seqs | 128 | output 9,500 tokens/s | measured |") == lines.index("| max num seqs | 64 | output 9,000 tokens/s | measured |") + 1
-    assert lines.index("### Notebook 02_advanced_features") < lines.index("## Predictions against measurements")
+    assert (
+        lines.index("| max num seqs | 128 | output 9,500 tokens/s | measured |")
+        == lines.index("| max num seqs | 64 | output 9,000 tokens/s | measured |") + 1
+    )
+    assert lines.index("### Notebook 02_advanced_features") < lines.index(
+        "## Predictions against measurements"
+    )
 
 
-@pytest.mark.parametrize("damage", [None, b"{", b"\xff\xfe", b"[]", b'{"lines": [["a"]], "known": []}', b'{"lines": [["k", 3]], "known": []}', b'{"lines": [], "known": [[]]}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        None,
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'{"lines": [["a"]], "known": []}',
+        b'{"lines": [["k", 3]], "known": []}',
+        b'{"lines": [], "known": [[]]}',
+    ],
+)
 def test_a_lost_or_damaged_record_costs_updates_never_words(tmp_path, damage):
     measure(tmp_path).save("answer", "question_1", {}, text="why?", source="typed")
     export(tmp_path)
@@ -190,7 +242,9 @@ def test_a_lost_or_damaged_record_costs_updates_never_words(tmp_path, damage):
     measure(tmp_path, throughput=10.0)
     Results("01_review", tmp_path).save("answer", "insight_2", {}, text="second", source="typed")
     report = export(tmp_path)
-    assert text(tmp_path) == before.replace("1. mine\n2. ___", "1. mine\n2. second"), "only an open blank may change"
+    assert text(tmp_path) == before.replace("1. mine\n2. ___", "1. mine\n2. second"), (
+        "only an open blank may change"
+    )
     assert any("record of the last export" in note for note in report.notes)
 
 
@@ -205,48 +259,73 @@ def test_results_that_are_gone_do_not_empty_the_document(tmp_path):
     assert blank(report, "Initial throughput").value == "812.4"
 
 
-@pytest.mark.parametrize("style", ["crlf", "no end", "mixed", "bom", "latin-1", "utf-16", "empty", "other breaks"])
+@pytest.mark.parametrize(
+    "style", ["crlf", "no end", "mixed", "bom", "latin-1", "utf-16", "empty", "other breaks"]
+)
 def test_the_students_bytes_are_kept(tmp_path, style):
     measure(tmp_path)
     export(tmp_path)
     path, data = tmp_path / DOC, (tmp_path / DOC).read_bytes()
-    data = {"crlf": data.replace(b"\n", b"\r\n"), "no end": data.rstrip(b"\n"), "mixed": data.replace(b"\n", b"\r\n", 9),
-            "bom": b"\xef\xbb\xbf" + data, "latin-1": data + "für mich\n".encode("latin-1"), "utf-16": data.decode().encode("utf-16"),
-            "empty": b"", "other breaks": data + "a\x0bb\x85c\u2028d\re\n".encode()}[style]
+    data = {
+        "crlf": data.replace(b"\n", b"\r\n"),
+        "no end": data.rstrip(b"\n"),
+        "mixed": data.replace(b"\n", b"\r\n", 9),
+        "bom": b"\xef\xbb\xbf" + data,
+        "latin-1": data + "für mich\n".encode("latin-1"),
+        "utf-16": data.decode().encode("utf-16"),
+        "empty": b"",
+        "other breaks": data + "a\x0bb\x85c\u2028d\re\n".encode(),
+    }[style]
     path.write_bytes(data)
     export(tmp_path)
     assert path.read_bytes() == data
     measure(tmp_path, throughput=777.0)
     export(tmp_path)
-    expected = data if style in ("utf-16", "empty") else data.replace(b"812.4", b"777").replace(b"11.1x", b"11.6x")
+    expected = (
+        data
+        if style in ("utf-16", "empty")
+        else data.replace(b"812.4", b"777").replace(b"11.1x", b"11.6x")
+    )
     assert path.read_bytes() == expected, path.read_bytes().decode(errors="replace")
 
 
 def test_answers_are_one_line_and_typed(tmp_path):
-    Results("01_review", tmp_path).save("answer", "insight_1", {}, text="# two\nlines ___ | \ud800 漢字", source="typed")
+    Results("01_review", tmp_path).save(
+        "answer", "insight_1", {}, text="# two\nlines ___ | \ud800 漢字", source="typed"
+    )
     report = export(tmp_path)
-    assert (tmp_path / DOC).read_bytes().count("1. # two lines ___ | ".encode()) == 1
+    assert (tmp_path / DOC).read_bytes().count(b"1. # two lines ___ | ") == 1
     assert blank(report, "Key Insights 1").kind == "typed"
 
 
 def test_typed_numbers_of_week_2_come_before_the_measured_ones(tmp_path):
     from helpers.results.store import import_numbers
+
     store = measure(tmp_path)
     import_numbers({"throughput": 55, "gpu": "NVIDIA A10G"}, store)
     report = export(tmp_path)
-    assert "- Initial throughput: 55 tokens/sec" in text(tmp_path) and "- GPU model: NVIDIA A10G" in text(tmp_path)
-    assert blank(report, "Initial throughput").kind == "typed" and blank(report, "Final throughput").kind == "measured"
+    assert "- Initial throughput: 55 tokens/sec" in text(
+        tmp_path
+    ) and "- GPU model: NVIDIA A10G" in text(tmp_path)
+    assert (
+        blank(report, "Initial throughput").kind == "typed"
+        and blank(report, "Final throughput").kind == "measured"
+    )
 
 
 def test_an_improvement_over_another_baseline_than_the_typed_one_says_so(tmp_path):
     from helpers.results.store import import_numbers
+
     store = measure(tmp_path, throughput=600.0, best=3000.0)
     export(tmp_path)
     assert "- Improvement: 5x" in text(tmp_path).splitlines(), "both numbers stand above it"
     import_numbers({"throughput": 50}, store)
     report = export(tmp_path)
     got = text(tmp_path).splitlines()
-    assert "- Initial throughput: 50 tokens/sec" in got and "- Final throughput: 3,000 tokens/sec" in got
+    assert (
+        "- Initial throughput: 50 tokens/sec" in got
+        and "- Final throughput: 3,000 tokens/sec" in got
+    )
     assert "- Improvement: over the 600 tokens/sec measured this week: 5x" in got
     assert blank(report, "Improvement").kind == "measured"
 
@@ -254,15 +333,32 @@ def test_an_improvement_over_another_baseline_than_the_typed_one_says_so(tmp_pat
 def test_checklist_says_who_ticked(tmp_path):
     store = Results("03_reading_notes", tmp_path)
     store.save("checklist", "paper", {}, done=True, source="student")
-    store.save("checklist", "tensor_parallelism", {}, done=True, source="evidence", evidence="5 of 5 questions right")
+    store.save(
+        "checklist",
+        "tensor_parallelism",
+        {},
+        done=True,
+        source="evidence",
+        evidence="5 of 5 questions right",
+    )
     Results("05_server_mode", tmp_path).save("throughput", "c4", {"output_tokens_per_s": 3.0})
     export(tmp_path)
     lines = text(tmp_path).splitlines()
-    assert "- [x] Read the PagedAttention paper (abstract and introduction at least) (ticked by the student)" in lines
+    assert (
+        "- [x] Read the PagedAttention paper (abstract and introduction at least) (ticked by the student)"
+        in lines
+    )
     assert "- [x] Understood tensor parallelism (evidence: 5 of 5 questions right)" in lines
-    assert "- [x] Tried server mode (evidence: 1 measurement against a server in notebook 05_server_mode)" in lines
+    assert (
+        "- [x] Tried server mode (evidence: 1 measurement against a server in notebook 05_server_mode)"
+        in lines
+    )
     assert "- [ ] Reviewed vLLM's documentation on distributed inference" in lines
-    edit(tmp_path, "- [ ] Reviewed vLLM's documentation on distributed inference", "- [x] Reviewed vLLM's documentation on distributed inference")
+    edit(
+        tmp_path,
+        "- [ ] Reviewed vLLM's documentation on distributed inference",
+        "- [x] Reviewed vLLM's documentation on distributed inference",
+    )
     report = export(tmp_path)
     assert blank(report, "Reviewed vLLM's documentation on distributed inference").kind == "typed"
 
@@ -273,7 +369,10 @@ def test_a_tick_that_the_student_takes_back_goes(tmp_path):
     export(tmp_path)
     store.save("checklist", "paper", {}, done=False, source="student")
     export(tmp_path)
-    assert "- [ ] Read the PagedAttention paper (abstract and introduction at least)" in text(tmp_path).splitlines()
+    assert (
+        "- [ ] Read the PagedAttention paper (abstract and introduction at least)"
+        in text(tmp_path).splitlines()
+    )
 
 
 def test_a_document_that_only_the_notebooks_have_filled_is_not_ticked_as_documented(tmp_path):
@@ -282,44 +381,85 @@ def test_a_document_that_only_the_notebooks_have_filled_is_not_ticked_as_documen
     assert "- [ ] Documented my progress in this file" in text(tmp_path).splitlines()
     store.save("answer", "insight_1", {}, text="batching pays", source="typed")
     export(tmp_path)
-    assert "- [x] Documented my progress in this file (evidence: 6 of 7 blanks of Weeks 1 to 3 are filled, 1 answer written)" in text(tmp_path)
+    assert (
+        "- [x] Documented my progress in this file (evidence: 6 of 7 blanks of Weeks 1 to 3 are filled, 1 answer written)"
+        in text(tmp_path)
+    )
 
 
 def test_the_plan(tmp_path):
     store = Results("04_multi_gpu_planning", tmp_path)
-    store.save("hardware", "week5", {"gpu_count": 2, "gpu_memory_gb": 141}, gpu_model="NVIDIA H200", link="NVLink", source="parameter")
-    store.save("strategy", "chosen", {"expected_speedup_x": 1.62, "tpot_ms": 28.3}, layout="TP 2", speedup_of="decode step, against TP 1",
-               reason="one copy fits", command="vllm serve m -tp 2")
+    store.save(
+        "hardware",
+        "week5",
+        {"gpu_count": 2, "gpu_memory_gb": 141},
+        gpu_model="NVIDIA H200",
+        link="NVLink",
+        source="parameter",
+    )
+    store.save(
+        "strategy",
+        "chosen",
+        {"expected_speedup_x": 1.62, "tpot_ms": 28.3},
+        layout="TP 2",
+        speedup_of="decode step, against TP 1",
+        reason="one copy fits",
+        command="vllm serve m -tp 2",
+    )
     store.save("exercise", "plan_0", {"passed": 0})
     for n in (1, 2):
         store.save("answer", f"concern_{n}", {}, text=f"worry {n}", source="typed")
     report = export(tmp_path)
     got = text(tmp_path, "distributed_planning.md").splitlines()
-    for line in ("- Number of GPUs: 2", "- GPU Model: NVIDIA H200", "- GPU Memory: 141 GB each", "- Inter-GPU Link: NVLink (NVLink/PCIe)",
-                 "- Reason: one copy fits", "- Expected speedup: 1.62x (decode step, against TP 1)", "- worry 1", "- worry 2", "- Command to start it: `vllm serve m -tp 2`",
-                 "| plan | TP 2 | expected speedup 1.62x, TPOT 28.3 ms | calculated |"):
+    for line in (
+        "- Number of GPUs: 2",
+        "- GPU Model: NVIDIA H200",
+        "- GPU Memory: 141 GB each",
+        "- Inter-GPU Link: NVLink (NVLink/PCIe)",
+        "- Reason: one copy fits",
+        "- Expected speedup: 1.62x (decode step, against TP 1)",
+        "- worry 1",
+        "- worry 2",
+        "- Command to start it: `vllm serve m -tp 2`",
+        "| plan | TP 2 | expected speedup 1.62x, TPOT 28.3 ms | calculated |",
+    ):
         assert line in got, f"{line!r} not in {got}"
     assert not any("exercise" in line for line in got), "an exercise is no number behind the plan"
-    assert blank(report, "Expected speedup").kind == "calculated" and blank(report, "GPU Model").kind == "typed"
+    assert (
+        blank(report, "Expected speedup").kind == "calculated"
+        and blank(report, "GPU Model").kind == "typed"
+    )
 
 
 def test_gpus_that_are_only_planned_are_said_to_be(tmp_path):
     store = Results("04_multi_gpu_planning", tmp_path)
     store.save("hardware", "week5", {"gpu_count": 8}, gpu_model="NVIDIA H100", source="catalogue")
     export(tmp_path)
-    assert "- GPU Model: NVIDIA H100 (planned, not on this machine)" in text(tmp_path, "distributed_planning.md").splitlines()
+    assert (
+        "- GPU Model: NVIDIA H100 (planned, not on this machine)"
+        in text(tmp_path, "distributed_planning.md").splitlines()
+    )
 
 
 def test_odd_records_do_not_stop_an_export(tmp_path):
     store = Results("01_review", tmp_path)
     store.save("baseline", "one_at_a_time", {"output_tokens_per_s": "fast"}, texts=3, source=["x"])
-    store.save("optimised", "best", {"output_tokens_per_s": True}, {"max_num_seqs": "many"}, comments="none")
+    store.save(
+        "optimised",
+        "best",
+        {"output_tokens_per_s": True},
+        {"max_num_seqs": "many"},
+        comments="none",
+    )
     store.save("prediction", "p", {"predicted": 0, "measured": 3}, unit=5, residual=["a"])
     store.save("answer", "insight_1", {}, text=["not a text"])
     store.save("checklist", "paper", {}, done="yes", evidence=3)
     store.save("hardware", "week5", {"gpu_count": None}, gpu_model={})
     report = export(tmp_path)
-    assert blank(report, "Initial throughput").kind == "missing" and blank(report, "Key Insights 1").kind == "missing"
+    assert (
+        blank(report, "Initial throughput").kind == "missing"
+        and blank(report, "Key Insights 1").kind == "missing"
+    )
 
 
 def test_a_full_disk_leaves_the_document_as_it_was(tmp_path, monkeypatch):
@@ -327,55 +467,131 @@ def test_a_full_disk_leaves_the_document_as_it_was(tmp_path, monkeypatch):
     export(tmp_path)
     measure(tmp_path, throughput=1.0)
     before = text(tmp_path)
-    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(ResultsError, match="No space left on device"):
         export(tmp_path)
     monkeypatch.undo()
-    assert text(tmp_path) == before and not list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*.part"))
+    assert text(tmp_path) == before and not list(tmp_path.glob("*.part")) + list(
+        tmp_path.glob(".*.part")
+    )
 
 
 def test_the_command(tmp_path):
     measure(tmp_path)
-    out = subprocess.run([sys.executable, "-m", "helpers.results.export", str(tmp_path)], capture_output=True, text=True, timeout=60)
-    assert out.returncode == 0 and "measured    Initial throughput: 812.4" in out.stdout, out.stdout + out.stderr
+    out = subprocess.run(
+        [sys.executable, "-m", "helpers.results.export", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert out.returncode == 0 and "measured    Initial throughput: 812.4" in out.stdout, (
+        out.stdout + out.stderr
+    )
 
 
 def test_numbers_as_text():
-    assert [show(v) for v in (0.01234, 81.44, 812.44, 1843.2, 64.0, 0)] == ["0.0123", "81.4", "812.4", "1,843", "64", "0"]
-    assert show_metric("ttft_ms_p99", 12.1) == "TTFT p99 12.1 ms" and show_metric("output_tokens_per_s", 5) == "output 5 tokens/s"
+    assert [show(v) for v in (0.01234, 81.44, 812.44, 1843.2, 64.0, 0)] == [
+        "0.0123",
+        "81.4",
+        "812.4",
+        "1,843",
+        "64",
+        "0",
+    ]
+    assert (
+        show_metric("ttft_ms_p99", 12.1) == "TTFT p99 12.1 ms"
+        and show_metric("output_tokens_per_s", 5) == "output 5 tokens/s"
+    )
     assert show_metric("speedup_x", 1.5) == "speedup 1.5x" and show_metric("score", 3) == "score 3"
-    assert show_metric("tpot_ms_4_streams", 3.1) == "TPOT 4 streams 3.1 ms" and show_metric("rate_gb_per_s", 1.19) == "rate 1.19 GB/s"
-    assert show_metric("ms", 2.07) == "2.07 ms" and show_metric("cost_per_million_tokens", 0.242) == "cost per million tokens 0.242"
-    assert show_metric("requests_per_s", 6.3) == "requests 6.3/s" and show_metric("weights_gib", 0.05) == "weights 51.2 MiB"
+    assert (
+        show_metric("tpot_ms_4_streams", 3.1) == "TPOT 4 streams 3.1 ms"
+        and show_metric("rate_gb_per_s", 1.19) == "rate 1.19 GB/s"
+    )
+    assert (
+        show_metric("ms", 2.07) == "2.07 ms"
+        and show_metric("cost_per_million_tokens", 0.242) == "cost per million tokens 0.242"
+    )
+    assert (
+        show_metric("requests_per_s", 6.3) == "requests 6.3/s"
+        and show_metric("weights_gib", 0.05) == "weights 51.2 MiB"
+    )
 
 
 # ---------------------------------------------------------------- whatever the student types survives
+
 
 def is_subsequence(part, whole):
     rest = iter(whole)
     return all(any(x == y for y in rest) for x in part)
 
 
-few_lines = st.lists(st.sampled_from(["", "- a: ___", "- a: 1", "- a: 2", "# h", "| r |", "___", "mine", "yours", "- a: mine"]), max_size=12)
+few_lines = st.lists(
+    st.sampled_from(
+        ["", "- a: ___", "- a: 1", "- a: 2", "# h", "| r |", "___", "mine", "yours", "- a: mine"]
+    ),
+    max_size=12,
+)
 
 
-@given(few_lines, st.lists(st.sampled_from(["", "- a: 1", "# h", "| r |", "___", "# old"]), max_size=6), st.booleans(), st.booleans())
+@given(
+    few_lines,
+    st.lists(st.sampled_from(["", "- a: 1", "# h", "| r |", "___", "# old"]), max_size=6),
+    st.booleans(),
+    st.booleans(),
+)
 @settings(max_examples=400, deadline=None)
 def test_a_line_that_is_not_ours_is_never_touched(current, written, lost, filled):
-    base = Base([(f"# h|k{n}", line) for n, line in enumerate(written)], {f"# h|k{n}" for n in range(len(written))}, lost)
-    new = [Line("# h|# h", "# h", "# h"), Line("# h|- a: ___", "- a: 2" if filled else "- a: ___", "- a: ___", missing=not filled),
-           Line("# h|k0", "", ""), Line("# h|___", None if filled else "___", "___")]
+    base = Base(
+        [(f"# h|k{n}", line) for n, line in enumerate(written)],
+        {f"# h|k{n}" for n in range(len(written))},
+        lost,
+    )
+    new = [
+        Line("# h|# h", "# h", "# h"),
+        Line("# h|- a: ___", "- a: 2" if filled else "- a: ___", "- a: ___", missing=not filled),
+        Line("# h|k0", "", ""),
+        Line("# h|___", None if filled else "___", "___"),
+    ]
     new += [Line("# h|___||row", "| r |")] if filled else []
     merged = merge(list(current), base, new)
-    ours = {text for _, text in base.lines} | {line.open for line in new} | {line.text for line in new}
+    ours = (
+        {text for _, text in base.lines} | {line.open for line in new} | {line.text for line in new}
+    )
     theirs = [line for line in current if line not in ours]
     assert [line for line in merged.lines if line not in ours] == theirs
-    assert is_subsequence([text for _, text in merged.base.lines], merged.lines), "the record must hold what was written"
+    assert is_subsequence([text for _, text in merged.base.lines], merged.lines), (
+        "the record must hold what was written"
+    )
 
 
 student = st.text(st.characters(exclude_characters="\n§", exclude_categories=["Cs"]), max_size=25)
-steps = st.lists(st.tuples(st.sampled_from(["edit", "append to", "insert", "delete", "move section", "copy", "measure", "answer", "crlf", "cut end", "lose record", "damage record", "export"]),
-                           st.integers(0, 10_000), student), min_size=1, max_size=14)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                "edit",
+                "append to",
+                "insert",
+                "delete",
+                "move section",
+                "copy",
+                "measure",
+                "answer",
+                "crlf",
+                "cut end",
+                "lose record",
+                "damage record",
+                "export",
+            ]
+        ),
+        st.integers(0, 10_000),
+        student,
+    ),
+    min_size=1,
+    max_size=14,
+)
 
 
 @given(steps)
@@ -385,13 +601,13 @@ def test_whatever_the_student_typed_survives_any_sequence_of_exports(tmp_path_fa
     path = folder / DOC
     measure(folder)
     export(folder, which=["my_learnings"])
-    removed: set[str] = set()                 # labels of our lines that the student took out
+    removed: set[str] = set()  # labels of our lines that the student took out
     for count, (what, where, words) in enumerate(plan):
         data = path.read_bytes().decode()
         newline = "\r\n" if "\r\n" in data else "\n"
         lines = data.split(newline)
         at = where % len(lines)
-        mark = f"§{count}§"                    # makes the student's line one that we cannot have written
+        mark = f"§{count}§"  # makes the student's line one that we cannot have written
         if what == "edit":
             lines[at] = mark + words
         elif what == "append to":
@@ -402,7 +618,9 @@ def test_whatever_the_student_typed_survives_any_sequence_of_exports(tmp_path_fa
             lines.insert(at, lines[where // 7 % len(lines)])
         elif what == "delete":
             line = lines.pop(at)
-            if line.startswith("- Initial") and not any(other.startswith("- Initial") for other in lines):
+            if line.startswith("- Initial") and not any(
+                other.startswith("- Initial") for other in lines
+            ):
                 removed.add("- Initial throughput")
         elif what == "move section":
             heads = [i for i, line in enumerate(lines) if line.startswith("## ")]
@@ -417,29 +635,53 @@ def test_whatever_the_student_typed_survives_any_sequence_of_exports(tmp_path_fa
         elif what == "measure":
             measure(folder, throughput=1.0 + where, seqs=1 + where % 3)
         elif what == "answer":
-            Results("01_review", folder).save("answer", f"insight_{1 + where % 3}", {}, text=words, source="typed")
+            Results("01_review", folder).save(
+                "answer", f"insight_{1 + where % 3}", {}, text=words, source="typed"
+            )
         elif what == "lose record":
             (folder / ".my_learnings.export.json").unlink(missing_ok=True)
         elif what == "damage record":
             (folder / ".my_learnings.export.json").write_bytes(words.encode())
         path.write_bytes(newline.join(lines).encode())
 
-        theirs = [line.rstrip("\r") for line in path.read_bytes().decode().split("\n") if "§" in line]
+        theirs = [
+            line.rstrip("\r") for line in path.read_bytes().decode().split("\n") if "§" in line
+        ]
         had_end = path.read_bytes().endswith(b"\n")
         export(folder, which=["my_learnings"])
         after = path.read_bytes().decode()
-        assert [line.rstrip("\r") for line in after.split("\n") if "§" in line] == theirs, f"step {count} ({what}) lost words"
-        assert had_end == after.endswith("\n") or not after, "the last line's end is the student's too"
+        assert [line.rstrip("\r") for line in after.split("\n") if "§" in line] == theirs, (
+            f"step {count} ({what}) lost words"
+        )
+        assert had_end == after.endswith("\n") or not after, (
+            "the last line's end is the student's too"
+        )
         for label in removed:
             if what not in ("copy",):
-                assert label not in after or any("§" in line and label in line for line in after.split("\n")), f"{label} came back"
+                assert label not in after or any(
+                    "§" in line and label in line for line in after.split("\n")
+                ), f"{label} came back"
     assert json.loads((folder / ".my_learnings.export.json").read_text())["lines"] is not None
 
 
 def test_a_result_shows_one_metric_of_each_kind_and_not_the_workload():
     from helpers.results.blanks import chief_metrics
-    record = {"metrics": {"requests": 6, "duration_s": 1.0, "total_tokens_per_s": 900.0, "output_tokens_per_s": 300.0, "requests_per_s": 6.3,
-                          "ttft_ms_p99": 9.0, "ttft_ms_p50": 8.0, "tpot_ms_p50": 3.0, "weights_gib": 0.05}}
+
+    record = {
+        "metrics": {
+            "requests": 6,
+            "duration_s": 1.0,
+            "total_tokens_per_s": 900.0,
+            "output_tokens_per_s": 300.0,
+            "requests_per_s": 6.3,
+            "ttft_ms_p99": 9.0,
+            "ttft_ms_p50": 8.0,
+            "tpot_ms_p50": 3.0,
+            "weights_gib": 0.05,
+        }
+    }
     assert chief_metrics(record) == ["output 300 tokens/s", "TTFT p50 8 ms", "TPOT p50 3 ms"]
-    assert chief_metrics({"metrics": {"weights_gib": 0.05, "found": True, "text": "x"}}) == ["weights 51.2 MiB"]
+    assert chief_metrics({"metrics": {"weights_gib": 0.05, "found": True, "text": "x"}}) == [
+        "weights 51.2 MiB"
+    ]
     assert chief_metrics({"metrics": {"requests": 6}}) == ["requests 6"]

@@ -1,4 +1,4 @@
-"""What the results say, slot by slot: the values that helpers/results/export.py writes into the templates.
+"""What the results say, slot by slot: the values that helpers/results/documents.py writes into the templates.
 
 A slot is a function of the facts that returns a Fill: the text for the blank (or a list of lines
 for a whole region), whether it was measured, calculated, typed or is missing, and where it is from.

@@ -1,6 +1,6 @@
 """What was recorded on machines that the student may not have: notebooks/reference/<machine>/.
 
-    for record in recorded("sweep_max_num_seqs"):
+    for record in records("sweep_max_num_seqs"):
         record["metrics"]["output_tokens_per_s"], record["label"]
 
 A folder for each machine holds the executed notebooks as pages and measurements.jsonl: the records of that run in the
@@ -29,7 +29,7 @@ def machines(folder: Path | None = None) -> list[str]:
     return [place.name for place in sorted(found, key=lambda p: (newest(p), p.name), reverse=True)]
 
 
-def recorded(
+def records(
     experiment: str,
     variant: str | None = None,
     machine: str | None = None,
@@ -54,7 +54,7 @@ def curve(experiment: str, by: str | None = None, variants: str = "") -> tuple[l
 
     variants: only those whose name begins so.
     """
-    rows = [row for row in recorded(experiment) if row["variant"].startswith(variants)]
+    rows = [row for row in records(experiment) if row["variant"].startswith(variants)]
     points = [{**r["metrics"], "variant": r["variant"]} for r in rows]
     return sorted(points, key=lambda p: p[by]) if by else points, "recorded: " + rows[0][
         "label"

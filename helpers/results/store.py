@@ -40,7 +40,7 @@ class ResultsError(OneLineError):
     """A result could not be saved or read in. One sentence: what happened and what to do."""
 
 
-def results_dir(given: str | os.PathLike | None = None) -> Path:
+def results_folder(given: str | os.PathLike | None = None) -> Path:
     """The folder of this run's results, created if it is not there.
 
     `given`, else $WORKBOOK_RESULTS_DIR, else results/my_week in the repository.
@@ -260,7 +260,7 @@ class Results:
 
     def __init__(self, notebook: str, results_dir: str | os.PathLike | None = None, profile=None):
         self.notebook = notebook
-        self.directory = globals()["results_dir"](results_dir)
+        self.directory = results_folder(results_dir)
         self.path = self.directory / FILE_NAME
         self.profile = profile
         self.problems: list[str] = []
@@ -273,13 +273,15 @@ class Results:
         metrics: dict,
         engine_args: dict | None = None,
         workload: dict | None = None,
+        profile=None,
         **extra,
     ) -> dict:
         """Append one record and return it. Saving the same experiment and variant again
         replaces the earlier record in every export; the earlier line stays in the file.
 
         metrics: names carry their unit (`ttft_ms_p50`). extra: further keys of the record, such
-        as source="typed", text="...", done=True. Raises ResultsError if the disk is full.
+        as source="typed", text="...", done=True. profile: what this record was measured with, where
+        it is not the store's profile. Raises ResultsError if the disk is full.
         """
         for name, value in (("experiment", experiment), ("variant", variant)):
             if not isinstance(value, str) or not value:
@@ -299,11 +301,24 @@ class Results:
             "engine_args": _plain(engine_args or {}, "engine_args"),
             "workload": _plain(workload or {}, "workload"),
             **_plain(extra, "extra"),
-            "provenance": provenance(self.profile),
+            "provenance": provenance(profile or self.profile),
         }
         self._unsaved.append(record)
         self.flush()
         return record
+
+    def save_run(
+        self, experiment: str, variant: str, run, metrics: dict | None = None, profile=None, **extra
+    ) -> dict:
+        """Save what was measured with what it was measured under: `save` for a whole Measurement.
+
+        run: has metrics, engine_args (those in force) and workload, as `helpers.measure.run_workload`
+        returns it. metrics: more numbers, or derived ones, over those of the run. The rest as in `save`.
+        """
+        numbers = {**run.metrics, **(metrics or {})}
+        return self.save(
+            experiment, variant, numbers, run.engine_args, run.workload, profile=profile, **extra
+        )
 
     def flush(self) -> None:
         """Write what an earlier save could not (a disk that was full). save() does this too."""
@@ -335,15 +350,3 @@ class Results:
         """The record saved last under this experiment (and variant), or None."""
         found = self.records(notebook, experiment, variant, latest=False)
         return found[-1] if found else None
-
-
-def import_numbers(source, store: Results | None = None, **options) -> dict:
-    """A student's own numbers of Weeks 2 and 3, from JSON, CSV or a dict, marked as typed.
-
-    See helpers.results.own_numbers.import_numbers, which this calls.
-    """
-    from helpers.results import (
-        own_numbers as typed_numbers,
-    )  # here, because it builds on this module
-
-    return typed_numbers.import_numbers(source, store, **options)

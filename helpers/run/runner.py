@@ -486,7 +486,7 @@ def _close(
     stopped,
 ) -> dict:
     """Export the documents and write the summary, whatever happened before."""
-    from helpers.results import export as learnings
+    from helpers.results import documents
 
     blanks, notes = [], []
     try:
@@ -496,7 +496,7 @@ def _close(
             or (out / "distributed_planning.md").exists()
             or any(r["experiment"] in ("hardware", "strategy") for r in load(out)[0])
         )
-        report = learnings.export(out, learnings.DOCUMENTS if planned else ("my_learnings",))
+        report = documents.export(out, documents.DOCUMENTS if planned else ("my_learnings",))
         blanks, notes = [asdict(blank) for blank in report.blanks], report.notes
     except (ResultsError, OSError) as error:
         notes = [str(error)]

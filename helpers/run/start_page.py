@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helpers import REPO
 from helpers.results import blanks
-from helpers.results.store import results_dir as find_results_dir
+from helpers.results.store import results_folder
 
 # What each notebook is for; only those that exist are listed.
 ABOUT = {
@@ -96,7 +96,7 @@ def checklist(known: blanks.Facts) -> list[str]:
 
 def write(results_dir=None) -> Path:
     """Write START.md into the results folder, in one step; return its path."""
-    folder = find_results_dir(results_dir)
+    folder = results_folder(results_dir)
     page = folder / "START.md"
     handle, name = tempfile.mkstemp(dir=folder, suffix=".md")
     with os.fdopen(handle, "w", encoding="utf-8") as file:

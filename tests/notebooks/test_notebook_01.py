@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.results import export as learnings
+from helpers.results import documents
 from helpers.results import store as results
 from helpers.results.blanks import show
 from tests.notebook_tools import SMALL
@@ -121,7 +121,7 @@ def test_what_a_student_adds_survives_the_next_export(run):
         + "\n## Mine\nstays\n"
     )
     path.write_text(edited)
-    learnings.export(run / "results")
+    documents.export(run / "results")
     after = path.read_text()
     assert "2. my own words, ein Satz, 一句话" in after and after.rstrip().endswith("stays")
 

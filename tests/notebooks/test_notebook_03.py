@@ -157,10 +157,10 @@ def test_score_notes_and_checklist_reach_the_record(executed):
 
 
 def test_the_score_and_the_tick_are_in_the_export(executed):
-    from helpers.results import export as learnings
+    from helpers.results import documents
 
     _, store = executed
-    learnings.export(store.directory)
+    documents.export(store.directory)
     document = (store.directory / "my_learnings.md").read_text(encoding="utf-8")
     (line,) = [line for line in document.splitlines() if "Read the PagedAttention paper" in line]
     assert line.startswith("- [x]"), line

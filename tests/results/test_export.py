@@ -1,4 +1,4 @@
-"""helpers.results.export and helpers.results.merge: blanks are filled, and what the student typed survives."""
+"""helpers.results.documents and helpers.results.merge: blanks are filled, and what the student typed survives."""
 
 import json
 import os
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers.results import export as learnings
+from helpers.results import documents
 from helpers.results.blanks import SLOTS, show, show_metric
-from helpers.results.export import export
+from helpers.results.documents import export
 from helpers.results.merge import Base, Line, merge
 from helpers.results.store import Results, ResultsError
 
@@ -79,18 +79,18 @@ def blank(report, label):
     return next(b for b in report.blanks if b.label == label)
 
 
-@pytest.mark.parametrize("document", learnings.DOCUMENTS)
+@pytest.mark.parametrize("document", documents.DOCUMENTS)
 def test_templates_carry_the_courses_lines_in_order(document):
-    lines = (learnings.TEMPLATES / f"{document}.md").read_text().splitlines()
+    lines = (documents.TEMPLATES / f"{document}.md").read_text().splitlines()
     course = COURSE[document].splitlines()
     assert [line for line in lines if line.strip()][: len(course)] == course
 
 
 def test_every_slot_is_a_line_of_its_template_and_every_blank_has_a_slot():
     found = set()
-    for document in learnings.DOCUMENTS:
+    for document in documents.DOCUMENTS:
         section = ""
-        for line in (learnings.TEMPLATES / f"{document}.md").read_text().splitlines():
+        for line in (documents.TEMPLATES / f"{document}.md").read_text().splitlines():
             section = line if line.startswith("#") else section
             if "___" in line or line.startswith("- [ ]"):
                 found.add((document, section, line))
@@ -99,9 +99,9 @@ def test_every_slot_is_a_line_of_its_template_and_every_blank_has_a_slot():
 
 def test_nothing_measured_leaves_the_templates_as_they_are(tmp_path):
     report = export(tmp_path)
-    for document in learnings.DOCUMENTS:
+    for document in documents.DOCUMENTS:
         assert (
-            text(tmp_path, f"{document}.md") == (learnings.TEMPLATES / f"{document}.md").read_text()
+            text(tmp_path, f"{document}.md") == (documents.TEMPLATES / f"{document}.md").read_text()
         )
     assert len(report.missing) == len(SLOTS) and not report.measured and not report.typed
 
@@ -132,7 +132,7 @@ def test_a_second_export_updates_what_was_measured_and_keeps_the_version_before(
     measure(tmp_path, throughput=500.0)
     report = export(tmp_path)
     assert "- Initial throughput: 500 tokens/sec" in text(tmp_path)
-    assert text(tmp_path, DOC + learnings.PREVIOUS) == first
+    assert text(tmp_path, DOC + documents.PREVIOUS) == first
     assert [path.name for path in report.changed] == [DOC]
 
 
@@ -299,7 +299,7 @@ def test_answers_are_one_line_and_typed(tmp_path):
 
 
 def test_typed_numbers_of_week_2_come_before_the_measured_ones(tmp_path):
-    from helpers.results.store import import_numbers
+    from helpers.results import import_numbers
 
     store = measure(tmp_path)
     import_numbers({"throughput": 55, "gpu": "NVIDIA A10G"}, store)
@@ -314,7 +314,7 @@ def test_typed_numbers_of_week_2_come_before_the_measured_ones(tmp_path):
 
 
 def test_an_improvement_over_another_baseline_than_the_typed_one_says_so(tmp_path):
-    from helpers.results.store import import_numbers
+    from helpers.results import import_numbers
 
     store = measure(tmp_path, throughput=600.0, best=3000.0)
     export(tmp_path)
@@ -481,7 +481,7 @@ def test_a_full_disk_leaves_the_document_as_it_was(tmp_path, monkeypatch):
 def test_the_command(tmp_path):
     measure(tmp_path)
     out = subprocess.run(
-        [sys.executable, "-m", "helpers.results.export", str(tmp_path)],
+        [sys.executable, "-m", "helpers.results.documents", str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=60,

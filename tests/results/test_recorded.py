@@ -39,15 +39,15 @@ def test_recorded_takes_the_newest_machine_that_has_the_experiment(tmp_path):
         {"experiment": "only_here", "metrics": {"x": 3}, "provenance": older},
     )
     assert reference.machines(tmp_path) == ["h100", "h200"]
-    assert [r["metrics"]["x"] for r in reference.recorded("sweep", folder=tmp_path)] == [1]
-    assert [r["recorded_on"] for r in reference.recorded("only_here", folder=tmp_path)] == ["h200"]
-    assert reference.recorded("sweep", machine="h200", folder=tmp_path)[0]["metrics"]["x"] == 2
+    assert [r["metrics"]["x"] for r in reference.records("sweep", folder=tmp_path)] == [1]
+    assert [r["recorded_on"] for r in reference.records("only_here", folder=tmp_path)] == ["h200"]
+    assert reference.records("sweep", machine="h200", folder=tmp_path)[0]["metrics"]["x"] == 2
     assert (
-        reference.recorded("sweep", variant="9", folder=tmp_path)
+        reference.records("sweep", variant="9", folder=tmp_path)
         == []
-        == reference.recorded("nothing", folder=tmp_path)
+        == reference.records("nothing", folder=tmp_path)
     )
-    label = reference.recorded("sweep", folder=tmp_path)[0]["label"]
+    label = reference.records("sweep", folder=tmp_path)[0]["label"]
     assert all(word in label for word in ("H100", "0.32.0", "dummy weights", "2026-11-23"))
 
 

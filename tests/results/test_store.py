@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.results import store as results
-from helpers.results.store import Results, ResultsError, import_numbers, load
+from helpers.results.own_numbers import import_numbers
+from helpers.results.store import Results, ResultsError, load
 
 json_values = st.recursive(
     st.none()
@@ -52,17 +54,28 @@ def test_saved_comes_back_with_provenance(store):
     assert where["vllm"].startswith("0.32.0") and where["time_utc"].endswith("+00:00")
 
 
-def test_provenance_names_the_gpus_of_this_run_alone(monkeypatch):
-    from types import SimpleNamespace as Thing
+def test_a_run_is_saved_whole_and_a_profile_of_its_own_says_so(store):
+    run = SimpleNamespace(metrics={"a": 1, "b": 2}, engine_args={"x": 3}, workload={"n": 4})
+    record = store.save_run("e", "v", run, {"b": 5, "gain_x": 6}, note="kept")
+    assert record["metrics"] == {"a": 1, "b": 5, "gain_x": 6} and record["note"] == "kept"
+    assert (record["engine_args"], record["workload"]) == ({"x": 3}, {"n": 4})
+    other = SimpleNamespace(name="cpu", model_label="Other", weights="dummy")
+    found = store.save_run("e", "w", run, profile=other)["provenance"]
+    assert (found["model"], found["weights"]) == ("Other", "dummy")
+    assert store.save("e", "x", {})["provenance"]["model"] is None, "the next has the store's"
 
+
+def test_provenance_names_the_gpus_of_this_run_alone(monkeypatch):
     import nvitop
 
     # One of eight: CUDA_VISIBLE_DEVICES has chosen.
-    monkeypatch.setattr(results, "visible_devices", lambda: [Thing(name=lambda: "NVIDIA H100")])
+    monkeypatch.setattr(
+        results, "visible_devices", lambda: [SimpleNamespace(name=lambda: "NVIDIA H100")]
+    )
     monkeypatch.setattr(nvitop.Device, "driver_version", lambda: "580.1")
-    found = results.provenance(Thing(name="gpu", machine="NVIDIA H100, 79.6 GiB"))
+    found = results.provenance(SimpleNamespace(name="gpu", machine="NVIDIA H100, 79.6 GiB"))
     assert (found["gpu"], found["driver"]) == ("NVIDIA H100", "580.1")
-    found = results.provenance(Thing(name="cpu", machine="2 CPU cores"))
+    found = results.provenance(SimpleNamespace(name="cpu", machine="2 CPU cores"))
     assert (found["gpu"], found["driver"]) == (None, None), "a run on the CPU of a GPU box"
 
 
@@ -291,13 +304,13 @@ def test_a_write_that_the_system_really_cuts_short(tmp_path):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match="cannot be created"):
-        results.results_dir(tmp_path / "file" / "sub")
+        results.results_folder(tmp_path / "file" / "sub")
 
 
 def test_results_dir_order(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBOOK_RESULTS_DIR", str(tmp_path / "env {x} y"))
-    assert results.results_dir() == tmp_path / "env {x} y" and results.results_dir().is_dir()
-    assert results.results_dir(tmp_path / "given") == tmp_path / "given"
+    assert results.results_folder() == tmp_path / "env {x} y" and results.results_folder().is_dir()
+    assert results.results_folder(tmp_path / "given") == tmp_path / "given"
 
 
 # ---------------------------------------------------------------- numbers of Weeks 2 and 3

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.results.export import export
+from helpers.results import export
 from helpers.results.store import Results, load
 from helpers.run.classroom import class_run, contents, intake, pages, safe_html
 from helpers.run.classroom.intake import Refused, find_submissions, take_in

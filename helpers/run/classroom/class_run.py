@@ -494,9 +494,9 @@ class Class:
 
 def learnings_of(folder: Path) -> None:
     """The templates filled from what was measured here."""
-    from helpers.results import export as learnings
+    from helpers.results import documents
 
-    learnings.export(folder)
+    documents.export(folder)
 
 
 def _size_gib(folder: Path, most: int = 20_000) -> float:

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers.results import export as learnings
+from helpers.results import documents
 from helpers.results.blanks import Facts, kind_of, number, one_line, show
 from helpers.results.merge import BLANK
 from helpers.results.store import FILE_NAME, latest_of, load
@@ -133,7 +133,7 @@ def differing_numbers(document: str, text: str, records: list[dict]) -> list[str
     A filled blank or a table's row is held against its own record; a quantity with a unit in the
     student's words (tokens/s, ms, GiB, x) against every measurement of that unit.
     """
-    lines, fills = learnings.render(document, Facts(latest_of(records)))
+    lines, fills = documents.render(document, Facts(latest_of(records)))
     own = text.split("\n")
     own = [line.rstrip("\r") for line in own]
     expected = {line.text for line in lines if line.text is not None}
@@ -342,12 +342,12 @@ def assess(folder: Path, export: Path) -> dict:
     for name in MAX_BYTES:
         if (folder / name).exists():
             shutil.copy2(folder / name, export / name)
-    report = learnings.export(export)
+    report = documents.export(export)
     blanks = [vars(blank) for blank in report.blanks]
     differ, notes = [], []
     if not (folder / FILE_NAME).exists():
         notes.append("no measurements.jsonl")
-    for document in learnings.DOCUMENTS:
+    for document in documents.DOCUMENTS:
         path = folder / f"{document}.md"
         if path.exists():
             differ += (

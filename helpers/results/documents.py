@@ -23,11 +23,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from helpers import REPO
-from helpers.results import blanks as facts_module
+from helpers.results import blanks
 from helpers.results.blanks import Facts, Fill
 from helpers.results.merge import BLANK, Base, Line, Merged, line_key, merge
-from helpers.results.store import ResultsError
-from helpers.results.store import results_dir as find_results_dir
+from helpers.results.store import ResultsError, results_folder
 
 TEMPLATES = REPO / "templates"
 DOCUMENTS = ("my_learnings", "distributed_planning")
@@ -103,7 +102,7 @@ def render(document: str, facts: Facts) -> tuple[list[Line], dict[str, Fill]]:
             seen.get((section, raw), 0) + 1
         )  # a section has several blank lines
         key = line_key(section, raw if number == 1 else f"{raw}#{number}")
-        slot = facts_module.slot_for(document, section, raw)
+        slot = blanks.slot_for(document, section, raw)
         if slot is None:
             lines.append(Line(key, raw, raw))
             continue
@@ -118,7 +117,7 @@ def render(document: str, facts: Facts) -> tuple[list[Line], dict[str, Fill]]:
                     key,
                     f"- [x] {raw[6:]} ({fill.value})" if ticked else raw,
                     raw,
-                    missing=not ticked and fill is not facts_module.TAKEN_BACK,
+                    missing=not ticked and fill is not blanks.TAKEN_BACK,
                 )
             )
         else:
@@ -323,7 +322,7 @@ def export(
     A line that the student edited, added or removed stays so. Raises ResultsError (one sentence)
     when a file cannot be written; the document is then as it was.
     """
-    folder = find_results_dir(results_dir)
+    folder = results_folder(results_dir)
     report = ExportReport()
     try:
         with FileLock(str(folder / ".export.lock"), timeout=20):
@@ -350,7 +349,7 @@ if __name__ == "__main__":
     import argparse
 
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.results.export",
+        prog="python -m helpers.results.documents",
         description="Export my_learnings.md and distributed_planning.md.",
     )
     parser.add_argument(

@@ -313,9 +313,10 @@ class Results:
         """Save what was measured with what it was measured under: `save` for a whole Measurement.
 
         run: has metrics, engine_args (those in force) and workload, as `helpers.measure.run_workload`
-        returns it. metrics: more numbers, or derived ones, over those of the run. The rest as in `save`.
+        returns it. metrics: numbers that are saved instead of the run's own, where a lesson derives
+        what it needs from them. The rest as in `save`.
         """
-        numbers = {**run.metrics, **(metrics or {})}
+        numbers = run.metrics if metrics is None else metrics
         return self.save(
             experiment, variant, numbers, run.engine_args, run.workload, profile=profile, **extra
         )

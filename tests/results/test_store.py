@@ -56,8 +56,9 @@ def test_saved_comes_back_with_provenance(store):
 
 def test_a_run_is_saved_whole_and_a_profile_of_its_own_says_so(store):
     run = SimpleNamespace(metrics={"a": 1, "b": 2}, engine_args={"x": 3}, workload={"n": 4})
-    record = store.save_run("e", "v", run, {"b": 5, "gain_x": 6}, note="kept")
-    assert record["metrics"] == {"a": 1, "b": 5, "gain_x": 6} and record["note"] == "kept"
+    assert store.save_run("e", "all", run)["metrics"] == {"a": 1, "b": 2}
+    record = store.save_run("e", "v", run, {"gain_x": 6}, note="kept")
+    assert record["metrics"] == {"gain_x": 6} and record["note"] == "kept"
     assert (record["engine_args"], record["workload"]) == ({"x": 3}, {"n": 4})
     other = SimpleNamespace(name="cpu", model_label="Other", weights="dummy")
     found = store.save_run("e", "w", run, profile=other)["provenance"]

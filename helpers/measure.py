@@ -79,7 +79,7 @@ class Measurement:
     counters: dict[str, float | list[float]]  # vLLM's counters: after minus before
     timeline: list[dict]  # one a step: t_s, running, waiting, kv_cache_usage (0 to 1), tokens
     workload: dict
-    engine_args: dict
+    engine_args: dict  # those in force, also inside `retuned`
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -138,7 +138,8 @@ class Engine:
         self._llm = llm
         self._closing = False
         self.profile = profile
-        self.engine_args = engine_args
+        self.started_with = engine_args
+        self.engine_args = engine_args  # those in force: `retuned` changes them for its block
         self.log_path = log_path
         self.info = info
         self.pids = new_pids  # vLLM's own processes; empty when the engine lives in this one
@@ -291,7 +292,7 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
     args = {"model": profile.model, **profile.engine_args, **engine_args}
     args = {name: value for name, value in args.items() if value is not None}
     if _open is not None:
-        if _open.is_open and _open.engine_args == args:
+        if _open.is_open and _open.started_with == args:
             return _open
         _open.close()
     # helpers/server/server.py closes the engine likewise; a module that nobody has imported has no server running.

@@ -39,7 +39,7 @@ def retuned(engine: Engine, **values):
     num_gpu_blocks_override: blocks in the KV cache (on the CPU too). The largest request must fit, or it waits for ever.
     synthetic_acceptance_rates: one number for each drafted token the engine was started with, each the chance that
         all drafts up to this one are accepted (vllm/config/speculative.py). On the CPU, vLLM can do this only here.
-    Yields the engine's arguments with the new values, for the record.
+    Yields the engine's arguments with the new values; `engine.engine_args` and every Measurement have them too.
     Raises EngineError when the engine was not started for it.
     """
     args = engine.engine_args
@@ -71,9 +71,11 @@ def retuned(engine: Engine, **values):
     if rates := shown.pop("synthetic_acceptance_rates", None):
         shown["speculative_config"] = {**speculative, "synthetic_acceptance_rates": rates}
     before = _call(engine, values)
+    engine.engine_args = {**args, **shown}
     try:
-        yield {**args, **shown}
+        yield engine.engine_args
     finally:
+        engine.engine_args = args
         # An engine whose values are not the ones that `engine.info` tells would spoil every later measurement.
         if engine.is_open:
             engine.end_requests()  # an error in the block may have left some

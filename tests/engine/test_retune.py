@@ -57,6 +57,20 @@ def test_chunk_budget_and_cache_size_as_if_restarted():
     assert preempted(restarted, growing) == few_blocks
 
 
+def test_a_measurement_carries_the_arguments_in_force():
+    engine = open_engine(PROFILE, **SMALL, **RETUNABLE)
+    started = engine.engine_args
+    work = uniform(engine.tokenizer, 1, 8, 2)
+    with retuned(engine, max_num_batched_tokens=512):
+        with retuned(engine, max_num_seqs=4):
+            both = run_workload(engine, work, progress=False).engine_args
+        small_chunks = run_workload(engine, work, progress=False).engine_args
+        assert open_engine(PROFILE, **SMALL, **RETUNABLE) is engine
+    assert small_chunks == {**started, "max_num_batched_tokens": 512}
+    assert both == {**small_chunks, "max_num_seqs": 4}
+    assert run_workload(engine, work, progress=False).engine_args == started == engine.engine_args
+
+
 def test_places_in_the_batch_as_if_restarted():
     def steps(engine):
         run = run_workload(engine, asked, NO_CACHE, progress=False)

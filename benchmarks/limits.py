@@ -2,7 +2,7 @@
 
     python -m benchmarks.limits [--model Qwen/Qwen2.5-7B-Instruct --load-format dummy] [--parts ceilings,decode,...]
 
-  ceilings   copy and read bandwidth and the bf16 matrix rate of this machine (helpers/lessons/reading_notes/machine_limits.py, in a child)
+  ceilings   copy and read bandwidth and the bf16 matrix rate of this machine (helpers/lessons/machine_limits.py, in a child)
   timeline   the sampled memory of the start against vLLM's log (benchmarks/memory_timeline.py)
   decode     tokens/s at batch 1 to 256, and the fraction of the roofline from those ceilings
   prefill    tokens/s at 1k to 16k, likewise
@@ -41,7 +41,7 @@ from helpers.workloads import uniform
 
 PARTS = ("ceilings", "timeline", "decode", "prefill", "truth", "sampling", "profile")
 ROOT = Path(__file__).resolve().parents[1]
-CEILINGS = "import json, dataclasses; from helpers.lessons.reading_notes.machine_limits import measure_ceilings as m; print(json.dumps(dataclasses.asdict(m())))"
+CEILINGS = [sys.executable, "-m", "helpers.lessons.machine_limits"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +102,7 @@ class Limits:
     def ceilings(self) -> None:
         # In a child: this process must not touch CUDA before the engine starts.
         out = subprocess.run(
-            [sys.executable, "-c", CEILINGS],
-            cwd=ROOT,
-            text=True,
-            capture_output=True,
-            timeout=200,
-            check=True,
+            CEILINGS, cwd=ROOT, text=True, capture_output=True, timeout=200, check=True
         ).stdout
         self.limits = json.loads(out.splitlines()[-1])
         self.save("ceilings", self.limits)

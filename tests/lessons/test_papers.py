@@ -417,7 +417,7 @@ def test_intensity_is_the_batch_while_weights_dominate():
     assert deepspeed_inference.Product(1, 4096, 4096).intensity == pytest.approx(1, rel=0.01)
     assert deepspeed_inference.Product(8, 4096, 4096).intensity == pytest.approx(8, rel=0.01)
     assert deepspeed_inference.Product(2, 3, 4).flop == 2 * 2 * 3 * 4
-    assert deepspeed_inference.Product(2, 3, 4, 4).bytes == 4 * (12 + 6 + 8)
+    assert deepspeed_inference.Product(2, 3, 4).bytes == 2 * (12 + 6 + 8)
 
 
 def test_knee_is_where_both_ceilings_meet():

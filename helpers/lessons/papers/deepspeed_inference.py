@@ -12,6 +12,7 @@ ABSTRACTS = {
     "arXiv": {"latency_x": 7.3, "throughput_x": 1.5},  # 2207.00032, and MSR-TR-2022-21
     "SC22": {"latency_x": 6.4, "throughput_x": 1.5},  # the proceedings (IEEE)
 }
+BYTES_PER_VALUE = 2  # of a weight and an activation: bfloat16
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,16 @@ class Product:
     batch: int
     k: int
     n: int
-    bytes_per_value: float = 2
 
     @property
     def flop(self) -> int:
+        """Floating-point operations: a multiplication and an addition for each weight and row."""
         return 2 * self.batch * self.k * self.n
 
     @property
-    def bytes(self) -> float:
-        return self.bytes_per_value * (self.k * self.n + self.batch * (self.k + self.n))
+    def bytes(self) -> int:
+        """The weights, the rows that come in and those that go out."""
+        return BYTES_PER_VALUE * (self.k * self.n + self.batch * (self.k + self.n))
 
     @property
     def intensity(self) -> float:
@@ -38,13 +40,13 @@ class Product:
 
 
 def roofline_s(flop: float, bytes_moved: float, flop_per_s: float, bytes_per_s: float) -> float:
-    """Seconds that the two ceilings allow: the slower of computing and moving."""
+    """Seconds that the two limits allow: the slower of computing and moving."""
     return max(flop / flop_per_s, bytes_moved / bytes_per_s)
 
 
-def knee_batch(flop_per_s: float, bytes_per_s: float, bytes_per_value: float = 2) -> float:
-    """Batch at which a product stops waiting for its weights: intensity = ceiling ratio, weights only."""
-    return flop_per_s / bytes_per_s * bytes_per_value / 2
+def knee_batch(flop_per_s: float, bytes_per_s: float) -> float:
+    """Batch at which a product stops waiting for its weights: intensity = ratio of both limits."""
+    return flop_per_s / bytes_per_s * BYTES_PER_VALUE / 2
 
 
 def chain_bytes(
@@ -52,8 +54,8 @@ def chain_bytes(
 ) -> int:
     """Bytes that a chain of elementwise operations moves (section III: Deep-Fusion).
 
-    Apart, each operation reads its input and writes its output; fused, the chain reads once and writes once.
-    `extra_inputs` counts other tensors of the same size that the chain reads (a residual).
+    Apart, each operation reads its input and writes its output; fused, the chain reads once and
+    writes once. `extra_inputs` counts other tensors of the same size that it reads (a residual).
     """
     passes = 2 if fused else 2 * operations
     return (passes + extra_inputs) * values * bytes_per_value
@@ -62,13 +64,17 @@ def chain_bytes(
 def stream_seconds(
     layer_bytes: float, link_bytes_per_s: float, flop: float, flop_per_s: float
 ) -> dict[str, float]:
-    """One layer of ZeRO-Inference (section VI): weights come over the link while the layer before computes."""
+    """One layer of ZeRO-Inference (section VI).
+
+    Its weights come over the link while the layer before computes.
+    """
     move, compute = layer_bytes / link_bytes_per_s, flop / flop_per_s
     return {"move_s": move, "compute_s": compute, "step_s": max(move, compute)}
 
 
-def zero_inference_crossover(
-    flop_per_s: float, link_bytes_per_s: float, bytes_per_value: float = 2
-) -> int:
-    """Tokens per step from which computing hides the link: 2 * params * tokens / flops = params * bytes / link."""
-    return math.ceil(bytes_per_value * flop_per_s / (2 * link_bytes_per_s))
+def zero_inference_crossover(flop_per_s: float, link_bytes_per_s: float) -> int:
+    """Tokens per step from which computing hides the link.
+
+    2 * parameters * tokens / FLOP/s = parameters * bytes per value / link.
+    """
+    return math.ceil(BYTES_PER_VALUE * flop_per_s / (2 * link_bytes_per_s))

@@ -1,44 +1,19 @@
-"""helpers/lessons/reading_notes/machine_limits.py: what is timed is what is said, and the shares hang together. Small sizes."""
-
-import time
+"""helpers/lessons/reading_notes/small_operations.py: shares belong to their times. Small sizes."""
 
 import pytest
 import torch
 
-from helpers.lessons.reading_notes import machine_limits as ceilings
+from helpers.lessons.machine_limits import measure_limits
+from helpers.lessons.reading_notes import small_operations
 
 
 @pytest.fixture(scope="module")
 def limits():
-    return ceilings.measure_ceilings("cpu", mib=64, size=512)
-
-
-def test_limits_are_of_this_world(limits):
-    assert 0.5 < limits.read_gb_per_s < 1000 and 0.5 < limits.copy_gb_per_s < 2000
-    assert 0.001 < limits.tflop_per_s < 100
-    assert limits.knee == pytest.approx(limits.flop_per_s / limits.bytes_per_s)
-    assert "GB/s" in str(limits) and "one core" in str(limits)
-
-
-def test_seconds_of_times_the_work_and_not_the_wait():
-    work = lambda: sum(range(200_000))  # noqa: E731
-    one = ceilings.seconds_of(work, "cpu", 0.05)
-    both = ceilings.seconds_of(lambda: (work(), work()), "cpu", 0.05)
-    assert both == pytest.approx(2 * one, rel=0.4)
-    assert ceilings.seconds_of(lambda: time.sleep(0.02), "cpu", 0.01) < 0.01, "waiting is no work"
-
-
-def test_threads_are_given_back(limits):
-    torch.set_num_threads(2)
-    try:
-        ceilings.attention_backends((16,), heads=1, head_dim=16, device="cpu")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
+    return measure_limits("cpu", mib=64, size=512)
 
 
 def test_sweep_shares_belong_to_its_times(limits):
-    rows = ceilings.product_sweep(limits, (1, 64), k=512, n=768)
+    rows = small_operations.product_sweep(limits, (1, 64), k=512, n=768)
     for row in rows:
         moved, flop = 2 * (512 * 768 + row["batch"] * (512 + 768)), 2 * row["batch"] * 512 * 768
         seconds = row["ms"] / 1000
@@ -52,19 +27,19 @@ def test_sweep_shares_belong_to_its_times(limits):
 
 def test_measured_knee():
     rows = [{"batch": b, "ms": ms} for b, ms in ((1, 1.1), (2, 1.0), (4, 1.2), (8, 1.6), (16, 3.0))]
-    assert ceilings.measured_knee(rows) == 8
-    assert ceilings.measured_knee(rows[:3]) is None
+    assert small_operations.measured_knee(rows) == 8
+    assert small_operations.measured_knee(rows[:3]) is None
 
 
 def test_fused_and_apart_agree_also_when_the_last_piece_is_short():
-    out = ceilings.fusion("cpu", mib=1, piece_kib=100)
+    out = small_operations.fusion("cpu", mib=1, piece_kib=100)
     assert out["difference"] == 0.0 and out["how"] == "piece by piece in the cache"
     assert out["apart_bytes"] / out["fused_bytes"] == pytest.approx(17 / 3)
     assert out["apart_s"] > 0 and out["fused_s"] > 0
 
 
 def test_attention_backends_on_the_cpu():
-    rows = ceilings.attention_backends((32, 64), heads=2, head_dim=16, device="cpu")
+    rows = small_operations.attention_backends((32, 64), heads=2, head_dim=16, device="cpu")
     assert {(r["tokens"], r["backend"]) for r in rows} == {
         (n, b) for n in (32, 64) for b in ("math", "flash")
     }
@@ -72,7 +47,8 @@ def test_attention_backends_on_the_cpu():
 
 
 def test_attention_backends_do_the_same_work_in_the_same_format(monkeypatch):
-    """A causal mask halves the work of tiled kernels alone, and torch's "math" converts 16 bits to 32 unless allowed not to."""
+    # A causal mask halves the work of tiled kernels alone; torch's "math" converts 16 bits to 32
+    # unless allowed not to.
     asked, real = [], torch.nn.functional.scaled_dot_product_attention
     allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed
 
@@ -82,7 +58,7 @@ def test_attention_backends_do_the_same_work_in_the_same_format(monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
     before = allowed()
-    ceilings.attention_backends((32,), heads=1, head_dim=16, device="cpu")
+    small_operations.attention_backends((32,), heads=1, head_dim=16, device="cpu")
     assert set(asked) == {(True, False)} and allowed() == before
 
 
@@ -90,7 +66,7 @@ def test_the_longest_common_prompt_decides_and_other_kernels_stand_in():
     from helpers.lessons.reading_notes.claims import recorded_ceilings
 
     rows = recorded_ceilings()["attention"]
-    found = ceilings.tiled_against_math(rows)
+    found = small_operations.tiled_against_math(rows)
     assert (found["tokens"], found["backend"]) == (16384, "flash") and found[
         "gain"
     ] == pytest.approx(9.63, abs=0.01)
@@ -101,14 +77,16 @@ def test_the_longest_common_prompt_decides_and_other_kernels_stand_in():
         "tiled": pytest.approx(7.95, abs=0.01),
     }
     # A GPU whose memory ends at 8,192 tokens, and one (T4, V100) that has no flash kernel.
-    small = ceilings.tiled_against_math(
+    small = small_operations.tiled_against_math(
         [r for r in rows if (r["backend"], r["tokens"]) != ("math", 16384)]
     )
     assert small["tokens"] == 8192 and small["memory"]["to"] == 8192
-    old = ceilings.tiled_against_math([r for r in rows if r["backend"] in ("math", "efficient")])
+    old = small_operations.tiled_against_math(
+        [r for r in rows if r["backend"] in ("math", "efficient")]
+    )
     assert old["backend"] == "efficient" and old["memory"] is None
     with pytest.raises(ValueError, match="no tiled"):
-        ceilings.tiled_against_math([r for r in rows if r["backend"] == "math"])
+        small_operations.tiled_against_math([r for r in rows if r["backend"] == "math"])
 
 
 def test_without_a_compiler_the_chain_is_not_compiled(monkeypatch):
@@ -119,12 +97,12 @@ def test_without_a_compiler_the_chain_is_not_compiled(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
-    assert ceilings._compiled(torch.ones(4), torch.ones(4)) is None
+    assert small_operations.compiled_chain(torch.ones(4), torch.ones(4)) is None
     monkeypatch.setattr(torch, "compile", lambda function: function)
     x, residual, out = torch.randn(50), torch.randn(50), torch.empty(50)
-    expected = ceilings._chain(x, residual, out, torch.empty(50))
-    assert torch.allclose(ceilings._compiled(x, residual)(), expected)
+    expected = small_operations.chain(x, residual, out, torch.empty(50))
+    assert torch.allclose(small_operations.compiled_chain(x, residual)(), expected)
 
 
 def test_no_link_without_a_gpu():
-    assert torch.cuda.is_available() or ceilings.link_gb_per_s() is None
+    assert torch.cuda.is_available() or small_operations.link_gb_per_s() is None

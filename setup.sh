@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Called by the Makefile: makes $VENV and installs the workbook's dependencies for this machine.
 # A GPU whose driver answers gets requirements.txt (CUDA), every other machine requirements-cpu.txt.
-# Running it again is safe: pip installs only what is missing or differs.
-set -euo pipefail
+# uv installs (several times faster than pip); where it cannot be had, pip does.
+# Running it again is safe: only what is missing or differs is installed.
+set -Eeuo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
@@ -19,8 +20,37 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     exit 1
   }
 fi
-install() { "$venv/bin/python" -m pip --disable-pip-version-check install -q --no-compile "$@"; }
 trap 'echo "The installation did not finish. Run the same command again: it goes on where it stopped." >&2' ERR
+
+pip=("$venv/bin/python" -m pip --disable-pip-version-check)
+uv=("$venv/bin/uv" pip install --quiet --python "$venv/bin/python")
+
+# Where pip has been told to look (PIP_* variables, pip.conf), uv looks too: it does not read them by itself.
+pip_config=$("${pip[@]}" config list)
+pip_says() {
+  for section in :env: install global; do
+    value=$(sed -n "s/^$section\.$1='\(.*\)'$/\1/p" <<<"$pip_config")
+    if [ -n "$value" ]; then echo "${value//\\n/ }" && return; fi
+  done
+}
+for place in $(pip_says find-links); do uv+=(--find-links "$place"); done
+for index in $(pip_says index-url); do uv+=(--default-index "$index"); done
+for index in $(pip_says extra-index-url); do uv+=(--index "$index"); done
+uv+=(--index-strategy unsafe-best-match) # as pip: the best version of all indexes, not of the first
+for file in $(pip_says constraint); do uv+=(--constraints "$file"); done
+for host in $(pip_says trusted-host); do uv+=(--allow-insecure-host "$host"); done
+case $(pip_says no-index) in 1 | [Tt]rue | yes | on) uv+=(--no-index) ;; esac
+certificates=$(pip_says cert)
+if [ -n "$certificates" ]; then export SSL_CERT_FILE=$certificates; fi
+
+if "${pip[@]}" install -qq --no-compile "$(grep -o '^uv==[^ ]*' requirements.txt)"; then
+  install() { "${uv[@]}" "$@"; }
+  pytorch=(--default-index https://download.pytorch.org/whl/cpu)
+else
+  echo "uv cannot be had here: pip installs, which takes some minutes"
+  install() { "${pip[@]}" install -q --no-compile "$@"; }
+  pytorch=(--retries 0 --index-url https://download.pytorch.org/whl/cpu)
+fi
 
 if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
   echo "An NVIDIA GPU answers: installing vLLM for CUDA (requirements.txt; some 10 GB)"
@@ -31,13 +61,13 @@ else
   # package asked of it, so PyTorch's own index is asked for torch only, and only when pip's sources lack it.
   torch=$(sed -n 's/^# torch: *//p' requirements-cpu.txt)
   if ! install --no-deps "$torch" 2>/dev/null; then
-    install --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu "$torch"
+    install --no-deps "${pytorch[@]}" "$torch"
   fi
   install --no-deps -r requirements-cpu.txt
 fi
 # The helpers, importable from any working directory.
 install --no-deps --no-build-isolation --editable .
-# pip would compile all this to bytecode on one core. Some packages carry files for another Python: they do not matter.
+# All cores compile to bytecode. Some packages carry files for another Python: they do not matter.
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$venv/bin/python" -m compileall -q -j 0 -x 'site-packages/.*/tests/' "$packages" >/dev/null 2>&1 || true
 trap - ERR

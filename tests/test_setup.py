@@ -33,7 +33,6 @@ BROUGHT_BY_OTHERS = {
     "pynvml",
     "cycler",
     "PIL",
-    "jinja2",
     "pygments",
     "bs4",
 }  # nvitop; matplotlib; nbconvert
@@ -185,6 +184,21 @@ def test_setup_refuses_an_old_python(tmp_path):
     )
     assert said.returncode == 1 and "Python 3.11 to 3.14 is needed" in said.stderr, said.stderr
     assert not (tmp_path / "v").exists()
+
+
+def test_setup_looks_where_pip_is_told_to_and_says_when_it_did_not_finish(tmp_path):
+    """Nothing but an empty folder to install from: uv cannot be had, pip finds nothing either."""
+    told = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    said = subprocess.run(
+        ["./setup.sh"],
+        cwd=ROOT,
+        env={**os.environ, **told, "PYTHON": sys.executable, "VENV": str(tmp_path / "v")},
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode != 0 and "uv cannot be had here" in said.stdout, said.stdout
+    assert "Run the same command again" in said.stderr, said.stderr
+    assert not (tmp_path / "v" / ".ready").exists()
 
 
 @pytest.mark.slow

@@ -71,3 +71,13 @@ def to_html(notebook) -> str:
     """The page that plain nbconvert makes of it."""
     exporter = HTMLExporter(template_name="basic")  # the body, without the theme's 300 kB of CSS
     return exporter.from_notebook_node(notebook)[0]
+
+
+def alt_texts(cells) -> list[str]:
+    """The alt text of every picture that the cells left, "" for one that has none."""
+    return [
+        output.metadata.get("image/png", {}).get("alt", "")
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]

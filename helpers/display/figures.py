@@ -1,29 +1,29 @@
 """One look for every figure of the workbook.
 
-A figure is shown as a light card with its one-line reading below it and its
-values in a table that opens on request. The same output works in JupyterLab,
-in VS Code, in an HTML export (with alt text) and, as text, in a terminal.
+A figure is shown as an ordinary picture, its caption as text below it and its
+values in a table that opens on request: copying it, VS Code, GitHub and every
+export of nbconvert work as with any other picture.
 
     from helpers.display import figures
     fig, ax = figures.figure("Throughput grows until the cores are full")
     ax.plot(batch, tokens_per_s)
     ax.set(xlabel="requests at a time", ylabel="output tokens/s")
-    figures.show(fig, reading="32 requests at a time give 9 times the tokens of one.",
+    figures.show(fig, caption="32 requests at a time give 9 times the tokens of one.",
                table=rows, name="throughput_by_batch")
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import io
-import math
+import re
 import warnings
-from pathlib import Path
 
 import matplotlib as mpl
 from cycler import cycler
 from matplotlib.figure import Figure
+
+from helpers.display import card
 
 
 class _Palette(tuple):
@@ -50,7 +50,7 @@ COLORS = _Palette(
 # Colour is never the only difference: give each line a marker of its own.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#6B6B6B"
-PAPER, INK = "#FFFFFF", "#1F1F1F"
+PAPER, INK = card.PAPER, card.INK
 
 DPI = 110
 MAX_PNG_BYTES = 60_000
@@ -111,7 +111,6 @@ def figure(
         axes.set_title(title)
     else:
         fig.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
-    fig._workbook_title = title.strip()
     return fig, axes
 
 
@@ -144,140 +143,71 @@ def recorded(kind: str = "line", color: str = GREY) -> dict:
 
 
 def show(
-    fig, reading: str, table: list[dict] | None = None, name: str = "figure", alt: str | None = None
+    fig, caption: str, table: list[dict] | None = None, name: str = "figure", alt: str | None = None
 ) -> None:
-    """Display ``fig`` with its one-line reading; the figure is closed after it.
+    """Display ``fig``, its caption and its values: three outputs; the figure is cleared after it.
 
-    ``table`` is the values behind the picture, one dict for each row, shown
-    when the reader opens it. ``alt`` is the text for people who do not see
-    the picture; without it the title and the reading are used.
-    In a terminal the title and the reading are printed.
+    caption: the one line that a reader should take away. table: the values
+    behind the picture, one dict for each row, shown when the reader opens it.
+    alt: the text for people who do not see the picture; without it the title
+    and the caption are used. In a terminal title and caption are printed.
     """
-    picture = Picture(fig, reading, table, name, alt)
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        get_ipython = lambda: None
-    if get_ipython() is None:
-        print(picture)
-        return
-    from IPython.display import display
-
-    display(picture)
+    card.show(Picture(fig, caption, table, name, alt))
 
 
 class Picture:
-    """A drawn figure: PNG bytes, reading and values. ``show`` displays it.
+    """A drawn figure: PNG bytes, caption and values.
 
-    Notebooks show its HTML form, terminals its text. ``save(folder)`` writes
-    ``<name>.png`` and returns the path.
+    As an output it is an ordinary ``image/png``. Its alt text is in the output's
+    metadata, where nbconvert looks for it, and is its ``text/plain``, where VS Code does.
     """
 
     def __init__(
         self,
         fig,
-        reading: str,
+        caption: str,
         table: list[dict] | None = None,
         name: str = "figure",
         alt: str | None = None,
     ):
         self.title = _title_of(fig)
-        self.reading = " ".join((reading or "").split())
+        self.caption = " ".join((caption or "").split())
         self.table = [dict(row) for row in table] if table else []
         self.name = name
-        self.alt = alt or f"{self.title}. {self.reading}"
-        for problem in problems(fig, self.reading):
+        self.alt = alt or f"{self.title}. {self.caption}"
+        for problem in problems(fig, self.caption):
             warnings.warn(f"Figure {name!r}: {problem}", stacklevel=3)
         self.png = _png(fig)
-        _close(fig)
+        fig.clear()
 
-    def save(self, folder) -> Path:
-        """Write ``<name>.png`` into ``folder`` (made if missing); return its path."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.name}.png"
-        path.write_bytes(self.png)
-        return path
+    def outputs(self) -> list:
+        """What a notebook shows: the picture, the caption as text, the values as a closed table."""
+        values = [card.table(self.table, "Show the values", closed=True)] if self.table else []
+        return [self, Caption(self.caption), *values]
 
     def __str__(self) -> str:
-        return f"[figure] {self.title}\n{self.reading}"
+        return f"[figure] {self.title}\n{self.caption}"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self.html(), "text/plain": str(self)}
-
-    def html(self) -> str:
-        """The card as HTML. Inline styles only: notebooks drop <style> of untrusted output."""
-        source = "data:image/png;base64," + base64.b64encode(self.png).decode()
-        return (
-            f'<figure style="{_CARD}">'
-            f'<img alt="{html.escape(self.alt, quote=True)}" src="{source}" '
-            f'style="max-width:100%;height:auto;display:block;background:{PAPER}">'
-            f'<figcaption style="padding:4px 6px 2px;font-size:14px;line-height:1.45;color:{INK}">'
-            f"{html.escape(self.reading)}</figcaption>"
-            f"{values_table(self.table)}</figure>"
-        )
+        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt}}
 
 
-# An opaque light card, so that a dark theme changes neither picture nor text.
-_CARD = (
-    f"display:inline-block;max-width:100%;margin:6px 0;padding:8px;background:{PAPER};color:{INK};"
-    "border:1px solid #D0D0D0;border-radius:6px;box-sizing:border-box;font-family:sans-serif"
-)
+class Caption(str):
+    """Text that a notebook shows as text: Markdown in which nothing is markup."""
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        escaped = re.sub(r"([\\`*_$<>\[\]~#|&])", r"\\\1", self)
+        return {"text/markdown": escaped, "text/plain": str(self)}
 
 
-def values_table(rows: list[dict], summary: str = "Show the values") -> str:
-    """``rows`` as a closed <details> table; "" when there are none."""
-    if not rows:
-        return ""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    line = f"background:{PAPER};color:{INK};border-bottom:1px solid #E4E4E4"
-    numeric = {
-        c: all(isinstance(r.get(c), (int, float, type(None))) for r in rows) for c in columns
-    }
-
-    def cell(tag: str, column: str, text: str) -> str:
-        side = "right" if numeric[column] else "left"
-        return f'<{tag} style="padding:2px 10px;text-align:{side};color:{INK}">{html.escape(text)}</{tag}>'
-
-    head = "".join(cell("th", c, str(c)) for c in columns)
-    body = "".join(
-        f'<tr style="{line}">'
-        + "".join(cell("td", c, number(row.get(c))) for c in columns)
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<details style="padding:2px 6px;color:{INK}"><summary style="cursor:pointer;font-size:13px">{html.escape(summary)}'
-        f'</summary><div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:12px;margin:4px 0;color:{INK}">'
-        f'<thead><tr style="{line}">{head}</tr></thead><tbody>{body}</tbody></table></div></details>'
-    )
-
-
-def number(value) -> str:
-    """A value as a reader wants it: four significant digits, no long tails; "" for none."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return "no data"
-        if value and not 1e-3 <= abs(value) < 1e9:
-            return f"{value:.3g}"
-        digits = 3 - math.floor(math.log10(abs(value))) if value else 0
-        return f"{value:,.{max(0, min(digits, 6))}f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
-
-
-def problems(fig, reading: str) -> list[str]:
-    """What a reader would miss in ``fig``: a title, a reading, a label on an axis."""
+def problems(fig, caption: str) -> list[str]:
+    """What a reader would miss in ``fig``: a title, a caption, a label on an axis."""
     found = []
     if not _title_of(fig):
         found.append("it has no title.")
-    if not reading:
-        found.append("it has no reading: give the one line that a reader should take away.")
+    if not caption:
+        found.append("it has no caption: give the one line that a reader should take away.")
     axes = [ax for ax in fig.axes if ax.get_visible() and ax.axison]
     for which in ("x", "y"):
         for ax in axes:
@@ -294,9 +224,9 @@ def problems(fig, reading: str) -> list[str]:
 
 
 def _title_of(fig) -> str:
-    titles = [getattr(fig, "_workbook_title", ""), fig.get_suptitle()]
+    titles = [fig.get_suptitle()]
     titles += [ax.get_title(loc) for ax in fig.axes for loc in ("left", "center")]
-    return next((t.strip() for t in titles if t and t.strip()), "")
+    return next((title.strip() for title in titles if title.strip()), "")
 
 
 def _png(fig) -> bytes:
@@ -313,13 +243,3 @@ def _png(fig) -> bytes:
         image.quantize(colours, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
         data, colours = small.getvalue(), colours // 2
     return data
-
-
-def _close(fig) -> None:
-    number_of = getattr(fig, "number", None)
-    if number_of is not None:  # made with pyplot
-        import matplotlib.pyplot as plt
-
-        plt.close(fig)
-    else:
-        fig.clear()

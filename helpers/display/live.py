@@ -17,76 +17,8 @@ import sys
 import threading
 import time
 
-_INK, _PAPER, _LINE, _GREY = "#1F1F1F", "#FFFFFF", "#D0D0D0", "#5F5F5F"
-CARD = (
-    f"display:inline-block;max-width:100%;margin:2px 0;padding:4px 10px;background:{_PAPER};color:{_INK};"
-    f"border:1px solid {_LINE};border-radius:6px;box-sizing:border-box;font:13px/1.5 sans-serif"
-)
-
-
-def has_widgets() -> bool:
-    """True when the cell that runs now was sent by a front end that draws widgets.
-
-    JupyterLab, Notebook 7 and VS Code put the cell's id into the request's
-    metadata; nbclient (papermill, nbconvert) and consoles do not, and nobody
-    would see their widgets. ``WORKBOOK_WIDGETS=1`` or ``0`` overrules this.
-    """
-    wanted = os.environ.get("WORKBOOK_WIDGETS")
-    if wanted in ("0", "1"):
-        return wanted == "1"
-    kernel = _kernel()
-    if kernel is None:
-        return False
-    if "google.colab" in sys.modules:
-        return True
-    with contextlib.suppress(Exception):  # a kernel of another make: no widgets
-        return bool((kernel.get_parent("shell").get("metadata") or {}).get("cellId"))
-    return False
-
-
-def _kernel():
-    """The ipykernel this process is, or None (a script, a terminal's IPython)."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return getattr(shell, "kernel", None)
-
-
-class Static:
-    """Output that every front end shows: HTML, and text for a terminal."""
-
-    def __init__(self, html_: str, text: str):
-        self.html, self.text = html_, text
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self.html, "text/plain": self.text}
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def show(static: Static) -> None:
-    """Display ``static`` in a notebook; print its text anywhere else."""
-    ipython = sys.modules.get("IPython")
-    if ipython is None or ipython.get_ipython() is None:
-        print(static.text)
-    else:
-        ipython.display.display(static)
-
-
-class _Place:
-    """One output of the running cell that changes: a widget while live, static at the end."""
-
-    def __init__(self):
-        self.handle = None
-
-    def put(self, what) -> None:
-        from IPython.display import display
-
-        if self.handle is None:
-            self.handle = display(what, display_id=True)
-        else:
-            self.handle.update(what)
-
+from helpers.display import card
+from helpers.display.numbers import number
 
 # ---------------------------------------------------------------- progress
 
@@ -99,13 +31,13 @@ class _Board:
 
     def __init__(self, cell):
         self.cell = cell
-        self.place = _Place()
+        self.place = card.Place()
         self.done: list[str] = []
-        self.widgets = has_widgets()
+        self.widgets = card.has_widgets()
 
     @classmethod
     def of_this_cell(cls) -> _Board:
-        cell = _kernel().get_parent("shell").get("header", {}).get("msg_id")
+        cell = card.kernel().get_parent("shell").get("header", {}).get("msg_id")
         if cls.current is None or cls.current.cell != cell:
             cls.current = cls(cell)
         return cls.current
@@ -122,12 +54,12 @@ class _Board:
         self.done.append(line)
         self.place.put(self.static())
 
-    def static(self) -> Static:
+    def static(self) -> card.Static:
         shown = self.done[-self.LINES :]
         if len(self.done) > len(shown):
             shown = [f"... and {len(self.done) - len(shown)} before these", *shown]
         lines = "<br>".join(html.escape(line) for line in shown)
-        return Static(f'<div style="{CARD}">{lines}</div>', "\n".join(shown))
+        return card.Static(f'<div style="{card.CARD}">{lines}</div>', "\n".join(shown))
 
 
 class Progress:
@@ -142,8 +74,8 @@ class Progress:
         self._last = -1.0
         self._closed = False
         self._bar = self._text = self._board = None
-        self._line = _kernel() is None and sys.stderr is not None and sys.stderr.isatty()
-        if _kernel() is not None:
+        self._line = card.kernel() is None and sys.stderr is not None and sys.stderr.isatty()
+        if card.kernel() is not None:
             with contextlib.suppress(Exception):  # a view must never stop a measurement
                 self._board = _Board.of_this_cell()
                 if self._board.widgets:
@@ -260,7 +192,7 @@ class _EngineStart:
         self._end = threading.Event()
         self._looking = threading.Lock()  # the view's thread and whoever asks for the phase
         with contextlib.suppress(Exception):
-            if _kernel() is not None:
+            if card.kernel() is not None:
                 self._board = _Board.of_this_cell()
                 if self._board.widgets:
                     import ipywidgets
@@ -304,7 +236,7 @@ class _EngineStart:
         return f"Starting the {self.what}: {self.begun[-1][0]}, {time.perf_counter() - self.start:.0f} s"
 
     def _now(self) -> str:
-        return f'<div style="{CARD}">{html.escape(self._line())} ...</div>'
+        return f'<div style="{card.CARD}">{html.escape(self._line())} ...</div>'
 
     def phases_s(self) -> dict[str, float]:
         """Seconds that each phase took, in their order; complete once the view is closed."""
@@ -367,9 +299,9 @@ class _Watch:
             raise RuntimeError("This view has been started before: make a new one.")
         self._t0 = time.perf_counter()
         with contextlib.suppress(Exception):  # a view must never stop the work
-            if _kernel() is not None:
-                self._place = _Place()
-                if has_widgets():
+            if card.kernel() is not None:
+                self._place = card.Place()
+                if card.has_widgets():
                     import ipywidgets
 
                     self._widget = ipywidgets.HTML(self._card("..."))
@@ -427,7 +359,7 @@ class _Watch:
 
     def _card(self, body: str) -> str:
         note = f"<div>{html.escape(self.stopped_early)}</div>" if self.stopped_early else ""
-        return f'<div style="{CARD}"><b>{html.escape(self.title)}</b>{body}{note}</div>'
+        return f'<div style="{card.CARD}"><b>{html.escape(self.title)}</b>{body}{note}</div>'
 
     def names(self) -> list[str]:
         return list(dict.fromkeys(name for row in self.readings for name in row if name != "t_s"))
@@ -439,7 +371,7 @@ class _Watch:
             points = [(row["t_s"], row[name]) for row in recent if name in row]
             label, shown, _ = _quantity(name, points[-1][1]) if points else (name, "", 1)
             tiles += (
-                f'<div style="display:inline-block;margin:2px 14px 2px 0;vertical-align:top"><div style="color:{_GREY}">'
+                f'<div style="display:inline-block;margin:2px 14px 2px 0;vertical-align:top"><div style="color:{card.MUTED}">'
                 f'{html.escape(label)}</div><div style="font-size:18px">{shown}</div>{_spark(points, index)}</div>'
             )
         return f"<div>{tiles}</div>"
@@ -448,16 +380,18 @@ class _Watch:
         """The static form: a picture in a notebook, its text in a terminal."""
         if not self.readings or not self.names():
             said = self.stopped_early or "nothing was read"
-            static = Static(self._card(f"<div>{html.escape(said)}</div>"), f"{self.title}: {said}")
+            static = card.Static(
+                self._card(f"<div>{html.escape(said)}</div>"), f"{self.title}: {said}"
+            )
         else:
             static = self._picture()
-        if self._place is not None:
-            self._place.put(static)
-        else:
+        if self._place is None:
             print(static)
+        else:
+            self._place.put(static)
 
     def _picture(self):
-        from helpers.display import figures
+        from helpers.display import figures  # matplotlib: not for those who only start an engine
 
         names = self.names()
         fig, axes = figures.figure(
@@ -486,7 +420,7 @@ class _Watch:
                 }
             )
         axes[-1].set_xlabel("seconds")
-        said = "; ".join(f"{row['number']}: at most {figures.number(row['most'])}" for row in rows)
+        said = "; ".join(f"{row['number']}: at most {number(row['most'])}" for row in rows)
         said += f". {len(self.readings)} readings in {_short(self.readings[-1]['t_s'])} s."
         if self.stopped_early:
             said += f" {self.stopped_early}."

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from helpers.display import figures
+from helpers.display.numbers import number
 
 
 def timeline(
     sampler,
     kv=(),
     title: str = "Memory while the engine lived",
-    reading: str | None = None,
+    caption: str | None = None,
     name: str = "memory_timeline",
 ) -> None:
     """Show a MemorySampler's run. See ``draw`` for the arguments."""
     fig, said, rows = draw(sampler, kv, title)
-    figures.show(fig, reading or said, table=rows, name=name)
+    figures.show(fig, caption or said, table=rows, name=name)
 
 
 def draw(sampler, kv=(), title: str = "Memory while the engine lived"):
-    """Returns (figure, its reading, the values of its phases).
+    """Returns (figure, its caption, the values of its phases).
 
     sampler: a helpers.gpu_memory.MemorySampler that ran. kv: pairs
     (start_s, timeline) where ``timeline`` is a Measurement's and ``start_s``
@@ -94,7 +95,7 @@ def draw(sampler, kv=(), title: str = "Memory while the engine lived"):
         {"phase": p["label"], "start (s)": p["start_s"], "end (s)": p["end_s"], "peak (GiB)": p["peak_gib"], "at its end (GiB)": p["end_gib"]}
         for p in found["phases"]
     ] or [{"start (GiB)": found["start_gib"], "peak (GiB)": found["peak_gib"], "sustained (GiB)": found["sustained_gib"], "end (GiB)": found["end_gib"]}]  # fmt: skip
-    return fig, _reading(found, kv), rows
+    return fig, _caption(found, kv), rows
 
 
 def _phases(ax, phases: list[dict], end: float, names: bool = True) -> None:
@@ -117,7 +118,7 @@ def _phases(ax, phases: list[dict], end: float, names: bool = True) -> None:
             )  # fmt: skip
 
 
-def _reading(found: dict, kv) -> str:
+def _caption(found: dict, kv) -> str:
     where = max(found["phases"], key=lambda p: p["peak_gib"] or 0, default=None)
     said = f"The peak is {found['peak_gib']:.2f} GiB" + (
         f", during “{where['label']}”" if where else ""
@@ -125,6 +126,8 @@ def _reading(found: dict, kv) -> str:
     said += f"; {found['sustained_gib']:.2f} GiB is the median of the second half"
     if kv:
         most = 100 * max(row["kv_cache_usage"] for _, rows in kv for row in rows)
-        said += f"; the KV cache is at most {figures.number(most)} % full, which the memory curve does not show"
+        said += (
+            f"; the KV cache is at most {number(most)} % full, which the memory curve does not show"
+        )
     said += f". This is {found['source']}."
     return said + (f" {found['stopped_early']}" if found["stopped_early"] else "")

@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import REPO
-from helpers.display import live
-from helpers.display.figures import number
+from helpers.display import card
+from helpers.display.numbers import number, read_number
 
 SAVE_AFTER_S = 0.7  # of no typing
 CLOSE, FAIR = 0.10, 0.50  # relative distances that the sentences speak of
@@ -103,7 +103,7 @@ def predict(
         prediction.measured = _finite(saved["metrics"].get("measured"))
 
     def status() -> str:
-        if prediction.typed is None and live.has_widgets():
+        if prediction.typed is None and card.has_widgets():
             return "Type a number; the measurement comes below."
         if prediction.value is None:
             return "No prediction yet."
@@ -156,7 +156,7 @@ def reconcile(
     measured, unit = _finite(measured), prediction.unit
     if measured is None or prediction.value is None:
         what = "The measurement" if measured is None else "A prediction"
-        live.show(
+        card.show(
             _card(
                 "Reconcile",
                 prediction.question,
@@ -195,10 +195,10 @@ def reconcile(
         text.append(f"{label}: {number(value)} {unit}   {share}".rstrip())
         cells += f"<tr><td>{html.escape(label)}</td><td>{number(value)} {html.escape(unit)}</td><td>{share}</td></tr>"
     cells = cells.replace("<td>", '<td style="padding:1px 14px 1px 0;text-align:left">').replace(
-        "<tr>", f'<tr style="background:{live._PAPER};color:{live._INK}">'
+        "<tr>", f'<tr style="background:{card.PAPER};color:{card.INK}">'
     )
     body = f'<table style="border-collapse:collapse;margin:2px 0">{cells}</table>{html.escape(sentence)}'
-    live.show(_card("Reconcile", prediction.question, "\n".join([*text, sentence]), body))
+    card.show(_card("Reconcile", prediction.question, "\n".join([*text, sentence]), body))
     return record
 
 
@@ -240,72 +240,6 @@ def _finite(value) -> float | None:
     return None
 
 
-_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
-
-
-_MAGNITUDE = {
-    "k": 1e3,
-    "K": 1e3,
-    "thousand": 1e3,
-    "M": 1e6,
-    "million": 1e6,
-    "G": 1e9,
-    "billion": 1e9,
-}
-# Units that are typed for each other, by kind, and how large each is. KiB is 1024 bytes, kB is 1000.
-_SIZES = {"b": 1, "byte": 1, "bytes": 1} | {
-    letter + ending: base**power
-    for power, letter in enumerate("kmgt", 1)
-    for ending, base in (("b", 1000), ("ib", 1024), ("i", 1024))
-}
-_SECONDS = {
-    "s": 1,
-    "sec": 1,
-    "seconds": 1,
-    "ms": 1e-3,
-    "us": 1e-6,
-    "μs": 1e-6,
-    "ns": 1e-9,
-    "min": 60,
-    "h": 3600,
-}
-_KINDS = (_SIZES, _SECONDS, {"x": 1, "times": 1}, {"%": 1, "percent": 1})
-
-
-def read_number(text: str, unit: str = "") -> float | None:
-    """The number a student typed: "1,200", "1_200", "1 200", "104k tokens", "1.2M", "12 %", "~4e5"; None if unclear.
-
-    unit: the form's. In a form in GiB, "512 MiB" is 0.5; seconds are unclear there, and so is "12 G" (GB or GiB?).
-    Words that are no unit are ignored; without ``unit``, units are too.
-    """
-    text = text.strip().lstrip("~≈").strip()
-    text = re.sub(r"(?<=\d)[,_\s'](?=\d{3}(\D|$))", "", text)
-    found = _NUMBER.match(text)
-    value = _finite(found.group()) if found else None
-    if value is None or re.search(r"\d", text[found.end() :]):
-        return None
-    rest = text[found.end() :].strip()
-    wanted, size = _kind_and_size(unit)
-    for word, factor in _MAGNITUDE.items():
-        if re.match(rf"{word}\b", rest):
-            if wanted is _SIZES and len(word) == 1:
-                return None
-            value, rest = value * factor, rest[len(word) :].strip()
-            break
-    if re.match(r"[mgtT]\b", rest):
-        return None  # milli, mega, minutes?
-    given, typed = _kind_and_size(rest)
-    if given is None or not unit:
-        return value
-    return value * typed / size if given is wanted else None
-
-
-def _kind_and_size(text: str) -> tuple[dict | None, float]:
-    """The kind of the unit that ``text`` begins with and its size in that kind; None for what is no unit of ours."""
-    word = re.split(r"[\s/,;.]", text, maxsplit=1)[0].casefold()
-    return next(((kind, kind[word]) for kind in _KINDS if word in kind), (None, 1))
-
-
 # ---------------------------------------------------------------- words, choices, ticks
 
 
@@ -334,7 +268,7 @@ def ask(store, key: str, question: str, given: str | None = None, lines: int = 2
 
     status = answer.text or (
         "No answer yet."
-        if live.has_widgets()
+        if card.has_widgets()
         else "No answer yet: open this notebook in JupyterLab and type one."
     )
     _form("In your words", question, status, take, answer.text, lines=max(1, lines))
@@ -354,7 +288,7 @@ def choose(store, key: str, question: str, options: list[str], given: str | None
         return answer.text or "Nothing chosen yet."
 
     status = answer.text or "Nothing chosen yet." + (
-        "" if live.has_widgets() else f" It can be: {'; '.join(options)}."
+        "" if card.has_widgets() else f" It can be: {'; '.join(options)}."
     )
     _form("Choose", question, status, take, answer.text, options=options)
     return answer
@@ -397,7 +331,7 @@ def tick(store, item: str, label: str, evidence: str | None = None) -> Tick:
             store.save(
                 "checklist", item, {}, done=True, source="evidence", evidence=evidence, label=label
             )
-        live.show(_card("Checklist", label, f"[x] done, as shown by: {evidence}"))
+        card.show(_card("Checklist", label, f"[x] done, as shown by: {evidence}"))
         return Tick(item, True, "evidence")
 
     def status() -> str:
@@ -442,9 +376,9 @@ def hint(*hints: str, solution: str | None = None) -> None:
             f'<div style="padding:2px 0 2px 16px">{body}{inside}</div></details>'
         )
     names = ", then ".join(title.lower() for title, _ in steps)
-    live.show(
-        live.Static(
-            f'<div style="{live.CARD}">{inside}</div>', f"(On request, in the notebook: {names}.)"
+    card.show(
+        card.Static(
+            f'<div style="{card.CARD}">{inside}</div>', f"(On request, in the notebook: {names}.)"
         )
     )
 
@@ -456,10 +390,10 @@ _pending: dict[
 ] = {}  # id of a control -> (timer, save): saves that wait for the end of typing
 
 
-def _card(kind: str, question: str, text: str, body: str | None = None) -> live.Static:
+def _card(kind: str, question: str, text: str, body: str | None = None) -> card.Static:
     body = html.escape(text).replace("\n", "<br>") if body is None else body
-    return live.Static(
-        f'<div style="{live.CARD};border-left:4px solid #0072B2"><span style="color:{live._GREY}">{kind}</span> '
+    return card.Static(
+        f'<div style="{card.CARD};border-left:4px solid #0072B2"><span style="color:{card.MUTED}">{kind}</span> '
         f"<b>{html.escape(question)}</b><br>{body}</div>",
         f"{kind}: {question}\n{text}",
     )
@@ -474,13 +408,13 @@ def _form(
     typing pauses, and at the latest before the next cell runs: always by the
     kernel's main thread, which is where a front end's messages arrive.
     """
-    if not live.has_widgets():
-        live.show(_card(kind, question, status))
+    if not card.has_widgets():
+        card.show(_card(kind, question, status))
         return
     import ipywidgets as w
     from IPython.display import display
 
-    place = live._Place()
+    place = card.Place()
     place.put(_card(kind, question, status))
     wide = w.Layout(width="560px", max_width="98%")
     if checkbox:

@@ -19,7 +19,7 @@ PART_NAMES = {
 }
 
 
-def topology(found, box, reading: str) -> None:
+def topology(found, box, caption: str) -> None:
     """GPUs as a ring of boxes with their links, or the CPU's cores and the planned box (hollow: not present).
 
     found: planning.Inventory of this machine. box: the planning.Box that is planned for.
@@ -45,7 +45,7 @@ def topology(found, box, reading: str) -> None:
     rows = [{"where": "here", "device": name} for name in here] + [
         {"where": "planned", "device": f"{box.gpu.full_name} {i}"} for i in range(box.gpus)
     ]
-    style.show(fig, reading=reading, table=rows, name="topology")
+    style.show(fig, caption=caption, table=rows, name="topology")
 
 
 def _ring(ax, names, link, present):
@@ -88,7 +88,7 @@ def _ring(ax, names, link, present):
 
 
 def memory(
-    rows: list[dict], capacity_gib: float, reading: str, title: str = "Where one GPU's memory goes"
+    rows: list[dict], capacity_gib: float, caption: str, title: str = "Where one GPU's memory goes"
 ) -> None:
     """One stacked bar for each plan. rows: {"plan", part: GiB, ...}; capacity_gib: what the GPU has."""
     fig, ax = style.figure(title, size=(8, 0.55 * len(rows) + 2.0))
@@ -132,12 +132,12 @@ def memory(
         loc="upper center",
         bbox_to_anchor=(0.5, -0.28 if len(rows) < 4 else -0.18),
     )
-    style.show(fig, reading=reading, table=rows, name="memory_by_plan")
+    style.show(fig, caption=caption, table=rows, name="memory_by_plan")
 
 
 def step_by_cause(
     rows: list[dict],
-    reading: str,
+    caption: str,
     title: str,
     measured: dict | None = None,
     name: str = "step_by_cause",
@@ -186,10 +186,10 @@ def step_by_cause(
     top = max(bottom + list((measured or {}).values()))
     ax.set(ylabel="ms per decode step", xlabel="layout", ylim=(0, top * 1.18))
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    style.show(fig, reading=reading, table=rows, name=name)
+    style.show(fig, caption=caption, table=rows, name=name)
 
 
-def over_batch(rows: list[dict], reading: str) -> None:
+def over_batch(rows: list[dict], caption: str) -> None:
     """TPOT with the decode step alone (left) and throughput (right) over requests at once.
 
     rows: {"layout", "streams", "tpot_ms", "decode_step_ms", "output_tokens_per_s"}.
@@ -225,14 +225,14 @@ def over_batch(rows: list[dict], reading: str) -> None:
         ax.set_xticks(ticks, [str(t) for t in ticks])
         ax.minorticks_off()
     left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-    style.show(fig, reading=reading, table=rows, name="over_batch")
+    style.show(fig, caption=caption, table=rows, name="over_batch")
 
 
 def allreduce(
     rows: list[dict],
     latency_s: float,
     rate: float,
-    reading: str,
+    caption: str,
     label: str,
     more: dict | None = None,
     recorded: bool = False,
@@ -272,13 +272,13 @@ def allreduce(
     ax.legend(fontsize=8)
     style.show(
         fig,
-        reading=reading,
+        caption=caption,
         table=[{**r, "line_us": (latency_s + r["bytes"] / rate) * 1e6} for r in rows],
         name="allreduce",
     )
 
 
-def pipeline(stages: int, batches: int, reading: str) -> None:
+def pipeline(stages: int, batches: int, caption: str) -> None:
     """A pipeline's timetable: batches in colour, waiting stages empty."""
     fig, ax = style.figure(
         f"{stages} stages, {batches} batch{'es' * (batches != 1)}: the corners are empty",
@@ -302,13 +302,13 @@ def pipeline(stages: int, batches: int, reading: str) -> None:
     share = (stages - 1) / (batches + stages - 1)
     style.show(
         fig,
-        reading=reading,
+        caption=caption,
         table=[{"stages": stages, "batches": batches, "bubble": share}],
         name=f"pipeline_{batches}",
     )
 
 
-def choices(ranking, goal_ms: float | None, reading: str) -> None:
+def choices(ranking, goal_ms: float | None, caption: str) -> None:
     """Every plan that fits: latency against throughput for each GPU; the chosen one marked, the rule of thumb ringed."""
     fig, ax = style.figure(
         "Latency against throughput per GPU, all plans that fit", size=(7.5, 4.6)
@@ -381,10 +381,10 @@ def choices(ranking, goal_ms: float | None, reading: str) -> None:
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "1235" else "")
     ax.margins(x=0.15, y=0.15)
-    style.show(fig, reading=reading, table=rows, name="choices")
+    style.show(fig, caption=caption, table=rows, name="choices")
 
 
-def predicted_measured(rows: list[dict], reading: str, name: str = "predicted_measured") -> None:
+def predicted_measured(rows: list[dict], caption: str, name: str = "predicted_measured") -> None:
     """Measured against predicted on a square; on the diagonal the prediction was right, the band is 15 %.
 
     rows: {"what", "measured", "before", "after"} in one unit (ms).
@@ -423,4 +423,4 @@ def predicted_measured(rows: list[dict], reading: str, name: str = "predicted_me
         ylim=(low, high),
     )
     ax.legend(fontsize=8)
-    style.show(fig, reading=reading, table=rows, name=name)
+    style.show(fig, caption=caption, table=rows, name=name)

@@ -10,9 +10,12 @@ import warnings
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
+from nbconvert import MarkdownExporter
 from PIL import Image
 
 from helpers.display import figures as style
+from tests.notebook_tools import run_cells, to_html
 
 
 def simple(title="Tokens grow with the batch", **labels):
@@ -22,44 +25,77 @@ def simple(title="Tokens grow with the batch", **labels):
     return fig
 
 
-def test_html_has_alt_text_reading_and_closed_table():
-    rows = [
-        {"batch": 1, "tokens_per_s": 10.123456, "note": "a <b>"},
-        {"batch": 2, "tokens_per_s": float("nan")},
-    ]
-    picture = style.Picture(
-        simple('The "best" <one>'), "Four at a time are 3.3 times faster.", rows, "batch"
-    )
-    page = picture._repr_mimebundle_()["text/html"]
-    assert 'alt="The &quot;best&quot; &lt;one&gt;. Four at a time are 3.3 times faster."' in page
-    assert "<figcaption" in page and "Four at a time are 3.3 times faster.</figcaption>" in page
+ROWS = [
+    {"batch": 1, "tokens_per_s": 10.123456, "note": "a <b>"},
+    {"batch": 2, "tokens_per_s": float("nan")},
+]
+CELL = """
+from helpers.display import figures
+fig, ax = figures.figure('The "best" <one>')
+ax.plot([1, 2], [3, 4])
+ax.set(xlabel="s", ylabel="GiB")
+figures.show(fig, "kv_cache costs $2 and *more* than $1 < 5 % of it.", [{"batch": 1, "t": 10.123}])
+"""
+
+
+def test_a_figure_is_an_ordinary_picture_its_caption_text_its_values_a_closed_table():
+    said = "Four at a time are 3.3 times faster."
+    picture = style.Picture(simple('The "best" <one>'), said, ROWS, "batch")
+    image, caption, values = picture.outputs()
+    data, metadata = image._repr_mimebundle_()
+    alt = f'The "best" <one>. {said}'
+    assert data["text/plain"] == alt and metadata == {"image/png": {"alt": alt}}
+    drawn = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert drawn.size[0] == pytest.approx(7 * style.DPI, abs=2), drawn.size
+    assert caption._repr_mimebundle_() == {"text/markdown": said, "text/plain": said}
+    page = values._repr_mimebundle_()["text/html"]
     assert "<details" in page and "<details open" not in page
-    assert (
-        "10.12" in page and "10.123456" not in page and "no data" in page and "a &lt;b&gt;" in page
-    )
-    encoded = re.search(r"base64,([^\"]+)", page).group(1)
-    image = Image.open(io.BytesIO(base64.b64decode(encoded)))
-    assert image.size[0] == pytest.approx(7 * style.DPI, abs=2), image.size
+    assert "10.12" in page and "10.123456" not in page
+    assert "no data" in page and "a &lt;b&gt;" in page
+    assert "10.12" in values.text and "a <b>" in values.text
 
 
-def test_text_form_and_plain_terminal():
-    picture = style.Picture(simple(), "Read me.", None, "x")
-    assert (
-        picture._repr_mimebundle_()["text/plain"] == "[figure] Tokens grow with the batch\nRead me."
-    )
+@pytest.fixture(scope="module")
+def notebook():
+    return run_cells(CELL, CELL)
+
+
+def test_every_figure_is_in_the_notebook_and_in_each_export(notebook):
+    for cell in notebook.cells:
+        assert [sorted(output.data) for output in cell.outputs] == [
+            ["image/png", "text/plain"],
+            ["text/markdown", "text/plain"],
+            ["text/html", "text/plain"],
+        ]
+    page = to_html(notebook)
+    images = BeautifulSoup(page, "html.parser").find_all("img")
+    assert len(images) == 2, page
+    assert all(image["alt"].startswith('The "best" <one>. kv_cache costs $2') for image in images)
+    assert page.count("<details>") == 2
+    text, resources = MarkdownExporter().from_notebook_node(notebook)
+    assert len(re.findall(r"!\[png\]\(output_\d+_\d+\.png\)", text)) == 2
+    assert sum(name.endswith(".png") for name in resources["outputs"]) == 2
+
+
+def test_a_caption_is_text_whatever_is_in_it(notebook):
+    page = BeautifulSoup(to_html(notebook), "html.parser")
+    assert "kv_cache costs $2 and *more* than $1 < 5 % of it." in page.get_text()
+
+
+def test_a_plain_terminal_gets_title_and_caption():
     code = (
         "from helpers.display import figures as style\n"
         "fig, ax = style.figure('T'); ax.plot([1, 2]); ax.set(xlabel='s', ylabel='GiB')\n"
-        "style.show(fig, 'A reading.')"
+        "style.show(fig, 'A caption.', [{'s': 1}])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[figure] T\nA reading.\n", done
+    assert done.stdout == "[figure] T\nA caption.\n", done
 
 
-def test_missing_labels_title_and_reading_are_named():
+def test_missing_labels_title_and_caption_are_named():
     with pytest.warns(UserWarning, match="y axis has no label"):
         style.Picture(simple(ylabel=""), "r")
-    with pytest.warns(UserWarning, match="no reading"):
+    with pytest.warns(UserWarning, match="no caption"):
         style.Picture(simple(), "  ")
     with pytest.raises(ValueError, match="needs a title"):
         style.figure(" ")
@@ -81,17 +117,13 @@ def test_shared_twin_and_colour_bar_axes_need_no_second_label():
         style.Picture(fig, "r")
 
 
-def test_nothing_stays_open_and_pyplot_figures_are_closed():
+def test_nothing_stays_open():
     before = plt.get_fignums()
     style.Picture(simple(), "r")
     assert plt.get_fignums() == before
-    fig, ax = plt.subplots()
-    ax.set(title="t", xlabel="x", ylabel="y")
-    style.Picture(fig, "r")
-    assert plt.get_fignums() == before
 
 
-def test_a_crowded_picture_stays_small_and_saves(tmp_path):
+def test_a_crowded_picture_stays_small():
     fig, ax = style.figure("Noise", size=(9, 6))
     rng = np.random.default_rng(0)
     ax.scatter(rng.random(1000), rng.random(1000), c=rng.random(1000), cmap="viridis")
@@ -101,9 +133,8 @@ def test_a_crowded_picture_stays_small_and_saves(tmp_path):
     assert len(plain.getvalue()) > style.MAX_PNG_BYTES, (
         "the test needs a picture that is too large as it is"
     )
-    picture = style.Picture(fig, "r", name="noise")
+    picture = style.Picture(fig, "r")
     assert len(picture.png) <= style.MAX_PNG_BYTES, f"{len(picture.png)} bytes"
-    assert picture.save(tmp_path / "deep" / "er").read_bytes() == picture.png
 
 
 def luminance(colour):

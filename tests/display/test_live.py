@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from helpers.display import live
+from helpers.display import card, live
 from tests.notebook_tools import WIDGET, kinds, run_cells, texts, to_html
 
 SWEEP = """
-from helpers.display import live
+from helpers.display import card, live
 for batch in range(18):
     view = live.progress(f"batch {batch}", 8)
     for i in range(8):
@@ -22,20 +22,20 @@ for batch in range(18):
 """
 START = """
 import tempfile, time
-from helpers.display import live
+from helpers.display import card, live
 log = tempfile.NamedTemporaryFile("w", suffix=".log")
 with live.engine_start(log.name, [("load the weights", "Starting to load"), ("warm up", "init engine")]):
     time.sleep(0.3); print("Starting to load model", file=log, flush=True); time.sleep(0.9)
 """
 DASHBOARD = """
-from helpers.display import live
+from helpers.display import card, live
 import itertools, time
 count = itertools.count()
 with live.dashboard(lambda: {"running": next(count), "kv_cache_usage": 0.25, "text": "not drawn"}, hz=20):
     time.sleep(0.5)
 """
 MEMORY = """
-from helpers.display import live
+from helpers.display import card, live
 import time
 with live.memory(hz=20) as view:
     view.mark("first"); time.sleep(0.2); view.mark("second"); time.sleep(0.2)
@@ -46,7 +46,11 @@ print(view.summary()["peak_gib"] > 0)
 @pytest.fixture(scope="module")
 def headless():
     return run_cells(
-        SWEEP, START, DASHBOARD, MEMORY, "from helpers.display import live; live.has_widgets()"
+        SWEEP,
+        START,
+        DASHBOARD,
+        MEMORY,
+        "from helpers.display import card, live; card.has_widgets()",
     )
 
 
@@ -59,7 +63,7 @@ def test_without_a_front_end_no_widget_is_made(headless):
 
 def test_each_view_leaves_one_static_output(headless):
     sweep, start, board, memory = headless.cells[:4]
-    assert [len(c.outputs) for c in (sweep, start, board)] == [1, 1, 1]
+    assert [len(c.outputs) for c in (sweep, start, board)] == [1, 1, 3], "picture, caption, values"
     lines = texts(sweep).splitlines()
     assert lines[0] == "... and 2 before these" and len(lines) == 1 + live._Board.LINES
     assert lines[-1].startswith("batch 17: 8 requests in ") and "812 tokens/s" in lines[-1]
@@ -70,13 +74,13 @@ def test_each_view_leaves_one_static_output(headless):
     assert said and float(said[1]) == pytest.approx(1.2, abs=0.3), texts(start)
     assert float(said[3]) > float(said[2]), "the phase that took longer must be shown so"
     assert "kv cache usage (%): at most 25" in texts(board) and "not drawn" not in texts(board)
-    assert 'alt="The server, live.' in board.outputs[0].data["text/html"]
-    assert "True" in texts(memory) and "[figure] Memory while the cell ran" in texts(memory)
-    assert "first" in memory.outputs[0].data["text/html"], "phases belong into the table of values"
+    assert board.outputs[0].metadata["image/png"]["alt"].startswith("The server, live.")
+    assert "True" in texts(memory) and "Memory while the cell ran. The peak is" in texts(memory)
+    assert "first" in memory.outputs[2].data["text/html"], "phases belong into the table of values"
 
 
 def test_with_widgets_the_view_is_replaced_by_its_static_form():
-    done = run_cells(SWEEP, START, DASHBOARD, "live.has_widgets()", env={"WORKBOOK_WIDGETS": "1"})
+    done = run_cells(SWEEP, START, DASHBOARD, "card.has_widgets()", env={"WORKBOOK_WIDGETS": "1"})
     assert texts(done.cells[3]) == "True"
     assert WIDGET not in kinds(done), "a finished view leaves no widget in the saved notebook"
     assert "batch 17: 8 requests" in texts(done.cells[0]) and "at most" in texts(done.cells[2])
@@ -104,14 +108,14 @@ def test_a_failed_start_says_so_and_the_error_is_kept():
 
 def test_stopped_work_says_how_far_it_came():
     done = run_cells(
-        "from helpers.display import live\nwith live.progress('long', 10) as view:\n    view.update(4)\n    1 / 0",
+        "from helpers.display import card, live\nwith live.progress('long', 10) as view:\n    view.update(4)\n    1 / 0",
         allow_errors=True,
     )
     assert "long: stopped after 4 of 10 requests" in texts(done.cells[0])
 
 
 def test_a_script_prints_nothing_and_a_terminal_gets_one_line():
-    code = "from helpers.display import live\np = live.progress('work', 3)\nfor i in range(3): p.update(i + 1, tokens_per_s=5.0)\np.close()"
+    code = "from helpers.display import card, live\np = live.progress('work', 3)\nfor i in range(3): p.update(i + 1, tokens_per_s=5.0)\np.close()"
     plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", ""), plain
     ours, theirs = pty.openpty()
@@ -176,7 +180,7 @@ def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_
     from helpers.measure import run_workload
     from helpers.workloads import uniform
 
-    monkeypatch.setattr(live, "_kernel", lambda: None)
+    monkeypatch.setattr(card, "kernel", lambda: None)
     small = {"max_model_len": 512, "kv_cache_memory_bytes": 64 * 2**20}
     engine = open_engine(load_profile(), **small)
     work = uniform(engine.tokenizer, 32, 60, 200)
@@ -194,10 +198,8 @@ def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_
     assert re.search(r"the KV cache is at most [1-9][\d.]* % full", capsys.readouterr().out), (
         "the text that is left"
     )
-    page = view._picture()._repr_mimebundle_()["text/html"]
-    assert "<img" in page and "the KV cache is at most" in page, (
-        "the picture that is left in a notebook"
-    )
+    image, caption, _ = view._picture().outputs()
+    assert image.png and "the KV cache is at most" in caption, "what is left in a notebook"
 
     silent = open_engine(load_profile(), **small, disable_log_stats=True)
     assert silent.kv_cache_usage is None

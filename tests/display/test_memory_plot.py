@@ -48,14 +48,14 @@ def test_reading_table_and_labels():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a missing label or title is a warning of figures.Picture
         fig, said, rows = memory_plot.draw(sampler(), KV)
-        page = figures.Picture(fig, said, rows, "m").html()
+        *_, values = figures.Picture(fig, said, rows, "m").outputs()
     assert (
         "The peak is 9.00 GiB, during “load the weights”" in said
         and "40.00 % full" in said
         and DEVICE in said
     )
     assert [row["phase"] for row in rows][:2] == ["load vLLM", "read the configuration"]
-    assert rows[-1]["at its end (GiB)"] == 1.2 and "load the weights" in page
+    assert rows[-1]["at its end (GiB)"] == 1.2 and "load the weights" in values.html
 
 
 def test_without_a_gpu_it_says_host_memory():

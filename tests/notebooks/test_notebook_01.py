@@ -129,7 +129,7 @@ def test_what_a_student_adds_survives_the_next_export(run):
 def test_outputs_hold_pictures_with_alt_text_and_no_logs(run):
     notebook = json.loads((run / "out.ipynb").read_text())
     outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
-    html = ["".join(o["data"].get("text/html", "")) for o in outputs if "data" in o]
-    assert sum('<img alt="' in page for page in html) >= 4
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 4 and all(o["metadata"]["image/png"]["alt"] for o in pictures)
     stream = "".join("".join(o.get("text", "")) for o in outputs if o["output_type"] == "stream")
     assert "INFO" not in stream and "Traceback" not in stream and len(stream) < 6000, stream[:800]

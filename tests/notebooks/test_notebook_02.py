@@ -14,7 +14,7 @@ import yaml
 
 from helpers.lessons.papers.speculative import expected_tokens
 from helpers.results import store as results
-from tests.notebook_tools import SMALL
+from tests.notebook_tools import SMALL, alt_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -212,11 +212,7 @@ def test_what_a_reader_sees(cells):
     text = "\n".join(str(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in outputs)
     assert "does not officially support disabling chunked prefill" in text
     assert "same vocabulary size" in text and "Traceback" not in text and "UserWarning" not in text
-    assert text.count("[figure]") == 13
     assert "no process left" in text
-    pictures = [
-        o.data["text/html"]
-        for o in outputs
-        if "[figure]" in str(o.get("data", {}).get("text/plain", ""))
-    ]
-    assert all('alt="' in html and "<details" in html for html in pictures)
+    pictures = alt_texts(cells)
+    assert len(pictures) == 13 and all(pictures)
+    assert text.count("Show the values") == 13

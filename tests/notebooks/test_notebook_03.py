@@ -10,7 +10,7 @@ import pytest
 
 from helpers.lessons.reading_notes import quiz
 from helpers.results.store import Results
-from tests.notebook_tools import SMALL, texts
+from tests.notebook_tools import SMALL, alt_texts, texts
 
 # The whole notebook is executed; on a machine that others use as well it takes minutes instead of one.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -170,15 +170,9 @@ def test_the_score_and_the_tick_are_in_the_export(executed):
 
 def test_every_figure_has_a_text_for_those_who_do_not_see_it(executed):
     notebook, _ = executed
-    pages = [
-        o.data["text/html"]
-        for c in notebook.cells
-        if c.cell_type == "code"
-        for o in c.outputs
-        if "data" in o and "<img" in o.data.get("text/html", "")
-    ]
-    assert len(pages) >= 10
-    assert all('alt="' in p and "<figcaption" in p and "Show the values" in p for p in pages)
+    pictures = alt_texts(notebook.cells)
+    assert len(pictures) >= 10 and all(pictures)
+    assert all_text(notebook).count("Show the values") >= len(pictures)
 
 
 def test_no_warning_no_trace_and_small(executed):

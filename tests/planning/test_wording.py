@@ -51,7 +51,7 @@ def test_the_weights_of_a_gpu_are_told_without_the_rotary_table():
 
 def test_tpot_in_the_figure_is_the_one_that_gives_the_tokens_beside_it(monkeypatch):
     shown = []
-    monkeypatch.setattr(style, "show", lambda fig, reading, table, name: shown.append((fig, table)))
+    monkeypatch.setattr(style, "show", lambda fig, caption, table, name: shown.append((fig, table)))
     predictions = [
         plan.predict(SHAPE, BOX, 8, 1, 1, plan.Workload(1024, 256, n), OPTIONS)
         for n in (4, 64, 256)
@@ -88,7 +88,7 @@ def test_what_the_planners_error_cannot_decide_is_said():
 
 def test_a_plan_left_of_the_line_that_misses_says_why(monkeypatch):
     tables = []
-    monkeypatch.setattr(style, "show", lambda fig, reading, table, name: tables.append(table))
+    monkeypatch.setattr(style, "show", lambda fig, caption, table, name: tables.append(table))
     ranking = ranked(40.0)
     assert re.search(
         r"TP 2 x PP 1 x DP 1: only \d+ of 64 requests run at once",

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from helpers import tiny_model
-from helpers.display import live
+from helpers.display import card
 from helpers.engine import processes as lifeline
 from helpers.engine.profile import load_profile
 from helpers.lessons.server_mode import experiments
@@ -33,7 +33,7 @@ QUESTION = [{"role": "user", "content": "What is a KV cache?"}]
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    monkeypatch.setattr(live, "_kernel", lambda: None)
+    monkeypatch.setattr(card, "kernel", lambda: None)
 
 
 def wait_gone(pids, within_s):

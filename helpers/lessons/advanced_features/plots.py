@@ -11,7 +11,7 @@ BLUE, RED, GREEN, PURPLE, ORANGE = (
 )
 
 
-def interruptions(runs: dict, reading: str) -> None:
+def interruptions(runs: dict, caption: str) -> None:
     """Each gap between two tokens of the short streams at its time, one panel a run; arrivals of long prompts marked.
 
     runs: label -> Measurement of a workload with requests of kinds "short" and "long".
@@ -64,11 +64,11 @@ def interruptions(runs: dict, reading: str) -> None:
         )
     axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8)
     axes[-1].set_xlabel("seconds since the streams began")
-    style.show(fig, reading=reading, table=rows, name="chunked_interruptions")
+    style.show(fig, caption=caption, table=rows, name="chunked_interruptions")
 
 
 def chunk_tradeoff(
-    rows: list[dict], reading: str, recorded: tuple[list[dict], str] = ((), "")
+    rows: list[dict], caption: str, recorded: tuple[list[dict], str] = ((), "")
 ) -> None:
     """p99 ITL of the streams against TTFT of the long prompts (left) and throughput (right), one point a budget.
 
@@ -114,7 +114,7 @@ def chunk_tradeoff(
         _plain_ticks(ax, [*x, *(r["itl_ms_p99"] for r in there)])
     if there:
         left.legend(fontsize=7, loc="lower left")
-    style.show(fig, reading=reading, table=rows, name="chunked_tradeoff")
+    style.show(fig, caption=caption, table=rows, name="chunked_tradeoff")
 
 
 def _halo() -> list:
@@ -136,7 +136,7 @@ def _plain_ticks(ax, values) -> None:
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
 
 
-def prefix_hits(rows: list[dict], reading: str) -> None:
+def prefix_hits(rows: list[dict], caption: str) -> None:
     """TTFT without and with a filled prefix cache (left), tokens found against the prediction (right).
 
     rows: dicts with workload, ttft_cold_ms, ttft_warm_ms, predicted_tokens, hit_tokens, prompt_tokens.
@@ -182,10 +182,10 @@ def prefix_hits(rows: list[dict], reading: str) -> None:
             y=0.5 if ax is left else 0.9
         )  # room for the legend, and on the right for labels that stand
         ax.legend(fontsize=8, loc="upper right")
-    style.show(fig, reading=reading, table=rows, name="prefix_hits")
+    style.show(fig, caption=caption, table=rows, name="prefix_hits")
 
 
-def conversation(rows: list[dict], reading: str) -> None:
+def conversation(rows: list[dict], caption: str) -> None:
     """A chat turn by turn: prompt tokens found and computed (top), TTFT with and without the cache (bottom).
 
     rows: dicts with turn, cached_tokens, computed_tokens, ttft_ms, ttft_ms_without.
@@ -223,10 +223,10 @@ def conversation(rows: list[dict], reading: str) -> None:
         xlabel="turn of the conversation", ylabel="TTFT (ms)", ylim=(0, 1.4 * high), xticks=turns
     )
     low.legend(loc="upper left", ncols=2)
-    style.show(fig, reading=reading, table=rows, name="prefix_conversation")
+    style.show(fig, caption=caption, table=rows, name="prefix_conversation")
 
 
-def acceptance(positions: dict[str, list[float]], reading: str) -> None:
+def acceptance(positions: dict[str, list[float]], caption: str) -> None:
     """Share of drafts whose first, second, ... token was accepted, one line for each source of drafts."""
     fig, ax = style.figure("How much of a draft is accepted, position by position", size=(7, 3.8))
     for i, (label, shares) in enumerate(positions.items()):
@@ -249,7 +249,7 @@ def acceptance(positions: dict[str, list[float]], reading: str) -> None:
         {"drafts": label, **{f"position {i}": 100 * s for i, s in enumerate(shares, 1)}}
         for label, shares in positions.items()
     ]
-    style.show(fig, reading=reading, table=table, name="speculation_acceptance")
+    style.show(fig, caption=caption, table=table, name="speculation_acceptance")
 
 
 def _break_even(ax) -> None:
@@ -268,7 +268,7 @@ def _break_even(ax) -> None:
     )
 
 
-def speedup_by_drafts(rows: list[dict], reading: str) -> None:
+def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     """Single-stream speed-up over drafted tokens: measured, the formula, the formula with the fixed cost of a step.
 
     rows: dicts with k, measured_x, formula_x and, where there is a fixed cost, with_overhead_x.
@@ -304,10 +304,10 @@ def speedup_by_drafts(rows: list[dict], reading: str) -> None:
     )
     _break_even(ax)
     ax.legend(loc="lower left", fontsize=8.5)
-    style.show(fig, reading=reading, table=rows, name="speculation_by_drafts")
+    style.show(fig, caption=caption, table=rows, name="speculation_by_drafts")
 
 
-def speedup_by_batch(rows: list[dict], reading: str) -> None:
+def speedup_by_batch(rows: list[dict], caption: str) -> None:
     """Throughput with over throughput without speculation, by requests at once. rows: dicts with requests, speedup_x."""
     fig, ax = style.figure("What speculation gains or loses, by requests at once", size=(7, 3.8))
     x = [row["requests"] for row in rows]
@@ -325,14 +325,14 @@ def speedup_by_batch(rows: list[dict], reading: str) -> None:
     ax.set_xticks(x, [str(n) for n in x])
     ax.minorticks_off()
     _break_even(ax)
-    style.show(fig, reading=reading, table=rows, name="speculation_by_batch")
+    style.show(fig, caption=caption, table=rows, name="speculation_by_batch")
 
 
 def speedup_by_acceptance(
     rows: list[dict],
     curve: list[tuple[float, float]],
     k: int,
-    reading: str,
+    caption: str,
     recorded: tuple[list[dict], str] = ((), ""),
 ) -> None:
     """Speed-up over the chance that a draft was accepted, as measured. rows: dicts with measured_x and
@@ -367,10 +367,10 @@ def speedup_by_acceptance(
     )
     _break_even(ax)
     ax.legend(loc="upper left", fontsize=8)
-    style.show(fig, reading=reading, table=rows, name="speculation_by_acceptance")
+    style.show(fig, caption=caption, table=rows, name="speculation_by_acceptance")
 
 
-def strategies(rows: list[dict], reading: str) -> None:
+def strategies(rows: list[dict], caption: str) -> None:
     """Sampling strategies as bars: speed, mean log-probability, distinct 2-grams.
 
     rows: dicts with strategy, output_tokens_per_s, mean_logprob, distinct_2grams.
@@ -407,10 +407,10 @@ def strategies(rows: list[dict], reading: str) -> None:
             )  # differences in the third digit are none
     axes[0].invert_yaxis()
     axes[0].set_ylabel("strategy")
-    style.show(fig, reading=reading, table=rows, name="sampling_strategies")
+    style.show(fig, caption=caption, table=rows, name="sampling_strategies")
 
 
-def preemption(runs: dict, reading: str) -> None:
+def preemption(runs: dict, caption: str) -> None:
     """Requests running and waiting (top) and use of the KV cache (bottom) over time, one column a run.
 
     runs: label -> Measurement.
@@ -454,10 +454,10 @@ def preemption(runs: dict, reading: str) -> None:
     axes[0][0].set_ylabel("requests")
     axes[1][0].set_ylabel("KV cache in use (%)")
     axes[0][0].legend(loc="upper right", fontsize=8.5)
-    style.show(fig, reading=reading, table=rows, name="memory_preemption")
+    style.show(fig, caption=caption, table=rows, name="memory_preemption")
 
 
-def waste(rows: list[dict], reading: str) -> None:
+def waste(rows: list[dict], caption: str) -> None:
     """Slots that requests in flight hold, with blocks and with contiguous reservation.
 
     rows: dicts with scheme, used_slots, unused_slots (averages over the steps).
@@ -492,10 +492,10 @@ def waste(rows: list[dict], reading: str) -> None:
     ax.margins(x=0.2)
     ax.invert_yaxis()
     ax.legend(loc="upper right", fontsize=8.5)
-    style.show(fig, reading=reading, table=rows, name="memory_waste")
+    style.show(fig, caption=caption, table=rows, name="memory_waste")
 
 
-def services(rows: list[dict], features: tuple[str, ...], reading: str) -> None:
+def services(rows: list[dict], features: tuple[str, ...], caption: str) -> None:
     """Gain of each feature for each service; the chosen one is marked.
 
     rows: dicts with service, metric, better, chosen, and for each feature its gain (times better than with nothing).
@@ -529,4 +529,4 @@ def services(rows: list[dict], features: tuple[str, ...], reading: str) -> None:
         ax.set(xlabel="times better than nothing", xlim=(0, max(1.2, max(gains)) * 1.5))
     axes[0].invert_yaxis()
     axes[0].set_ylabel("switched on")
-    style.show(fig, reading=reading, table=rows, name="services")
+    style.show(fig, caption=caption, table=rows, name="services")

@@ -10,7 +10,7 @@ import html
 import time
 from dataclasses import dataclass
 
-from helpers.display import live
+from helpers.display import card
 from helpers.engine.engine import Engine
 
 
@@ -152,24 +152,24 @@ def side_by_side(runs: list[Generated], questions: list[str], prompts: int = 2) 
     """Show what each setting wrote for the first few prompts."""
     rows, plain = "", []
     for i in range(min(prompts, len(questions))):
-        rows += f'<tr style="background:{live._PAPER}"><td colspan="2" style="padding:6px 8px 2px"><b>{html.escape(questions[i])}</b></td></tr>'
+        rows += f'<tr style="background:{card.PAPER}"><td colspan="2" style="padding:6px 8px 2px"><b>{html.escape(questions[i])}</b></td></tr>'
         plain.append(questions[i])
         for run in runs:
             text = run.texts[i] or "(nothing)"
             rows += (
-                f'<tr style="background:{live._PAPER};vertical-align:top"><td style="padding:1px 8px;white-space:nowrap;text-align:left">{html.escape(run.name)}</td>'
+                f'<tr style="background:{card.PAPER};vertical-align:top"><td style="padding:1px 8px;white-space:nowrap;text-align:left">{html.escape(run.name)}</td>'
                 f'<td style="padding:1px 8px;text-align:left">{html.escape(text)}</td></tr>'
             )
             plain.append(f"  {run.name}: {text}")
-    table = f'<div style="{live.CARD}"><table style="border-collapse:collapse;color:{live._INK};font-size:13px">{rows}</table></div>'
-    live.show(live.Static(table, "\n".join(plain)))
+    table = f'<div style="{card.CARD}"><table style="border-collapse:collapse;color:{card.INK};font-size:13px">{rows}</table></div>'
+    card.show(card.Static(table, "\n".join(plain)))
 
 
 def try_it(engine: Engine, question: str = "What is the KV cache?") -> None:
     """A form to try settings by hand; without a widget front end, one line that says so."""
-    if not live.has_widgets():
-        live.show(live.Static(
-            f'<div style="{live.CARD}">Open this notebook in JupyterLab to try settings in a form here.</div>',
+    if not card.has_widgets():
+        card.show(card.Static(
+            f'<div style="{card.CARD}">Open this notebook in JupyterLab to try settings in a form here.</div>',
             "Open this notebook in JupyterLab to try settings in a form here.",
         ))  # fmt: skip
         return

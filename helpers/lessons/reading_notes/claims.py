@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 
 from helpers import REPO
-from helpers.display import live
-from helpers.display.figures import number
+from helpers.display import card
+from helpers.display.numbers import number
 from helpers.lessons.papers import cost, speculative
 
 NOTE_WORDS = 15  # a note of the student's own that counts as evidence of reading
@@ -72,7 +72,7 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
                 why=c.why,
                 source=None if c.how == "measured" else "formula",
             )
-    live.show(live.Static(_table(head, body), "\n".join(text)))
+    card.show(card.Static(_table(head, body), "\n".join(text)))
 
 
 def _plain(value) -> str:
@@ -88,7 +88,7 @@ def _plain(value) -> str:
 
 def _table(head, body, title: str = "") -> str:
     """A light card with its own colours, so that a dark theme changes neither text nor stripes."""
-    paper = f"background:{live._PAPER};color:{live._INK}"
+    paper = f"background:{card.PAPER};color:{card.INK}"
     cell = 'style="text-align:left;vertical-align:top;padding:3px 12px 3px 0;border-bottom:1px solid #E4E4E4"'
 
     def shown(value) -> str:
@@ -103,7 +103,7 @@ def _table(head, body, title: str = "") -> str:
         for row in body
     ]
     above = f"<b>{html.escape(title)}</b>" if title else ""
-    return f'<div style="{live.CARD}">{above}<table style="border-collapse:collapse;font-size:13px">{"".join(rows)}</table></div>'
+    return f'<div style="{card.CARD}">{above}<table style="border-collapse:collapse;font-size:13px">{"".join(rows)}</table></div>'
 
 
 def show_table(rows: list[dict], title: str = "") -> None:
@@ -115,7 +115,7 @@ def show_table(rows: list[dict], title: str = "") -> None:
         + [" | ".join(map(str, head))]
         + [" | ".join(map(str, r)) for r in body]
     )
-    live.show(live.Static(_table(head, body, title), text))
+    card.show(card.Static(_table(head, body, title), text))
 
 
 def evidence_of_reading(note, score, section: str, what: str) -> str | None:
@@ -210,8 +210,8 @@ def cost_form(store, inputs: cost.CostInputs, source: str, draw) -> None:
         )  # fmt: skip
 
     save(inputs, "parameter")
-    if not live.has_widgets():
-        live.show(draw(inputs))
+    if not card.has_widgets():
+        card.show(draw(inputs))
         return
     import ipywidgets as w
     from IPython.display import display
@@ -246,7 +246,7 @@ def cost_form(store, inputs: cost.CostInputs, source: str, draw) -> None:
         layout=wide,
     )
     display(w.VBox([price, busy, extra]))
-    place = live._Place()
+    place = card.Place()
     place.put(draw(inputs))
 
     def changed(_) -> None:

@@ -197,10 +197,10 @@ def _short(value: Any) -> str:
 
 def table_html(rows: list[EngineArgument], engine=None, limit: int = 25) -> str:
     """The arguments as an HTML table with their help, the first `limit` of them."""
-    from helpers.display import live
+    from helpers.display import card
 
     # Colours of its own: a dark theme would stripe the rows under dark text.
-    line = f"background:{live._PAPER};color:{live._INK};border-bottom:1px solid #E4E4E4"
+    line = f"background:{card.PAPER};color:{card.INK};border-bottom:1px solid #E4E4E4"
     cell = "text-align:left;vertical-align:top;padding:3px 8px"
     body = []
     for row in rows[:limit]:
@@ -223,7 +223,7 @@ def table_html(rows: list[EngineArgument], engine=None, limit: int = 25) -> str:
         )
     head = "".join(f"<th style={cell!r}>{c}</th>" for c in _columns(engine))
     return (
-        f"<div style='{live.CARD}'>{min(limit, len(rows))} of {len(rows)} arguments"
+        f"<div style='{card.CARD}'>{min(limit, len(rows))} of {len(rows)} arguments"
         f"<div style='max-height:420px;overflow:auto'><table style='font-size:12px;border-collapse:collapse'>"
         f"<thead><tr style='{line}'>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></div>"
     )
@@ -239,21 +239,21 @@ def explorer(engine=None, text: str = "") -> None:
 
     The table is an output of its own: a saved notebook keeps what was searched last.
     """
-    from helpers.display import live
+    from helpers.display import card
 
     rows = catalogue()
 
-    def found(words: str, group: str | None = None) -> live.Static:
+    def found(words: str, group: str | None = None) -> card.Static:
         hits = search(words, rows, group)
         lines = [
             f"{row.name} ({row.group}, {row.type}, default {row.default_text})" for row in hits[:25]
         ]
-        return live.Static(
+        return card.Static(
             table_html(hits, engine), "\n".join([f"{len(hits)} arguments for {words!r}", *lines])
         )
 
-    if not live.has_widgets():
-        live.show(found(text))
+    if not card.has_widgets():
+        card.show(found(text))
         return
     import ipywidgets as widgets
     from IPython.display import display
@@ -266,7 +266,7 @@ def explorer(engine=None, text: str = "") -> None:
         options=[("all groups", None), *((g, g) for g in groups)], description="Group"
     )
     display(widgets.HBox([field, group]))
-    place = live._Place()
+    place = card.Place()
     place.put(found(text))
     for control in (field, group):
         control.observe(lambda _: place.put(found(field.value, group.value)), "value")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from helpers.display import figures as style
+from helpers.display.numbers import number
 
 PARTS = (
     ("tokens", "tokens held", "blue"),
@@ -13,7 +14,7 @@ PARTS = (
 
 
 def allocators(
-    ours: dict[str, dict[str, float]], printed: dict[str, dict[str, float]], reading: str
+    ours: dict[str, dict[str, float]], printed: dict[str, dict[str, float]], caption: str
 ) -> None:
     """Stacked bars in percent: our simulation beside Figure 2, by policy."""
     fig, ax = style.figure("Paging keeps nearly all of the KV cache for tokens", size=(8, 4.2))
@@ -55,10 +56,10 @@ def allocators(
     )
     ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.24), columnspacing=1.2)
     ax.grid(axis="x", visible=False)
-    style.show(fig, reading=reading, table=rows, name="papers_allocators")
+    style.show(fig, caption=caption, table=rows, name="papers_allocators")
 
 
-def block_sizes(rows: list[dict], reading: str) -> None:
+def block_sizes(rows: list[dict], caption: str) -> None:
     """Share of the cache that holds tokens, by block size; rows: block_size, tokens (percent), waste_per_request."""
     fig, (left, right) = style.figure(
         "Large blocks waste what small ones keep", cols=2, size=(9, 3.5)
@@ -94,10 +95,10 @@ def block_sizes(rows: list[dict], reading: str) -> None:
     for ax in (left, right):
         ax.set_xticks(sizes, [str(s) for s in sizes])
         ax.minorticks_off()
-    style.show(fig, reading=reading, table=rows, name="papers_block_sizes")
+    style.show(fig, caption=caption, table=rows, name="papers_block_sizes")
 
 
-def sharing(rows: list[dict], reading: str) -> None:
+def sharing(rows: list[dict], caption: str) -> None:
     """Blocks saved by sharing; rows: width, kind, saved_percent, printed."""
     fig, ax = style.figure("Sequences that share a past share its blocks", size=(7, 3.6))
     for i, (kind, label) in enumerate(
@@ -120,10 +121,10 @@ def sharing(rows: list[dict], reading: str) -> None:
         xticks=sorted({r["width"] for r in rows}),
     )
     ax.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    style.show(fig, reading=reading, table=rows, name="papers_sharing")
+    style.show(fig, caption=caption, table=rows, name="papers_sharing")
 
 
-def blocks_in_use(rows: list[dict], block_size: int, reading: str) -> None:
+def blocks_in_use(rows: list[dict], block_size: int, caption: str) -> None:
     """The real engine, step by step; rows: step, blocks (vLLM), blocks_predicted, tokens."""
     fig, ax = style.figure("vLLM hands out a block when a request reaches it", size=(7.5, 3.8))
     steps = [r["step"] for r in rows]
@@ -142,10 +143,10 @@ def blocks_in_use(rows: list[dict], block_size: int, reading: str) -> None:
     ax.set(xlabel="engine step", ylabel="slots", ylim=(0, None))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     every = max(1, len(rows) // 40)
-    style.show(fig, reading=reading, table=rows[::every], name="papers_blocks_in_use")
+    style.show(fig, caption=caption, table=rows[::every], name="papers_blocks_in_use")
 
 
-def places(schedules: dict, reading: str, max_batch: int) -> None:
+def places(schedules: dict, caption: str, max_batch: int) -> None:
     """Which request holds which place of the batch, over time; schedules: label -> Schedule."""
     fig, axes = style.figure("Continuous batching refills a place as soon as it is free", rows=len(schedules), size=(8.5, 1.0 + 1.5 * len(schedules)),
                              sharex=True)  # fmt: skip
@@ -185,10 +186,10 @@ def places(schedules: dict, reading: str, max_batch: int) -> None:
         ax.set(yticks=range(1, max_batch + 1), ylabel="place")
         ax.grid(axis="y", visible=False)
     axes[-1].set_xlabel("ms")
-    style.show(fig, reading=reading, table=table, name="papers_places")
+    style.show(fig, caption=caption, table=table, name="papers_places")
 
 
-def traffic(by_tokens: list[dict], by_sram: list[dict], reading: str) -> None:
+def traffic(by_tokens: list[dict], by_sram: list[dict], caption: str) -> None:
     """Numbers moved: over the sequence (left) and over the fast memory (right), log-log.
 
     by_tokens: tokens, standard, flash. by_sram: sram, flash, standard.
@@ -219,11 +220,11 @@ def traffic(by_tokens: list[dict], by_sram: list[dict], reading: str) -> None:
         {"over": "fast memory", "value": r["sram"], "standard": r["standard"], "tiled": r["flash"]}
         for r in by_sram
     ]
-    style.show(fig, reading=reading, table=table, name="papers_traffic")
+    style.show(fig, caption=caption, table=table, name="papers_traffic")
 
 
 def attention_times(
-    rows: list[dict], reading: str, device: str, recorded: list[dict] = (), recorded_on: str = ""
+    rows: list[dict], caption: str, device: str, recorded: list[dict] = (), recorded_on: str = ""
 ) -> None:
     """torch's attention by backend; rows: tokens, backend, ms, extra_mib (None where torch does not count it).
 
@@ -268,11 +269,11 @@ def attention_times(
     table = [{**r, "machine": device} for r in rows] + [
         {**r, "machine": recorded_on} for r in recorded
     ]
-    style.show(fig, reading=reading, table=table, name="papers_attention_times")
+    style.show(fig, caption=caption, table=table, name="papers_attention_times")
 
 
 def products(
-    rows: list[dict], knee: float, reading: str, recorded: list[dict] = (), recorded_on: str = ""
+    rows: list[dict], knee: float, caption: str, recorded: list[dict] = (), recorded_on: str = ""
 ) -> None:
     """Time of a layer's product by batch, and the shares of both ceilings that it reached; `recorded` dashed."""
     fig, (left, right) = style.figure(
@@ -321,10 +322,10 @@ def products(
     table = [{**r, "machine": "here"} for r in rows] + [
         {**r, "machine": recorded_on} for r in recorded
     ]
-    style.show(fig, reading=reading, table=table, name="papers_products")
+    style.show(fig, caption=caption, table=table, name="papers_products")
 
 
-def stalls(schedules: dict, budgets: list[dict], reading: str) -> None:
+def stalls(schedules: dict, budgets: list[dict], caption: str) -> None:
     """Gaps between tokens of running requests (left) and their p99 by token budget (right).
 
     schedules: label -> Schedule. budgets: token_budget, itl_ms_p99, ttft_ms_p50.
@@ -358,7 +359,7 @@ def stalls(schedules: dict, budgets: list[dict], reading: str) -> None:
     right.set_xticks(sizes, [str(s) for s in sizes])
     right.set(xlabel="token budget of a step", ylabel="ms", ylim=(0, None))
     right.legend()
-    style.show(fig, reading=reading, table=budgets, name="papers_stalls")
+    style.show(fig, caption=caption, table=budgets, name="papers_stalls")
 
 
 def speculation(
@@ -366,7 +367,7 @@ def speculation(
     printed: dict,
     measured: list[dict],
     c: float,
-    reading: str,
+    caption: str,
 ) -> None:
     """Speed-up over the acceptance rate for several gamma; Table 1 as hollow points, our measurements as stars.
 
@@ -440,10 +441,10 @@ def speculation(
         rest = [i for i in range(len(labels)) if i not in first]
         ax.legend([handles[i] for i in rest], [labels[i] for i in rest], title="measured in notebook 2", loc="upper left",
                   bbox_to_anchor=(1.01, 1), handlelength=0.5)  # fmt: skip
-    style.show(fig, reading=reading, table=rows, name="papers_speculation")
+    style.show(fig, caption=caption, table=rows, name="papers_speculation")
 
 
-def cost_bars(rows: list[dict], reading: str) -> style.Picture:
+def cost_bars(rows: list[dict], caption: str) -> style.Picture:
     """Price per million tokens after each change; rows: change, per_million, ratio. Returned: a form shows it anew."""
     fig, ax = style.figure("What changes the price of a million tokens", size=(8, 3.3))
     names = [r["change"] for r in rows][::-1]
@@ -453,11 +454,11 @@ def cost_bars(rows: list[dict], reading: str) -> style.Picture:
     ]
     ax.barh(names, values, color=colours)
     for i, value in enumerate(values):
-        ax.text(value, i, f" {style.number(float(value))}", va="center", fontsize=9)
+        ax.text(value, i, f" {number(float(value))}", va="center", fontsize=9)
     ax.set(
         xlabel="price of a million output tokens (your currency)",
         xlim=(0, max(values) * 1.15),
         ylabel="change",
     )
     ax.grid(axis="y", visible=False)
-    return style.Picture(fig, reading, rows, "papers_cost")
+    return style.Picture(fig, caption, rows, "papers_cost")

@@ -18,9 +18,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.display import live
-from helpers.display.figures import number
-from helpers.lessons.exercises import read_number
+from helpers.display import card
+from helpers.display.numbers import number, read_number
 from helpers.lessons.papers import (
     cost,
     deepspeed_inference,
@@ -525,16 +524,16 @@ class Quiz:
 def take(store, questions: list[Question], student: str = "", given=None) -> Quiz:
     """Show the quiz: a form with a verdict at each question, or, without widgets, the questions and their answers."""
     quiz = Quiz(store, questions, student, given)
-    if live.has_widgets():
+    if card.has_widgets():
         _form(quiz)
     else:
-        live.show(_static(quiz))
+        card.show(_static(quiz))
     return quiz
 
 
-def _static(quiz: Quiz, beside_form: bool = False) -> live.Static:
+def _static(quiz: Quiz, beside_form: bool = False) -> card.Static:
     """The score and every question with its verdict; beside a form only those that have been answered."""
-    return live.Static(_quiz_html(quiz, beside_form), _quiz_text(quiz))
+    return card.Static(_quiz_html(quiz, beside_form), _quiz_text(quiz))
 
 
 def _said(verdict: Verdict) -> str:
@@ -546,7 +545,7 @@ def _wanted(question: Question) -> str:
 
 
 def _colour(correct: bool | None) -> str:
-    return {True: "#006B4F", False: "#A33E00", None: live._INK}[correct]
+    return {True: "#006B4F", False: "#A33E00", None: card.INK}[correct]
 
 
 def _mark(correct: bool | None) -> str:
@@ -557,7 +556,7 @@ def _form(quiz: Quiz) -> None:
     import ipywidgets as w
     from IPython.display import display
 
-    place = live._Place()  # plain HTML below the form: what a saved notebook keeps
+    place = card.Place()  # plain HTML below the form: what a saved notebook keeps
     boxes, tabs = [], []
 
     def one(n: int, question: Question):
@@ -619,7 +618,7 @@ def _quiz_html(quiz: Quiz, beside_form: bool) -> str:
         parts.append(
             f"<div><b>{n}.</b> <small>[{q.section}]</small> {html.escape(q.text + options)}{body}</div>"
         )
-    return f'<div style="{live.CARD}"><b>Self-check: {html.escape(str(score))}</b>{"".join(parts)}</div>'
+    return f'<div style="{card.CARD}"><b>Self-check: {html.escape(str(score))}</b>{"".join(parts)}</div>'
 
 
 def _quiz_text(quiz: Quiz) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from helpers.display import figures as style
 
 
-def sweep(rows: list[dict], x: str, title: str, xlabel: str, reading: str, name: str) -> None:
+def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name: str) -> None:
     """Throughput (left) and TTFT, p50 and p99 (right), over one setting.
 
     rows: dicts with `x`, output_tokens_per_s, ttft_ms_p50, ttft_ms_p99; one a measured value, in order.
@@ -27,13 +27,13 @@ def sweep(rows: list[dict], x: str, title: str, xlabel: str, reading: str, name:
     right.legend()
     for axis in (left, right):
         axis.set_xticks(list(positions), labels)
-    style.show(fig, reading=reading, table=rows, name=name)
+    style.show(fig, caption=caption, table=rows, name=name)
 
 
 def throughput_latency(
     rows: list[dict],
     best: str,
-    reading: str,
+    caption: str,
     typed_tokens_per_s: float | None = None,
     recorded: tuple[list[dict], str] = ((), ""),
 ) -> None:
@@ -97,4 +97,4 @@ def throughput_latency(
         ylim=(0, None),
     )
     ax.margins(x=0.18)
-    style.show(fig, reading=reading, table=rows, name="throughput_latency")
+    style.show(fig, caption=caption, table=rows, name="throughput_latency")

@@ -39,7 +39,7 @@ ENDPOINTS = (
 
 def table(rows: list[dict]) -> str:
     """Rows as aligned text: a line of names, then a line for each row."""
-    from helpers.display.figures import number
+    from helpers.display.numbers import number
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names] + [

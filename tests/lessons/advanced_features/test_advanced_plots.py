@@ -10,7 +10,7 @@ from helpers.lessons.advanced_features import plots
 def shown(monkeypatch):
     figures = []
 
-    def show(fig, reading, table=None, name="figure", alt=None):
+    def show(fig, caption, table=None, name="figure", alt=None):
         fig.draw_without_rendering()
         figures.append(fig)
 

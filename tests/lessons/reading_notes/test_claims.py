@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.display import live
+from helpers.display import card
 from helpers.lessons import exercises
 from helpers.lessons.papers import cost, speculative
 from helpers.lessons.reading_notes import claims as reading
@@ -95,7 +95,7 @@ def test_speculation_is_read_from_notebook_2_only(store):
 def picture(drawn):
     def draw(inputs):
         drawn.append(inputs)
-        return live.Static("<b>picture</b>", "picture")
+        return card.Static("<b>picture</b>", "picture")
 
     return draw
 

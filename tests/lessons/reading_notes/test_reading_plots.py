@@ -16,10 +16,10 @@ def pictures(monkeypatch):
     """Every figure that is shown, as a Picture; a missing label or title is an error."""
     shown = []
 
-    def show(fig, reading, table=None, name="figure", alt=None):
+    def show(fig, caption, table=None, name="figure", alt=None):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            shown.append(style.Picture(fig, reading, table, name, alt))
+            shown.append(style.Picture(fig, caption, table, name, alt))
 
     monkeypatch.setattr(style, "show", show)
     return shown
@@ -28,7 +28,7 @@ def pictures(monkeypatch):
 def one(pictures) -> style.Picture:
     (picture,) = pictures
     assert picture.png[:4] == b"\x89PNG" and len(picture.png) > 5000
-    assert picture.table and picture.reading == "reading"
+    assert picture.table and picture.caption == "reading"
     return picture
 
 

@@ -11,7 +11,7 @@ from helpers.server.load import Stream
 def shown(monkeypatch):
     """(figure, reading) of each figure that is shown."""
     found = []
-    monkeypatch.setattr(style, "show", lambda fig, reading, *_, **__: found.append((fig, reading)))
+    monkeypatch.setattr(style, "show", lambda fig, caption, *_, **__: found.append((fig, caption)))
     return found
 
 
@@ -29,9 +29,9 @@ def level(clients, tokens, ttft=20.0):
 def test_closed_loop_says_where_throughput_is_highest(shown, last, falls):
     rows = [level(1, 152.0), level(128, 6661.0, 696.0), level(256, last, 1060.0)]
     plots.closed_loop(rows, rows[0])
-    ((_, reading),) = shown
-    assert f"highest at {256 if last > 6661 else 128} clients" in reading
-    assert ("throughput falls, by 19 % at 256" in reading) == falls
+    ((_, caption),) = shown
+    assert f"highest at {256 if last > 6661 else 128} clients" in caption
+    assert ("throughput falls, by 19 % at 256" in caption) == falls
 
 
 def test_open_loop_draws_what_was_answered_without_the_drain(shown):
@@ -40,11 +40,11 @@ def test_open_loop_draws_what_was_answered_without_the_drain(shown):
             for r, a, g in ((10.0, 10.0, 0.96), (20.0, 20.0, 0.86))]  # fmt: skip
     plots.open_loop(rows, {"ttft": 96, "tpot": 20}, rows[0], 0.9)
     plots.open_loop(rows, {"ttft": 96, "tpot": 20}, None, 0.99)
-    (fig, reading), (_, none) = shown
+    (fig, caption), (_, none) = shown
     lines = {line.get_label(): list(line.get_ydata()) for line in fig.axes[1].lines}
     assert lines["what is answered"] == lines["what arrives"] == [10.0, 20.0]
     assert lines["answered within the goal"] == pytest.approx([9.6, 17.2])
-    assert "10 arrivals a second are the most" in reading and "96 % do" in reading
+    assert "10 arrivals a second are the most" in caption and "96 % do" in caption
     assert "no rate tried let 99 % of the requests meet it" in none
 
 

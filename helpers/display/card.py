@@ -1,0 +1,127 @@
+"""What a cell shows in words: a light card, a table, and whether anybody would see a widget."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+import sys
+
+from helpers.display.numbers import number
+
+INK, PAPER, LINE, MUTED = "#1F1F1F", "#FFFFFF", "#D0D0D0", "#5F5F5F"
+# An opaque light card, so that a dark theme does not change the text in it. Inline styles only:
+# notebooks drop <style> of outputs that are not trusted.
+CARD = (
+    f"display:inline-block;max-width:100%;margin:2px 0;padding:4px 10px;background:{PAPER};"
+    f"color:{INK};border:1px solid {LINE};border-radius:6px;box-sizing:border-box;"
+    "font:13px/1.5 sans-serif"
+)
+
+
+def kernel():
+    """The ipykernel that this process is, or None (a script, a terminal's IPython)."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None)
+
+
+def has_widgets() -> bool:
+    """True when the cell that runs now was sent by a front end that draws widgets.
+
+    JupyterLab, Notebook 7 and VS Code put the cell's id into the request's
+    metadata; nbclient (papermill, nbconvert) and consoles do not, and nobody
+    would see their widgets. ``WORKBOOK_WIDGETS=1`` or ``0`` overrules this.
+    """
+    wanted = os.environ.get("WORKBOOK_WIDGETS")
+    if wanted in ("0", "1"):
+        return wanted == "1"
+    if kernel() is None:
+        return False
+    if "google.colab" in sys.modules:
+        return True
+    with contextlib.suppress(Exception):  # a kernel of another make: no widgets
+        return bool((kernel().get_parent("shell").get("metadata") or {}).get("cellId"))
+    return False
+
+
+class Static:
+    """Output that every front end shows: HTML, and text for a terminal."""
+
+    def __init__(self, html_: str, text: str):
+        self.html, self.text = html_, text
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/html": self.html, "text/plain": self.text}
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def show(thing) -> None:
+    """Display ``thing`` in a notebook (a Static, a picture, what IPython shows); print it elsewhere."""
+    if kernel() is None:
+        print(thing)
+    else:
+        from IPython.display import display
+
+        display(*_outputs(thing))
+
+
+def _outputs(thing) -> list:
+    return thing.outputs() if hasattr(thing, "outputs") else [thing]
+
+
+class Place:
+    """A place in the running cell's output: what is put there takes the place of what was."""
+
+    def __init__(self):
+        self.handles = []
+
+    def put(self, thing) -> None:
+        """Show ``thing`` here: a widget, a Static, a picture with its caption and values."""
+        from IPython.display import display
+
+        for index, output in enumerate(_outputs(thing)):
+            if index < len(self.handles):
+                self.handles[index].update(output)
+            else:
+                self.handles.append(display(output, display_id=True))
+
+
+def table(rows: list[dict], title: str = "", closed: bool = False) -> Static:
+    """``rows`` as a table, one column for each name in them, numbers as ``number`` writes them.
+
+    It has the front end's own colours, like any DataFrame. Columns with text stand left, the
+    others right; what a row does not have is empty. closed: only ``title`` is seen until the
+    reader opens it.
+    """
+    import pandas as pd  # half a second: not for those who show no table
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    left = {name for name in names if any(isinstance(row.get(name), str) for row in rows)}
+    columns = {
+        name: [str(name), *(number(row.get(name), trim=True) for row in rows)] for name in names
+    }
+
+    def marked(text: str, name) -> str:
+        text = html.escape(text).replace("\n", "<br>")
+        return f'<div style="text-align:left">{text}</div>' if name in left else text
+
+    def aligned(texts: list[str], name) -> list[str]:
+        width = max(map(len, texts))
+        texts = [text.replace("\n", " ") for text in texts]
+        return [text.ljust(width) if name in left else text.rjust(width) for text in texts]
+
+    cells = {name: [marked(text, name) for text in texts] for name, texts in columns.items()}
+    with pd.option_context("display.max_colwidth", None):
+        frame = pd.DataFrame({head: values for head, *values in cells.values()})
+        page = frame.to_html(index=False, escape=False, border=0)
+    lines = zip(*(aligned(texts, name) for name, texts in columns.items()), strict=True)
+    text = "\n".join("  ".join(line).rstrip() for line in lines)
+    if closed:
+        summary = f'<summary style="cursor:pointer">{html.escape(title)}</summary>'
+        page = f'<details>{summary}<div style="overflow-x:auto">{page}</div></details>'
+    elif title:
+        page = f"<b>{html.escape(title)}</b>{page}"
+    return Static(page, f"{title}\n{text}" if title else text)

@@ -17,6 +17,7 @@ CARD = (
     f"color:{INK};border:1px solid {LINE};border-radius:6px;box-sizing:border-box;"
     "font:13px/1.5 sans-serif"
 )
+SHORT = 16  # characters in a table's cell that stay on one line, such as a number and its unit
 
 
 def kernel():
@@ -105,8 +106,9 @@ def table(rows: list[dict], title: str = "", closed: bool = False) -> Static:
     }
 
     def marked(text: str, name) -> str:
+        style = "text-align:left" + (";white-space:nowrap" if len(text) <= SHORT else "")
         text = html.escape(text).replace("\n", "<br>")
-        return f'<div style="text-align:left">{text}</div>' if name in left else text
+        return f'<div style="{style}">{text}</div>' if name in left else text
 
     def aligned(texts: list[str], name) -> list[str]:
         width = max(map(len, texts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from dataclasses import dataclass
 
@@ -39,25 +38,20 @@ class Claim:
 
 
 def show_claims(store, paper: str, claims: list[Claim]) -> None:
-    """Show the table and save every line that has our number: experiment "paper_claims", variant "paper: key"."""
-    head = ("claim", f"{paper} says", "we get", "ours / theirs", "why they differ")
-    body, text = [], [f"{paper}: the paper's numbers beside ours"]
+    """Show the table; save every line that has our number: "paper_claims", variant "paper: key"."""
+    rows = []
     for c in claims:
-        said = (
-            "in words"
-            if c.paper is None
-            else f"{_plain(float(c.paper))} {c.unit}" + ("" if c.confirmed else " (not confirmed)")
-        )
-        got = (
-            "not measured here"
-            if c.ours is None
-            else f"{_plain(float(c.ours))} {c.unit}".strip()
-            + ("" if c.how == "measured" else f" ({c.how})")
-        )
-        ratio = "" if c.ratio is None else f"{c.ratio:.2f}"
-        body.append((c.what, said, got, ratio, c.why))
-        text.append(
-            f"- {c.what}: {said} | {got}" + (f" | {ratio}" if ratio else "") + f" | {c.why}"
+        theirs = "in words" if c.paper is None else _with_unit(c.paper, c.unit)
+        ours = "not measured here" if c.ours is None else _with_unit(c.ours, c.unit)
+        rows.append(
+            {
+                "claim": c.what,
+                f"{paper} says": theirs + ("" if c.confirmed else " (not confirmed)"),
+                "we get": ours
+                + (f" ({c.how})" if c.ours is not None and c.how != "measured" else ""),
+                "ours / theirs": "" if c.ratio is None else f"{c.ratio:.2f}",
+                "why they differ": c.why,
+            }
         )
         if c.ours is not None:
             metrics = {"ours": c.ours} | (
@@ -72,50 +66,16 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
                 why=c.why,
                 source=None if c.how == "measured" else "formula",
             )
-    card.show(card.Static(_table(head, body), "\n".join(text)))
+    card.show(card.table(rows, f"{paper}: the paper's numbers beside ours"))
 
 
-def _plain(value) -> str:
-    """A number for a table: whole ones without decimals; other values as they are."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
-        return str(value)
-    return (
-        number(int(value))
-        if isinstance(value, float) and value.is_integer() and abs(value) < 1e9
-        else number(value)
-    )
-
-
-def _table(head, body, title: str = "") -> str:
-    """A light card with its own colours, so that a dark theme changes neither text nor stripes."""
-    paper = f"background:{card.PAPER};color:{card.INK}"
-    cell = 'style="text-align:left;vertical-align:top;padding:3px 12px 3px 0;border-bottom:1px solid #E4E4E4"'
-
-    def shown(value) -> str:
-        # A number and its unit stay on one line; longer text may wrap.
-        return html.escape(value).replace(" ", "&nbsp;") if len(value) <= 16 else html.escape(value)
-
-    rows = [
-        f'<tr style="{paper}">{"".join(f"<th {cell}>{html.escape(h)}</th>" for h in head)}</tr>'
-    ]
-    rows += [
-        f'<tr style="{paper}">{"".join(f"<td {cell}>{shown(str(v))}</td>" for v in row)}</tr>'
-        for row in body
-    ]
-    above = f"<b>{html.escape(title)}</b>" if title else ""
-    return f'<div style="{card.CARD}">{above}<table style="border-collapse:collapse;font-size:13px">{"".join(rows)}</table></div>'
+def _with_unit(value: float, unit: str) -> str:
+    return f"{number(float(value), trim=True)} {unit}".strip()
 
 
 def show_table(rows: list[dict], title: str = "") -> None:
     """A list of dicts as a plain table; None becomes empty."""
-    head = list(dict.fromkeys(k for row in rows for k in row))
-    body = [["" if row.get(k) is None else _plain(row[k]) for k in head] for row in rows]
-    text = "\n".join(
-        [title] * bool(title)
-        + [" | ".join(map(str, head))]
-        + [" | ".join(map(str, r)) for r in body]
-    )
-    card.show(card.Static(_table(head, body, title), text))
+    card.show(card.table(rows, title))
 
 
 def evidence_of_reading(note, score, section: str, what: str) -> str | None:

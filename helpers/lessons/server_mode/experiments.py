@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import psutil
 
+from helpers.display import card
 from helpers.server.load import Stream, run_load, timed_stream, together
 from helpers.server.server import Server, ServerError, StopReport
 
@@ -39,25 +40,7 @@ ENDPOINTS = (
 
 def table(rows: list[dict]) -> str:
     """Rows as aligned text: a line of names, then a line for each row."""
-    from helpers.display.numbers import number
-
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names] + [
-        [
-            number(row.get(name)) if not isinstance(row.get(name), str) else row[name]
-            for name in names
-        ]
-        for row in rows
-    ]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    right = [all(not isinstance(row.get(name), str) for row in rows) for name in names]
-    return "\n".join(
-        "  ".join(
-            text.rjust(w) if r else text.ljust(w)
-            for text, w, r in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in cells
-    )
+    return str(card.table(rows))
 
 
 def endpoints(server: Server) -> list[dict]:

@@ -1,36 +1,36 @@
-"""Fill my_learnings.md and distributed_planning.md from the results, and keep what the student typed.
+"""Fill my_learnings.md and distributed_planning.md, and keep what the student typed.
 
     report = export(results_dir)      # again and again, whenever there is something new
     print(report)                     # per blank: measured, calculated, typed or missing
 
-Each line of the templates belongs to a slot below. How a new export is merged with a document that
-the student has edited is in helpers/results/merge.py; this module finds the values, and reads and writes
-the files: each is replaced in one step, the version before stays beside it (`*.previous`), and
-`.NAME.export.json` remembers which lines were ours.
+Each line of the templates belongs to a slot of helpers/results/blanks.py, which finds the values.
+How a new export is merged with a document that the student has edited is in merge.py. This module
+reads and writes the files: each is replaced in one step, the version before stays beside it
+(`*.previous`), and `.NAME.export.json` remembers which lines were ours.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from helpers import REPO
-from helpers.results import blanks
-from helpers.results.blanks import Facts, Fill
-from helpers.results.merge import BLANK, Base, Line, Merged, line_key, merge
-from helpers.results.store import ResultsError, results_folder
+from helpers.results.blanks import TAKEN_BACK, Facts, Fill, slot_for
+from helpers.results.merge import BLANK, OPEN_BOX, Base, Line, Merged, line_key, merge
+from helpers.results.store import ResultsError, replace_file, results_folder
 
 TEMPLATES = REPO / "templates"
 DOCUMENTS = ("my_learnings", "distributed_planning")
 PREVIOUS = ".previous"
+KINDS = ("measured", "calculated", "typed", "missing")
+LIST_SIGN = re.compile(r"^(- \[.\] |- |\d+\. )")
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ class Blank:
 
     def __str__(self) -> str:
         value = self.value if len(self.value) <= 90 else self.value[:89] + "…"
-        return f"{self.kind:<10}  {self.label}: {value or BLANK}" + (
-            f"   ({self.note})" if self.note else ""
-        )
+        note = f"   ({self.note})" if self.note else ""
+        return f"{self.kind:<10}  {self.label}: {value or BLANK}{note}"
 
 
 @dataclass
@@ -57,261 +56,25 @@ class ExportReport:
     paths: list[Path] = field(default_factory=list)
     blanks: list[Blank] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # damaged lines, a lost record, ...
-    changed: list[Path] = field(default_factory=list)  # files whose text is new
 
     def of(self, kind: str) -> list[Blank]:
+        """The blanks that are measured, calculated, typed or missing."""
         return [blank for blank in self.blanks if blank.kind == kind]
-
-    measured = property(lambda self: self.of("measured"))
-    calculated = property(lambda self: self.of("calculated"))
-    typed = property(lambda self: self.of("typed"))
-    missing = property(lambda self: self.of("missing"))
 
     def summary(self) -> str:
         """A line for each document: how many of its blanks are filled, and how."""
-        return self._text(blanks=False)
+        return "\n".join([*map(self._counts, self.paths), *self.notes])
 
     def __str__(self) -> str:
-        return self._text(blanks=True)
-
-    def _text(self, blanks: bool) -> str:
         lines = []
         for path in self.paths:
             mine = [blank for blank in self.blanks if blank.document == path.stem]
-            counts = [
-                f"{sum(b.kind == kind for b in mine)} {kind}"
-                for kind in ("measured", "calculated", "typed", "missing")
-            ]
-            lines.append(f"{path}: " + ", ".join(counts))
-            lines += [f"  {blank}" for blank in mine if blanks]
+            lines += [self._counts(path), *(f"  {blank}" for blank in mine)]
         return "\n".join(lines + self.notes)
 
-
-# ---------------------------------------------------------------- the new text
-
-
-def render(document: str, facts: Facts) -> tuple[list[Line], dict[str, Fill]]:
-    """The document's lines as this export would write them, and each slot's value by line key."""
-    text = (TEMPLATES / f"{document}.md").read_text(encoding="utf-8")
-    lines, fills, seen = [], {}, {}
-    section = ""
-    for raw in text.removesuffix("\n").split("\n"):
-        if raw.startswith("#"):
-            section = raw
-        number = seen[section, raw] = (
-            seen.get((section, raw), 0) + 1
-        )  # a section has several blank lines
-        key = line_key(section, raw if number == 1 else f"{raw}#{number}")
-        slot = blanks.slot_for(document, section, raw)
-        if slot is None:
-            lines.append(Line(key, raw, raw))
-            continue
-        fill = fills[key] = slot(facts)
-        if isinstance(fill.value, list):  # a region: its parts replace the blank
-            lines.append(Line(key, None if fill.value else raw, raw))
-            lines += [Line(line_key(section, raw, part.key), part.text) for part in fill.value]
-        elif raw.startswith("- [ ] "):
-            ticked = fill.kind != "missing"
-            lines.append(
-                Line(
-                    key,
-                    f"- [x] {raw[6:]} ({fill.value})" if ticked else raw,
-                    raw,
-                    missing=not ticked and fill is not blanks.TAKEN_BACK,
-                )
-            )
-        else:
-            lines.append(
-                Line(
-                    key,
-                    raw.replace(BLANK, fill.value, 1) if fill.value else raw,
-                    raw,
-                    missing=not fill.value,
-                )
-            )
-    return lines, fills
-
-
-def _label(key: str) -> str:
-    """What a blank is called in the report: its line's words, or its section's."""
-    section, _, line = key.partition("|")
-    section = section.lstrip("# ")
-    words = re.sub(r"^(- \[ \] |- |\d+\. )", "", line).split(BLANK)[0].strip(" :")
-    number = re.match(r"(\d+)\. ", line)
-    if not words:
-        return section + (f" {number[1]}" if number else "")
-    return words
-
-
-def _blanks(
-    document: str, lines: list[Line], fills: dict[str, Fill], merged: Merged
-) -> Iterable[Blank]:
-    by_key = {line.key: line for line in lines}
-    texts = dict(merged.base.lines)
-    for key, fill in fills.items():
-        label, line = _label(key), by_key[key]
-        checklist = line.open.startswith("- [ ] ")
-        region = isinstance(fill.value, list)
-        state = merged.state[key]
-        if region and any(k.startswith(key + "||") for k in texts):
-            state = "ours"
-        if state == "edited":
-            own = merged.edited[key]
-            if (
-                own == line.text and fill.kind != "missing"
-            ):  # without a record of the last export: still our words
-                yield Blank(document, label, fill.value, fill.kind, fill.note)
-                continue
-            open_ = BLANK in own or own.startswith("- [ ]")
-            own = re.sub(r"^(- \[.\] |- |\d+\. )", "", own).strip()
-            own = own[len(label) :].lstrip(" :") if own.startswith(label) else own
-            yield Blank(
-                document,
-                label,
-                "" if open_ else own or "yes",
-                "missing" if open_ else "typed",
-                "not ticked" if checklist and open_ else "by the student, in the document",
-            )
-        elif state == "removed":
-            yield Blank(document, label, "", "missing", "the student removed the line")
-        elif region:
-            counted = re.match(
-                r"\d+ \w+$", fill.note
-            )  # "11 results" says it better than the number of lines
-            value = "" if not fill.value else fill.note if counted else f"{len(fill.value)} lines"
-            yield Blank(document, label, value, fill.kind, "" if counted else fill.note)
-        elif line.missing and texts.get(key, line.open) != line.open:
-            head, _, tail = line.open.partition(BLANK)
-            value = (
-                texts[key]
-                if checklist
-                else texts[key][len(head) : len(texts[key]) - len(tail) if tail else None]
-            )
-            yield Blank(
-                document, label, value, "measured", "from an earlier export; not in these results"
-            )
-        else:
-            yield Blank(document, label, fill.value, fill.kind, fill.note)
-
-
-# ---------------------------------------------------------------- files
-
-
-def _split(data: bytes | None) -> tuple[list[str] | None, list[str], str]:
-    """(lines without ends, each line's end, the end for a new line).
-
-    Only line feeds separate lines, a carriage return before one belongs to the end. Bytes that are
-    not UTF-8 are carried through unchanged (surrogateescape).
-    """
-    if data is None:
-        return None, [], "\n"
-    if not data:
-        return [], [], "\n"
-    pieces = data.decode("utf-8", "surrogateescape").split("\n")
-    ends = ["\n"] * (len(pieces) - 1) + [""]
-    if pieces[-1] == "":
-        pieces.pop(), ends.pop()
-    for i, piece in enumerate(pieces):
-        if piece.endswith("\r") and ends[i]:
-            pieces[i], ends[i] = piece[:-1], "\r\n"
-    crlf = sum(end == "\r\n" for end in ends)
-    return pieces, ends, "\r\n" if crlf * 2 > len(ends) else "\n"
-
-
-def _join(merged: Merged, ends: list[str], newline: str) -> bytes:
-    """Put the ends back: a line that was there keeps its own, a missing last one stays missing."""
-    own = [newline if place is None else ends[place] or newline for place in merged.origin]
-    if own and ends and not ends[-1]:
-        own[-1] = ""
-    return "".join(line + end for line, end in zip(merged.lines, own)).encode(
-        "utf-8", "surrogateescape"
-    )
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file in one step: whoever reads it sees the old text or the new one, never half."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        os.replace(name, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _record_path(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.export.json")
-
-
-def _read_base(path: Path, document_exists: bool) -> tuple[Base, str | None]:
-    """The record of the last export. A damaged one counts as lost, which costs only updates."""
-    try:
-        data = json.loads(_record_path(path).read_text(encoding="utf-8"))
-        lines = [(key, text) for key, text in data["lines"]]
-        known = set(data["known"])
-        if not all(isinstance(word, str) for pair in lines for word in pair) or not all(
-            isinstance(k, str) for k in known
-        ):
-            raise TypeError
-        if len({key for key, _ in lines}) != len(lines):
-            raise ValueError
-        return Base(lines, known), None
-    except FileNotFoundError:
-        problem = "is missing"
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        problem = "is damaged"
-    note = None
-    if document_exists:
-        note = (
-            f"{path.name}: the record of the last export {problem}, so lines that are filled in stay as they are; "
-            f"put {BLANK} back in a line to have it filled again."
-        )
-    return Base(lost=document_exists), note
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-
-
-def _export_one(document: str, folder: Path, facts: Facts, report: ExportReport) -> None:
-    path = folder / f"{document}.md"
-    lines, fills = render(document, facts)
-    for _ in range(5):  # again if an editor saved the file in the meantime
-        data = _read(path)
-        base, note = _read_base(path, data is not None)
-        current, ends, newline = _split(data)
-        merged = merge(current, base, lines)
-        new = _join(merged, ends, newline)
-        if _read(path) != data:
-            continue
-        if new != data:
-            if data is not None:
-                _replace(path.with_name(path.name + PREVIOUS), data)
-            _replace(path, new)
-            report.changed.append(path)
-        break
-    else:
-        raise ResultsError(
-            f"{path} keeps changing while it is exported: close it in the other program, then export again."
-        )
-    record = {
-        "about": "Which lines of the document the last export wrote; see helpers/results/merge.py.",
-        "lines": merged.base.lines,
-        "known": sorted(merged.base.known),
-    }
-    _replace(_record_path(path), json.dumps(record, indent=0).encode())
-    report.paths.append(path)
-    report.blanks += _blanks(document, lines, fills, merged)
-    if note and any(line.open != line.text for line in lines):
-        report.notes.append(note)
+    def _counts(self, path: Path) -> str:
+        kinds = Counter(blank.kind for blank in self.blanks if blank.document == path.stem)
+        return f"{path}: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS)
 
 
 def export(
@@ -327,38 +90,197 @@ def export(
     try:
         with FileLock(str(folder / ".export.lock"), timeout=20):
             for document in which:
-                if document not in DOCUMENTS:
-                    raise ValueError(f"which: {document!r} is not one of {DOCUMENTS}.")
                 # Read anew for each: what the first document holds is evidence for the checklist.
                 facts = Facts.of(folder)
                 _export_one(document, folder, facts, report)
     except Timeout as error:
         raise ResultsError(
-            f"Another export into {folder} has been running for 20 s: wait for it to end, then export again."
+            f"Another export into {folder} has been running for 20 s: "
+            "wait for it to end, then export again."
         ) from error
     except OSError as error:
         raise ResultsError(
-            f"The documents in {folder} could not be written ({error.strerror or error}): "
-            "free some space or give another folder, then export again. What was there is unchanged."
+            f"The documents in {folder} could not be written ({error.strerror or error}): free "
+            "some space or give another folder, then export again. What was there is unchanged."
         ) from error
     report.notes += facts.problems
     return report
 
 
-if __name__ == "__main__":
-    import argparse
+def _export_one(document: str, folder: Path, facts: Facts, report: ExportReport) -> None:
+    path = folder / f"{document}.md"
+    lines, fills = render(document, facts)
+    for _ in range(5):  # again if an editor saved the file in the meantime
+        before = _read(path)
+        base = _read_base(path, before is not None)
+        current, ends = _split(before)
+        merged = merge(current, base, lines)
+        if _read(path) == before:
+            break
+    else:
+        raise ResultsError(
+            f"{path} keeps changing while it is exported: "
+            "close it in the other program, then export again."
+        )
+    after = _join(merged, ends)
+    if after != before:
+        if before is not None:
+            replace_file(path.with_name(path.name + PREVIOUS), before)
+        replace_file(path, after)
+    record = {
+        "about": "Which lines of the document the last export wrote; see helpers/results/merge.py.",
+        "lines": merged.base.lines,
+        "known": sorted(merged.base.known),
+    }
+    replace_file(_record_path(path), json.dumps(record, indent=0).encode())
+    report.paths.append(path)
+    open_lines = {line.key: line for line in lines}
+    report.blanks += [
+        _stands(document, open_lines[key], fill, merged) for key, fill in fills.items()
+    ]
+    if base.lost and any(line.open != line.text for line in lines):
+        report.notes.append(
+            f"{path.name}: the record of the last export is missing or damaged, so lines that "
+            f"are filled in stay as they are; put {BLANK} back in a line to have it filled again."
+        )
 
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.results.documents",
-        description="Export my_learnings.md and distributed_planning.md.",
-    )
-    parser.add_argument(
-        "results_dir", nargs="?", help="folder with measurements.jsonl (default: results/my_week)"
-    )
-    given = parser.parse_args().results_dir
-    if given and not os.path.isdir(given):
-        raise SystemExit(f"There is no folder {given}: give the one that holds measurements.jsonl.")
+
+# ---------------------------------------------------------------- the new text
+
+
+def render(document: str, facts: Facts) -> tuple[list[Line], dict[str, Fill]]:
+    """The document's lines as this export would write them, and each slot's value by line key."""
+    text = (TEMPLATES / f"{document}.md").read_text(encoding="utf-8")
+    lines, fills = [], {}
+    seen = Counter()  # a section has several blank lines
+    section = ""
+    for raw in text.removesuffix("\n").split("\n"):
+        if raw.startswith("#"):
+            section = raw
+        seen[section, raw] += 1
+        number = seen[section, raw]
+        key = line_key(section, raw if number == 1 else f"{raw}#{number}")
+        slot = slot_for(document, section, raw)
+        if slot is None:
+            lines.append(Line(key, raw, raw))
+        else:
+            fills[key] = slot(facts)
+            lines += _filled(section, key, raw, fills[key])
+    return lines, fills
+
+
+def _filled(section: str, key: str, raw: str, fill: Fill) -> Iterator[Line]:
+    """The lines that a slot makes of a template's line."""
+    if isinstance(fill.value, list):  # a region: its parts replace the blank
+        yield Line(key, None if fill.value else raw, raw)
+        for part in fill.value:
+            yield Line(line_key(section, raw, part.key), part.text)
+    elif raw.startswith(OPEN_BOX):
+        ticked = fill.kind != "missing"
+        text = f"- [x] {raw[len(OPEN_BOX) :]} ({fill.value})" if ticked else raw
+        yield Line(key, text, raw, missing=not ticked and fill is not TAKEN_BACK)
+    else:
+        text = raw.replace(BLANK, fill.value, 1) if fill.value else raw
+        yield Line(key, text, raw, missing=not fill.value)
+
+
+# ---------------------------------------------------------------- where each blank stands
+
+
+def _stands(document: str, line: Line, fill: Fill, merged: Merged) -> Blank:
+    """How a blank was filled, by whom."""
+    label, written = _label(line.key), dict(merged.base.lines)
+    region = isinstance(fill.value, list)
+    parts = region and any(key.startswith(line.key + "||") for key in written)
+    if line.key in written or parts:
+        text = written.get(line.key, line.open)
+        if region:
+            value, note = _size(fill), fill.note if _size(fill) != fill.note else ""
+            return Blank(document, label, value, fill.kind, note)
+        if line.missing and text != line.open:
+            value, note = _value_in(text, line.open), "from an earlier export; not in these results"
+            return Blank(document, label, value, "measured", note)
+    elif line.key not in merged.edited:
+        return Blank(document, label, "", "missing", "the student removed the line")
+    elif merged.edited[line.key] != line.text or fill.kind == "missing":
+        return _edited(document, label, merged.edited[line.key], line)
+    # Also a line that nothing tells to be ours, but that has our words to the letter.
+    return Blank(document, label, fill.value, fill.kind, fill.note)
+
+
+def _edited(document: str, label: str, text: str, line: Line) -> Blank:
+    if BLANK in text or text.startswith("- [ ]"):
+        note = "not ticked" if line.open.startswith(OPEN_BOX) else "by the student, in the document"
+        return Blank(document, label, "", "missing", note)
+    own = LIST_SIGN.sub("", text).strip()
+    own = own.removeprefix(label).lstrip(" :") if own.startswith(label) else own
+    return Blank(document, label, own or "yes", "typed", "by the student, in the document")
+
+
+def _size(fill: Fill) -> str:
+    """What a region holds: "11 results", which says it better than the number of lines."""
+    counted = re.match(r"\d+ \w+$", fill.note)
+    return fill.note if counted else f"{len(fill.value)} lines" if fill.value else ""
+
+
+def _value_in(text: str, template: str) -> str:
+    """What stands in a line in the place of the template's blank; a checklist's line whole."""
+    head, blank, tail = template.partition(BLANK)
+    return text.removeprefix(head).removesuffix(tail) if blank else text
+
+
+def _label(key: str) -> str:
+    """What a blank is called in the report: its line's words, or its section's."""
+    section, _, line = key.partition("|")
+    words = LIST_SIGN.sub("", line).split(BLANK)[0].strip(" :")
+    number = re.match(r"(\d+)\. ", line)
+    return words or section.lstrip("# ") + (f" {number[1]}" if number else "")
+
+
+# ---------------------------------------------------------------- files
+
+
+def _split(data: bytes | None) -> tuple[list[str] | None, list[str]]:
+    """(lines without their ends, each line's end); (None, []) for no file.
+
+    Only line feeds separate lines, a carriage return before one belongs to the end. Bytes that are
+    not UTF-8 are carried through unchanged (surrogateescape).
+    """
+    if data is None:
+        return None, []
+    text = data.decode("utf-8", "surrogateescape")
+    pairs = [p for p in re.findall(r"([^\n]*?)(\r?\n|\Z)", text) if any(p)]
+    return [line for line, _ in pairs], [end for _, end in pairs]
+
+
+def _join(merged: Merged, ends: list[str]) -> bytes:
+    """Put the ends back: a line that was there keeps its own, a missing last one stays missing."""
+    newline = "\r\n" if ends.count("\r\n") * 2 > len(ends) else "\n"
+    own = [newline if place is None else ends[place] or newline for place in merged.origin]
+    if own and ends and not ends[-1]:
+        own[-1] = ""
+    text = "".join(line + end for line, end in zip(merged.lines, own, strict=True))
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.export.json")
+
+
+def _read_base(path: Path, document_exists: bool) -> Base:
+    """The record of the last export. A damaged one counts as lost, which costs only updates."""
     try:
-        print(export(given))
-    except ResultsError as error:
-        raise SystemExit(str(error))
+        data = json.loads(_record_path(path).read_text(encoding="utf-8"))
+        lines = [(key, text) for key, text in data["lines"]]
+        known = set(data["known"])
+        words = [*known, *(word for pair in lines for word in pair)]
+        keys = {key for key, _ in lines}
+        if all(isinstance(word, str) for word in words) and len(keys) == len(lines):
+            return Base(lines, known)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return Base(lost=document_exists)

@@ -10,10 +10,11 @@ lines are ours, so less is updated and nothing is lost.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 
 BLANK = "___"
+OPEN_BOX = "- [ ] "
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,24 @@ class Line:
 
     @property
     def group(self) -> str:
+        """See group_of()."""
         return group_of(self.key)
+
+    @property
+    def label(self) -> str:
+        """The words before the blank or beside the box, by which an edited line is found."""
+        if BLANK in self.open:
+            return self.open.split(BLANK)[0].rstrip()
+        return self.open.removeprefix(OPEN_BOX) if self.open.startswith(OPEN_BOX) else ""
 
 
 @dataclass
 class Base:
-    """What the last export wrote: `lines` as (key, text) in the document's order, and every key
-    that was ever written (`known`), so that a line the student removed is not put back."""
+    """What the last export wrote.
+
+    lines: (key, text) in the document's order. known: every key that was ever written, so that a
+    line the student removed is not put back.
+    """
 
     lines: list[tuple[str, str]] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
@@ -47,11 +59,12 @@ class Base:
 
 @dataclass
 class Merged:
-    lines: list[str]  # the new document
-    base: Base  # the record for the next export
-    state: dict[str, str]  # key -> "ours" | "edited" | "removed"
-    edited: dict[str, str]  # key -> the student's line that stands in its place
+    """The new document, and what the report and the next export need to know of it."""
+
+    lines: list[str]
     origin: list[int | None]  # for each line, where it stood in the document before
+    base: Base  # the record for the next export
+    edited: dict[str, str]  # key of a line that is not in `base` -> the student's in its place
 
 
 def line_key(section: str, line: str, part: str = "") -> str:
@@ -62,69 +75,8 @@ def line_key(section: str, line: str, part: str = "") -> str:
 def group_of(key: str) -> str:
     """A region is a group of its own (its template line and its parts); else the section is."""
     line, _, part = key.partition("||")
-    return (
-        line
-        if part or key.endswith("|" + BLANK) or key.endswith("|- " + BLANK)
-        else key.partition("|")[0]
-    )
-
-
-def _pairs(left: list, right: list) -> list[tuple[int, int]]:
-    """Equal elements of two sequences, matched in order: [(index left, index right)]."""
-    blocks = SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks()
-    return [(b.a + n, b.b + n) for b in blocks for n in range(b.size)]
-
-
-def match(current: list[str], base: Base, new: list[Line]) -> dict[int, str]:
-    """Which lines of the document are ours: {index in current: key}. Every other is the student's."""
-    texts = [text for _, text in base.lines]
-    by_base: dict[int, int] = {b: i for b, i in _pairs(texts, current)}
-
-    # Sections that were moved: a line of ours that is unique on both sides, and its neighbours.
-    free = lambda: set(range(len(current))) - set(by_base.values())
-    loose = Counter(current[i] for i in free())
-    left = Counter(texts[b] for b in range(len(texts)) if b not in by_base)
-    for i in sorted(free()):
-        text = current[i]
-        taken = set(by_base.values())
-        b = next((b for b in range(len(texts)) if texts[b] == text and b not in by_base), None)
-        if (
-            b is not None
-            and i not in taken
-            and text.strip()
-            and loose[text] == 1
-            and left[text] == 1
-        ):
-            by_base[b] = i
-            taken.add(i)
-            for step in (1, -1):
-                b2, i2 = b + step, i + step
-                while (
-                    0 <= b2 < len(texts)
-                    and 0 <= i2 < len(current)
-                    and b2 not in by_base
-                    and i2 not in taken
-                    and texts[b2] == current[i2]
-                ):
-                    by_base[b2] = i2
-                    taken.add(i2)
-                    b2, i2 = b2 + step, i2 + step
-    ours = {i: base.lines[b][0] for b, i in by_base.items()}
-
-    # Lines that stand as in the template, blank still open: the first export into a copy made by
-    # hand, or a student who put ___ back to have the line filled again.
-    keyed = set(ours.values())
-    left_side = [
-        ("ours", line.key) if line.key in keyed else ("text", line.open or line.text or "")
-        for line in new
-    ]
-    right_side = [
-        ("ours", ours[i]) if i in ours else ("text", text) for i, text in enumerate(current)
-    ]
-    for n, i in _pairs(left_side, right_side):
-        if i not in ours and new[n].key not in keyed:
-            ours[i] = new[n].key
-    return ours
+    is_region = part or key.endswith(("|" + BLANK, "|- " + BLANK))
+    return line if is_region else key.partition("|")[0]
 
 
 def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
@@ -134,114 +86,151 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
     """
     if current is None:
         kept = [(line.key, line.text) for line in new if line.text is not None]
-        return Merged(
-            [text for _, text in kept],
-            Base(kept, {line.key for line in new}),
-            {line.key: "ours" for line in new},
-            {},
-            [None] * len(kept),
-        )
+        record = Base(kept, {line.key for line in new})
+        return Merged([text for _, text in kept], [None] * len(kept), record, {})
+
     ours = match(current, base, new)
+    known = base.known | (_known_without_record(ours, new) if base.lost else set())
+    added, at_end = _additions(ours, known, new)
     by_key = {line.key: line for line in new}
-    present = set(ours.values())
-    # Without a record, what is not there counts as removed, not as new; except the lines that
-    # replace a blank which is still open.
-    known = base.known | (
-        {line.key for line in new if line.open or line.group not in present} if base.lost else set()
+    document: list[tuple[str | None, str, int | None]] = []  # key, text, where it stood
+    for i, text in enumerate(current):
+        document += [(line.key, line.text, None) for line in added.get(i, ())]
+        text_now = _brought_up_to_date(text, by_key.get(ours[i])) if i in ours else text
+        if text_now is not None:
+            document.append((ours.get(i), text_now, i))
+    document += [(line.key, line.text, None) for line in added.get(len(current), ())]
+    if at_end and document and document[-1][1].strip():
+        document.append((None, "", None))
+    document += [(line.key, line.text, None) for line in at_end]
+
+    record = [(key, text) for key, text, _ in document if key is not None]
+    written = {key for key, _ in record}
+    return Merged(
+        [text for _, text, _ in document],
+        [place for _, _, place in document],
+        Base(record, known | written),
+        _edited(current, ours, new, written),
     )
 
-    # Where lines that this export has for the first time go: after the line of their group that
-    # precedes them; a group whose lines the student has removed or rewritten gets none.
-    before: dict[str, list[Line]] = {}
-    after: dict[str, list[Line]] = {}
-    at_end: list[Line] = []
-    groups: dict[str, list[str]] = {}
-    for key in present:
-        groups.setdefault(group_of(key), []).append(key)
+
+def match(current: list[str], base: Base, new: list[Line]) -> dict[int, str]:
+    """Which lines of the document are ours: {index in current: key}. Others are the student's."""
+    written = _pairs([text for _, text in base.lines], current)
+    ours = {i: base.lines[b][0] for b, i in written}
+    # Lines that stand as in the template, blank still open: the first export into a copy made by
+    # hand, or a student who put ___ back to have the line filled again.
+    keyed = set(ours.values())
+    template = [
+        ("ours", line.key) if line.key in keyed else ("text", line.open or line.text or "")
+        for line in new
+    ]
+    document = [("ours", ours[i]) if i in ours else ("text", t) for i, t in enumerate(current)]
+    for n, i in _pairs(template, document):
+        ours.setdefault(i, new[n].key)
+    return ours
+
+
+def _pairs(left: list, right: list) -> list[tuple[int, int]]:
+    """Which elements of two sequences are the same one: [(index left, index right)].
+
+    An element that stands once on each side is, wherever it has been moved to; then whatever
+    stands on both sides between the same two of those, in order.
+    """
+    times_left, times_right = Counter(left), Counter(right)
+    pairs = {
+        n: right.index(element)
+        for n, element in enumerate(left)
+        if times_left[element] == 1 == times_right[element]
+    }
+    taken = set(pairs.values())
+    for step, start in ((1, -1), (-1, len(right))):
+        last = start
+        for n in range(len(left))[::step]:
+            stretch = _free(last + step, step, taken, len(right))
+            found = next((i for i in stretch if right[i] == left[n]), None)
+            if n not in pairs and found is not None:
+                pairs[n] = found
+                taken.add(found)
+            last = pairs.get(n, last)
+    return sorted(pairs.items())
+
+
+def _free(start: int, step: int, taken: set[int], end: int) -> Iterator[int]:
+    """The indices from `start` on to the next one that is taken."""
+    i = start
+    while 0 <= i < end and i not in taken:
+        yield i
+        i += step
+
+
+def _known_without_record(ours: dict[int, str], new: list[Line]) -> set[str]:
+    """What counts as removed, not as new, when nothing tells what was written.
+
+    All that is not there, except the lines that replace a blank which is still open.
+    """
+    present = set(ours.values())
+    return {line.key for line in new if line.open or line.group not in present}
+
+
+def _additions(
+    ours: dict[int, str], known: set[str], new: list[Line]
+) -> tuple[dict[int, list[Line]], list[Line]]:
+    """Where lines that this export has for the first time go.
+
+    Returns ({index in the document: lines to put before it}, lines for the end). A line follows
+    the line of its group that precedes it. A group whose lines the student has removed or
+    rewritten gets none; one that no export has had before goes to the end.
+    """
+    place = {key: i for i, key in ours.items()}
+    next_in: dict[str, int] = {}  # group -> where its next line goes: at first, before the first
+    for i in sorted(ours):
+        next_in.setdefault(group_of(ours[i]), i)
     known_groups = {group_of(key) for key in known}
-    order = {key: i for i, key in ours.items()}
-    anchor: dict[str, str] = {}
+    added: dict[int, list[Line]] = {}
+    at_end = []
     for line in new:
-        if line.key in present:
-            anchor[line.group] = line.key
-        elif line.key not in known and line.text is not None:
-            if line.group in anchor:
-                after.setdefault(anchor[line.group], []).append(line)
-            elif line.group in groups:
-                before.setdefault(min(groups[line.group], key=order.get), []).append(line)
-            elif line.group not in known_groups and not base.lost:
-                at_end.append(line)
-
-    lines: list[str] = []
-    origin: list[int | None] = []
-    record: list[tuple[str, str]] = []
-
-    def put(key: str | None, text: str, place: int | None = None) -> None:
-        lines.append(text)
-        origin.append(place)
-        if key is not None:
-            record.append((key, text))
-
-    for i, text in enumerate(current):
-        key = ours.get(i)
-        if key is None:
-            put(None, text, i)  # the student's
+        if line.key in place:
+            next_in[line.group] = place[line.key] + 1
+        elif line.key in known or line.text is None:
             continue
-        for line in before.get(key, ()):
-            put(line.key, line.text)
-        line = by_key.get(key)
-        if line is None or line.missing:
-            put(key, text, i)  # a value of an earlier export that this run has not: it stays
-        elif line.text is not None:
-            put(key, line.text, i)
-        for line in after.get(key, ()):
-            put(line.key, line.text)
-    if at_end and lines and lines[-1].strip():
-        put(None, "")
-    for line in at_end:
-        put(line.key, line.text)
+        elif line.group in next_in:
+            added.setdefault(next_in[line.group], []).append(line)
+        elif line.group not in known_groups:
+            at_end.append(line)
+    return added, at_end
 
-    state, edited = _states(current, ours, new, {key for key, _ in record})
-    return Merged(lines, Base(record, known | {key for key, _ in record}), state, edited, origin)
+
+def _brought_up_to_date(text: str, line: Line | None) -> str | None:
+    """What stands in the place of a line of ours; None for nothing.
+
+    A value of an earlier export that this run does not have stays.
+    """
+    return text if line is None or line.missing else line.text
+
+
+def _edited(
+    current: list[str], ours: dict[int, str], new: list[Line], written: set[str]
+) -> dict[str, str]:
+    """For lines of ours that are gone: the student's line with the same label. For the report only.
+
+    It is the nearest after our last line before it.
+    """
+    place = {key: i for i, key in ours.items()}
+    theirs = {i: _without_box(text) for i, text in enumerate(current) if i not in ours}
+    edited = {}
+    last = -1
+    for line in new:
+        if line.key not in written and line.label:
+            found = [i for i, text in theirs.items() if text.startswith(line.label)]
+            if found:
+                nearest = min(found, key=lambda i: (i <= last, i))
+                edited[line.key] = current[nearest]
+                del theirs[nearest]
+        last = max(last, place.get(line.key, -1))
+    return edited
 
 
 def _without_box(line: str) -> str:
     """A checklist line without its box, ticked or not; any other line as it is."""
-    return line[6:] if line.startswith("- [") and line[4:6] == "] " else line
-
-
-def _states(current, ours, new, written_now) -> tuple[dict[str, str], dict[str, str]]:
-    """Per key: ours, edited (and by which line) or removed. For the report only."""
-    state, edited = {}, {}
-    place = {key: i for i, key in ours.items()}
-    used: set[int] = set()
-    for n, line in enumerate(new):
-        if line.key in written_now:
-            state[line.key] = "ours"
-            continue
-        state[line.key] = "removed"
-        label = (
-            line.open.split(BLANK)[0]
-            if BLANK in line.open
-            else line.open[6:]
-            if line.open.startswith("- [ ] ")
-            else ""
-        )
-        if not label.strip():
-            continue
-        # The student's line with the same label, nearest after our last line before it.
-        start = max((place[k.key] for k in new[:n] if k.key in place), default=-1)
-        found = next(
-            (
-                i
-                for i in [*range(start + 1, len(current)), *range(0, start + 1)]
-                if i not in ours
-                and i not in used
-                and _without_box(current[i]).startswith(label.rstrip())
-            ),
-            None,
-        )
-        if found is not None:
-            used.add(found)
-            state[line.key], edited[line.key] = "edited", current[found]
-    return state, edited
+    return line[len(OPEN_BOX) :] if line.startswith("- [") and line[4:6] == "] " else line

@@ -21,6 +21,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -250,6 +251,25 @@ def append(path: Path, record: dict) -> None:
             "another RESULTS_DIR, then save again. Nothing is lost: the record is "
             "kept in memory and what is in the file is as it was."
         ) from error
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in one step: whoever reads it sees the old text or the new one, never half.
+
+    Raises OSError when the disk is full; the file is then as before.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        os.replace(name, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
 
 
 class Results:

@@ -131,7 +131,7 @@ class Limits:
                 memory_timeline.report(
                     memory_timeline.compare(sampler, self.engine, before, opened), self.profile
                 )
-        self.engine._sampler.stop()  # the engine watches its own memory; not in these runs
+        self.engine.sampler.stop()  # the engine watches its own memory; not in these runs
         print(self.engine.info, flush=True)
         self.save("start", {"startup_s": self.engine.info.startup_s, "startup_phases_s": self.engine.info.startup_phases_s,
                             "before_gib": before})  # fmt: skip

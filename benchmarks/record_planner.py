@@ -154,7 +154,7 @@ def child(config: dict) -> None:
     import vllm  # noqa: F401  (imported before the GPU is ours: the configuration before this one is still measuring)
     from vllm import LLM
 
-    from helpers.engine.profile import dummy_model_folder
+    from helpers.engine.dummy_model import dummy_model_folder
     from helpers.tiny_model import TARGET
 
     say.write("@ready\n")

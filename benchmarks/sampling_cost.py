@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     profile = load_profile("auto", options.model, options.load_format)
     with open_engine(profile, max_model_len=options.input_tokens + options.output_tokens) as engine:
-        engine._sampler.stop()  # the engine watches its own memory, four times a second: not in these runs
+        engine.sampler.stop()  # the engine watches its own memory, four times a second: not in these runs
         warm_up(engine)
         found = measure(
             engine, options.rounds, options.input_tokens, options.output_tokens, options.requests

@@ -14,11 +14,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import signal
+import threading
 import time
 from dataclasses import dataclass, field
 
 from helpers.display import live
-from helpers.engine.engine import Engine, EngineError, interrupt_between_steps
+from helpers.engine.engine import Engine
+from helpers.engine.failure import EngineError
 from helpers.workloads import Workload, uniform
 
 PERCENTILES = (50, 90, 99)
@@ -279,6 +282,30 @@ def _steps_noted(engine: Engine):
         client.get_output = original
 
 
+@contextlib.contextmanager
+def _interrupt_between_steps():
+    """Within this block Ctrl-C (Jupyter's stop button) sets a flag that is read between two engine steps.
+
+    A step that is interrupted half-way leaves vLLM's scheduler and worker disagreeing; a step takes
+    milliseconds, so waiting for its end costs nothing. A second Ctrl-C interrupts at once.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handler(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def _send_and_step(
     engine: Engine,
     workload: Workload,
@@ -295,7 +322,7 @@ def _send_and_step(
         zip(records, workload.requests, strict=True), key=lambda pair: pair[1].arrival_s
     )
     finished = []
-    with interrupt_between_steps() as stop:
+    with _interrupt_between_steps() as stop:
         start = time.perf_counter()
         while waiting or core.has_unfinished_requests():
             now = time.perf_counter() - start

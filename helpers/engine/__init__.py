@@ -5,7 +5,8 @@ them; inside `retuned` the running engine (opened with `**RETUNABLE`) works with
 it and proves that its memory came back. What goes wrong is an `EngineError` of one sentence.
 """
 
-from helpers.engine.engine import EngineError, close_engine, open_engine
+from helpers.engine.engine import close_engine, open_engine
+from helpers.engine.failure import EngineError
 from helpers.engine.profile import load_profile
 from helpers.engine.retune import RETUNABLE, retuned
 

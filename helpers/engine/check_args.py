@@ -1,4 +1,4 @@
-"""What vLLM makes of engine arguments, without starting an engine: the values it chose, its warnings, or its refusal.
+"""What vLLM makes of engine arguments, without an engine: the values it chose, its warnings, or its refusal.
 
     checked = dry_run(profile, enable_chunked_prefill=False)
     checked.warnings      # ["This model does not officially support disabling chunked prefill. ..."]
@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from helpers.engine.engine import Engine, _new_log, _prepare_environment, _redirected
+from helpers.engine.cache import new_log
+from helpers.engine.failure import one_line
 from helpers.engine.profile import Profile
+from helpers.engine.start import logged_to, prepare_environment
 
 
 @dataclass(frozen=True)
@@ -33,42 +35,38 @@ class Checked:
         return [text for text in self.warnings if word.lower() in text.lower()]
 
 
-def dry_run(where: Profile | Engine, plain: bool = False, **engine_args) -> Checked:
-    """Check `engine_args` on top of the profile's (or the engine's).
+def dry_run(profile: Profile, plain: bool = False, **engine_args) -> Checked:
+    """Check `engine_args` on top of the profile's.
 
     plain: the model alone, without the profile's arguments: what `LLM(model=..., **engine_args)` would do.
     """
-    profile = where.profile if isinstance(where, Engine) else where
-    args = {"model": profile.model, **({} if plain else profile.engine_args), **engine_args}
-    if plain and "load_format" in profile.engine_args:
-        args["load_format"] = profile.engine_args["load_format"]
-    _prepare_environment(profile, {**profile.engine_args, **args})
-    log = _new_log()
-    with _redirected(log):
+    given = profile.engine_args
+    if plain:
+        given = {name: given[name] for name in ("load_format",) if name in given}
+    args = {"model": profile.model, **given, **engine_args}
+    prepare_environment(profile, {**profile.engine_args, **args})
+    log = new_log("engine")
+    config, refusal = None, ""
+    with logged_to(log):
         from vllm import logger as vllm_logger
         from vllm.engine.arg_utils import EngineArgs
         from vllm.usage.usage_lib import UsageContext
 
-        vllm_logger._print_warning_once.cache_clear()  # else a warning comes only the first time
+        # Else a warning comes only the first time; vLLM has no public way.
+        vllm_logger._print_warning_once.cache_clear()  # noqa: SLF001
         try:
-            config, refusal = EngineArgs(**args).create_engine_config(UsageContext.LLM_CLASS), ""
+            config = EngineArgs(**args).create_engine_config(UsageContext.LLM_CLASS)
         except Exception as error:
-            refusal = (
-                "; ".join(e["msg"] for e in error.errors())
-                if hasattr(error, "errors")
-                else str(error)
-            )
+            refusal = one_line(error)
     warnings = re.findall(r"WARNING [^\[\n]*\[[^\]]*\] (.+)", log.read_text(errors="replace"))
-    if refusal:
-        return Checked(
-            refusal=" ".join(refusal.split()).removeprefix("Value error, "), warnings=warnings
-        )
-    scheduler, cache = config.scheduler_config, config.cache_config
+    if config is None:
+        return Checked(refusal=refusal, warnings=warnings)
+    scheduler = config.scheduler_config
     values = {
         "enable_chunked_prefill": scheduler.enable_chunked_prefill,
         "max_num_batched_tokens": scheduler.max_num_batched_tokens,
         "max_num_seqs": scheduler.max_num_seqs,
-        "enable_prefix_caching": cache.enable_prefix_caching,
+        "enable_prefix_caching": config.cache_config.enable_prefix_caching,
         "max_model_len": config.model_config.max_model_len,
     }
     return Checked(values, warnings)

@@ -10,7 +10,6 @@ Engine arguments keep vLLM's own names (https://docs.vllm.ai/en/v0.32.0/configur
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 from dataclasses import dataclass, field
@@ -19,10 +18,10 @@ from pathlib import Path
 
 import psutil
 
-from helpers import OneLineError, gpu_memory, tiny_model
-
-GIB = 2**30
-CONFIGS = Path(__file__).with_name("model_configs")
+from helpers import gpu_memory, tiny_model
+from helpers.engine.dummy_model import dummy_model_folder
+from helpers.engine.failure import ProfileError
+from helpers.gpu_memory import GIB
 
 # The model for each size of GPU: the first line whose memory (GiB, as the driver reports it) the GPU has.
 # Weights in bfloat16 take 2 bytes a parameter, and about a third of the memory should be left for the KV cache.
@@ -63,10 +62,6 @@ SIZES = {
     "server_output_tokens": (48, 128),
     "server_seconds": (3, 5),  # of load at each number of clients and each request rate
 }
-
-
-class ProfileError(OneLineError, ValueError):
-    """A parameter of the run that cannot be used; the message says what to give instead."""
 
 
 @dataclass(frozen=True)
@@ -251,61 +246,6 @@ def model_config(profile: Profile):
             f"The model {profile.model!r} was not found: it is neither a folder with a config.json nor a model that can be "
             f"downloaded from here ({str(error).partition('. ')[0][:200]})."
         ) from None
-
-
-def dummy_model_folder(name: str, vocab_size: int | None = None) -> Path:
-    """A folder with the real config of model `name` and a tokenizer, for load_format="dummy".
-
-    The tokenizer is the shipped one with a made-up word (" w48213") for every further id of the model's vocabulary:
-    random weights choose any of them, and text that cannot be decoded would be slow to decode.
-    vocab_size: another vocabulary than the config's.
-    The folder is made once in the user's cache: vLLM keeps compiled code by model, so its path should not change.
-    Raises ProfileError for a name that has no shipped config.
-    """
-    source = CONFIGS / f"{Path(name).name}.json"
-    if not source.is_file():
-        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
-        raise ProfileError(
-            f"There is no shipped config for {name!r}; choose one of {known}, or give a folder."
-        )
-    config = json.loads(source.read_text())
-    config["dtype"] = config.pop("torch_dtype", None) or config.get("dtype") or "bfloat16"
-    config["transformers_version"] = (
-        "5.0.0"  # without one, the loader takes so large a vocabulary for Mistral's and warns
-    )
-    if vocab_size:
-        config["vocab_size"] = vocab_size
-    folder = (
-        cache_dir() / "models" / (f"{source.stem}-dummy" + (f"-{vocab_size}" if vocab_size else ""))
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = json.loads((tiny_model.TARGET / "tokenizer.json").read_text())
-    words = tokenizer["model"]["vocab"]
-    words.update(
-        {f"\u0120w{number}": number for number in range(len(words), config["vocab_size"])}
-    )  # U+0120 is a space here
-    write_once(folder / "tokenizer.json", json.dumps(tokenizer).encode())
-    for path in (tiny_model.TARGET / "tokenizer_config.json", *tiny_model.TARGET.glob("*.jinja")):
-        write_once(folder / path.name, path.read_bytes())
-    write_once(folder / "config.json", json.dumps(config, indent=1).encode())
-    return folder
-
-
-def write_once(path: Path, content: bytes) -> None:
-    """Give a file of the shared cache this content; another notebook that reads it meanwhile finds it whole."""
-    if path.is_file() and path.read_bytes() == content:
-        return
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_bytes(content)
-    new.replace(path)
-
-
-def cache_dir() -> Path:
-    """Where the workbook keeps what may be lost: logs of engines and servers, dummy model folders."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "vllm-workbook"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @cache

@@ -20,7 +20,8 @@ import contextlib
 import sys
 from numbers import Integral, Real
 
-from helpers.engine.engine import Engine, EngineError
+from helpers.engine.engine import Engine
+from helpers.engine.failure import EngineError
 
 RETUNABLE = {"worker_extension_cls": "helpers.engine.retune.WorkerExtension"}
 ARGUMENTS = (

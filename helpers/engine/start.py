@@ -1,16 +1,120 @@
-"""Python's search for garbage, held back where it costs seconds and finds nothing.
+"""What surrounds the start of an engine: its environment, its log, its phases, and Python's garbage collection."""
 
-Importing vLLM makes a million objects that stay. Python looks through them again and again while they are made (2 of
-the 7 s of the import on one core), and vLLM asks for such a look four times in an engine's start and twice in its end
-(0.4 s each).
-"""
+from __future__ import annotations
 
 import contextlib
 import gc
+import logging
+import os
+import sys
+from pathlib import Path
+
+from helpers.engine import processes
+from helpers.engine.profile import Profile
+
+# What the log says when a phase of the start begins, in the order of the start.
+MODEL_PHASES = (
+    ("load the weights", r"Starting to load model|Loading model from scratch"),
+    ("compile", r"Starting torch\.compile|Dynamo bytecode|Compiling a graph"),
+    # with a trial capture of CUDA graphs
+    ("profile the memory", r"torch\.compile took|Initial profiling"),
+    ("reserve the KV cache", r"Available KV cache memory|KV cache size: [\d,]+ tokens"),
+    # a GPU's first start compiles Triton's kernels here
+    ("prepare kernels and graphs", r"JIT kernel warmup starting"),
+    # the trial came before
+    ("capture CUDA graphs", r"(?s)JIT kernel warmup starting.*Capturing CUDA graphs"),
+)
+PHASES = (
+    ("read the configuration", r"Initializing a V1 LLM engine"),
+    *MODEL_PHASES,
+    ("warm up", r"init engine \(profile"),
+)
+
+
+def prepare_environment(profile: Profile, args: dict) -> None:
+    """What vLLM reads from the environment, set before it is imported. Values that the user set are kept."""
+    one_process = profile.name == "cpu" and args.get("distributed_executor_backend") == "uni"
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if one_process else "1"
+    # A kernel that has threads or has touched CUDA should not fork an engine. (Where importing vLLM is slow, "fork"
+    # saves the import in the engine's process.)
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if "kv_cache_memory_bytes" in args:
+        # It would overrule the argument (vllm/platforms/cpu.py).
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if Path(args["model"]).exists():
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a local folder needs no hub
+    if not one_process:
+        processes.guard_children()
+        return
+    # The shipped model is too small to share out: a second thread gains little on an idle machine, and beside
+    # another program on the same cores the two threads wait for each other (measured: 15 times slower).
+    import torch
+
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # the same for the n-gram drafter
+
+
+def keep_registered_kernels() -> None:
+    """Later engines of this process use the CPU kernels that the first one registered.
+
+    vLLM would register them again by looking into every object of every module, and stops at numba's, which the
+    n-gram drafter brings in: "'_lib_fn_wrapper' object has no attribute 'get'" (vllm/triton_utils/dispatcher.py).
+    """
+    from vllm.platforms import current_platform
+    from vllm.triton_utils import dispatcher
+
+    if dispatcher._registry:  # noqa: SLF001 - vLLM has no public way to ask
+        type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
 
 
 @contextlib.contextmanager
-def paused():
+def logged_to(log_path: Path):
+    """Send everything that vLLM prints to the log: Python's streams, its logger, and what C++ writes to fd 1 and 2.
+
+    Processes that vLLM starts meanwhile inherit the redirection and keep it.
+    """
+    # Torch says at its import that Triton is missing, which is as it should be on the CPU.
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    with open(log_path, "a", buffering=1, encoding="utf-8", errors="replace") as log:
+        handler = logging.FileHandler(log_path)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s [%(name)s] %(message)s"))
+        saved = os.dup(1), os.dup(2)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                import vllm.logger  # noqa: F401 - configures the logger "vllm", once
+
+                _replace_handlers(handler)
+                yield
+        finally:
+            # vLLM may have configured its logger anew: from here on the file alone.
+            _replace_handlers(handler)
+            for copy, fd in zip(saved, (1, 2), strict=True):
+                os.dup2(copy, fd)
+                os.close(copy)
+
+
+def _replace_handlers(handler: logging.Handler) -> None:
+    logger = logging.getLogger("vllm")
+    for old in logger.handlers:
+        if isinstance(old, logging.FileHandler) and old is not handler:
+            old.close()
+    logger.handlers = [handler]
+    logger.propagate = False
+
+
+# Importing vLLM makes a million objects that stay. Python looks through them again and again while they are made (2 of
+# the 7 s of the import on one core), and vLLM asks for such a look four times in an engine's start and twice in its
+# end (0.4 s each).
+
+
+@contextlib.contextmanager
+def imports_without_gc():
     """For an import: nothing is collected meanwhile. What is there afterwards is looked at as before."""
     enabled = gc.isenabled()
     gc.disable()
@@ -22,11 +126,11 @@ def paused():
 
 
 @contextlib.contextmanager
-def never_now():
+def collecting_nothing():
     """Also ``gc.collect()`` does nothing in here; the caller collects afterwards, once."""
     collect, gc.collect = gc.collect, lambda generation=2: 0
     try:
-        with paused():
+        with imports_without_gc():
             yield
     finally:
         gc.collect = collect

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from helpers.engine import start
+from helpers.engine.start import imports_without_gc
 
 from .models import ModelShape
 
@@ -54,7 +54,7 @@ def rank_bytes(model: ModelShape | str | Path, tp: int = 1, pp: int = 1, pp_rank
 
 
 def _rank_bytes(model, tp, pp, pp_rank) -> int:
-    with start.paused():
+    with imports_without_gc():
         import torch
         import vllm.distributed.parallel_state as state
         from vllm.config import set_current_vllm_config

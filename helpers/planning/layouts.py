@@ -285,9 +285,9 @@ def _run(job: dict) -> None:
     import gc
     import multiprocessing
 
-    from helpers.engine import start as garbage
+    from helpers.engine.start import imports_without_gc
 
-    with garbage.paused():
+    with imports_without_gc():
         from vllm import LLM, SamplingParams
 
     if job["cpu"]:

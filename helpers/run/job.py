@@ -102,9 +102,9 @@ def tail_of_log(text: str, since: float, ename: str) -> tuple[str, list[str]]:
     candidates = [Path(p) for p in _LOG_PATH.findall(text)]
     if not candidates and (ename in ("DeadKernelError", "CellTimeoutError") or "/vllm/" in text):
         with contextlib.suppress(Exception):
-            from helpers.engine.profile import cache_dir
+            from helpers.engine.cache import cache_dir
 
-            logs = [p for p in (cache_dir() / "logs").glob("*.log") if p.stat().st_mtime >= since]
+            logs = [p for p in cache_dir("logs").glob("*.log") if p.stat().st_mtime >= since]
             candidates = sorted(logs, key=lambda p: p.stat().st_mtime)[-1:]
     for path in candidates:
         with contextlib.suppress(OSError):

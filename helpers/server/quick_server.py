@@ -13,11 +13,11 @@ Not for a GPU: a process that has touched CUDA cannot be forked.
 import gc
 import multiprocessing
 
-from helpers.engine import start as garbage
+from helpers.engine.start import imports_without_gc
 
 
 def main() -> None:
-    with garbage.paused():
+    with imports_without_gc():
         import vllm.v1.engine.utils as engine_utils
         from vllm.entrypoints.launchers.api_server.entry import main as serve
         from vllm.platforms import current_platform

@@ -29,10 +29,12 @@ from pathlib import Path
 import httpx
 
 from helpers.display import live
-from helpers.engine import engine as engines
+from helpers.engine import holders
 from helpers.engine import processes as lifeline
-from helpers.engine.engine import EngineError
+from helpers.engine.cache import new_log
+from helpers.engine.failure import EngineError, closest_argument, explain, last_exception
 from helpers.engine.profile import Profile
+from helpers.engine.start import MODEL_PHASES
 
 # What the log says when a phase of the start begins, in the order of the start.
 PHASES = (
@@ -42,7 +44,7 @@ PHASES = (
         r"Final IR op priority|Enabled custom fusions|Chunked prefill is enabled",
     ),
     ("set up the engine", r"Initializing a V1 LLM engine"),
-    *engines.MODEL_PHASES,
+    *MODEL_PHASES,
     ("set up the routes", r"Supported tasks"),
     ("open the port", r"Starting vLLM server on"),
 )
@@ -218,7 +220,7 @@ class Server:
             return self.stop_report or StopReport(0.0, "had ended", None, 0, ())
         if _current is self:
             _current = None
-            engines._unregister("server")
+            holders.release("server")
         started = time.perf_counter()
         pids, how, requests = self.pids, "had ended", None
         own = float(self.engine_args.get("shutdown_timeout") or 0)
@@ -339,9 +341,7 @@ def start_server(
         _current.stop()
     if port is not None:
         _check_port(port)
-    with engines.registered("server", profile):
-        if profile.name == "gpu" and (closed := engines.close_engine()):
-            print(f"The notebook's engine was closed first, the server needs its memory: {closed}")
+    with holders.taken("server", profile, close=stop_server):
         _current = _start(profile, args, port, api_key, quick, max_wait_s)
     _current._key = key
     return _current
@@ -380,7 +380,7 @@ def _start(
     max_wait_s: float | None,
 ) -> Server:
     _no_proxy_for_this_machine()
-    log_path = engines._new_log("server")
+    log_path = new_log("server")
     number = port or _free_port()
     secret = api_key or secrets.token_urlsafe(24)
     flags = ["--host", HOST, "--port", str(number), *flags_of(args)]
@@ -542,7 +542,7 @@ def _cause(log_path: Path, code: int, profile: Profile) -> str:
     log = log_path.read_text(errors="replace")
     if found := re.findall(r"^\S*: error: (.+)", log, re.MULTILINE):
         unknown = re.search(r"unrecognized arguments: --(?:no-)?([\w-]+)", found[-1])
-        advice = f" {engines._closest_argument(unknown[1].replace('-', '_'))}" if unknown else ""
+        advice = f" {closest_argument(unknown[1].replace('-', '_'))}" if unknown else ""
         return f"vLLM refused the options: {found[-1].rstrip('.')}.{advice}"
     if "Address already in use" in log:
         return "Another program took the port meanwhile: start again, a free one is chosen anew."
@@ -552,16 +552,8 @@ def _cause(log_path: Path, code: int, profile: Profile) -> str:
     if found := re.findall(r"Value error, (.+?)(?: \[type=|$)", log, re.MULTILINE):
         message = found[-1]
     else:
-        found = re.findall(
-            r"(?:^|\] |\) )((?:\w+\.)*\w*(?:Error|Exception)): (.+)", log, re.MULTILINE
-        )
-        found = [
-            text
-            for kind, text in found
-            if "Engine core init" not in text and "EngineDead" not in kind
-        ]
-        message = found[-1] if found else ""
+        message = last_exception(log)
     if message:
-        return engines._root_cause(ValueError(message), log_path, {"model": profile.model})
+        return explain(message, profile.model)
     last = next((line for line in reversed(log.splitlines()) if line.strip()), "nothing")
     return f"The server ended while it started (exit code {code}); its last line is: {last.strip()[:300]}."

@@ -3,7 +3,8 @@
 import pytest
 
 from helpers.engine.check_args import dry_run
-from helpers.engine.profile import dummy_model_folder, load_profile
+from helpers.engine.dummy_model import dummy_model_folder
+from helpers.engine.profile import load_profile
 
 
 @pytest.fixture(scope="module")

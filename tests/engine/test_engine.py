@@ -1,7 +1,6 @@
 """The life of an engine, with real vLLM on the CPU and the model that ships."""
 
 import gc
-import json
 import os
 import signal
 import subprocess
@@ -13,14 +12,13 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from helpers.engine import engine as engine_module
-from helpers.engine import processes
-from helpers.engine.engine import EngineError, close_engine, open_engine
-from helpers.engine.profile import load_profile
+from helpers import gpu_memory
+from helpers.engine import EngineError, close_engine, load_profile, open_engine, processes
 from helpers.measure import run_workload
 from helpers.workloads import uniform
 
 PROFILE = load_profile()
+GPU_LIKE = replace(PROFILE, name="gpu")  # an engine in processes of its own
 SMALL = {"max_model_len": 512, "kv_cache_memory_bytes": 64 * 2**20}
 
 
@@ -107,8 +105,10 @@ def test_a_start_that_fails_says_why_and_the_next_one_works(arguments, sentence)
     assert failure.value.__cause__ is None and failure.value.__suppress_context__, (
         "vLLM's traceback is shown"
     )
-    assert engine_module._open is None
-    assert entries_of(os.getpid()) == [], "other notebooks are told of an engine that did not start"
+    assert close_engine() is None
+    others = "from helpers.engine import holders; print(holders.others())"
+    told = subprocess.check_output([sys.executable, "-c", others], text=True)
+    assert str(os.getpid()) not in told, "another notebook is told of an engine that did not start"
 
 
 def test_the_engine_works_after_failed_starts(engine):
@@ -129,20 +129,6 @@ def test_the_stop_button_leaves_the_engine_usable(engine):
     assert after.timeline[-1]["running"] in (0, 4), "requests of the stopped run are still there"
 
 
-def test_a_second_kernel_is_told_who_has_an_engine(engine, capsys):
-    code = (
-        "from helpers.engine import engine; from helpers.engine.profile import load_profile;"
-        "engine._warn_of_other_engines(load_profile())"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "WORKBOOK_NOTEBOOK": "x"},
-    ).stdout
-    assert f"process {os.getpid()}" in said and "has an engine open" in said
-
-
 def test_nothing_is_printed_by_vllm(capfd):
     with open_engine(PROFILE, **SMALL) as engine:
         engine.llm.generate([{"prompt_token_ids": [5] * 8}], use_tqdm=False)
@@ -150,140 +136,31 @@ def test_nothing_is_printed_by_vllm(capfd):
     assert "INFO" not in printed and "WARNING" not in printed, printed[:500]
 
 
-def entries_of(pid):
-    return sorted(
-        path.name.split("-")[0] for path in engine_module._registry().glob(f"*-{pid}.json")
-    )
-
-
-def test_a_killed_kernel_leaves_no_entry_behind():
-    code = (
-        "import os, signal; from helpers.engine.engine import open_engine; from helpers.engine.profile import load_profile;"
-        "open_engine(load_profile(), max_model_len=512); print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    child = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
-    )
-    assert child.stdout, child.stderr[-500:]
-    pid = int(child.stdout.split()[-1])
-    assert entries_of(pid) == ["engine"]
-    time.sleep(0.2)
-    assert (
-        pid not in [other["pid"] for other in engine_module.other_engines()]
-        and entries_of(pid) == []
-    )
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A registry of this test's own."""
-    monkeypatch.setattr(engine_module, "_registry", lambda: tmp_path)
-    return tmp_path
-
-
-def test_an_entry_is_believed_only_if_it_is_whole_and_its_process_still_the_same(folder):
-    other = subprocess.Popen(["sleep", "60"])
-    try:
-        entry = {
-            "pid": other.pid,
-            "started": processes.started(other.pid),
-            "host": engine_module.socket.gethostname(),
-            "notebook": "02",
-        }
-        files = {
-            "good": entry,
-            "pid-used-again": {**entry, "started": entry["started"] - 1},
-            "another-machine": {**entry, "host": "elsewhere"},
-            "old-shape": {"pid": other.pid, "notebook": "02"},
-            "list": [1, 2],
-            "words": {**entry, "pid": "x"},
-        }
-        for name, what in files.items():
-            (folder / f"{name}.json").write_text(json.dumps(what))
-        (folder / "cut-off.json").write_text('{"pid": ')
-        assert engine_module.other_engines() == [entry]
-        assert not (folder / "pid-used-again.json").exists(), "it is stale and can go"
-        assert (folder / "another-machine.json").exists(), "its process cannot be asked from here"
-    finally:
-        other.kill()
-        other.wait()
-
-
-def test_engine_and_server_of_one_kernel_have_entries_of_their_own(folder):
-    with engine_module.registered("engine", PROFILE), engine_module.registered("server", PROFILE):
-        engine_module._unregister("engine")
-        assert entries_of(os.getpid()) == ["server"]
-    with pytest.raises(ZeroDivisionError), engine_module.registered("engine", PROFILE):
-        assert entries_of(os.getpid()) == ["engine", "server"]
-        1 / 0
-    assert entries_of(os.getpid()) == ["server"], "a start that failed is still registered"
-
-
-def test_of_two_kernels_that_start_at_once_one_is_refused(folder):
-    code = (
-        "import sys, time; from pathlib import Path; from helpers.engine import engine; from helpers.engine.profile import load_profile\n"
-        "from dataclasses import replace\n"
-        "engine._registry = lambda: Path(sys.argv[1])\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "with engine.registered('engine', replace(load_profile(), name='gpu')):\n"
-        "    print('started', flush=True); sys.stdin.readline()"
-    )
-    kernels = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    assert [kernel.stdout.readline() for kernel in kernels] == ["ready\n"] * 2
-    for kernel in kernels:
-        kernel.stdin.write("go\n")
-        kernel.stdin.flush()
-    said = [kernel.stdout.readline() for kernel in kernels]
-    errors = "".join(kernel.communicate("end\n")[1] for kernel in kernels)
-    assert sorted(said) == ["", "started\n"] and "The GPU is taken" in errors, (said, errors[-500:])
-
-
-def test_an_interrupted_close_can_be_repeated(monkeypatch):
+def test_an_interrupted_close_goes_on_where_it_stopped(monkeypatch):
+    """The stop button while vLLM ends, when the objects are empty already, and while memory comes back."""
     engine = open_engine(PROFILE, **SMALL)
-    thread = engine._sampler._thread
-    for interrupted in ("_shut_down", "_settled_memory_gib"):
+    core = engine.llm.llm_engine.engine_core
+    for place, name in ((core, "shutdown"), (gc, "unfreeze"), (gpu_memory, "memory_now")):
         with monkeypatch.context() as patch:
-            patch.setattr(
-                engine_module, interrupted, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
-            )
+            patch.setattr(place, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 engine.close()
-        assert not engine.is_open and not thread.is_alive(), (
-            "the sampler goes on after an interrupted close"
-        )
+        assert not engine.is_open and engine.close_report is None
+        taken = len(engine.sampler.samples)
+        time.sleep(0.6)
+        assert len(engine.sampler.samples) == taken, "the sampler goes on"
         with pytest.raises(EngineError, match="closed: run the cell"):
-            engine.llm
+            engine.llm  # noqa: B018 - asking is what is tested
+    # A driver that stopped answering leaves the sampler without a number.
+    engine.sampler.samples.clear()
+    engine.sampler.stopped_early = "Sampling stopped."
     report = close_engine()
     assert report is engine.close_report and report.processes_left == []
+    assert report.peak_gib == report.loaded_gib
     assert report.after_gib - report.before_gib < 0.3 * (report.loaded_gib - report.before_gib), (
         str(report)
     )
-    assert close_engine() is None and entries_of(os.getpid()) == []
-
-
-def test_a_close_goes_on_inside_what_was_interrupted(monkeypatch):
-    engine = open_engine(PROFILE, **SMALL)
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            engine_module,
-            "_give_back_host_memory",
-            lambda: (_ for _ in ()).throw(KeyboardInterrupt),
-        )
-        with pytest.raises(KeyboardInterrupt):
-            engine.close()  # the objects are empty already
-    # A driver that stopped answering leaves the sampler without a number.
-    engine._sampler.samples.clear()
-    engine._sampler.stopped_early = "Sampling stopped."
-    assert engine.close().peak_gib == engine.close().loaded_gib
+    assert close_engine() is None
 
 
 def test_a_run_that_fails_leaves_the_engine_usable(engine):
@@ -311,10 +188,13 @@ def test_requests_that_another_cell_left_are_not_measured(engine):
 
 
 def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_when_killed(
-    monkeypatch, folder
+    monkeypatch, tmp_path
 ):
     """As on a GPU: the engine has a process of its own, works ahead of this one, and can be killed without it."""
-    engine = open_engine(replace(PROFILE, name="gpu"), **SMALL)
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(tmp_path)
+    )  # other notebooks of this machine do not count
+    engine = open_engine(GPU_LIKE, **SMALL)
     core = engine.llm.llm_engine
     work = uniform(engine.tokenizer, 4, 20, 5)
     steps = iter([core.step] * 3)
@@ -325,10 +205,10 @@ def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_
             raise RuntimeError("boom")
         return step()
 
-    monkeypatch.setattr(core, "step", failing_step)
+    core.step = failing_step
     with pytest.raises(EngineError, match="boom.*ready for the next cell"):
         run_workload(engine, uniform(engine.tokenizer, 8, 32, 100), progress=False)
-    monkeypatch.undo()
+    del core.step
     run = run_workload(engine, work, progress=False)
     assert run.metrics["output_tokens"] == 20 and sum(step["tokens"] for step in run.timeline) == 20
 
@@ -339,17 +219,15 @@ def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_
     assert "EngineDeadError" in repr(failure.value.__cause__)
     assert engine.close().processes_left == []
 
-
-def test_an_engine_whose_process_is_gone_is_not_used_again(engine):
-    gone = subprocess.Popen(
-        ["sleep", "60"]
-    )  # stands for vLLM's process; the test above has a real one
-    engine._needed = {gone.pid: processes.started(gone.pid)}
-    assert open_engine(PROFILE, **SMALL) is engine
-    gone.kill()
-    gone.wait()
+    engine = open_engine(GPU_LIKE, **SMALL)
+    assert open_engine(GPU_LIKE, **SMALL) is engine
+    for pid in engine.pids:
+        if processes.title(pid).startswith("VLLM::EngineCore"):
+            os.kill(pid, signal.SIGKILL)
+    time.sleep(0.5)
     assert not engine.is_open and "its process has ended" in repr(engine)
     with pytest.raises(EngineError, match=r"process has ended.*open_engine\(.*\.log"):
-        engine.llm
-    fresh = open_engine(PROFILE, **SMALL)
+        engine.llm  # noqa: B018 - asking is what is tested
+    fresh = open_engine(PROFILE, **SMALL)  # the same arguments, and a quicker start
     assert fresh is not engine and fresh.is_open and engine.close_report is not None
+    close_engine()

@@ -7,13 +7,9 @@ import psutil
 import pytest
 
 from helpers import tiny_model
-from helpers.engine.profile import (
-    ProfileError,
-    dummy_model_folder,
-    gpus,
-    load_profile,
-    model_config,
-)
+from helpers.engine.dummy_model import dummy_model_folder
+from helpers.engine.failure import ProfileError
+from helpers.engine.profile import gpus, load_profile, model_config
 
 
 @pytest.fixture
@@ -124,7 +120,7 @@ def test_a_model_that_is_nowhere_gets_one_sentence(monkeypatch):
 def test_a_notebook_shows_the_sentence_and_no_frames():
     from IPython.core.interactiveshell import InteractiveShell
 
-    from helpers.engine.engine import EngineError
+    from helpers.engine.failure import EngineError
     from helpers.planning.errors import PlanningError
     from helpers.results.store import ResultsError
     from helpers.server.server import ServerError

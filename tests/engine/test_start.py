@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from helpers.engine.engine import PHASES
+from helpers.engine.start import PHASES
 
 LOG = Path(__file__).parent / "engine_start_h100.txt"
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers import tiny_model
-from helpers.engine.profile import DRAFT_FOR_GPU, Profile, dummy_model_folder, load_profile
+from helpers.engine.dummy_model import dummy_model_folder
+from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
 from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement, percentile, run_workload
 

@@ -1,0 +1,86 @@
+"""What went wrong, in one sentence: from vLLM's exception or log to the cause and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from helpers import OneLineError, gpu_memory
+
+# At the start of a line, or after what vLLM's logger or a process's name puts before it.
+_EXCEPTION = re.compile(r"(?:^|\] |\) )((?:\w+\.)*\w*(?:Error|Exception)): (.+)", re.MULTILINE)
+_NO_MEMORY = re.compile(
+    r"out of memory|Free memory on device|less than desired|No available memory|"
+    r"Available memory on node"
+)
+_NO_MODEL = re.compile(
+    r"is not a local folder|not a valid model identifier|Repository Not Found|couldn't connect|"
+    r"offline mode|Cannot find|does not appear to have|Invalid repository ID|Repo id must",
+    re.IGNORECASE,
+)
+
+
+class ProfileError(OneLineError, ValueError):
+    """A parameter of the run that cannot be used; the message says what to give instead."""
+
+
+class EngineError(OneLineError, RuntimeError):
+    """An engine that could not be started or used: one sentence on what happened and what to do."""
+
+
+def last_exception(log: str) -> str:
+    """The last exception's text in a log, "" when there is none; a process's end is no cause."""
+    causes = [
+        text
+        for kind, text in _EXCEPTION.findall(log)
+        if "Engine core init" not in text and "EngineDead" not in kind
+    ]
+    return causes[-1] if causes else ""
+
+
+def one_line(error: Exception) -> str:
+    """vLLM's own text on one line; of pydantic's errors one part for each argument refused."""
+    text = str(error)
+    if hasattr(error, "errors"):
+        parts = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        text = "; ".join(part.removeprefix(": ") for part in parts)
+    return " ".join(text.split()).removeprefix("Value error, ")
+
+
+def why(error: Exception, log: str, model: str) -> str:
+    """One sentence: what stopped the start of an engine, and what to do about it."""
+    if "Engine core initialization failed" in str(error):
+        # The engine's process died; the cause is in its log.
+        return explain(last_exception(log) or str(error), model)
+    return explain(one_line(error), model)
+
+
+def explain(message: str, model: str) -> str:
+    """vLLM's `message` as one sentence, with advice where there is one. model: what was to be loaded."""
+    said = " ".join(message.split()).rstrip(".")
+    if unknown := re.search(r"unexpected keyword argument '(\w+)'", said):
+        import vllm
+
+        name = unknown[1]
+        advice = closest_argument(name)
+        return f"vLLM {vllm.__version__} has no engine argument {name!r} ({said}). {advice}"
+    if _NO_MEMORY.search(said):
+        return (
+            f"There is not enough memory for this engine ({gpu_memory.free_text()}): {said}. Close "
+            "other engines and notebooks (`nvidia-smi` names them), or lower "
+            "gpu_memory_utilization, max_model_len or kv_cache_memory_bytes."
+        )
+    if _NO_MODEL.search(said):
+        return (
+            f"The model {model!r} was not found: it is neither a folder with a config.json nor a "
+            f"model that can be downloaded from here ({said[:200]})."
+        )
+    return f"vLLM did not start: {said[:500]}."
+
+
+def closest_argument(name: str) -> str:
+    """One sentence that helps somebody who has misspelt an engine argument."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    near = difflib.get_close_matches(name, EngineArgs.__dataclass_fields__, n=1)
+    return f"Did you mean {near[0]!r}?" if near else "Notebook 3 lists the arguments that exist."

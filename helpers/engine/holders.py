@@ -1,0 +1,115 @@
+"""Who holds this machine: the engine or server of another notebook, or the other one of this notebook.
+
+Two models beside each other do not fit a GPU, and on a CPU each makes the other's numbers slower. Other kernels are
+found through a file each in the user's cache; this kernel's other holder is closed by the function that it handed in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+
+from helpers.engine import processes
+from helpers.engine.cache import cache_dir
+from helpers.engine.failure import EngineError
+from helpers.engine.profile import Profile
+
+_closers: dict[str, Callable[[], object | None]] = {}
+
+
+@contextlib.contextmanager
+def taken(kind: str, profile: Profile, close: Callable[[], object | None]):
+    """Inside the block, and after it unless it fails, this kernel holds an "engine" or a "server".
+
+    close: ends it and returns its report, None when there is none; called when this kernel's other kind needs the
+        GPU's memory.
+    Known from before the start, and under a lock: of two notebooks that start at once, the second sees the first.
+    Raises EngineError when another kernel holds the GPU; on a CPU that is only said.
+    """
+    with filelock.FileLock(_folder() / ".lock", timeout=30):
+        _refuse_or_warn(profile)
+        me = {
+            "pid": os.getpid(),
+            "started": processes.started(os.getpid()),
+            "host": socket.gethostname(),
+            "notebook": _notebook_name(),
+        }
+        _entry(kind).write_text(json.dumps(me))
+    try:
+        if profile.name == "gpu":
+            _close_other(kind)
+        _closers[kind] = close
+        yield
+    except BaseException:
+        release(kind)
+        raise
+
+
+def release(kind: str) -> None:
+    """This kernel's "engine" or "server" is closed."""
+    _closers.pop(kind, None)
+    _entry(kind).unlink(missing_ok=True)
+
+
+def others() -> list[dict]:
+    """What other kernels of this user hold on this machine: {"pid", "started", "host", "notebook"}."""
+    found = []
+    for path in _folder().glob("*.json"):
+        try:
+            entry = json.loads(path.read_text())
+            pid, since, host = int(entry["pid"]), entry["started"], entry["host"]
+            entry["notebook"]
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # damaged, or not ours
+        if host != socket.gethostname():
+            continue
+        if not processes.same(pid, since):
+            # A kernel that was killed; its pid may belong to another program by now.
+            path.unlink(missing_ok=True)
+        elif pid != os.getpid():
+            found.append(entry)
+    return found
+
+
+def _close_other(kind: str) -> None:
+    for other, close in list(_closers.items()):
+        if other != kind and (report := close()):
+            done = {"engine": "closed", "server": "stopped"}[other]
+            print(f"The notebook's {other} was {done} first, the {kind} needs its memory: {report}")
+
+
+def _refuse_or_warn(profile: Profile) -> None:
+    found = others()
+    if not found:
+        return
+    names = ", ".join(f"{other['notebook']} (process {other['pid']})" for other in found)
+    if profile.name == "gpu":
+        raise EngineError(
+            f"The GPU is taken: {names} has an engine open. Run its last cell, or shut its kernel "
+            "down, then run this cell again."
+        )
+    print(
+        f"Note: {names} has an engine open on this machine; the numbers of both will be slower "
+        "than alone."
+    )
+
+
+def _folder() -> Path:
+    return cache_dir("open-engines")
+
+
+def _entry(kind: str) -> Path:
+    # A home may be shared by several machines, whose pids mean nothing to each other.
+    return _folder() / f"{kind}-{socket.gethostname()}-{os.getpid()}.json"
+
+
+def _notebook_name() -> str:
+    """The notebook that this kernel runs, as well as it can be known."""
+    path = os.environ.get("WORKBOOK_NOTEBOOK") or os.environ.get("JPY_SESSION_NAME") or ""
+    return Path(path).name or "another program"

@@ -97,6 +97,11 @@ def convert(value: float, given: str, wanted: str) -> float | None:
     return value * wanted_per / per if per and wanted_per else value
 
 
+def is_unit(text: str) -> bool:
+    """Whether `convert` knows this unit: a size, a time, a factor, a share, or something per time."""
+    return _kind_and_size(text)[0] is not None or _seconds_below(text) is not None
+
+
 def _kind_and_size(text: str) -> tuple[dict | None, float]:
     """The kind of the unit that ``text`` begins with and its size in it; None for an unknown one."""
     word = re.split(r"[\s/,;.]", text, maxsplit=1)[0].casefold()

@@ -24,6 +24,7 @@ import csv
 import functools
 import io
 import os
+import platform
 import signal
 import statistics
 import subprocess
@@ -80,6 +81,16 @@ def _visible_devices(cuda_visible_devices: str | None) -> tuple:
 def has_gpu() -> bool:
     """True when an NVIDIA GPU is visible from here."""
     return bool(visible_devices())
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The CPU's model as Linux names it, such as "AMD EPYC"; else what Python knows of it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def memory_now(pids=None) -> dict:

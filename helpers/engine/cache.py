@@ -7,6 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from helpers import replace_file
+
 
 def cache_dir(part: str) -> Path:
     """The folder `part` of the workbook's cache ($XDG_CACHE_HOME, else ~/.cache), made when it is not there."""
@@ -31,6 +33,4 @@ def write_once(path: Path, content: bytes) -> None:
     """Give a file this content; another notebook that reads it meanwhile finds it whole."""
     if path.is_file() and path.read_bytes() == content:
         return
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_bytes(content)
-    new.replace(path)
+    replace_file(path, content)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,7 @@ import psutil
 from helpers import gpu_memory, tiny_model
 from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.failure import ProfileError
-from helpers.gpu_memory import GIB
+from helpers.gpu_memory import GIB, cpu_name
 
 # The model for each size of GPU: the first line whose memory (GiB, as the driver reports it) the GPU has.
 # Weights in bfloat16 take 2 bytes a parameter, and about a third of the memory should be left for the KV cache.
@@ -151,7 +150,7 @@ def _cpu_profile(model: str | None, load_format: str | None) -> Profile:
     folder, label, weights = _resolve_model(model, load_format)
     return Profile(
         name="cpu",
-        machine=f"{os.cpu_count()} CPU cores ({_cpu_name()}), {memory_gib:.0f} GiB",
+        machine=f"{os.cpu_count()} CPU cores ({cpu_name()}), {memory_gib:.0f} GiB",
         model=folder,
         model_label=label,
         weights=weights,
@@ -258,9 +257,3 @@ def _vllm_is_built_for_cpu() -> bool:
     return False
 
 
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

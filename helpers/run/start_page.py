@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from pathlib import Path
 
-from helpers import REPO
+from helpers import REPO, replace_file
 from helpers.results import blanks
 from helpers.results.store import results_folder
 
@@ -98,10 +97,7 @@ def write(results_dir=None) -> Path:
     """Write START.md into the results folder, in one step; return its path."""
     folder = results_folder(results_dir)
     page = folder / "START.md"
-    handle, name = tempfile.mkstemp(dir=folder, suffix=".md")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text(folder, page))
-    os.replace(name, page)
+    replace_file(page, text(folder, page).encode())
     return page
 
 

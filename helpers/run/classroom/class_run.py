@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from helpers import REPO
+from helpers import REPO, replace_file
 from helpers.engine import processes as lifeline
 from helpers.results.store import ResultsError
 from helpers.run import runner as run
@@ -138,9 +138,7 @@ def earlier(folder: Path, mark: str) -> Student | None:
 
 def keep(student: Student, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "result.json.part"
-    part.write_text(json.dumps(asdict(student)), encoding="utf-8")
-    os.replace(part, folder / "result.json")
+    replace_file(folder / "result.json", json.dumps(asdict(student)).encode())
 
 
 # ---------------------------------------------------------------- one student

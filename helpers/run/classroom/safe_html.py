@@ -14,6 +14,8 @@ import re
 import sys
 from pathlib import Path
 
+from helpers import replace_file
+
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; form-action 'none'; base-uri 'none'"
 # What an output may be, most faithful first; everything else (JavaScript, widgets, Plotly, SVG) goes.
 HARMLESS = (
@@ -103,9 +105,7 @@ def main(list_file: str) -> int:
             text = lock_page(html)
         except Exception as error:  # a notebook can be wrong in any way
             text = f"<!doctype html><meta charset='utf-8'><title>No page</title><p>No page could be made of this notebook ({type(error).__name__})."
-        part = Path(page + ".part")  # a page is there whole or not at all
-        part.write_text(text, encoding="utf-8", errors="replace")
-        part.replace(page)
+        replace_file(Path(page), text.encode("utf-8", "replace"))
     return 0
 
 

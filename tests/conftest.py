@@ -52,9 +52,7 @@ class Served:
     def server(self):
         from helpers.server.server import connect
 
-        server = connect(self.about["url"], self.about["key"])
-        server.engine_args = self.about["engine_args"]
-        return server
+        return connect(self.about["url"], self.about["key"])
 
     def end(self):
         self.parent.kill()

@@ -1,0 +1,1 @@
+"""Notebook 5: its experiments, how much load to try, figures and sentences."""

@@ -2,16 +2,20 @@
 
 import pytest
 
-from helpers.display import figures as style
-from helpers.lessons.server_mode import plots as plots
+from helpers.display import figures
+from helpers.lessons.server_mode import plots
 from helpers.server.load import Stream
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """(figure, reading) of each figure that is shown."""
+    """(figure, caption) of each figure that is shown."""
     found = []
-    monkeypatch.setattr(style, "show", lambda fig, caption, *_, **__: found.append((fig, caption)))
+
+    def show(fig, caption, *_, **__):
+        found.append((fig, caption))
+
+    monkeypatch.setattr(figures, "show", show)
     return found
 
 
@@ -35,9 +39,18 @@ def test_closed_loop_says_where_throughput_is_highest(shown, last, falls):
 
 
 def test_open_loop_draws_what_was_answered_without_the_drain(shown):
-    rows = [{"offered_per_s": r, "answered_per_s": a, "good_share": g, "requests_per_s": 0.8 * a, "goodput_per_s": 0.8 * a * g,
-             "ttft_ms_p50": 30.0, "ttft_ms_p90": 60.0, "e2e_ms_p50": 900.0, "e2e_ms_p90": 950.0}
-            for r, a, g in ((10.0, 10.0, 0.96), (20.0, 20.0, 0.86))]  # fmt: skip
+    latencies = {"ttft_ms_p50": 30.0, "ttft_ms_p90": 60.0, "e2e_ms_p50": 900.0, "e2e_ms_p90": 950.0}
+    rows = [
+        {
+            "offered_per_s": rate,
+            "answered_per_s": rate,
+            "good_share": share,
+            "requests_per_s": 0.8 * rate,
+            "goodput_per_s": 0.8 * rate * share,
+            **latencies,
+        }
+        for rate, share in ((10.0, 0.96), (20.0, 0.86))
+    ]
     plots.open_loop(rows, {"ttft": 96, "tpot": 20}, rows[0], 0.9)
     plots.open_loop(rows, {"ttft": 96, "tpot": 20}, None, 0.99)
     (fig, caption), (_, none) = shown
@@ -51,21 +64,24 @@ def test_open_loop_draws_what_was_answered_without_the_drain(shown):
 def test_the_ttft_of_a_stream_stands_clear_of_its_line(shown):
     times = [0.019 + 0.006 * i for i in range(60)]
     plots.token_times(Stream(times_s=times, chunks=["x"] * 60))
-    ((fig, _),) = shown
+    ((fig, caption),) = shown
     fig.canvas.draw()
     ax = fig.axes[0]
     box = ax.texts[0].get_window_extent()
     points = ax.transData.transform([(1e3 * t, i + 1) for i, t in enumerate(times)])
     assert ax.texts[0].get_text() == "TTFT 19 ms"
     assert not [p for p in points if box.x0 <= p[0] <= box.x1 and p[1] >= box.y0]
+    assert "then 59 chunks, half of them within 6.0 ms" in caption
+
+
+def test_a_stream_of_one_chunk_has_a_caption(shown):
+    plots.token_times(Stream(times_s=[0.019], chunks=["x"]))
+    assert shown[0][1] == "19 ms until the first chunk (TTFT)."
 
 
 def test_probabilities_that_cannot_be_seen_are_a_sentence(shown, capsys):
     plots.logprobs([{"position": 1, "candidates": [("", 6.58e-06), ("w1", 6.5e-06)]}])
-    assert (
-        shown == []
-        and "no preference: the likeliest of all these tokens has 0.00066 %"
-        in capsys.readouterr().out
-    )
+    said = "no preference: the likeliest of all these tokens has 0.00066 %"
+    assert shown == [] and said in capsys.readouterr().out
     plots.logprobs([{"position": 1, "candidates": [("KV", 0.9), ("key", 0.05)]}])
     assert "90 %" in shown[0][1]

@@ -1,8 +1,8 @@
 """How much memory an engine uses, sampled in the background while it works.
 
-On a machine with an NVIDIA GPU: what the driver (NVML, read through nvitop)
-says about each visible device, and about the processes below this one. Without
-a GPU: the resident memory of those processes, labelled as host memory.
+On a machine with an NVIDIA GPU: what the driver (NVML, read through nvitop) says about each visible
+device, and about the processes below this one. Without a GPU: the resident memory of those
+processes, labelled as host memory.
 
     with MemorySampler(hz=10) as sampler:
         sampler.mark("prefill")
@@ -31,29 +31,30 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
 
 GIB = 2**30
 DEVICE, HOST = "device memory (NVML)", "host memory (resident, no GPU)"
-# Asking which processes there are costs a hundred times more than asking how
-# much a device uses (on one H200 1.4 ms and 0.011 ms, on one H100 9 ms and 0.06 ms),
-# so it is asked less often: after so many seconds, within these bounds, that it takes 0.5 % of a core.
+# Asking which processes there are costs a hundred times more than asking how much a device uses (on
+# one H200 1.4 ms and 0.011 ms, on one H100 9 ms and 0.06 ms), so it is asked less often: after so
+# many seconds, within these bounds, that it takes 0.5 % of a core.
 PROCESSES_EVERY_S = (0.5, 2.0)
 PROCESSES_SHARE = 0.005
 FAILURES_ALLOWED = 5  # unreadable samples in a row
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+MAX_HZ = 200
 
 
-# ---------------------------------------------------------------- what there is
+# --- what there is --------------------------------------------------------------------------------
 
 
 def visible_devices() -> list:
     """The GPUs that CUDA programs started from here would see, as nvitop devices; [] without any.
 
-    Honours CUDA_VISIBLE_DEVICES and MIG. Asked of the driver once for each
-    value of CUDA_VISIBLE_DEVICES; NVML's own error text is not printed.
+    Honours CUDA_VISIBLE_DEVICES and MIG. Asked of the driver once for each value of
+    CUDA_VISIBLE_DEVICES; NVML's own error text is not printed.
     """
     return list(_visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES")))
 
@@ -68,9 +69,8 @@ def _visible_devices(cuda_visible_devices: str | None) -> tuple:
             if not Device.is_available():
                 return ()
             devices = Device.all()
-            if cuda_visible_devices is None and not any(
-                device.is_mig_mode_enabled() is True for device in devices
-            ):
+            mig = any(device.is_mig_mode_enabled() is True for device in devices)
+            if cuda_visible_devices is None and not mig:
                 return tuple(devices)
             # nvitop asks CUDA in a process of its own, since this one must not touch CUDA.
             return tuple(Device.cuda.all())
@@ -93,42 +93,36 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def memory_now(pids=None) -> dict:
+def memory_now(pids: Iterable[int] | None = None) -> dict:
     """Memory at this moment.
 
-    Returns ``source``, ``used_gib`` (all visible devices together; without a
-    GPU the process tree's resident memory), ``free_gib`` and ``total_gib``
-    (devices, or this machine's RAM), ``process_gib`` (the process tree's
-    share; None where the driver does not say) and ``devices`` (a list of
-    ``index``, ``name``, ``used_gib``, ``free_gib``, ``total_gib``).
-    ``pids``: roots of the process tree, this process by default.
+    pids: roots of the process tree, this process by default.
+    Returns ``source``, ``used_gib`` (all visible devices together; without a GPU the process tree's
+    resident memory), ``free_gib`` and ``total_gib`` (devices, or this machine's RAM),
+    ``process_gib`` (the process tree's share; None where the driver does not say) and ``devices``
+    (a list of ``index``, ``name``, ``used_gib``, ``free_gib``, ``total_gib``).
     Raises RuntimeError when the driver does not answer.
     """
-    roots = _roots(pids)
+    tree = _tree(pids)
     devices = visible_devices()
     if not devices:
-        tree = _Tree(roots)
-        ram = psutil.virtual_memory()
-        used = tree.resident_gib()
+        ram, used = psutil.virtual_memory(), _resident_gib(tree)
         return {
-            "source": HOST, "used_gib": used, "free_gib": ram.available / GIB, "total_gib": ram.total / GIB,
-            "process_gib": used, "devices": [],
-        }  # fmt: skip
+            "source": HOST,
+            "used_gib": used,
+            "free_gib": ram.available / GIB,
+            "total_gib": ram.total / GIB,
+            "process_gib": used,
+            "devices": [],
+        }
     rows = []
     for index, device in enumerate(devices):
         info = _info(device)
-        rows.append({
-            "index": index, "name": str(device.name()), "used_gib": info.used / GIB,
-            "free_gib": info.free / GIB, "total_gib": info.total / GIB,
-        })  # fmt: skip
-    return {
-        "source": DEVICE,
-        "used_gib": sum(row["used_gib"] for row in rows),
-        "free_gib": sum(row["free_gib"] for row in rows),
-        "total_gib": sum(row["total_gib"] for row in rows),
-        "process_gib": _process_gib(devices, _Tree(roots).pids()),
-        "devices": rows,
-    }
+        sizes = {f"{name}_gib": getattr(info, name) / GIB for name in ("used", "free", "total")}
+        rows.append({"index": index, "name": str(device.name()), **sizes})
+    sums = {name: sum(row[name] for row in rows) for name in ("used_gib", "free_gib", "total_gib")}
+    process_gib = _device_gib(devices, tree)
+    return {"source": DEVICE, **sums, "process_gib": process_gib, "devices": rows}
 
 
 def free_text() -> str:
@@ -139,36 +133,11 @@ def free_text() -> str:
         return "free memory unknown: the driver does not answer"
     if not now["devices"]:
         return f"{now['free_gib']:.1f} of {now['total_gib']:.1f} GiB free in this machine's memory"
-    many = len(now["devices"]) > 1
-    return ", ".join(
-        f"{one['free_gib']:.1f} of {one['total_gib']:.1f} GiB free on the GPU"
-        + (f" {one['index']}" if many else "")
-        for one in now["devices"]
-    )
-
-
-def users() -> list[dict]:
-    """Who holds device memory now: {"pid", "gib" (None if not told), "name", "notebook" (or None), "mine"}.
-
-    ``notebook`` is the file name that JupyterLab gave the kernel which the
-    process belongs to. [] without a GPU.
-    """
-    mine = _Tree({os.getpid()}).pids()
-    found = []
-    for device in visible_devices():
-        for pid, process in device.processes().items():
-            used = process.gpu_memory()
-            notebook, name = None, "?"
-            with contextlib.suppress(psutil.Error, OSError):
-                host = psutil.Process(pid)
-                name = host.name()
-                path = host.environ().get("JPY_SESSION_NAME")
-                notebook = Path(path).name if path else None
-            gib = used / GIB if isinstance(used, int) else None
-            found.append(
-                {"pid": pid, "gib": gib, "name": name, "notebook": notebook, "mine": pid in mine}
-            )
-    return found
+    parts = []
+    for one in now["devices"]:
+        number = f" {one['index']}" if len(now["devices"]) > 1 else ""
+        parts.append(f"{one['free_gib']:.1f} of {one['total_gib']:.1f} GiB free on the GPU{number}")
+    return ", ".join(parts)
 
 
 def _info(device):
@@ -178,25 +147,48 @@ def _info(device):
     return info
 
 
-def _process_gib(devices, pids: set[int]) -> float | None:
-    """Device memory of ``pids``; None where the driver hides it (MIG, containers with their own pids)."""
-    total, seen = 0, False
-    for device in devices:
-        for pid, process in device.processes().items():
-            used = process.gpu_memory()
-            if pid in pids and isinstance(used, int):
-                total, seen = total + used, True
-    return total / GIB if seen else None
+def _tree(roots: Iterable[int] | None) -> list[psutil.Process]:
+    """The processes `roots` (this one by default) and everything below them."""
+    found = {}
+    for root in [os.getpid()] if roots is None else roots:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(root)
+            found |= {one.pid: one for one in [process, *process.children(recursive=True)]}
+    return list(found.values())
 
 
-def _roots(pids) -> set[int]:
-    return {os.getpid()} if pids is None else {int(pid) for pid in pids}
+def _device_gib(devices, tree: list[psutil.Process]) -> float | None:
+    """Device memory of a tree; None where the driver hides it (MIG, containers with own pids)."""
+    pids = {process.pid for process in tree}
+    used = [
+        process.gpu_memory()
+        for device in devices
+        for pid, process in device.processes().items()
+        if pid in pids
+    ]
+    told = [size for size in used if isinstance(size, int)]
+    return sum(told) / GIB if told else None
+
+
+def _resident_gib(tree: list[psutil.Process]) -> float:
+    """Memory in RAM: each process's own pages, plus once the most pages that one of them shares.
+
+    Adding up resident sizes would count PyTorch's libraries once for each process. The exact figure
+    (PSS) takes the kernel 10 ms for each process; this one is in /proc/PID/statm.
+    """
+    own, shared = 0, 0
+    for process in tree:
+        with contextlib.suppress(psutil.Error):
+            now = process.memory_info()
+            own += now.rss - now.shared
+            shared = max(shared, now.shared)
+    return (own + shared) / GIB
 
 
 class _Seldom:
-    """``ask()``, but no more often than PROCESSES_EVERY_S and PROCESSES_SHARE allow; its last answer in between."""
+    """``ask()`` as often as PROCESSES_EVERY_S and _SHARE allow; its last answer in between."""
 
-    def __init__(self, ask):
+    def __init__(self, ask: Callable):
         self._ask, self._answer, self._due = ask, None, 0.0
 
     def __call__(self):
@@ -210,57 +202,25 @@ class _Seldom:
         return self._answer
 
 
-class _Tree:
-    """A set of processes and their descendants."""
-
-    def __init__(self, roots: set[int]):
-        self.roots = roots
-        self.pids = _Seldom(self.find)
-
-    def find(self) -> set[int]:
-        found = set()
-        for root in self.roots:
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(root)
-                found.add(root)
-                found.update(child.pid for child in process.children(recursive=True))
-        return found
-
-    def resident_gib(self) -> float:
-        """Memory in RAM: each process's own pages, plus once the most pages that one of them shares.
-
-        Adding up resident sizes would count PyTorch's libraries once for each
-        process. The exact figure (PSS) takes the kernel 10 ms for each
-        process; this one is read from /proc/PID/statm in 0.02 ms.
-        """
-        own, shared = 0, 0
-        for pid in self.pids():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{pid}/statm") as file:
-                    fields = file.read().split()
-                own += int(fields[1]) - int(fields[2])
-                shared = max(shared, int(fields[2]))
-        return (own + shared) * _PAGE / GIB
-
-
-# ---------------------------------------------------------------- sampling
+# --- sampling -------------------------------------------------------------------------------------
 
 
 class MemorySampler:
     """Samples memory in a thread of its own, ``hz`` times a second, until stopped.
 
     pids: roots of the process tree to watch (default: this process).
-    devices: nvitop devices (default: the visible ones). With none, host
-    memory is sampled.
+    devices: nvitop devices (default: the visible ones). With none, host memory is sampled.
 
-    ``.samples``: a list of {"t_s", "device_used_gib" (a list, one value for each
-    device), "process_gib"}; ``.marks``: a list of {"t_s", "label"}. If sampling
-    fails it stops, and ``summary()["stopped_early"]`` says when and why.
+    ``.samples``: a list of {"t_s", "device_used_gib" (a list, one value for each device),
+    "process_gib"}; ``.marks``: a list of {"t_s", "label"}. If sampling fails it stops, and
+    ``summary()["stopped_early"]`` says when and why.
     """
 
     def __init__(self, pids=None, hz: float = 10, devices=None):
-        if not 0 < hz <= 200:
-            raise ValueError(f"hz is {hz}; give samples per second, more than 0 and at most 200.")
+        if not 0 < hz <= MAX_HZ:
+            raise ValueError(
+                f"hz is {hz}; give samples per second, more than 0 and at most {MAX_HZ}."
+            )
         self.hz = hz
         self.devices = visible_devices() if devices is None else list(devices)
         self.source = DEVICE if self.devices else HOST
@@ -268,8 +228,9 @@ class MemorySampler:
         self.marks: list[dict] = []
         self.stopped_early: str | None = None
         self.on_sample = None  # called with each new sample, in the sampler's thread
-        self._tree = _Tree(_roots(pids))
-        self._device_gib = _Seldom(lambda: _process_gib(self.devices, self._tree.find()))
+        pids = None if pids is None else list(pids)
+        self._tree = _Seldom(lambda: _tree(pids))
+        self._device_gib = _Seldom(lambda: _device_gib(self.devices, _tree(pids)))
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._t0 = 0.0
@@ -287,14 +248,19 @@ class MemorySampler:
         self._thread.start()
         return self
 
-    def stop(self) -> dict:
-        """End the thread, take a last sample, return ``summary()``. Stopping twice changes nothing."""
+    def stop(self, ended_s: float | None = None) -> dict:
+        """End the thread, take a last sample, return ``summary()``. Stopping twice changes nothing.
+
+        ended_s: what is watched ended then; later samples say nothing about it and are left out.
+        """
         if self._thread is not None and self._seconds is None:
             self._end.set()
             self._thread.join(timeout=5)
-            if self.stopped_early is None:
+            if ended_s is None and self.stopped_early is None:
                 self._sample()
-            self._seconds = self.elapsed_s
+            self._seconds = self.elapsed_s if ended_s is None else ended_s
+            kept = [s for s in self.samples if s["t_s"] <= self._seconds]
+            self.samples[:] = kept or self.samples[:1]
         return self.summary()
 
     def __enter__(self) -> MemorySampler:
@@ -305,10 +271,11 @@ class MemorySampler:
 
     @property
     def elapsed_s(self) -> float:
+        """Seconds since the start; 0.0 before it."""
         return time.perf_counter() - self._t0 if self._t0 else 0.0
 
     def mark(self, label: str, at_s: float | None = None) -> None:
-        """A phase named ``label`` begins now, or began ``at_s`` seconds after the sampler's start."""
+        """A phase named ``label`` begins now, or began ``at_s`` seconds after the start."""
         self.marks.append({"t_s": self.elapsed_s if at_s is None else at_s, "label": label})
         self.marks.sort(key=lambda mark: mark["t_s"])
 
@@ -321,7 +288,10 @@ class MemorySampler:
             error = self._sample()
             failures = failures + 1 if error else 0
             if failures >= FAILURES_ALLOWED:
-                self.stopped_early = f"Sampling stopped {self.elapsed_s:.1f} s after its start: {error}. Later use is not in these numbers."
+                self.stopped_early = (
+                    f"Sampling stopped {self.elapsed_s:.1f} s after its start: {error}. "
+                    "Later use is not in these numbers."
+                )
                 return
 
     def _sample(self) -> str | None:
@@ -329,7 +299,7 @@ class MemorySampler:
         try:
             # Read first, then take the time: nothing may be added when reading fails.
             used = [_info(device).used / GIB for device in self.devices]
-            process = self._device_gib() if self.devices else self._tree.resident_gib()
+            process = self._device_gib() if self.devices else _resident_gib(self._tree())
             sample = {"t_s": self.elapsed_s, "device_used_gib": used, "process_gib": process}
             self.samples.append(sample)
             if self.on_sample is not None:
@@ -360,82 +330,93 @@ class MemorySampler:
     def summary(self) -> dict:
         """The run in numbers.
 
-        peak_gib (the largest sample) and peak_t_s; sustained_gib (the median of
-        the samples in the second half of the run); start_gib, end_gib;
-        peak_process_gib (None where unknown); devices (peak of each);
-        phases (label, start_s, end_s, peak_gib, end_gib of each mark);
-        samples, hz (as achieved), seconds, source, stopped_early.
+        peak_gib (the largest sample) and peak_t_s; sustained_gib (the median of the samples in the
+        second half of the run); start_gib, end_gib; peak_process_gib (None where unknown); devices
+        (peak of each); phases (label, start_s, end_s, peak_gib, end_gib of each mark); samples, hz
+        (as achieved), seconds, source, stopped_early.
         Memory values are None when nothing could be read.
         """
         samples = list(self.samples)
+        times = [s["t_s"] for s in samples]
+        used = [self.used(s) for s in samples]
+        process = [s["process_gib"] for s in samples if s["process_gib"] is not None]
+        per_device = [s["device_used_gib"] for s in samples]
         seconds = self._seconds if self._seconds is not None else self.elapsed_s
         out = {
-            "source": self.source, "stopped_early": self.stopped_early, "samples": len(samples), "seconds": seconds,
+            "source": self.source,
+            "stopped_early": self.stopped_early,
+            "samples": len(samples),
+            "seconds": seconds,
             "hz": (len(samples) - 1) / seconds if seconds and len(samples) > 1 else None,
-            "peak_gib": None, "peak_t_s": None, "sustained_gib": None, "start_gib": None, "end_gib": None,
-            "peak_process_gib": None, "devices": [], "phases": [],
-        }  # fmt: skip
-        if not samples:
-            return out
-        used = [self.used(sample) for sample in samples]
-        peak = max(range(len(used)), key=used.__getitem__)
-        half = (samples[0]["t_s"] + samples[-1]["t_s"]) / 2
-        process = [s["process_gib"] for s in samples if s["process_gib"] is not None]
-        out.update(
-            peak_gib=used[peak], peak_t_s=samples[peak]["t_s"], start_gib=used[0], end_gib=used[-1],
-            sustained_gib=statistics.median(u for u, s in zip(used, samples) if s["t_s"] >= half),
-            peak_process_gib=max(process) if process else None,
-            devices=[max(column) for column in zip(*(s["device_used_gib"] for s in samples))],
-        )  # fmt: skip
-        ends = [mark["t_s"] for mark in self.marks[1:]] + [max(seconds, samples[-1]["t_s"])]
-        for mark, end in zip(self.marks, ends):
-            inside = [u for u, s in zip(used, samples) if mark["t_s"] <= s["t_s"] <= end]
-            out["phases"].append({
-                "label": mark["label"], "start_s": mark["t_s"], "end_s": end,
-                "peak_gib": max(inside, default=None), "end_gib": inside[-1] if inside else None,
-            })  # fmt: skip
-        return out
+            "peak_process_gib": max(process, default=None),
+            "devices": [max(column) for column in zip(*per_device, strict=True)],
+            "phases": self._phases(times, used, seconds),
+        }
+        if not used:
+            memory = ("peak_gib", "peak_t_s", "sustained_gib", "start_gib", "end_gib")
+            return out | dict.fromkeys(memory)
+        half = (times[0] + times[-1]) / 2
+        return out | {
+            "peak_gib": max(used),
+            "peak_t_s": times[used.index(max(used))],
+            "sustained_gib": statistics.median(
+                u for u, t in zip(used, times, strict=True) if t >= half
+            ),
+            "start_gib": used[0],
+            "end_gib": used[-1],
+        }
+
+    def _phases(self, times: list[float], used: list[float], seconds: float) -> list[dict]:
+        if not times:
+            return []
+        ends = [mark["t_s"] for mark in self.marks[1:]] + [max(seconds, times[-1])]
+        phases = []
+        for mark, end in zip(self.marks, ends, strict=False):  # without marks an end is left over
+            begin = mark["t_s"]
+            inside = [u for u, t in zip(used, times, strict=True) if begin <= t <= end]
+            peak, last = (max(inside), inside[-1]) if inside else (None, None)
+            row = {"label": mark["label"], "start_s": begin, "end_s": end}
+            phases.append({**row, "peak_gib": peak, "end_gib": last})
+        return phases
 
 
 def describe(summary: dict) -> str:
     """``summary()`` in one line for a reader."""
+    early = summary["stopped_early"] or ""
     if summary["peak_gib"] is None:
-        return f"{summary['source']}: no sample could be read. {summary['stopped_early'] or ''}".strip()
+        return f"{summary['source']}: no sample could be read. {early}".strip()
     line = (
-        f"{summary['source']}: peak {summary['peak_gib']:.2f} GiB at {summary['peak_t_s']:.1f} s, sustained "
-        f"{summary['sustained_gib']:.2f} GiB (median of the second half), {summary['samples']} samples "
-        f"in {summary['seconds']:.1f} s"
+        f"{summary['source']}: peak {summary['peak_gib']:.2f} GiB at {summary['peak_t_s']:.1f} s, "
+        f"sustained {summary['sustained_gib']:.2f} GiB (median of the second half), "
+        f"{summary['samples']} samples in {summary['seconds']:.1f} s"
     )
-    if summary["devices"] and summary["peak_process_gib"] is not None:
-        line += f", of it by this command's processes: peak {summary['peak_process_gib']:.2f} GiB"
-    return line + (f". {summary['stopped_early']}" if summary["stopped_early"] else "")
+    if summary["devices"] and (process := summary["peak_process_gib"]) is not None:
+        line += f", of it by this command's processes: peak {process:.2f} GiB"
+    return f"{line}. {early}" if early else line
 
 
-# ---------------------------------------------------------------- the command
+# --- the command ----------------------------------------------------------------------------------
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Run a command, sample while it runs, exit with its code (128 + n when signal n ended it)."""
-    argv = sys.argv[1:] if argv is None else argv
-    own, command = (
-        (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    )
     parser = argparse.ArgumentParser(
         prog="python -m helpers.gpu_memory",
         usage="%(prog)s [--hz 10] [--csv FILE] -- COMMAND ...",
-        description="Run COMMAND, sample the memory it uses, print peak and sustained use on stderr.",
+        description="Run COMMAND, sample its memory, print peak and sustained use on stderr.",
     )
-    parser.add_argument(
-        "--hz", type=float, default=10, help="samples per second (default 10, at most 200)"
-    )
+    rate = f"samples per second (default 10, at most {MAX_HZ})"
+    parser.add_argument("--hz", type=float, default=10, help=rate)
     parser.add_argument("--csv", metavar="FILE", help="write every sample to FILE as it is taken")
-    options = parser.parse_args(own)
-    if not command:
+    parser.add_argument("command", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not options.command:
+        example = "python -m helpers.gpu_memory -- python my_benchmark.py"
+        parser.error(f"say what to run after two dashes: {example}")
+    if not 0 < options.hz <= MAX_HZ:
         parser.error(
-            "say what to run after two dashes: python -m helpers.gpu_memory -- python my_benchmark.py"
+            f"--hz {options.hz:g}: give more than 0 and at most {MAX_HZ} samples per second"
         )
-    if not 0 < options.hz <= 200:
-        parser.error(f"--hz {options.hz:g}: give more than 0 and at most 200 samples per second")
     with contextlib.ExitStack() as stack:
         out = None
         if options.csv:
@@ -445,7 +426,7 @@ def main(argv: list[str] | None = None) -> int:
                 parser.error(
                     f"{options.csv} cannot be written ({error.strerror}): give another --csv FILE"
                 )
-        return _run(command, options.hz, out)
+        return _run(options.command, options.hz, out)
 
 
 def _run(command: list[str], hz: float, out) -> int:
@@ -462,42 +443,37 @@ def _run(command: list[str], hz: float, out) -> int:
     caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, pass_on) for number in caught}
     try:
-        try:
-            child = subprocess.Popen(command)
-        except FileNotFoundError:
-            print(f"gpu_memory: {command[0]}: there is no such command", file=sys.stderr)
-            return 127
-        except OSError as error:
-            print(f"gpu_memory: {command[0]} cannot be run: {error.strerror}", file=sys.stderr)
-            return 126
+        child = subprocess.Popen(command)
         sampler = MemorySampler(pids=[child.pid], hz=hz, devices=devices)
         if out is not None:
-            names = [f"device_{index}_used_gib" for index in range(len(devices))]
-            writer = csv.writer(out)
-            writer.writerow(["t_s", *names, "process_gib"])
-
-            def write(sample):
-                values = [*sample["device_used_gib"], sample["process_gib"]]
-                writer.writerow(
-                    [f"{sample['t_s']:.3f}", *("" if v is None else f"{v:.5f}" for v in values)]
-                )
-
-            sampler.on_sample = write
+            sampler.on_sample = _csv_writer(out, len(devices))
         sampler.start()
         code = child.wait()
-        ended = sampler.elapsed_s
-        # A sample after the end says nothing about the command's own memory.
-        sampler._end.set()
-        sampler._thread.join(timeout=5)
-        sampler.samples[:] = [s for s in sampler.samples if s["t_s"] <= ended] or sampler.samples[
-            :1
-        ]
-        sampler._seconds = ended
+        summary = sampler.stop(ended_s=sampler.elapsed_s)
+    except FileNotFoundError:
+        print(f"gpu_memory: {command[0]}: there is no such command", file=sys.stderr)
+        return 127
+    except OSError as error:
+        print(f"gpu_memory: {command[0]} cannot be run: {error.strerror}", file=sys.stderr)
+        return 126
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    print(f"gpu_memory: {describe(sampler.summary())}", file=sys.stderr)
+    print(f"gpu_memory: {describe(summary)}", file=sys.stderr)
     return 128 - code if code < 0 else code
+
+
+def _csv_writer(out, devices: int) -> Callable[[dict], None]:
+    """Writes the head; returns what writes a sample."""
+    writer = csv.writer(out)
+    writer.writerow(["t_s", *(f"device_{i}_used_gib" for i in range(devices)), "process_gib"])
+
+    def write(sample: dict) -> None:
+        sizes = [*sample["device_used_gib"], sample["process_gib"]]
+        shown = ["" if size is None else f"{size:.5f}" for size in sizes]
+        writer.writerow([f"{sample['t_s']:.3f}", *shown])
+
+    return write
 
 
 def _in_foreground() -> bool:

@@ -1,9 +1,10 @@
 """What vLLM makes of engine arguments, without an engine: the values it chose, its warnings, or its refusal.
 
-    checked = dry_run(profile, enable_chunked_prefill=False)
-    checked.warnings      # ["This model does not officially support disabling chunked prefill. ..."]
+    checked = dry_run(profile, enable_chunked_prefill=False) checked.warnings      # ["This model
+    does not officially support disabling chunked prefill. ..."]
 
-Takes less than a second and no GPU memory: vLLM builds its configuration from the model's config.json.
+Takes less than a second and no GPU memory: vLLM builds its configuration from the model's
+config.json.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Checked:
 def dry_run(profile: Profile, plain: bool = False, **engine_args) -> Checked:
     """Check `engine_args` on top of the profile's.
 
-    plain: the model alone, without the profile's arguments: what `LLM(model=..., **engine_args)` would do.
+    plain: the model alone, without the profile's arguments: what `LLM(model=..., **engine_args)`
+        would do.
     """
     given = profile.engine_args
     if plain:

@@ -86,7 +86,8 @@ class Engine:
         self.log_path = log_path
         self.info = info
         self._processes = own_processes
-        # The engine's core ends when one of its workers does. Others only compile for it, and end by themselves.
+        # The engine's core ends when one of its workers does. Others only compile for it, and end
+        # by themselves.
         self._needed = [
             child
             for child in psutil.Process().children()
@@ -146,9 +147,10 @@ class Engine:
     def kv_cache_usage(self) -> float | None:
         """Share of the KV cache in use after the last step, 0 to 1; None when the engine keeps no statistics.
 
-        It is vLLM's gauge, which `step()` sets from the numbers that a Measurement's timeline has. Another thread may
-        read it while the engine works: prometheus_client keeps it in this process, under a lock of its own. It is read
-        alone, because `llm.get_metrics()` reads all of vLLM's metrics and takes milliseconds.
+        It is vLLM's gauge, which `step()` sets from the numbers that a Measurement's timeline has.
+        Another thread may read it while the engine works: prometheus_client keeps it in this
+        process, under a lock of its own. It is read alone, because `llm.get_metrics()` reads all of
+        vLLM's metrics and takes milliseconds.
         """
         from prometheus_client import REGISTRY
 
@@ -183,7 +185,8 @@ class Engine:
     def close(self) -> CloseReport:
         """End the engine, give its memory back and say so. Closing twice returns the first report.
 
-        One that was interrupted (the stop button) is done again by the next call, from where it stopped.
+        One that was interrupted (the stop button) is done again by the next call, from where it
+        stopped.
         """
         global _open
         if self.close_report:
@@ -219,8 +222,8 @@ class Engine:
 def open_engine(profile: Profile, **engine_args) -> Engine:
     """Start a vLLM engine with the profile's arguments, changed by `engine_args` (vLLM's own names).
 
-    An argument given as None is left to vLLM's default. Returns the open engine when it has this configuration
-    already; closes it first when it has another.
+    An argument given as None is left to vLLM's default. Returns the open engine when it has this
+    configuration already; closes it first when it has another.
     Raises EngineError, with the cause in one sentence, when vLLM does not start.
     """
     global _open
@@ -301,7 +304,8 @@ def _children() -> list[psutil.Process]:
 def _shut_down(llm) -> None:
     """End vLLM's processes, then empty the objects: a displayed engine or a kept exception may hold references.
 
-    vLLM 0.32 has no LLM.shutdown(); the client of the engine core has one (vllm/v1/engine/core_client.py).
+    vLLM 0.32 has no LLM.shutdown(); the client of the engine core has one
+    (vllm/v1/engine/core_client.py).
     """
     # Any of these may be gone when this goes on after an interruption.
     engine = getattr(llm, "llm_engine", None)

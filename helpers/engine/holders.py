@@ -1,7 +1,8 @@
 """Who holds this machine: the engine or server of another notebook, or the other one of this notebook.
 
-Two models beside each other do not fit a GPU, and on a CPU each makes the other's numbers slower. Other kernels are
-found through a file each in the user's cache; this kernel's other holder is closed by the function that it handed in.
+Two models beside each other do not fit a GPU, and on a CPU each makes the other's numbers slower.
+Other kernels are found through a file each in the user's cache; this kernel's other holder is
+closed by the function that it handed in.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ _closers: dict[str, Callable[[], object | None]] = {}
 def taken(kind: str, profile: Profile, close: Callable[[], object | None]):
     """Inside the block, and after it unless it fails, this kernel holds an "engine" or a "server".
 
-    close: ends it and returns its report, None when there is none; called when this kernel's other kind needs the
-        GPU's memory.
-    Known from before the start, and under a lock: of two notebooks that start at once, the second sees the first.
+    close: ends it and returns its report, None when there is none; called when this kernel's other
+        kind needs the GPU's memory.
+    Known from before the start, and under a lock: of two notebooks that start at once, the second
+    sees the first.
     Raises EngineError when another kernel holds the GPU; on a CPU that is only said.
     """
     with filelock.FileLock(_folder() / ".lock", timeout=30):

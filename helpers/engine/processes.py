@@ -1,21 +1,20 @@
 """Tie child processes to the life of this one, so that none outlives it.
 
-vLLM 0.32 starts processes of its own (``VLLM::EngineCore``, ``VLLM::Worker``) that do not notice when the notebook's
-kernel is killed: they go on holding the memory of the GPU. Python's clean-up (``atexit``, ``finally``) does not run on
-SIGKILL, so the work is done here by a second, very small process:
+vLLM 0.32 starts processes of its own (``VLLM::EngineCore``, ``VLLM::Worker``) that do not notice
+when the notebook's kernel is killed: they go on holding the memory of the GPU. Python's clean-up
+(``atexit``, ``finally``) does not run on SIGKILL, so the work is done here by a second, very small
+process:
 
-``spawn(cmd)``
-    a supervisor starts the command, adopts whatever its descendants leave behind (``PR_SET_CHILD_SUBREAPER``), and
-    ends the whole tree when this process dies, when the command ends, or when the supervisor is told to stop. Used
-    for servers.
-``guard_children()``
-    a watcher notes vLLM's processes below this one and ends them when this process dies. Used for an engine opened in
-    a notebook, whose processes vLLM itself starts.
+``spawn(cmd)`` a supervisor starts the command, adopts whatever its descendants leave behind
+    (``PR_SET_CHILD_SUBREAPER``), and ends the whole tree when this process dies, when the command
+    ends, or when the supervisor is told to stop. Used for servers.
+``guard_children()`` a watcher notes vLLM's processes below this one and ends them when this process
+    dies. Used for an engine opened in a notebook, whose processes vLLM itself starts.
 ``find_orphans()``
     what an earlier run without a guard has left. Found and reported, never ended.
 
-The file is also the program of both helpers (``python processes.py supervise|watch``); psutil reads the processes. A
-helper starts in 0.05 s and holds about 13 MiB. Linux only (``prctl(2)``).
+The file is also the program of both helpers (``python processes.py supervise|watch``); psutil reads
+the processes. A helper starts in 0.05 s and holds about 13 MiB. Linux only (``prctl(2)``).
 """
 
 from __future__ import annotations
@@ -176,8 +175,9 @@ def spawn(cmd, *, env=None, log=None, cwd=None, grace_s: float = GRACE_S) -> sub
 def stop(process: subprocess.Popen, grace_s: float | None = None) -> int:
     """End what ``spawn`` started and wait for it; returns its exit code. Safe to call twice.
 
-    grace_s: seconds from SIGTERM to SIGKILL, at most those given to ``spawn``; None takes those. Four
-    seconds later the supervisor is no longer trusted, and what is left of the tree is killed from here.
+    grace_s: seconds from SIGTERM to SIGKILL, at most those given to ``spawn``; None takes those.
+        Four seconds later the supervisor is no longer trusted, and what is left of the tree is
+        killed from here.
     """
     if process.poll() is not None:
         return process.returncode

@@ -1,6 +1,7 @@
 """What this run uses: the machine, the model, vLLM's arguments and the sizes of the workloads.
 
-`load_profile()` looks at the machine and starts nothing. A notebook calls it once, with its parameters:
+`load_profile()` looks at the machine and starts nothing. A notebook calls it once, with its
+parameters:
 
     profile = load_profile(PROFILE, MODEL, LOAD_FORMAT)
 
@@ -22,8 +23,9 @@ from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.failure import ProfileError
 from helpers.gpu_memory import GIB, cpu_name
 
-# The model for each size of GPU: the first line whose memory (GiB, as the driver reports it) the GPU has.
-# Weights in bfloat16 take 2 bytes a parameter, and about a third of the memory should be left for the KV cache.
+# The model for each size of GPU: the first line whose memory (GiB, as the driver reports it) the
+# GPU has. Weights in bfloat16 take 2 bytes a parameter, and about a third of the memory should be
+# left for the KV cache.
 MODELS_BY_GPU_MEMORY = (
     (21.0, "Qwen/Qwen2.5-7B-Instruct", 8192),  # 15.2 GB of weights: A10, L4, RTX 3090 and larger
     (13.0, "Qwen/Qwen2.5-3B-Instruct", 8192),  # 6.2 GB: T4, V100 16 GB
@@ -95,8 +97,8 @@ class Profile:
 def gpus() -> tuple[dict, ...]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, as the driver describes them; empty without a driver.
 
-    Each: name, memory_gib, compute_capability. Asks NVML through nvitop, never torch.cuda: a kernel that has
-    touched CUDA can no longer fork engine processes.
+    Each: name, memory_gib, compute_capability. Asks NVML through nvitop, never torch.cuda: a kernel
+        that has touched CUDA can no longer fork engine processes.
     """
     return tuple(
         {
@@ -114,10 +116,12 @@ def load_profile(
     """Choose the machine, the model and vLLM's arguments for this run.
 
     profile: "auto" takes a GPU when the driver answers, else the CPU; "cpu" and "gpu" insist.
-    model: a folder with a config.json, or a Hugging Face id; None takes the default for the machine.
-    load_format: None reads the weights. "dummy" gives the model random ones: a model's real shape on a box
-        without internet. Speed and memory do not depend on the values, the text does. With "dummy", the name
-        of a shipped config ("Qwen/Qwen2.5-7B-Instruct") is enough: nothing is downloaded.
+    model: a folder with a config.json, or a Hugging Face id; None takes the default for the
+        machine.
+    load_format: None reads the weights. "dummy" gives the model random ones: a model's real shape
+        on a box without internet. Speed and memory do not depend on the values, the text does. With
+        "dummy", the name of a shipped config ("Qwen/Qwen2.5-7B-Instruct") is enough: nothing is
+        downloaded.
     Raises ProfileError when a parameter cannot be used here.
     """
     if profile not in ("auto", "cpu", "gpu"):
@@ -159,7 +163,8 @@ def _cpu_profile(model: str | None, load_format: str | None) -> Profile:
         memory_gib=memory_gib,
         engine_args={
             "dtype": "bfloat16",
-            # In one process and without compilation an engine starts in about 3 s; vLLM's default path takes 14 s.
+            # In one process and without compilation an engine starts in about 3 s; vLLM's default
+            # path takes 14 s.
             "distributed_executor_backend": "uni",
             "enforce_eager": True,
             # vLLM on the CPU would otherwise reserve 0.92 of the machine's memory for the KV cache.
@@ -179,8 +184,9 @@ def _gpu_profile(found: tuple[dict, ...], model: str | None, load_format: str | 
     folder, label, weights = _resolve_model(model or default, load_format)
     engine_args = {
         "max_model_len": max_model_len,
-        # What `LLM(...)` takes by default; `vllm serve` would take less. Given to both, the server finds the code
-        # that was compiled for the engine, a minute saved, and their throughputs compare like with like.
+        # What `LLM(...)` takes by default; `vllm serve` would take less. Given to both, the server
+        # finds the code that was compiled for the engine, a minute saved, and their throughputs
+        # compare like with like.
         "max_num_batched_tokens": 16384
         if gpu["memory_gib"] >= 70 and "A100" not in gpu["name"]
         else 8192,

@@ -4,14 +4,15 @@
     with retuned(engine, max_num_batched_tokens=512) as engine_args:
         run_workload(engine, workload)          # as LLM(max_num_batched_tokens=512) would
 
-vLLM reads these arguments once, when it starts: on a GPU that is a minute for each value. All of them end up in
-plain numbers of the scheduler, the block pool and the sampler, which this module sets while no request is running.
-Names and meaning are vLLM's. A value can be at most what the engine was started with, because buffers and memory
-were laid out for that. `tests/test_retune.py` compares a retuned engine with a restarted one.
+vLLM reads these arguments once, when it starts: on a GPU that is a minute for each value. All of
+them end up in plain numbers of the scheduler, the block pool and the sampler, which this module
+sets while no request is running. Names and meaning are vLLM's. A value can be at most what the
+engine was started with, because buffers and memory were laid out for that. `tests/test_retune.py`
+compares a retuned engine with a restarted one.
 
-How it gets there: vLLM mixes `worker_extension_cls` into its worker, and `LLM.collective_rpc` calls a method of it
-by name. With one GPU (or one CPU process) the worker lives in the process of the engine core, whose scheduler is
-found in the frames above the call.
+How it gets there: vLLM mixes `worker_extension_cls` into its worker, and `LLM.collective_rpc` calls
+a method of it by name. With one GPU (or one CPU process) the worker lives in the process of the
+engine core, whose scheduler is found in the frames above the call.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ def retuned(engine: Engine, **values):
     """Inside the block the engine works as if it had been started with `values`; afterwards as before.
 
     max_num_seqs: requests that run at once. max_num_batched_tokens: tokens in one engine step.
-    num_gpu_blocks_override: blocks in the KV cache (on the CPU too). The largest request must fit, or it waits for ever.
-    synthetic_acceptance_rates: one number for each drafted token the engine was started with, each the chance that
-        all drafts up to this one are accepted (vllm/config/speculative.py). On the CPU, vLLM can do this only here.
-    Yields the engine's arguments with the new values; `engine.engine_args` and every Measurement have them too.
+    num_gpu_blocks_override: blocks in the KV cache (on the CPU too). The largest request must fit,
+        or it waits for ever.
+    synthetic_acceptance_rates: one number for each drafted token the engine was started with, each
+        the chance that all drafts up to this one are accepted (vllm/config/speculative.py). On the
+        CPU, vLLM can do this only here.
+    Yields the engine's arguments with the new values; `engine.engine_args` and every Measurement
+    have them too.
     Raises EngineError when the engine was not started for it.
     """
     args = engine.engine_args
@@ -77,7 +81,8 @@ def retuned(engine: Engine, **values):
         yield engine.engine_args
     finally:
         engine.engine_args = args
-        # An engine whose values are not the ones that `engine.info` tells would spoil every later measurement.
+        # An engine whose values are not the ones that `engine.info` tells would spoil every later
+        # measurement.
         if engine.is_open:
             engine.end_requests()  # an error in the block may have left some
         if engine.is_open:
@@ -121,7 +126,8 @@ def _call(engine: Engine, values: dict) -> dict:
         ) from None
 
 
-# --- in the engine's process ----------------------------------------------------------------------------------
+# --- in the engine's process
+# ----------------------------------------------------------------------------------
 
 
 class WorkerExtension:
@@ -142,7 +148,8 @@ class WorkerExtension:
         before = {}
         for name, value in values.items():
             if name == "max_num_seqs":
-                # Places in the batch and, since vLLM 0.32, a limit of its own on how many requests are admitted to them.
+                # Places in the batch and, since vLLM 0.32, a limit of its own on how many requests
+                # are admitted to them.
                 before[name] = scheduler.max_num_running_reqs
                 scheduler.max_num_running_reqs = scheduler.max_num_active_reqs = value
             elif name == "max_num_batched_tokens":
@@ -199,8 +206,8 @@ def _unconditional(conditional: list[float]) -> list[float]:
 def _synthetic_acceptance_on_the_cpu() -> None:
     """vLLM 0.32's CPU kernels refuse rejection_sample_method="synthetic"; this is its GPU kernel in Python.
 
-    Source: rejection_greedy_sample_kernel in vllm/v1/sample/rejection_sampler.py. Greedy requests only. It takes
-    the place of the CPU kernel when `retuned` is first used.
+    Source: rejection_greedy_sample_kernel in vllm/v1/sample/rejection_sampler.py. Greedy requests
+        only. It takes the place of the CPU kernel when `retuned` is first used.
     """
     from vllm.triton_utils.dispatcher import KernelOverride
     from vllm.v1.sample import rejection_sampler

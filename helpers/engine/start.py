@@ -35,8 +35,8 @@ def prepare_environment(profile: Profile, args: dict) -> None:
     """What vLLM reads from the environment, set before it is imported. Values that the user set are kept."""
     one_process = profile.name == "cpu" and args.get("distributed_executor_backend") == "uni"
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if one_process else "1"
-    # A kernel that has threads or has touched CUDA should not fork an engine. (Where importing vLLM is slow, "fork"
-    # saves the import in the engine's process.)
+    # A kernel that has threads or has touched CUDA should not fork an engine. (Where importing vLLM
+    # is slow, "fork" saves the import in the engine's process.)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if "kv_cache_memory_bytes" in args:
@@ -48,8 +48,9 @@ def prepare_environment(profile: Profile, args: dict) -> None:
     if not one_process:
         processes.guard_children()
         return
-    # The shipped model is too small to share out: a second thread gains little on an idle machine, and beside
-    # another program on the same cores the two threads wait for each other (measured: 15 times slower).
+    # The shipped model is too small to share out: a second thread gains little on an idle machine,
+    # and beside another program on the same cores the two threads wait for each other (measured: 15
+    # times slower).
     import torch
 
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
@@ -59,8 +60,9 @@ def prepare_environment(profile: Profile, args: dict) -> None:
 def keep_registered_kernels() -> None:
     """Later engines of this process use the CPU kernels that the first one registered.
 
-    vLLM would register them again by looking into every object of every module, and stops at numba's, which the
-    n-gram drafter brings in: "'_lib_fn_wrapper' object has no attribute 'get'" (vllm/triton_utils/dispatcher.py).
+    vLLM would register them again by looking into every object of every module, and stops at
+    numba's, which the n-gram drafter brings in: "'_lib_fn_wrapper' object has no attribute 'get'"
+    (vllm/triton_utils/dispatcher.py).
     """
     from vllm.platforms import current_platform
     from vllm.triton_utils import dispatcher
@@ -108,9 +110,9 @@ def _replace_handlers(handler: logging.Handler) -> None:
     logger.propagate = False
 
 
-# Importing vLLM makes a million objects that stay. Python looks through them again and again while they are made (2 of
-# the 7 s of the import on one core), and vLLM asks for such a look four times in an engine's start and twice in its
-# end (0.4 s each).
+# Importing vLLM makes a million objects that stay. Python looks through them again and again while
+# they are made (2 of the 7 s of the import on one core), and vLLM asks for such a look four times
+# in an engine's start and twice in its end (0.4 s each).
 
 
 @contextlib.contextmanager

@@ -12,19 +12,13 @@ from helpers.gpu_memory import PROCESSES_EVERY_S, MemorySampler
 
 pytestmark = pytest.mark.skipif(not gpu_memory.has_gpu(), reason="no NVIDIA GPU is visible here")
 
-HOLD = "import torch, sys; x = torch.ones(2 * 2**28, device='cuda'); torch.cuda.synchronize(); print('up', flush=True); sys.stdin.readline()"
-
-
-@pytest.fixture
-def holder():
-    """A process that holds 2 GiB of device memory, beside its CUDA context."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout.readline() == "up\n"
-    yield child
-    child.kill()
-    child.wait()
+HOLD = """
+import sys, torch
+x = torch.ones(2 * 2**28, device="cuda")  # 2 GiB, beside the CUDA context
+torch.cuda.synchronize()
+print("up", flush=True)
+sys.stdin.readline()
+"""
 
 
 def test_a_child_process_is_seen_on_the_device_and_as_ours():
@@ -48,15 +42,8 @@ def test_a_child_process_is_seen_on_the_device_and_as_ours():
         assert found["peak_process_gib"] == pytest.approx(grew, abs=0.3), found
 
 
-def test_who_holds_memory_is_named(holder):
-    mine = [one for one in gpu_memory.users() if one["pid"] == holder.pid]
-    if not mine:
-        pytest.skip("this container does not see the processes of the GPU")
-    assert mine[0]["mine"] is True and (mine[0]["gib"] is None or mine[0]["gib"] > 2.0), mine
-
-
 def test_the_command_measures_the_device():
-    code = HOLD.replace("sys.stdin.readline()", "import time; time.sleep(1.5)")
+    code = HOLD.replace("sys.stdin.readline()", "__import__('time').sleep(1.5)")
     done = subprocess.run(
         [sys.executable, "-m", "helpers.gpu_memory", "--hz", "20", "--", sys.executable, "-c", code],
         capture_output=True, text=True, timeout=120,

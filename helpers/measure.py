@@ -1,11 +1,14 @@
 """Run a workload on an engine and write down, for every request, when each of its tokens came.
 
-`run_workload` does what `LLM.generate` does (vllm/entrypoints/llm.py: add the requests, call `step()` until none is
-left), and adds each request when it arrives. The times are taken when an engine step hands its tokens over, so they
-cost nothing per token. vLLM's own counters are read before and after.
+`run_workload` does what `LLM.generate` does (vllm/entrypoints/llm.py: add the requests, call
+`step()` until none is left), and adds each request when it arrives. The times are taken when an
+engine step hands its tokens over, so they cost nothing per token. vLLM's own counters are read
+before and after.
 
 Definitions, the same everywhere in the workbook (and in vllm.benchmarks):
-    TTFT  arrival to first token;  ITL  gap between two tokens of a request;  E2E  arrival to last token
+    TTFT  arrival to first token
+    ITL   gap between two tokens of a request
+    E2E   arrival to last token
     TPOT  (E2E - TTFT) / (output tokens - 1)
 """
 
@@ -13,11 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import signal
 import threading
 import time
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from helpers.display import live
 from helpers.engine.engine import Engine
@@ -30,15 +34,13 @@ _runs = itertools.count()
 
 @dataclass
 class RequestRecord:
-    """One request as it was measured. Times in seconds; `arrival_s` counts from the start of the workload."""
+    """One request as it was measured. Times in seconds; `arrival_s` since the workload's start."""
 
     id: str
     kind: str
     input_tokens: int
     arrival_s: float
-    token_times_s: list[float] = field(
-        default_factory=list
-    )  # since the start of the workload, one a token
+    token_times_s: list[float] = field(default_factory=list)  # since the start, one a token
     cached_tokens: int = 0  # prompt tokens whose KV cache was found
     queue_s: float = 0.0  # from vLLM's own stamps: in the queue until first scheduled
     preemptions: int = 0
@@ -48,29 +50,29 @@ class RequestRecord:
 
     @property
     def output_tokens(self) -> int:
+        """How many tokens were generated."""
         return len(self.token_times_s)
 
     @property
     def ttft_s(self) -> float:
+        """Arrival to first token."""
         return self.token_times_s[0] - self.arrival_s
 
     @property
     def e2e_s(self) -> float:
+        """Arrival to last token."""
         return self.token_times_s[-1] - self.arrival_s
 
     @property
     def itl_s(self) -> list[float]:
-        """Gaps between tokens: output_tokens - 1 of them. Tokens that one step brought together have gaps of 0."""
+        """Gaps between tokens, output_tokens - 1 of them; 0 between tokens of one step."""
         return [b - a for a, b in itertools.pairwise(self.token_times_s)]
 
     @property
     def tpot_s(self) -> float | None:
-        """None for a request of a single token."""
-        return (
-            (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
-            if self.output_tokens > 1
-            else None
-        )
+        """Mean time of the tokens after the first; None for a request of a single token."""
+        gaps = self.output_tokens - 1
+        return (self.e2e_s - self.ttft_s) / gaps if gaps > 0 else None
 
 
 @dataclass
@@ -90,7 +92,10 @@ class Measurement:
         return self.summary()
 
     def summary(self, kind: str | None = None) -> dict[str, float]:
-        """Totals and percentiles, of all requests or of one kind. Units are in the names."""
+        """Totals and percentiles, of all requests or of one kind. Units are in the names.
+
+        Raises ValueError when no request of that kind has a token.
+        """
         chosen = [r for r in self.requests if kind in (None, r.kind) and r.token_times_s]
         if not chosen:
             raise ValueError(f"No finished request of kind {kind!r} in this measurement.")
@@ -119,26 +124,23 @@ class Measurement:
 
     def __str__(self) -> str:
         m = self.metrics
-        text = (
-            f"{m['requests']} requests in {m['duration_s']:.2f} s: {m['output_tokens_per_s']:,.0f} output tokens/s, "
-            f"TTFT p50 {m['ttft_ms_p50']:.1f} ms"
+        tpot = f", TPOT p50 {m['tpot_ms_p50']:.2f} ms" if "tpot_ms_p50" in m else ""
+        return (
+            f"{m['requests']} requests in {m['duration_s']:.2f} s: "
+            f"{m['output_tokens_per_s']:,.0f} output tokens/s, "
+            f"TTFT p50 {m['ttft_ms_p50']:.1f} ms{tpot}"
         )
-        return text + (f", TPOT p50 {m['tpot_ms_p50']:.2f} ms" if "tpot_ms_p50" in m else "")
 
 
 def percentile(values: list[float], p: float) -> float:
-    """The p-th percentile by linear interpolation, as numpy's default. Raises ValueError on an empty list."""
+    """The p-th percentile by linear interpolation. Raises ValueError on an empty list."""
     if not values:
         raise ValueError("A percentile of no values is not defined.")
-    ordered = sorted(values)
-    position = (len(ordered) - 1) * p / 100
-    low = math.floor(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+    return float(np.percentile(values, p))
 
 
 def counters(llm) -> dict[str, float | list[float]]:
-    """vLLM's counters and gauges now, without the prefix "vllm:"; a vector (per draft position) is a list.
+    """Counters and gauges of vLLM now, without "vllm:"; a vector (per draft position) is a list.
 
     Needs `disable_log_stats=False`, which the profiles set. Names: vllm/v1/metrics/loggers.py.
     """
@@ -147,23 +149,20 @@ def counters(llm) -> dict[str, float | list[float]]:
         name = metric.name.removeprefix("vllm:")
         if hasattr(metric, "values"):
             found[name] = list(metric.values)
-        elif hasattr(metric, "value"):
-            found[name] = (
-                found.get(name, 0) + metric.value
-            )  # one counter can come once for each label
+        elif hasattr(metric, "value"):  # one counter can come once for each label
+            found[name] = found.get(name, 0) + metric.value
     return found
 
 
 def _difference(after: dict, before: dict) -> dict:
-    def minus(name, value):
-        old = before.get(name, [0] * len(value) if isinstance(value, list) else 0)
-        return (
-            [a - b for a, b in zip(value, old, strict=True)]
-            if isinstance(value, list)
-            else value - old
-        )
-
-    return {name: minus(name, value) for name, value in after.items()}
+    found = {}
+    for name, value in after.items():
+        if isinstance(value, list):
+            old = before.get(name, [0] * len(value))
+            found[name] = [a - b for a, b in zip(value, old, strict=True)]
+        else:
+            found[name] = value - before.get(name, 0)
+    return found
 
 
 def run_workload(
@@ -173,41 +172,39 @@ def run_workload(
     concurrency: int | None = None,
     progress: bool = True,
 ) -> Measurement:
-    """Send the workload's requests to the engine at their arrival times and measure until the last has ended.
+    """Send the workload's requests at their arrival times and measure until the last has ended.
 
-    sampling: vLLM's SamplingParams by name, the same for all requests; greedy (temperature 0) when not given.
-    concurrency: at most so many requests are in flight; the next is sent, and arrives, when one has ended. 1 is one
-        request at a time. None sends each at its arrival time, whatever is running (as `LLM.generate` does).
+    sampling: vLLM's SamplingParams by name, the same for all requests; greedy (temperature 0) when
+        not given.
+    concurrency: at most so many requests are in flight; the next is sent, and arrives, when one has
+        ended. 1 is one request at a time. None sends each at its arrival time, whatever is running
+        (as `LLM.generate` does).
     progress: show requests done and tokens a second meanwhile, where there is a place to show it.
-    Raises EngineError when a request does not fit the engine, or when the run fails or is stopped by hand: the engine
-    is then still usable, unless the message says that it was closed.
+    Raises EngineError when a request does not fit the engine, or when the run fails or is stopped
+    by hand: the engine is then still usable, unless the message says that it was closed.
     """
-    records, params = _prepare(engine, workload, sampling or {})
+    run = _Run(engine, workload, sampling or {}, concurrency)
     if engine.llm.llm_engine.has_unfinished_requests():
-        engine.end_requests()  # of another cell that was stopped: they would run along and be measured
+        # Of another cell that was stopped: they would run along and be measured.
+        engine.end_requests()
     before = counters(engine.llm)
-    sent: dict[str, str] = {}  # vLLM's id of a request: ours
-    view = live.progress(workload.name, len(records)) if progress else None
+    view = live.progress(workload.name, len(workload)) if progress else None
     try:
-        with _steps_noted(engine) as steps:
-            start, duration, finished = _send_and_step(
-                engine, workload, records, params, concurrency, sent, steps, view
-            )
+        run.work(view)
     except KeyboardInterrupt:
         raise EngineError(_give_up(engine, "The measurement was stopped")) from None
     except Exception as error:
         cause = " ".join(str(error).split())[:300].rstrip(".")
-        raise EngineError(
-            _give_up(engine, f"The measurement failed ({type(error).__name__}: {cause})", error)
-        ) from error
+        what = f"The measurement failed ({type(error).__name__}: {cause})"
+        raise EngineError(_give_up(engine, what, error)) from error
     finally:
         if view:
             view.close()
-    timeline = _timeline(steps, start, records, sent)
-    _complete(records, finished)
+    timeline = run.timeline()
+    run.complete()
     return Measurement(
-        requests=list(records.values()),
-        duration_s=duration,
+        requests=list(run.records.values()),
+        duration_s=run.duration_s,
         counters=_difference(counters(engine.llm), before),
         timeline=timeline,
         workload=workload.describe(),
@@ -224,67 +221,142 @@ _NOT_SAMPLING = {
 }
 
 
-def _prepare(
-    engine: Engine, workload: Workload, sampling: dict
-) -> tuple[dict[str, RequestRecord], dict]:
-    """For each request, by an id of its own: an empty record, and its SamplingParams. Refuses what cannot run."""
+class _Run:
+    """One run of a workload: its requests by an id of their own, and what each step handed over."""
+
+    def __init__(self, engine: Engine, workload: Workload, sampling: dict, concurrency: int | None):
+        """Raises EngineError for what cannot run."""
+        for name in sampling:
+            if name in _NOT_SAMPLING:
+                raise EngineError(
+                    f"{name!r} cannot be among the sampling parameters of a workload: "
+                    f"{_NOT_SAMPLING[name]}."
+                )
+        self.core = engine.llm.llm_engine
+        self.concurrency = concurrency
+        number = next(_runs)
+        self.requests = {f"{number}-{i}": request for i, request in enumerate(workload.requests)}
+        self.records: dict[str, RequestRecord] = {}
+        self.params = {}
+        for i, (key, request) in enumerate(self.requests.items()):
+            tokens = len(request.prompt_token_ids)
+            limit = engine.info.max_model_len
+            if tokens + request.max_tokens > limit:
+                raise EngineError(
+                    f"Request {i} needs {tokens} + {request.max_tokens} tokens, but this engine "
+                    f"takes max_model_len = {limit}: open it with a larger one, or shorten the "
+                    "workload."
+                )
+            self.records[key] = RequestRecord(key, request.kind, tokens, request.arrival_s)
+            try:
+                self.params[key] = _sampling_params(request, sampling)
+            except Exception as error:
+                raise EngineError(
+                    f"vLLM's SamplingParams refuse {sampling} for request {i}: {error}"
+                ) from error
+        self.sent: dict[str, str] = {}  # vLLM's id of a request: ours
+        self.steps: list[tuple[float, list, object]] = []  # time, outputs, scheduler's numbers
+        self.finished = []  # vLLM's final outputs
+        self.start = self.duration_s = 0.0
+
+    def work(self, view) -> None:
+        """Send the requests and step until all have ended; `view` is told of each step."""
+        waiting = sorted(self.requests, key=lambda key: self.requests[key].arrival_s)
+        with _interrupt_between_steps() as stop, self._noting_steps():
+            self.start = time.perf_counter()
+            while waiting or self.core.has_unfinished_requests():
+                now = time.perf_counter() - self.start
+                while waiting and self._is_due(waiting[0], now):
+                    self._send(waiting.pop(0), now)
+                if self.core.has_unfinished_requests():
+                    self.finished += [output for output in self.core.step() if output.finished]
+                elif waiting:
+                    until = self.requests[waiting[0]].arrival_s - now
+                    time.sleep(max(0.0, min(0.05, until)))
+                if view:
+                    view.update(len(self.finished), steps=len(self.steps))
+                if stop.is_set():
+                    raise KeyboardInterrupt
+            self.duration_s = time.perf_counter() - self.start
+
+    def _is_due(self, key: str, now: float) -> bool:
+        in_flight = len(self.sent) - len(self.finished)
+        full = self.concurrency and in_flight >= self.concurrency
+        return not full and self.requests[key].arrival_s <= now
+
+    def _send(self, key: str, now: float) -> None:
+        if self.concurrency:
+            self.records[key].arrival_s = now
+        prompt = {"prompt_token_ids": self.requests[key].prompt_token_ids}
+        # The engine gives each request an id of its own; its outputs carry that one.
+        self.sent[self.core.add_request(key, prompt, self.params[key])] = key
+
+    @contextlib.contextmanager
+    def _noting_steps(self):
+        client = self.core.engine_core
+        original = client.get_output
+
+        def get_output():
+            outputs = original()
+            self.steps.append((time.perf_counter(), outputs.outputs, outputs.scheduler_stats))
+            return outputs
+
+        client.get_output = get_output
+        try:
+            yield
+        finally:
+            client.get_output = original
+
+    def complete(self) -> None:
+        """Put what vLLM's final outputs say into the records."""
+        for output in self.finished:
+            record, answer = self.records[output.request_id], output.outputs[0]
+            record.text, record.token_ids = answer.text, list(answer.token_ids)
+            record.finish_reason = answer.finish_reason
+            record.cached_tokens = output.num_cached_tokens or 0
+            if (stamps := output.metrics) is not None:
+                record.queue_s = max(0.0, stamps.scheduled_ts - stamps.queued_ts)
+                record.preemptions = stamps.num_preemptions
+
+    def timeline(self) -> list[dict]:
+        """One row a step; on the way each record gets the times of its tokens."""
+        rows = []
+        for when, outputs, stats in self.steps:
+            ours = [output for output in outputs if output.request_id in self.sent]
+            if outputs and not ours:
+                continue  # an engine in another process had worked ahead for a run that was stopped
+            at = when - self.start
+            for output in ours:
+                times = self.records[self.sent[output.request_id]].token_times_s
+                times += [at] * len(output.new_token_ids)
+            if stats is not None:
+                rows.append(
+                    {
+                        "t_s": at,
+                        "running": stats.num_running_reqs,
+                        "waiting": stats.num_waiting_reqs,
+                        "kv_cache_usage": stats.kv_cache_usage,
+                        "tokens": sum(len(output.new_token_ids) for output in ours),
+                    }
+                )
+        return rows
+
+
+def _sampling_params(request, sampling: dict):
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    for name in sampling:
-        if name in _NOT_SAMPLING:
-            raise EngineError(
-                f"{name!r} cannot be among the sampling parameters of a workload: {_NOT_SAMPLING[name]}."
-            )
-    limit = engine.info.max_model_len
-    run = next(_runs)
-    records, params = {}, {}
-    for i, request in enumerate(workload.requests):
-        if len(request.prompt_token_ids) + request.max_tokens > limit:
-            raise EngineError(
-                f"Request {i} needs {len(request.prompt_token_ids)} + {request.max_tokens} tokens, but this engine takes "
-                f"max_model_len = {limit}: open it with a larger one, or shorten the workload."
-            )
-        key = f"{run}-{i}"
-        records[key] = RequestRecord(
-            key, request.kind, len(request.prompt_token_ids), request.arrival_s
-        )
-        try:
-            params[key] = SamplingParams(
-                **{"temperature": 0.0, **sampling},
-                max_tokens=request.max_tokens,
-                ignore_eos=not request.stop_at_eos,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-        except Exception as error:
-            raise EngineError(
-                f"vLLM's SamplingParams refuse {sampling} for request {i}: {error}"
-            ) from error
-    return records, params
-
-
-@contextlib.contextmanager
-def _steps_noted(engine: Engine):
-    """Inside the block, a list that grows by (time, outputs, scheduler's numbers) with each engine step."""
-    client = engine.llm.llm_engine.engine_core
-    steps: list[tuple[float, list, object]] = []
-    original = client.get_output
-
-    def get_output():
-        outputs = original()
-        steps.append((time.perf_counter(), outputs.outputs, outputs.scheduler_stats))
-        return outputs
-
-    client.get_output = get_output
-    try:
-        yield steps
-    finally:
-        client.get_output = original
+    return SamplingParams(
+        **{"temperature": 0.0, **sampling},
+        max_tokens=request.max_tokens,
+        ignore_eos=not request.stop_at_eos,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 @contextlib.contextmanager
 def _interrupt_between_steps():
-    """Within this block Ctrl-C (Jupyter's stop button) sets a flag that is read between two engine steps.
+    """Ctrl-C (Jupyter's stop button) sets a flag in here, which is read between two engine steps.
 
     A step that is interrupted half-way leaves vLLM's scheduler and worker disagreeing; a step takes
     milliseconds, so waiting for its end costs nothing. A second Ctrl-C interrupts at once.
@@ -306,88 +378,8 @@ def _interrupt_between_steps():
         signal.signal(signal.SIGINT, previous)
 
 
-def _send_and_step(
-    engine: Engine,
-    workload: Workload,
-    records: dict[str, RequestRecord],
-    params: dict,
-    concurrency: int | None,
-    sent: dict[str, str],
-    steps: list,
-    view,
-) -> tuple[float, float, list]:
-    """Work through the workload; returns (clock at its start, seconds, vLLM's final outputs). Fills `sent`."""
-    core = engine.llm.llm_engine
-    waiting = sorted(
-        zip(records, workload.requests, strict=True), key=lambda pair: pair[1].arrival_s
-    )
-    finished = []
-    with _interrupt_between_steps() as stop:
-        start = time.perf_counter()
-        while waiting or core.has_unfinished_requests():
-            now = time.perf_counter() - start
-            while waiting and waiting[0][1].arrival_s <= now:
-                if concurrency and len(sent) - len(finished) >= concurrency:
-                    break
-                key, request = waiting.pop(0)
-                if concurrency:
-                    records[key].arrival_s = now
-                # The engine gives each request an id of its own; its outputs carry that one.
-                internal = core.add_request(
-                    key, {"prompt_token_ids": request.prompt_token_ids}, params[key]
-                )
-                sent[internal] = key
-            if core.has_unfinished_requests():
-                finished += [output for output in core.step() if output.finished]
-            elif waiting:
-                time.sleep(max(0.0, min(0.05, waiting[0][1].arrival_s - now)))
-            if view:
-                view.update(len(finished), steps=len(steps))
-            if stop.is_set():
-                raise KeyboardInterrupt
-        return start, time.perf_counter() - start, finished
-
-
-def _timeline(
-    steps: list, start: float, records: dict[str, RequestRecord], sent: dict[str, str]
-) -> list[dict]:
-    """One row a step; on the way each record gets the times of its tokens."""
-    rows = []
-    for when, outputs, stats in steps:
-        ours = [output for output in outputs if output.request_id in sent]
-        if outputs and not ours:
-            continue  # an engine in another process had worked ahead for a run that was stopped
-        for output in ours:
-            records[sent[output.request_id]].token_times_s += [when - start] * len(
-                output.new_token_ids
-            )
-        if stats is not None:
-            rows.append(
-                {
-                    "t_s": when - start,
-                    "running": stats.num_running_reqs,
-                    "waiting": stats.num_waiting_reqs,
-                    "kv_cache_usage": stats.kv_cache_usage,
-                    "tokens": sum(len(output.new_token_ids) for output in ours),
-                }
-            )
-    return rows
-
-
-def _complete(records: dict[str, RequestRecord], finished: list) -> None:
-    """Put what vLLM's final outputs say into the records."""
-    for output in finished:
-        record, completion, stamps = records[output.request_id], output.outputs[0], output.metrics
-        record.text, record.token_ids = completion.text, list(completion.token_ids)
-        record.finish_reason = completion.finish_reason
-        record.cached_tokens = output.num_cached_tokens or 0
-        if stamps is not None:
-            record.queue_s = max(0.0, stamps.scheduled_ts - stamps.queued_ts)
-            record.preemptions = stamps.num_preemptions
-
-
 def _give_up(engine: Engine, what: str, error: Exception | None = None) -> str:
-    """After an error or the stop button: end the requests in flight; returns one sentence that says what comes next."""
+    """End the requests in flight after an error or a stop; a sentence on what comes next."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     if isinstance(error, EngineDeadError) or not engine.is_open:
@@ -396,9 +388,12 @@ def _give_up(engine: Engine, what: str, error: Exception | None = None) -> str:
     engine.end_requests()  # closes an engine that cannot end them
     if engine.is_open:
         return f"{what}; its requests were ended and the engine is ready for the next cell."
-    return f"{what}, its requests did not end and the engine was closed: run the cell with open_engine(...) again."
+    return (
+        f"{what}, its requests did not end and the engine was closed: run the cell with "
+        "open_engine(...) again."
+    )
 
 
 def warm_up(engine: Engine) -> None:
-    """A few small requests, not measured: the first steps of a new engine pay for things that later ones find done."""
+    """A few small requests, not measured: the first steps pay for what later ones find done."""
     run_workload(engine, uniform(engine.tokenizer, 4, 32, 8, seed=-1), progress=False)

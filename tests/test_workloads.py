@@ -23,7 +23,7 @@ def test_uniform_has_exact_lengths_and_plain_tokens(tokenizer):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda t, seed: workloads.uniform(t, 4, 20, 5, seed=seed, rate_per_s=10),
+        lambda t, seed: workloads.uniform(t, 4, 20, 5, seed=seed),
         lambda t, seed: workloads.mixed(t, 2, 8, 8, 2, 64, 4, every_s=0.5, seed=seed),
         lambda t, seed: workloads.shared_prefix(t, 3, 40, 10, 4, seed=seed),
         lambda t, seed: workloads.questions(t, 4, seed=seed),
@@ -35,11 +35,10 @@ def test_a_seed_is_a_workload(tokenizer, make):
     assert make(tokenizer, 1).requests != make(tokenizer, 2).requests
 
 
-def test_arrivals_follow_the_rate(tokenizer):
-    work = workloads.uniform(tokenizer, 400, 4, 2, seed=0, rate_per_s=50)
-    times = [r.arrival_s for r in work.requests]
-    assert times == sorted(times)
-    assert times[-1] == pytest.approx(400 / 50, rel=0.2), "mean gap is not 1 / rate"
+def test_long_prompts_arrive_one_after_the_other(tokenizer):
+    work = workloads.mixed(tokenizer, 2, 8, 8, 3, 64, 4, every_s=0.5, first_s=0.2)
+    assert [r.arrival_s for r in work.requests] == pytest.approx([0, 0, 0.2, 0.7, 1.2])
+    assert [r.kind for r in work.requests] == ["short"] * 2 + ["long"] * 3
 
 
 def test_shared_prefix_is_shared_and_the_counter_example_differs_in_one_token(tokenizer):

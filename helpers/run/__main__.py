@@ -1,11 +1,29 @@
-"""python -m helpers.run [class ...]: see helpers/run/runner.py and helpers/run/classroom/class_run.py."""
+"""`python -m helpers.run` executes the notebooks, `python -m helpers.run class` a whole class."""
 
 import sys
 
+from helpers.results import ResultsError
 from helpers.run import runner
-from helpers.run.classroom import class_run
+from helpers.run.classroom import command
+from helpers.run.course_file import UsageError
+from helpers.run.stopping import Stopped, everything_ends
+
+
+def main(argv: list[str]) -> int:
+    """0 all ran, 1 a notebook failed, 2 wrong usage or a full disk, 128 + signal when stopped."""
+    a_class = argv[:1] == ["class"]
+    try:
+        with everything_ends():
+            return command.main(argv[1:]) if a_class else runner.main(argv)
+    except (UsageError, ResultsError) as error:
+        print(error, file=sys.stderr)
+    except OSError as error:
+        print(f"The results could not be written: {error}. What is done is kept.", file=sys.stderr)
+    except Stopped as stopped:
+        print(f"\nStopped by {stopped}; nothing was left running.", stopped.so_far, file=sys.stderr)
+        return 128 + stopped.number
+    return 2
+
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["class"]:
-        sys.exit(class_run.main(sys.argv[2:]))
-    sys.exit(runner.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -7,29 +7,34 @@ import json
 from pathlib import Path
 
 SLOW_CELL_S = 5.0
+KINDS = ("measured", "calculated", "typed", "missing")  # of a blank
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8885; --soft: #8881; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid var(--line); }
+h1 { font-size: 1.6rem; }
+h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid var(--line); }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; }
-pre { background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .85rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-code { font-size: .9em; overflow-wrap: anywhere; } a { color: inherit; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; }
+th, td { text-align: left; vertical-align: top; }
+pre { background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .85rem; }
+pre { white-space: pre-wrap; } pre, code { overflow-wrap: anywhere; }
+code { font-size: .9em; } a { color: inherit; }
 .bad { color: #b3261e; font-weight: 600; } .good { color: #1b7f3b; } .soft { opacity: .75; }
 @media (prefers-color-scheme: dark) { .bad { color: #ff8a80; } .good { color: #7bd88f; } }
 """
 
 
-def page(
-    title: str, body: str, csp: str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-) -> str:
+def page(title: str, body: str) -> str:
     """A self-contained HTML page that loads nothing and runs no script."""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<meta http-equiv="Content-Security-Policy" content="{csp}"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
-    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{html.escape(title)}</title>
+<style>{STYLE}</style></head><body>
+{body}
+</body></html>
+"""
 
 
 def from_markdown(text: str) -> str:
@@ -62,144 +67,133 @@ def fence(text: str) -> str:
 
 
 def one_sentence(failure: dict | None) -> str:
-    """'cell 7 of 31 (Baseline): ValueError: no such model'"""
+    """'cell 7 of 31 (Baseline): ValueError: no such model'."""
     if not failure:
         return ""
-    where = (
-        f"cell {failure['cell']}" + (f" of {failure['of']}" if failure.get("of") else "")
-        if failure.get("cell")
-        else "before its first cell"
-    )
-    section = f" ({failure['section']})" if failure.get("section") else ""
+    where = f"cell {failure['cell']}" if failure.get("cell") else "before its first cell"
+    where += f" of {failure['of']}" if failure.get("cell") and failure.get("of") else ""
+    where += f" ({failure['section']})" if failure.get("section") else ""
     reason = (failure.get("evalue") or "").strip()
-    return f"{where}{section}: {failure['ename']}" + (f": {reason}" if reason else "")
+    return f"{where}: {failure['ename']}" + (f": {reason}" if reason else "")
 
 
 def markdown(run: dict) -> str:
-    """summary.md of a run; `run` is the dict that helpers/run/runner.py collects (`_close`)."""
-    notebooks, blanks = run["notebooks"], run["blanks"]
-    failed = [nb for nb in notebooks if nb["status"] != "ok"]
+    """summary.md of a run; `run` is what helpers/run/runner.py collects and summary.json holds."""
+    sections = (_head, _notebooks, _failures, _slow_cells, _measured, _notes)
+    return "\n".join(line for section in sections for line in section(run)) + "\n"
+
+
+def _table(header: str, rows: list[list]) -> list[str]:
+    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return [header, "|---" * (header.count("|") - 1) + "|", *lines, ""]
+
+
+def _head(run: dict) -> list[str]:
+    failed = [nb for nb in run["notebooks"] if nb["status"] != "ok"]
+    verdict = "every notebook ran, every cell"
+    if failed:
+        verdict = f"{len(failed)} of {len(run['notebooks'])} notebooks failed"
     place = run["provenance"]
-    counts = {
-        kind: sum(b["kind"] == kind for b in blanks)
-        for kind in ("measured", "calculated", "typed", "missing")
-    }
-    verdict = (
-        "every notebook ran, every cell"
-        if not failed
-        else f"{len(failed)} of {len(notebooks)} notebooks failed"
-    )
+    versions = f"vLLM {place['vllm']}, torch {place['torch']}, Python {place['python']}"
     lines = [
         f"# Run of {run['started']}: {verdict}",
         "",
-        f"{duration(run['seconds'])} on {place['machine']}, vLLM {place['vllm']}, torch {place['torch']}, Python {place['python']}.",
+        f"{duration(run['seconds'])} on {place['machine']}, {versions}.",
         "",
     ]
-    if run.get("stopped"):
+    if run["stopped"]:
         lines += [f"**Stopped early: {run['stopped']}**", ""]
     if run["parameters"]:
-        lines += [
-            "Parameters: "
-            + ", ".join(f"`{name}={value!r}`" for name, value in run["parameters"].items()),
-            "",
-        ]
+        given = ", ".join(f"`{name}={value!r}`" for name, value in run["parameters"].items())
+        lines += [f"Parameters: {given}", ""]
+    return lines
 
-    lines += [
-        "## Notebooks",
-        "",
-        "| notebook | result | seconds | cells | executed |",
-        "|---|---|---|---|---|",
+
+def _notebooks(run: dict) -> list[str]:
+    rows = []
+    for nb in run["notebooks"]:
+        name, status = nb["name"], nb["status"]
+        pages = f"[page]({name}.html), [notebook]({name}.ipynb)" if nb["page"] else ""
+        result = "ok" if status == "ok" else status.upper()
+        cells = f"{nb['cells_done']} of {nb['cells']}"
+        rows.append([name, result, f"{nb['seconds']:.1f}", cells, pages])
+    header = "| notebook | result | seconds | cells | executed |"
+    return ["## Notebooks", "", *_table(header, rows)]
+
+
+def _failures(run: dict) -> list[str]:
+    failed = [nb for nb in run["notebooks"] if nb["status"] != "ok"]
+    lines = ["## Failures", ""] if failed else []
+    for nb in failed:
+        failure = nb["failure"] or {}
+        sentence = one_sentence(failure).replace("<", "&lt;").split("\n")[0]
+        end = "\n".join((failure.get("traceback") or "").splitlines()[-14:])
+        log = "\n".join(failure.get("log_tail") or ())
+        lines += [f"### {nb['name']}", "", f"{sentence}.", ""]
+        for title, text in (
+            ("The cell:", failure.get("source")),
+            ("The end of the traceback:", end),
+            (f"The last lines of vLLM's log, `{failure.get('log')}`:", log),
+        ):
+            if text:
+                lines += [title, "", fence(text), ""]
+    return lines
+
+
+def _slow_cells(run: dict) -> list[str]:
+    cells = [
+        cell | {"notebook": nb["name"]} for nb in run["notebooks"] for cell in nb["cell_times"]
     ]
-    for nb in notebooks:
-        pages = (
-            f"[page]({nb['name']}.html), [notebook]({nb['name']}.ipynb)" if nb.get("page") else ""
-        )
-        lines.append(
-            f"| {nb['name']} | {'ok' if nb['status'] == 'ok' else nb['status'].upper()} | {nb['seconds']:.1f} | "
-            f"{nb['cells_done']} of {nb['cells']} | {pages} |"
-        )
-
-    if failed:
-        lines += ["", "## Failures", ""]
-        for nb in failed:
-            failure = nb["failure"] or {}
-            lines += [
-                f"### {nb['name']}",
-                "",
-                one_sentence(failure).replace("<", "&lt;").split("\n")[0] + ".",
-                "",
-            ]
-            if failure.get("source"):
-                lines += ["The cell:", "", fence(failure["source"]), ""]
-            if failure.get("traceback"):
-                lines += [
-                    "The end of the traceback:",
-                    "",
-                    fence("\n".join(failure["traceback"].splitlines()[-14:])),
-                    "",
-                ]
-            if failure.get("log_tail"):
-                lines += [
-                    f"The last lines of vLLM's log, `{failure['log']}`:",
-                    "",
-                    fence("\n".join(failure["log_tail"])),
-                    "",
-                ]
-
-    slow = sorted(
-        (
-            (nb["name"], cell)
-            for nb in notebooks
-            for cell in nb["cell_times"]
-            if cell["seconds"] > SLOW_CELL_S
-        ),
-        key=lambda item: -item[1]["seconds"],
-    )
-    if slow:
-        lines += [
-            "",
-            f"## Cells above {SLOW_CELL_S:.0f} s",
-            "",
-            "| notebook | cell | seconds | section | begins with |",
-            "|---|---|---|---|---|",
+    slow = [cell for cell in cells if cell["seconds"] > SLOW_CELL_S]
+    if not slow:
+        return []
+    rows = [
+        [
+            cell["notebook"],
+            cell["k"],
+            f"{cell['seconds']:.1f}",
+            in_cell(cell["section"], 60),
+            in_cell(cell["first_line"], 60),
         ]
-        lines += [
-            f"| {name} | {cell['k']} | {cell['seconds']:.1f} | {in_cell(cell['section'], 60)} | {in_cell(cell['first_line'], 60)} |"
-            for name, cell in slow
-        ]
+        for cell in sorted(slow, key=lambda cell: -cell["seconds"])
+    ]
+    header = "| notebook | cell | seconds | section | begins with |"
+    return [f"## Cells above {SLOW_CELL_S:.0f} s", "", *_table(header, rows)]
 
-    lines += [
-        "",
+
+def _measured(run: dict) -> list[str]:
+    blanks = run["blanks"]
+    counts = ", ".join(f"{sum(b['kind'] == kind for b in blanks)} {kind}" for kind in KINDS)
+    lines = [
         "## What was measured",
         "",
         f"{run['records']} measurements in [measurements.jsonl](measurements.jsonl). "
-        f"Blanks of the documents: {counts['measured']} measured, {counts['calculated']} calculated, {counts['typed']} typed, {counts['missing']} missing.",
+        f"Blanks of the documents: {counts}.",
+        "",
     ]
     for document in dict.fromkeys(b["document"] for b in blanks):
         mine = [b for b in blanks if b["document"] == document]
+        rows = [
+            [in_cell(b["label"], 70), in_cell(b["value"]), b["kind"], in_cell(b["note"], 90)]
+            for b in mine
+            if b["kind"] != "missing"
+        ]
         missing = [in_cell(b["label"], 70) for b in mine if b["kind"] == "missing"]
-        lines += ["", f"### [{document}.md]({document}.md)", ""]
-        if len(missing) < len(mine):
-            lines += ["| blank | value | is | from |", "|---|---|---|---|"]
-            lines += [
-                f"| {in_cell(b['label'], 70)} | {in_cell(b['value'])} | {b['kind']} | {in_cell(b['note'], 90)} |"
-                for b in mine
-                if b["kind"] != "missing"
-            ]
-            lines.append("")
-        if missing:
-            lines.append("Missing: " + "; ".join(missing) + ".")
-    if run["notes"]:
-        lines += ["", "## Notes", ""] + [f"- {note}" for note in run["notes"]]
-    return "\n".join(lines) + "\n"
+        lines += [f"### [{document}.md]({document}.md)", ""]
+        lines += _table("| blank | value | is | from |", rows) if rows else []
+        lines += [f"Missing: {'; '.join(missing)}.", ""] if missing else []
+    return lines
+
+
+def _notes(run: dict) -> list[str]:
+    return ["## Notes", "", *(f"- {note}" for note in run["notes"])] if run["notes"] else []
 
 
 def write(run: dict, out: Path) -> None:
+    """summary.md, summary.html and summary.json in the run's folder."""
     text = markdown(run)
+    title = text.partition("\n")[0].lstrip("# ")
+    html = page(title, from_markdown(text))
     (out / "summary.md").write_text(text, encoding="utf-8", errors="replace")
     (out / "summary.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
-    (out / "summary.html").write_text(
-        page(text.partition("\n")[0].lstrip("# "), from_markdown(text)),
-        encoding="utf-8",
-        errors="replace",
-    )
+    (out / "summary.html").write_text(html, encoding="utf-8", errors="replace")

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from helpers import REPO
-from helpers.run import runner as runner
-from helpers.run import summary
-from helpers.run.runner import NotebookResult, UsageError
+from helpers.run import course_file, notebook_file, runner, summary
+from helpers.run.course_file import UsageError
+from helpers.run.runner import NotebookResult
 
 PARAMETERS = "RESULTS_DIR = None\nSEED = 0  # of the prompts\nSIZES = None"
 SAVE = "from helpers.results.store import Results\nstore = Results(NOTEBOOK, RESULTS_DIR)\n"
@@ -128,7 +128,7 @@ def mixed_run(tmp_path_factory):
     notebook(folder, "06_last", "value = 3\nvalue", parameters=None)
     stream = io.StringIO()
     data = runner.run(
-        runner.find_notebooks(folder=folder),
+        course_file.find_notebooks(folder=folder),
         {"SEED": 7},
         runner.new_folder(out),
         cell_timeout=4,
@@ -267,18 +267,18 @@ def test_an_unknown_parameter_lists_the_right_ones_and_runs_nothing(tmp_path):
 def test_a_parameter_goes_to_the_notebooks_that_have_it(tmp_path):
     a = notebook(tmp_path / "n {b}", "01_a", "1")
     b = notebook(tmp_path / "n {b}", "02_b", "1", parameters="PROFILE = 'auto'")
-    assert runner.assign_parameters([a, b], {"SEED": 3, "PROFILE": "cpu"}) == {
+    assert course_file.assign_parameters([a, b], {"SEED": 3, "PROFILE": "cpu"}) == {
         a: {"SEED": 3},
         b: {"PROFILE": "cpu"},
     }
     with pytest.raises(UsageError, match="use --out"):
-        runner.assign_parameters([a], {"RESULTS_DIR": "x"})
+        course_file.assign_parameters([a], {"RESULTS_DIR": "x"})
 
 
 def test_which_notebooks(tmp_path):
     for name in ("01_review", "02_advanced", "05_server"):
         notebook(tmp_path, name)
-    names = lambda wanted: [p.stem[:2] for p in runner.find_notebooks(wanted, tmp_path)]
+    names = lambda wanted: [p.stem[:2] for p in course_file.find_notebooks(wanted, tmp_path)]
     assert (
         names(None) == ["01", "02", "05"]
         and names(["2", "01_review.ipynb"]) == ["01", "02"]
@@ -290,7 +290,7 @@ def test_which_notebooks(tmp_path):
 
 def test_values_on_the_command_line():
     given = ["3", "1e3", "True", "None", "cpu", "[1, 8]", "007", "{a", "", "0.5"]
-    assert [runner.typed(v) for v in given] == [
+    assert [course_file.typed(v) for v in given] == [
         3,
         1000.0,
         True,
@@ -309,13 +309,9 @@ def test_a_course_file(tmp_path):
     path.write_text(
         'notebooks: ["01", 2]\nmodel: my/model\nsizes: {requests: 8}\nparameters: {SEED: 7}\ncell_timeout: 60\n'
     )
-    course = runner.read_course(path)
-    assert course["parameters"] == {"MODEL": "my/model", "REQUESTS": 8, "SEED": 7}
-    assert (
-        course["notebooks"] == ["01", "2"]
-        and course["cell_timeout"] == 60
-        and course["timeout"] is None
-    )
+    course = course_file.read_course(path)
+    assert course.parameters == {"MODEL": "my/model", "REQUESTS": 8, "SEED": 7}
+    assert course.notebooks == ["01", "2"] and course.cell_timeout == 60 and course.timeout is None
     for text, reason in (
         ("modell: x", "did you mean model"),
         ("sizes: 3", "not of the right type"),
@@ -325,9 +321,9 @@ def test_a_course_file(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(UsageError, match=reason):
-            runner.read_course(path)
+            course_file.read_course(path)
     with pytest.raises(UsageError, match="cannot be read"):
-        runner.read_course(tmp_path / "gone.yaml")
+        course_file.read_course(tmp_path / "gone.yaml")
 
 
 def test_a_run_from_a_course_file_in_another_folder(tmp_path):
@@ -499,7 +495,7 @@ def test_text_from_a_notebook_cannot_break_the_page():
 
 
 def test_the_example_of_a_course_file_fits_the_notebooks():
-    course = runner.read_course(REPO / "templates" / "course.yaml")
-    notebooks = runner.find_notebooks(course["notebooks"])
-    shares = runner.assign_parameters(notebooks, course["parameters"])
+    course = course_file.read_course(REPO / "templates" / "course.yaml")
+    notebooks = course_file.find_notebooks(course.notebooks)
+    shares = course_file.assign_parameters(notebooks, course.parameters)
     assert len(notebooks) == 5 and all(share["SEED"] == 7 for share in shares.values()), shares

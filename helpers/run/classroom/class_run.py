@@ -1,21 +1,18 @@
-"""A whole class in one command: `python -m helpers.run class SUBMISSIONS --out FOLDER`.
+"""The submissions of a class, one by one: take in, execute or read, look at what they say.
 
-SUBMISSIONS holds a folder, an archive or a notebook per student. Each is taken in
-(helpers/run/classroom/intake.py), its notebooks are executed here unless --read-only, its measurements and
-documents are read (helpers/run/classroom/contents.py), and a row goes into class.csv and a page into class.html
-(helpers/run/classroom/pages.py). A student's result is on disk before the next begins, so a run that was
-cut off goes on where it stopped.
+Each is taken in (intake.py), its notebooks are executed here unless the class is only read, its
+measurements and documents are read (contents.py), and its result is kept (results.py) before the
+next begins. A row goes into class.csv and a page into class.html (pages.py).
 
 What protects this machine from student code: a process tree and a folder of its own, limits on
 time, memory and file size, an environment without the instructor's variables, pages without
 scripts. What does not: the code runs as the same user and can read that user's files and use the
-network. Only a container or a throw-away machine keeps it from that; CONTAINER below is a command.
+network. Only a container or a throw-away machine keeps it from that; command.py has the line.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
+import contextlib
 import json
 import os
 import queue
@@ -25,42 +22,28 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from helpers import REPO, replace_file
-from helpers.engine import processes as lifeline
-from helpers.results.store import ResultsError
-from helpers.run import runner as run
+from helpers import REPO
+from helpers.engine import processes
+from helpers.results import ResultsError, documents
 from helpers.run import summary
-from helpers.run.classroom import contents as assess
-from helpers.run.classroom import pages as class_pages
+from helpers.run.classroom import contents, pages, results, safe_html
 from helpers.run.classroom.intake import Submission, find_submissions
-from helpers.run.job import Job, write_kernel
-from helpers.run.runner import NotebookResult, Stopped, UsageError, run_job
+from helpers.run.classroom.results import Student
+from helpers.run.course_file import UsageError
+from helpers.run.job import Job, failure
+from helpers.run.notebook_file import MAX_MIB
+from helpers.run.runner import NotebookResult, run_job
+from helpers.run.stopping import Stopped, sweep
 
 GIB = 2**30
-VERSION = 1  # of a student's result file
 INTAKE_S = 180
-CONTAINER = (
-    "docker run --rm --network none --read-only --tmpfs /tmp --memory 16g --pids-limit 512 --user 1000:1000 "
-    "-v SUBMISSIONS:/in:ro -v FOLDER:/out IMAGE python -m helpers.run class /in --out /out"
-)
+PAGE_S = 120
 # The only variables of the instructor's environment that a student's code sees.
-PASSED = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "LD_LIBRARY_PATH",
-    "LD_PRELOAD",
-    "CUDA_HOME",
-    "VIRTUAL_ENV",
-    "PYTHONPATH",
-    "VLLM_CPU_KVCACHE_SPACE",
-    "VLLM_CPU_OMP_THREADS_BIND",
-)
+PASSED = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_HOME"}
+PASSED |= {"VIRTUAL_ENV", "PYTHONPATH", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"}
 
 
 @dataclass(frozen=True)
@@ -75,100 +58,49 @@ class Limits:
     file_gib: float = 2  # one file (RLIMIT_FSIZE)
 
 
-@dataclass
-class Student:
-    """A student's result as it is kept in result.json.
+@dataclass(frozen=True)
+class Place:
+    """The folders of one student: what is kept, where the code runs, and what it does not see."""
 
-    verdict: ran, failed (a notebook), read (--read-only), empty (nothing to go by), refused,
-    error (this machine's fault) or waiting.
-    """
+    kept: Path
+    scratch: Path
 
-    name: str
-    slug: str
-    verdict: str = "waiting"
-    why: str = ""
-    seconds: float = 0.0
-    notebooks: list[dict] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    content: dict = field(default_factory=dict)
-    fingerprint: str = ""
-    version: int = VERSION
+    @property
+    def sandbox(self) -> Path:
+        """Where student code runs; removed afterwards."""
+        return self.kept / "sandbox"
 
-
-# ---------------------------------------------------------------- what makes a result out of date
-
-
-def fingerprint(submission: Submission, options: dict) -> str:
-    """Changes when the submission or the way it is run does; then a resumed run does it again."""
-    digest = hashlib.sha256(json.dumps([VERSION, options], sort_keys=True, default=str).encode())
-    source = Path(submission.source)
-    paths = [source]
-    if source.is_dir() and not source.is_symlink():
-        paths = [
-            Path(folder) / name
-            for folder, folders, files in os.walk(source)
-            for name in sorted(files)
-        ][:5000]
-    for path in sorted(paths):
-        try:
-            info = path.lstat()
-        except OSError:
-            continue
-        digest.update(
-            f"{os.fspath(path.relative_to(source.parent))!r} {info.st_size} {info.st_mtime_ns}".encode()
-        )
-    return digest.hexdigest()[:20]
-
-
-def earlier(folder: Path, mark: str) -> Student | None:
-    """The result of an earlier run, if it is complete and still holds."""
-    try:
-        data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        student = Student(**data)
-    except (OSError, ValueError, TypeError):
-        return None
-    return (
-        student
-        if student.fingerprint == mark
-        and student.version == VERSION
-        and student.verdict not in ("waiting", "error")
-        else None
-    )
-
-
-def keep(student: Student, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "result.json", json.dumps(asdict(student)).encode())
-
-
-# ---------------------------------------------------------------- one student
+    @property
+    def measured(self) -> Path:
+        """What the notebooks measure here goes there."""
+        return self.sandbox / "results"
 
 
 class Class:
-    """The run over all submissions. `stop` is set when the instructor ends it."""
+    """How a class is run. `stop` is set when the instructor ends it."""
 
     def __init__(
         self,
+        *,
         out: Path,
         limits: Limits,
-        *,
         read_only: bool,
         parameters: dict,
-        notebooks: list[str] | None,
+        course: dict[str, set[str]],
         gpus: list[str],
-        keep_work: bool = False,
-        say=print,
+        keep_work: bool,
     ):
-        self.out, self.limits, self.read_only, self.say = out, limits, read_only, say
-        self.parameters, self.keep_work = parameters, keep_work
-        self.course = {path.stem: run.parameters_of(path) for path in run.find_notebooks(notebooks)}
+        """course: the parameters of each notebook of this run. gpus: [] where there is none."""
+        self.out, self.limits, self.read_only = out, limits, read_only
+        self.parameters, self.course, self.keep_work = parameters, course, keep_work
         self.stop = threading.Event()
-        self.gpus: queue.Queue = queue.Queue()
+        self.has_gpus = bool(gpus)
+        self.gpus: queue.Queue = queue.Queue()  # one student on a GPU at a time
         for gpu in gpus:
             self.gpus.put(gpu)
-        self.has_gpus = bool(gpus)
 
     def options(self) -> dict:
+        """What makes an earlier result out of date when it changes."""
         return {
             "limits": asdict(self.limits),
             "read_only": self.read_only,
@@ -176,11 +108,18 @@ class Class:
             "course": sorted(self.course),
         }
 
+    def check_stop(self) -> None:
+        """Raises Stopped when the instructor has ended the class."""
+        if self.stop.is_set():
+            raise Stopped(2)
+
+    # ---------------------------------------------------------------- one student
+
     def one(self, submission: Submission) -> Student:
         """A student's result, whatever happens; only Stopped gets out."""
         folder = self.out / "students" / submission.slug
-        mark = fingerprint(submission, self.options())
-        if done := earlier(folder, mark):
+        mark = results.fingerprint(submission, self.options())
+        if done := results.earlier(folder, mark):
             return done
         student = Student(submission.name, submission.slug, fingerprint=mark)
         began = time.monotonic()
@@ -188,280 +127,186 @@ class Class:
             if submission.refused:
                 student.verdict, student.why = "refused", submission.refused
             else:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
                 self._one(submission, student, folder)
-        except Stopped:
-            raise
         except (ResultsError, OSError) as error:
             student.verdict, student.why = "error", f"This machine could not do it: {error}"
         except Exception as error:  # a fault of this program must not cost the others
-            student.verdict, student.why = (
-                "error",
-                f"The runner failed: {type(error).__name__}: {str(error)[:300]}",
-            )
+            what = f"{type(error).__name__}: {str(error)[:300]}"
+            student.verdict, student.why = "error", f"The runner failed: {what}"
         student.seconds = round(time.monotonic() - began, 1)
         try:
-            keep(student, folder)
+            results.keep(student, folder)
         except OSError as error:
             student.notes.append(f"the result could not be kept ({error.strerror})")
         return student
 
     def _one(self, submission: Submission, student: Student, folder: Path) -> None:
-        sandbox = folder / "sandbox"
-        try:
-            with tempfile.TemporaryDirectory(prefix="workbook-class-") as scratch:
-                self._in_sandbox(submission, student, folder, sandbox, Path(scratch))
-        finally:
-            if not self.keep_work:
-                shutil.rmtree(sandbox, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="workbook-class-") as scratch:
+            place = Place(folder, Path(scratch))
+            place.sandbox.mkdir(parents=True)
+            try:
+                self._in_sandbox(submission, student, place)
+            finally:
+                if not self.keep_work:
+                    shutil.rmtree(place.sandbox, ignore_errors=True)
 
-    def _in_sandbox(
-        self, submission: Submission, student: Student, folder: Path, sandbox: Path, scratch: Path
-    ) -> None:
-        taken = self._take_in(submission, sandbox / "work", scratch)
+    def _in_sandbox(self, submission: Submission, student: Student, place: Place) -> None:
+        taken = self._take_in(submission, place)
         if "refused" in taken:
             student.verdict, student.why = "refused", taken["refused"]
             return
         if "error" in taken:
             raise OSError(taken["error"])
         student.notes += taken["notes"]
-        root = sandbox / "work" / taken["root"]
-        student.notes += assess.gather(root, folder / "submitted")
+        root, notebooks = place.sandbox / "work" / taken["root"], taken["notebooks"]
+        submitted = place.kept / "submitted"
+        student.notes += contents.gather(root, submitted)
         if self.read_only:
-            self._read(root, taken["notebooks"], student, folder)
+            self._read(root, notebooks, student, place)
         else:
-            self._execute(root, taken["notebooks"], student, folder, sandbox, scratch)
-        student.content = assess.assess(folder / "submitted", folder / "export")
-        if (
-            not taken["notebooks"]
-            and not student.content["records"]
-            and not (folder / "submitted" / "my_learnings.md").exists()
-        ):
-            student.verdict, student.why = (
-                "empty",
-                "No notebook, no my_learnings.md and no measurements were found in it.",
-            )
+            self._execute(root, notebooks, student, place)
+        student.content = contents.assess(submitted, place.kept / "export")
+        document = (submitted / "my_learnings.md").exists()
+        if not notebooks and not student.content["records"] and not document:
+            student.verdict = "empty"
+            student.why = "No notebook, no my_learnings.md and no measurements were found in it."
 
-    def _take_in(self, submission: Submission, destination: Path, scratch: Path) -> dict:
-        answer = scratch / "intake.json"
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        process = lifeline.spawn(
-            [
-                sys.executable,
-                "-m",
-                "helpers.run.classroom.intake",
-                submission.source,
-                str(destination),
-                str(answer),
-            ],
-            env=self._environment(scratch, None),
-            log=scratch / "intake.log",
+    def _take_in(self, submission: Submission, place: Place) -> dict:
+        answer, destination = place.scratch / "intake.json", place.sandbox / "work"
+        module = "helpers.run.classroom.intake"
+        paths = [submission.source, str(destination), str(answer)]
+        process = processes.spawn(
+            [sys.executable, "-m", module, *paths],
+            env=self._environment(place.scratch, None),
+            log=place.scratch / "intake.log",
             cwd=REPO,
         )
         deadline = time.monotonic() + INTAKE_S
         try:
             while process.poll() is None and time.monotonic() < deadline:
-                self._check_stop()
+                self.check_stop()
                 time.sleep(0.02)
         finally:
             late = process.poll() is None
-            code = lifeline.stop(process)
+            code = processes.stop(process)
         try:
             return json.loads(answer.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             shutil.rmtree(destination, ignore_errors=True)
-            return {
-                "refused": f"it took longer than {INTAKE_S} s to unpack"
-                if late
-                else f"it could not be unpacked within the limits (exit code {code})"
-            }
-
-    def _check_stop(self, *_) -> None:
-        if self.stop.is_set():
-            raise Stopped(2)
+            if late:
+                return {"refused": f"it took longer than {INTAKE_S} s to unpack"}
+            return {"refused": f"it could not be unpacked within the limits (exit code {code})"}
 
     def _chosen(self, notebooks: dict, student: Student) -> list[str]:
         """The submitted notebooks that belong to this week, in order; notes on the rest."""
         chosen = []
         for name, about in notebooks.items():
-            stem = name.removesuffix(".ipynb")
-            own = next(
-                (
-                    course
-                    for course in self.course
-                    if stem == course or stem[:2].isdigit() and stem[:2] == course[:2]
-                ),
-                None,
-            )
-            if own is None:
-                student.notes.append(
-                    f"{summary.in_cell(name, 80)} is not a notebook of this run and was left out."
-                )
+            shown = summary.in_cell(name, 80)
+            if not any(_same_notebook(name.removesuffix(".ipynb"), own) for own in self.course):
+                student.notes.append(f"{shown} is not a notebook of this run and was left out.")
                 continue
-            parameters = about.get("parameters")
-            if "problem" not in about and not (parameters and "RESULTS_DIR" in parameters):
+            if "problem" not in about and "RESULTS_DIR" not in (about["parameters"] or ()):
                 student.notes.append(
-                    f"{summary.in_cell(name, 80)} is from another version: it has no parameter RESULTS_DIR."
+                    f"{shown} is from another version: it has no parameter RESULTS_DIR."
                 )
             chosen.append(name)
         there = {name[:2] for name in chosen}
-        missing = [course for course in self.course if course[:2] not in there]
+        missing = [own for own in self.course if own[:2] not in there]
         if missing and notebooks:
             student.notes.append("Missing: " + ", ".join(missing) + ".")
         return sorted(chosen)
 
-    def _read(self, root: Path, notebooks: dict, student: Student, folder: Path) -> None:
+    def _read(self, root: Path, notebooks: dict, student: Student, place: Place) -> None:
         """Only look at what was submitted: which cells were run, and the first error in them."""
         for number, name in enumerate(self._chosen(notebooks, student), 1):
             about = notebooks[name]
-            result = NotebookResult(
-                name.removesuffix(".ipynb"),
-                "ok",
-                cells=about.get("cells", 0),
-                cells_done=about.get("ran", 0),
-            )
-            if about.get("problem"):
-                result.status, result.failure = (
-                    "unreadable",
-                    {"ename": "Unreadable", "evalue": about["problem"], "cell": None},
-                )
-            elif about["error"]:
-                result.status, result.failure = (
-                    "failed",
-                    about["error"] | {"of": about["cells"], "section": ""},
-                )
-            elif about["ran"] < about["cells"]:
-                result.status = "not run" if not about["ran"] else "partly run"
+            result = _as_submitted(name.removesuffix(".ipynb"), about)
             student.notebooks.append(asdict(result))
-            if not about.get("problem"):
-                student.notes += filter(
-                    None,
-                    [
-                        assess.take_file(
-                            root / name, folder / "notebooks" / f"{number:02}.ipynb", 60 * 2**20
-                        )
-                    ],
-                )
+            if "problem" not in about:
+                _keep_notebook(root / name, number, student, place)
         student.verdict = "read"
-        bad = [nb for nb in student.notebooks if nb["status"] in ("failed", "unreadable")]
-        student.why = f"{bad[0]['name']}: {summary.one_sentence(bad[0]['failure'])}" if bad else ""
+        student.why = _first(student.notebooks, ("failed", "unreadable"))
 
-    def _execute(
-        self,
-        root: Path,
-        notebooks: dict,
-        student: Student,
-        folder: Path,
-        sandbox: Path,
-        scratch: Path,
-    ) -> None:
+    def _execute(self, root: Path, notebooks: dict, student: Student, place: Place) -> None:
         chosen = self._chosen(notebooks, student)
-        results = sandbox / "results"
-        results.mkdir(parents=True)
-        (sandbox / "home").mkdir()
-        kernels = write_kernel(scratch / "jupyter")
+        place.measured.mkdir()
+        (place.sandbox / "home").mkdir()
         deadline = time.monotonic() + self.limits.student_s
-        gpu = self.gpus.get() if self.has_gpus else None  # one student on a GPU at a time
+        gpu = self.gpus.get() if self.has_gpus else None
         try:
             for number, name in enumerate(chosen, 1):
                 about = notebooks[name]
-                stem = name.removesuffix(".ipynb")
-                if about.get("problem"):
-                    result = NotebookResult(
-                        stem,
-                        "unreadable",
-                        failure={"ename": "Unreadable", "evalue": about["problem"], "cell": None},
-                    )
-                elif deadline - time.monotonic() <= 0:
-                    result = NotebookResult(
-                        stem,
-                        "not run",
-                        failure={
-                            "ename": "TimeLimit",
-                            "cell": None,
-                            "evalue": f"The student's limit of {self.limits.student_s:.0f} s was reached before this notebook.",
-                        },
-                    )
+                if "problem" in about:
+                    result = _as_submitted(name.removesuffix(".ipynb"), about)
                 else:
-                    result = self._run_notebook(
-                        root, name, number, about, results, sandbox, scratch, kernels, gpu, deadline
-                    )
-                    student.notes += filter(
-                        None,
-                        [
-                            assess.take_file(
-                                sandbox / f"{number:02}.ipynb",
-                                folder / "notebooks" / f"{number:02}.ipynb",
-                                60 * 2**20,
-                            )
-                        ],
-                    )
+                    output = place.sandbox / f"{number:02}.ipynb"
+                    result = self._run_notebook(root / name, output, about, place, gpu, deadline)
+                    _keep_notebook(output, number, student, place)
                 student.notebooks.append(asdict(result))
         finally:
             if gpu is not None:
                 self.gpus.put(gpu)
-        student.notes += assess.gather(results, folder / "measured_here")
+        student.notes += contents.gather(place.measured, place.kept / "measured_here")
         if chosen:
-            learnings_of(folder / "measured_here")
-        bad = [nb for nb in student.notebooks if nb["status"] != "ok"]
-        student.verdict = "failed" if bad else "ran" if chosen else "read"
-        student.why = f"{bad[0]['name']}: {summary.one_sentence(bad[0]['failure'])}" if bad else ""
-        if not chosen:
+            documents.export(place.kept / "measured_here")
+        else:
             student.notes.append("No notebook was submitted.")
+        student.why = _first(student.notebooks, None)
+        student.verdict = "failed" if student.why else "ran" if chosen else "read"
 
     def _run_notebook(
-        self, root, name, number, about, results, sandbox, scratch, kernels, gpu, deadline
+        self, notebook: Path, output: Path, about: dict, place: Place, gpu, deadline: float
     ) -> NotebookResult:
-        declared = set(about.get("parameters") or ())
-        parameters = {key: value for key, value in self.parameters.items() if key in declared}
-        if "RESULTS_DIR" in declared:
-            parameters["RESULTS_DIR"] = str(results)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            limit = f"The student's limit of {self.limits.student_s:.0f} s was reached"
+            why = failure([], None, "TimeLimit", f"{limit} before this notebook.")
+            return NotebookResult(notebook.stem, failure=why)
+        declared = set(about["parameters"] or ())
+        given = self.parameters | {"RESULTS_DIR": str(place.measured)}
         limits = {"FSIZE": int(self.limits.file_gib * GIB), "CORE": 0}
         if not self.has_gpus:  # CUDA maps far more address space than it uses
             limits["AS"] = int(max(64, 4 * self.limits.memory_gib) * GIB)
-        # The executed notebook has a plain name: the student's may be anything.
         job = Job(
-            notebook=str(root / name),
-            output=str(sandbox / f"{number:02}.ipynb"),
-            events=str(scratch / f"{number:02}.events"),
-            parameters=parameters,
-            cwd=str(root),
+            notebook=str(notebook),
+            output=str(output),  # a plain name: the student's may be anything
+            cwd=str(notebook.parent),
             cell_timeout_s=self.limits.cell_s,
-            kernels=str(kernels),
+            parameters={key: value for key, value in given.items() if key in declared},
             page=False,
             limits=limits,
         )
-        env = self._environment(sandbox / "home", gpu) | {"WORKBOOK_RESULTS_DIR": str(results)}
-        limit = min(self.limits.notebook_s, max(1.0, deadline - time.monotonic()))
-        result = run_job(
+        env = self._environment(place.sandbox / "home", gpu)
+        return run_job(
             job,
-            f"{number:02}",
-            scratch,
-            limit_s=limit,
-            env=env,
-            on_event=self._check_stop,
-            watch=self._watcher(sandbox),
+            place.scratch,
+            place.scratch / f"{output.stem}.log",
+            limit_s=min(self.limits.notebook_s, max(1.0, left)),
+            env=env | {"WORKBOOK_RESULTS_DIR": str(place.measured)},
+            watch=self._watcher(place.sandbox),
         )
-        result.name = name.removesuffix(".ipynb")
-        return result
 
     def _watcher(self, sandbox: Path):
         """Looks at memory every half second and at the folder's size every three."""
-        last = {"memory": 0.0, "disk": 0.0}
+        due = {"memory": 0.0, "disk": 0.0}
+        limits = self.limits
 
         def watch(pid: int) -> str | None:
+            self.check_stop()
             now = time.monotonic()
-            if now - last["memory"] > 0.5:
-                last["memory"] = now
-                used = sum(lifeline.resident_gib(p) for p in lifeline.descendants(pid))
-                if used > self.limits.memory_gib:
-                    return f"Its processes held {used:.1f} GiB of memory; the limit is {self.limits.memory_gib:g} GiB."
-            if now - last["disk"] > 3:
-                last["disk"] = now
+            if now > due["memory"]:
+                due["memory"] = now + 0.5
+                used = sum(map(processes.resident_gib, processes.descendants(pid)))
+                if used > limits.memory_gib:
+                    limit = f"the limit is {limits.memory_gib:g} GiB"
+                    return f"Its processes held {used:.1f} GiB of memory; {limit}."
+            if now > due["disk"]:
+                due["disk"] = now + 3
                 used = _size_gib(sandbox)
-                if used > self.limits.disk_gib:
-                    return f"It filled its folder with {used:.1f} GiB; the limit is {self.limits.disk_gib:g} GiB."
+                if used > limits.disk_gib:
+                    limit = f"the limit is {limits.disk_gib:g} GiB"
+                    return f"It filled its folder with {used:.1f} GiB; {limit}."
             return None
 
         return watch
@@ -469,119 +314,129 @@ class Class:
     def _environment(self, home: Path, gpu: str | None) -> dict[str, str]:
         """A clean environment: nothing of the instructor's but PASSED, a home of its own."""
         env = {name: os.environ[name] for name in PASSED if name in os.environ}
-        hub = (
-            os.environ.get("HF_HUB_CACHE")
-            or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
-        )
+        huggingface = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
         (home / "tmp").mkdir(parents=True, exist_ok=True)
         env |= {
             "HOME": str(home),
             "TMPDIR": str(home / "tmp"),
             "XDG_CACHE_HOME": str(home / ".cache"),
-            "HF_HUB_CACHE": str(hub),
+            "HF_HUB_CACHE": os.environ.get("HF_HUB_CACHE") or str(Path(huggingface) / "hub"),
             "USER": "student",
             "MPLCONFIGDIR": str(home / ".mpl"),
             "IPYTHONDIR": str(home / ".ipython"),
             "JUPYTER_CONFIG_DIR": str(home / ".jupyter"),
             "PYTHONNOUSERSITE": "1",
         }
-        if gpu is not None:
-            env["CUDA_VISIBLE_DEVICES"] = gpu
-        return env
+        return env if gpu is None else env | {"CUDA_VISIBLE_DEVICES": gpu}
 
 
-def learnings_of(folder: Path) -> None:
-    """The templates filled from what was measured here."""
-    from helpers.results import documents
+def _same_notebook(stem: str, own: str) -> bool:
+    """By name or by number: "01_my_review" is handed in for "01_review"."""
+    return stem == own or (stem[:2].isdigit() and stem[:2] == own[:2])
 
-    documents.export(folder)
+
+def _as_submitted(name: str, about: dict) -> NotebookResult:
+    """What a notebook that is not executed says of its own last run."""
+    if "problem" in about:
+        why = failure([], None, "Unreadable", about["problem"])
+        return NotebookResult(name, "unreadable", failure=why)
+    result = NotebookResult(name, "ok", cells=about["cells"], cells_done=about["ran"])
+    if about["error"]:
+        result.status = "failed"
+        result.failure = about["error"] | {"of": about["cells"], "section": ""}
+    elif about["ran"] < about["cells"]:
+        result.status = "partly run" if about["ran"] else "not run"
+    return result
+
+
+def _keep_notebook(source: Path, number: int, student: Student, place: Place) -> None:
+    target = place.kept / "notebooks" / f"{number:02}.ipynb"
+    if note := contents.take_file(source, target, MAX_MIB * 2**20):
+        student.notes.append(note)
+
+
+def _first(notebooks: list[dict], bad: tuple[str, ...] | None) -> str:
+    """The first notebook with a status in `bad` (None: any but ok) and why; "" without one."""
+    for nb in notebooks:
+        if nb["status"] in bad if bad else nb["status"] != "ok":
+            return f"{nb['name']}: {summary.one_sentence(nb['failure'])}"
+    return ""
 
 
 def _size_gib(folder: Path, most: int = 20_000) -> float:
-    total, seen = 0, 0
-    waiting = [folder]
+    """What the files of a folder take on disk, in GiB; looks at about `most` of them."""
+    total, seen, waiting = 0, 0, [folder]
     while waiting and seen < most:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    seen += 1
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(Path(entry.path))
-                    else:
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
-        except OSError:
-            continue
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                seen += 1
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                else:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
     return total / GIB
 
 
 # ---------------------------------------------------------------- the class
 
 
-def make_pages(out: Path, students: list[Student], scratch: Path) -> None:
-    """Pages of the executed or submitted notebooks, in one process for all; a notebook that takes
-    the process down costs its own page only."""
-    waiting = []
-    for student in students:
-        for source in sorted((out / "students" / student.slug / "notebooks").glob("*.ipynb")):
-            if not source.with_suffix(".html").exists():
-                waiting.append([str(source), str(source.with_suffix(".html"))])
-    while waiting:
-        todo = scratch / "pages.json"
-        todo.write_text(json.dumps(waiting))
-        process = lifeline.spawn(
-            [
-                sys.executable,
-                "-c",
-                f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({8 * GIB}, {8 * GIB}))\n"
-                "import sys; from helpers.run.classroom.safe_html import main; main(sys.argv[1])",
-                str(todo),
-            ],
-            env=os.environ | {"PYTHONPATH": str(REPO)},
-            log=scratch / "pages.log",
-            cwd=REPO,
-        )
-        try:
-            done, since = 0, time.monotonic()
-            while process.poll() is None:
-                time.sleep(0.05)
-                now_done = sum(Path(page).exists() for _, page in waiting)
-                if now_done > done:
-                    done, since = now_done, time.monotonic()
-                if time.monotonic() - since > 120:
-                    break
-        finally:
-            lifeline.stop(process)
-        left = [pair for pair in waiting if not Path(pair[1]).exists()]
-        if left:
-            Path(left[0][1]).write_text(
-                "<!doctype html><meta charset='utf-8'><title>No page</title><p>No page could be made of this notebook.",
-                encoding="utf-8",
-            )
-        waiting = left[1:]
+def make_pages(out: Path, students: list[Student]) -> None:
+    """Pages of the executed or submitted notebooks, in one process for all.
+
+    A notebook that takes the process down costs its own page only.
+    """
+    folders = [out / "students" / student.slug / "notebooks" for student in students]
+    sources = [source for folder in folders for source in sorted(folder.glob("*.ipynb"))]
+    waiting = [(source, source.with_suffix(".html")) for source in sources]
+    with tempfile.TemporaryDirectory(prefix="workbook-class-") as scratch:
+        while waiting := [pair for pair in waiting if not pair[1].exists()]:
+            _pages_process(waiting, Path(scratch))
+            left = [page for _, page in waiting if not page.exists()]
+            if left:
+                left[0].write_text(safe_html.NO_PAGE, encoding="utf-8")
 
 
-def run_class(submissions: Path, out: Path, work: Class, jobs: int) -> list[Student]:
-    """Every submission's result, in the order of the names. Raises Stopped after writing what there is."""
+def _pages_process(pairs: list[tuple[Path, Path]], scratch: Path) -> None:
+    """One process that makes pages until it has, or dies, or makes none for two minutes."""
+    todo = scratch / "pages.json"
+    todo.write_text(json.dumps([[str(source), str(page)] for source, page in pairs]))
+    process = processes.spawn(
+        [sys.executable, "-m", "helpers.run.classroom.safe_html", str(todo)],
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        log=scratch / "pages.log",
+        cwd=REPO,
+    )
+    try:
+        done, deadline = 0, time.monotonic() + PAGE_S
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+            now_done = sum(page.exists() for _, page in pairs)
+            if now_done > done:
+                done, deadline = now_done, time.monotonic() + PAGE_S
+    finally:
+        processes.stop(process)
+
+
+def run_class(submissions: Path, work: Class, jobs: int) -> list[Student]:
+    """Every submission's result, in the order of the names.
+
+    Raises UsageError when there is none, and Stopped after writing what there is.
+    """
     found, notes = find_submissions(submissions)
     if not found:
         raise UsageError(f"There is no folder, archive or notebook in {submissions}.")
     students = [Student(s.name, s.slug) for s in found]
-    count = 0
+    finished = []
     lock = threading.Lock()
 
     def do(index: int) -> None:
-        nonlocal count
-        if work.stop.is_set():
-            return
-        student = work.one(found[index])
+        work.check_stop()
+        student = students[index] = work.one(found[index])
         with lock:
-            students[index] = student
-            count += 1
-            work.say(
-                f"[{count}/{len(found)}] {student.name}: {student.verdict}"
-                + (f", {student.why}"[:200] if student.why else "")
-                + f" ({student.seconds:.0f} s)"
-            )
+            finished.append(index)
+            why = f", {student.why}"[:200] if student.why else ""
+            line = f"{student.name}: {student.verdict}{why} ({student.seconds:.0f} s)"
+            print(f"[{len(finished)}/{len(found)}] {line}", flush=True)
 
     stopped = None
     with ThreadPoolExecutor(jobs, thread_name_prefix="student") as pool:
@@ -591,192 +446,16 @@ def run_class(submissions: Path, out: Path, work: Class, jobs: int) -> list[Stud
                 time.sleep(0.1)
         except Stopped as signal_:
             stopped = signal_
+            stopped.so_far = "The same command goes on from here. "
+            stopped.so_far += f"So far: {work.out / 'class.html'}"
             work.stop.set()
-            for future in futures:
-                future.cancel()
-    run.sweep()  # a supervisor that student code has killed leaves its processes to us
-    with tempfile.TemporaryDirectory(prefix="workbook-class-") as scratch:
-        if not stopped:
-            make_pages(out, students, Path(scratch))
-    class_pages.write(
-        out,
-        [asdict(s) for s in students],
-        notes,
-        {
-            "read_only": work.read_only,
-            "parameters": work.parameters,
-            "submissions": str(submissions),
-        },
-    )
-    for future in futures:
-        if (
-            future.done()
-            and not future.cancelled()
-            and (error := future.exception())
-            and not isinstance(error, Stopped)
-        ):
-            raise error
+            pool.shutdown(cancel_futures=True)
+    sweep()  # a supervisor that student code has killed leaves its processes to us
+    if not stopped:
+        make_pages(work.out, students)
+    pages.write(work.out, [asdict(s) for s in students], notes, read_only=work.read_only)
     if stopped:
         raise stopped
+    for future in futures:
+        future.result()
     return students
-
-
-def gpu_ids() -> list[str]:
-    """The GPUs to hand out, as CUDA_VISIBLE_DEVICES names them; [] without a driver."""
-    from helpers.engine.profile import gpus
-
-    count = len(gpus())
-    given = [
-        word.strip()
-        for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        if word.strip()
-    ]
-    return given[:count] if given else [str(n) for n in range(count)]
-
-
-def arguments() -> argparse.ArgumentParser:
-    default = Limits()
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.run class",
-        description="Run or read a class's submissions.",
-        epilog=f"Student code runs as you. To keep it from your files and the network, use a container: {CONTAINER}",
-    )
-    parser.add_argument(
-        "submissions", type=Path, help="folder with a folder, an archive or a notebook per student"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="folder for the results; the same again goes on where a run stopped",
-    )
-    parser.add_argument(
-        "--read-only", action="store_true", help="execute nothing, only read what was submitted"
-    )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        help="students at a time; with GPUs at most one per GPU (default 1)",
-    )
-    parser.add_argument(
-        "--notebooks", help="which, by number or name, separated by commas (default: all)"
-    )
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a notebook parameter; may be given again",
-    )
-    parser.add_argument("--parameters", metavar="FILE", help="the course's YAML, as for a run")
-    for name, text in (
-        ("cell", "one cell"),
-        ("notebook", "one notebook"),
-        ("student", "one student"),
-    ):
-        parser.add_argument(
-            f"--{name}-timeout",
-            type=float,
-            metavar="S",
-            help=f"seconds for {text} (default {getattr(default, name + '_s'):.0f})",
-        )
-    parser.add_argument(
-        "--memory",
-        type=float,
-        default=default.memory_gib,
-        metavar="GIB",
-        help=f"of a student's processes together (default {default.memory_gib:g})",
-    )
-    parser.add_argument(
-        "--disk",
-        type=float,
-        default=default.disk_gib,
-        metavar="GIB",
-        help=f"of a student's folder (default {default.disk_gib:g})",
-    )
-    parser.add_argument(
-        "--file-size",
-        type=float,
-        default=default.file_gib,
-        metavar="GIB",
-        help=f"of one file (default {default.file_gib:g})",
-    )
-    parser.add_argument(
-        "--keep-work", action="store_true", help="keep the folders in which the notebooks ran"
-    )
-    return parser
-
-
-def main(argv: list[str]) -> int:
-    given = arguments().parse_args(argv)
-    run.adopt_orphans()
-    out = given.out.expanduser().absolute()
-    try:
-        with run.signals_raise():
-            if not given.submissions.is_dir():
-                raise UsageError(f"{given.submissions} is not a folder.")
-            source = given.submissions.resolve()
-            if out.resolve() == source or source in out.resolve().parents:
-                raise UsageError("--out lies inside the submissions: give a folder beside them.")
-            course = run.read_course(given.parameters) if given.parameters else {}
-            wanted = given.notebooks.split(",") if given.notebooks else course.get("notebooks")
-            parameters = (course.get("parameters") or {}) | {
-                name: run.typed(value) for name, value in given.p
-            }
-            run.assign_parameters(run.find_notebooks(wanted), parameters)
-            gpus = [] if given.read_only else gpu_ids()
-            if gpus and given.jobs > len(gpus):
-                raise UsageError(
-                    f"--jobs {given.jobs} with {len(gpus)} GPU: one student per GPU at a time, so at most --jobs {len(gpus)}."
-                )
-            if given.jobs < 1:
-                raise UsageError("--jobs must be at least 1.")
-            limits = Limits(
-                given.cell_timeout or course.get("cell_timeout") or Limits.cell_s,
-                given.notebook_timeout or Limits.notebook_s,
-                given.student_timeout or course.get("timeout") or Limits.student_s,
-                given.memory,
-                given.disk,
-                given.file_size,
-            )
-            out.mkdir(parents=True, exist_ok=True)
-            work = Class(
-                out,
-                limits,
-                read_only=given.read_only,
-                parameters=parameters,
-                notebooks=wanted,
-                gpus=gpus,
-                keep_work=given.keep_work,
-                say=lambda line: print(line, flush=True),
-            )
-            try:
-                students = run_class(given.submissions, out, work, given.jobs)
-            finally:
-                run.sweep()
-    except (UsageError, ResultsError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"The class could not be written: {error}. What is done is kept; run the same command again.",
-            file=sys.stderr,
-        )
-        return 2
-    except Stopped as stopped:
-        print(
-            f"\nStopped by {stopped}; nothing was left running. The same command goes on from here. So far: {out / 'class.html'}",
-            file=sys.stderr,
-        )
-        return 128 + stopped.number
-    tally: dict[str, int] = {}
-    for student in students:
-        tally[student.verdict] = tally.get(student.verdict, 0) + 1
-    print(
-        f"\n{len(students)} students: "
-        + ", ".join(f"{n} {verdict}" for verdict, n in sorted(tally.items()))
-        + f". Read: {out / 'class.html'}"
-    )
-    return 1 if tally.get("error") else 0

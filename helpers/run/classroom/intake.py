@@ -2,15 +2,17 @@
 
     python -m helpers.run.classroom.intake SOURCE DESTINATION RESULT.json
 
-helpers/run/classroom/class_run.py starts this for each submission, in a process with limits on memory, file size
-and time, because an archive can be built to exhaust all three. Only plain files are copied. A
-submission is refused as a whole when it tries to reach outside its folder or to fill the disk.
+helpers/run/classroom/class_run.py starts this for each submission, in a process with limits on
+memory, file size and time, because an archive can be built to exhaust all three. Only plain files
+are copied. A submission is refused as a whole when it tries to reach outside its folder or to fill
+the disk. (tarfile's data filter would let an absolute path or an inner link pass; here neither
+does, in zip and tar alike.)
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -21,27 +23,24 @@ import sys
 import tarfile
 import unicodedata
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from helpers.run import notebook_file
+from helpers.run.job import limit_resources
 
 MIB = 2**20
 MAX_TOTAL = 500 * MIB  # of a submission, unpacked
 MAX_FILE = 100 * MIB
 MAX_ARCHIVE = 300 * MIB  # as it comes
 MAX_FILES = 5000
-MAX_NOTEBOOK = 60 * MIB
+SECONDS = 300  # of processor time
+LIMITS = {"AS": 4096 * MIB, "FSIZE": MAX_FILE + MIB, "CORE": 0, "CPU": SECONDS}
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-SKIPPED = {
-    "__MACOSX",
-    ".DS_Store",
-    ".ipynb_checkpoints",
-    "__pycache__",
-    ".git",
-    ".venv",
-    "venv",
-    "node_modules",
-    ".cache",
-}
+SKIPPED = {"__MACOSX", ".DS_Store", ".ipynb_checkpoints", "__pycache__", ".git"}
+SKIPPED |= {".venv", "venv", "node_modules", ".cache"}
 # Left by the workbook's own export; it tells which lines of the document are the student's.
 KEPT_HIDDEN = re.compile(r"^\.(my_learnings|distributed_planning)\.export\.json$")
 
@@ -52,69 +51,66 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Submission:
+    """One student's folder, archive or notebook."""
+
     name: str  # for people
     slug: str  # for folders and links: ASCII, unique, the same in every run
     source: str
-    refused: str = ""
+    refused: str = ""  # why it is not even opened
 
 
 def display(name: str | bytes) -> str:
     """A file's name as it may be shown: no control characters, none that turn the text around."""
     text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}"
-        if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        else c
-        for c in text
-    )
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join("\ufffd" if unicodedata.category(c) in hidden else c for c in text)
 
 
 def slug(name: str) -> str:
+    """A name for folders and links, from a submission's file name: ASCII, unique, stable."""
     plain = unicodedata.normalize("NFKD", display(name)).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[:40] or "student"
     return f"{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
-def stem(name: str) -> str:
-    """The student's name in the name of an archive or notebook."""
-    for ending in (*ARCHIVES, ".ipynb"):
-        if name.lower().endswith(ending) and len(name) > len(ending):
-            return name[: -len(ending)]
-    return name
+def _student(entry: os.DirEntry) -> str:
+    """The student's name in the name of a folder, an archive or a notebook."""
+    name = entry.name
+    if not entry.is_dir(follow_symlinks=False):
+        ending = next((e for e in (*ARCHIVES, ".ipynb") if name.lower().endswith(e)), "")
+        name = name[: len(name) - len(ending)] or name
+    return display(name).strip() or "(no name)"
 
 
 def find_submissions(folder: Path) -> tuple[list[Submission], list[str]]:
     """(submissions in the order of their names, notes on what was left out)."""
-    found, notes, taken = [], [], {}
+    found, notes, names = [], [], set()
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         if entry.name.startswith(".") or entry.name in SKIPPED:
             continue
         refused = ""
         if entry.is_symlink():
             refused = "it is a link, not a folder or an archive"
-        elif not entry.is_dir(follow_symlinks=False):
-            if not entry.is_file(follow_symlinks=False):
-                refused = "it is neither a folder nor a file"
-            elif not entry.name.lower().endswith((*ARCHIVES, ".ipynb")):
-                notes.append(
-                    f"{display(entry.name)} was left out: not a folder, an archive or a notebook."
-                )
-                continue
-        name = (
-            display(entry.name if entry.is_dir(follow_symlinks=False) else stem(entry.name)).strip()
-            or "(no name)"
-        )
-        taken[name] = taken.get(name, 0) + 1
-        if taken[name] > 1:
+        elif not entry.is_dir() and not entry.is_file():
+            refused = "it is neither a folder nor a file"
+        elif entry.is_file() and not entry.name.lower().endswith((*ARCHIVES, ".ipynb")):
+            shown = display(entry.name)
+            notes.append(f"{shown} was left out: not a folder, an archive or a notebook.")
+            continue
+        name = _student(entry)
+        if name in names:
             name = f"{name} ({display(entry.name)})"
-        found.append(
-            Submission(name, slug(entry.name), str(Path(folder).absolute() / entry.name), refused)
-        )
+        names.add(name)
+        source = str(Path(folder).absolute() / entry.name)
+        found.append(Submission(name, slug(entry.name), source, refused))
     return found, notes
 
 
 def safe_parts(name: str) -> tuple[str, ...]:
-    """The parts of a member's name; () for what is skipped. Raises Refused for a path that leaves its folder."""
+    """The parts of a member's name; () for what is skipped.
+
+    Raises Refused for a path that leaves its folder.
+    """
     if "\0" in name or any(unicodedata.category(c) == "Cc" for c in name):
         raise Refused(f"a file's name holds control characters: {display(name)!r}")
     plain = name.replace("\\", "/")
@@ -125,11 +121,8 @@ def safe_parts(name: str) -> tuple[str, ...]:
         raise Refused(f"{display(name)!r} leads out of the submission")
     if len(parts) > 20 or any(len(os.fsencode(p)) > 240 for p in parts):
         raise Refused(f"{display(name)[:80]!r}… is too deep or too long")
-    if any(p in SKIPPED for p in parts) or any(
-        p.startswith(".") and not KEPT_HIDDEN.match(p) for p in parts
-    ):
-        return ()
-    return parts
+    hidden = any(p.startswith(".") and not KEPT_HIDDEN.match(p) for p in parts)
+    return () if hidden or SKIPPED.intersection(parts) else parts
 
 
 class _Writer:
@@ -140,9 +133,8 @@ class _Writer:
 
     def expect(self, size: int, name: str) -> None:
         if size > MAX_FILE:
-            raise Refused(
-                f"{display(name)!r} is {size / MIB:,.0f} MiB unpacked; the limit for a file is {MAX_FILE // MIB} MiB"
-            )
+            limit = f"the limit for a file is {MAX_FILE // MIB} MiB"
+            raise Refused(f"{display(name)!r} is {size / MIB:,.0f} MiB unpacked; {limit}")
         if self.bytes + size > MAX_TOTAL:
             raise Refused(f"it is more than {MAX_TOTAL // MIB} MiB unpacked")
 
@@ -167,41 +159,44 @@ class _Writer:
         self.bytes += written
 
 
-def _from_zip(source: Path, writer: _Writer) -> None:
-    with zipfile.ZipFile(source) as archive:
-        members = archive.infolist()
-        if len(members) > 10 * MAX_FILES:
-            raise Refused(f"it has {len(members)} members")
-        for member in members:
-            parts = safe_parts(member.filename)
-            kind = stat.S_IFMT(member.external_attr >> 16)
-            if kind == stat.S_IFLNK:
-                raise Refused(f"{display(member.filename)!r} is a link")
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise Refused(f"{display(member.filename)!r} is neither a file nor a folder")
-            if member.is_dir() or not parts:
-                continue
-            if member.flag_bits & 1:
-                raise Refused("it is encrypted")
-            with archive.open(member) as stream:
-                writer.write(parts, stream, member.file_size)
+@dataclass(frozen=True)
+class _Member:
+    """A member of an archive. kind: file, folder, link or other."""
+
+    name: str
+    kind: str
+    size: int
+    open: Callable[[], BinaryIO]
 
 
-def _from_tar(source: Path, writer: _Writer) -> None:
-    with tarfile.open(source, "r:*") as archive:
-        for count, member in enumerate(archive):
-            if count > 10 * MAX_FILES:
-                raise Refused(f"it has more than {10 * MAX_FILES} members")
-            parts = safe_parts(member.name)
-            if member.issym() or member.islnk():
-                raise Refused(f"{display(member.name)!r} is a link")
-            if member.isdir():
-                continue
-            if not member.isreg():
-                raise Refused(f"{display(member.name)!r} is neither a file nor a folder")
-            writer.expect(member.size, member.name)  # before the archive is read past it
-            if parts:
-                writer.write(parts, archive.extractfile(member), member.size)
+def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
+    kinds = {0: "file", stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
+    for info in archive.infolist():
+        kind = kinds.get(stat.S_IFMT(info.external_attr >> 16), "other")
+        kind = "folder" if kind == "file" and info.is_dir() else kind
+        yield _Member(info.filename, kind, info.file_size, lambda info=info: archive.open(info))
+
+
+def _tar_members(archive: tarfile.TarFile, writer: _Writer) -> Iterator[_Member]:
+    for info in archive:
+        kind = "file" if info.isreg() else "folder" if info.isdir() else "other"
+        kind = "link" if info.issym() or info.islnk() else kind
+        writer.expect(info.size, info.name)  # before the archive is read past it
+        yield _Member(info.name, kind, info.size, lambda info=info: archive.extractfile(info))
+
+
+def _from_archive(members: Iterable[_Member], writer: _Writer) -> None:
+    for count, member in enumerate(members):
+        if count > 10 * MAX_FILES:
+            raise Refused(f"it has more than {10 * MAX_FILES} members")
+        parts = safe_parts(member.name)
+        if member.kind == "link":
+            raise Refused(f"{display(member.name)!r} is a link")
+        if member.kind == "other":
+            raise Refused(f"{display(member.name)!r} is neither a file nor a folder")
+        if member.kind == "file" and parts:
+            with member.open() as stream:
+                writer.write(parts, stream, member.size)
 
 
 def _from_folder(source: Path, writer: _Writer, notes: list[str]) -> None:
@@ -226,9 +221,8 @@ def _from_folder(source: Path, writer: _Writer, notes: list[str]) -> None:
                     if stat.S_ISREG(info.st_mode):
                         writer.write(parts, stream, info.st_size)
             else:
-                notes.append(
-                    f"{display('/'.join(parts))} is neither a file nor a folder and was left out."
-                )
+                shown = display("/".join(parts))
+                notes.append(f"{shown} is neither a file nor a folder and was left out.")
 
     walk(source, ())
 
@@ -245,146 +239,53 @@ def take_in(source: Path, destination: Path) -> dict:
         if source.is_dir():
             _from_folder(source, writer, notes)
         else:
-            if source.stat().st_size > MAX_ARCHIVE:
-                raise Refused(
-                    f"it is {source.stat().st_size / MIB:,.0f} MiB; the limit is {MAX_ARCHIVE // MIB} MiB"
-                )
-            lower = source.name.lower()
-            try:
-                if lower.endswith(".ipynb"):
-                    with open(source, "rb") as stream:
-                        writer.write((source.name,), stream, source.stat().st_size)
-                elif lower.endswith(".zip"):
-                    _from_zip(source, writer)
-                else:
-                    _from_tar(source, writer)
-            except (
-                zipfile.BadZipFile,
-                tarfile.TarError,
-                EOFError,
-                ValueError,
-                NotImplementedError,
-                RuntimeError,
-                OverflowError,
-            ) as error:
-                raise Refused(
-                    f"the archive cannot be read ({type(error).__name__}: {display(str(error))[:120]})"
-                ) from error
-            except OSError as error:
-                if isinstance(error, PermissionError) or error.errno in (
-                    27,
-                    28,
-                ):  # our limits, our disk
-                    raise
-                raise Refused(
-                    f"the archive cannot be read ({display(str(error))[:120]})"
-                ) from error
-            except Exception as error:  # zlib.error, lzma.LZMAError
-                if isinstance(error, Refused):
-                    raise
-                raise Refused(f"the archive cannot be read ({type(error).__name__})") from error
+            _from_file(source, writer)
     except BaseException:
         shutil.rmtree(destination, ignore_errors=True)
         raise
     root = _root(destination)
-    notebooks = {path.name: inspect(path) for path in sorted(root.glob("*.ipynb"))}
-    return {
-        "root": str(root.relative_to(destination)),
-        "notes": notes,
-        "notebooks": notebooks,
-        "files": writer.files,
-        "bytes": writer.bytes,
-    }
+    notebooks = {path.name: notebook_file.about(path) for path in sorted(root.glob("*.ipynb"))}
+    return {"root": str(root.relative_to(destination)), "notes": notes, "notebooks": notebooks}
+
+
+def _from_file(source: Path, writer: _Writer) -> None:
+    """An archive or a notebook; whatever is wrong with it is a reason to refuse it."""
+    size, name = source.stat().st_size, source.name.lower()
+    if size > MAX_ARCHIVE:
+        raise Refused(f"it is {size / MIB:,.0f} MiB; the limit is {MAX_ARCHIVE // MIB} MiB")
+    try:
+        if name.endswith(".ipynb"):
+            with open(source, "rb") as stream:
+                writer.write((source.name,), stream, size)
+        elif name.endswith(".zip"):
+            with zipfile.ZipFile(source) as archive:
+                _from_archive(_zip_members(archive), writer)
+        else:
+            with tarfile.open(source, "r:*") as archive:
+                _from_archive(_tar_members(archive, writer), writer)
+    except Refused:
+        raise
+    except Exception as error:  # zipfile and tarfile let through what a damaged archive can raise
+        if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOSPC):
+            raise  # our limits, our disk
+        said = f"{type(error).__name__}: {display(str(error))[:120]}"
+        raise Refused(f"the archive cannot be read ({said})") from error
 
 
 def _root(folder: Path) -> Path:
     """The folder with the work in it: archives often wrap it in another, or in notebooks/."""
-    places = [
-        folder,
-        *sorted((p for p in folder.rglob("*") if p.is_dir()), key=lambda p: (len(p.parts), str(p))),
-    ]
-    for place in places:
-        if any(place.glob("*.ipynb")):
-            return place
-    for place in places:
-        if (place / "my_learnings.md").exists() or (place / "measurements.jsonl").exists():
-            return place
+    inside = (p for p in folder.rglob("*") if p.is_dir())
+    places = [folder, *sorted(inside, key=lambda p: (len(p.parts), str(p)))]
+    for wanted in (["*.ipynb"], ["my_learnings.md", "measurements.jsonl"]):
+        for place in places:
+            if any(any(place.glob(pattern)) for pattern in wanted):
+                return place
     return folder
 
 
-def inspect(path: Path) -> dict:
-    """What a notebook file says about itself, read as plain JSON: format, parameters, what was run.
-
-    {"problem": sentence} when it cannot be read.
-    """
-    try:
-        if path.stat().st_size > MAX_NOTEBOOK:
-            return {"problem": f"it is larger than {MAX_NOTEBOOK // MIB} MiB"}
-        data = json.loads(path.read_text(encoding="utf-8"))
-        major = int(data.get("nbformat", 0))
-        if major != 4:
-            return {
-                "problem": f"it is in notebook format {major or '(none)'}, not 4",
-                "format": major,
-            }
-        code, ran, error, parameters = 0, 0, None, None
-        for cell in data["cells"]:
-            if cell["cell_type"] != "code":
-                continue
-            source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
-            if not source.strip():
-                continue
-            code += 1
-            ran += bool(cell.get("execution_count"))
-            if "parameters" in (cell.get("metadata") or {}).get("tags", []):
-                parameters = assigned(source)
-            for output in cell.get("outputs") or []:
-                if output.get("output_type") == "error" and error is None:
-                    error = {
-                        "cell": code,
-                        "ename": str(output.get("ename"))[:200],
-                        "evalue": str(output.get("evalue"))[:1000],
-                    }
-        return {
-            "format": major,
-            "cells": code,
-            "ran": ran,
-            "error": error,
-            "parameters": parameters,
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return {"problem": f"it is not a notebook ({type(error).__name__}: {str(error)[:120]})"}
-    except OSError as error:
-        return {"problem": f"it cannot be read ({error.strerror})"}
-
-
-def assigned(source: str) -> list[str]:
-    """The names that a cell assigns; of a cell with a syntax error those at the beginning of a line."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return sorted(set(re.findall(r"^([A-Za-z_]\w*)\s*(?::[^=\n]+)?=(?!=)", source, re.M)))
-    names = set()
-    for node in tree.body:
-        targets = (
-            node.targets
-            if isinstance(node, ast.Assign)
-            else [node.target]
-            if isinstance(node, ast.AnnAssign)
-            else []
-        )
-        names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return sorted(names)
-
-
 def main(source: str, destination: str, result: str) -> int:
-    import resource
-
-    for name, value in (("AS", 4 * 2**30), ("FSIZE", MAX_FILE + MIB), ("CORE", 0), ("CPU", 300)):
-        which = getattr(resource, f"RLIMIT_{name}")
-        hard = resource.getrlimit(which)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(which, (value, hard))
+    """Take in a submission within limits; the answer, or why there is none, goes into a file."""
+    limit_resources(LIMITS)
     try:
         answer = take_in(Path(source), Path(destination))
     except Refused as reason:

@@ -1,0 +1,111 @@
+"""A whole class in one command: `python -m helpers.run class SUBMISSIONS --out FOLDER`.
+
+SUBMISSIONS holds a folder, an archive or a notebook per student; class_run.py says what is done
+with each. FOLDER gets class.csv, class.html and a folder per student. A student's result is on
+disk before the next begins, so the same command again goes on where a run was cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from pathlib import Path
+
+from helpers.engine.profile import gpus
+from helpers.run import course_file
+from helpers.run.classroom.class_run import Class, Limits, run_class
+from helpers.run.course_file import UsageError, assign_parameters, find_notebooks, parameters_of
+
+CONTAINER = (
+    "docker run --rm --network none --read-only --tmpfs /tmp --memory 16g --pids-limit 512 "
+    "--user 1000:1000 -v SUBMISSIONS:/in:ro -v FOLDER:/out "
+    "IMAGE python -m helpers.run class /in --out /out"
+)
+
+
+def gpu_ids() -> list[str]:
+    """The GPUs to hand out, as CUDA_VISIBLE_DEVICES names them; [] without a driver."""
+    count = len(gpus())
+    words = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    given = [word.strip() for word in words if word.strip()]
+    return given[:count] if given else [str(n) for n in range(count)]
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The options of `python -m helpers.run class`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.run class",
+        description="Run or read a class's submissions.",
+        epilog="Student code runs as you. To keep it from your files and the network, "
+        f"use a container: {CONTAINER}",
+    )
+
+    def add(name: str, text: str, **more) -> None:
+        parser.add_argument(name, help=text, **more)
+
+    add("submissions", "folder with a folder, an archive or a notebook per student", type=Path)
+    again = "folder for the results; the same again goes on where a run stopped"
+    add("--out", again, type=Path, required=True)
+    add("--read-only", "execute nothing, only read what was submitted", action="store_true")
+    jobs = "students at a time; with GPUs at most one per GPU (default 1)"
+    add("--jobs", jobs, type=int, default=1)
+    course_file.add_arguments(parser)
+    for name, what, default in (
+        ("--cell-timeout", "one cell", Limits.cell_s),
+        ("--notebook-timeout", "one notebook", Limits.notebook_s),
+        ("--student-timeout", "one student", Limits.student_s),
+    ):
+        add(name, f"seconds for {what} (default {default:.0f})", type=float, metavar="S")
+    for name, what, default in (
+        ("--memory", "a student's processes together", Limits.memory_gib),
+        ("--disk", "a student's folder", Limits.disk_gib),
+        ("--file-size", "one file", Limits.file_gib),
+    ):
+        text = f"of {what} (default {default:g})"
+        add(name, text, type=float, default=default, metavar="GIB")
+    add("--keep-work", "keep the folders in which the notebooks ran", action="store_true")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code. Raises UsageError, Stopped and OSError."""
+    given = arguments().parse_args(argv)
+    out = given.out.expanduser().absolute()
+    if not given.submissions.is_dir():
+        raise UsageError(f"{given.submissions} is not a folder.")
+    source = given.submissions.resolve()
+    if out.resolve() == source or source in out.resolve().parents:
+        raise UsageError("--out lies inside the submissions: give a folder beside them.")
+    course = course_file.asked(given)
+    notebooks = find_notebooks(course.notebooks)
+    assign_parameters(notebooks, course.parameters)
+    devices = [] if given.read_only else gpu_ids()
+    if devices and given.jobs > len(devices):
+        most = f"one student per GPU at a time, so at most --jobs {len(devices)}"
+        raise UsageError(f"--jobs {given.jobs} with {len(devices)} GPU: {most}.")
+    if given.jobs < 1:
+        raise UsageError("--jobs must be at least 1.")
+    limits = Limits(
+        given.cell_timeout or course.cell_timeout or Limits.cell_s,
+        given.notebook_timeout or Limits.notebook_s,
+        given.student_timeout or course.timeout or Limits.student_s,
+        given.memory,
+        given.disk,
+        given.file_size,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    work = Class(
+        out=out,
+        limits=limits,
+        read_only=given.read_only,
+        parameters=course.parameters,
+        course={path.stem: parameters_of(path) for path in notebooks},
+        gpus=devices,
+        keep_work=given.keep_work,
+    )
+    students = run_class(given.submissions, work, given.jobs)
+    tally = Counter(student.verdict for student in students)
+    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(tally.items()))
+    print(f"\n{len(students)} students: {verdicts}. Read: {out / 'class.html'}")
+    return 1 if tally["error"] else 0

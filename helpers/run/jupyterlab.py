@@ -17,29 +17,30 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def command(arguments: list[str] = (), page: Path | None = None, root: Path = REPO) -> list[str]:
-    """The command line of JupyterLab on the folder ``root``; ``page`` is shown first (when it lies in there)."""
+    """The command line of JupyterLab on the folder ``root``.
+
+    page: shown first, when it lies in there.
+    """
     line = [
-        sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", "--ServerApp.ip=127.0.0.1",
+        *(sys.executable, "-m", "jupyterlab"),
+        f"--ServerApp.root_dir={root}",
+        "--ServerApp.ip=127.0.0.1",
         "--FileContentsManager.pre_save_hook=helpers.run.jupyterlab.before_saving",
-    ]  # fmt: skip
+    ]
     if page is not None and page.is_relative_to(root):
         line.append(f"--LabApp.default_url=/lab/tree/{page.relative_to(root).as_posix()}")
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
+    if os.geteuid() == 0:
         line.append("--allow-root")  # containers and rented GPU boxes
-    if "SSH_CONNECTION" in os.environ or not (
-        os.environ.get("DISPLAY") or sys.platform in ("darwin", "win32")
-    ):
+    if "SSH_CONNECTION" in os.environ or not os.environ.get("DISPLAY"):
         line.append("--no-browser")
-    return line + list(arguments)
+    return [*line, *arguments]
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with the workbook's settings and modules found by JupyterLab and its kernels."""
+    """This process's environment, with the workbook's settings and modules to be found."""
     env = dict(os.environ)
-    for name, folder in (
-        ("JUPYTER_CONFIG_PATH", REPO / "helpers" / "run" / "lab_settings"),
-        ("PYTHONPATH", REPO),
-    ):
+    settings = REPO / "helpers" / "run" / "lab_settings"
+    for name, folder in (("JUPYTER_CONFIG_PATH", settings), ("PYTHONPATH", REPO)):
         env[name] = os.pathsep.join(filter(None, [str(folder), env.get(name)]))
     return env
 
@@ -54,41 +55,35 @@ def before_saving(model, **_) -> None:
     """
     if model.get("type") != "notebook" or not isinstance(model.get("content"), dict):
         return
-    content = model["content"]
-    content.get("metadata", {}).pop("widgets", None)
-    for cell in content.get("cells", []):
-        kept = []
-        for output in cell.get("outputs", []):
-            data = output.get("data")
-            if not data or WIDGET not in data:
-                kept.append(output)
-            elif set(data) - {WIDGET, "text/plain"}:  # it has another form: keep that
-                kept.append(
-                    {
-                        **output,
-                        "data": {kind: value for kind, value in data.items() if kind != WIDGET},
-                    }
-                )
+    model["content"].get("metadata", {}).pop("widgets", None)
+    for cell in model["content"].get("cells", []):
         if "outputs" in cell:
-            cell["outputs"] = kept
+            cell["outputs"] = [kept for output in cell["outputs"] if (kept := _static(output))]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def _static(output: dict) -> dict | None:
+    """The output without its widget; None when nothing else says what it is."""
+    data = output.get("data") or {}
+    if WIDGET not in data:
+        return output
+    rest = {kind: value for kind, value in data.items() if kind != WIDGET}
+    return {**output, "data": rest} if set(rest) - {"text/plain"} else None
+
+
+def main(arguments: list[str]) -> None:
     """Write the start page and become JupyterLab."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     page = start_page.write()
     line = command(arguments, page)
     print("The start page is", page)
     if "SSH_CONNECTION" in os.environ:
         here = os.environ["SSH_CONNECTION"].split()[2]
-        print(
-            "On your own machine, run this, then open the address with the token that follows here:\n"
-            f"    ssh -L 8888:127.0.0.1:8888 {os.environ.get('USER', 'you')}@{here}"
-        )
+        user = os.environ.get("USER", "you")
+        print("On your own machine, run this; then open the address with the token that follows:")
+        print(f"    ssh -L 8888:127.0.0.1:8888 {user}@{here}")
     sys.stdout.flush()
     os.chdir(REPO)
     os.execve(line[0], line, environment())
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

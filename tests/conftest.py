@@ -10,20 +10,33 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_is_heard():
-    """What a shell starts in the background (`make test &`, nohup) is born deaf to SIGINT, and so are its children;
-    several tests press Ctrl-C, here and in programs that they start. A child gets the default back by our handling it."""
+    """Ctrl-C is heard in these tests and in programs that they start.
+
+    What a shell starts in the background (`make test &`, nohup) is born deaf to SIGINT, and so are
+    its children; a child gets the default back by our handling it.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 PARENT = """
 import json, sys
-from helpers.engine.profile import load_profile
-from helpers.server.server import start_server
+from helpers.engine import load_profile
+from helpers.server import start_server
+
 server = start_server(load_profile())
-print(json.dumps({"url": server.url, "key": server.api_key, "pids": server.pids, "log": str(server.log_path),
-                  "command": server.command, "shown": repr(server), "engine_args": server.engine_args,
-                  "phases": server.startup_phases_s, "startup_s": server.startup_s}), flush=True)
+about = {
+    "url": server.url,
+    "key": server.api_key,
+    "pids": server.pids,
+    "log": str(server.log_path),
+    "command": server.command,
+    "shown": repr(server),
+    "engine_args": server.engine_args,
+    "phases": server.startup_phases_s,
+    "startup_s": server.startup_s,
+}
+print(json.dumps(about), flush=True)
 sys.stdin.read()  # until the tests end, however they end
 """
 
@@ -50,7 +63,7 @@ class Served:
 
     @property
     def server(self):
-        from helpers.server.server import connect
+        from helpers.server import connect
 
         return connect(self.about["url"], self.about["key"])
 

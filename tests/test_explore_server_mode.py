@@ -29,29 +29,28 @@ def run(*args, cwd, **environment):
 def test_help_teaches(tmp_path):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for word in (
-        "TTFT",
-        "TPOT",
-        "examples:",
-        "--connect",
-        "--keep-running",
-        "--option NAME=VALUE",
-        "/v1/chat/completions",
-    ):
+    options = ("--connect", "--keep-running", "--option NAME=VALUE")
+    for word in ("TTFT", "TPOT", "examples:", "/v1/chat/completions", *options):
         assert word in done.stdout, f"--help does not mention {word}"
 
 
-@pytest.mark.parametrize("args, said", [
-    (["--concurrency", "0"], "--concurrency must be at least 1"),
-    (["--concurrency", "many"], "invalid int value: 'many'"),
-    (["--option", "max_num_seqs"], "write NAME=VALUE"),
-    (["--connect", "http://127.0.0.1:9", "--port", "8000"], "--connect uses a server as it is"),
-    (["--connect", "http://127.0.0.1:9"], "No OpenAI-compatible server answers at http://127.0.0.1:9"),
-    (["--model", "./no/such/folder"], "is not a model folder"),
-    (["--port", "70000"], "port must be a whole number from 1 to 65535"),
-    (["--json", "/no/such/folder/report.json"], "the folder of /no/such/folder/report.json does not exist"),
-    (["--no-such-option"], "unrecognized arguments: --no-such-option"),
-])  # fmt: skip
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--concurrency", "0"], "--concurrency must be at least 1"),
+        (["--concurrency", "many"], "invalid int value: 'many'"),
+        (["--option", "max_num_seqs"], "write NAME=VALUE"),
+        (["--connect", NOBODY, "--port", "8000"], "--connect uses a server as it is"),
+        (["--connect", NOBODY], f"No OpenAI-compatible server answers at {NOBODY}"),
+        (["--model", "./no/such/folder"], "is not a model folder"),
+        (["--port", "70000"], "port must be a whole number from 1 to 65535"),
+        (["--json", "/no/such/x.json"], "the folder of /no/such/x.json does not exist"),
+        (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+    ],
+)
 def test_every_failure_is_one_sentence_and_exit_code_1(tmp_path, args, said):
     done = run(*args, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
@@ -61,62 +60,34 @@ def test_every_failure_is_one_sentence_and_exit_code_1(tmp_path, args, said):
 
 def test_a_server_that_is_there_is_used_and_left_up(served, tmp_path):
     report = tmp_path / "report.json"
-    done = run(
-        "--connect",
-        served.about["url"],
-        "--concurrency",
-        4,
-        "--requests",
-        6,
-        "--max-tokens",
-        16,
-        "--json",
-        report,
-        cwd=tmp_path,
-        VLLM_API_KEY=served.about["key"],
-    )
+    there = ("--connect", served.about["url"])
+    size = ("--concurrency", 4, "--requests", 6, "--max-tokens", 16)
+    key = {"VLLM_API_KEY": served.about["key"]}
+    done = run(*there, *size, "--json", report, cwd=tmp_path, **key)
     assert done.returncode == 0, done.stderr
     assert served.server.is_up
     found = json.loads(report.read_text())
     assert found["concurrent"]["requests"] == 6 and found["concurrent"]["concurrency"] == 4
-    assert found["completion"]["output_tokens"] <= 24 and found["chat"]["finish_reason"] in (
-        "stop",
-        "length",
-    )
+    assert found["completion"]["output_tokens"] <= 24
+    assert found["chat"]["finish_reason"] in ("stop", "length")
     assert found["stream"]["ttft_ms_p50"] > 0
     assert found["stream"]["text"] == found["chat"]["text"], (
         "streamed or not, the greedy answer is the same"
     )
-    for word in (
-        "1. A completion",
-        "2. A chat",
-        "3. A streamed chat",
-        "4. Concurrent chats",
-        "times the tokens of one client",
-    ):
+    parts = ("1. A completion", "2. A chat", "3. A streamed chat", "4. Concurrent chats")
+    for word in (*parts, "times the tokens of one client"):
         assert word in done.stdout
     assert served.about["key"] not in done.stdout + report.read_text()
 
-    wrong = run("--connect", served.about["url"], "--api-key", "nope", cwd=tmp_path)
+    wrong = run(*there, "--api-key", "nope", cwd=tmp_path)
     assert wrong.returncode == 1 and "does not accept this API key" in wrong.stderr
 
 
 def test_it_starts_a_server_with_options_and_ctrl_c_ends_it(tmp_path):
     """The whole path: start, four kinds of requests, stay up, Ctrl-C."""
+    args = "--concurrency 3 --requests 3 --max-tokens 12 --option max_num_seqs=2 --keep-running"
     process = subprocess.Popen(
-        [
-            sys.executable,
-            SCRIPT,
-            "--concurrency",
-            "3",
-            "--requests",
-            "3",
-            "--max-tokens",
-            "12",
-            "--option",
-            "max_num_seqs=2",
-            "--keep-running",
-        ],
+        [sys.executable, SCRIPT, *args.split()],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

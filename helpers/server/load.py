@@ -82,13 +82,9 @@ def run_load(
     all requests, those that met every goal (0 to 1). With a rate: answered_per_s, over the duration
     less the shortest answer: the last request, too, takes so long to answer, which is no sign that
     the server is behind (requests_per_s counts it).
-    Raises ServerError when the server is not up or no request was answered.
+    Raises ServerError when the server does not answer, or answers no request.
     """
-    if not server.is_up:
-        raise ServerError(
-            f"The server at {server.url} is not up: start it before putting load on it. "
-            f"{server.advice}"
-        )
+    server.check_answers()
     model = server.engine_args.get("model")
     if not model:
         raise ServerError(

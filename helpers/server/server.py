@@ -160,8 +160,9 @@ class Server:
         return list(text_string_to_metric_families(answer.text))
 
     def check_answers(self) -> None:
-        """Raises ServerError when nothing answers (any more): for requests sent in other ways."""
-        self._get("/health")
+        """Raises ServerError when nothing answers (any more), or its engine has died."""
+        if not self._get("/health").is_success:
+            raise ServerError(f"The engine of {self.url} has died: start it again. {self.advice}")
 
     def _get(self, path: str) -> httpx.Response:
         try:

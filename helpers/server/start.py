@@ -116,15 +116,15 @@ def commands(profile: Profile, args: dict, quick: bool) -> tuple[str, list[str]]
     """(what a person would type, one option a line; what is run)."""
     shown = dict(args)
     if profile.name == "gpu":
-        module, start, model = "vllm.entrypoints.cli.main", ["vllm"], ["serve", profile.model]
+        module, program, model = "vllm.entrypoints.cli.main", ["vllm"], ["serve", profile.model]
     else:
         # In the CPU package the command `vllm serve` does not start; its module does.
         module, model = "vllm.entrypoints.openai.api_server", ["--model", profile.model]
-        start = ["python", "-m", module]
+        program = ["python", "-m", module]
         if quick:
             module = "helpers.server.quick_server"
             shown.pop("distributed_executor_backend", None)
-    typed = shlex.join([*start, *model, *flags_of(shown)])
+    typed = shlex.join([*program, *model, *flags_of(shown)])
     by_line = re.sub(r" (--[a-z])", r" \\\n    \1", typed)
     argv = [sys.executable, "-P", "-m", module, *model, *flags_of(args)]
     return f"VLLM_API_KEY=... {by_line}", argv

@@ -76,7 +76,7 @@ def test_load_never_repeats_its_prompts(server):
 def test_a_load_nobody_answers_is_one_sentence(server):
     model = {"model": str(tiny_model.TARGET)}
     gone = Server("http://127.0.0.1:9", "", "m", engine_args=model)
-    with pytest.raises(ServerError, match="http://127.0.0.1:9 is not up"):
+    with pytest.raises(ServerError, match="http://127.0.0.1:9/health does not answer"):
         run_load(gone, requests=1, input_tokens=8, output_tokens=1)
     with pytest.raises(ServerError, match="No request was answered"):
         run_load(server, requests=2, input_tokens=8, output_tokens=99_999)

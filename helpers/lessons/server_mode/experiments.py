@@ -146,30 +146,22 @@ def _words(answer: httpx.Response, longest: int = 96) -> str:
 
 
 @contextlib.contextmanager
-def growth(server: Server) -> Iterator[dict[str, float]]:
-    """How much each number of `Server.metrics()` grows inside the block; filled at its end.
+def growth(read: Callable[[], dict[str, float]]) -> Iterator[dict[str, float]]:
+    """How much each number that `read` returns grows inside the block; filled at its end.
 
-    What the server does not count has grown by 0. Raises ServerError when nothing answers.
+    What is not counted has grown by 0. Raises what `read` does (`Server.metrics`: ServerError).
     """
-    before, grown = server.metrics(), collections.defaultdict(float)
+    before, grown = read(), collections.defaultdict(float)
     yield grown
-    for name, value in server.metrics().items():
-        grown[name] = value - before.get(name, 0.0)
+    grown |= {name: value - before.get(name, 0.0) for name, value in read().items()}
 
 
-@contextlib.contextmanager
-def cpu_seconds(server: Server) -> Iterator[dict[str, float]]:
-    """CPU seconds of this kernel, the API server and the engine (with workers) inside the block.
-
-    The dict is filled at the end of the block.
-    """
-    used = {}
-    before = _cpu_now(server)
-    yield used
-    used |= {name: seconds - before[name] for name, seconds in _cpu_now(server).items()}
+def cpu_seconds(server: Server) -> contextlib.AbstractContextManager[dict[str, float]]:
+    """The `growth` of the CPU time of this kernel, the API server, and the engine (all of it)."""
+    return growth(lambda: _cpu_times(server))
 
 
-def _cpu_now(server: Server) -> dict[str, float]:
+def _cpu_times(server: Server) -> dict[str, float]:
     names = ("client (this kernel)", "API server", "engine")
     found = dict.fromkeys(names, 0.0)
     for i, pid in enumerate([None, *server.pids]):  # None: this process
@@ -242,7 +234,7 @@ def options(
     def prompt(n: int) -> list[int]:
         return [rng.randrange(vocabulary // 4, vocabulary // 2) for _ in range(n)]
 
-    with growth(server) as grown:
+    with growth(server.metrics) as grown:
         load = run_load(server, requests=36, input_tokens=64, output_tokens=48, concurrency=12)
     queue = "request_queue_time_seconds"
     queued_s = grown[f"{queue}_sum"] / (grown[f"{queue}_count"] or 1)
@@ -255,7 +247,7 @@ def options(
 
     ratios = []
     request = {"max_tokens": 2, "client": server.openai(timeout=600), "ignore_eos": True}
-    with growth(server) as grown:
+    with growth(server.metrics) as grown:
         for again in [prompt(long_tokens) for _ in range(TRIALS)]:
             first = timed_stream(server, prompt=again, **request)
             second = timed_stream(server, prompt=again, **request)

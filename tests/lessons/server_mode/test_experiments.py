@@ -51,7 +51,7 @@ def test_the_dashboard_shows_the_prefix_hits_of_this_moment(server):
 
 def test_growth_is_that_of_the_block(server):
     timed_stream(server, prompt="before", max_tokens=3, ignore_eos=True)
-    with experiments.growth(server) as grown:
+    with experiments.growth(server.metrics) as grown:
         timed_stream(server, prompt="inside", max_tokens=2, ignore_eos=True)
     assert grown["e2e_request_latency_seconds_count"] == 1
     assert grown["generation_tokens"] == 2 and grown["no such counter"] == 0

@@ -1,1 +1,1 @@
-"""The speed and accuracy claims of the README, each a script that prints what it finds with the machine's name."""
+"""The speed and accuracy claims of the README, each a module that measures and records it."""

@@ -1,10 +1,9 @@
 """Ask every address that the workbook gives its readers whether it is still there.
 
-    python -m benchmarks.check_links                 reading_list.md, README.md and the notebooks' text
-    python -m benchmarks.check_links reading_list.md
+    python -m benchmarks.check_links [FILE...]     (reading_list.md, README.md and the notebooks)
 
-Needs internet. Ends with 0 when no address is gone, 1 when one is, 2 when nothing could be reached at all.
-A site that refuses scripts (403, 429) is reported, but that is not a broken address.
+Needs internet. Ends with 0 when no address is gone, 1 when one is, 2 when nothing could be reached
+at all. A site that refuses scripts (403, 429) is reported, but that is not a broken address.
 """
 
 from __future__ import annotations
@@ -15,11 +14,13 @@ import re
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[1]
+from helpers import REPO
+
 LINK = re.compile(
     r"\[[^\]]*\]\((https?://[^\s)]+)\)|<(https?://[^\s>]+)>|(?<![(<\[\w])(https?://[^\s)>\]`\"']+)"
 )
@@ -69,41 +70,23 @@ def ask(url: str, timeout_s: float = 20) -> Answer:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """0: no address is gone; 1: one is; 2: nothing could be reached at all."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.check_links", description=__doc__.split("\n")[0]
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "files",
-        nargs="*",
-        type=Path,
-        help="Markdown files or notebooks (default: all that readers see)",
-    )
+    parser.add_argument("files", nargs="*", type=Path, help="Markdown files or notebooks")
     parser.add_argument("--timeout", type=float, default=20, help="seconds for each address")
     options = parser.parse_args(arguments)
-    files = options.files or [
-        p
-        for p in (
-            REPO / "reading_list.md",
-            REPO / "README.md",
-            *sorted((REPO / "notebooks").glob("*.ipynb")),
-        )
-        if p.exists()
-    ]
+    notebooks = sorted((REPO / "notebooks").glob("*.ipynb"))
     where: dict[str, list[str]] = {}
-    for path in files:
+    for path in options.files or [REPO / "reading_list.md", REPO / "README.md", *notebooks]:
         for url in links_in(text_of(path)):
             where.setdefault(url, []).append(path.name)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda url: ask(url, options.timeout), where))
     for answer in sorted(answers, key=lambda a: (a.state == "ok", a.state, a.url)):
-        print(
-            f"{answer.state:<11} {answer.url}  ({', '.join(where[answer.url])})"
-            + (f"  {answer.note}" if answer.note else "")
-        )
-    count = {
-        state: sum(a.state == state for a in answers)
-        for state in ("ok", "moved", "refused", "gone", "unreachable")
-    }
+        print(f"{answer.state:<11} {answer.url}  ({', '.join(where[answer.url])})  {answer.note}")
+    count = Counter(answer.state for answer in answers)
     print(", ".join(f"{n} {state}" for state, n in count.items()))
     if answers and count["unreachable"] == len(answers):
         print("Nothing could be reached: this machine has no internet, so nothing was checked.")

@@ -1,23 +1,23 @@
 """Where a decode step's time goes, from a trace of vLLM's own torch profiler.
 
-    python -m benchmarks.step_trace TRACE.pt.trace.json.gz [--streams 32]
-
-vLLM marks every step in the trace (`execute_context_0(0)_generation_32(32)`, vllm/v1/worker/gpu_worker.py). The window of
-a step is from its first kernel to the first kernel of the next step; what no kernel covers in it is a gap, in which the
-GPU waits for the CPU. Only steps of pure decoding count. Without a GPU in the trace, the CPU's operators are counted
-by their own time.
+vLLM marks every step in the trace (`execute_context_0(0)_generation_32(32)`,
+vllm/v1/worker/gpu_worker.py). The window of a step is from its first kernel to the first kernel of
+the next step; what no kernel covers in it is a gap, in which the GPU waits for the CPU. Only steps
+of pure decoding count. Without a GPU in the trace, the CPU's operators are counted by their own
+time.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import re
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
-# The first pattern that fits a kernel's name decides. Names as vLLM 0.32 has them on Hopper, and torch's on the CPU.
+# The first pattern that fits a kernel's name decides. Names as vLLM 0.32 has them on Hopper, and
+# torch's on the CPU.
 CLASSES = (
     ("KV cache write", r"reshape_and_cache|cache_kernel|kv_cache_update|slot_mapping"),
     ("attention", r"flash|fmha|attention|attn|paged"),
@@ -32,6 +32,7 @@ CLASSES = (
     ("norms, activations, rotary", r"triton_|rms_norm|rotary|silu|act_and_mul|layernorm|fused_add"),
     ("copies", r"memcpy|memset|copy_|Memcpy|Memset|CatArray|index_select|gather|scatter"),
 )
+GPU_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 STEP = re.compile(r"context_(\d+)\D.*generation_(\d+)")
 
 
@@ -50,42 +51,19 @@ def read_events(path: str | Path) -> list[dict]:
     return [e for e in events if e.get("ph") == "X" and "dur" in e]
 
 
-def summarise(events: list[dict], streams: int | None = None, top: int = 12) -> dict:
-    """The table: {"steps", "step_ms", "busy_ms", "gap_ms", "classes", "kernels", "device"}; all times per step.
+def summarise(events: list[dict], streams: int, top: int = 12) -> dict:
+    """The table: {"steps", "step_ms", "busy_ms", "gap_ms", "classes", "kernels", "device"}.
 
-    streams: count only steps that decode so many sequences; None takes the most frequent number.
-    Raises ValueError when the trace holds no step of pure decoding.
+    All times are of one step. streams: only steps that decode so many sequences count. top: so many
+    kernels. Raises ValueError when the trace holds no two such steps in a row.
     """
     on_gpu = any(e.get("cat") == "kernel" for e in events)
-    marks: list[dict] = []
-    # On the GPU's own clock if the trace has the marks there; else the CPU's, which is at most a step ahead.
-    for category in ("gpu_user_annotation", "user_annotation") if on_gpu else ("user_annotation",):
-        marks = marks or sorted(
-            (e for e in events if e.get("cat") == category and STEP.search(e["name"])),
-            key=lambda e: e["ts"],
-        )
-    decoding = [int(m[2]) for e in marks if (m := STEP.search(e["name"])) and m[1] == "0"]
-    if not decoding:
-        raise ValueError(
-            "The trace holds no step of pure decoding: profile a run that generates more tokens."
-        )
-    streams = streams or statistics.mode(decoding)
-    windows = []
-    for this, following in zip(marks, marks[1:]):
-        found = STEP.search(this["name"])
-        if found[1] == "0" and int(found[2]) == streams:
-            windows.append((this["ts"], following["ts"]))
-    if not windows:
-        raise ValueError(f"The trace holds no two steps in a row that decode {streams} sequences.")
-    work = (
-        [e for e in events if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
-        if on_gpu
-        else _own_times(events)
-    )
+    windows = _decode_windows(events, streams, on_gpu)
+    if on_gpu:
+        work = [{**e, "own": e["dur"]} for e in events if e.get("cat") in GPU_WORK]
+    else:
+        work = _own_times(events)
     work.sort(key=lambda e: e["ts"])
-    # Steps that were held up (by the trace's own writing, say) would hide where a usual step's time goes.
-    usual = statistics.median(end - start for start, end in windows)
-    windows = [w for w in windows if w[1] - w[0] < 1.5 * usual]
     by_class: dict[str, list[float]] = {}
     by_name: dict[str, list[float]] = {}
     busy = 0.0
@@ -93,25 +71,52 @@ def summarise(events: list[dict], streams: int | None = None, top: int = 12) -> 
         inside = [e for e in work if start <= e["ts"] < end]
         busy += _covered(inside, end)
         for e in inside:
-            label = (
-                "copies" if e.get("cat") in ("gpu_memcpy", "gpu_memset") else class_of(e["name"])
-            )
-            for table, key in ((by_class, label), (by_name, e["name"])):
-                entry = table.setdefault(key, [0.0, 0])
-                entry[0] += e["own"] if "own" in e else e["dur"]
-                entry[1] += 1
+            copied = e.get("cat") in ("gpu_memcpy", "gpu_memset")
+            by_class.setdefault("copies" if copied else class_of(e["name"]), []).append(e["own"])
+            by_name.setdefault(e["name"][:120], []).append(e["own"])
     n = len(windows)
     step_us = sum(end - start for start, end in windows) / n
-    rows = lambda table, key: [
-        {key: name[:120], "us": us / n, "calls": calls / n, "share": us / n / step_us}
-        for name, (us, calls) in sorted(table.items(), key=lambda item: -item[1][0])
-    ]
+
+    def rows(times: dict[str, list[float]], key: str) -> list[dict]:
+        found = [
+            {key: name, "us": sum(us) / n, "calls": len(us) / n, "share": sum(us) / n / step_us}
+            for name, us in times.items()
+        ]
+        return sorted(found, key=lambda row: -row["us"])
+
     return {
-        "device": "GPU" if on_gpu else "CPU operators", "streams": streams, "steps": n, "step_ms": step_us / 1e3,
-        "busy_ms": busy / n / 1e3, "gap_ms": (step_us - busy / n) / 1e3, "gap_share": 1 - busy / n / step_us,
-        "classes": rows(by_class, "class"), "kernels": rows(by_name, "kernel")[:top],
-        "launched": sum(calls for _, calls in by_class.values()) / n,
-    }  # fmt: skip
+        "device": "GPU" if on_gpu else "CPU operators",
+        "streams": streams,
+        "steps": n,
+        "step_ms": step_us / 1e3,
+        "busy_ms": busy / n / 1e3,
+        "gap_ms": (step_us - busy / n) / 1e3,
+        "gap_share": 1 - busy / n / step_us,
+        "classes": rows(by_class, "class"),
+        "kernels": rows(by_name, "kernel")[:top],
+        "launched": sum(len(us) for us in by_class.values()) / n,
+    }
+
+
+def _decode_windows(events: list[dict], streams: int, on_gpu: bool) -> list[tuple[float, float]]:
+    """(start, end) in microseconds of each step that decodes so many and reads no prompt."""
+    marks: list[dict] = []
+    # On the GPU's own clock if the trace has the marks there; else the CPU's, at most a step ahead.
+    for category in ("gpu_user_annotation", "user_annotation") if on_gpu else ("user_annotation",):
+        marked = [e for e in events if e.get("cat") == category and STEP.search(e["name"])]
+        marks = marks or sorted(marked, key=lambda e: e["ts"])
+    wanted = ("0", str(streams))
+    windows = [
+        (this["ts"], following["ts"])
+        for this, following in pairwise(marks)
+        if STEP.search(this["name"]).groups() == wanted
+    ]
+    if not windows:
+        raise ValueError(f"The trace holds no two steps in a row that decode {streams} sequences.")
+    # Steps that were held up (by the trace's own writing, say) would hide where a usual step's time
+    # goes.
+    usual = statistics.median(end - start for start, end in windows)
+    return [(start, end) for start, end in windows if end - start < 1.5 * usual]
 
 
 def _covered(events: list[dict], end: float) -> float:
@@ -142,34 +147,3 @@ def _own_times(events: list[dict]) -> list[dict]:
             open_ops.append(e)
             found.append(e)
     return found
-
-
-def table_of(summary: dict) -> str:
-    """The summary as text, for a log."""
-    lines = [f"{summary['device']}: {summary['steps']} decode steps of {summary['streams']} sequences, {summary['step_ms']:.3f} ms each; "
-             f"busy {summary['busy_ms']:.3f} ms, gaps {summary['gap_ms']:.3f} ms ({summary['gap_share']:.1%}); "
-             f"{summary['launched']:.0f} kernels or operators a step"]  # fmt: skip
-    lines += [
-        f"  {row['class']:28} {row['us']:9.1f} us {row['share']:6.1%}  {row['calls']:6.1f} calls"
-        for row in summary["classes"]
-    ]
-    lines += [
-        f"    {row['us']:8.1f} us {row['calls']:6.1f} x {row['kernel'][:90]}"
-        for row in summary["kernels"][:6]
-    ]
-    return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("trace", type=Path)
-    parser.add_argument("--streams", type=int)
-    options = parser.parse_args(argv)
-    print(table_of(summarise(read_events(options.trace), options.streams)))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -5,7 +5,7 @@
 
 A folder for each machine holds the executed notebooks as pages and measurements.jsonl: the records of that run in the
 form of helpers/results/store.py, with their provenance. Draw them in another style than the student's own numbers
-(helpers.display.figures.recorded) and show the label. Written by benchmarks/make_reference.py.
+(helpers.display.figures.recorded) and show the label. Written by benchmarks/reference_pages.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import kills, memory_returns, memory_timeline
+from benchmarks import kills, limits, opens
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -13,16 +13,14 @@ def records(tmp_path, monkeypatch):
 
 
 def test_the_timeline_agrees_with_the_log_within_3_percent():
-    assert (
-        memory_timeline.main(["--load-format", "dummy", "--model", "Qwen/Qwen2.5-0.5B-Instruct"])
-        == 0
-    )
+    model = ["--load-format", "dummy", "--model", "Qwen/Qwen2.5-0.5B-Instruct"]
+    assert limits.main(["--parts", "timeline", *model]) == 0
 
 
 def test_memory_comes_back_after_20_opens_and_closes():
-    assert memory_returns.main(["--opens", "20"]) == 0
+    assert opens.main(["--small", "--opens", "20"]) == 0
 
 
 @pytest.mark.parametrize("what", ["kernel", "server"])
 def test_after_sigkill_memory_is_free_within_10_s(what):
-    assert kills.main(["--what", what, "--times", "5", "--together"]) == 0
+    assert kills.main(["--what", what, "--times", "5"]) == 0

@@ -98,45 +98,33 @@ def memory_now(pids: Iterable[int] | None = None) -> dict:
 
     pids: roots of the process tree, this process by default.
     Returns ``source``, ``used_gib`` (all visible devices together; without a GPU the process tree's
-    resident memory), ``free_gib`` and ``total_gib`` (devices, or this machine's RAM),
-    ``process_gib`` (the process tree's share; None where the driver does not say) and ``devices``
-    (a list of ``index``, ``name``, ``used_gib``, ``free_gib``, ``total_gib``).
-    Raises RuntimeError when the driver does not answer.
+    resident memory) and ``process_gib`` (the process tree's share; None where the driver does not
+    say). Raises RuntimeError when the driver does not answer.
     """
-    tree = _tree(pids)
-    devices = visible_devices()
+    tree, devices = _tree(pids), visible_devices()
     if not devices:
-        ram, used = psutil.virtual_memory(), _resident_gib(tree)
-        return {
-            "source": HOST,
-            "used_gib": used,
-            "free_gib": ram.available / GIB,
-            "total_gib": ram.total / GIB,
-            "process_gib": used,
-            "devices": [],
-        }
-    rows = []
-    for index, device in enumerate(devices):
-        info = _info(device)
-        sizes = {f"{name}_gib": getattr(info, name) / GIB for name in ("used", "free", "total")}
-        rows.append({"index": index, "name": str(device.name()), **sizes})
-    sums = {name: sum(row[name] for row in rows) for name in ("used_gib", "free_gib", "total_gib")}
-    process_gib = _device_gib(devices, tree)
-    return {"source": DEVICE, **sums, "process_gib": process_gib, "devices": rows}
+        used = _resident_gib(tree)
+        return {"source": HOST, "used_gib": used, "process_gib": used}
+    used = sum(_info(device).used for device in devices) / GIB
+    return {"source": DEVICE, "used_gib": used, "process_gib": _device_gib(devices, tree)}
 
 
 def free_text() -> str:
     """One phrase for error messages: "3.2 of 79.6 GiB free on the GPU"."""
-    try:
-        now = memory_now()
-    except RuntimeError:
-        return "free memory unknown: the driver does not answer"
-    if not now["devices"]:
-        return f"{now['free_gib']:.1f} of {now['total_gib']:.1f} GiB free in this machine's memory"
+    devices = visible_devices()
+    if not devices:
+        ram = psutil.virtual_memory()
+        sizes = f"{ram.available / GIB:.1f} of {ram.total / GIB:.1f} GiB"
+        return f"{sizes} free in this machine's memory"
     parts = []
-    for one in now["devices"]:
-        number = f" {one['index']}" if len(now["devices"]) > 1 else ""
-        parts.append(f"{one['free_gib']:.1f} of {one['total_gib']:.1f} GiB free on the GPU{number}")
+    for index, device in enumerate(devices):
+        try:
+            info = _info(device)
+        except RuntimeError:
+            return "free memory unknown: the driver does not answer"
+        number = f" {index}" if len(devices) > 1 else ""
+        sizes = f"{info.free / GIB:.1f} of {info.total / GIB:.1f} GiB"
+        parts.append(f"{sizes} free on the GPU{number}")
     return ", ".join(parts)
 
 

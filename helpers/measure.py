@@ -154,17 +154,6 @@ def counters(llm) -> dict[str, float | list[float]]:
     return found
 
 
-def _difference(after: dict, before: dict) -> dict:
-    found = {}
-    for name, value in after.items():
-        if isinstance(value, list):
-            old = before.get(name, [0] * len(value))
-            found[name] = [a - b for a, b in zip(value, old, strict=True)]
-        else:
-            found[name] = value - before.get(name, 0)
-    return found
-
-
 def run_workload(
     engine: Engine,
     workload: Workload,
@@ -202,10 +191,11 @@ def run_workload(
             view.close()
     timeline = run.timeline()
     run.complete()
+    after = counters(engine.llm)
     return Measurement(
         requests=list(run.records.values()),
         duration_s=run.duration_s,
-        counters=_difference(counters(engine.llm), before),
+        counters={n: np.subtract(v, before.get(n, 0)).tolist() for n, v in after.items()},
         timeline=timeline,
         workload=workload.describe(),
         engine_args=engine.engine_args,

@@ -11,7 +11,7 @@ from helpers import replace_file
 
 
 def cache_dir(part: str) -> Path:
-    """The folder `part` of the workbook's cache ($XDG_CACHE_HOME, else ~/.cache), made when it is not there."""
+    """The folder `part` of the workbook's cache; made when it is not there."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "vllm-workbook" / part
     folder.mkdir(parents=True, exist_ok=True)

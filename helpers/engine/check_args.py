@@ -1,7 +1,7 @@
-"""What vLLM makes of engine arguments, without an engine: the values it chose, its warnings, or its refusal.
+"""What vLLM makes of engine arguments, without an engine: its choices, warnings or refusal.
 
-    checked = dry_run(profile, enable_chunked_prefill=False) checked.warnings      # ["This model
-    does not officially support disabling chunked prefill. ..."]
+    checked = dry_run(profile, enable_chunked_prefill=False)
+    checked.warnings      # ["This model does not officially support disabling chunked ..."]
 
 Takes less than a second and no GPU memory: vLLM builds its configuration from the model's
 config.json.
@@ -10,7 +10,7 @@ config.json.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from helpers.engine.cache import new_log
 from helpers.engine.failure import one_line
@@ -22,8 +22,8 @@ from helpers.engine.start import logged_to, prepare_environment
 class Checked:
     """vLLM's answer. `values` is empty when it refused; `refusal` is its own text then, else ""."""
 
-    values: dict = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    values: dict
+    warnings: list[str]
     refusal: str = ""
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ def dry_run(profile: Profile, plain: bool = False, **engine_args) -> Checked:
             refusal = one_line(error)
     warnings = re.findall(r"WARNING [^\[\n]*\[[^\]]*\] (.+)", log.read_text(errors="replace"))
     if config is None:
-        return Checked(refusal=refusal, warnings=warnings)
+        return Checked({}, warnings, refusal)
     scheduler = config.scheduler_config
     values = {
         "enable_chunked_prefill": scheduler.enable_chunked_prefill,

@@ -1,4 +1,4 @@
-"""A model's real shape with random weights, for load_format="dummy": speed and memory without a download."""
+"""A model's real shape with random weights, for load_format="dummy": no download is needed."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _open: Engine | None = None  # the engine of this kernel
 
 @dataclass(frozen=True)
 class CloseReport:
-    """Memory (GiB) before the engine, right after its start, at most and after its end; what stayed."""
+    """Memory (GiB) before the engine, after its start, at most and after its end; what stayed."""
 
     before_gib: float
     loaded_gib: float
@@ -103,7 +103,7 @@ class Engine:
             waker.start()
 
     def _wake_who_waits(self, outputs) -> None:
-        """vLLM 0.32 notices that an engine's process was killed, but lets who waits for its output wait for ever."""
+        """End a wait for output of an engine that was killed: vLLM 0.32 lets it go on for ever."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         while self.is_open:
@@ -112,7 +112,7 @@ class Engine:
 
     @property
     def llm(self):
-        """The `vllm.LLM`. Raises EngineError when the engine is closed or its processes have ended."""
+        """The `vllm.LLM`. Raises EngineError when it is closed or its processes are gone."""
         if self._closing:
             raise EngineError("This engine is closed: run the cell with open_engine(...) again.")
         if not self.is_open:
@@ -135,17 +135,17 @@ class Engine:
 
     @property
     def pids(self) -> list[int]:
-        """VLLM's own processes; empty when the engine lives in this one."""
+        """The engine's own processes; empty when it lives in this one."""
         return [process.pid for process in self._processes]
 
     @property
     def is_open(self) -> bool:
-        """Neither closed nor without its processes: those of a GPU's engine can be killed while the notebook lives."""
+        """Neither closed nor without its processes, which can be killed while this one lives."""
         return not self._closing and all(map(processes.runs, self._needed))
 
     @property
     def kv_cache_usage(self) -> float | None:
-        """Share of the KV cache in use after the last step, 0 to 1; None when the engine keeps no statistics.
+        """Share of the KV cache in use after the last step, 0 to 1; None without statistics.
 
         It is vLLM's gauge, which `step()` sets from the numbers that a Measurement's timeline has.
         Another thread may read it while the engine works: prometheus_client keeps it in this
@@ -160,7 +160,7 @@ class Engine:
         return next((sample.value for metric in metrics for sample in metric.samples), None)
 
     def end_requests(self) -> None:
-        """End what vLLM still works on, so that the next cell finds an idle engine; one that does not obey is closed."""
+        """End what vLLM still works on: the next cell finds an idle engine, or a closed one."""
         with contextlib.suppress(Exception):
             core = self.llm.llm_engine
             core.abort_request(list(core.output_processor.request_states), internal=True)
@@ -201,7 +201,7 @@ class Engine:
             processes.end(self._processes)  # a worker outlives an engine that was killed
             holders.release("engine")
             after = _settled_memory_gib(self._before_gib)
-            left = _still_there(self.pids)
+            left = [process.pid for process in self._processes if processes.runs(process)]
         finally:
             seen = self.sampler.stop()
         self.close_report = CloseReport(
@@ -220,7 +220,7 @@ class Engine:
 
 
 def open_engine(profile: Profile, **engine_args) -> Engine:
-    """Start a vLLM engine with the profile's arguments, changed by `engine_args` (vLLM's own names).
+    """Start vLLM with the profile's arguments, changed by `engine_args` (vLLM's own names).
 
     An argument given as None is left to vLLM's default. Returns the open engine when it has this
     configuration already; closes it first when it has another.
@@ -289,7 +289,7 @@ def _clean_up_failed_start(known: set[psutil.Process]) -> None:
 
 
 def _children() -> list[psutil.Process]:
-    """This process's descendants, without helpers that live as long as it does: lifeline's and multiprocessing's."""
+    """This process's descendants, without those helpers that live as long as it does."""
     return [
         child
         for child in psutil.Process().children(recursive=True)
@@ -302,7 +302,7 @@ def _children() -> list[psutil.Process]:
 
 
 def _shut_down(llm) -> None:
-    """End vLLM's processes, then empty the objects: a displayed engine or a kept exception may hold references.
+    """End vLLM's processes, then empty the objects, which a displayed engine or an error may hold.
 
     vLLM 0.32 has no LLM.shutdown(); the client of the engine core has one
     (vllm/v1/engine/core_client.py).
@@ -329,7 +329,7 @@ def _give_back_host_memory() -> None:
 
 
 def _settled_memory_gib(target: float, patience_s: float = 5.0) -> float:
-    """Memory once it has come back to `target`, or stopped falling: the driver frees it some time after the process."""
+    """Memory once it is back at `target`, or falls no more: a driver frees it after the process."""
     deadline = time.perf_counter() + patience_s
     now = _memory_gib()
     while now > target * 1.01 + 0.01 and time.perf_counter() < deadline:
@@ -338,14 +338,6 @@ def _settled_memory_gib(target: float, patience_s: float = 5.0) -> float:
         if not gpu_memory.has_gpu() and now >= previous:
             break  # host memory does not come back by waiting
     return now
-
-
-def _still_there(pids: list[int], patience_s: float = 3.0) -> list[int]:
-    """Those that have not ended by then: a process that compiled for the engine notices a moment later that it is alone."""
-    deadline = time.perf_counter() + patience_s
-    while (left := list(filter(processes.alive, pids))) and time.perf_counter() < deadline:
-        time.sleep(0.1)
-    return left
 
 
 def _memory_gib() -> float:

@@ -1,4 +1,4 @@
-"""What went wrong, in one sentence: from vLLM's exception or log to the cause and what to do about it."""
+"""What went wrong, in one sentence: from an exception or a log of vLLM to cause and advice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def last_exception(log: str) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """vLLM's own text on one line; of pydantic's errors one part for each argument refused."""
+    """The error's text on one line; of pydantic's errors one part for each argument refused."""
     text = str(error)
     if hasattr(error, "errors"):
         parts = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
@@ -56,7 +56,7 @@ def why(error: Exception, log: str, model: str) -> str:
 
 
 def explain(message: str, model: str) -> str:
-    """vLLM's `message` as one sentence, with advice where there is one. model: what was to be loaded."""
+    """A `message` of vLLM as one sentence, with advice where there is one."""
     said = " ".join(message.split()).rstrip(".")
     if unknown := re.search(r"unexpected keyword argument '(\w+)'", said):
         import vllm
@@ -71,11 +71,16 @@ def explain(message: str, model: str) -> str:
             "gpu_memory_utilization, max_model_len or kv_cache_memory_bytes."
         )
     if _NO_MODEL.search(said):
-        return (
-            f"The model {model!r} was not found: it is neither a folder with a config.json nor a "
-            f"model that can be downloaded from here ({said[:200]})."
-        )
+        return not_found(model, said)
     return f"vLLM did not start: {said[:500]}."
+
+
+def not_found(model: str, cause: str) -> str:
+    """One sentence for a `model` that cannot be loaded; `cause` is what the library says of it."""
+    return (
+        f"The model {model!r} was not found: it is neither a folder with a config.json nor a model "
+        f"that can be downloaded from here ({cause[:200]})."
+    )
 
 
 def closest_argument(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Who holds this machine: the engine or server of another notebook, or the other one of this notebook.
+"""Who holds this machine: an engine or server of another notebook, or this one's other.
 
 Two models beside each other do not fit a GPU, and on a CPU each makes the other's numbers slower.
 Other kernels are found through a file each in the user's cache; this kernel's other holder is
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import filelock
+import psutil
 
 from helpers.engine import processes
 from helpers.engine.cache import cache_dir
@@ -38,7 +39,7 @@ def taken(kind: str, profile: Profile, close: Callable[[], object | None]):
         _refuse_or_warn(profile)
         me = {
             "pid": os.getpid(),
-            "started": processes.started(os.getpid()),
+            "started": psutil.Process().create_time(),
             "host": socket.gethostname(),
             "notebook": _notebook_name(),
         }
@@ -60,23 +61,30 @@ def release(kind: str) -> None:
 
 
 def others() -> list[dict]:
-    """What other kernels of this user hold on this machine: {"pid", "started", "host", "notebook"}."""
+    """What other kernels of this user hold here: {"pid", "started", "host", "notebook"}."""
     found = []
     for path in _folder().glob("*.json"):
         try:
             entry = json.loads(path.read_text())
-            pid, since, host = int(entry["pid"]), entry["started"], entry["host"]
+            pid, since, host = int(entry["pid"]), float(entry["started"]), entry["host"]
             entry["notebook"]
         except (OSError, ValueError, TypeError, KeyError):
             continue  # damaged, or not ours
         if host != socket.gethostname():
             continue
-        if not processes.same(pid, since):
-            # A kernel that was killed; its pid may belong to another program by now.
-            path.unlink(missing_ok=True)
+        if not _is_same(pid, since):
+            path.unlink(missing_ok=True)  # a kernel that was killed
         elif pid != os.getpid():
             found.append(entry)
     return found
+
+
+def _is_same(pid: int, since: float) -> bool:
+    """Alive, and not another program that was given the pid."""
+    with contextlib.suppress(psutil.Error):
+        # The clock may be corrected meanwhile; a pid does not come again within a second.
+        return processes.alive(pid) and abs(psutil.Process(pid).create_time() - since) < 0.9
+    return False
 
 
 def _close_other(kind: str) -> None:

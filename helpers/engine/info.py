@@ -11,7 +11,7 @@ from helpers.gpu_memory import GIB
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine took to start and what it has. Sizes in GiB (2**30 bytes), times in seconds."""
+    """What an engine took to start and what it has. Sizes in GiB (2**30 bytes), times in s."""
 
     startup_s: float
     startup_phases_s: dict[str, float]
@@ -63,6 +63,6 @@ def _logged_gib(words: str, log: str) -> float | None:
 
 
 def _checkpoint_gib(model: str) -> float | None:
-    """Size of the weights on disk: on the CPU vLLM logs none, and repacks the weights as it loads them."""
+    """Size of the weights on disk: on the CPU vLLM logs none, and repacks them as it loads them."""
     files = list(Path(model).glob("*.safetensors"))
     return sum(file.stat().st_size for file in files) / GIB if files else None

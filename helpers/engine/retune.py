@@ -1,14 +1,14 @@
-"""Change arguments of a running engine, so that a sweep needs one start instead of one for each value.
+"""Change arguments of a running engine, so that a sweep needs one start instead of one each value.
 
     engine = open_engine(profile, **RETUNABLE)
-    with retuned(engine, max_num_batched_tokens=512) as engine_args:
+    with retuned(engine, max_num_batched_tokens=512):
         run_workload(engine, workload)          # as LLM(max_num_batched_tokens=512) would
 
 vLLM reads these arguments once, when it starts: on a GPU that is a minute for each value. All of
 them end up in plain numbers of the scheduler, the block pool and the sampler, which this module
 sets while no request is running. Names and meaning are vLLM's. A value can be at most what the
-engine was started with, because buffers and memory were laid out for that. `tests/test_retune.py`
-compares a retuned engine with a restarted one.
+engine was started with, because buffers and memory were laid out for that.
+`tests/engine/test_retune.py` compares a retuned engine with a restarted one.
 
 How it gets there: vLLM mixes `worker_extension_cls` into its worker, and `LLM.collective_rpc` calls
 a method of it by name. With one GPU (or one CPU process) the worker lives in the process of the
@@ -18,24 +18,18 @@ engine core, whose scheduler is found in the frames above the call.
 from __future__ import annotations
 
 import contextlib
-import sys
+import inspect
 from numbers import Integral, Real
 
 from helpers.engine.engine import Engine
 from helpers.engine.failure import EngineError
 
 RETUNABLE = {"worker_extension_cls": "helpers.engine.retune.WorkerExtension"}
-ARGUMENTS = (
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "num_gpu_blocks_override",
-    "synthetic_acceptance_rates",
-)
 
 
 @contextlib.contextmanager
 def retuned(engine: Engine, **values):
-    """Inside the block the engine works as if it had been started with `values`; afterwards as before.
+    """In the block the engine works as if it had been started with `values`; afterwards as before.
 
     max_num_seqs: requests that run at once. max_num_batched_tokens: tokens in one engine step.
     num_gpu_blocks_override: blocks in the KV cache (on the CPU too). The largest request must fit,
@@ -47,70 +41,79 @@ def retuned(engine: Engine, **values):
     have them too.
     Raises EngineError when the engine was not started for it.
     """
-    args = engine.engine_args
+    outside = engine.engine_args
+    _check(engine, values)
+    in_force = {**outside, **values}
+    if rates := in_force.pop("synthetic_acceptance_rates", None):
+        drafting = {**outside["speculative_config"], "synthetic_acceptance_rates": rates}
+        in_force["speculative_config"] = drafting
+    before = _call(engine, values)
+    engine.engine_args = in_force
+    try:
+        yield in_force
+    finally:
+        engine.engine_args = outside
+        if engine.is_open:
+            engine.end_requests()  # an error in the block may have left some
+        if engine.is_open:
+            _put_back(engine, before)
+
+
+def _check(engine: Engine, values: dict) -> None:
+    """Raises EngineError for what this engine, or any, cannot do."""
+    args, info = engine.engine_args, engine.info
     if args.get("worker_extension_cls") != RETUNABLE["worker_extension_cls"]:
         raise EngineError(
             "This engine cannot be retuned: open it with open_engine(profile, ..., **RETUNABLE)."
         )
-    speculative = dict(args.get("speculative_config") or {})
-    drafts = speculative.get("num_speculative_tokens", 0)
+    drafting = args.get("speculative_config") or {}
+    synthetic = drafting.get("rejection_sample_method") == "synthetic"
     largest = {
-        "max_num_seqs": engine.info.max_num_seqs,
-        "max_num_batched_tokens": engine.info.max_num_batched_tokens,
-        "num_gpu_blocks_override": engine.info.num_blocks,
-        "synthetic_acceptance_rates": drafts
-        if speculative.get("rejection_sample_method") == "synthetic"
-        else 0,
+        "max_num_seqs": info.max_num_seqs,
+        "max_num_batched_tokens": info.max_num_batched_tokens,
+        "num_gpu_blocks_override": info.num_blocks,
+        "synthetic_acceptance_rates": drafting["num_speculative_tokens"] if synthetic else 0,
     }
     for name, value in values.items():
-        if name not in ARGUMENTS:
+        if name not in largest:
             raise EngineError(
                 f"{name!r} cannot be changed while an engine runs: open another engine with it."
             )
-        asked = _checked(name, value)
+        if name == "synthetic_acceptance_rates":
+            _check_rates(value)
+            asked = len(value)
+        elif not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise EngineError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        else:
+            asked = value
         if asked > largest[name]:
             raise EngineError(
                 f"{name} = {value} is more than this engine was started for ({largest[name]})."
             )
-    shown = dict(values)
-    if rates := shown.pop("synthetic_acceptance_rates", None):
-        shown["speculative_config"] = {**speculative, "synthetic_acceptance_rates": rates}
-    before = _call(engine, values)
-    engine.engine_args = {**args, **shown}
+
+
+def _check_rates(rates) -> None:
+    falling = isinstance(rates, (list, tuple)) and all(
+        isinstance(rate, Real) and 0 <= rate <= before
+        for before, rate in zip([1, *rates], rates, strict=False)  # one more before than there are
+    )
+    if not falling:
+        raise EngineError(
+            "synthetic_acceptance_rates must be a list of numbers from 0 to 1, none above the one "
+            f"before it, not {rates!r}."
+        )
+
+
+def _put_back(engine: Engine, before: dict) -> None:
+    """Close an engine that does not obey: its values would spoil every later measurement."""
     try:
-        yield engine.engine_args
-    finally:
-        engine.engine_args = args
-        # An engine whose values are not the ones that `engine.info` tells would spoil every later
-        # measurement.
-        if engine.is_open:
-            engine.end_requests()  # an error in the block may have left some
-        if engine.is_open:
-            try:
-                _call(engine, before)
-            except BaseException as error:
-                engine.close()
-                raise EngineError(
-                    "The engine did not take its own values back and was closed: run the cell with "
-                    "open_engine(...) again."
-                ) from error
-
-
-def _checked(name: str, value) -> int:
-    """What is compared with the largest: the number, or how many rates there are. Refuses what no engine can do."""
-    if name == "synthetic_acceptance_rates":
-        rates = value if isinstance(value, (list, tuple)) else ["no list"]
-        if not all(
-            isinstance(rate, Real) and 0 <= rate <= before
-            for before, rate in zip([1, *rates], rates)
-        ):
-            raise EngineError(
-                f"{name} must be a list of numbers from 0 to 1, none above the one before it, not {value!r}."
-            )
-        return len(rates)
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise EngineError(f"{name} must be a whole number of at least 1, not {value!r}.")
-    return value
+        _call(engine, before)
+    except BaseException as error:
+        engine.close()
+        raise EngineError(
+            "The engine did not take its own values back and was closed: run the cell with "
+            "open_engine(...) again."
+        ) from error
 
 
 def _call(engine: Engine, values: dict) -> dict:
@@ -122,12 +125,12 @@ def _call(engine: Engine, values: dict) -> dict:
         return engine.llm.collective_rpc("retune_engine", args=(values,))[0]
     except Exception as error:
         raise EngineError(
-            f"The running engine could not be changed ({error}): start it with the argument instead."
+            f"The running engine could not be changed ({error}): start it with the argument "
+            "instead."
         ) from None
 
 
-# --- in the engine's process
-# ----------------------------------------------------------------------------------
+# --- in the engine's process ----------------------------------------------------------------------
 
 
 class WorkerExtension:
@@ -136,14 +139,9 @@ class WorkerExtension:
     def retune_engine(self, values: dict) -> dict:
         """Set `values`; return the ones that were in force before."""
         scheduler = _scheduler_above()
-        if (
-            getattr(
-                getattr(self.model_runner, "rejection_sampler", None),
-                "synthetic_conditional_rates",
-                None,
-            )
-            is not None
-        ):
+        sampler = getattr(self.model_runner, "rejection_sampler", None)
+        rates = getattr(sampler, "synthetic_conditional_rates", None)
+        if rates is not None:
             _synthetic_acceptance_on_the_cpu()
         before = {}
         for name, value in values.items():
@@ -160,14 +158,13 @@ class WorkerExtension:
                 before[name] = pool.num_gpu_blocks
                 _resize(pool, value)
             elif name == "synthetic_acceptance_rates":
-                rates = self.model_runner.rejection_sampler.synthetic_conditional_rates
-                before[name] = _unconditional(rates.tolist())
+                before[name] = rates.cumprod(0).tolist()
                 rates.copy_(rates.new_tensor(_conditional(value)))
         return before
 
 
 def _scheduler_above():
-    frame = sys._getframe()
+    frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
         if hasattr(owner, "scheduler") and hasattr(owner, "model_executor"):
@@ -188,71 +185,54 @@ def _resize(pool, blocks: int) -> None:
 
 
 def _conditional(rates: list[float]) -> list[float]:
-    """The chance of each position once those before it were accepted, as vLLM's sampler keeps them."""
-    return [
-        rate / before if before else 0.0
-        for rate, before in zip(rates, [1.0, *rates[:-1]], strict=True)
-    ]
-
-
-def _unconditional(conditional: list[float]) -> list[float]:
-    rates, product = [], 1.0
-    for chance in conditional:
-        product *= chance
-        rates.append(product)
-    return rates
+    """The chance of each position once those before it were accepted, as vLLM's sampler has it."""
+    before = [1.0, *rates[:-1]]
+    return [rate / b if b else 0.0 for rate, b in zip(rates, before, strict=True)]
 
 
 def _synthetic_acceptance_on_the_cpu() -> None:
-    """vLLM 0.32's CPU kernels refuse rejection_sample_method="synthetic"; this is its GPU kernel in Python.
+    """Let the CPU do rejection_sample_method="synthetic", which vLLM 0.32's kernel for it refuses.
 
-    Source: rejection_greedy_sample_kernel in vllm/v1/sample/rejection_sampler.py. Greedy requests
-        only. It takes the place of the CPU kernel when `retuned` is first used.
+    This is the GPU's kernel in Python, for greedy requests only; it takes the CPU kernel's place
+    when `retuned` is first used.
+    Source: rejection_greedy_sample_kernel in vllm/v1/sample/rejection_sampler.py.
     """
     from vllm.triton_utils.dispatcher import KernelOverride
-    from vllm.v1.sample import rejection_sampler
+    from vllm.v1.sample.rejection_sampler import rejection_greedy_sample_kernel as kernel
 
-    kernel = rejection_sampler.rejection_greedy_sample_kernel
-    if not isinstance(kernel, KernelOverride) or hasattr(kernel._impl, "synthetic"):
+    if not isinstance(kernel, KernelOverride) or hasattr(kernel.func, "synthetic"):
         return
-    refusing = kernel._impl
+    refusing = kernel.func
 
     def sample(
-        output_token_ids,
-        cu_num_draft_tokens,
-        draft_token_ids,
-        target_argmax,
-        bonus_token_ids,
+        out,
+        ends,
+        drafted,
+        best,
+        bonus,
         is_greedy,
-        max_spec_len,
-        uniform_probs=None,
-        synthetic_conditional_rates=None,
-        SYNTHETIC_MODE=False,
+        longest,
+        uniform=None,
+        rates=None,
+        synthetic=False,
     ):
-        if not SYNTHETIC_MODE:
-            return refusing(
-                output_token_ids,
-                cu_num_draft_tokens,
-                draft_token_ids,
-                target_argmax,
-                bonus_token_ids,
-                is_greedy,
-                max_spec_len,
-            )
-        drafts, chosen = draft_token_ids.tolist(), target_argmax.tolist()
-        luck, rates = uniform_probs.tolist(), synthetic_conditional_rates.tolist()
+        if not synthetic:
+            refusing(out, ends, drafted, best, bonus, is_greedy, longest)
+            return
+        drafts, chosen = drafted.tolist(), best.tolist()
+        luck, chances = uniform.tolist(), rates.tolist()
         start = 0
-        for request, end in enumerate(cu_num_draft_tokens.tolist()):
+        for request, end in enumerate(ends.tolist()):
             tokens = []
             for i in range(start, end):
-                accepted = drafts[i] >= 0 and luck[i] < rates[i - start]
+                accepted = drafts[i] >= 0 and luck[i] < chances[i - start]
                 tokens.append(drafts[i] if accepted else chosen[i])
                 if not accepted:
                     break
             else:
-                tokens.append(int(bonus_token_ids.view(-1)[request]))
-            output_token_ids[request, : len(tokens)] = output_token_ids.new_tensor(tokens)
+                tokens.append(int(bonus.view(-1)[request]))
+            out[request, : len(tokens)] = out.new_tensor(tokens)
             start = end
 
     sample.synthetic = True
-    kernel._impl = sample
+    kernel.func = kernel._impl = sample  # noqa: SLF001 - vLLM registers a kernel only once

@@ -1,4 +1,4 @@
-"""What surrounds the start of an engine: its environment, its log, its phases, and Python's garbage collection."""
+"""What surrounds an engine's start: its environment, log and phases, and Python's collections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PHASES = (
 
 
 def prepare_environment(profile: Profile, args: dict) -> None:
-    """What vLLM reads from the environment, set before it is imported. Values that the user set are kept."""
+    """Set what vLLM reads from the environment when it is imported; the user's values are kept."""
     one_process = profile.name == "cpu" and args.get("distributed_executor_backend") == "uni"
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if one_process else "1"
     # A kernel that has threads or has touched CUDA should not fork an engine. (Where importing vLLM
@@ -73,7 +73,7 @@ def keep_registered_kernels() -> None:
 
 @contextlib.contextmanager
 def logged_to(log_path: Path):
-    """Send everything that vLLM prints to the log: Python's streams, its logger, and what C++ writes to fd 1 and 2.
+    """Send all that vLLM prints to the log: Python's streams, its logger, C++'s fd 1 and 2.
 
     Processes that vLLM starts meanwhile inherit the redirection and keep it.
     """
@@ -117,7 +117,7 @@ def _replace_handlers(handler: logging.Handler) -> None:
 
 @contextlib.contextmanager
 def imports_without_gc():
-    """For an import: nothing is collected meanwhile. What is there afterwards is looked at as before."""
+    """For an import: nothing is collected meanwhile; afterwards all is looked at as before."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -10,9 +10,10 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 
+import psutil
 import pytest
 
-from helpers.engine import holders, processes
+from helpers.engine import holders
 from helpers.engine.failure import EngineError
 from helpers.engine.profile import load_profile
 
@@ -113,7 +114,7 @@ def test_an_entry_is_believed_only_if_it_is_whole_and_its_process_still_the_same
     with subprocess.Popen(["sleep", "60"]) as other:
         entry = {
             "pid": other.pid,
-            "started": processes.started(other.pid),
+            "started": psutil.Process(other.pid).create_time(),
             "host": socket.gethostname(),
             "notebook": "02",
         }

@@ -228,13 +228,3 @@ def test_one_look_at_all_processes_is_cheap():
     for _ in range(20):
         processes.descendants(os.getpid())
     assert (time.perf_counter() - start) / 20 < 0.05, "the watcher looks four times a second"
-
-
-def test_a_pid_that_is_used_again_is_not_the_same_process():
-    since = processes.started(os.getpid())
-    assert processes.same(os.getpid(), since)
-    assert not processes.same(os.getpid(), since - 1), "another process had this pid before"
-    gone = subprocess.Popen(["true"])
-    noted = processes.started(gone.pid)
-    gone.wait()
-    assert processes.started(gone.pid) is None and not processes.same(gone.pid, noted)

@@ -60,7 +60,7 @@ class Static:
 
 
 def show(thing) -> None:
-    """Display ``thing`` in a notebook (a Static, a picture, what IPython shows); print it elsewhere."""
+    """Display a Static, a picture or what IPython shows in a notebook; print it elsewhere."""
     if kernel() is None:
         print(thing)
     else:

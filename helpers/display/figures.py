@@ -25,28 +25,12 @@ from matplotlib.figure import Figure
 
 from helpers.display import card
 
-
-class _Palette(tuple):
-    """Colours by position, ``COLORS[0]``, or by name, ``COLORS["blue"]``."""
-
-    _names = ("blue", "vermillion", "green", "purple", "orange", "sky", "black", "yellow")
-
-    def __getitem__(self, key):
-        if isinstance(key, str):
-            if key not in self._names:
-                raise KeyError(f"No colour is called {key!r}. There are: {', '.join(self._names)}.")
-            key = self._names.index(key)
-        elif isinstance(key, int):
-            key %= len(self)
-        return super().__getitem__(key)
-
-
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), told apart by
 # people with any of the common colour-vision deficiencies. The order puts the
 # ones with the most contrast on white first; yellow is for areas, not lines.
-COLORS = _Palette(
-    ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-)
+BLUE, RED, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", "#000000", "#F0E442"
+COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
 # Colour is never the only difference: give each line a marker of its own.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#6B6B6B"
@@ -55,39 +39,40 @@ PAPER, INK = card.PAPER, card.INK
 DPI = 110
 MAX_PNG_BYTES = 60_000
 
-_RC = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "axes.labelsize": 10,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": "#8A8A8A",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": cycler(color=list(COLORS)[:7]),
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.8,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "lines.linewidth": 2.0,
-    "lines.markersize": 5.5,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "hatch.linewidth": 0.8,
-}
 # For the whole kernel: legends and lines take their style when they are drawn,
 # and a student's own plt.plot() then looks like the rest.
-mpl.rcParams.update(_RC)
+mpl.rcParams.update(
+    {
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.titlepad": 10,
+        "axes.labelsize": 10,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": "#8A8A8A",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.prop_cycle": cycler(color=COLORS[:7]),
+        "grid.color": "#E4E4E4",
+        "grid.linewidth": 0.8,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "lines.linewidth": 2.0,
+        "lines.markersize": 5.5,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "figure.facecolor": PAPER,
+        "axes.facecolor": PAPER,
+        "hatch.linewidth": 0.8,
+    }
+)
 
 
 def figure(
@@ -106,40 +91,68 @@ def figure(
     # A Figure of its own, not pyplot's: nothing stays open in the kernel and
     # the inline backend cannot draw it a second time.
     fig = Figure(figsize=size, dpi=DPI, layout="constrained")
-    axes = fig.subplots(rows, cols, **subplots)
-    if rows * cols == 1:
-        axes.set_title(title)
-    else:
-        fig.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
-    return fig, axes
+    fig.suptitle(title, x=0.012, ha="left", fontsize=11.5, fontweight="bold", color=INK)
+    return fig, fig.subplots(rows, cols, **subplots)
 
 
-def recorded(kind: str = "line", color: str = GREY) -> dict:
-    """Keywords that draw numbers recorded on another machine: dashed and hollow.
+# ---------------------------------------------------------------- what many figures draw
 
-    ``kind`` is "line" (for ``plot``), "bar" or "points" (for ``scatter``).
-    Say in the label where it was recorded: ``label="recorded: H100"``.
+
+def hollow_line(color: str = GREY) -> dict:
+    """Keywords of ``plot`` for numbers from elsewhere (recorded, printed): dashed and hollow.
+
+    Say in the label where they are from: ``label="recorded: H100"``.
     """
-    if kind == "line":
-        return {
-            "color": color,
-            "linestyle": (0, (5, 2.5)),
-            "linewidth": 1.6,
-            "markerfacecolor": PAPER,
-            "markeredgecolor": color,
-            "markeredgewidth": 1.3,
-        }
-    if kind == "bar":
-        return {
-            "facecolor": PAPER,
-            "edgecolor": color,
-            "linestyle": "--",
-            "linewidth": 1.3,
-            "hatch": "///",
-        }
-    if kind == "points":
-        return {"facecolors": "none", "edgecolors": color, "linewidths": 1.3}
-    raise ValueError(f'kind is {kind!r}; it can be "line", "bar" or "points".')
+    edge = {"markerfacecolor": PAPER, "markeredgecolor": color, "markeredgewidth": 1.3}
+    return {"color": color, "linestyle": (0, (5, 2.5)), "linewidth": 1.6, **edge}
+
+
+def hollow_points(color: str = GREY) -> dict:
+    """The same for ``scatter``."""
+    return {"facecolors": "none", "edgecolors": color, "linewidths": 1.3}
+
+
+def curve(ax, rows: list[dict], x: str, y: str, index: int = 0, scale: float = 1.0, **look) -> None:
+    """A line through ``rows``: ``y`` (times ``scale``) over ``x``, two of their names.
+
+    index: which colour and marker. look: keywords of ``plot`` that go before them, such as
+    ``label``, ``color`` or ``**hollow_line()``.
+    """
+    look = {"marker": MARKERS[index], "color": COLORS[index], **look}
+    ax.plot([row[x] for row in rows], [scale * row[y] for row in rows], **look)
+
+
+def note(ax, text: str, at: tuple, offset: tuple = (0, 7), **look) -> None:
+    """Small text beside a point: ``offset`` in points from ``at``."""
+    look = {"fontsize": 8.5, **look}
+    ax.annotate(text, at, xytext=offset, textcoords="offset points", **look)
+
+
+def inside(ax, text: str, x: float, y: float, **look) -> None:
+    """Small text in the middle of a bar, white on its colour."""
+    look = {"fontsize": 8, "color": "white", **look}
+    ax.text(x, y, text, ha="center", va="center", **look)
+
+
+def ticks(ax, values, **look) -> None:
+    """An x axis whose ticks are the values that were tried and no others."""
+    values = sorted(set(values))
+    ax.set_xticks(values, [f"{value:,}" for value in values], **look)
+    ax.minorticks_off()
+
+
+def rows_down(ax) -> None:
+    """For horizontal bars: the first row on top, no lines along them."""
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+
+
+def legend_below(ax, ncols: int = 2, drop: float = 0.2) -> None:
+    """The legend below the axis, where it covers no data. drop: how far, in heights of the axes."""
+    ax.legend(ncols=ncols, loc="upper center", bbox_to_anchor=(0.5, -drop))
+
+
+# ---------------------------------------------------------------- how a figure is shown
 
 
 def show(
@@ -170,7 +183,7 @@ class Picture:
         name: str = "figure",
         alt: str | None = None,
     ):
-        self.title = _title_of(fig)
+        self.title = fig.get_suptitle()
         self.caption = " ".join((caption or "").split())
         self.table = [dict(row) for row in table] if table else []
         self.name = name
@@ -204,8 +217,6 @@ class Caption(str):
 def problems(fig, caption: str) -> list[str]:
     """What a reader would miss in ``fig``: a title, a caption, a label on an axis."""
     found = []
-    if not _title_of(fig):
-        found.append("it has no title.")
     if not caption:
         found.append("it has no caption: give the one line that a reader should take away.")
     axes = [ax for ax in fig.axes if ax.get_visible() and ax.axison]
@@ -221,12 +232,6 @@ def problems(fig, caption: str) -> list[str]:
             if not any(text.strip() for text in labels):
                 found.append(f"a {which} axis has no label; write what it counts and its unit.")
     return list(dict.fromkeys(found))
-
-
-def _title_of(fig) -> str:
-    titles = [fig.get_suptitle()]
-    titles += [ax.get_title(loc) for ax in fig.axes for loc in ("left", "center")]
-    return next((title.strip() for title in titles if title.strip()), "")
 
 
 def _png(fig) -> bytes:

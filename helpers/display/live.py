@@ -1,8 +1,8 @@
 """Live views: what an engine, a workload or a server is doing while a cell runs.
 
-In JupyterLab and VS Code the views are ipywidgets that move while the cell
-runs; when the cell ends each is replaced by a static text or picture, so that
-a saved notebook, an HTML export or a papermill run never shows an empty box.
+In JupyterLab and VS Code the views are widgets that move while the cell runs;
+when the cell ends each is replaced by static text or a picture, so that a
+saved notebook, an HTML export or a papermill run never shows an empty box.
 Without a widget front end only that static form is left. In a terminal a
 view is one moving line on stderr, and nothing at all when stderr is a file.
 """
@@ -17,17 +17,20 @@ import sys
 import threading
 import time
 
+import tqdm
+
+from helpers import gpu_memory
 from helpers.display import card
 from helpers.display.numbers import number
 
 # ---------------------------------------------------------------- progress
 
 
-class _Board:
+class _Lines:
     """What one cell's engine starts and workloads have come to, line by line, as one output."""
 
-    current: _Board | None = None
-    LINES = 16
+    current: _Lines | None = None
+    MOST = 16
 
     def __init__(self, cell):
         self.cell = cell
@@ -36,30 +39,68 @@ class _Board:
         self.widgets = card.has_widgets()
 
     @classmethod
-    def of_this_cell(cls) -> _Board:
+    def of_this_cell(cls) -> _Lines:
         cell = card.kernel().get_parent("shell").get("header", {}).get("msg_id")
         if cls.current is None or cls.current.cell != cell:
             cls.current = cls(cell)
         return cls.current
 
-    def live(self, *widgets) -> None:
-        """Show these widgets below the lines so far."""
+    def show_live(self, widget) -> None:
+        """Show ``widget`` below the lines so far."""
         import ipywidgets
 
         lines = [ipywidgets.HTML(self.static().html)] if self.done else []
-        self.place.put(ipywidgets.VBox([*lines, *widgets]))
+        self.place.put(ipywidgets.VBox([*lines, widget]))
 
-    def finish(self, line: str) -> None:
+    def add(self, line: str) -> None:
         """One more line, and nothing live for now."""
         self.done.append(line)
         self.place.put(self.static())
 
     def static(self) -> card.Static:
-        shown = self.done[-self.LINES :]
+        shown = self.done[-self.MOST :]
         if len(self.done) > len(shown):
             shown = [f"... and {len(self.done) - len(shown)} before these", *shown]
         lines = "<br>".join(html.escape(line) for line in shown)
         return card.Static(f'<div style="{card.CARD}">{lines}</div>', "\n".join(shown))
+
+
+class _Line:
+    """One line with a bar (tqdm's) that moves while work is done, then a line of the cell's list.
+
+    A view must never stop the work that it shows, so nothing here raises.
+    """
+
+    def __init__(self, total: int):
+        self._bar = self._lines = self._terminal = None
+        look = {"total": max(1, total), "bar_format": "{desc} |{bar}|", "leave": False}
+        with contextlib.suppress(Exception):
+            if card.kernel() is not None:
+                self._lines = _Lines.of_this_cell()
+                if self._lines.widgets:
+                    from tqdm.notebook import tqdm_notebook  # needs ipywidgets
+
+                    self._bar = tqdm_notebook(display=False, **look)
+                    self._lines.show_live(self._bar.container)
+            elif sys.stderr is not None and sys.stderr.isatty():
+                # A copy: the engine's start sends stderr to its log meanwhile.
+                self._terminal = os.fdopen(os.dup(2), "w")
+                self._bar = tqdm.tqdm(file=self._terminal, dynamic_ncols=True, **look)
+
+    def say(self, text: str, done: int) -> None:
+        if self._bar is not None:
+            with contextlib.suppress(Exception):
+                self._bar.n = done
+                self._bar.set_description_str(text)
+
+    def close(self, said: str) -> None:
+        with contextlib.suppress(Exception):
+            if self._bar is not None:
+                self._bar.close()
+            if self._terminal is not None:
+                self._terminal.close()
+            if self._lines is not None:
+                self._lines.add(said)
 
 
 class Progress:
@@ -72,76 +113,37 @@ class Progress:
         self.done, self.numbers = 0, {}
         self.start = time.perf_counter()
         self._last = -1.0
-        self._closed = False
-        self._bar = self._text = self._board = None
-        self._line = card.kernel() is None and sys.stderr is not None and sys.stderr.isatty()
-        if card.kernel() is not None:
-            with contextlib.suppress(Exception):  # a view must never stop a measurement
-                self._board = _Board.of_this_cell()
-                if self._board.widgets:
-                    self._open_widget()
-
-    def _open_widget(self) -> None:
-        import ipywidgets
-
-        self._bar = ipywidgets.IntProgress(
-            value=0, max=max(1, self.total), description=self.label, style={"description_width": "initial"},
-            layout=ipywidgets.Layout(width="420px"),
-        )  # fmt: skip
-        self._text = ipywidgets.Label()
-        self._board.live(ipywidgets.HBox([self._bar, self._text]))
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.start
+        self._line: _Line | None = _Line(total)
 
     def update(self, done: int, **numbers) -> None:
         """``done`` of ``total`` so far; numbers are shown by name (``tokens_per_s=812.0``)."""
         self.done, self.numbers = done, numbers
-        if self._closed or (self.seconds - self._last < self.EVERY_S and done < self.total):
-            return
-        self._last = self.seconds
-        if self._bar is not None:
-            with contextlib.suppress(Exception):
-                self._bar.value = done
-                self._text.value = self.status()
-        elif self._line:
-            print(
-                f"\r{self.label}: {self.status()}"[:118].ljust(118),
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
+        now = time.perf_counter()
+        if self._line and (now - self._last >= self.EVERY_S or done >= self.total):
+            self._last = now
+            self._line.say(f"{self.label}: {self.status()}", done)
 
     def status(self) -> str:
-        """ "12 of 32 requests, 812 tokens/s, 3 s left" """
-        parts = [f"{self.done} of {self.total} {self.unit}"]
-        parts += [f"{_short(value)} {_words(name)}" for name, value in self.numbers.items()]
+        """Such as "12 of 32 requests, 812 tokens/s, 3.00 s left"."""
+        said = f"{self.done} of {self.total} {self.unit}{self._numbers()}"
         if 0 < self.done < self.total:
-            parts.append(f"{_short(self.seconds * (self.total - self.done) / self.done)} s left")
-        return ", ".join(parts)
+            left_s = (time.perf_counter() - self.start) * (self.total - self.done) / self.done
+            said += f", {number(left_s, 3)} s left"
+        return said
+
+    def _numbers(self) -> str:
+        items = self.numbers.items()
+        return "".join(f", {number(value, 3)} {_words(name)}" for name, value in items)
 
     def close(self, note: str | None = None) -> None:
         """The work is over (or was stopped): leave one line about it."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._line:
-            print("\r".ljust(119) + "\r", end="", file=sys.stderr, flush=True)
-        if self._board is None:
+        if self._line is None:
             return
         stopped = "" if self.done >= self.total else f"stopped after {self.done} of "
-        numbers = "".join(
-            f", {_short(value)} {_words(name)}" for name, value in self.numbers.items()
-        )
-        said = (
-            f"{self.label}: {stopped}{self.total} {self.unit} in {_short(self.seconds)} s{numbers}"
-        )
-        with contextlib.suppress(Exception):
-            if self._bar is not None:
-                for widget in (self._bar, self._text):
-                    widget.close()
-            self._board.finish(said + (f" ({note})" if note else ""))
+        took = f"in {number(time.perf_counter() - self.start, 3)} s"
+        said = f"{self.label}: {stopped}{self.total} {self.unit} {took}{self._numbers()}"
+        self._line.close(f"{said} ({note})" if note else said)
+        self._line = None
 
     def __enter__(self):
         return self
@@ -161,63 +163,59 @@ def progress(label: str, total: int, unit: str = "requests") -> Progress:
 # ---------------------------------------------------------------- engine start
 
 
-@contextlib.contextmanager
-def engine_start(log_path, phases, what="engine"):
+def engine_start(log_path, phases, what: str = "engine") -> EngineStart:
     """Shows phase and seconds while an engine starts; leaves one line about where the time went.
 
     phases: pairs (label, pattern): the phase begins when ``pattern`` (a regular
     expression) first appears in the log at ``log_path``. what: "engine" or "server".
     """
-    view = _EngineStart(log_path, phases, what)
-    try:
-        yield view
-    except BaseException:
-        view.close(failed=True)
-        raise
-    view.close()
+    return EngineStart(log_path, phases, what)
 
 
-class _EngineStart:
+class EngineStart:
+    """A context manager around the start. Made by ``engine_start``."""
+
     EVERY_S = 0.1
 
-    def __init__(self, log_path, phases, what="engine"):
-        self.what = what
-        self.log_path, self.phases = (
-            log_path,
-            [(label, re.compile(pattern)) for label, pattern in phases],
-        )
+    def __init__(self, log_path, phases, what: str):
+        self.log_path, self.what = log_path, what
+        self.phases = [(label, re.compile(pattern)) for label, pattern in phases]
         self.begun: list[tuple[str, float]] = [("load vLLM", 0.0)]
-        self.start = time.perf_counter()
-        self._widget = self._terminal = self._board = None
+        self.seconds: float | None = None  # once it is over
         self._end = threading.Event()
         self._looking = threading.Lock()  # the view's thread and whoever asks for the phase
-        with contextlib.suppress(Exception):
-            if card.kernel() is not None:
-                self._board = _Board.of_this_cell()
-                if self._board.widgets:
-                    import ipywidgets
-
-                    self._widget = ipywidgets.HTML(self._now())
-                    self._board.live(self._widget)
-            elif sys.stderr is not None and sys.stderr.isatty():
-                # A copy: the engine's start sends stderr to its log meanwhile.
-                self._terminal = os.fdopen(os.dup(2), "w")
         self._thread = threading.Thread(target=self._loop, name="engine start view", daemon=True)
+
+    def __enter__(self):
+        self._start = time.perf_counter()
+        self._line = _Line(len(self.phases) + 1)
         self._thread.start()
+        return self
+
+    def __exit__(self, failed, *_) -> None:
+        seconds = time.perf_counter() - self._start
+        self._end.set()
+        self._thread.join(timeout=2)
+        with contextlib.suppress(OSError):
+            self._look()
+        self.seconds = seconds
+        took = self.phases_s().items()
+        parts = [f"{label} {number(part, 3)}" for label, part in took if part >= 0.05]
+        if failed:
+            said = f"The {self.what} did not start: stopped after {seconds:.1f} s"
+        else:
+            said = f"{self.what.capitalize()} started in {seconds:.1f} s"
+        if parts:
+            said += f" (seconds by phase, as its log tells: {', '.join(parts)})"
+        self._line.close(said)
 
     def _loop(self) -> None:
         while not self._end.wait(self.EVERY_S):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(OSError):
                 self._look()
-                if self._widget is not None:
-                    self._widget.value = self._now()
-                elif self._terminal is not None:
-                    print(
-                        "\r" + self._line()[:100].ljust(100),
-                        end="",
-                        file=self._terminal,
-                        flush=True,
-                    )
+            seconds = time.perf_counter() - self._start
+            text = f"Starting the {self.what}: {self.begun[-1][0]}, {seconds:.0f} s"
+            self._line.say(text, len(self.begun))
 
     def _look(self) -> None:
         with self._looking, open(self.log_path, errors="replace") as file:
@@ -225,56 +223,24 @@ class _EngineStart:
             known = {label for label, _ in self.begun}
             for label, pattern in self.phases:
                 if label not in known and pattern.search(log):
-                    self.begun.append((label, time.perf_counter() - self.start))
+                    self.begun.append((label, time.perf_counter() - self._start))
 
     def phase(self) -> str:
         """The phase that the start is in now, by what its log says."""
         self._look()
         return self.begun[-1][0]
 
-    def _line(self) -> str:
-        return f"Starting the {self.what}: {self.begun[-1][0]}, {time.perf_counter() - self.start:.0f} s"
-
-    def _now(self) -> str:
-        return f'<div style="{card.CARD}">{html.escape(self._line())} ...</div>'
-
     def phases_s(self) -> dict[str, float]:
-        """Seconds that each phase took, in their order; complete once the view is closed."""
-        ends = [at for _, at in self.begun[1:]] + [
-            getattr(self, "seconds", time.perf_counter() - self.start)
-        ]
-        return {label: end - at for (label, at), end in zip(self.begun, ends)}
-
-    def close(self, failed: bool = False) -> None:
-        seconds = time.perf_counter() - self.start
-        self._end.set()
-        self._thread.join(timeout=2)
-        with contextlib.suppress(Exception):
-            self._look()
-        self.seconds = seconds
-        parts = [
-            f"{label} {_short(took)}" for label, took in self.phases_s().items() if took >= 0.05
-        ]
-        said = (
-            f"The {self.what} did not start: stopped after {seconds:.1f} s"
-            if failed
-            else f"{self.what.capitalize()} started in {seconds:.1f} s"
-        )
-        said += f" (seconds by phase, as its log tells: {', '.join(parts)})" if parts else ""
-        with contextlib.suppress(Exception):
-            if self._terminal is not None:
-                print("\r" + " " * 100 + "\r", end="", file=self._terminal, flush=True)
-                self._terminal.close()
-            if self._widget is not None:
-                self._widget.close()
-            if self._board is not None:
-                self._board.finish(said)
+        """Seconds that each phase took, in their order; complete once the start is over."""
+        now = time.perf_counter() - self._start if self.seconds is None else self.seconds
+        ends = [at for _, at in self.begun[1:]] + [now]
+        return {label: end - at for (label, at), end in zip(self.begun, ends, strict=True)}
 
 
 # ---------------------------------------------------------------- numbers over time
 
 
-class _Watch:
+class View:
     """Reads numbers again and again while a cell runs, and shows each with its recent past.
 
     A context manager, or ``start()`` and ``stop()`` in two cells. With widgets
@@ -282,12 +248,12 @@ class _Watch:
     """
 
     KEPT = 2_000  # readings; older ones are thinned out
-    title = "Live view"
+    FAILURES = 5  # in a row that end the view
 
-    def __init__(self, read, hz: float = 2.0):
+    def __init__(self, title: str, read, hz: float):
         if not 0 < hz <= 20:
             raise ValueError(f"hz is {hz}; give readings per second, more than 0 and at most 20.")
-        self.read, self.hz = read, hz
+        self.title, self.read, self.hz = title, read, hz
         self.readings: list[dict] = []
         self.stopped_early: str | None = None
         self._end = threading.Event()
@@ -295,6 +261,7 @@ class _Watch:
         self._t0 = 0.0
 
     def start(self):
+        """Begin to read. Raises RuntimeError when it was started before."""
         if self._thread is not None:
             raise RuntimeError("This view has been started before: make a new one.")
         self._t0 = time.perf_counter()
@@ -311,13 +278,17 @@ class _Watch:
         return self
 
     def stop(self) -> list[dict]:
-        """End the view; the static picture is left. Returns the readings. Twice does nothing more."""
+        """End the view; the static picture is left. Returns the readings. Twice does no more."""
         if self._thread is not None and not self._end.is_set():
             self._end.set()
             self._thread.join(timeout=10)
             if self._widget is not None:
                 self._widget.close()
-            self._leave()
+            left = self.picture() if self._quantities() else self._nothing_read()
+            if self._place is None:
+                print(left)
+            else:
+                self._place.put(left)
         return self.readings
 
     def __enter__(self):
@@ -328,156 +299,120 @@ class _Watch:
 
     def _loop(self) -> None:
         failures = 0
-        while True:
+        while failures < self.FAILURES:
             try:
-                found = {
-                    name: value
-                    for name, value in self.read().items()
-                    if isinstance(value, (int, float))
-                }
-                self.readings.append({"t_s": time.perf_counter() - self._t0, **found})
-                failures = 0
+                found = self.read()
             except Exception as error:
                 failures += 1
-                if failures >= 5:
-                    after = time.perf_counter() - self._t0
-                    self.stopped_early = (
-                        f"Reading stopped after {after:.0f} s: {type(error).__name__}: {error}"
-                    )
-                    self._draw()
-                    return
-            if len(self.readings) > self.KEPT:
-                del self.readings[1 : self.KEPT // 2 : 2]
-            self._draw()
+                after = time.perf_counter() - self._t0
+                why = f"Reading stopped after {after:.0f} s: {type(error).__name__}: {error}"
+                self.stopped_early = why if failures == self.FAILURES else None
+            else:
+                failures = 0
+                numbers = {k: v for k, v in found.items() if isinstance(v, (int, float))}
+                self.readings.append({"t_s": time.perf_counter() - self._t0, **numbers})
+                if len(self.readings) > self.KEPT:
+                    del self.readings[1 : self.KEPT // 2 : 2]
+            if self._widget is not None:
+                with contextlib.suppress(Exception):
+                    self._widget.value = self._card(self.now())
             if self._end.wait(1 / self.hz):
                 return
-
-    def _draw(self) -> None:
-        if self._widget is not None:
-            with contextlib.suppress(Exception):
-                self._widget.value = self._card(self._tiles())
 
     def _card(self, body: str) -> str:
         note = f"<div>{html.escape(self.stopped_early)}</div>" if self.stopped_early else ""
         return f'<div style="{card.CARD}"><b>{html.escape(self.title)}</b>{body}{note}</div>'
 
-    def names(self) -> list[str]:
-        return list(dict.fromkeys(name for row in self.readings for name in row if name != "t_s"))
+    def _nothing_read(self) -> card.Static:
+        said = self.stopped_early or "nothing was read"
+        return card.Static(self._card(f"<div>{html.escape(said)}</div>"), f"{self.title}: {said}")
 
-    def _tiles(self) -> str:
-        recent = self.readings[-240:]
-        tiles = ""
-        for index, name in enumerate(self.names()):
-            points = [(row["t_s"], row[name]) for row in recent if name in row]
-            label, shown, _ = _quantity(name, points[-1][1]) if points else (name, "", 1)
-            tiles += (
-                f'<div style="display:inline-block;margin:2px 14px 2px 0;vertical-align:top"><div style="color:{card.MUTED}">'
-                f'{html.escape(label)}</div><div style="font-size:18px">{shown}</div>{_spark(points, index)}</div>'
-            )
-        return f"<div>{tiles}</div>"
+    def _quantities(self) -> dict[str, list[tuple[float, float]]]:
+        """(seconds, value) of each number by its label, with the unit in it."""
+        found: dict[str, list] = {}
+        for row in self.readings:
+            for name, value in row.items():
+                if name != "t_s":
+                    label, factor = _label(name)
+                    found.setdefault(label, []).append((row["t_s"], factor * value))
+        return found
 
-    def _leave(self) -> None:
-        """The static form: a picture in a notebook, its text in a terminal."""
-        if not self.readings or not self.names():
-            said = self.stopped_early or "nothing was read"
-            static = card.Static(
-                self._card(f"<div>{html.escape(said)}</div>"), f"{self.title}: {said}"
-            )
-        else:
-            static = self._picture()
-        if self._place is None:
-            print(static)
-        else:
-            self._place.put(static)
+    def now(self) -> str:
+        """HTML of each number with its recent past, as a widget shows it meanwhile."""
+        rows = ""
+        for label, points in self._quantities().items():
+            recent = [value for _, value in points[-40:]]
+            top = max(recent) or 1
+            bars = "".join("▁▂▃▄▅▆▇█"[round(7 * max(0, value) / top)] for value in recent)
+            said = f"<b>{number(recent[-1], 3)}</b> {html.escape(label)}"
+            rows += f'<div>{said} <span style="color:{card.MUTED}">{bars}</span></div>'
+        return rows
 
-    def _picture(self):
+    def picture(self):
+        """What is left when the view ends."""
         from helpers.display import figures  # matplotlib: not for those who only start an engine
 
-        names = self.names()
+        found = self._quantities()
+        size = (7.5, 0.9 + 1.25 * len(found))
         fig, axes = figures.figure(
-            self.title, rows=len(names), size=(7.5, 0.9 + 1.25 * len(names)), sharex=True
+            self.title, rows=len(found), size=size, sharex=True, squeeze=False
         )
-        axes = [axes] if len(names) == 1 else list(axes)
         rows = []
-        for index, (ax, name) in enumerate(zip(axes, names)):
-            points = [(row["t_s"], row[name]) for row in self.readings if name in row]
-            label, _, factor = _quantity(name, points[-1][1])
-            values = [value * factor for _, value in points]
-            ax.plot(
-                [t for t, _ in points],
-                values,
-                color=figures.COLORS[index % 4],
-                drawstyle="steps-post",
-            )
+        for index, (ax, (label, points)) in enumerate(zip(axes[:, 0], found.items(), strict=True)):
+            times, values = zip(*points, strict=True)
+            ax.plot(times, values, color=figures.COLORS[index % 4], drawstyle="steps-post")
             ax.set_ylabel(label, rotation=0, ha="right", va="center")
             ax.set_ylim(0, max(values) * 1.15 or 1)
-            rows.append(
-                {
-                    "number": label,
-                    "most": max(values),
-                    "mean": sum(values) / len(values),
-                    "last": values[-1],
-                }
-            )
-        axes[-1].set_xlabel("seconds")
+            mean = sum(values) / len(values)
+            rows.append({"number": label, "most": max(values), "mean": mean, "last": values[-1]})
+        axes[-1, 0].set_xlabel("seconds")
         said = "; ".join(f"{row['number']}: at most {number(row['most'])}" for row in rows)
-        said += f". {len(self.readings)} readings in {_short(self.readings[-1]['t_s'])} s."
+        said += f". {len(self.readings)} readings in {number(self.readings[-1]['t_s'], 3)} s."
         if self.stopped_early:
             said += f" {self.stopped_early}."
         return figures.Picture(fig, said, rows, "live_view")
 
 
-class Dashboard(_Watch):
-    """A server's numbers. Made by ``dashboard``."""
-
-    title = "The server, live"
-
-
-def dashboard(read, hz: float = 2.0) -> Dashboard:
-    """What a server does while requests run: ``with dashboard(server_lab.watch(server)): ...``
+def dashboard(read, hz: float = 2.0) -> View:
+    """What a server does while the requests of a ``with`` block run.
 
     read() -> dict of numbers, asked ``hz`` times a second in a thread, such as
     {"running": 3, "waiting": 0, "kv_cache_usage": 0.12, "prefix_hits": 0.4}
     (shares from 0 to 1 are shown in percent). Five failures in a row end the
     view, and it says why.
     """
-    return Dashboard(read, hz)
+    return View("The server, live", read, hz)
 
 
-class MemoryView(_Watch):
+class MemoryView(View):
     """Memory and KV-cache use. Made by ``memory``; ``.sampler`` has every sample."""
 
-    title = "Memory, live"
+    def __init__(self, engine, hz: float):
+        super().__init__("Memory, live", self._read, min(hz, 10.0))
+        self.sampler = gpu_memory.MemorySampler(hz=hz)
+        self.engine = engine
+        # Rows of a Measurement's timeline that the plot needs, on the sampler's clock.
+        self.kv: list[dict] = []
 
-    def __init__(self, engine=None, pids=None, hz: float = 10.0):
-        from helpers.gpu_memory import MemorySampler
-
-        self.sampler = MemorySampler(pids=pids, hz=hz)
-        self.kv: list[
-            dict
-        ] = []  # the rows of a Measurement's timeline that the plot needs, on the sampler's clock
-
-        def read() -> dict:
-            found = {}
-            if self.sampler.samples:
-                found["memory_gib"] = self.sampler.used(self.sampler.samples[-1])
-            # An engine may be closed while the view goes on: its memory is seen to come back.
-            if (
-                engine is not None
-                and engine.is_open
-                and (share := engine.kv_cache_usage) is not None
-            ):
+    def _read(self) -> dict:
+        found = {}
+        if self.sampler.samples:
+            found["memory_gib"] = self.sampler.used(self.sampler.samples[-1])
+        # An engine may be closed while the view goes on: its memory is seen to come back.
+        if self.engine is not None and self.engine.is_open:
+            share = self.engine.kv_cache_usage
+            if share is not None:
                 found["kv_cache_usage"] = share
                 self.kv.append({"t_s": self.sampler.elapsed_s, "kv_cache_usage": share})
-            return found
-
-        super().__init__(read, hz=min(hz, 10.0))
+        return found
 
     def start(self):
+        """Begin to sample and to read. Raises RuntimeError when it was started before."""
         self.sampler.start()
         return super().start()
 
     def stop(self) -> list[dict]:
+        """End it; the memory's timeline is left as a picture. Returns the readings."""
         self.sampler.stop()
         return super().stop()
 
@@ -489,64 +424,32 @@ class MemoryView(_Watch):
         """Peak and sustained use: see MemorySampler.summary."""
         return self.sampler.summary()
 
-    def _picture(self):
-        from helpers.display import figures
-        from helpers.display import memory_plot as plot
+    def picture(self):
+        """What is left when the view ends."""
+        from helpers.display import figures, memory_plot  # matplotlib, as above
 
-        fig, said, rows = plot.draw(
-            self.sampler, [(0.0, self.kv)], title="Memory while the cell ran"
-        )
-        return figures.Picture(fig, said, rows, "memory_live")
+        drawn = memory_plot.draw(self.sampler, [(0.0, self.kv)], "Memory while the cell ran")
+        return figures.Picture(*drawn, "memory_live")
 
 
-def memory(engine=None, pids=None, hz: float = 10.0) -> MemoryView:
-    """Memory, and an engine's KV-cache use, while a cell runs: ``with memory(engine) as view: ...``
+def memory(engine=None, hz: float = 10.0) -> MemoryView:
+    """Memory, and an engine's KV-cache use, while a ``with`` block runs.
 
-    The KV-cache use is the engine's own number after its last step (``Engine.kv_cache_usage``), read ``hz`` times a
-    second; without an engine, or from one with ``disable_log_stats=True``, the view shows memory alone.
-    ``view.mark("prefill")`` names phases; ``view.summary()`` has peak and sustained use.
+    The KV-cache use is the engine's own number after its last step (``Engine.kv_cache_usage``),
+    read ``hz`` times a second; without an engine, or from one with ``disable_log_stats=True``, the
+    view shows memory alone. ``view.mark("prefill")`` names phases; ``view.summary()`` has peak and
+    sustained use.
     """
-    return MemoryView(engine, pids, hz)
+    return MemoryView(engine, hz)
 
 
-def _quantity(name: str, value: float) -> tuple[str, str, float]:
-    """(label with unit, value as text, factor for drawing) of a number by its name."""
-    words = _words(name)
+def _label(name: str) -> tuple[str, float]:
+    """("kv cache usage (%)", 100) of "kv_cache_usage": how a number is called and scaled."""
     if name.endswith("_gib"):
-        return f"{words[:-4]} (GiB)", f"{value:.2f}", 1
+        return f"{_words(name.removesuffix('_gib'))} (GiB)", 1
     if name.endswith(("_usage", "_rate", "_share", "prefix_hits")):
-        return f"{words} (%)", f"{100 * value:.0f} %", 100
-    if "_per_s" in name:
-        return words, _short(float(value)), 1
-    return words, _short(value), 1
-
-
-def _spark(
-    points: list[tuple[float, float]], index: int, width: int = 150, height: int = 34
-) -> str:
-    from helpers.display.figures import COLORS
-
-    if len(points) < 2:
-        return ""
-    first, last = points[0][0], points[-1][0]
-    top = max(value for _, value in points) or 1
-    line = " ".join(
-        f"{width * (t - first) / (last - first or 1):.1f},{height - 2 - (height - 4) * value / top:.1f}"
-        for t, value in points
-    )
-    return (
-        f'<svg width="{width}" height="{height}" role="img" aria-label="recent values"><polyline points="{line}" '
-        f'fill="none" stroke="{COLORS[index % 4]}" stroke-width="1.6"/></svg>'
-    )
-
-
-def _short(value) -> str:
-    if not isinstance(value, (int, float)):
-        return str(value)
-    if value != value or value in (float("inf"), float("-inf")):
-        return "?"
-    digits = 0 if isinstance(value, int) or abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-    return f"{value:,.{digits}f}"
+        return f"{_words(name)} (%)", 100
+    return _words(name), 1
 
 
 def _words(name: str) -> str:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from helpers.display import figures
+from helpers.display.figures import BLUE, GREEN, GREY, RED, note
 from helpers.display.numbers import number
 
 
-def timeline(
-    sampler,
-    kv=(),
-    title: str = "Memory while the engine lived",
-    caption: str | None = None,
-    name: str = "memory_timeline",
-) -> None:
-    """Show a MemorySampler's run. See ``draw`` for the arguments."""
-    fig, said, rows = draw(sampler, kv, title)
-    figures.show(fig, caption or said, table=rows, name=name)
+def timeline(sampler, kv, title: str, caption: str, name: str) -> None:
+    """Show a MemorySampler's run. See ``draw`` for the arguments and what is raised."""
+    fig, _, values = draw(sampler, kv, title)
+    figures.show(fig, caption, table=values, name=name)
 
 
-def draw(sampler, kv=(), title: str = "Memory while the engine lived"):
-    """Returns (figure, its caption, the values of its phases).
+def draw(sampler, kv=(), title: str = "Memory while the engine lived") -> tuple:
+    """A MemorySampler's run: (figure, what a reader should take away, the values of its phases).
 
     sampler: a helpers.gpu_memory.MemorySampler that ran. kv: pairs
     (start_s, timeline) where ``timeline`` is a Measurement's and ``start_s``
@@ -29,73 +24,49 @@ def draw(sampler, kv=(), title: str = "Memory while the engine lived"):
     """
     points, found = sampler.timeline(), sampler.summary()
     if not points:
-        raise ValueError(
-            f"There is nothing to draw: no sample was taken. {found['stopped_early'] or ''}".strip()
-        )
+        why = found["stopped_early"] or ""
+        raise ValueError(f"There is nothing to draw: no sample was taken. {why}".strip())
     kv = [(start, rows) for start, rows in kv if rows]
-    fig, axes = figures.figure(
-        title, rows=2 if kv else 1, size=(8, 5.4 if kv else 3.8), sharex=True
-    )
-    top = axes[0] if kv else axes
-    if not kv:  # the phases' names need the place of the axes' title
-        top.set_title("")
-        fig.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
-    times, used = [p["t_s"] for p in points], [p["used_gib"] for p in points]
-    process = [p["process_gib"] for p in points]
-    device = found["source"].startswith("device")
-    top.plot(
-        times,
-        used,
-        color=figures.COLORS["blue"],
-        label="all use of the device" if device else "the engine's processes",
-    )
-    if device and any(value is not None for value in process):
-        values = [float("nan") if value is None else value for value in process]
-        top.plot(
-            times,
-            values,
-            color=figures.COLORS["vermillion"],
-            linewidth=1.4,
-            label="of it, by this notebook",
-        )
-    top.axhline(found["peak_gib"], color=figures.GREY, linewidth=0.9, linestyle=":")
-    top.annotate(
-        f"peak {found['peak_gib']:.2f} GiB", (times[-1], found["peak_gib"]), xytext=(0, 3), textcoords="offset points",
-        ha="right", fontsize=9, color=figures.GREY,
-    )  # fmt: skip
-    top.set_ylabel("GPU memory (GiB)" if device else "host memory (GiB)")
-    top.set_ylim(0, found["peak_gib"] * 1.15 or 1)
-    if device:
-        top.legend(loc="lower right")
+    size = (8, 5.4 if kv else 3.8)
+    fig, axes = figures.figure(title, rows=2 if kv else 1, size=size, sharex=True, squeeze=False)
+    top, low = axes[0, 0], axes[-1, 0]
+    _memory(top, points, found)
+    times = [point["t_s"] for point in points]
     _phases(top, found["phases"], times[-1])
     if kv:
-        low = axes[1]
-        for start, rows in kv:
-            # Before a workload's first step and after its last the cache holds nothing.
-            t = [start, *(start + row["t_s"] for row in rows), start + rows[-1]["t_s"]]
-            low.fill_between(
-                t,
-                [0, *(100 * row["kv_cache_usage"] for row in rows), 0],
-                color=figures.COLORS["green"],
-                alpha=0.35,
-            )
-            low.plot(
-                t,
-                [0, *(100 * row["kv_cache_usage"] for row in rows), 0],
-                color=figures.COLORS["green"],
-                linewidth=1.4,
-            )
-        low.set_ylabel("KV cache in use (%)")
-        low.set_ylim(bottom=0)
+        _kv_cache(low, kv)
         _phases(low, found["phases"], times[-1], names=False)
-    (axes[1] if kv else axes).set_xlabel("seconds since sampling began")
-    for ax in axes if kv else [axes]:
-        ax.set_xlim(times[0], max(times[-1], 1e-3))
-    rows = [
-        {"phase": p["label"], "start (s)": p["start_s"], "end (s)": p["end_s"], "peak (GiB)": p["peak_gib"], "at its end (GiB)": p["end_gib"]}
-        for p in found["phases"]
-    ] or [{"start (GiB)": found["start_gib"], "peak (GiB)": found["peak_gib"], "sustained (GiB)": found["sustained_gib"], "end (GiB)": found["end_gib"]}]  # fmt: skip
-    return fig, _caption(found, kv), rows
+    low.set_xlabel("seconds since sampling began")
+    top.set_xlim(times[0], max(times[-1], 1e-3))
+    return fig, _caption(found, kv), _values(found)
+
+
+def _memory(ax, points: list[dict], found: dict) -> None:
+    device = found["source"].startswith("device")
+    label = "all use of the device" if device else "the engine's processes"
+    times = [point["t_s"] for point in points]
+    ax.plot(times, [point["used_gib"] for point in points], color=BLUE, label=label)
+    if device:
+        own = [point["process_gib"] for point in points]
+        own = [float("nan") if value is None else value for value in own]
+        ax.plot(times, own, color=RED, linewidth=1.4, label="of it, by this notebook")
+        ax.legend(loc="lower right")
+    peak = found["peak_gib"]
+    ax.axhline(peak, color=GREY, linewidth=0.9, linestyle=":")
+    note(ax, f"peak {peak:.2f} GiB", (times[-1], peak), (0, 3), ha="right", color=GREY)
+    ax.set_ylabel("GPU memory (GiB)" if device else "host memory (GiB)")
+    ax.set_ylim(0, peak * 1.15 or 1)
+
+
+def _kv_cache(ax, kv) -> None:
+    for start, rows in kv:
+        # Before a workload's first step and after its last the cache holds nothing.
+        times = [start, *(start + row["t_s"] for row in rows), start + rows[-1]["t_s"]]
+        percent = [0, *(100 * row["kv_cache_usage"] for row in rows), 0]
+        ax.fill_between(times, percent, color=GREEN, alpha=0.35)
+        ax.plot(times, percent, color=GREEN, linewidth=1.4)
+    ax.set_ylabel("KV cache in use (%)")
+    ax.set_ylim(bottom=0)
 
 
 def _phases(ax, phases: list[dict], end: float, names: bool = True) -> None:
@@ -103,6 +74,7 @@ def _phases(ax, phases: list[dict], end: float, names: bool = True) -> None:
     edges = [(phase["start_s"], min(phase["end_s"], end), phase["label"]) for phase in phases]
     # Names stand above the curve; slanted when one of them is wider than its phase.
     slanted = any((stop - start) / span < 0.014 * len(label) for start, stop, label in edges)
+    look = {"ha": "left", "rotation": 30} if slanted else {"ha": "center"}
     free = 0.0  # where the next slanted name has room
     for index, (start, stop, label) in enumerate(edges):
         if index % 2 == 0:
@@ -111,23 +83,32 @@ def _phases(ax, phases: list[dict], end: float, names: bool = True) -> None:
         if names:
             at = max(start, free) if slanted else (start + stop) / 2
             free = at + 0.037 * span
-            ax.text(
-                at, 1.02, label, transform=ax.get_xaxis_transform(),
-                ha="left" if slanted else "center", va="bottom", rotation=30 if slanted else 0,
-                rotation_mode="anchor", fontsize=8.5, color=figures.INK,
-            )  # fmt: skip
+            where = {"transform": ax.get_xaxis_transform(), "rotation_mode": "anchor"}
+            ax.text(at, 1.02, label, va="bottom", fontsize=8.5, **where, **look)
+
+
+def _values(found: dict) -> list[dict]:
+    if not found["phases"]:
+        names = ("start", "peak", "sustained", "end")
+        return [{f"{name} (GiB)": found[f"{name}_gib"] for name in names}]
+    columns = {
+        "phase": "label",
+        "start (s)": "start_s",
+        "end (s)": "end_s",
+        "peak (GiB)": "peak_gib",
+        "at its end (GiB)": "end_gib",
+    }
+    return [{name: phase[key] for name, key in columns.items()} for phase in found["phases"]]
 
 
 def _caption(found: dict, kv) -> str:
-    where = max(found["phases"], key=lambda p: p["peak_gib"] or 0, default=None)
-    said = f"The peak is {found['peak_gib']:.2f} GiB" + (
-        f", during “{where['label']}”" if where else ""
-    )
+    where = max(found["phases"], key=lambda phase: phase["peak_gib"] or 0, default=None)
+    said = f"The peak is {found['peak_gib']:.2f} GiB"
+    said += f", during “{where['label']}”" if where else ""
     said += f"; {found['sustained_gib']:.2f} GiB is the median of the second half"
     if kv:
         most = 100 * max(row["kv_cache_usage"] for _, rows in kv for row in rows)
-        said += (
-            f"; the KV cache is at most {number(most)} % full, which the memory curve does not show"
-        )
+        said += f"; the KV cache is at most {number(most)} % full"
+        said += ", which the memory curve does not show"
     said += f". This is {found['source']}."
     return said + (f" {found['stopped_early']}" if found["stopped_early"] else "")

@@ -31,8 +31,9 @@ def number(value, digits: int = 4, trim: bool = False) -> str:
 
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
-_MAGNITUDES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}  # fmt: skip
-# Units that are typed for each other, by kind, and how large each is. KiB is 1024 bytes, kB is 1000.
+_MAGNITUDES = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
+_MAGNITUDES |= {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+# Units that are typed for each other, by kind, and how large each is. KiB is 1024, kB 1000 bytes.
 _BYTES = {"b": 1, "byte": 1, "bytes": 1} | {
     letter + ending: base**power
     for power, letter in enumerate("kmgt", 1)
@@ -71,8 +72,11 @@ def read_number(text: str, unit: str = "") -> float | None:
 
 
 def split_number(text: str) -> tuple[float | None, str]:
-    """("1,200 tokens") -> (1200.0, "tokens"). The number is None when it cannot be read for sure:
-    "812,5" (a decimal comma or a slip?), "3 or 4", "nan", "0x10"."""
+    """The number at the beginning and what stands behind it: (1200.0, "tokens").
+
+    The number is None when it cannot be read for sure: "812,5" (a decimal comma or a slip?),
+    "3 or 4", "nan", "0x10".
+    """
     text = text.strip().lstrip("~≈").strip()
     text = re.sub(r"(?<=\d)[,_\s'](?=\d{3}(\D|$))", "", text)
     found = _NUMBER.match(text)
@@ -83,7 +87,7 @@ def split_number(text: str) -> tuple[float | None, str]:
 
 
 def convert(value: float, given: str, wanted: str) -> float | None:
-    """``value`` in the unit ``given`` expressed in ``wanted``; None when the two are of different kinds.
+    """``value``, in the unit ``given``, as a number in ``wanted``; None for two different kinds.
 
     A text that is no unit known here ("tokens") counts as the wanted one.
     """
@@ -103,7 +107,7 @@ def is_unit(text: str) -> bool:
 
 
 def _kind_and_size(text: str) -> tuple[dict | None, float]:
-    """The kind of the unit that ``text`` begins with and its size in it; None for an unknown one."""
+    """The kind of the unit that ``text`` begins with, and its size in it; None if unknown."""
     word = re.split(r"[\s/,;.]", text, maxsplit=1)[0].casefold()
     return next(((kind, kind[word]) for kind in _KINDS if word in kind), (None, 1))
 

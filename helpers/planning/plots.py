@@ -66,7 +66,7 @@ def _ring(ax, names, link, present):
             strong = kind.startswith(("NV", "Infinity"))
             ax.plot(
                 *zip(places[i], places[j], strict=True),
-                color=style.COLORS["green"] if strong else style.GREY,
+                color=style.GREEN if strong else style.GREY,
                 lw=2.0 if strong else 1.2,
                 ls="-" if present else (0, (5, 2.5)),
                 zorder=1,
@@ -74,7 +74,7 @@ def _ring(ax, names, link, present):
     look = dict(
         boxstyle="round,pad=0.45",
         fc=style.PAPER,
-        ec=style.COLORS["blue"],
+        ec=style.BLUE,
         lw=1.6,
         ls="-" if present else "--",
     )
@@ -245,18 +245,14 @@ def allreduce(
         "An all-reduce costs its latency until the payload is large", size=(7.5, 4)
     )
     sizes = [row["bytes"] for row in rows]
-    look = (
-        style.recorded("points", style.COLORS["blue"])
-        if recorded
-        else {"color": style.COLORS["blue"]}
-    )
+    look = style.hollow_points(style.BLUE) if recorded else {"color": style.BLUE}
     ax.scatter(sizes, [row["seconds"] * 1e6 for row in rows], zorder=3, label=label, **look)
     low, high = min(sizes), max(sizes)
     line = [low * (high / low) ** (i / 60) for i in range(61)]
     ax.plot(
         line,
         [(latency_s + size / rate) * 1e6 for size in line],
-        color=style.COLORS["vermillion"],
+        color=style.RED,
         label=f"{latency_s * 1e6:.0f} us + bytes / ({rate / 1e9:.2f} GB/s)",
     )
     for i, (name, extra) in enumerate((more or {}).items()):
@@ -264,7 +260,7 @@ def allreduce(
             [r["bytes"] for r in extra],
             [r["seconds"] * 1e6 for r in extra],
             marker=style.MARKERS[i + 1],
-            color=style.COLORS["green"],
+            color=style.GREEN,
             label=name,
             zorder=3,
         )
@@ -325,11 +321,7 @@ def choices(ranking, goal_ms: float | None, caption: str) -> None:
             each,
             s=150 if best else 45,
             marker="*" if best else "o" if c.meets else "x",
-            color=style.COLORS["vermillion"]
-            if best
-            else style.COLORS["blue"]
-            if c.meets
-            else style.GREY,
+            color=style.RED if best else style.BLUE if c.meets else style.GREY,
             zorder=4 if best else 3,
         )
         if ranking.thumb is not None and c is ranking.thumb:
@@ -338,7 +330,7 @@ def choices(ranking, goal_ms: float | None, caption: str) -> None:
                 each,
                 s=230,
                 facecolors="none",
-                edgecolors=style.COLORS["green"],
+                edgecolors=style.GREEN,
                 linewidths=1.5,
             )
         rows.append(
@@ -405,13 +397,13 @@ def predicted_measured(rows: list[dict], caption: str, name: str = "predicted_me
     ax.scatter(
         [r["measured"] for r in rows],
         [r["before"] for r in rows],
-        **style.recorded("points", style.COLORS["blue"]),
+        **style.hollow_points(style.BLUE),
         label="before calibration",
     )
     ax.scatter(
         [r["measured"] for r in rows],
         [r["after"] for r in rows],
-        color=style.COLORS["vermillion"],
+        color=style.RED,
         label="after calibration",
     )
     ax.set(

@@ -166,7 +166,7 @@ def test_first_colours_stay_apart_for_colour_blind_readers(kind):
         out = np.clip(np.array(CVD[kind]) @ linear, 0, 1)
         return np.where(out <= 0.0031308, out * 12.92, 1.055 * out ** (1 / 2.4) - 0.055)
 
-    first = list(style.COLORS)[:4]
+    first = style.COLORS[:4]
     gaps = {
         (a, b): float(np.linalg.norm(seen(a) - seen(b)))
         for i, a in enumerate(first)
@@ -177,11 +177,7 @@ def test_first_colours_stay_apart_for_colour_blind_readers(kind):
         assert 1.05 / (luminance(colour) + 0.05) >= 3, f"{colour} has too little contrast on white"
 
 
-def test_palette_by_name_and_number():
-    assert style.COLORS["blue"] == style.COLORS[0] == style.COLORS[len(style.COLORS)]
-    with pytest.raises(KeyError, match="vermillion"):
-        style.COLORS["pink"]
-    assert (
-        "--" == style.recorded("bar")["linestyle"]
-        and style.recorded()["markerfacecolor"] == style.PAPER
-    )
+def test_numbers_from_elsewhere_are_hollow():
+    line, points = style.hollow_line(style.RED), style.hollow_points(style.RED)
+    assert line["markerfacecolor"] == style.PAPER and line["color"] == style.RED
+    assert points == {"facecolors": "none", "edgecolors": style.RED, "linewidths": 1.3}

@@ -1,10 +1,13 @@
 """Live views: what they leave without a front end, and that they never stop the work."""
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -65,7 +68,7 @@ def test_each_view_leaves_one_static_output(headless):
     sweep, start, board, memory = headless.cells[:4]
     assert [len(c.outputs) for c in (sweep, start, board)] == [1, 1, 3], "picture, caption, values"
     lines = texts(sweep).splitlines()
-    assert lines[0] == "... and 2 before these" and len(lines) == 1 + live._Board.LINES
+    assert lines[0] == "... and 2 before these" and len(lines) == 1 + 16
     assert lines[-1].startswith("batch 17: 8 requests in ") and "812 tokens/s" in lines[-1]
     said = re.search(
         r"Engine started in ([\d.]+) s .*load vLLM ([\d.]+), load the weights ([\d.]+)\)",
@@ -108,17 +111,18 @@ def test_a_failed_start_says_so_and_the_error_is_kept():
 
 def test_stopped_work_says_how_far_it_came():
     done = run_cells(
-        "from helpers.display import card, live\nwith live.progress('long', 10) as view:\n    view.update(4)\n    1 / 0",
+        "from helpers.display import live\nwith live.progress('long', 10) as view:\n    view.update(4)\n    1 / 0",
         allow_errors=True,
     )
     assert "long: stopped after 4 of 10 requests" in texts(done.cells[0])
 
 
 def test_a_script_prints_nothing_and_a_terminal_gets_one_line():
-    code = "from helpers.display import card, live\np = live.progress('work', 3)\nfor i in range(3): p.update(i + 1, tokens_per_s=5.0)\np.close()"
+    code = "from helpers.display import live\np = live.progress('work', 3)\nfor i in range(3): p.update(i + 1, tokens_per_s=5.0)\np.close()"
     plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", ""), plain
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, stdin=theirs
     )
@@ -127,7 +131,7 @@ def test_a_script_prints_nothing_and_a_terminal_gets_one_line():
     seen = os.read(ours, 10_000).decode()
     os.close(ours)
     child.stdout.close()
-    assert "\rwork: 3 of 3 requests, 5.00 tokens/s" in seen and "\n" not in seen, repr(seen)
+    assert "\rwork: 3 of 3 requests, 5.00 tokens/s |" in seen and "\n" not in seen, repr(seen)
     assert seen.endswith("\r"), "the line is wiped at the end"
 
 
@@ -164,12 +168,13 @@ def test_status_line_and_time_left():
 
 
 def test_old_readings_are_thinned_not_lost():
-    view = live.Dashboard(lambda: {"running": 1})
-    view.KEPT = 50
-    view._t0, stop = time.perf_counter(), iter(range(200))
-    view._end.wait = lambda _: next(stop, None) is None
-    view._loop()
-    assert len(view.readings) <= 50 and view.readings[0]["t_s"] < view.readings[-1]["t_s"]
+    view = live.dashboard(lambda: {"running": 1}, hz=20)
+    view.KEPT = 8
+    with view:
+        time.sleep(1.2)
+    times = [row["t_s"] for row in view.readings]
+    assert len(times) <= 8 and times == sorted(times)
+    assert times[0] < 0.1 and times[-1] > 0.9, "the beginning and the end are kept"
 
 
 def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_left(
@@ -186,7 +191,7 @@ def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_
     work = uniform(engine.tokenizer, 32, 60, 200)
     with live.memory(engine, hz=10) as view:
         run = run_workload(engine, work, progress=False)
-        tiles = view._tiles()  # what a widget shows meanwhile
+        tiles = view.now()  # what a widget shows meanwhile
     assert "kv cache usage (%)" in tiles and "memory (GiB)" in tiles
     seen, real = ([row["kv_cache_usage"] for row in rows] for rows in (view.kv, run.timeline))
     assert 0 < max(seen) <= max(real), "the view and the timeline of the run disagree"
@@ -198,7 +203,7 @@ def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_
     assert re.search(r"the KV cache is at most [1-9][\d.]* % full", capsys.readouterr().out), (
         "the text that is left"
     )
-    image, caption, _ = view._picture().outputs()
+    image, caption, _ = view.picture().outputs()
     assert image.png and "the KV cache is at most" in caption, "what is left in a notebook"
 
     silent = open_engine(load_profile(), **small, disable_log_stats=True)

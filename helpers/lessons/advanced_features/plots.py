@@ -6,9 +6,7 @@ from helpers.display import figures as style
 from helpers.lessons.advanced_features.services import NOISE
 from helpers.lessons.papers.speculative import alpha_from_length
 
-BLUE, RED, GREEN, PURPLE, ORANGE = (
-    style.COLORS[c] for c in ("blue", "vermillion", "green", "purple", "orange")
-)
+BLUE, RED, GREEN, PURPLE, ORANGE = style.COLORS[:5]
 
 
 def interruptions(runs: dict, caption: str) -> None:
@@ -105,7 +103,7 @@ def chunk_tradeoff(
                 [r[metric] for r in there],
                 marker="o",
                 label=where,
-                **style.recorded(),
+                **style.hollow_line(),
             )
         top = max(row[metric] for row in (*rows, *there))
         ax.set(
@@ -359,7 +357,7 @@ def speedup_by_acceptance(
     )
     ax.plot(*points(rows), "o", color=BLUE, markersize=8, label="measured")
     if there:
-        ax.plot(*points(there), marker="o", label=where, **style.recorded())
+        ax.plot(*points(there), marker="o", label=where, **style.hollow_line())
     ax.set(
         xlabel="share of drafted tokens accepted, each given that those before it were",
         ylabel="times faster than without",

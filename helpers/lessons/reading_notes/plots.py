@@ -6,10 +6,10 @@ from helpers.display import figures as style
 from helpers.display.numbers import number
 
 PARTS = (
-    ("tokens", "tokens held", "blue"),
-    ("reserved", "reserved for later", "sky"),
-    ("internal", "never used by its request", "orange"),
-    ("external", "free or lost between", "yellow"),
+    ("tokens", "tokens held", style.BLUE),
+    ("reserved", "reserved for later", style.SKY),
+    ("internal", "never used by its request", style.ORANGE),
+    ("external", "free or lost between", style.YELLOW),
 )
 
 
@@ -30,7 +30,7 @@ def allocators(
             bottom = 0.0
             for key, label, colour in PARTS:
                 value = parts.get(key, 0.0)
-                ax.bar(i + shift, value, 0.38, bottom=bottom, color=style.COLORS[colour],
+                ax.bar(i + shift, value, 0.38, bottom=bottom, color=colour,
                        label=label if i == 0 and who == "ours" else None,
                        **({"hatch": "///", "edgecolor": "white", "linewidth": 0} if who == "paper" else {}))  # fmt: skip
                 if value >= 6:
@@ -41,8 +41,8 @@ def allocators(
                         ha="center",
                         va="center",
                         fontsize=8,
-                        color="white" if colour == "blue" else style.INK,
-                        bbox={"facecolor": style.COLORS[colour], "edgecolor": "none", "pad": 1.2},
+                        color="white" if colour == style.BLUE else style.INK,
+                        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
                     )  # over the hatching
                 bottom += value
             rows.append(
@@ -86,7 +86,7 @@ def block_sizes(rows: list[dict], caption: str) -> None:
         [(r["block_size"] - 1) / 2 for r in waste],
         label="(block - 1) / 2",
         marker="s",
-        **style.recorded(),
+        **style.hollow_line(),
     )
     right.set(
         xscale="log", yscale="log", xlabel="block size (tokens)", ylabel="slots wasted per request"
@@ -112,7 +112,7 @@ def sharing(rows: list[dict], caption: str) -> None:
             [r["printed"] for r in mine],
             marker=style.MARKERS[i],
             label=f"{kind}, Figure 15",
-            **style.recorded(color=style.COLORS[i]),
+            **style.hollow_line(style.COLORS[i]),
         )
     ax.set(
         xlabel="sequences of one request",
@@ -135,11 +135,9 @@ def blocks_in_use(rows: list[dict], block_size: int, caption: str) -> None:
         label="slots in the blocks in use (vLLM's gauge)",
         linewidth=2.4,
     )
-    ax.step(steps, [r["blocks_predicted"] * block_size for r in rows], where="mid", color=style.COLORS["black"], linewidth=1,
+    ax.step(steps, [r["blocks_predicted"] * block_size for r in rows], where="mid", color=style.BLACK, linewidth=1,
             linestyle=":", label="sum of ceil(tokens / block), in slots")  # fmt: skip
-    ax.plot(
-        steps, [r["tokens"] for r in rows], color=style.COLORS["vermillion"], label="tokens held"
-    )
+    ax.plot(steps, [r["tokens"] for r in rows], color=style.RED, label="tokens held")
     ax.set(xlabel="engine step", ylabel="slots", ylim=(0, None))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     every = max(1, len(rows) // 40)
@@ -260,7 +258,7 @@ def attention_times(
                 )
             if theirs:
                 ax.plot([r["tokens"] for r in theirs], [r[key] for r in theirs], marker=style.MARKERS[i],
-                        label=f"{backend}, recorded: {recorded_on}", **style.recorded(color=style.COLORS[i]))  # fmt: skip
+                        label=f"{backend}, recorded: {recorded_on}", **style.hollow_line(style.COLORS[i]))  # fmt: skip
         ax.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
         sizes = sorted({r["tokens"] for r in (*rows, *recorded)})
         ax.set_xticks(sizes, [f"{s:,}" for s in sizes], rotation=40 if len(sizes) > 5 else 0)
@@ -285,7 +283,7 @@ def products(
         batches,
         [r["allowed_ms"] for r in rows],
         marker="s",
-        color=style.COLORS["sky"],
+        color=style.SKY,
         label="what the ceilings allow",
     )
     left.set(yscale="log", ylabel="ms per product")
@@ -305,11 +303,11 @@ def products(
             [r["ms"] for r in recorded],
             marker="o",
             label=f"recorded: {recorded_on}",
-            **style.recorded(),
+            **style.hollow_line(),
         )
         for i, (key, name) in enumerate(shares):
             right.plot(there, [100 * r[key] for r in recorded], marker=style.MARKERS[i], label=f"{name}, recorded: {recorded_on}",
-                       **style.recorded(color=style.COLORS[i]))  # fmt: skip
+                       **style.hollow_line(style.COLORS[i]))  # fmt: skip
     right.set(ylabel="share reached (%)", ylim=(0, 110))
     for ax in (left, right):
         ax.set_xscale("log", base=2)
@@ -395,7 +393,7 @@ def speculation(
             [p[1] for p in mine],
             s=55,
             zorder=3,
-            **style.recorded("points", style.COLORS[i]),
+            **style.hollow_points(style.COLORS[i]),
         )
         rows += [
             {"drafted": gamma, "alpha": a, "speed-up": s, "from": "Table 1 (c = 0)"}
@@ -413,7 +411,7 @@ def speculation(
             seen,
             marker="*",
             s=130,
-            color=style.COLORS["black"],
+            color=style.BLACK,
             zorder=4,
             label=f"{n}: {name}{beyond}",
         )
@@ -428,7 +426,7 @@ def speculation(
         rows.append(
             {"drafted": m["gamma"], "alpha": m["alpha"], "speed-up": m["speedup"], "from": name}
         )
-    ax.scatter([], [], s=55, label="Table 1 of the paper (c = 0)", **style.recorded("points"))
+    ax.scatter([], [], s=55, label="Table 1 of the paper (c = 0)", **style.hollow_points())
     ax.axhline(1, color=style.GREY, linewidth=1)
     ax.set(xlabel="acceptance rate alpha", ylabel="speed-up (x)", xlim=(0, 1.02), ylim=(0, top))
     # The curves and the paper's points above left, the measured runs beside the picture.
@@ -449,9 +447,7 @@ def cost_bars(rows: list[dict], caption: str) -> style.Picture:
     fig, ax = style.figure("What changes the price of a million tokens", size=(8, 3.3))
     names = [r["change"] for r in rows][::-1]
     values = [r["per_million"] for r in rows][::-1]
-    colours = [style.COLORS["vermillion" if r["change"] == "as it is" else "blue"] for r in rows][
-        ::-1
-    ]
+    colours = [(style.RED if r["change"] == "as it is" else style.BLUE) for r in rows][::-1]
     ax.barh(names, values, color=colours)
     for i, value in enumerate(values):
         ax.text(value, i, f" {number(float(value))}", va="center", fontsize=9)

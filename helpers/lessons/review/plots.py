@@ -13,7 +13,7 @@ def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name:
     fig, (left, right) = style.figure(title, cols=2, size=(9, 3.6))
     labels = [f"{row[x]:,}" if isinstance(row[x], (int, float)) else str(row[x]) for row in rows]
     positions = range(len(rows))
-    left.bar(positions, [row["output_tokens_per_s"] for row in rows], color=style.COLORS["blue"])
+    left.bar(positions, [row["output_tokens_per_s"] for row in rows], color=style.BLUE)
     left.set(title="Throughput", xlabel=xlabel, ylabel="output tokens/s")
     for i, (metric, label) in enumerate((("ttft_ms_p50", "p50"), ("ttft_ms_p99", "p99"))):
         right.plot(
@@ -52,7 +52,7 @@ def throughput_latency(
             row["output_tokens_per_s"],
             s=110 if chosen else 45,
             marker="*" if chosen else "o",
-            color=style.COLORS["vermillion" if chosen else "blue"],
+            color=(style.RED if chosen else style.BLUE),
             zorder=3,
         )
         ax.annotate(
@@ -69,7 +69,7 @@ def throughput_latency(
             [r["output_tokens_per_s"] for r in there],
             s=40,
             label=where,
-            **style.recorded("points"),
+            **style.hollow_points(),
         )
         for r in there:
             ax.annotate(
@@ -82,7 +82,7 @@ def throughput_latency(
             )
         ax.legend(loc="lower right", fontsize=7.5, frameon=True)
     if typed_tokens_per_s:
-        ax.axhline(typed_tokens_per_s, **style.recorded())
+        ax.axhline(typed_tokens_per_s, **style.hollow_line())
         ax.annotate(
             "your Week 2 number (typed)",
             (ax.get_xlim()[0], typed_tokens_per_s),

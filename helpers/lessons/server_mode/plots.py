@@ -5,25 +5,34 @@ from __future__ import annotations
 import itertools
 
 from helpers.display import figures
-from helpers.display.figures import COLORS, MARKERS
+from helpers.display.figures import (
+    BLUE,
+    COLORS,
+    ORANGE,
+    RED,
+    SKY,
+    YELLOW,
+    curve,
+    inside,
+    note,
+    ticks,
+)
 from helpers.lessons.server_mode import wording
 from helpers.server.load import Stream
 
-_KNEE = {"color": COLORS["vermillion"], "lw": 1.2, "linestyle": "-."}
+_KNEE = {"color": RED, "lw": 1.2, "linestyle": "-."}
 
 
 def _lines(ax, x: str, rows: list[dict], lines: dict[str, tuple[str, int]]) -> None:
     """A line for each metric in `lines`: its label, and the number of its colour and marker."""
     for name, (label, i) in lines.items():
-        style = {"marker": MARKERS[i], "color": COLORS[i], "label": label}
-        ax.plot([row[x] for row in rows], [row[name] for row in rows], **style)
+        curve(ax, rows, x, name, i, label=label)
 
 
 def _names_of_bars(ax, names: list[str]) -> None:
     """Name the bars 0, 1, 2, ... from the top down."""
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
+    figures.rows_down(ax)
 
 
 def startup(phases_s: dict[str, float], total_s: float) -> None:
@@ -34,7 +43,7 @@ def startup(phases_s: dict[str, float], total_s: float) -> None:
     size = (7.5, 0.9 + 0.32 * len(shown))
     fig, ax = figures.figure("Where the start of a server goes", size=size)
     for y, name in enumerate(shown):
-        seconds, color = phases_s[name], COLORS["orange" if name == longest else "blue"]
+        seconds, color = phases_s[name], ORANGE if name == longest else BLUE
         ax.barh(y, seconds, left=begins[name], height=0.62, color=color)
         end = begins[name] + seconds + 0.01 * total_s
         ax.text(end, y, f"{seconds:.1f} s", va="center", fontsize=9)
@@ -53,14 +62,14 @@ def token_times(stream: Stream) -> None:
     gaps = [1e3 * g for g in stream.gaps_s]
     layout = {"rows": 2, "size": (7.5, 4.2), "sharex": True, "height_ratios": [2, 1]}
     fig, (ax, low) = figures.figure("A streamed answer, chunk by chunk", **layout)
-    ax.step([0, *times], range(len(times) + 1), where="post", color=COLORS["blue"])
-    ax.axvspan(0, times[0], color=COLORS["yellow"], alpha=0.35, lw=0)
+    ax.step([0, *times], range(len(times) + 1), where="post", color=BLUE)
+    ax.axvspan(0, times[0], color=YELLOW, alpha=0.35, lw=0)
     # At the top left: the line begins at the bottom there and climbs to the right.
-    place = {"xycoords": ax.get_xaxis_transform(), "xytext": (6, 0), "textcoords": "offset points"}
-    ax.annotate(f"TTFT {times[0]:.0f} ms", (times[0], 0.88), fontsize=9, **place)
+    place = (times[0], 0.88)
+    note(ax, f"TTFT {times[0]:.0f} ms", place, (6, 0), xycoords=ax.get_xaxis_transform())
     ax.set(ylabel="chunks received", ylim=(0, None), xlim=(0, times[-1] * 1.03))
     ax.yaxis.get_major_locator().set_params(integer=True)
-    low.bar(times[1:], gaps, width=times[-1] / len(times) * 0.6, color=COLORS["sky"])
+    low.bar(times[1:], gaps, width=times[-1] / len(times) * 0.6, color=SKY)
     low.set(xlabel="ms since the request was sent", ylabel="gap (ms)", ylim=(0, None))
     chunks = enumerate(zip(times, stream.chunks, strict=True), 1)
     table = [{"chunk": i, "ms": ms, "text": text} for i, (ms, text) in chunks]
@@ -84,11 +93,11 @@ def logprobs(rows: list[dict]) -> None:
     for y, row in enumerate(rows):
         left = 0.0
         for i, (token, p) in enumerate(row["candidates"]):
-            color = COLORS[("blue", "sky", "orange")[min(i, 2)]]
+            color = (BLUE, SKY, ORANGE)[min(i, 2)]
             ax.barh(y, p, left=left, height=0.66, color=color, edgecolor="white")
             if p > 0.07:
-                ink = {"color": "white" if i == 0 else figures.INK, "fontsize": 9}
-                ax.text(left + p / 2, y, repr(token)[1:-1], ha="center", va="center", **ink)
+                ink = "white" if i == 0 else figures.INK
+                inside(ax, repr(token)[1:-1], left + p / 2, y, color=ink, fontsize=9)
             left += p
     _names_of_bars(ax, [str(row["position"]) for row in rows])
     ax.set(xlabel="probability (the chosen token first)", ylabel="position", xlim=(0, 1))
@@ -122,18 +131,15 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
         (right, "ttft_ms_p50", "TTFT p50, recorded"),
     ):
         if there:
-            style = {"marker": "o", "label": label, **figures.recorded()}
-            ax.plot([row["clients"] for row in there], [row[name] for row in there], **style)
+            curve(ax, there, "clients", name, label=label, **figures.hollow_line())
     top = max(row["output_tokens_per_s"] for row in (*rows, *there))
     left.set(xscale="log", xlabel="clients at a time", ylabel="output tokens/s")
     left.set_ylim(0, 1.35 * top)
     left.legend(fontsize=7)
     right.set(xscale="log", yscale="log", xlabel="clients at a time", ylabel="ms (log scale)")
     right.legend()
-    ticks = sorted({row["clients"] for row in (*rows, *there)})
     for ax in (left, right):
-        ax.set_xticks(ticks, [str(n) for n in ticks])
-        ax.minorticks_off()
+        ticks(ax, (row["clients"] for row in (*rows, *there)))
     figures.show(fig, wording.closed_loop(rows, knee), rows, "closed_loop")
 
 
@@ -175,7 +181,7 @@ def cpu_shares(used_s: dict[str, float], duration_s: float) -> None:
     """CPU time of each process during one run, against the time the run took."""
     size = (7, 1.1 + 0.4 * len(used_s))
     fig, ax = figures.figure("Who used the CPU while the server worked", size=size)
-    ax.barh(range(len(used_s)), used_s.values(), height=0.6, color=list(COLORS)[: len(used_s)])
+    ax.barh(range(len(used_s)), used_s.values(), height=0.6, color=COLORS[: len(used_s)])
     ax.axvline(duration_s, color=figures.INK, lw=1.2, linestyle="--")
     ax.text(duration_s, 0.5, f" the run\n took {duration_s:.2f} s", fontsize=9, va="center")
     _names_of_bars(ax, list(used_s))

@@ -6,7 +6,7 @@
 A folder for each machine holds the executed notebooks as pages and measurements.jsonl: the records of that run in the
 form of helpers/results/store.py, with their provenance. Draw them in another style than the student's own numbers
 <<<<<<< HEAD
-(helpers.display.figures.recorded) and show the label. Written by benchmarks/reference_pages.py.
+(helpers.display.figures.hollow_line) and show the label. Written by benchmarks/reference_pages.py.
 =======
 (helpers.display.figures.hollow_line) and show the label. Written by benchmarks/make_reference.py.
 >>>>>>> 9105ac3 (Live views on tqdm, numbers over time without drawings of their own; figures hand on what every plot repeats; tqdm is a requirement)

@@ -121,7 +121,7 @@ def test_no_label_is_cut_off_and_no_kernel_vanishes(monkeypatch):
     from helpers.lessons.reading_notes.claims import recorded_ceilings
 
     figures, h100 = [], recorded_ceilings()
-    monkeypatch.setattr(style, "show", lambda fig, **_: figures.append(fig))
+    monkeypatch.setattr(style, "show", lambda fig, *_, **__: figures.append(fig))
     plots.attention_times(h100["attention"], "reading", "this GPU")
     plots.products(h100["products"], 254.0, "reading")
     for fig in figures:

@@ -1,9 +1,9 @@
 """What was measured, and the two documents that are filled from it.
 
-`Results` keeps every number with its provenance (store.py); `export` fills my_learnings.md and
-distributed_planning.md (documents.py: the files; blanks.py: which blank is filled from which record;
-merge.py: what the student typed stays); `import_numbers` reads a student's own numbers of Weeks 2
-and 3; `recorded` has the records of machines that the student may not have.
+`Results` keeps every number with its provenance (store.py). `export` fills my_learnings.md and
+distributed_planning.md (documents.py; which blank from which record: blanks.py) and leaves what
+the student typed (merge.py). `import_numbers` reads a student's own numbers of Weeks 2 and 3;
+`recorded` has the records of machines that the student may not have.
 """
 
 from helpers.results import recorded

@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from helpers import REPO, replace_file
-from helpers.results.blanks import TAKEN_BACK, Facts, Fill, slot_for
+from helpers.results.blanks import SLOTS, TAKEN_BACK, Facts, Fill
 from helpers.results.merge import BLANK, OPEN_BOX, Base, Line, Merged, line_key, merge
 from helpers.results.store import ResultsError, results_folder
 
@@ -160,7 +160,7 @@ def render(document: str, facts: Facts) -> tuple[list[Line], dict[str, Fill]]:
         seen[section, raw] += 1
         number = seen[section, raw]
         key = line_key(section, raw if number == 1 else f"{raw}#{number}")
-        slot = slot_for(document, section, raw)
+        slot = SLOTS.get((document, section, raw))
         if slot is None:
             lines.append(Line(key, raw, raw))
         else:

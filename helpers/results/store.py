@@ -70,11 +70,8 @@ def _version(*distributions: str) -> str | None:
 
 def _gpus(profile) -> tuple[str | None, str | None]:
     """(name of the GPUs that this run may use, driver version); None for a run on the CPU."""
-    names = (
-        []
-        if getattr(profile, "name", None) == "cpu"
-        else [device.name() for device in visible_devices()]
-    )
+    on_cpu = getattr(profile, "name", None) == "cpu"
+    names = [] if on_cpu else [device.name() for device in visible_devices()]
     if not names:
         return None, None
     from nvitop import Device
@@ -165,6 +162,7 @@ def load(path: str | os.PathLike) -> tuple[list[dict], list[str]]:
 
 
 def key_of(record: dict) -> tuple[str, str, str]:
+    """What a later record replaces an earlier one by: notebook, experiment, variant."""
     return record["notebook"], record["experiment"], record["variant"]
 
 
@@ -173,10 +171,7 @@ def latest_of(records: list[dict]) -> list[dict]:
 
     "Last" is the place in the file, not the clock: clocks go back, a file does not.
     """
-    by_key: dict[tuple, dict] = {}
-    for record in records:
-        by_key[key_of(record)] = record
-    return list(by_key.values())
+    return list({key_of(record): record for record in records}.values())
 
 
 # ---------------------------------------------------------------- writing
@@ -266,20 +261,14 @@ class Results:
         profile=None,
         **extra,
     ) -> dict:
-        """Append one record and return it. Saving the same experiment and variant again
-        replaces the earlier record in every export; the earlier line stays in the file.
+        """Append one record and return it.
 
-        metrics: names carry their unit (`ttft_ms_p50`). extra: further keys of the record, such
-        as source="typed", text="...", done=True. profile: what this record was measured with, where
-        it is not the store's profile. Raises ResultsError if the disk is full.
+        Saving the same experiment and variant again replaces the earlier record in every export;
+        the earlier line stays in the file. metrics: names carry their unit (`ttft_ms_p50`).
+        profile: what this was measured with, where it is not the store's profile. extra: further
+        keys of the record, such as source="typed", text="...", done=True.
+        Raises ResultsError if the disk is full, TypeError for what is no JSON.
         """
-        for name, value in (("experiment", experiment), ("variant", variant)):
-            if not isinstance(value, str) or not value:
-                raise TypeError(f"{name} must be a name, not {value!r}.")
-        if not isinstance(metrics, dict):
-            raise TypeError(
-                f"metrics must be a dict of name -> number, not a {type(metrics).__name__}."
-            )
         if clash := RESERVED & extra.keys():
             raise TypeError(f"{sorted(clash)} are set by the record itself: choose other names.")
         record = {
@@ -293,6 +282,8 @@ class Results:
             **_plain(extra, "extra"),
             "provenance": provenance(profile or self.profile),
         }
+        if fault := _fault(record):
+            raise TypeError(f"This cannot be saved: {fault}.")
         self._unsaved.append(record)
         self.flush()
         return record
@@ -302,9 +293,9 @@ class Results:
     ) -> dict:
         """Save what was measured with what it was measured under: `save` for a whole Measurement.
 
-        run: has metrics, engine_args (those in force) and workload, as `helpers.measure.run_workload`
-        returns it. metrics: numbers that are saved instead of the run's own, where a lesson derives
-        what it needs from them. The rest as in `save`.
+        run: has metrics, engine_args (those in force) and workload, as helpers.measure returns it.
+        metrics: numbers that are saved instead of the run's own, where a lesson derives what it
+        needs from them. The rest as in `save`.
         """
         numbers = run.metrics if metrics is None else metrics
         return self.save(

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.results import documents
 from helpers.results import store as results
-from helpers.results.blanks import show
+from helpers.results.wording import rounded
 from tests.notebook_tools import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def test_my_learnings_is_filled_with_these_numbers(run, store):
     text = (run / "results/my_learnings.md").read_text()
     best = store.get("optimised", "best")["metrics"]
     # 6.3x, not 6.30x; and over what, since the line above it shows the typed number
-    assert f"tokens/sec measured this week: {show(best['improvement_x'])}x\n" in text
+    assert f"tokens/sec measured this week: {rounded(best['improvement_x'])}x\n" in text
     assert "Understanding TTFT" in text and "batching pays" in text and "what about TP" in text
     assert "212" in text, "the typed number of Week 2 is not in the document"
 

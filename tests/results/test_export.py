@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.results import documents
-from helpers.results.blanks import SLOTS, show, show_metric
+from helpers.results.blanks import SLOTS
 from helpers.results.documents import export
 from helpers.results.merge import Base, Line, merge
 from helpers.results.store import Results, ResultsError
+from helpers.results.wording import chief_metrics, metric, rounded
 
 DOC = "my_learnings.md"
 # The course's lines, as the issue gives them: they must stand in the templates as they are.
@@ -487,7 +488,7 @@ def test_a_full_disk_leaves_the_document_as_it_was(tmp_path, monkeypatch):
 
 
 def test_numbers_as_text():
-    assert [show(v) for v in (0.01234, 81.44, 812.44, 1843.2, 64.0, 0)] == [
+    assert [rounded(v) for v in (0.01234, 81.44, 812.44, 1843.2, 64.0, 0)] == [
         "0.0123",
         "81.4",
         "812.4",
@@ -496,21 +497,21 @@ def test_numbers_as_text():
         "0",
     ]
     assert (
-        show_metric("ttft_ms_p99", 12.1) == "TTFT p99 12.1 ms"
-        and show_metric("output_tokens_per_s", 5) == "output 5 tokens/s"
+        metric("ttft_ms_p99", 12.1) == "TTFT p99 12.1 ms"
+        and metric("output_tokens_per_s", 5) == "output 5 tokens/s"
     )
-    assert show_metric("speedup_x", 1.5) == "speedup 1.5x" and show_metric("score", 3) == "score 3"
+    assert metric("speedup_x", 1.5) == "speedup 1.5x" and metric("score", 3) == "score 3"
     assert (
-        show_metric("tpot_ms_4_streams", 3.1) == "TPOT 4 streams 3.1 ms"
-        and show_metric("rate_gb_per_s", 1.19) == "rate 1.19 GB/s"
-    )
-    assert (
-        show_metric("ms", 2.07) == "2.07 ms"
-        and show_metric("cost_per_million_tokens", 0.242) == "cost per million tokens 0.242"
+        metric("tpot_ms_4_streams", 3.1) == "TPOT 4 streams 3.1 ms"
+        and metric("rate_gb_per_s", 1.19) == "rate 1.19 GB/s"
     )
     assert (
-        show_metric("requests_per_s", 6.3) == "requests 6.3/s"
-        and show_metric("weights_gib", 0.05) == "weights 51.2 MiB"
+        metric("ms", 2.07) == "2.07 ms"
+        and metric("cost_per_million_tokens", 0.242) == "cost per million tokens 0.242"
+    )
+    assert (
+        metric("requests_per_s", 6.3) == "requests 6.3/s"
+        and metric("weights_gib", 0.05) == "weights 51.2 MiB"
     )
 
 
@@ -660,8 +661,6 @@ def test_whatever_the_student_typed_survives_any_sequence_of_exports(tmp_path_fa
 
 
 def test_a_result_shows_one_metric_of_each_kind_and_not_the_workload():
-    from helpers.results.blanks import chief_metrics
-
     record = {
         "metrics": {
             "requests": 6,

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from helpers.lessons.reading_notes import quiz
 from helpers.results import documents
-from helpers.results.blanks import SLOTS, Facts, kind_of, number, one_line, show
+from helpers.results.blanks import SLOTS, Facts
 from helpers.results.merge import BLANK
 from helpers.results.store import FILE_NAME, latest_of, load
+from helpers.results.wording import finite, kind_of, one_line, rounded
 from helpers.run.summary import KINDS
 
 MAX_BYTES = {
@@ -127,7 +128,7 @@ def _agrees(said: str, recorded: float, tolerance: float = TOLERANCE) -> bool:
 
 
 def _nearest(said: str, pool: list[float]) -> str:
-    return show(min(pool, key=lambda value: abs(value - _value(said))))
+    return rounded(min(pool, key=lambda value: abs(value - _value(said))))
 
 
 def _line_differs(line, fill, own: list[str]) -> Iterator[tuple[str, str]]:
@@ -163,10 +164,10 @@ def _rows(records: list[dict]) -> dict[tuple[str, ...], list[float]]:
         key = tuple(one_line(record[name].replace("_", " "), 300) for name in names)
         pool = rows.setdefault(key, [])
         for name, raw in record["metrics"].items():
-            if (value := number(raw)) is not None:
+            if (value := finite(raw)) is not None:
                 pool += [float(n) for n in re.findall(r"_(\d+)_", name)]  # "TPOT 4 streams"
                 pool += [value, value * 1024] if name.endswith("_gib") else [value]
-        predicted, measured = (number(record["metrics"].get(k)) for k in ("predicted", "measured"))
+        predicted, measured = (finite(record["metrics"].get(k)) for k in ("predicted", "measured"))
         if prediction and predicted and measured is not None:
             pool.append(measured / predicted)
     return rows
@@ -193,10 +194,10 @@ def _pools(records: list[dict]) -> dict[str, list[float]]:
         sizes = {name: value for name, value in arguments.items() if name.endswith("_bytes")}
         for name, raw in (metrics | sizes).items():
             for unit, pattern, factor in METRICS:
-                if re.search(pattern, name) and number(raw) is not None:
-                    pools.setdefault(unit, []).append(factor * number(raw))
+                if re.search(pattern, name) and finite(raw) is not None:
+                    pools.setdefault(unit, []).append(factor * finite(raw))
         if record["experiment"] == "prediction":
-            values = [number(metrics.get(name)) for name in ("predicted", "measured")]
+            values = [finite(metrics.get(name)) for name in ("predicted", "measured")]
             for unit in dict.fromkeys(unit for unit, _, _ in METRICS):
                 if str(record.get("unit", "")).endswith(unit):
                     pools.setdefault(unit, []).extend(v for v in values if v is not None)
@@ -222,7 +223,7 @@ def predictions(records: list[dict]) -> list[dict]:
     for record in latest_of(records):
         if record["experiment"] != "prediction":
             continue
-        predicted, measured = (number(record["metrics"].get(k)) for k in ("predicted", "measured"))
+        predicted, measured = (finite(record["metrics"].get(k)) for k in ("predicted", "measured"))
         if predicted is None:
             continue
         typed = kind_of(record) == "typed"
@@ -257,7 +258,7 @@ def self_check(records: list[dict]) -> dict | None:
     if not scores:
         return None
     record = scores[-1]
-    claimed, total = (number(record["metrics"].get(k)) for k in ("correct", "questions"))
+    claimed, total = (finite(record["metrics"].get(k)) for k in ("correct", "questions"))
     student = record.get("student") or ""
     result = {
         "correct": claimed,

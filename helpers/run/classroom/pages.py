@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jinja2
 
-from helpers.results.blanks import show
+from helpers.results.wording import rounded
 from helpers.run import summary
 
 TYPED = ("student", "parameter")  # who made a prediction; else a formula
@@ -161,10 +161,10 @@ def _predictions(students: list[dict]) -> list[dict]:
             {
                 "key": key,
                 "typed": len(typed),
-                "median": show(statistics.median(typed)) if typed else "",
-                "low": show(min(typed)) if typed else "",
-                "high": show(max(typed)) if typed else "",
-                "formula": show(statistics.median(formula)) if formula else "",
+                "median": rounded(statistics.median(typed)) if typed else "",
+                "low": rounded(min(typed)) if typed else "",
+                "high": rounded(max(typed)) if typed else "",
+                "formula": rounded(statistics.median(formula)) if formula else "",
             }
         )
     return rows
@@ -192,7 +192,7 @@ def write(out: Path, students: list[dict], notes: list[str], read_only: bool) ->
         files={s["slug"]: _files(s, out) for s in students},
         shared=common,
         sentence=summary.one_sentence,
-        show=show,
+        rounded=rounded,
     )
     html = summary.page("The class", body)
     (out / "class.html").write_text(html, encoding="utf-8", errors="replace")

@@ -1,0 +1,143 @@
+"""How a record reads in the documents: numbers with units, where they are from, one line each."""
+
+from __future__ import annotations
+
+import math
+import re
+
+# What a record's `source` says about its numbers. No source, or another one: measured.
+TYPED = {"typed", "student", "parameter", "form"}
+CALCULATED = {"formula", "planner", "example", "recorded", "default", "catalogue", "reference"}
+# Chief metrics: the first that a record has of each group; then whatever else it has.
+CHIEF = (
+    ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s"),
+    ("speedup_x", "improvement_x", "acceptance_rate", "prefix_cache_hit_rate"),
+    ("ttft_ms_p50", "ttft_ms_mean", "ttft_ms_p99"),
+    ("tpot_ms_p50", "itl_ms_p50", "itl_ms_p99"),
+    ("e2e_ms_p50", "e2e_ms_mean"),
+    ("peak_gib",),
+    ("kv_cache_tokens",),
+    ("score",),
+)
+CHIEF_METRICS = 3
+# What was asked for, not what came out.
+ASKED_FOR = {
+    *("requests", "input_tokens", "output_tokens", "duration_s"),
+    *("max_num_seqs", "max_num_batched_tokens"),
+}
+UNITS_IN_NAMES = {
+    "_tokens_per_s": "tokens/s",
+    "_gb_per_s": "GB/s",
+    "_tflop_per_s": "TFLOP/s",
+    "_per_s": "/s",
+    "_ms": "ms",
+    "_us": "us",
+    "_gib": "GiB",
+    "_mib": "MiB",
+    "_kib": "KiB",
+    "_s": "s",
+    "_x": "x",
+    "_tokens": "tokens",
+    "_percent": "%",
+    "_pct": "%",
+}
+
+
+def finite(value) -> float | None:
+    """A finite number, or None for everything else that a record may hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def rounded(value: float) -> str:
+    """Three to four significant digits, thousands grouped: 1,843 / 81.4 / 0.0123.
+
+    The documents' own way to write a number since their first export: an export knows its lines
+    again by their characters.
+    """
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def metric(name: str, value: float) -> str:
+    """A metric with its unit, read from its name: ttft_ms_p50 -> 'TTFT p50 12.1 ms'."""
+    statistic = re.search(r"_(p\d+|mean|max|min)$", name)
+    words, unit = _split_unit(name[: statistic.start()] if statistic else name)
+    if unit == "GiB" and 0 < abs(value) < 0.1:
+        value, unit = value * 1024, "MiB"
+    words = re.sub(r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), words)
+    words += f" {statistic[1]}" if statistic else ""
+    return f"{words} {rounded(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
+
+
+def _split_unit(name: str) -> tuple[str, str]:
+    """The words of a metric's name and its unit: ("rate", "GB/s") of rate_gb_per_s."""
+    for ending, unit in UNITS_IN_NAMES.items():
+        if name == ending[1:]:
+            return "", unit
+        if name.endswith(ending) and not ("_per_" in name and ending == "_tokens"):
+            return name[: -len(ending)].replace("_", " "), unit
+        if f"{ending}_" in name and len(ending) < 4:  # tpot_ms_1_streams
+            return name.replace(f"{ending}_", "_", 1).replace("_", " "), unit
+    return name.replace("_", " "), ""
+
+
+def chief_metrics(record: dict) -> list[str]:
+    """The three numbers of a record that say most, as text."""
+    metrics = {
+        name: value for name, raw in record["metrics"].items() if (value := finite(raw)) is not None
+    }
+    first_of_group = [next((name for name in group if name in metrics), None) for group in CHIEF]
+    known = {name for group in CHIEF for name in group} | ASKED_FOR
+    others = [
+        name for name in metrics if name not in known and not re.search(r"_(p\d+|mean)$", name)
+    ]
+    names = [name for name in [*first_of_group, *others] if name] or list(metrics)
+    return [metric(name, metrics[name]) for name in names[:CHIEF_METRICS]]
+
+
+def count(number: int, thing: str) -> str:
+    """Such as "1 answer" and "3 answers"."""
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def one_line(text, limit: int = 2000) -> str:
+    """A student's or a model's text as it may stand in one line of Markdown."""
+    whole = str(text).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return " ".join(whole.split())[:limit]
+
+
+def table_row(*cells) -> str:
+    """A row of a Markdown table."""
+    texts = [one_line(text, 300).replace("|", "\\|") for text in cells]
+    return "".join(f"| {text} " if text else "| " for text in texts) + "|"
+
+
+def spaced(name: str) -> str:
+    """An experiment's or variant's name in words."""
+    return name.replace("_", " ")
+
+
+def kind_of(record: dict) -> str:
+    """Whether a record's numbers are measured, calculated or typed."""
+    source = record.get("source")
+    if not isinstance(source, str):
+        return "measured"
+    return "typed" if source in TYPED else "calculated" if source in CALCULATED else "measured"
+
+
+def machine_of(record: dict) -> str:
+    """The machine that a record was made on."""
+    place = record.get("provenance") or {}
+    return one_line(place.get("machine") or "an unknown machine", 120)
+
+
+def origin_of(record: dict) -> str:
+    """Where a number is from: the notebook and the machine, or what was typed where."""
+    if kind_of(record) == "typed":
+        return f"typed, {record.get('origin', record['notebook'])}"
+    return f"{record['notebook']} on {machine_of(record)}"

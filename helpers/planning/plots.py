@@ -1,192 +1,120 @@
-"""The figures of notebook 4: topology, memory, speed-up by cause, the all-reduce line, and the map of choices."""
+"""The figures of notebook 4: topology, memory, speed-up by cause, the all-reduce line, choices.
+
+``caption`` is always the sentence below the figure.
+"""
 
 from __future__ import annotations
 
 import math
 
-from helpers.display import figures as style
-
-PART_NAMES = {
-    "matrices": "reading and multiplying weights",
-    "elementwise": "norms and activations",
-    "attention": "KV cache",
-    "sampling": "sampling",
-    "allreduce_latency": "all-reduce: latency",
-    "allreduce_bandwidth": "all-reduce: bandwidth",
-    "hops": "pipeline hops",
-    "overhead": "fixed costs",
-    "host": "waiting for the CPU",
-}
+from helpers.display import figures
+from helpers.display.figures import (
+    BLUE,
+    COLORS,
+    GREEN,
+    GREY,
+    INK,
+    MARKERS,
+    PAPER,
+    RED,
+    curve,
+    hollow_points,
+    inside,
+    legend_below,
+    note,
+    ticks,
+)
+from helpers.planning.wording import PART_NAMES
 
 
 def topology(found, box, caption: str) -> None:
-    """GPUs as a ring of boxes with their links, or the CPU's cores and the planned box (hollow: not present).
+    """Rings of devices with their links: this machine's GPUs or cores, and the planned box.
 
-    found: planning.Inventory of this machine. box: the planning.Box that is planned for.
+    found: planning.Inventory of this machine. box: the planning.Box that is planned for; dashed
+    when it is not present.
     """
-    fig, (left, right) = style.figure(
-        "What is here, and what is planned for", cols=2, size=(9, 3.6)
-    )
-    here = [d.name.replace("NVIDIA ", "") for d in found.devices] or [
-        f"core {i}" for i in range(min(found.cpu_cores, 8))
-    ]
+    title = "What is here, and what is planned for"
+    fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.6))
+    here = [device.name.replace("NVIDIA ", "") for device in found.devices]
+    kind = "GPU" if here else "CPU core"
+    here = here or [f"core {i}" for i in range(min(found.cpu_cores, 8))]
     links = found.links if found.devices else None
     _ring(left, here, lambda i, j: links[i][j] if links else "shared memory", present=True)
-    left.set_title(
-        f"Here: {len(here)} {'GPU' if found.devices else 'CPU core'}{'s' * (len(here) != 1)}",
-        fontsize=10,
-    )
+    left.set_title(f"Here: {len(here)} {kind}{'s' * (len(here) != 1)}", fontsize=10)
     planned = [f"GPU {i}" for i in range(min(box.gpus, 8))]
     _ring(right, planned, lambda i, j: box.link_for(2).kind, present=box.present)
-    right.set_title(
-        ("Here: " if box.present else "Planned, not present: ") + f"{box.gpus} x {box.gpu.name}",
-        fontsize=10,
-    )
-    rows = [{"where": "here", "device": name} for name in here] + [
-        {"where": "planned", "device": f"{box.gpu.full_name} {i}"} for i in range(box.gpus)
-    ]
-    style.show(fig, caption=caption, table=rows, name="topology")
+    where = "Here" if box.present else "Planned, not present"
+    right.set_title(f"{where}: {box.gpus} x {box.gpu.name}", fontsize=10)
+    rows = [{"where": "here", "device": name} for name in here]
+    rows += [{"where": "planned", "device": f"{box.gpu.full_name} {i}"} for i in range(box.gpus)]
+    figures.show(fig, caption, rows, "topology")
 
 
-def _ring(ax, names, link, present):
-    n = len(names)
-    places = [
-        (math.cos(math.pi / 2 - 2 * math.pi * i / n), math.sin(math.pi / 2 - 2 * math.pi * i / n))
-        for i in range(n)
-    ]
-    if n == 1:
-        places = [(0.0, 0.0)]
-    if n == 2:
-        places = [(-0.8, 0.0), (0.8, 0.0)]
-    kinds = []
-    for i in range(n):
-        for j in range(i):
+def _ring(ax, names: list[str], link, present: bool) -> None:
+    """Boxes in a ring; ``link(i, j)`` names what joins two of them."""
+    angles = [math.pi / 2 - 2 * math.pi * i / len(names) for i in range(len(names))]
+    places = [(math.cos(angle), math.sin(angle)) for angle in angles]
+    if len(names) <= 2:
+        places = [(0.0, 0.0)] if len(names) == 1 else [(-0.8, 0.0), (0.8, 0.0)]
+    kinds = set()
+    for i, one in enumerate(places):
+        for j, other in enumerate(places[:i]):
             kind = link(i, j)
-            kinds.append(kind)
+            kinds.add(kind)
             strong = kind.startswith(("NV", "Infinity"))
-            ax.plot(
-                *zip(places[i], places[j], strict=True),
-                color=style.GREEN if strong else style.GREY,
-                lw=2.0 if strong else 1.2,
-                ls="-" if present else (0, (5, 2.5)),
-                zorder=1,
-            )
-    look = dict(
-        boxstyle="round,pad=0.45",
-        fc=style.PAPER,
-        ec=style.BLUE,
-        lw=1.6,
-        ls="-" if present else "--",
-    )
+            look = {"color": GREEN, "lw": 2.0} if strong else {"color": GREY, "lw": 1.2}
+            style = "-" if present else (0, (5, 2.5))
+            ax.plot(*zip(one, other, strict=True), ls=style, zorder=1, **look)
+    box = {"boxstyle": "round,pad=0.45", "fc": PAPER, "ec": BLUE, "lw": 1.6}
+    box["ls"] = "-" if present else "--"
     for (x, y), name in zip(places, names, strict=True):
-        ax.text(x, y, name, ha="center", va="center", fontsize=8, bbox=look, zorder=3)
-    for kind in sorted(set(kinds)):
-        ax.text(0, -1.45, " / ".join(sorted(set(kinds))), ha="center", fontsize=8, color=style.GREY)
-        break
+        inside(ax, name, x, y, color=INK, bbox=box, zorder=3)
+    ax.text(0, -1.45, " / ".join(sorted(kinds)), ha="center", fontsize=8, color=GREY)
     ax.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.4))
     ax.axis("off")
 
 
-def memory(
-    rows: list[dict], capacity_gib: float, caption: str, title: str = "Where one GPU's memory goes"
-) -> None:
-    """One stacked bar for each plan. rows: {"plan", part: GiB, ...}; capacity_gib: what the GPU has."""
-    fig, ax = style.figure(title, size=(8, 0.55 * len(rows) + 2.0))
-    parts = [k for k in rows[0] if k != "plan"]
-    for y, row in enumerate(rows):
-        left = 0.0
-        for i, part in enumerate(parts):
-            ax.barh(
-                y,
-                row[part],
-                left=left,
-                color=style.COLORS[i],
-                label=part if y == 0 else None,
-                height=0.62,
-            )
-            if row[part] > 0.06 * capacity_gib:
-                ax.text(
-                    left + row[part] / 2,
-                    y,
-                    f"{row[part]:.1f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white",
-                )
-            left += row[part]
-    ax.axvline(capacity_gib, color=style.INK, lw=1.2)
-    ax.annotate(
-        "the GPU's memory",
-        (capacity_gib, len(rows) - 0.55),
-        ha="right",
-        xytext=(-4, 0),
-        textcoords="offset points",
-        fontsize=8,
-    )
-    ax.set_yticks(range(len(rows)), [row["plan"] for row in rows])
+def memory(rows: list[dict], capacity_gib: float, caption: str) -> None:
+    """One stacked bar for each plan. rows: {"plan", part: GiB, ...}; capacity_gib: of one GPU."""
+    size = (8, 0.55 * len(rows) + 2.0)
+    fig, ax = figures.figure("Where one GPU's memory goes", size=size)
+    places, left = range(len(rows)), [0.0] * len(rows)
+    for i, part in enumerate(name for name in rows[0] if name != "plan"):
+        gib = [row[part] for row in rows]
+        ax.barh(places, gib, left=left, color=COLORS[i], label=part, height=0.62)
+        for y in places:
+            middle = left[y] + gib[y] / 2
+            if gib[y] > 0.06 * capacity_gib and middle < capacity_gib:
+                inside(ax, f"{gib[y]:.1f}", middle, y)
+        left = [a + b for a, b in zip(left, gib, strict=True)]
+    ax.axvline(capacity_gib, color=INK, lw=1.2)
+    where = (capacity_gib, len(rows) - 0.55)
+    note(ax, "the GPU's memory", where, (-4, 0), ha="right", fontsize=8)
+    ax.set_yticks(places, [row["plan"] for row in rows])
     ax.set(xlabel="GiB on each GPU", ylabel="layout", xlim=(0, capacity_gib * 1.04))
-    ax.legend(
-        ncols=3,
-        fontsize=8,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.28 if len(rows) < 4 else -0.18),
-    )
-    style.show(fig, caption=caption, table=rows, name="memory_by_plan")
+    legend_below(ax, ncols=3, drop=0.28 if len(rows) < 4 else 0.18)
+    figures.show(fig, caption, rows, "memory_by_plan")
 
 
-def step_by_cause(
-    rows: list[dict],
-    caption: str,
-    title: str,
-    measured: dict | None = None,
-    name: str = "step_by_cause",
-) -> None:
-    """Decode step as a stacked bar for each layout, speed-up above it; measured steps as points beside the bars.
+def step_by_cause(rows: list[dict], caption: str, title: str) -> None:
+    """Decode step as a stacked bar for each layout, the speed-up above it.
 
-    rows: {"layout", "total_ms", "speedup", part_ms...}. measured: {layout: ms}.
+    rows: {"layout", "total_ms", "speedup", part_ms...}.
     """
-    fig, ax = style.figure(title, size=(7.5, 4.2))
-    parts = [p for p in PART_NAMES if any(row.get(p + "_ms", 0) > 0 for row in rows)]
-    bottom = [0.0] * len(rows)
+    fig, ax = figures.figure(title, size=(7.5, 4.2))
+    parts = [part for part in PART_NAMES if any(row.get(f"{part}_ms", 0) > 0 for row in rows)]
+    places, bottom = range(len(rows)), [0.0] * len(rows)
     for i, part in enumerate(parts):
-        values = [row[part + "_ms"] for row in rows]
-        ax.bar(
-            range(len(rows)),
-            values,
-            bottom=bottom,
-            color=style.COLORS[i],
-            label=PART_NAMES[part],
-            width=0.55,
-        )
-        bottom = [b + v for b, v in zip(bottom, values, strict=True)]
+        ms = [row[f"{part}_ms"] for row in rows]
+        look = {"color": COLORS[i], "label": PART_NAMES[part], "width": 0.55}
+        ax.bar(places, ms, bottom=bottom, **look)
+        bottom = [a + b for a, b in zip(bottom, ms, strict=True)]
     for x, row in enumerate(rows):
-        ax.annotate(
-            f"{row['speedup']:.2f}x",
-            (x, bottom[x]),
-            ha="center",
-            xytext=(0, 4),
-            textcoords="offset points",
-            fontsize=9,
-        )
-    if measured:
-        points = [
-            (x, measured[row["layout"]]) for x, row in enumerate(rows) if row["layout"] in measured
-        ]
-        if points:
-            ax.scatter(
-                *zip(*points, strict=True),
-                marker="D",
-                s=46,
-                color=style.INK,
-                zorder=4,
-                label="measured here",
-            )
-    ax.set_xticks(range(len(rows)), [row["layout"] for row in rows])
-    top = max(bottom + list((measured or {}).values()))
-    ax.set(ylabel="ms per decode step", xlabel="layout", ylim=(0, top * 1.18))
+        note(ax, f"{row['speedup']:.2f}x", (x, bottom[x]), (0, 4), ha="center", fontsize=9)
+    ax.set_xticks(places, [row["layout"] for row in rows])
+    ax.set(ylabel="ms per decode step", xlabel="layout", ylim=(0, max(bottom) * 1.18))
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    style.show(fig, caption=caption, table=rows, name=name)
+    figures.show(fig, caption, rows, "step_by_cause")
 
 
 def over_batch(rows: list[dict], caption: str) -> None:
@@ -194,38 +122,22 @@ def over_batch(rows: list[dict], caption: str) -> None:
 
     rows: {"layout", "streams", "tpot_ms", "decode_step_ms", "output_tokens_per_s"}.
     """
-    fig, (left, right) = style.figure(
-        "More requests at once: more tokens in all, a longer wait for each", cols=2, size=(9.4, 4.2)
-    )
+    title = "More requests at once: more tokens in all, a longer wait for each"
+    fig, (left, right) = figures.figure(title, cols=2, size=(9.4, 4.2))
     for i, layout in enumerate(dict.fromkeys(row["layout"] for row in rows)):
         mine = [row for row in rows if row["layout"] == layout]
-        x = [row["streams"] for row in mine]
-        look = {"marker": style.MARKERS[i], "color": style.COLORS[i]}
-        left.plot(x, [row["tpot_ms"] for row in mine], label=layout, **look)
-        left.plot(
-            x,
-            [row["decode_step_ms"] for row in mine],
-            linestyle=":",
-            linewidth=1.2,
-            label=f"{layout}, decode step alone",
-            **look | {"marker": None},
-        )
-        right.plot(x, [row["output_tokens_per_s"] for row in mine], **look)
-    left.set(
-        xscale="log",
-        xlabel="requests at once",
-        ylabel="TPOT, new prompts in between (ms)",
-        ylim=(0, None),
-    )
-    right.set(
-        xscale="log", yscale="log", xlabel="requests at once", ylabel="output tokens/s of the box"
-    )
+        curve(left, mine, "streams", "tpot_ms", i, label=layout)
+        alone = {"marker": "", "linestyle": ":", "linewidth": 1.2}
+        alone["label"] = f"{layout}, decode step alone"
+        curve(left, mine, "streams", "decode_step_ms", i, **alone)
+        curve(right, mine, "streams", "output_tokens_per_s", i)
+    left.set(ylabel="TPOT, new prompts in between (ms)", ylim=(0, None))
+    right.set(yscale="log", ylabel="output tokens/s of the box")
     for ax in (left, right):
-        ticks = sorted({row["streams"] for row in rows})
-        ax.set_xticks(ticks, [str(t) for t in ticks])
-        ax.minorticks_off()
-    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-    style.show(fig, caption=caption, table=rows, name="over_batch")
+        ax.set(xscale="log", xlabel="requests at once")
+        ticks(ax, (row["streams"] for row in rows))
+    legend_below(left, drop=0.16)
+    figures.show(fig, caption, rows, "over_batch")
 
 
 def allreduce(
@@ -237,182 +149,115 @@ def allreduce(
     more: dict | None = None,
     recorded: bool = False,
 ) -> None:
-    """All-reduce time by payload, measured points on the line latency + bytes / rate; ``more``: further measured rows.
+    """All-reduce time by payload: measured points on the line latency + bytes / rate.
 
-    recorded: the rows are another machine's.
+    rows: {"bytes", "seconds"}. rate: bytes/s. more: label -> further measured rows. recorded: the
+    rows are another machine's.
     """
-    fig, ax = style.figure(
-        "An all-reduce costs its latency until the payload is large", size=(7.5, 4)
-    )
-    sizes = [row["bytes"] for row in rows]
-    look = style.hollow_points(style.BLUE) if recorded else {"color": style.BLUE}
-    ax.scatter(sizes, [row["seconds"] * 1e6 for row in rows], zorder=3, label=label, **look)
-    low, high = min(sizes), max(sizes)
-    line = [low * (high / low) ** (i / 60) for i in range(61)]
-    ax.plot(
-        line,
-        [(latency_s + size / rate) * 1e6 for size in line],
-        color=style.RED,
-        label=f"{latency_s * 1e6:.0f} us + bytes / ({rate / 1e9:.2f} GB/s)",
-    )
-    for i, (name, extra) in enumerate((more or {}).items()):
-        ax.scatter(
-            [r["bytes"] for r in extra],
-            [r["seconds"] * 1e6 for r in extra],
-            marker=style.MARKERS[i + 1],
-            color=style.GREEN,
-            label=name,
-            zorder=3,
-        )
+    title = "An all-reduce costs its latency until the payload is large"
+    fig, ax = figures.figure(title, size=(7.5, 4))
+    rows = [{**row, "line_us": 1e6 * (latency_s + row["bytes"] / rate)} for row in rows]
+    look = hollow_points(BLUE) if recorded else {"color": BLUE}
+    _times(ax, rows, label=label, **look)
+    low, high = (pick(row["bytes"] for row in rows) for pick in (min, max))
+    sizes = [low * (high / low) ** (i / 60) for i in range(61)]
+    line = f"{latency_s * 1e6:.0f} us + bytes / ({rate / 1e9:.2f} GB/s)"
+    ax.plot(sizes, [1e6 * (latency_s + size / rate) for size in sizes], color=RED, label=line)
+    for i, (name, extra) in enumerate((more or {}).items(), 1):
+        _times(ax, extra, label=name, marker=MARKERS[i], color=GREEN)
     ax.set(xscale="log", yscale="log", xlabel="bytes on each rank", ylabel="microseconds")
     ax.legend(fontsize=8)
-    style.show(
-        fig,
-        caption=caption,
-        table=[{**r, "line_us": (latency_s + r["bytes"] / rate) * 1e6} for r in rows],
-        name="allreduce",
-    )
+    figures.show(fig, caption, rows, "allreduce")
+
+
+def _times(ax, rows: list[dict], **look) -> None:
+    sizes, us = [row["bytes"] for row in rows], [1e6 * row["seconds"] for row in rows]
+    ax.scatter(sizes, us, zorder=3, **look)
 
 
 def pipeline(stages: int, batches: int, caption: str) -> None:
     """A pipeline's timetable: batches in colour, waiting stages empty."""
-    fig, ax = style.figure(
-        f"{stages} stages, {batches} batch{'es' * (batches != 1)}: the corners are empty",
-        size=(7.5, 0.5 * stages + 1.5),
-    )
+    title = f"{stages} stages, {batches} batch{'es' * (batches != 1)}: the corners are empty"
+    fig, ax = figures.figure(title, size=(7.5, 0.5 * stages + 1.5))
     for stage in range(stages):
         for batch in range(batches):
-            ax.barh(stage, 0.94, left=stage + batch, color=style.COLORS[batch % 7], height=0.8)
-            ax.text(
-                stage + batch + 0.47,
-                stage,
-                str(batch + 1),
-                ha="center",
-                va="center",
-                color="white",
-                fontsize=8,
-            )
+            ax.barh(stage, 0.94, left=stage + batch, color=COLORS[batch % 7], height=0.8)
+            inside(ax, f"{batch + 1}", stage + batch + 0.47, stage)
+    steps = stages + batches - 1
     ax.set_yticks(range(stages), [f"stage {i + 1}" for i in range(stages)])
     ax.invert_yaxis()
-    ax.set(xlabel="steps", ylabel="pipeline", xlim=(0, stages + batches - 1))
-    share = (stages - 1) / (batches + stages - 1)
-    style.show(
-        fig,
-        caption=caption,
-        table=[{"stages": stages, "batches": batches, "bubble": share}],
-        name=f"pipeline_{batches}",
-    )
+    ax.set(xlabel="steps", ylabel="pipeline", xlim=(0, steps))
+    row = {"stages": stages, "batches": batches, "bubble": (stages - 1) / steps}
+    figures.show(fig, caption, [row], f"pipeline_{batches}")
 
 
 def choices(ranking, goal_ms: float | None, caption: str) -> None:
-    """Every plan that fits: latency against throughput for each GPU; the chosen one marked, the rule of thumb ringed."""
-    fig, ax = style.figure(
-        "Latency against throughput per GPU, all plans that fit", size=(7.5, 4.6)
-    )
-    rows = []
-    for c in ranking.choices:
-        if not c.fits:
-            continue
-        p = c.prediction
-        each = p.output_tokens_per_s / c.gpus
-        best = ranking.best is not None and c is ranking.best
-        ax.scatter(
-            p.mixed_tpot_s * 1e3,
-            each,
-            s=150 if best else 45,
-            marker="*" if best else "o" if c.meets else "x",
-            color=style.RED if best else style.BLUE if c.meets else style.GREY,
-            zorder=4 if best else 3,
-        )
-        if ranking.thumb is not None and c is ranking.thumb:
-            ax.scatter(
-                p.mixed_tpot_s * 1e3,
-                each,
-                s=230,
-                facecolors="none",
-                edgecolors=style.GREEN,
-                linewidths=1.5,
-            )
-        rows.append(
-            {
-                "plan": c.name(),
-                "GPUs": c.gpus,
-                "TPOT ms": p.mixed_tpot_s * 1e3,
-                "TTFT ms": p.ttft_s * 1e3,
-                "tokens/s": p.output_tokens_per_s,
-                "tokens/s per GPU": each,
-                "meets the goal": c.meets,
-                "why not": c.why,
-                **({"price per million": c.price_per_million} if c.price_per_million else {}),
-            }
-        )
-    named = [c for c in (ranking.best, ranking.thumb) if c is not None]
-    for c, offset in zip(dict.fromkeys(named), ((8, 8), (8, -14)), strict=False):
-        label = c.name() + (" (chosen)" if c is ranking.best else " (rule of thumb)")
-        if c is ranking.best and c is ranking.thumb:
-            label = c.name() + " (chosen, and the rule of thumb)"
-        ax.annotate(
-            label,
-            (c.prediction.mixed_tpot_s * 1e3, c.prediction.output_tokens_per_s / c.gpus),
-            xytext=offset,
-            textcoords="offset points",
-            fontsize=8,
-        )
+    """Every plan that fits: latency against throughput for each GPU.
+
+    The chosen one is a star, the rule of thumb ringed, a plan that misses the goal a cross.
+    """
+    title = "Latency against throughput per GPU, all plans that fit"
+    fig, ax = figures.figure(title, size=(7.5, 4.6))
+    best, thumb = ranking.best, ranking.thumb
+    fitting = [choice for choice in ranking.choices if choice.fits]
+    for choice in fitting:
+        color, marker = (BLUE, "o") if choice.meets else (GREY, "x")
+        look = {"s": 45, "marker": marker, "color": color, "zorder": 3}
+        if choice is best:
+            look = {"s": 150, "marker": "*", "color": RED, "zorder": 4}
+        ax.scatter(*_point(choice), **look)
+    if thumb is not None:
+        ring = {**hollow_points(GREEN), "linewidths": 1.5}
+        ax.scatter(*_point(thumb), s=230, **ring)
+    if best is not None:
+        also = ", and the rule of thumb" if best is thumb else ""
+        note(ax, f"{best.name()} (chosen{also})", _point(best), (8, 8), fontsize=8)
+    if thumb is not None and thumb is not best:
+        place = (8, -14) if best is not None else (8, 8)
+        note(ax, f"{thumb.name()} (rule of thumb)", _point(thumb), place, fontsize=8)
+    ax.set(xlabel="TPOT with new prompts arriving (ms)", ylabel="output tokens/s per GPU")
     if goal_ms:
-        ax.axvline(goal_ms, color=style.INK, lw=1, ls=":")
-        ax.annotate(
-            "goal",
-            (goal_ms, ax.get_ylim()[0]),
-            xytext=(3, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    ax.set(
-        xlabel="TPOT with new prompts arriving (ms)", ylabel="output tokens/s per GPU", xscale="log"
-    )
+        ax.axvline(goal_ms, color=INK, lw=1, ls=":")
+        note(ax, "goal", (goal_ms, ax.get_ylim()[0]), (3, 4), fontsize=8)
+    ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "1235" else "")
     ax.margins(x=0.15, y=0.15)
-    style.show(fig, caption=caption, table=rows, name="choices")
+    figures.show(fig, caption, list(map(_values, fitting)), "choices")
 
 
-def predicted_measured(rows: list[dict], caption: str, name: str = "predicted_measured") -> None:
-    """Measured against predicted on a square; on the diagonal the prediction was right, the band is 15 %.
+def _point(choice) -> tuple[float, float]:
+    prediction = choice.prediction
+    return 1e3 * prediction.mixed_tpot_s, prediction.output_tokens_per_s / choice.gpus
 
-    rows: {"what", "measured", "before", "after"} in one unit (ms).
+
+def _values(choice) -> dict:
+    tpot_ms, each = _point(choice)
+    row = {"plan": choice.name(), "GPUs": choice.gpus, "TPOT ms": tpot_ms}
+    row |= {"TTFT ms": 1e3 * choice.prediction.ttft_s}
+    row |= {"tokens/s": choice.prediction.output_tokens_per_s, "tokens/s per GPU": each}
+    row |= {"meets the goal": choice.meets, "why not": choice.why}
+    if choice.price_per_million:
+        row["price per million"] = choice.price_per_million
+    return row
+
+
+def predicted_measured(rows: list[dict], caption: str) -> None:
+    """Measured against predicted; on the diagonal the prediction was right, the band is 15 %.
+
+    rows: {"what", "measured", "before", "after"} in ms: before and after the calibration.
     """
-    fig, ax = style.figure("Predicted against measured", size=(6.2, 4.6))
-    values = [row[k] for row in rows for k in ("measured", "before", "after") if row.get(k)]
-    low, high = min(values) * 0.7, max(values) * 1.4
-    ax.fill_between(
-        [low, high],
-        [low * 0.85, high * 0.85],
-        [low * 1.15, high * 1.15],
-        color=style.GREY,
-        alpha=0.15,
-        lw=0,
-        label="within 15 %",
-    )
-    ax.plot([low, high], [low, high], color=style.GREY, lw=1)
-    ax.scatter(
-        [r["measured"] for r in rows],
-        [r["before"] for r in rows],
-        **style.hollow_points(style.BLUE),
-        label="before calibration",
-    )
-    ax.scatter(
-        [r["measured"] for r in rows],
-        [r["after"] for r in rows],
-        color=style.RED,
-        label="after calibration",
-    )
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel="measured (ms)",
-        ylabel="predicted (ms)",
-        xlim=(low, high),
-        ylim=(low, high),
-    )
+    fig, ax = figures.figure("Predicted against measured", size=(6.2, 4.6))
+    values = [row[key] for row in rows for key in ("measured", "before", "after") if row.get(key)]
+    ends = [min(values) * 0.7, max(values) * 1.4]
+    under, over = ([share * end for end in ends] for share in (0.85, 1.15))
+    ax.fill_between(ends, under, over, color=GREY, alpha=0.15, lw=0, label="within 15 %")
+    ax.plot(ends, ends, color=GREY, lw=1)
+    measured = [row["measured"] for row in rows]
+    before, after = ([row[key] for row in rows] for key in ("before", "after"))
+    ax.scatter(measured, before, label="before calibration", **hollow_points(BLUE))
+    ax.scatter(measured, after, label="after calibration", color=RED)
+    ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    ax.set(xlabel="measured (ms)", ylabel="predicted (ms)")
     ax.legend(fontsize=8)
-    style.show(fig, caption=caption, table=rows, name=name)
+    figures.show(fig, caption, rows, "predicted_measured")

@@ -1,13 +1,23 @@
 """Sentences of notebook 4 that depend on the numbers: what a reader should see, whichever way the numbers fall."""
 
-from helpers.planning.plots import PART_NAMES
-
 from . import accuracy
 from .hardware import GIB, Box
 from .inventory import Inventory
 from .models import ModelShape, valid_sizes
 from .predict import Prediction, Tuning, allreduce_seconds
 
+# The parts of a decode step, as a figure's legend and a sentence name them.
+PART_NAMES = {
+    "matrices": "reading and multiplying weights",
+    "elementwise": "norms and activations",
+    "attention": "KV cache",
+    "sampling": "sampling",
+    "allreduce_latency": "all-reduce: latency",
+    "allreduce_bandwidth": "all-reduce: bandwidth",
+    "hops": "pipeline hops",
+    "overhead": "fixed costs",
+    "host": "waiting for the CPU",
+}
 MAIN_SHARE = (
     0.6  # a cause with more of the difference than this is named alone, else the two largest
 )

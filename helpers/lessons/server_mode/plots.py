@@ -64,9 +64,10 @@ def token_times(stream: Stream) -> None:
     fig, (ax, low) = figures.figure("A streamed answer, chunk by chunk", **layout)
     ax.step([0, *times], range(len(times) + 1), where="post", color=BLUE)
     ax.axvspan(0, times[0], color=YELLOW, alpha=0.35, lw=0)
-    # At the top left: the line begins at the bottom there and climbs to the right.
-    place = (times[0], 0.88)
-    note(ax, f"TTFT {times[0]:.0f} ms", place, (6, 0), xycoords=ax.get_xaxis_transform())
+    # The line begins at the bottom there and climbs to the right.
+    offset, side = ((6, 0), "left") if times[0] < times[-1] / 2 else ((-6, 0), "right")
+    look = {"ha": side, "xycoords": ax.get_xaxis_transform()}
+    note(ax, f"TTFT {times[0]:.0f} ms", (times[0], 0.88), offset, **look)
     ax.set(ylabel="chunks received", ylim=(0, None), xlim=(0, times[-1] * 1.03))
     ax.yaxis.get_major_locator().set_params(integer=True)
     low.bar(times[1:], gaps, width=times[-1] / len(times) * 0.6, color=SKY)
@@ -135,7 +136,7 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
     top = max(row["output_tokens_per_s"] for row in (*rows, *there))
     left.set(xscale="log", xlabel="clients at a time", ylabel="output tokens/s")
     left.set_ylim(0, 1.35 * top)
-    left.legend(fontsize=7)
+    figures.legend_below(left)
     right.set(xscale="log", yscale="log", xlabel="clients at a time", ylabel="ms (log scale)")
     right.legend()
     for ax in (left, right):

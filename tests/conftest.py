@@ -42,7 +42,7 @@ sys.stdin.read()  # until the tests end, however they end
 
 
 class Served:
-    """A server whose parent is a process of its own, as a notebook's kernel is: tests may kill it."""
+    """A server whose parent is a process of its own, as a kernel is: tests may kill it."""
 
     def __init__(self, log):
         with open(log, "w") as errors:

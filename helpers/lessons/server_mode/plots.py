@@ -5,34 +5,11 @@ from __future__ import annotations
 import itertools
 
 from helpers.display import figures
-from helpers.display.figures import (
-    BLUE,
-    COLORS,
-    ORANGE,
-    RED,
-    SKY,
-    YELLOW,
-    curve,
-    inside,
-    note,
-    ticks,
-)
+from helpers.display.figures import curve
 from helpers.lessons.server_mode import wording
 from helpers.server.load import Stream
 
-_KNEE = {"color": RED, "lw": 1.2, "linestyle": "-."}
-
-
-def _lines(ax, x: str, rows: list[dict], lines: dict[str, tuple[str, int]]) -> None:
-    """A line for each metric in `lines`: its label, and the number of its colour and marker."""
-    for name, (label, i) in lines.items():
-        curve(ax, rows, x, name, i, label=label)
-
-
-def _names_of_bars(ax, names: list[str]) -> None:
-    """Name the bars 0, 1, 2, ... from the top down."""
-    ax.set_yticks(range(len(names)), names)
-    figures.rows_down(ax)
+_KNEE = {"color": figures.RED, "lw": 1.2, "linestyle": "-."}
 
 
 def startup(phases_s: dict[str, float], total_s: float) -> None:
@@ -43,11 +20,11 @@ def startup(phases_s: dict[str, float], total_s: float) -> None:
     size = (7.5, 0.9 + 0.32 * len(shown))
     fig, ax = figures.figure("Where the start of a server goes", size=size)
     for y, name in enumerate(shown):
-        seconds, color = phases_s[name], ORANGE if name == longest else BLUE
-        ax.barh(y, seconds, left=begins[name], height=0.62, color=color)
-        end = begins[name] + seconds + 0.01 * total_s
-        ax.text(end, y, f"{seconds:.1f} s", va="center", fontsize=9)
-    _names_of_bars(ax, shown)
+        begin, seconds = begins[name], phases_s[name]
+        color = figures.ORANGE if name == longest else figures.BLUE
+        ax.barh(name, seconds, left=begin, height=0.62, color=color)
+        figures.note(ax, f"{seconds:.1f} s", (begin + seconds, y), (5, 0), va="center")
+    figures.rows_down(ax)
     ax.set(xlabel="seconds since the command", ylabel="phase", xlim=(0, total_s * 1.1))
     table = [{"phase": name, "seconds": seconds} for name, seconds in phases_s.items()]
     figures.show(fig, wording.startup(phases_s, total_s), table, "server_start")
@@ -62,15 +39,15 @@ def token_times(stream: Stream) -> None:
     gaps = [1e3 * g for g in stream.gaps_s]
     layout = {"rows": 2, "size": (7.5, 4.2), "sharex": True, "height_ratios": [2, 1]}
     fig, (ax, low) = figures.figure("A streamed answer, chunk by chunk", **layout)
-    ax.step([0, *times], range(len(times) + 1), where="post", color=BLUE)
-    ax.axvspan(0, times[0], color=YELLOW, alpha=0.35, lw=0)
+    ax.step([0, *times], range(len(times) + 1), where="post", color=figures.BLUE)
+    ax.axvspan(0, times[0], color=figures.YELLOW, alpha=0.35, lw=0)
     # The line begins at the bottom there and climbs to the right.
     offset, side = ((6, 0), "left") if times[0] < times[-1] / 2 else ((-6, 0), "right")
     look = {"ha": side, "xycoords": ax.get_xaxis_transform()}
-    note(ax, f"TTFT {times[0]:.0f} ms", (times[0], 0.88), offset, **look)
+    figures.note(ax, f"TTFT {times[0]:.0f} ms", (times[0], 0.88), offset, **look)
     ax.set(ylabel="chunks received", ylim=(0, None), xlim=(0, times[-1] * 1.03))
     ax.yaxis.get_major_locator().set_params(integer=True)
-    low.bar(times[1:], gaps, width=times[-1] / len(times) * 0.6, color=SKY)
+    low.bar(times[1:], gaps, width=times[-1] / len(times) * 0.6, color=figures.SKY)
     low.set(xlabel="ms since the request was sent", ylabel="gap (ms)", ylim=(0, None))
     chunks = enumerate(zip(times, stream.chunks, strict=True), 1)
     table = [{"chunk": i, "ms": ms, "text": text} for i, (ms, text) in chunks]
@@ -91,16 +68,16 @@ def logprobs(rows: list[dict]) -> None:
         )
         return
     fig, ax = figures.figure("What the model could have said", size=(7.5, 0.9 + 0.42 * len(rows)))
-    for y, row in enumerate(rows):
+    fills, inks = (figures.BLUE, figures.SKY, figures.ORANGE), ("white", figures.INK, figures.INK)
+    for row in rows:
         left = 0.0
         for i, (token, p) in enumerate(row["candidates"]):
-            color = (BLUE, SKY, ORANGE)[min(i, 2)]
-            ax.barh(y, p, left=left, height=0.66, color=color, edgecolor="white")
+            y, i = str(row["position"]), min(i, 2)
+            ax.barh(y, p, left=left, height=0.66, color=fills[i], edgecolor="white")
             if p > 0.07:
-                ink = "white" if i == 0 else figures.INK
-                inside(ax, repr(token)[1:-1], left + p / 2, y, color=ink, fontsize=9)
+                figures.inside(ax, repr(token)[1:-1], left + p / 2, y, color=inks[i], fontsize=9)
             left += p
-    _names_of_bars(ax, [str(row["position"]) for row in rows])
+    figures.rows_down(ax)
     ax.set(xlabel="probability (the chosen token first)", ylabel="position", xlim=(0, 1))
     table = [
         {"position": row["position"], "token": repr(token), "probability": p}
@@ -118,29 +95,27 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
     """
     there = [{**row, "clients": int(row["variant"].split("_")[0])} for row in recorded[0]]
     title = "Tokens a second and latency, by the number of clients"
-    fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.8))
-    _lines(left, "clients", rows, {"output_tokens_per_s": ("measured", 0)})
-    clients, first = [row["clients"] for row in rows], rows[0]
-    ideal = [first["output_tokens_per_s"] * n / first["clients"] for n in clients]
-    left.plot(clients, ideal, color=figures.GREY, linestyle=":", label="if batching were free")
-    left.axvline(knee["clients"], label="knee", **_KNEE)
-    right.axvline(knee["clients"], **_KNEE)
-    latencies = {"ttft_ms_p50": ("TTFT p50", 1), "ttft_ms_p90": ("TTFT p90", 3)}
-    _lines(right, "clients", rows, latencies | {"tpot_ms_p50": ("TPOT p50", 2)})
-    for ax, name, label in (
-        (left, "output_tokens_per_s", recorded[1]),
-        (right, "ttft_ms_p50", "TTFT p50, recorded"),
-    ):
-        if there:
-            curve(ax, there, "clients", name, label=label, **figures.hollow_line())
+    fig, (left, right) = figures.figure(title, cols=2, size=(9, 4.4))
+    curve(left, rows, "clients", "output_tokens_per_s", label="measured")
+    speed = rows[0]["output_tokens_per_s"] / rows[0]["clients"]
+    ideal = [{"clients": row["clients"], "free": speed * row["clients"]} for row in rows]
+    free = {"marker": "", "color": figures.GREY, "linestyle": ":"}
+    curve(left, ideal, "clients", "free", label="if batching were free", **free)
+    curve(right, rows, "clients", "ttft_ms_p50", 1, label="TTFT p50")
+    curve(right, rows, "clients", "ttft_ms_p90", 3, label="TTFT p90")
+    curve(right, rows, "clients", "tpot_ms_p50", 2, label="TPOT p50")
+    if there:
+        hollow = figures.hollow_line()
+        curve(left, there, "clients", "output_tokens_per_s", label=recorded[1], **hollow)
+        curve(right, there, "clients", "ttft_ms_p50", label="TTFT p50, recorded", **hollow)
     top = max(row["output_tokens_per_s"] for row in (*rows, *there))
-    left.set(xscale="log", xlabel="clients at a time", ylabel="output tokens/s")
-    left.set_ylim(0, 1.35 * top)
-    figures.legend_below(left)
-    right.set(xscale="log", yscale="log", xlabel="clients at a time", ylabel="ms (log scale)")
-    right.legend()
+    left.set(ylabel="output tokens/s", ylim=(0, 1.35 * top))
+    right.set(ylabel="ms (log scale)", yscale="log")
     for ax in (left, right):
-        ticks(ax, (row["clients"] for row in (*rows, *there)))
+        ax.axvline(knee["clients"], label="knee", **_KNEE)
+        ax.set(xscale="log", xlabel="clients at a time")
+        figures.ticks(ax, (row["clients"] for row in (*rows, *there)))
+        figures.legend_below(ax)
     figures.show(fig, wording.closed_loop(rows, knee), rows, "closed_loop")
 
 
@@ -156,19 +131,19 @@ def open_loop(
     offered = [row["offered_per_s"] for row in rows]
     title = "What arrives, what is answered, and what is answered in time"
     fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.8))
-    answers = {"e2e_ms_p50": ("E2E p50", 0), "e2e_ms_p90": ("E2E p90", 5)}
-    first_tokens = {"ttft_ms_p50": ("TTFT p50", 1), "ttft_ms_p90": ("TTFT p90", 3)}
-    _lines(left, "offered_per_s", rows, answers | first_tokens)
+    curve(left, rows, "offered_per_s", "e2e_ms_p50", 0, label="E2E p50")
+    curve(left, rows, "offered_per_s", "e2e_ms_p90", 5, label="E2E p90")
+    curve(left, rows, "offered_per_s", "ttft_ms_p50", 1, label="TTFT p50")
+    curve(left, rows, "offered_per_s", "ttft_ms_p90", 3, label="TTFT p90")
     if "ttft" in goals_ms:
         left.axhline(goals_ms["ttft"], color=figures.INK, lw=1.2, linestyle="--", label="TTFT goal")
-    lowest, highest = (pick(left.dataLim.intervaly) for pick in (min, max))
+    lowest, highest = left.dataLim.intervaly
     left.set(yscale="log", xlabel="requests arriving a second", ylabel="ms (log scale)")
     left.set(xlim=(0, None), ylim=(0.7 * lowest, 6 * highest))
     left.legend(ncols=2, loc="upper left")
     right.plot(offered, offered, color=figures.GREY, linestyle=":", label="what arrives")
-    answered = {"answered_per_s": ("what is answered", 0)}
-    in_time = {"in_time_per_s": ("answered within the goal", 2)}
-    _lines(right, "offered_per_s", rows, answered | in_time)
+    curve(right, rows, "offered_per_s", "answered_per_s", 0, label="what is answered")
+    curve(right, rows, "offered_per_s", "in_time_per_s", 2, label="answered within the goal")
     if best:
         label = f"goal met by {100 * share:.0f} %"
         right.axvline(best["offered_per_s"], ymax=0.68, label=label, **_KNEE)
@@ -182,10 +157,10 @@ def cpu_shares(used_s: dict[str, float], duration_s: float) -> None:
     """CPU time of each process during one run, against the time the run took."""
     size = (7, 1.1 + 0.4 * len(used_s))
     fig, ax = figures.figure("Who used the CPU while the server worked", size=size)
-    ax.barh(range(len(used_s)), used_s.values(), height=0.6, color=COLORS[: len(used_s)])
+    ax.barh(list(used_s), used_s.values(), height=0.6, color=figures.COLORS[: len(used_s)])
     ax.axvline(duration_s, color=figures.INK, lw=1.2, linestyle="--")
     ax.text(duration_s, 0.5, f" the run\n took {duration_s:.2f} s", fontsize=9, va="center")
-    _names_of_bars(ax, list(used_s))
+    figures.rows_down(ax)
     right = 1.25 * max(duration_s, *used_s.values())
     ax.set(xlabel="CPU seconds", ylabel="process", xlim=(0, right))
     table = [{"process": name, "CPU seconds": seconds} for name, seconds in used_s.items()]

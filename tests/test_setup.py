@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers.run import doctor
+from tests.notebook_tools import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -29,13 +30,7 @@ BROUGHT_BY_VLLM = {
     "uvloop",
     "requests",
 }
-BROUGHT_BY_OTHERS = {
-    "pynvml",
-    "cycler",
-    "PIL",
-    "pygments",
-    "bs4",
-}  # nvitop; matplotlib; nbconvert
+BROUGHT_BY_OTHERS = {"pynvml", "cycler", "PIL", "pygments", "bs4", "markupsafe"}
 BROUGHT_BY_JUPYTER = {
     "IPython",
     "jupyter_client",
@@ -204,17 +199,18 @@ def test_setup_looks_where_pip_is_told_to_and_says_when_it_did_not_finish(tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_fresh_clone_runs(tmp_path):
-    """`make run` on a fresh clone: installs, runs notebook 1 for real, fills my_learnings.md; then installs nothing."""
+    """Installs, runs notebook 1 for real, fills my_learnings.md; then installs nothing."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-    env = {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("VIRTUAL_ENV", "PYTHONPATH", "WORKBOOK_RESULTS_DIR")
-    }
-    run = subprocess.run(
-        ["make", "run", "ARGS=--notebooks 01"], cwd=clone, env=env, capture_output=True, text=True
-    )
+    ours = ("VIRTUAL_ENV", "PYTHONPATH", "WORKBOOK_RESULTS_DIR")
+    env = {k: v for k, v in os.environ.items() if k not in ours}
+
+    def make(*arguments):
+        command = ["make", *arguments]
+        return subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True)
+
+    small = " ".join(f"-p {name} '{value}'" for name, value in SMALL["01_review"].items())
+    run = make("run", f"ARGS=--notebooks 01 {small}")
     assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
     [folder] = (clone / "runs").iterdir()
     assert str(folder.relative_to(clone)) in run.stdout, (
@@ -240,13 +236,8 @@ def test_a_fresh_clone_runs(tmp_path):
     ):
         line = next(line for line in text.splitlines() if label in line)
         assert "___" not in line, f"a measurable blank is empty: {line}"
-    second = subprocess.run(["make", "doctor"], cwd=clone, env=env, capture_output=True, text=True)
-    assert "[OK] Packages" in second.stdout, second.stdout
-    again = subprocess.run(
-        ["make", "-n", "run"], cwd=clone, env=env, capture_output=True, text=True
-    )
-    assert "setup.sh" not in again.stdout, "a second make run would install again"
-    status = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True
-    )
-    assert not status.stdout, f"running leaves files that git sees: {status.stdout}"
+    checks = make("doctor").stdout
+    assert "[OK] Packages" in checks, checks
+    assert "setup.sh" not in make("-n", "run").stdout, "a second make run would install again"
+    status = subprocess.check_output(["git", "status", "--porcelain"], cwd=clone, text=True)
+    assert not status, f"running leaves files that git sees: {status}"

@@ -1,5 +1,6 @@
 """A real JupyterLab and a real browser. Chromium is Debian's: ``apt-get install chromium``."""
 
+import json
 import os
 import re
 import shutil
@@ -22,11 +23,18 @@ CHROMIUM = (
     or "/usr/bin/chromium"
 )
 FLAGS = [
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-quic", "--force-color-profile=srgb",
-]  # fmt: skip
-# Playwright's own way of waiting asks at every frame: the page is then drawn 60 times a second, by a third of a core
-# that the kernel needs.
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--force-color-profile=srgb",
+]
+# Playwright's own way of waiting asks at every frame: the page is then drawn 60 times a second, by a
+# third of a core that the kernel needs.
 POLLING_MS = 100
 
 
@@ -43,9 +51,15 @@ class Server:
         self.root = folder / "root"
         (self.root / "notebooks").mkdir(parents=True)
         self.results = self.root / "results"
-        env = {**jupyterlab.environment(), "WORKBOOK_RESULTS_DIR": str(self.results), "JUPYTER_DATA_DIR": str(folder / "data"),
-               "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "JUPYTER_CONFIG_DIR": str(folder / "config"),
-               "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}  # fmt: skip
+        places = {
+            "JUPYTER_DATA_DIR": "data",
+            "JUPYTER_RUNTIME_DIR": "runtime",
+            "JUPYTER_CONFIG_DIR": "config",
+            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+            "JUPYTERLAB_SETTINGS_DIR": "settings",
+        }
+        env = jupyterlab.environment() | {"WORKBOOK_RESULTS_DIR": str(self.results)}
+        env |= {name: str(folder / place) for name, place in places.items()}
         self.log = folder / "lab.log"
         line = jupyterlab.command(
             ["--no-browser", "--port=0", "--LabApp.expose_app_in_browser=True"], root=self.root
@@ -93,6 +107,17 @@ class Server:
         path = self.root / "notebooks" / f"{name}.ipynb"
         nbformat.write(notebook, path)
         return path
+
+    def _api(self, path: str, method="GET"):
+        headers = {"Authorization": f"token {self.token}"}
+        request = urllib.request.Request(f"{self.url}/api/{path}", method=method, headers=headers)
+        return urllib.request.urlopen(request, timeout=20).read()
+
+    def end_kernel(self, name: str):
+        """Of a notebook: it would hold memory until the server stops."""
+        for session in json.loads(self._api("sessions")):
+            if session["path"].endswith(name):
+                self._api(f"sessions/{session['id']}", "DELETE")
 
     def stop(self):
         os.killpg(self.process.pid, signal.SIGINT)
@@ -148,10 +173,12 @@ class Notebook:
 
     def wait_idle(self, timeout=120):
         """The kernel is connected and has nothing to do."""
+        session = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session"
         self.page.wait_for_function(
-            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
-            timeout=timeout * 1000, polling=POLLING_MS,
-        )  # fmt: skip
+            f"() => {session}?.kernel?.status === 'idle'",
+            timeout=timeout * 1000,
+            polling=POLLING_MS,
+        )
 
     def cell(self, index):
         return self.panel.locator(".jp-Cell").nth(index)
@@ -206,14 +233,4 @@ def open_notebook(server, browser):
     yield open_one
     for one in made:
         one.close()
-        # The kernel too: it would hold memory until the server stops.
-        request = urllib.request.Request(
-            f"{server.url}/api/sessions", headers={"Authorization": f"token {server.token}"}
-        )
-        import json
-
-        for session in json.load(urllib.request.urlopen(request, timeout=10)):
-            if session["path"].endswith(one.path.name):
-                urllib.request.urlopen(urllib.request.Request(
-                    f"{server.url}/api/sessions/{session['id']}", method="DELETE", headers={"Authorization": f"token {server.token}"}
-                ), timeout=20)  # fmt: skip
+        server.end_kernel(one.path.name)

@@ -1,4 +1,4 @@
-"""A student in JupyterLab: cells run one by one, forms typed into, the stop button, a new kernel, an export."""
+"""A student in JupyterLab: cells one by one, forms, the stop button, a new kernel, an export."""
 
 import json
 import time
@@ -9,7 +9,12 @@ from nbconvert import HTMLExporter
 from helpers.run import jupyterlab, start_page
 
 WIDGET = jupyterlab.WIDGET
-HEAD = "from helpers.results.store import Results\nfrom helpers.lessons import exercises\nfrom helpers.display import live\nimport time\nstore = Results('01_review')"
+HEAD = """\
+from helpers.results import Results
+from helpers.lessons import exercises
+from helpers.display import live
+import time
+store = Results('01_review')"""
 FORMS = [
     ("markdown", "# Forms"),
     HEAD,

@@ -85,31 +85,30 @@ FAILING = {
 
 
 def those_that_run(root: Path) -> dict[str, str]:
-    """With names of every sort."""
-    names = ["Ana García", "李小龙", 'O\'Brien "Bob"', "=cmd|' C calc'!A0"]
-    for n, name in enumerate(names):
+    for n, name in enumerate(["Ana García", 'O\'Brien "Bob"']):
         notebook(root / name, "01_review", GOOD)
-        week(root / name, 100.0 + n, insight=f"Insight of number {n}: <script>alert({n})</script>")
-        quiz_answers(root / name, name, wrong=n)
+        week(root / name, 100.0, insight=f"Insight of number {n}: <script>alert({n})</script>")
+        quiz_answers(root / name, name, wrong=2 * n)
     clean = f"assert {SECRET!r} not in os.environ and os.environ['HOME'] != {os.environ['HOME']!r}"
     cell = f"{leaves_a_process(MARK)}\nimport os\n{clean}"
     notebook(root / "leaves processes", "01_review", cell)
     older = root / "another version"
     notebook(older, "01_introduction", "print('an older notebook')", parameters=None)
-    return dict.fromkeys([*names, "leaves processes", "another version"], "ran")
+    return dict.fromkeys([p.name for p in root.iterdir()], "ran")
 
 
 def those_that_are_read(root: Path) -> dict[str, str]:
     """Documents and measurements only: nothing to run."""
-    for n in range(7):
-        week(root / f"reader {n}", 200.0 + n, insight=f"Same insight {n}")
+    names = ["李小龙", "=cmd|' C calc'!A0", *(f"reader {n}" for n in range(7))]
+    for n, name in enumerate(names):
+        week(root / name, 198.0 + n, insight=f"Same insight {n}")
     document = root / "reader 0" / "my_learnings.md"
     text = document.read_text().replace("Initial throughput: 200 ", "Initial throughput: 999 ")
     document.write_text(text.replace("2. ___", "2. TTFT fell to 77 ms, and 10x is real"))
     copied = (root / "reader 0" / "measurements.jsonl").read_bytes()
     (root / "reader 6" / "measurements.jsonl").write_bytes(copied + b'{"half": \n\xff\xfe\n')
     (root / "empty").mkdir()
-    return {f"reader {n}": "read" for n in range(7)} | {"empty": "empty"}
+    return dict.fromkeys(names, "read") | {"empty": "empty"}
 
 
 def those_that_fail(root: Path) -> dict[str, str]:

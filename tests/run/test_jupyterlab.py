@@ -72,7 +72,7 @@ def test_widgets_are_kept_out_of_saved_notebooks_and_nothing_else():
     cells = [
         {"cell_type": "code", "outputs": [
             output(**{lab.WIDGET: {"model_id": "1"}, "text/plain": "HBox(...)"}),
-            output(**{lab.WIDGET: {"model_id": "2"}, "text/plain": "x", "text/html": "<b>kept</b>"}),
+            output(**{lab.WIDGET: {"model_id": "2"}, "text/plain": "x", "text/html": "kept"}),
             output(**{"text/html": "<i>static</i>", "text/plain": "static"}),
             {"output_type": "stream", "name": "stdout", "text": "printed"},
             {"output_type": "error", "ename": "E", "evalue": "", "traceback": []},

@@ -33,8 +33,8 @@ FLAGS = [
     "--disable-quic",
     "--force-color-profile=srgb",
 ]
-# Playwright's own way of waiting asks at every frame: the page is then drawn 60 times a second, by a
-# third of a core that the kernel needs.
+# Playwright's own way of waiting asks at every frame: the page is then drawn 60 times a second, by
+# a third of a core that the kernel needs.
 POLLING_MS = 100
 
 

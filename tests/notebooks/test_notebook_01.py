@@ -13,6 +13,7 @@ from helpers.results.wording import rounded
 from tests.notebook_tools import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

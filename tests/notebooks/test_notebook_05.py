@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "05_server_mode.ipynb"
 PARAMETERS = SMALL["05_server_mode"] | {"GAIN_OF_8": 5.0}
 
+pytestmark = pytest.mark.slow
+
 
 def text_of(output) -> str:
     if output.output_type == "stream":

@@ -83,3 +83,22 @@ def alt_texts(cells) -> list[str]:
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
+
+
+class Outputs:
+    """Stands for the notebook: what was displayed, and what each changing output shows now."""
+
+    def __init__(self, monkeypatch):
+        self.shown = []
+        monkeypatch.setenv("WORKBOOK_WIDGETS", "1")
+        monkeypatch.setattr("IPython.display.display", self.display)
+
+    def display(self, what, display_id=None):
+        self.shown.append(what)
+        place, outputs = len(self.shown) - 1, self
+
+        class Handle:
+            def update(self, new):
+                outputs.shown[place] = new
+
+        return Handle() if display_id else None

@@ -1,7 +1,8 @@
-"""Count KV-cache blocks as vLLM does: what a prefix cache will find, and what requests in flight hold and waste.
+"""Count KV-cache blocks as vLLM does: what a prefix cache finds, what requests in flight hold.
 
-Blocks hold `block_size` tokens (16 on a GPU, 128 on the CPU by default). Only full blocks are kept for reuse, and the
-last token of a prompt is always computed, because its output is needed: vllm/v1/core/kv_cache_manager.py.
+Blocks hold `block_size` tokens (16 on a GPU, 128 on the CPU by default). Only full blocks are kept
+for reuse, and the last token of a prompt is always computed, because its output is needed:
+vllm/v1/core/kv_cache_manager.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from helpers.measure import Measurement
 
 
 def reusable_tokens(shared: int, prompt: int, block_size: int) -> int:
-    """Tokens that a prompt of `prompt` tokens finds when its first `shared` tokens have been seen before."""
+    """Tokens that a prompt of `prompt` tokens finds when its first `shared` were seen."""
     return max(0, min(shared, prompt - 1)) // block_size * block_size
 
 
@@ -21,11 +22,11 @@ def predicted_hits(
     block_size: int,
     outputs: Sequence[Sequence[int]] | None = None,
 ) -> list[int]:
-    """Prompt tokens that each request finds in a prefix cache that starts empty and never has to evict.
+    """Prompt tokens that each request finds in a prefix cache that starts empty and never evicts.
 
-    prompts: token ids, in the order in which the requests are served, one after the other.
-    outputs: what each generated, if later prompts may contain it. The last generated token has no KV cache: nothing
-        was computed after it.
+    prompts: token ids, in the order in which the requests are served, one after the other. outputs:
+    what each generated, if later prompts may contain it. The last generated token has no KV cache:
+    nothing was computed after it.
     """
     seen: set[int] = set()
     hits = []
@@ -42,7 +43,10 @@ def predicted_hits(
 
 
 def _block_keys(tokens: Sequence[int], block_size: int) -> Iterable[tuple[int, int]]:
-    """(end, key) of every full block; a key stands for the block and all before it, as vLLM's chained hashes do."""
+    """(end, key) of every full block; a key stands for the block and all before it.
+
+    So do vLLM's chained hashes.
+    """
     key = 0
     for end in range(block_size, len(tokens) + 1, block_size):
         key = hash((key, tuple(tokens[end - block_size : end])))
@@ -50,11 +54,12 @@ def _block_keys(tokens: Sequence[int], block_size: int) -> Iterable[tuple[int, i
 
 
 def in_flight(measurement: Measurement, block_size: int, max_model_len: int) -> list[dict]:
-    """Slots that the requests in flight hold, one row for each step in which all of them were decoding.
+    """Slots that requests in flight hold, a row for each step in which all of them were decoding.
 
-    Rows: t_s, requests, tokens (with keys and values), blocks, unused_slots (the empty ends of last blocks),
-    contiguous_slots (what reserving max_model_len tokens for each request would take), kv_cache_usage (vLLM's own
-    gauge). Steps with a prompt half read are left out: vLLM does not say how far it got.
+    Rows: t_s, requests, tokens (with keys and values), blocks, unused_slots (the empty ends of last
+    blocks), contiguous_slots (what reserving max_model_len tokens for each request would take),
+    kv_cache_usage (vLLM's own gauge). Steps with a prompt half read are left out: vLLM does not say
+    how far it got.
     """
     rows = []
     for step in measurement.timeline:
@@ -70,8 +75,12 @@ def in_flight(measurement: Measurement, block_size: int, max_model_len: int) -> 
         held = [r.input_tokens + sum(t <= now for t in r.token_times_s) - 1 for r in decoding]
         blocks = sum(-(-tokens // block_size) for tokens in held)
         rows.append({
-            "t_s": now, "requests": len(decoding), "tokens": sum(held), "blocks": blocks,
-            "unused_slots": blocks * block_size - sum(held), "contiguous_slots": len(decoding) * max_model_len,
+            "t_s": now,
+            "requests": len(decoding),
+            "tokens": sum(held),
+            "blocks": blocks,
+            "unused_slots": blocks * block_size - sum(held),
+            "contiguous_slots": len(decoding) * max_model_len,
             "kv_cache_usage": step["kv_cache_usage"],
         })  # fmt: skip
     return rows
@@ -80,19 +89,22 @@ def in_flight(measurement: Measurement, block_size: int, max_model_len: int) -> 
 def last_steps(
     requests: int, input_tokens: int, output_tokens: int, block_size: int, blocks: int
 ) -> list[int]:
-    """The step in which each request ends when all arrive at once and the cache has `blocks` for them.
+    """The step in which each request ends when all arrive at once and the cache has `blocks`.
 
-    As vLLM's scheduler does it (vllm/v1/core/sched/scheduler.py): who runs comes first; for want of a block the last
-    that runs gives up its own, but keeps the tokens it has written; when nobody had to, those that wait are let in, as
-    far as blocks are free. Raises ValueError when one request alone does not fit.
+    As vLLM's scheduler does it (vllm/v1/core/sched/scheduler.py): who runs comes first; for want of
+    a block the last that runs gives up its own, but keeps the tokens it has written; when nobody
+    had to, those that wait are let in, as far as blocks are free. Raises ValueError when one
+    request alone does not fit.
     """
     if -(-(input_tokens + output_tokens - 1) // block_size) > blocks:
-        raise ValueError(
-            f"A request of {input_tokens} + {output_tokens} tokens does not fit {blocks} blocks of {block_size}."
-        )
+        size = f"{input_tokens} + {output_tokens} tokens"
+        raise ValueError(f"A request of {size} does not fit {blocks} blocks of {block_size}.")
     written, ends = [0] * requests, [0] * requests
     running, waiting, step = [], list(range(requests)), 0
-    needs = lambda chosen: sum(-(-(input_tokens + written[i]) // block_size) for i in chosen)
+
+    def needs(chosen: list[int]) -> int:
+        return sum(-(-(input_tokens + written[i]) // block_size) for i in chosen)
+
     while running or waiting:
         step += 1
         pushed_out = False

@@ -1,8 +1,8 @@
 """What this machine can do at most: GB/s and FLOP/s, timed with big, simple operations of torch.
 
-    limits = measure_limits()       # of the GPU, or of one core of the CPU limits.flop_per_s,
-    limits.bytes_per_s, limits.knee python -m helpers.lessons.machine_limits cpu     # the same in a
-    process of its own, as one line of JSON
+    limits = measure_limits()       # of the GPU, or of one core of the CPU
+    limits.flop_per_s, limits.bytes_per_s, limits.knee
+    python -m helpers.lessons.machine_limits cpu     # in a process of its own, as a line of JSON
 
 The limits are measured here, not copied from a data sheet, so that a fraction of them means
 something on any machine. Each number is the best of several runs: other programs can only make a

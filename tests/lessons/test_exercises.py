@@ -14,12 +14,17 @@ def store(tmp_path):
     return Results("01_review", tmp_path)
 
 
-HEAD = "from helpers.results.store import Results\nfrom helpers.lessons import exercises\nstore = Results('01_review', {folder!r})"
+HEAD = (
+    "from helpers.results.store import Results\n"
+    "from helpers.lessons import exercises, forms\n"
+    "store = Results('01_review', {folder!r})"
+)
 # The controls of the forms made so far, oldest first.
 CONTROLS = (
     "import ipywidgets, time\n"
     "from ipywidgets.widgets import widget\n"
-    "controls = [w for w in widget._instances.values() if isinstance(w, (ipywidgets.Text, ipywidgets.Textarea, ipywidgets.Checkbox, ipywidgets.RadioButtons))]\n"
+    "kinds = ipywidgets.Text, ipywidgets.Textarea, ipywidgets.Checkbox, ipywidgets.RadioButtons\n"
+    "controls = [w for w in widget._instances.values() if isinstance(w, kinds)]\n"
 )
 
 
@@ -160,7 +165,8 @@ def test_hints_open_one_after_the_other(capsys):
     exercises.hint("Look at `block_size`.", "Count a < b.", solution="16 * 4\n= 64")
     assert "hint 1 of 2, then hint 2 of 2, then solution" in capsys.readouterr().out
     done = run_cells(
-        "from helpers.lessons.exercises import hint\nhint('Look at `block_size`.', 'Count a < b.', solution='64')"
+        "from helpers.lessons.exercises import hint\n"
+        "hint('Look at `block_size`.', 'Count a < b.', solution='64')"
     )
     page = done.cells[0].outputs[0].data["text/html"]
     assert page.count("<details") == 3 and "open" not in page.replace("</details>", "")
@@ -173,7 +179,8 @@ def test_papermill_and_nbconvert_show_text_never_a_widget(tmp_path):
         HEAD.format(folder=str(tmp_path)),
         "guess = exercises.predict(store, 'kv', 'How many <tokens>?', 1000.0, 'tokens')",
         "exercises.reconcile(store, guess, 1500.0)",
-        "exercises.ask(store, 'insight_1', 'What did you learn?')\nexercises.choose(store, 'c', 'Which?', ['a', 'b'])",
+        "exercises.ask(store, 'insight_1', 'What did you learn?')\n"
+        "exercises.choose(store, 'c', 'Which?', ['a', 'b'])",
         "exercises.tick(store, 'paper', 'Read the paper')",
     )
     assert WIDGET not in kinds(done)
@@ -183,20 +190,22 @@ def test_papermill_and_nbconvert_show_text_never_a_widget(tmp_path):
     page = to_html(done)
     assert "How many &lt;tokens&gt;?" in page and "nobody typed one" in page and "1.50" in page
     assert "No answer yet" in page and "Nothing chosen yet" in page and "not ticked yet" in page
-    for trace in ("Widget(", "HBox(", "widget-view", "Answer(", "Tick(", "Prediction("):
+    for trace in ("Widget(", "HBox(", "widget-view", "Answer(", "Tick(", "Guess("):
         assert trace not in page, trace
 
 
-# ---------------------------------------------------------------- the forms (values set as a front end sets them)
+# ---------------------------------------------------------------- forms, driven as a front end does
 
 
 def test_what_is_typed_is_saved_once_typing_pauses(tmp_path, store):
     done = run_cells(
         HEAD.format(folder=str(tmp_path)),
-        "guess = exercises.predict(store, 'kv', 'How many?', 1000.0, 'tokens')\nanswer = exercises.ask(store, 'insight_1', 'What?')",
+        "guess = exercises.predict(store, 'kv', 'How many?', 1000.0, 'tokens')\n"
+        "answer = exercises.ask(store, 'insight_1', 'What?')",
         CONTROLS + "for text in ('1', '12', '120', '1200'): controls[0].value = text\n"
         "for text in ('B', 'Ba', 'Batching'): controls[1].value = text\n",
-        "print(guess.value, guess.source, answer.text)\nexercises.reconcile(store, guess, 1200)\nNone",
+        "print(guess.value, guess.source, answer.text)\n"
+        "exercises.reconcile(store, guess, 1200)\nNone",
         env={"WORKBOOK_WIDGETS": "1"},
     )
     assert "1200.0 student Batching" in texts(done.cells[3])
@@ -214,8 +223,8 @@ def test_a_pause_in_typing_saves_without_another_cell(tmp_path, store):
         HEAD.format(folder=str(tmp_path)),
         "exercises.ask(store, 'insight_1', 'What?');",
         # A cell that awaits lets the kernel's loop turn, as it does while the kernel is idle.
-        CONTROLS
-        + "import asyncio\ncontrols[0].value = 'Idle'\nawait asyncio.sleep(1.5)\nprint(len(store.records()))",
+        CONTROLS + "import asyncio\ncontrols[0].value = 'Idle'\nawait asyncio.sleep(1.5)\n"
+        "print(len(store.records()))",
         env={"WORKBOOK_WIDGETS": "1"},
     )
     assert [r["text"] for r in lines_of(store)] == ["Idle"]
@@ -255,8 +264,8 @@ def test_a_new_kernel_restores_forms_and_a_late_change_is_marked(tmp_path, store
         HEAD.format(folder=str(tmp_path)),
         "exercises.predict(store, 'kv', '?', 10.0, 'GiB')\nexercises.ask(store, 'insight_1', '?')\n"
         "exercises.choose(store, 'c', '?', ['a', 'b'])\nexercises.tick(store, 'paper', 'Read');",
-        CONTROLS
-        + "print([c.value for c in controls])\ncontrols[0].value = '18'\nexercises._flush()\ncontrols[3].value = False",
+        CONTROLS + "print([c.value for c in controls])\n"
+        "controls[0].value = '18'\nforms.flush()\ncontrols[3].value = False",
         env={"WORKBOOK_WIDGETS": "1"},
     )
     assert "['9', 'Kept words', 'b', True]" in texts(done.cells[2])
@@ -285,49 +294,10 @@ def test_unreadable_numbers_are_refused_in_words_and_not_saved(tmp_path, store):
 def test_a_save_that_fails_is_shown_in_the_form(tmp_path):
     done = run_cells(
         HEAD.format(folder=str(tmp_path)),
-        "def full(*a, **k): raise OSError('No space left on device')\nstore.save = full\nexercises.ask(store, 'k', '?');",
+        "def full(*a, **k): raise OSError('No space left on device')\n"
+        "store.save = full\nexercises.ask(store, 'k', '?');",
         CONTROLS + "controls[0].value = 'text'",
         "pass",
         env={"WORKBOOK_WIDGETS": "1"},
     )
     assert "Not saved: No space left on device" in texts(done.cells[1])
-
-
-# ---------------------------------------------------------------- cells run out of order
-
-
-def test_a_missing_name_says_which_cell_to_run(tmp_path):
-    import nbformat
-
-    cells = [
-        nbformat.v4.new_markdown_cell("# Title\ntext\n## 2. The baseline"),
-        nbformat.v4.new_code_cell("import math"),
-        nbformat.v4.new_code_cell(
-            "# start it\nengine = open_engine(profile)\nfor step in range(3):\n    last = step"
-        ),
-        nbformat.v4.new_code_cell("%matplotlib inline\nengine = 2"),
-    ]
-    path = tmp_path / "n.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    said = exercises.which_cell(path, "engine")
-    assert (
-        "code cell 2 under “2. The baseline”" in said and "`engine = open_engine(profile)`" in said
-    )
-    assert exercises.which_cell(path, "last") and exercises.which_cell(path, "math")
-    assert (
-        exercises.which_cell(path, "open_engine") is None
-        and exercises.which_cell(tmp_path / "no.ipynb", "x") is None
-    )
-
-
-def test_the_advice_reaches_the_student_and_the_error_stays_an_error(tmp_path, monkeypatch):
-    done = run_cells(
-        "from helpers.lessons import exercises\nexercises.which_cell = lambda path, name: f'ADVICE for {name} in {path.name}'\nexercises.order_help('01_review')",
-        "print(engine)",
-        "1 / 0",
-        allow_errors=True,
-    )
-    error = done.cells[1].outputs[-1]
-    assert error.output_type == "error" and error.ename == "NameError"
-    assert "ADVICE for engine in 01_review.ipynb" in texts(done.cells[1])
-    assert "ADVICE" not in texts(done.cells[2])

@@ -89,7 +89,7 @@ def test_steps_with_a_prompt_half_read_are_left_out():
 
 
 def test_preempted_requests_keep_their_tokens_and_write_the_rest_later():
-    # 2 requests of 4 + 4 tokens, blocks of 4: one block each at first, a second for the next token; 2 blocks in all.
+    # 2 requests of 4 + 4 tokens, blocks of 4: one block each at first, a second for the next token.
     assert kv_blocks.last_steps(2, 4, 4, 4, blocks=4) == [4, 4]
     assert kv_blocks.last_steps(2, 4, 4, 4, blocks=2) == [4, 7], (
         "the last to come is pushed out after its first token"
@@ -100,7 +100,8 @@ def test_preempted_requests_keep_their_tokens_and_write_the_rest_later():
 
 
 def test_steps_of_a_small_cache_as_recorded():
-    # H100: 64 requests of 64 + 192 in 512 blocks of 16 took 129 steps more than in all blocks, and 1.22 times as long on average.
+    # H100: 64 requests of 64 + 192 in 512 blocks of 16 took 129 steps more than in all blocks, and
+    # 1.22 times as long on average.
     ends = kv_blocks.last_steps(64, 64, 192, 16, 512)
     assert max(ends) - 192 == pytest.approx(129, abs=2) and sum(ends) / 64 / 192 == pytest.approx(
         1.22, abs=0.02

@@ -8,17 +8,20 @@ import nbformat
 import papermill
 import pytest
 
-from helpers.lessons.reading_notes import quiz
+from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results.store import Results
 from tests.notebook_tools import SMALL, alt_texts, texts
 
-# The whole notebook is executed; on a machine that others use as well it takes minutes instead of one.
+# The whole notebook is executed; on a busy machine it takes minutes instead of one.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 REPO = Path(__file__).resolve().parents[2]
 NOTEBOOK = REPO / "notebooks" / "03_reading_notes.ipynb"
 STUDENT = "Ada Lovelace"
-WORDS = "Requests hold blocks of a few tokens instead of one long piece, so hardly anything is wasted and more fit."
+WORDS = (
+    "Requests hold blocks of a few tokens instead of one long piece, "
+    "so hardly anything is wasted and more fit."
+)
 
 
 # --- as it is committed
@@ -65,11 +68,12 @@ def test_sections_are_the_issues_and_every_paper_has_its_idea_in_ten_lines(sourc
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook 03")
-    questions = quiz.make_quiz(STUDENT)
+    questions = make_quiz(STUDENT)
     answers = {q.id: q.answer for q in questions if q.section == "1"} | {"idle": 3}
     parameters = SMALL["03_reading_notes"] | {
         "RESULTS_DIR": str(folder / "results"), "STUDENT": STUDENT, "QUIZ_ANSWERS": answers,
-        "PREDICTIONS": {"paged_percent": 80}, "NOTES": {"orca": WORDS}, "PRICE_PER_HOUR": 3.0, "UTILISATION": 0.25,
+        "PREDICTIONS": {"paged_percent": 80}, "NOTES": {"orca": WORDS},
+        "PRICE_PER_HOUR": 3.0, "UTILISATION": 0.25,
     }  # fmt: skip
     out = folder / "out.ipynb"
     # From a folder that is not the repository: nothing may depend on where the notebook runs.

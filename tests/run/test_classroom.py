@@ -17,7 +17,7 @@ import pytest
 from markupsafe import escape
 from nbformat import v4
 
-from helpers.lessons.reading_notes import quiz
+from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import Results, export
 from helpers.results.store import load
 from helpers.run import notebook_file
@@ -51,7 +51,7 @@ def week(folder: Path, throughput: float, insight="Batching shares the weights."
 
 def quiz_answers(folder: Path, student: str, wrong: int) -> None:
     """A self-check that claims that all was right."""
-    questions = quiz.make_quiz(student)
+    questions = make_quiz(student)
     answers = {q.id: q.answer for q in questions}
     for question in questions[:wrong]:
         answers[question.id] = "no" if question.choices else -12345.0

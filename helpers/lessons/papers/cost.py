@@ -2,45 +2,43 @@
 
 from dataclasses import dataclass, replace
 
+HOURS_A_MONTH = 730
+
 
 @dataclass(frozen=True)
 class CostInputs:
-    """One service. Prices are the student's own; nothing here is a quote.
+    """One machine. Prices are the student's own; nothing here is a quote.
 
-    `tokens_per_s` is what the machine generates when it is full, `utilisation` the share of the paid hours
-    in which it is (0 to 1), `overhead` what is paid on top (storage, network, people) as a share of the
-    machine's price.
+    `tokens_per_s` is what the machine generates when it is full, `utilisation` the share of the
+    paid hours in which it is (0 to 1), `overhead` what is paid on top (storage, network, people) as
+    a share of the machine's price. More machines change no price per token: both grow together.
     """
 
     price_per_hour: float
     tokens_per_s: float
     utilisation: float = 0.5
     overhead: float = 0.0
-    machines: int = 1
 
     def __post_init__(self):
         if self.price_per_hour < 0 or self.overhead < 0:
             raise ValueError("price_per_hour and overhead must not be negative")
-        if self.tokens_per_s <= 0 or not 0 < self.utilisation <= 1 or self.machines < 1:
-            raise ValueError(
-                "tokens_per_s must be positive, utilisation in (0, 1], machines at least 1"
-            )
+        if self.tokens_per_s <= 0 or not 0 < self.utilisation <= 1:
+            raise ValueError("tokens_per_s must be positive, utilisation in (0, 1]")
+
+    @property
+    def tokens_per_hour(self) -> float:
+        """Tokens generated in a paid hour."""
+        return self.tokens_per_s * 3600 * self.utilisation
 
 
 def cost_per_million(inputs: CostInputs) -> float:
-    """Money per million generated tokens: hourly price / tokens generated in a paid hour.
-
-    More machines do not change it: price and tokens grow together.
-    """
-    tokens_per_hour = inputs.tokens_per_s * 3600 * inputs.utilisation
-    return inputs.price_per_hour * (1 + inputs.overhead) / tokens_per_hour * 1e6
+    """Money per million generated tokens: hourly price / tokens generated in a paid hour."""
+    return inputs.price_per_hour * (1 + inputs.overhead) / inputs.tokens_per_hour * 1e6
 
 
-def monthly(inputs: CostInputs, hours: float = 730) -> dict[str, float]:
-    """Money and millions of tokens in a month of `hours`."""
-    money = inputs.machines * inputs.price_per_hour * (1 + inputs.overhead) * hours
-    return {"money": money, "million_tokens": money / cost_per_million(inputs) if money else
-            inputs.machines * inputs.tokens_per_s * 3600 * inputs.utilisation * hours / 1e6}  # fmt: skip
+def million_tokens_a_month(inputs: CostInputs) -> float:
+    """Millions of tokens that the machine generates in a month."""
+    return inputs.tokens_per_hour * HOURS_A_MONTH / 1e6
 
 
 def what_changes_it(inputs: CostInputs, changes: dict[str, dict]) -> list[dict]:
@@ -54,5 +52,5 @@ def what_changes_it(inputs: CostInputs, changes: dict[str, dict]) -> list[dict]:
 
 
 def break_even_utilisation(inputs: CostInputs, api_price_per_million: float) -> float:
-    """Share of hours that must be busy for the machine to match an API's price; above 1 it never does."""
+    """Share of hours that must be busy to match an API's price; above 1 the machine never does."""
     return cost_per_million(replace(inputs, utilisation=1.0)) / api_price_per_million

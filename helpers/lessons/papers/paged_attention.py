@@ -1,7 +1,8 @@
 """PagedAttention: how much memory a KV cache needs, and how much of it four allocators waste.
 
-Paper: Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention",
-SOSP 2023, arXiv 2309.06180. Numbers marked "printed" are the paper's; the rest is computed here.
+Paper: Kwon et al., "Efficient Memory Management for Large Language Model Serving with
+PagedAttention", SOSP 2023, arXiv 2309.06180. Numbers marked "printed" are the paper's; the rest is
+computed here.
 """
 
 from collections import Counter, deque
@@ -11,17 +12,18 @@ import numpy as np
 
 GIB = 2**30
 POLICIES = ("max", "pow2", "oracle", "paged")
+MAX_LEN = 2048  # of OPT: prompt and answer
 
-# Table 1, printed: model -> layers and width of OPT, GPUs, weights and KV-cache memory in GB, slots.
+# Table 1, printed: layers and width of OPT, GPUs, KV-cache memory in GB, slots.
 TABLE_1 = {
-    "OPT-13B": {"layers": 40, "hidden": 5120, "gpus": 1, "weights_gb": 26, "kv_cache_gb": 12, "printed_slots": 15_700},
-    "OPT-66B": {"layers": 64, "hidden": 9216, "gpus": 4, "weights_gb": 132, "kv_cache_gb": 21, "printed_slots": 9_700},
-    "OPT-175B": {"layers": 96, "hidden": 12288, "gpus": 8, "weights_gb": 346, "kv_cache_gb": 264,
-                 "printed_slots": 60_100},
-}  # fmt: skip
+    "OPT-13B": {"layers": 40, "hidden": 5120, "gpus": 1, "kv_cache_gb": 12, "slots": 15_700},
+    "OPT-66B": {"layers": 64, "hidden": 9216, "gpus": 4, "kv_cache_gb": 21, "slots": 9_700},
+    "OPT-175B": {"layers": 96, "hidden": 12288, "gpus": 8, "kv_cache_gb": 264, "slots": 60_100},
+}
+OPT_13B_SLOTS = 15_729  # computed from its 12 GB
 
-# Figure 2, printed: percent of the KV-cache memory, averaged over the run. The paper gives only the first
-# number for vLLM; what is left of 100 is 3.7.
+# Figure 2, printed: percent of the KV-cache memory, averaged over the run. The paper gives only the
+# first number for vLLM; what is left of 100 is 3.7.
 FIGURE_2 = {
     "max": {"tokens": 20.4, "reserved": 13.3, "internal": 57.3, "external": 8.9},
     "pow2": {"tokens": 26.8, "reserved": 17.9, "internal": 13.6, "external": 41.6},
@@ -38,17 +40,18 @@ TRACES = {
 # Figure 13, printed: requests batched on average, OPT-13B, ShareGPT at 2 requests/s.
 FIGURE_13 = {"max": 7.00, "pow2": 9.81, "oracle": 13.62, "paged": 30.42}
 
-# Figure 15, printed: percent of KV blocks saved by sharing on the Alpaca trace, by number of sequences.
+# Figure 15, printed: percent of KV blocks saved by sharing on the Alpaca trace, by number of
+# sequences.
 FIGURE_15 = {"parallel": {2: 6.09, 4: 8.53, 6: 9.79}, "beam": {2: 37.56, 4: 53.13, 6: 55.16}}
 
 
-def kv_bytes_per_token(layers: int, kv_width: int, bytes_per_value: int = 2) -> int:
+def kv_bytes_per_token(layers: int, kv_width: int) -> int:
     """Bytes that one token keeps in the KV cache: a key and a value per layer (section 3).
 
-    `kv_width` is KV heads times head size: the hidden size where every head has its own keys and values
-    (OPT), less with grouped heads (Qwen2.5).
+    In two-byte numbers. `kv_width` is KV heads times head size: the hidden size where every head
+    has its own keys and values (OPT), less with grouped heads (Qwen2.5).
     """
-    return 2 * layers * kv_width * bytes_per_value
+    return 2 * layers * kv_width * 2
 
 
 def slots(kv_cache_bytes: float, bytes_per_token: int) -> int:
@@ -65,24 +68,25 @@ class Lengths:
 
     @property
     def total(self) -> int:
+        """Tokens that it holds at its end."""
         return self.prompt + self.output
 
 
-def moments_from_figure_2(
-    pool_slots: int = 15_729, batch: float = FIGURE_13["max"]
-) -> dict[str, float]:
+def moments_from_figure_2() -> dict[str, float]:
     """What Figure 2's first bar and the batch of Figure 13 say about the lengths of the trace.
 
-    "max" holds `batch` requests whatever they ask for, so its bar is lengths alone: a running request holds
-    on average `held` tokens (20.4 % of the pool / batch) and ends with `final` (20.4 + 13.3 %). With
-    prompt and answer independent, held = E[in] + E[out^2] / (2 E[out]) and final = E[in] + E[out^2] / E[out];
-    the first gives the spread of the answers, the second is then a check.
+    "max" holds 7 requests whatever they ask for, so its bar is lengths alone: a running request
+    holds on average `held` tokens (20.4 % of the pool / 7) and ends with `final` (20.4 + 13.3 %).
+    With prompt and answer independent, held = E[in] + E[out^2] / (2 E[out]) and
+    final = E[in] + E[out^2] / E[out]; the first gives the spread of the answers, the second is then
+    a check.
 
     Returns tokens `held`, `final`, `final_predicted`, and `output_cv` (standard deviation / mean).
     """
     trace, bar = TRACES["ShareGPT"], FIGURE_2["max"]
-    held = bar["tokens"] / 100 * pool_slots / batch
-    final = (bar["tokens"] + bar["reserved"]) / 100 * pool_slots / batch
+    slots_of_one = OPT_13B_SLOTS / FIGURE_13["max"]
+    held = bar["tokens"] / 100 * slots_of_one
+    final = (bar["tokens"] + bar["reserved"]) / 100 * slots_of_one
     second_over_first = 2 * (held - trace["input"])
     variance = second_over_first * trace["output"] - trace["output"] ** 2
     return {
@@ -94,17 +98,13 @@ def moments_from_figure_2(
 
 
 def draw_lengths(
-    n: int,
-    trace: str = "ShareGPT",
-    seed: int = 0,
-    output_cv: float = 0.87,
-    input_cv: float = 1.0,
-    max_len: int = 2048,
+    n: int, trace: str = "ShareGPT", seed: int = 0, output_cv: float = 0.87
 ) -> list[Lengths]:
-    """`n` requests whose mean lengths match a trace of Figure 11 before cutting to `max_len`.
+    """`n` requests whose mean lengths match a trace of Figure 11 before cutting to `MAX_LEN`.
 
-    Gamma distributed: the traces themselves are not shipped, and the paper prints only their means and
-    histograms. `output_cv` (spread / mean) is what `moments_from_figure_2` gives for ShareGPT.
+    Gamma distributed: the traces themselves are not shipped, and the paper prints only their means
+    and histograms. `output_cv` (spread / mean of the answers) is what `moments_from_figure_2` gives
+    for ShareGPT; prompts spread by their mean.
     """
     rng = np.random.default_rng(seed)
     mean = TRACES[trace]
@@ -113,9 +113,9 @@ def draw_lengths(
         shape = 1 / cv**2
         return np.maximum(1, np.rint(rng.gamma(shape, average / shape, n))).astype(int)
 
-    prompts = np.minimum(gamma(mean["input"], input_cv), max_len - 1)
-    outputs = np.minimum(gamma(mean["output"], output_cv), max_len - prompts)
-    return [Lengths(int(p), int(o)) for p, o in zip(prompts, outputs)]
+    prompts = np.minimum(gamma(mean["input"], 1.0), MAX_LEN - 1)
+    outputs = np.minimum(gamma(mean["output"], output_cv), MAX_LEN - prompts)
+    return [Lengths(int(p), int(o)) for p, o in zip(prompts, outputs, strict=True)]
 
 
 def next_power_of_two(n: int) -> int:
@@ -162,6 +162,7 @@ class BuddyPool:
 
     @property
     def free_slots(self) -> int:
+        """Slots in all free chunks."""
         return sum(size * len(starts) for size, starts in self.free.items())
 
 
@@ -169,7 +170,6 @@ class BuddyPool:
 class Usage:
     """Where the pool went, as fractions averaged over the steps that were counted."""
 
-    policy: str
     tokens: float  # holds keys and values
     reserved: float  # will hold them before the request ends
     internal: float  # belongs to a request that will never fill it
@@ -177,12 +177,60 @@ class Usage:
     mean_running: float
     steps: int
     finished: int
-    preemptions: int
-    worst_waste_per_request: int  # slots given to a request beyond the tokens that it held, at most
+    worst_waste_per_request: int  # slots given to a request beyond the tokens it held, at most
 
     def as_percent(self) -> dict[str, float]:
         """The four parts in percent, under the names of `FIGURE_2`."""
         return {k: 100 * getattr(self, k) for k in ("tokens", "reserved", "internal", "external")}
+
+
+class _Tally:
+    """Sums over the steps that are counted."""
+
+    def __init__(self, pool_slots: int):
+        self.pool_slots = pool_slots
+        self.sums, self.steps, self.finished, self.worst = np.zeros(5), 0, 0, 0
+
+    def count(self, held: int, final: int, given: int, wasted: list[int]) -> None:
+        """One step: tokens held, tokens that the running requests end with, slots given to them."""
+        self.sums += (held, final - held, given - final, self.pool_slots - given, len(wasted))
+        self.steps += 1
+        self.worst = max([self.worst, *wasted])
+
+    def usage(self) -> Usage:
+        """The averages."""
+        steps = max(1, self.steps)
+        parts = map(float, self.sums[:4] / (steps * self.pool_slots))
+        running = float(self.sums[4] / steps)
+        return Usage(*parts, running, self.steps, self.finished, self.worst)
+
+
+def simulate_allocator(
+    requests: list[Lengths],
+    policy: str,
+    pool_slots: int = OPT_13B_SLOTS,
+    block_size: int = 16,
+    max_len: int = MAX_LEN,
+) -> Usage:
+    """Run requests through a KV pool, first come first served, one token per request and step.
+
+    All requests wait at the start and one is admitted as soon as its memory is there (the loaded
+    server of Figure 2). Contiguous policies take everything at admission; "paged" takes blocks as
+    it grows and, when none is left, evicts the newest request, which later starts again with its
+    tokens so far as the prompt. Only the steps until the queue first runs empty are counted: what
+    follows is the end of the experiment.
+
+    Raises ValueError for an unknown policy or a request that can never fit.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"policy {policy!r} is not one of {', '.join(POLICIES)}")
+    too_long = max((r.total for r in requests), default=0)
+    if too_long > min(max_len, pool_slots // block_size * block_size):
+        limits = f"neither max_len {max_len} nor the pool of {pool_slots}"
+        raise ValueError(f"a request of {too_long} tokens fits {limits}")
+    if policy == "paged":
+        return _simulate_paged(requests, pool_slots, block_size)
+    return _simulate_contiguous(requests, policy, pool_slots, max_len)
 
 
 def _asked_slots(policy: str, request: Lengths, max_len: int) -> int:
@@ -194,137 +242,92 @@ def _asked_slots(policy: str, request: Lengths, max_len: int) -> int:
     return request.total
 
 
-def simulate_allocator(
-    requests: list[Lengths],
-    policy: str,
-    pool_slots: int = 15_729,
-    block_size: int = 16,
-    max_len: int = 2048,
-    max_running: int | None = None,
-) -> Usage:
-    """Run requests through a KV pool, one token per running request and step, first come first served.
-
-    All requests wait at the start and one is admitted as soon as its memory is there (the loaded server of
-    Figure 2). Contiguous policies take everything at admission; "paged" takes blocks as it grows and, when
-    none is left, evicts the newest request, which later starts again with its tokens so far as the prompt.
-    Only the steps until the queue first runs empty are counted: what follows is the end of the experiment.
-
-    Raises ValueError for an unknown policy or a request that can never fit.
-    """
-    if policy not in POLICIES:
-        raise ValueError(f"policy {policy!r} is not one of {', '.join(POLICIES)}")
-    too_long = max((r.total for r in requests), default=0)
-    if too_long > min(max_len, pool_slots // block_size * block_size):
-        raise ValueError(
-            f"a request of {too_long} tokens fits neither max_len {max_len} nor the pool of {pool_slots}"
-        )
-    if policy == "paged":
-        return _simulate_paged(requests, pool_slots, block_size, max_running)
-    return _simulate_contiguous(requests, policy, pool_slots, max_len, max_running)
+@dataclass
+class _Contiguous:
+    request: Lengths
+    chunk: tuple[int, int]
+    asked: int
+    held: int  # tokens
 
 
-def _simulate_contiguous(requests, policy, pool_slots, max_len, max_running) -> Usage:
-    waiting, pool = deque(requests), BuddyPool(pool_slots)
-    running: list[list] = []  # [request, chunk, asked, tokens held]
-    sums = np.zeros(5)
-    steps = finished = worst = 0
+def _simulate_contiguous(requests, policy, pool_slots, max_len) -> Usage:
+    waiting, pool, tally = deque(requests), BuddyPool(pool_slots), _Tally(pool_slots)
+    running: list[_Contiguous] = []
     while waiting or running:
-        while waiting and (max_running is None or len(running) < max_running):
+        while waiting:
             asked = _asked_slots(policy, waiting[0], max_len)
             chunk = pool.allocate(asked)
             if chunk is None:
-                if not running:
-                    raise ValueError(
-                        f"a request that asks for {asked} slots never fits a pool of {pool_slots}"
-                    )
                 break
             request = waiting.popleft()
-            running.append([request, chunk, asked, request.prompt])
+            running.append(_Contiguous(request, chunk, asked, request.prompt))
+        if not running:
+            raise ValueError(f"a request for {asked} slots never fits a pool of {pool_slots}")
         if waiting:  # counted: the pool is under pressure
-            held = sum(r[3] for r in running)
-            final = sum(r[0].total for r in running)
-            asked = sum(r[2] for r in running)
-            sums += (held, final - held, asked - final, pool_slots - asked, len(running))
-            worst = max(worst, max(r[1][1] - r[3] for r in running))
-            steps += 1
-        survivors = []
-        for entry in running:
-            entry[3] += 1
-            if entry[3] >= entry[0].total:
-                pool.release(entry[1])
-                finished += 1
-            else:
-                survivors.append(entry)
-        running = survivors
+            tally.count(
+                held=sum(r.held for r in running),
+                final=sum(r.request.total for r in running),
+                given=sum(r.asked for r in running),
+                wasted=[r.chunk[1] - r.held for r in running],
+            )
+        for one in running:
+            one.held += 1
+            if one.held >= one.request.total:
+                pool.release(one.chunk)
+                tally.finished += 1
+        running = [one for one in running if one.held < one.request.total]
     assert pool.free_slots == pool_slots, "the buddy pool lost slots"
-    return _usage(policy, sums, steps, pool_slots, finished, 0, worst)
+    return tally.usage()
 
 
-def _simulate_paged(requests, pool_slots, block_size, max_running) -> Usage:
-    total_blocks = pool_slots // block_size
-    free = total_blocks
-    waiting = deque(
-        (r, r.prompt) for r in requests
-    )  # the second number: tokens to hold when admitted
-    running: list[list] = []  # [request, tokens held, blocks], oldest first
-    sums = np.zeros(5)
-    steps = finished = preemptions = worst = 0
+@dataclass
+class _Paged:
+    request: Lengths
+    held: int  # tokens
+    blocks: int = 0
+
+
+def _simulate_paged(requests, pool_slots, block_size) -> Usage:
+    total_blocks = free = pool_slots // block_size
+    tally = _Tally(pool_slots)
+    waiting = deque(_Paged(r, r.prompt) for r in requests)
+    running: list[_Paged] = []  # oldest first
     while waiting or running:
-        while waiting and (max_running is None or len(running) < max_running):
-            request, tokens = waiting[0]
-            blocks = -(-tokens // block_size)
-            if blocks > free:
-                break
-            waiting.popleft()
-            free -= blocks
-            running.append([request, tokens, blocks])
+        while waiting and -(-waiting[0].held // block_size) <= free:
+            one = waiting.popleft()
+            one.blocks = -(-one.held // block_size)
+            free -= one.blocks
+            running.append(one)
         if waiting:
-            held = sum(r[1] for r in running)
-            given = sum(r[2] for r in running) * block_size
-            sums += (held, 0, given - held, pool_slots - given, len(running))
-            worst = max(worst, max(r[2] * block_size - r[1] for r in running))
-            steps += 1
-        i = 0
-        while i < len(running):
-            entry = running[i]
-            entry[1] += 1
-            if entry[1] >= entry[0].total:
-                free += entry[2]
-                finished += 1
-                del running[i]
+            held = sum(r.held for r in running)
+            given = block_size * sum(r.blocks for r in running)
+            tally.count(held, held, given, [r.blocks * block_size - r.held for r in running])
+        for one in list(running):
+            if one.blocks == 0:  # evicted in this step by an older one
                 continue
-            if entry[1] > entry[2] * block_size:
-                while free == 0:  # evict the newest, itself if need be (section 4.5)
+            one.held += 1
+            if one.held >= one.request.total:
+                free += one.blocks
+                tally.finished += 1
+                running.remove(one)
+            elif one.held > one.blocks * block_size:
+                while free == 0 and one.blocks:  # evict the newest, itself if need be (section 4.5)
                     victim = running.pop()
-                    free += victim[2]
-                    preemptions += 1
-                    # Its own step is undone: the token is not there yet.
-                    waiting.appendleft((victim[0], victim[1] - (victim is entry)))
-                    if victim is entry:
-                        break
-                if i < len(running) and running[i] is entry:
-                    entry[2] += 1
-                    free -= 1
+                    free, victim.blocks = free + victim.blocks, 0
+                    waiting.appendleft(victim)
+                if one.blocks:
+                    one.blocks, free = one.blocks + 1, free - 1
                 else:
-                    continue
-            i += 1
+                    one.held -= 1  # its own step is undone: the token is not there yet
     assert free == total_blocks, "the paged pool lost blocks"
-    return _usage("paged", sums, steps, pool_slots, finished, preemptions, worst)
-
-
-def _usage(policy, sums, steps, pool_slots, finished, preemptions, worst) -> Usage:
-    parts = sums[:4] / (max(1, steps) * pool_slots)
-    running = sums[4] / max(1, steps)
-    return Usage(
-        policy, *map(float, parts), float(running), steps, finished, preemptions, int(worst)
-    )
+    return tally.usage()
 
 
 class BlockPool:
     """Blocks with reference counts: sequences share them until one writes (sections 4.3 and 4.4).
 
-    A sequence is a list of block ids and a length; it grows with `append`, splits with `fork` and ends with
-    `free`. Writing into a block that another sequence also holds copies it first.
+    A sequence is a list of block ids and a length; it grows with `append`, splits with `fork` and
+    ends with `free`. Writing into a block that another sequence also holds copies it first.
     """
 
     def __init__(self, blocks: int, block_size: int = 16):
@@ -378,6 +381,7 @@ class BlockPool:
         return child
 
     def free(self, sequence: int) -> None:
+        """The sequence has ended: blocks that nobody else holds become free."""
         for block in self.tables.pop(sequence):
             self._drop(block)
         del self.lengths[sequence]
@@ -394,34 +398,28 @@ class BlockPool:
 
 
 def sharing_savings(
-    requests: list[Lengths],
-    width: int,
-    kind: str = "parallel",
-    block_size: int = 16,
-    regroup: float = 1.0,
-    seed: int = 0,
+    requests: list[Lengths], width: int, kind: str = "parallel"
 ) -> dict[str, float]:
-    """Blocks saved when `width` sequences of each request share what they have in common (Figure 15).
+    """Blocks saved when `width` sequences of a request share what they have in common (Figure 15).
 
-    "parallel": all samples share the prompt. "beam": in addition the beams are regrouped in a share
-    `regroup` of the steps: each takes a parent among the beams at random (1.0 regroups at every step, 0.0
-    never, which is parallel sampling). Real beams follow the model's scores, which this does not know: the
-    two ends bracket them.
+    "parallel": all samples share the prompt. "beam": in addition the beams are regrouped at every
+    step: each takes a parent among the beams at random. Real beams follow the model's scores, which
+    this does not know; parallel samples, which are never regrouped, are the other end.
 
     Returns `saved_percent` (averaged over all steps of all requests) and `copies_per_sequence`.
+    Raises ValueError for another kind.
     """
     if kind not in ("parallel", "beam"):
         raise ValueError(f"kind {kind!r} is not 'parallel' or 'beam'")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     used = unshared = copies = 0
     for request in requests:
-        pool = BlockPool(width * (-(-request.total // block_size) + 2), block_size)
+        pool = BlockPool(width * (-(-request.total // 16) + 2))
         first = pool.new(request.prompt)
         beams = [first] + [pool.fork(first) for _ in range(width - 1)]
         for _ in range(request.output):
-            if kind == "beam" and rng.random() < regroup:
-                parents = rng.integers(0, width, width)
-                children = [pool.fork(beams[p]) for p in parents]
+            if kind == "beam":
+                children = [pool.fork(beams[p]) for p in rng.integers(0, width, width)]
                 for beam in beams:
                     pool.free(beam)
                 beams = children

@@ -1,8 +1,8 @@
 """Speculative decoding: what an acceptance rate is worth.
 
-Paper: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", ICML 2023, arXiv
-2211.17192. Its letters: alpha, the chance that one drafted token is accepted; gamma, drafted tokens per
-step; c, time of one draft step over one target step; c_hat, the same for arithmetic.
+Paper: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", ICML 2023,
+arXiv 2211.17192. Its letters: alpha, the chance that one drafted token is accepted; gamma, drafted
+tokens per step; c, time of one draft step over one target step; c_hat, the same for arithmetic.
 """
 
 # Table 1, printed: (alpha, gamma) -> (operations, speed), both with c = c_hat = 0.
@@ -15,24 +15,21 @@ TABLE_1 = {
     (0.9, 10): (1.60, 6.86),
 }
 
-# Table 2, printed (T5-XXL 11B with T5-small): alpha is printed for translation only, c only as "below 0.05".
-TABLE_2 = {
-    "translation, T=0": {"gamma": 7, "alpha": 0.75, "speed": 3.4},
-    "translation, T=1": {"gamma": 7, "alpha": 0.62, "speed": 2.6},
-    "summaries, T=0": {"gamma": 5, "alpha": None, "speed": 3.1},
-    "summaries, T=1": {"gamma": 5, "alpha": None, "speed": 2.3},
-}
+# Table 2, printed (T5-XXL 11B with T5-small, translation at temperature 0); c only as "below 0.05".
+TABLE_2_T5 = {"gamma": 7, "alpha": 0.75, "speed": 3.4}
 
 
 def _check(alpha: float, gamma: int) -> None:
     if not 0 <= alpha <= 1 or gamma < 0:
-        raise ValueError(
-            f"alpha must lie between 0 and 1 and gamma must not be negative, not {alpha}, {gamma}"
-        )
+        allowed = "alpha must lie between 0 and 1 and gamma must not be negative"
+        raise ValueError(f"{allowed}, not {alpha}, {gamma}")
 
 
 def expected_tokens(alpha: float, gamma: int) -> float:
-    """Tokens that one target step yields: (1 - alpha^(gamma+1)) / (1 - alpha) (equation 1)."""
+    """Tokens that one target step yields: (1 - alpha^(gamma+1)) / (1 - alpha) (equation 1).
+
+    Raises ValueError for an alpha outside 0 to 1 or a negative gamma.
+    """
     _check(alpha, gamma)
     if alpha == 1:
         return gamma + 1.0
@@ -44,9 +41,9 @@ def speedup(alpha: float, gamma: int, c: float = 0.0) -> float:
     return expected_tokens(alpha, gamma) / (gamma * c + 1)
 
 
-def extra_operations(alpha: float, gamma: int, c_hat: float = 0.0) -> float:
-    """Times more arithmetic than without: (gamma c_hat + gamma + 1) / expected tokens (theorem 3.11)."""
-    return (gamma * c_hat + gamma + 1) / expected_tokens(alpha, gamma)
+def extra_operations(alpha: float, gamma: int) -> float:
+    """Times more arithmetic: (gamma + 1) / expected tokens (theorem 3.11, c_hat = 0)."""
+    return (gamma + 1) / expected_tokens(alpha, gamma)
 
 
 def alpha_from_length(mean_length: float, gamma: int) -> float:
@@ -56,13 +53,13 @@ def alpha_from_length(mean_length: float, gamma: int) -> float:
     ValueError outside 1 .. gamma + 1.
     """
     if not 1 <= mean_length <= gamma + 1:
-        raise ValueError(
-            f"a step yields between 1 and {gamma + 1} tokens with {gamma} drafted, not {mean_length}"
-        )
+        allowed = f"between 1 and {gamma + 1} tokens with {gamma} drafted"
+        raise ValueError(f"a step yields {allowed}, not {mean_length}")
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (
-            (middle, high) if expected_tokens(middle, gamma) < mean_length else (low, middle)
-        )
+        if expected_tokens(middle, gamma) < mean_length:
+            low = middle
+        else:
+            high = middle
     return (low + high) / 2

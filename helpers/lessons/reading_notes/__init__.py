@@ -1,0 +1,1 @@
+"""Notebook 3: the papers beside what is measured here, the self-check, vLLM's own arguments."""

@@ -1,26 +1,29 @@
-"""What notebook 3 shows around a paper: its claims beside our numbers, and what counts as having read it."""
+"""Notebook 3's tables "the paper says / we get / why they differ", from what it has computed."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from functools import partial
 
-from helpers import REPO
 from helpers.display import card
 from helpers.display.numbers import number
-from helpers.lessons.papers import cost, speculative
-
-NOTE_WORDS = 15  # a note of the student's own that counts as evidence of reading
-QUIZ_SHARE = 0.7  # of a section's questions
+from helpers.lessons.papers import (
+    deepspeed_inference,
+    flash_attention,
+    paged_attention,
+    scheduling,
+    speculative,
+)
+from helpers.lessons.reading_notes import wording
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One line of the table "the paper says / we get / why they differ".
+    """One line of the table.
 
-    paper: the number as the paper prints it, or None for a claim in words (`what` says it).
-    confirmed: False marks a number that could not be checked in the paper itself.
-    how: where our number is from: "measured", or "calculated" from a formula or a simulated schedule.
+    key: the line's name in the results. paper: the number as the paper prints it, or None for a
+    claim in words (`what` says it). ours: None when it is not rebuilt here. how: where our number
+    is from: "measured", or "calculated" from a formula or a simulated schedule.
     """
 
     key: str
@@ -29,193 +32,250 @@ class Claim:
     ours: float | None
     unit: str
     why: str
-    confirmed: bool = True
     how: str = "measured"
 
     @property
-    def ratio(self) -> float | None:
-        return self.ours / self.paper if self.paper and self.ours is not None else None
+    def metrics(self) -> dict[str, float]:
+        """`ours`, and beside a number of the paper's `paper` and `ratio` (ours / paper)."""
+        if self.paper is None:
+            return {"ours": self.ours}
+        return {"ours": self.ours, "paper": self.paper, "ratio": self.ours / self.paper}
+
+    def row(self, paper: str) -> dict:
+        """The line as the table shows it."""
+        said, got, ratio = "in words", "not measured here", ""
+        if self.paper is not None:
+            said = f"{number(float(self.paper), trim=True)} {self.unit}".strip()
+        if self.ours is not None:
+            got = f"{number(float(self.ours), trim=True)} {self.unit}".strip()
+            got += "" if self.how == "measured" else f" ({self.how})"
+            ratio = f"{self.metrics['ratio']:.2f}" if self.paper else ""
+        return {
+            "claim": self.what,
+            f"{paper} says": said,
+            "we get": got,
+            "ours / theirs": ratio,
+            "why they differ": self.why,
+        }
+
+
+calculated = partial(Claim, how="calculated")
 
 
 def show_claims(store, paper: str, claims: list[Claim]) -> None:
-    """Show the table; save every line that has our number: "paper_claims", variant "paper: key"."""
-    rows = []
-    for c in claims:
-        theirs = "in words" if c.paper is None else _with_unit(c.paper, c.unit)
-        ours = "not measured here" if c.ours is None else _with_unit(c.ours, c.unit)
-        rows.append(
-            {
-                "claim": c.what,
-                f"{paper} says": theirs + ("" if c.confirmed else " (not confirmed)"),
-                "we get": ours
-                + (f" ({c.how})" if c.ours is not None and c.how != "measured" else ""),
-                "ours / theirs": "" if c.ratio is None else f"{c.ratio:.2f}",
-                "why they differ": c.why,
-            }
-        )
-        if c.ours is not None:
-            metrics = {"ours": c.ours} | (
-                {} if c.paper is None else {"paper": c.paper, "ratio": c.ratio}
-            )
+    """Show the table, save each line with our number: experiment "paper_claims", "paper: key"."""
+    for claim in claims:
+        if claim.ours is not None:
             store.save(
                 "paper_claims",
-                f"{paper}: {c.key}",
-                metrics,
-                unit=c.unit,
-                what=c.what,
-                why=c.why,
-                source=None if c.how == "measured" else "formula",
+                f"{paper}: {claim.key}",
+                claim.metrics,
+                unit=claim.unit,
+                what=claim.what,
+                why=claim.why,
+                source=None if claim.how == "measured" else "formula",
             )
-    card.show(card.table(rows, f"{paper}: the paper's numbers beside ours"))
+    title = f"{paper}: the paper's numbers beside ours"
+    card.show(card.table([claim.row(paper) for claim in claims], title))
 
 
-def _with_unit(value: float, unit: str) -> str:
-    return f"{number(float(value), trim=True)} {unit}".strip()
+# ---------------------------------------------------------------- the papers' lines
 
 
-def show_table(rows: list[dict], title: str = "") -> None:
-    """A list of dicts as a plain table; None becomes empty."""
-    card.show(card.table(rows, title))
+def paged(slots: dict[str, int], usage: dict) -> list[Claim]:
+    """PagedAttention. slots: model -> our slots. usage: policy -> `paged_attention.Usage`."""
+    table = paged_attention.TABLE_1
+    row = table["OPT-13B"]
+    kib = paged_attention.kv_bytes_per_token(row["layers"], row["hidden"]) / 1024
+    what = "KV cache of one token, OPT-13B (section 3)"
+    claims = [calculated("opt13b_kib", what, 800, kib, "KiB", "Counted, not measured.")]
+    why = "The paper's GB are rounded to whole ones."
+    for name, ours in slots.items():
+        what = f"slots, {name} (Table 1)"
+        claims.append(calculated(f"slots_{name}", what, table[name]["slots"], ours, "tokens", why))
+    drawn = "Lengths drawn, not the trace's."
+    for policy, printed in paged_attention.FIGURE_2.items():
+        what = f"share that holds tokens, {policy} (Figure 2)"
+        ours, why = 100 * usage[policy].tokens, f"{drawn} Our queue is never empty."
+        claims.append(calculated(f"tokens_{policy}", what, printed["tokens"], ours, "%", why))
+    fuller = "Theirs took 2 requests/s; ours waits for memory all the time, so it is fuller."
+    for policy, printed in paged_attention.FIGURE_13.items():
+        what = f"requests in the batch, {policy} (Figure 13)"
+        ours, why = usage[policy].mean_running, fuller if policy == "paged" else drawn
+        claims.append(calculated(f"batch_{policy}", what, printed, ours, "", why))
+    return claims
 
 
-def evidence_of_reading(note, score, section: str, what: str) -> str | None:
-    """One sentence when the student's own work shows that `what` was read, else None.
+def sharing(rows: list[dict]) -> list[Claim]:
+    """PagedAttention's Figure 15. rows: kind, width, printed, saved_percent."""
+    why = {
+        "parallel": "Lengths drawn, not the trace's.",
+        "beam": "Parents at random at every step: an upper end.",
+    }
+    return [
+        calculated(
+            f"{r['kind']}_{r['width']}",
+            f"blocks saved, {r['kind']}, {r['width']} sequences (Figure 15)",
+            r["printed"],
+            r["saved_percent"],
+            "%",
+            why[r["kind"]],
+        )
+        for r in rows
+    ]
 
-    note: the answer of `exercises.ask`. score: of the self-check.
+
+def orca(
+    simulated: dict[str, int], calibrated_x: float, waves, plans_ahead: bool = False
+) -> list[Claim]:
+    """Orca. simulated: steps by policy ("static", "iteration").
+
+    calibrated_x: ratio of times with the engine's own step times. waves: what the engine did,
+    `static_batching.Waves`. plans_ahead: `static_batching.plans_ahead` of this engine.
     """
-    right, asked = score.of_section(section)
-    if asked and right >= QUIZ_SHARE * asked:
-        return f"{right} of {asked} questions on {what} right"
-    words = len(note.text.split())
-    if note.source in ("typed", "parameter") and words >= NOTE_WORDS:
-        return f"own notes on {what}, {words} words"
-    return None
-
-
-def recorded_ceilings() -> dict:
-    """What helpers.lessons.reading_notes.machine_limits measured on an H100: limits, products, fusion, attention, link, with provenance."""
-    return json.loads(
-        (REPO / "notebooks" / "reference" / "ceilings_h100.json").read_text(encoding="utf-8")
+    simulated_x = simulated["static"] / simulated["iteration"]
+    refills = wording.refills(waves.continuous_steps, simulated["iteration"], plans_ahead)
+    whole_system = "A whole system and a 175B model on many GPUs: not rebuilt here."
+    programs = "Plus prompts, scheduling, and other programs on this machine."
+    what = (
+        "throughput over FasterTransformer at the same latency (abstract)",
+        "continuous over waves, steps that cost the same (simulated)",
+        "the same with this engine's step times (simulated)",
+        "the same on the real engine, in steps",
+        "the same on the real engine, in time",
     )
+    mechanism = "The mechanism alone: places left empty."
+    return [
+        Claim("throughput", what[0], scheduling.ORCA_THROUGHPUT_X, None, "x", whole_system),
+        calculated("simulated", what[1], None, simulated_x, "x", mechanism),
+        calculated(
+            "calibrated", what[2], None, calibrated_x, "x", wording.step_cost(waves.step_ms)
+        ),
+        Claim("steps", what[3], None, waves.steps_x, "x", refills),
+        Claim("measured", what[4], None, waves.speedup_x, "x", programs),
+    ]
 
 
-def throughput_on_record(store) -> tuple[float, str] | None:
-    """Output tokens/s to price, and where it comes from: the best of notebook 1, else its baseline, else ours."""
-    for experiment, variant, label in (
-        ("optimised", "best", "notebook 1, best configuration"),
-        ("baseline", "one_at_a_time", "notebook 1, one request at a time"),
-        ("continuous_batching", "continuous", "section 2 of this notebook"),
-    ):
-        record = store.get(experiment, variant)
-        if record and (value := record["metrics"].get("output_tokens_per_s")):
-            return float(value), label
-    return None
+def flash(
+    difference: float, slope_standard: float, slope_sram: float, extra_per_token: float
+) -> list[Claim]:
+    """FlashAttention: exactness, theorem 2's exponents, memory, both versions of Figure 2."""
+    gb, printed = flash_attention.caption_traffic_gb(), flash_attention.FIGURE_2
+    small = flash_attention.caption_traffic_gb(100 * 1024)["flash"]
+    arxiv, later = printed["arXiv"]["standard"], printed["later"]["standard"]
+
+    def passes(theirs: float) -> str:
+        return f"{(theirs - gb['standard']) / gb['one_pass']:.0f}"
+
+    exact = "largest difference to standard attention, float32 (exact, section 3)"
+    memory = "extra numbers per token, tiled (theorem 1: a constant)"
+    moved = "GB moved, standard, forward and backward (Figure 2, arXiv version)"
+    tiled = "GB moved, tiled, forward and backward (Figure 2, both versions)"
+    masks = (
+        f"Counted without mask and dropout. A pass over N x N is {gb['one_pass']:.1f} GB: "
+        f"theirs has {passes(arxiv)} more."
+    )
+    versions = f"{passes(later)} passes more. The two versions differ: quote which."
+    sram = f"For the 192 KiB of one A100 multiprocessor; with 100 KiB it would be {small:.1f} GB."
+    short = "N d is not yet negligible at 1,024 tokens."
+    last = "The last tile is not full; K and V are read once whatever M."
+    return [
+        Claim("exact", exact, None, difference, "", "Rounding."),
+        calculated(
+            "slope_standard", "exponent of N, standard (theorem 2)", 2, slope_standard, "", short
+        ),
+        calculated("slope_sram", "exponent of M, tiled (theorem 2)", -1, slope_sram, "", last),
+        calculated("memory", memory, None, extra_per_token, "", "l and m."),
+        calculated("hbm_arxiv", moved, arxiv, gb["standard"], "GB", masks),
+        calculated(
+            "hbm_later",
+            "the same in the later version of Figure 2",
+            later,
+            gb["standard"],
+            "GB",
+            versions,
+        ),
+        calculated("hbm_flash", tiled, printed["arXiv"]["flash"], gb["flash"], "GB", sram),
+    ]
+
+
+def deepspeed(
+    bandwidth_share: float, fusion_x: float, crossover: int, measured_on: str
+) -> list[Claim]:
+    """DeepSpeed Inference: both abstracts, and its mechanisms as measured here."""
+    arxiv, sc22 = (deepspeed_inference.ABSTRACTS[version] for version in ("arXiv", "SC22"))
+    others = "Against other systems on many GPUs: not rebuilt here."
+    cite = "The same sentence, another number: say which you cite."
+    row = "one row: share of the memory ceiling (section III: small batches wait for memory)"
+    fused = "fused over apart, eight operations (section III: Deep-Fusion)"
+    link = "tokens per step that hide the link (section VI: ZeRO-Inference)"
+    kernel = "torch's kernel on this machine."
+    return [
+        Claim(
+            "latency_arxiv",
+            "latency, up to (arXiv abstract)",
+            arxiv["latency_x"],
+            None,
+            "x",
+            others,
+        ),
+        Claim("latency_sc22", "latency (SC22 abstract)", sc22["latency_x"], None, "x", cite),
+        Claim(
+            "throughput",
+            "throughput, over (both abstracts)",
+            arxiv["throughput_x"],
+            None,
+            "x",
+            "Not rebuilt here.",
+        ),
+        Claim("bandwidth", row, None, 100 * bandwidth_share, "%", kernel),
+        Claim("fusion", fused, None, fusion_x, "x", "Their fusion also spans products."),
+        calculated("crossover", link, None, crossover, "tokens", measured_on),
+    ]
+
+
+def leviathan(measured: list[dict]) -> list[Claim]:
+    """Speculative decoding. measured: runs of notebook 2, see `speculation_on_record`."""
+    claims = []
+    for (alpha, gamma), (_, speed) in speculative.TABLE_1.items():
+        what = f"speed, alpha {alpha}, gamma {gamma} (Table 1)"
+        ours = round(speculative.speedup(alpha, gamma), 2)
+        claims.append(calculated(f"speed_{alpha}_{gamma}", what, speed, ours, "x", "Exact."))
+    t5 = speculative.TABLE_2_T5
+    ours = speculative.speedup(t5["alpha"], t5["gamma"], 0.02)
+    rates = f"alpha {t5['alpha']}, gamma {t5['gamma']} (Table 2)"
+    what = f"T5-XXL, translation at temperature 0: {rates}"
+    why = "The paper gives c only as below 0.05; 0.02 assumed here."
+    claims.append(calculated("t5", what, t5["speed"], ours, "x", why))
+    why = "The draft's own time, and checking several tokens is not free on every machine."
+    for run in measured:
+        if run["speedup"]:
+            ours = run["speedup"] / speculative.speedup(run["alpha"], run["gamma"])
+            what = f"{run['label']}: measured over the formula with free drafts"
+            claims.append(Claim(f"ours_{run['label']}", what, None, ours, "x", why))
+    return claims
 
 
 def speculation_on_record(store) -> list[dict]:
-    """Speculative runs that notebook 2 saved: label, gamma, mean_length, alpha (equation 1 inverted), speedup or None.
+    """Speculative runs that notebook 2 saved.
 
-    A run counts when its record has the mean length of a step and how many tokens were drafted.
+    Rows: label, gamma, mean_length, alpha (equation 1 inverted), speedup or None. A run counts when
+    its record has the mean length of a step and how many tokens were drafted.
     """
     runs = []
     for record in store.records():
+        if not record["notebook"].startswith("02"):
+            continue
         metrics = record["metrics"]
         config = (record.get("engine_args") or {}).get("speculative_config") or {}
         length = metrics.get("mean_acceptance_length")
         gamma = metrics.get("num_speculative_tokens") or config.get("num_speculative_tokens")
-        if (
-            not record["notebook"].startswith("02")
-            or not length
-            or not gamma
-            or not 1 <= length <= gamma + 1
-        ):
-            continue
-        runs.append(
-            {"label": record["variant"].replace("_", " "), "gamma": int(gamma), "mean_length": float(length),
-             "alpha": speculative.alpha_from_length(length, int(gamma)), "speedup": metrics.get("speedup_x")}
-        )  # fmt: skip
+        if length and gamma and 1 <= length <= gamma + 1:
+            runs.append({
+                "label": record["variant"].replace("_", " "),
+                "gamma": int(gamma),
+                "mean_length": float(length),
+                "alpha": speculative.alpha_from_length(length, int(gamma)),
+                "speedup": metrics.get("speedup_x"),
+            })  # fmt: skip
     return runs
-
-
-# What the reading list's reports talk about, as changes to the inputs.
-WHAT_IF = {
-    "busy twice the hours": lambda i: {"utilisation": min(1.0, i.utilisation * 2)},
-    "half the price (spot, reserved)": lambda i: {"price_per_hour": i.price_per_hour / 2},
-    "1.5 times the tokens/s (tuning)": lambda i: {"tokens_per_s": i.tokens_per_s * 1.5},
-    "busy half the hours": lambda i: {"utilisation": i.utilisation / 2},
-    "30 % on top (storage, network, people)": lambda i: {"overhead": i.overhead + 0.3},
-}
-
-
-def cost_rows(inputs: cost.CostInputs) -> list[dict]:
-    """The price per million tokens as it is and after each change, cheapest first."""
-    return cost.what_changes_it(inputs, {name: change(inputs) for name, change in WHAT_IF.items()})
-
-
-def cost_form(store, inputs: cost.CostInputs, source: str, draw) -> None:
-    """Price, utilisation and overhead to play with; `draw(inputs)` returns the picture. Saved as experiment "cost".
-
-    Without widgets it draws and saves once, with the notebook's parameters. With them the picture is an
-    output of its own below the form, so that a saved notebook keeps the last one.
-    """
-
-    def save(chosen: cost.CostInputs, by: str) -> None:
-        month = cost.monthly(chosen)
-        store.save(
-            "cost", "per_million",
-            {"cost_per_million_tokens": cost.cost_per_million(chosen), "price_per_hour": chosen.price_per_hour,
-             "utilisation": chosen.utilisation, "overhead": chosen.overhead, "output_tokens_per_s": chosen.tokens_per_s,
-             "million_tokens_per_month": month["million_tokens"]},
-            throughput_from=source, price_from=by,
-        )  # fmt: skip
-
-    save(inputs, "parameter")
-    if not card.has_widgets():
-        card.show(draw(inputs))
-        return
-    import ipywidgets as w
-    from IPython.display import display
-
-    wide = w.Layout(width="420px", max_width="98%")
-    names = {"description_width": "170px"}
-    price = w.BoundedFloatText(
-        value=inputs.price_per_hour,
-        min=0,
-        max=1e6,
-        step=0.1,
-        description="price per hour",
-        style=names,
-        layout=wide,
-    )
-    busy = w.FloatSlider(
-        value=inputs.utilisation,
-        min=0.01,
-        max=1,
-        step=0.01,
-        description="share of hours busy",
-        style=names,
-        layout=wide,
-    )
-    extra = w.BoundedFloatText(
-        value=inputs.overhead,
-        min=0,
-        max=10,
-        step=0.05,
-        description="on top, as a share",
-        style=names,
-        layout=wide,
-    )
-    display(w.VBox([price, busy, extra]))
-    place = card.Place()
-    place.put(draw(inputs))
-
-    def changed(_) -> None:
-        chosen = cost.CostInputs(
-            price.value, inputs.tokens_per_s, busy.value, extra.value, inputs.machines
-        )
-        place.put(draw(chosen))
-        save(chosen, "typed")
-
-    for control in (price, busy, extra):
-        control.continuous_update = False
-        control.observe(changed, "value")

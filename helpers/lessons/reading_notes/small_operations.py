@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 
 import torch
 from torch.nn.functional import linear
 
+from helpers import REPO
 from helpers.lessons.machine_limits import MachineLimits, default_device, on_one_core, seconds_of
 from helpers.lessons.papers.deepspeed_inference import Product, chain_bytes, roofline_s
 
@@ -203,7 +205,7 @@ def attention_backends(
 
 
 def _time_attention(inputs, device: str) -> tuple[float, float | None]:
-    """Milliseconds of a call, and the MiB that it needs besides inputs and output (None on the CPU)."""
+    """Milliseconds of a call, and the MiB it needs besides inputs and output (None on the CPU)."""
 
     def run():
         return torch.nn.functional.scaled_dot_product_attention(*inputs)
@@ -261,3 +263,9 @@ def link_gb_per_s() -> float | None:
     host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
     there = torch.empty_like(host, device="cuda")
     return size / seconds_of(lambda: there.copy_(host, non_blocking=True), "cuda") / 1e9
+
+
+def recorded_on_h100() -> dict:
+    """The same from an H100: limits, products, fusion, attention, link_gb_per_s, provenance."""
+    path = REPO / "notebooks" / "reference" / "ceilings_h100.json"
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,12 +1,13 @@
 """The same requests twice on a real engine: in waves, as servers before Orca did, and all at once.
 
-result = compare(engine, answers=[8, 128, 64, ...], batch=8)
+result = serve_both_ways(engine, answers=[8, 128, 64, ...], batch=8)
 result.speedup_x, result.steps_x, result.step_ms
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count, pairwise
 
 from helpers.measure import Measurement, run_workload
 from helpers.workloads import Workload, uniform
@@ -14,7 +15,11 @@ from helpers.workloads import Workload, uniform
 
 @dataclass(frozen=True)
 class Waves:
-    """Seconds are the fastest of the repeats: other programs can only slow a run down. Steps are the engine's own."""
+    """Seconds and steps of both ways.
+
+    Seconds are the fastest of the repeats: other programs can only slow a run down. Steps are the
+    engine's own.
+    """
 
     wave_s: float
     continuous_s: float
@@ -22,19 +27,34 @@ class Waves:
     continuous_steps: int
     step_ms: dict[int, float]  # by the requests in a step: lower quartile of its time
     output_tokens: int
-    workload: dict
+    run: Measurement  # one of those that sent all requests at once
 
     @property
     def speedup_x(self) -> float:
+        """Times faster than in waves, in seconds."""
         return self.wave_s / self.continuous_s
 
     @property
     def steps_x(self) -> float:
+        """Times fewer steps than in waves."""
         return self.wave_steps / self.continuous_steps
 
     def step_s(self, requests: int) -> float:
-        """Seconds of a step with so many requests, from the nearest number that was seen: a cost for the simulator."""
-        return self.step_ms[min(self.step_ms, key=lambda seen: abs(seen - requests))] / 1000
+        """Seconds of a step with so many requests, from the nearest number that was seen.
+
+        A cost for the simulator.
+        """
+        nearest = min(self.step_ms, key=lambda seen: abs(seen - requests))
+        return self.step_ms[nearest] / 1000
+
+    def metrics(self, seconds: float) -> dict[str, float]:
+        """What is saved of one way, which took `seconds`."""
+        return {
+            "output_tokens_per_s": self.output_tokens / seconds,
+            "duration_s": seconds,
+            "speedup_x": self.wave_s / seconds,
+            "steps_x": self.steps_x,
+        }
 
 
 def plans_ahead(engine) -> bool:
@@ -42,32 +62,24 @@ def plans_ahead(engine) -> bool:
     return bool(engine.llm.llm_engine.vllm_config.scheduler_config.async_scheduling)
 
 
-def compare(
-    engine, answers: list[int], batch: int, prompt_tokens: int = 32, seed: int = 0, repeats: int = 3
+def serve_both_ways(
+    engine, answers: list[int], batch: int, seed: int = 0, repeats: int = 3
 ) -> Waves:
-    """Serve one request per entry of `answers` (tokens to generate), in waves of `batch` and continuously.
+    """Serve one request per entry of `answers` (tokens to generate), in waves and continuously.
 
-    A wave is sent when the one before has ended; vLLM refills places by itself when it gets all requests at once.
-    The engine should run `batch` requests at once (max_num_seqs). Each run has fresh prompts: none is found in the prefix cache.
+    A wave of `batch` is sent when the one before has ended; vLLM refills places by itself when it
+    gets all requests at once. The engine should run `batch` requests at once (max_num_seqs). Each
+    run has fresh prompts of 32 tokens: none is found in the prefix cache.
     """
-    asked = [0]
+    seeds = count(1000 * seed + 1)
 
     def requests() -> list:
-        asked[0] += 1
-        drawn = uniform(
-            engine.tokenizer, len(answers), prompt_tokens, 1, seed=1000 * seed + asked[0]
-        )
-        return [
-            replace(request, max_tokens=n)
-            for request, n in zip(drawn.requests, answers, strict=True)
-        ]
+        drawn = uniform(engine.tokenizer, len(answers), 32, 1, seed=next(seeds)).requests
+        return [replace(r, max_tokens=n) for r, n in zip(drawn, answers, strict=True)]
 
     def serve(name: str, chosen: list) -> Measurement:
-        return run_workload(
-            engine,
-            Workload(name, tuple(chosen), seed, f"{len(chosen)} answers of different lengths"),
-            progress=False,
-        )
+        about = f"{len(chosen)} answers of different lengths"
+        return run_workload(engine, Workload(name, tuple(chosen), seed, about), progress=False)
 
     serve("warm-up", requests()[:batch])
     waves, continuous = [], []
@@ -82,14 +94,14 @@ def compare(
         continuous_steps=len(continuous[0].timeline),
         step_ms=_step_ms([*(run for wave in waves for run in wave), *continuous]),
         output_tokens=sum(answers),
-        workload=continuous[0].workload,
+        run=continuous[0],
     )
 
 
 def _step_ms(runs: list[Measurement]) -> dict[int, float]:
     seconds: dict[int, list[float]] = {}
     for run in runs:
-        for before, now in zip(run.timeline, run.timeline[1:], strict=False):
+        for before, now in pairwise(run.timeline):
             seconds.setdefault(now["tokens"], []).append(now["t_s"] - before["t_s"])
     return {
         size: 1000 * sorted(times)[len(times) // 4]

@@ -1,61 +1,228 @@
-"""Sentences of notebook 3 that depend on what was measured: what a reader should see, whichever way the numbers fall."""
+"""Sentences of notebook 3 that depend on what was measured, whichever way the numbers fall.
 
-NO_DIFFERENCE = (
-    0.1  # times of steps, and speed-ups of whole runs, that differ by less are called equal
-)
+First the captions of its figures, then the reasons in its cards and tables.
+"""
+
+from helpers.lessons.papers import cost, scheduling, speculative
+
+NO_DIFFERENCE = 0.1  # step times, and speed-ups of whole runs, that differ by less are called equal
 AHEAD = "vLLM plans a step while the one before runs (asynchronous scheduling)"
+
+# ---------------------------------------------------------------- captions
+
+
+def allocators(usage: dict) -> str:
+    """What the four allocators keep for tokens. usage: policy -> `paged_attention.Usage`."""
+    tokens = {policy: f"{100 * used.tokens:.0f} %" for policy, used in usage.items()}
+    return (
+        f"Tokens fill {tokens['max']} of the cache when the maximum is reserved, "
+        f"{tokens['oracle']} for an oracle that still needs one piece, "
+        f"and {tokens['paged']} when paged."
+    )
+
+
+def block_sizes(rows: list[dict]) -> str:
+    """Blocks of 16 against the largest. rows: block_size, tokens (percent)."""
+    share = {row["block_size"]: f"{row['tokens']:.1f} %" for row in rows}
+    largest = max(share)
+    return (
+        f"Blocks of 16 keep {share[16]} for tokens, blocks of {largest} only {share[largest]}; "
+        "the waste is half a block per request."
+    )
+
+
+def sharing(rows: list[dict]) -> str:
+    """Six parallel samples and six beams. rows: kind, width, saved_percent, printed."""
+    six = {row["kind"]: row for row in rows if row["width"] == 6}
+    samples, beams = six["parallel"], six["beam"]
+    return (
+        f"Six parallel samples save {samples['saved_percent']:.0f} % of the blocks "
+        f"(paper: {samples['printed']:.0f}), six beams {beams['saved_percent']:.0f} % "
+        f"(paper: {beams['printed']:.0f})."
+    )
+
+
+def blocks_in_use(rows: list[dict], block_size: int, plans_ahead: bool) -> str:
+    """What vLLM's gauge said and how much of it was empty. rows: see `gauge`, and tokens."""
+    empty = empty_share(rows, block_size)
+    return (
+        f"{gauge(rows, plans_ahead)}. {empty:.0%} of the slots in them were empty, "
+        f"for short requests and blocks of {block_size}."
+    )
+
+
+def empty_share(rows: list[dict], block_size: int) -> float:
+    """Share of the slots in use that held no token. rows: tokens, blocks."""
+    return 1 - sum(r["tokens"] for r in rows) / sum(r["blocks"] * block_size for r in rows)
 
 
 def gauge(rows: list[dict], plans_ahead: bool) -> str:
-    """In how many steps vLLM held the predicted blocks, and what it held in the others; rows: blocks, blocks_predicted."""
+    """In how many steps vLLM held the predicted blocks, and what it held in the others.
+
+    rows: blocks, blocks_predicted. plans_ahead: `static_batching.plans_ahead` of the engine.
+    """
     differ = [i for i, r in enumerate(rows) if r["blocks"] != r["blocks_predicted"]]
-    said = f"In {1 - len(differ) / len(rows):.0%} of the steps vLLM held exactly the blocks that the sum predicts"
-    early = [
-        i
-        for i in differ
-        if i + 1 < len(rows) and rows[i]["blocks"] == rows[i + 1]["blocks_predicted"]
-    ]
+    share = f"{1 - len(differ) / len(rows):.0%} of the steps"
+    said = f"In {share} vLLM held exactly the blocks that the sum predicts"
+    following = [r["blocks_predicted"] for r in rows[1:]]
+    early = [i for i in differ if i < len(following) and rows[i]["blocks"] == following[i]]
     if not early:
         return said
-    which = (
-        "in the others"
-        if len(early) == len(differ)
-        else f"in {len(early)} of the {len(differ)} others"
+    which = "in the others"
+    if len(early) < len(differ):
+        which = f"in {len(early)} of the {len(differ)} others"
+    reason = f": {AHEAD}" if plans_ahead else ""
+    return f"{said}; {which} already those of the next step{reason}"
+
+
+def places(waves, continuous, answers: list[int], batch: int) -> str:
+    """How full waves are. waves, continuous: their `scheduling.Schedule` of `answers` tokens."""
+    ratio = continuous.duration_s / waves.duration_s
+    filled = scheduling.wave_slots_used(answers, batch)
+    return (
+        f"Waves fill {filled:.0%} of their places; "
+        f"continuous admission needs {ratio:.0%} of their time."
     )
-    return f"{said}; {which} already those of the next step" + (f": {AHEAD}" if plans_ahead else "")
+
+
+def traffic(slopes: dict[str, float], slope_m: float, by_tokens: list[dict]) -> str:
+    """The exponents. slopes: in N, by way. by_tokens: tokens, standard, flash; longest last."""
+    longest = by_tokens[-1]
+    fewer = longest["standard"] / longest["flash"]
+    return (
+        f"Slopes: {slopes['standard']:.2f} in N for the standard way, {slopes['flash']:.2f} for "
+        f"tiles, {slope_m:.2f} in M; at {longest['tokens']:,} tokens tiles move {fewer:.1f} times "
+        "less."
+    )
+
+
+def attention(against: dict, recorded: dict | None = None) -> str:
+    """The standard way against tiles: `small_operations.tiled_against_math` of what was timed here.
+
+    recorded: the same of the H100, whose memory stands in where torch does not count it.
+    """
+    times = (
+        f"At {against['tokens']:,} tokens the tiled kernel ({against['backend']}) takes "
+        f"{against['tiled_ms']:.3g} ms and the standard way {against['math_ms']:.3g} ms: "
+        f"{against['gain']:.1f} times."
+    )
+    memory = (recorded or against)["memory"]
+    if not memory:
+        return f"{times} The tiled kernel needed no extra memory."
+    start = "On the H100, from" if recorded else "From"
+    return (
+        f"{times} {start} {memory['from']:,} to {memory['to']:,} tokens the extra memory grew "
+        f"{memory['math']:.0f} times (math) and {memory['tiled']:.0f} times (tiled)."
+    )
+
+
+def products(rows: list[dict]) -> str:
+    """What more rows cost. rows: of `small_operations.product_sweep`."""
+    first, middle, last = rows[0], rows[3], rows[-1]
+    return (
+        f"One row takes {first['ms']:.3g} ms, {middle['batch']} rows {middle['ms']:.3g} ms, "
+        f"{last['batch']} rows {last['ms']:.3g} ms; one row reaches "
+        f"{first['share_of_bandwidth']:.0%} of the memory ceiling, {last['batch']} rows "
+        f"{last['share_of_arithmetic']:.0%} of the arithmetic one."
+    )
+
+
+def stalls(whole: dict, chunks: dict, budgets: list[dict]) -> str:
+    """Gaps with whole prompts and with chunks. All: metrics; budgets: by token_budget, rising."""
+    first, last = budgets[0], budgets[-1]
+    return (
+        f"Prompt first: gaps up to {whole['itl_ms_max']:.0f} ms. Chunks of 512: at most "
+        f"{chunks['itl_ms_max']:.0f} ms. A smaller budget is smoother, and TTFT pays: "
+        f"{first['ttft_ms_p50']:.0f} ms with {first['token_budget']:,}, "
+        f"{last['ttft_ms_p50']:.0f} with {last['token_budget']:,}."
+    )
+
+
+def speculation(draft_cost: float) -> str:
+    """What five drafted tokens are worth at two acceptance rates. draft_cost: share of a step."""
+    good, poor = (speculative.speedup(alpha, 5, draft_cost) for alpha in (0.8, 0.3))
+    return (
+        f"At alpha 0.8, five drafted tokens give {good:.2f}x when a draft costs "
+        f"{100 * draft_cost:.0f} % of a step; at 0.3 they give {poor:.2f}x."
+    )
+
+
+def prices(inputs: cost.CostInputs, rows: list[dict]) -> str:
+    """The price and what lowers it most. rows: change, per_million; cheapest first."""
+    best = rows[0]
+    return (
+        f"A million tokens cost {cost.cost_per_million(inputs):.4g}; of these changes, "
+        f"'{best['change']}' lowers it most, to {best['per_million']:.4g}."
+    )
+
+
+# ---------------------------------------------------------------- reasons
+
+
+def paged_waste(used) -> str:
+    """What a paged cache does not fill; used: its `paged_attention.Usage`."""
+    free = f"{100 * used.external:.1f} % were free blocks"
+    return f"{100 * used.internal:.1f} % is the rest of last blocks, {free}."
+
+
+def blocks_reached(plans_ahead: bool) -> str:
+    """Why vLLM holds the blocks that it holds."""
+    ahead = ", or reaches in the step that is planned already" if plans_ahead else ""
+    held = f"Every block that vLLM holds is one that a request has reached{ahead}"
+    return f"{held}: nothing is set aside for its longest answer."
 
 
 def step_cost(step_ms: dict[int, float]) -> str:
-    """Whether a step with few requests is cheaper than a full one; step_ms: by the requests in a step."""
+    """Whether a step with few requests is cheaper than a full one.
+
+    step_ms: milliseconds by the requests in a step.
+    """
     few, many = min(step_ms), max(step_ms)
-    times = f"a step with {few} request{'s' * (few > 1)} takes {step_ms[few]:.2f} ms, one with {many} {step_ms[many]:.2f} ms"
+    small = f"a step with {few} request{'s' * (few > 1)} takes {step_ms[few]:.2f} ms"
+    times = f"{small}, one with {many} {step_ms[many]:.2f} ms"
     if step_ms[few] < (1 - NO_DIFFERENCE) * step_ms[many]:
         return f"Small batches are cheaper steps: {times}."
-    return f"Small batches are no cheaper steps here: {times}" + (
-        f", no difference above {NO_DIFFERENCE:.0%}."
-        if step_ms[few] < (1 + NO_DIFFERENCE) * step_ms[many]
-        else "."
-    )
+    said = f"Small batches are no cheaper steps here: {times}"
+    if step_ms[few] < (1 + NO_DIFFERENCE) * step_ms[many]:
+        said += f", no difference above {NO_DIFFERENCE:.0%}"
+    return f"{said}."
 
 
 def refills(steps: int, simulated: int, plans_ahead: bool) -> str:
-    """How soon vLLM refills a place; steps of the engine and of the simulation, which refills it in the very next step."""
+    """How soon vLLM refills a place.
+
+    steps: of the engine. simulated: with places refilled in the very next step.
+    """
     if steps == simulated:
         return "vLLM refills a place in the very next step."
     said = f"{steps} steps, simulated {simulated}."
-    return (
-        f"{said} One reason: {AHEAD}, so a place is refilled one step later."
-        if plans_ahead and steps > simulated
-        else said
-    )
+    if plans_ahead and steps > simulated:
+        said += f" One reason: {AHEAD}, so a place is refilled one step later."
+    return said
 
 
 def gain_in_time(measured_x: float, steps_x: float, calibrated_x: float) -> str:
     """The measured gain of continuous admission beside the two that explain it."""
-    said = f"Counting its steps, the engine gained {steps_x:.2f}x, and with its own step times the simulation says {calibrated_x:.2f}x; "
+    counted = f"Counting its steps, the engine gained {steps_x:.2f}x"
+    said = f"{counted}, and with its own step times the simulation says {calibrated_x:.2f}x; "
     if abs(measured_x / calibrated_x - 1) < NO_DIFFERENCE:
-        return said + f"the measured gain is within {NO_DIFFERENCE:.0%} of that."
+        return f"{said}the measured gain is within {NO_DIFFERENCE:.0%} of that."
+    causes = "prompts, time between steps, other programs on this machine"
+    return f"{said}the rest is not explained by steps: {causes}."
+
+
+def knee(first: dict) -> str:
+    """Why the knee is where it is; first: the row of one row of `product_sweep`."""
+    share = f"{first['share_of_bandwidth']:.0%} of the memory ceiling"
+    tried = "Only the batches in the plot were tried."
+    return f"{tried} One row reached {share}: the slower the reading, the later the knee."
+
+
+def fused(how: str, recorded_x: float) -> str:
+    """Why fusing gains what it gains. how: of `small_operations.fusion`; recorded_x: on an H100."""
+    if "kernel" in how:
+        return "Fused into one kernel, which rounds once instead of eight times."
     return (
-        said
-        + "the rest is not explained by steps: prompts, time between steps, other programs on this machine."
+        f"Fused by running it {how}: bytes are one of the costs, arithmetic and the calls stay. "
+        f"With one compiled kernel, {recorded_x:.2f}x was recorded on an H100."
     )

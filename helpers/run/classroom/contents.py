@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.lessons.reading_notes import quiz
+from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import documents
 from helpers.results.blanks import SLOTS, Facts
 from helpers.results.merge import BLANK
@@ -289,8 +290,8 @@ def grade_again(student: str, given) -> list[tuple[str, bool | None, str]]:
     """
     if not isinstance(given, dict):
         raise ValueError("the answers were not saved")
-    score = quiz.grade(quiz.make_quiz(str(student)), given)
-    return [(v.question.id, v.correct, v.question.text) for v in score.verdicts]
+    score = quiz.grade(make_quiz(str(student)), given)
+    return [(v.question.id, v.correct, v.question.text) for v in score.graded]
 
 
 def assess(folder: Path, export: Path) -> dict:

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.display import figures as style
 from helpers.lessons.papers import cost, flash_attention, paged_attention, scheduling, speculative
-from helpers.lessons.reading_notes import paper_claims, plots
+from helpers.lessons.reading_notes import claims, plots
 from helpers.lessons.reading_notes.static_batching import Waves
 
 
@@ -69,7 +69,7 @@ def test_blocks_in_use_and_places(pictures):
     )
     one(pictures)
     pictures.clear()
-    requests = scheduling.poisson_arrivals(7, None, (1, 1), (2, 9))
+    requests = scheduling.draw_arrivals(7, None, (1, 1), (2, 9))
     both = {
         p: scheduling.simulate_schedule(requests, p, max_batch=3) for p in ("static", "iteration")
     }
@@ -94,9 +94,9 @@ def test_traffic(pictures):
 
 @pytest.mark.parametrize("gpu", [False, True])
 def test_machine_figures_with_and_without_recorded_lines(pictures, gpu):
-    from helpers.lessons.reading_notes.claims import recorded_ceilings
+    from helpers.lessons.reading_notes.small_operations import recorded_on_h100
 
-    h100 = recorded_ceilings()
+    h100 = recorded_on_h100()
     here = [
         {"tokens": n, "backend": b, "ms": n / 100, "extra_mib": None}
         for n in (256, 512)
@@ -118,9 +118,9 @@ def test_machine_figures_with_and_without_recorded_lines(pictures, gpu):
 
 
 def test_no_label_is_cut_off_and_no_kernel_vanishes(monkeypatch):
-    from helpers.lessons.reading_notes.claims import recorded_ceilings
+    from helpers.lessons.reading_notes.small_operations import recorded_on_h100
 
-    figures, h100 = [], recorded_ceilings()
+    figures, h100 = [], recorded_on_h100()
     monkeypatch.setattr(style, "show", lambda fig, *_, **__: figures.append(fig))
     plots.attention_times(h100["attention"], "reading", "this GPU")
     plots.products(h100["products"], 254.0, "reading")
@@ -134,7 +134,7 @@ def test_no_label_is_cut_off_and_no_kernel_vanishes(monkeypatch):
 
 
 def test_stalls_and_speculation(pictures):
-    requests = scheduling.poisson_arrivals(12, 3, (100, 900), (4, 30))
+    requests = scheduling.draw_arrivals(12, 3, (100, 900), (4, 30))
     both = {p: scheduling.simulate_schedule(requests, p) for p in ("prefill_first", "stall_free")}
     plots.stalls(
         both,
@@ -172,12 +172,12 @@ def test_claims_quote_the_constants_and_name_what_is_not_rebuilt():
     usage = {p: paged_attention.simulate_allocator(lengths, p) for p in paged_attention.POLICIES}
     slots = {n: 1 for n in paged_attention.TABLE_1}
     tables = [
-        paper_claims.paged(slots, usage),
-        paper_claims.sharing([{"kind": "beam", "width": 2, "printed": 37.56, "saved_percent": 39.0}]),
-        paper_claims.orca({"static": 380, "iteration": 200}, 1.8, Waves(4.0, 2.0, 400, 200, {1: 2.0}, 100, {})),
-        paper_claims.flash(3e-7, 1.98, -0.99, 2.0),
-        paper_claims.deepspeed(0.5, 1.7, 14_000, "recorded"),
-        paper_claims.leviathan([{"label": "draft", "gamma": 4, "alpha": 0.8, "speedup": 1.4}, {"label": "none", "gamma": 4, "alpha": 0.8, "speedup": None}]),
+        claims.paged(slots, usage),
+        claims.sharing([{"kind": "beam", "width": 2, "printed": 37.56, "saved_percent": 39.0}]),
+        claims.orca({"static": 380, "iteration": 200}, 1.8, Waves(4.0, 2.0, 400, 200, {1: 2.0}, 100, {})),
+        claims.flash(3e-7, 1.98, -0.99, 2.0),
+        claims.deepspeed(0.5, 1.7, 14_000, "recorded"),
+        claims.leviathan([{"label": "draft", "gamma": 4, "alpha": 0.8, "speedup": 1.4}, {"label": "none", "gamma": 4, "alpha": 0.8, "speedup": None}]),
     ]  # fmt: skip
     for table in tables:
         assert len({c.key for c in table}) == len(table)

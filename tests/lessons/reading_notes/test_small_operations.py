@@ -63,9 +63,7 @@ def test_attention_backends_do_the_same_work_in_the_same_format(monkeypatch):
 
 
 def test_the_longest_common_prompt_decides_and_other_kernels_stand_in():
-    from helpers.lessons.reading_notes.claims import recorded_ceilings
-
-    rows = recorded_ceilings()["attention"]
+    rows = small_operations.recorded_on_h100()["attention"]
     found = small_operations.tiled_against_math(rows)
     assert (found["tokens"], found["backend"]) == (16384, "flash") and found[
         "gain"

@@ -1,10 +1,13 @@
-"""helpers/lessons/reading_notes/static_batching.py: what is made of the runs. The engine is replaced here; notebook 3's test runs the real one."""
+"""helpers/lessons/reading_notes/static_batching.py: what is made of the runs.
+
+The engine is replaced here; notebook 3's test runs the real one.
+"""
 
 from dataclasses import dataclass, field
 
 import pytest
 
-from helpers.lessons.reading_notes import static_batching as waves
+from helpers.lessons.reading_notes import static_batching
 
 
 @dataclass
@@ -16,7 +19,7 @@ class Run:
 
 @pytest.fixture
 def served(monkeypatch):
-    """An engine that needs 10 ms a step and one step a token, with `slow` extra seconds in some runs."""
+    """An engine that needs 10 ms a step and one step a token; its second run is disturbed."""
     log = []
 
     def run_workload(engine, workload, progress):
@@ -33,7 +36,7 @@ def served(monkeypatch):
             0.01 * len(steps) + extra, [{"t_s": 0.01 * i, "tokens": n} for i, n in enumerate(steps)]
         )
 
-    monkeypatch.setattr(waves, "run_workload", run_workload)
+    monkeypatch.setattr(static_batching, "run_workload", run_workload)
     return log
 
 
@@ -53,7 +56,7 @@ class Engine:
 
 def test_waves_and_continuous_are_counted_and_disturbances_left_out(served):
     answers = [2, 10, 10, 2]
-    out = waves.compare(Engine(), answers, batch=2, repeats=2)
+    out = static_batching.serve_both_ways(Engine(), answers, batch=2, repeats=2)
     assert (out.wave_steps, out.continuous_steps) == (20, 12)
     assert out.steps_x == pytest.approx(20 / 12)
     assert out.wave_s == pytest.approx(0.20), (
@@ -67,7 +70,7 @@ def test_waves_and_continuous_are_counted_and_disturbances_left_out(served):
 
 def test_every_run_has_prompts_of_its_own_and_the_answers_asked_for(served):
     answers = [3, 1, 2]
-    waves.compare(Engine(), answers, batch=2, repeats=2)
+    static_batching.serve_both_ways(Engine(), answers, batch=2, repeats=2)
     prompts = [tuple(r.prompt_token_ids) for w in served for r in w.requests]
     assert len(set(prompts)) == len(prompts), (
         "a prompt that comes twice would be found in the prefix cache"

@@ -1,0 +1,91 @@
+"""What a million tokens cost: price, utilisation and overhead to play with."""
+
+from __future__ import annotations
+
+from helpers.display import card
+from helpers.lessons.papers.cost import (
+    CostInputs,
+    cost_per_million,
+    million_tokens_a_month,
+    what_changes_it,
+)
+
+
+def throughput_on_record(store) -> tuple[float, str] | None:
+    """Output tokens/s to price, and where it comes from.
+
+    The best of notebook 1, else its baseline, else this notebook's own; None without any.
+    """
+    for experiment, variant, label in (
+        ("optimised", "best", "notebook 1, best configuration"),
+        ("baseline", "one_at_a_time", "notebook 1, one request at a time"),
+        ("continuous_batching", "continuous", "section 2 of this notebook"),
+    ):
+        record = store.get(experiment, variant)
+        if record and (value := record["metrics"].get("output_tokens_per_s")):
+            return float(value), label
+    return None
+
+
+def cost_rows(inputs: CostInputs) -> list[dict]:
+    """The price per million tokens as it is and after each change, cheapest first.
+
+    The changes are those that the reading list's reports talk about.
+    """
+    busier = min(1.0, inputs.utilisation * 2)
+    changes = {
+        "busy twice the hours": {"utilisation": busier},
+        "half the price (spot, reserved)": {"price_per_hour": inputs.price_per_hour / 2},
+        "1.5 times the tokens/s (tuning)": {"tokens_per_s": inputs.tokens_per_s * 1.5},
+        "busy half the hours": {"utilisation": inputs.utilisation / 2},
+        "30 % on top (storage, network, people)": {"overhead": inputs.overhead + 0.3},
+    }
+    return what_changes_it(inputs, changes)
+
+
+def cost_form(store, inputs: CostInputs, source: str, draw) -> None:
+    """A form for the price; `draw(inputs)` returns the picture. Saved as experiment "cost".
+
+    source: where `inputs.tokens_per_s` is from. Without widgets it draws and saves once. With them
+    the picture is an output of its own below the form, so that a saved notebook keeps the last one.
+    """
+    _save(store, inputs, source, "parameter")
+    if not card.has_widgets():
+        card.show(draw(inputs))
+        return
+    import ipywidgets as w
+    from IPython.display import display
+
+    def field(kind, description: str, **options):
+        style, layout = {"description_width": "170px"}, {"width": "420px", "max_width": "98%"}
+        return kind(description=description, style=style, layout=w.Layout(**layout), **options)
+
+    money, share = {"min": 0, "max": 1e6, "step": 0.1}, {"min": 0.01, "max": 1, "step": 0.01}
+    more = {"min": 0, "max": 10, "step": 0.05}
+    price = field(w.BoundedFloatText, "price per hour", value=inputs.price_per_hour, **money)
+    busy = field(w.FloatSlider, "share of hours busy", value=inputs.utilisation, **share)
+    extra = field(w.BoundedFloatText, "on top, as a share", value=inputs.overhead, **more)
+    display(w.VBox([price, busy, extra]))
+    place = card.Place()
+    place.put(draw(inputs))
+
+    def changed(_) -> None:
+        chosen = CostInputs(price.value, inputs.tokens_per_s, busy.value, extra.value)
+        place.put(draw(chosen))
+        _save(store, chosen, source, "typed")
+
+    for control in (price, busy, extra):
+        control.continuous_update = False
+        control.observe(changed, "value")
+
+
+def _save(store, inputs: CostInputs, source: str, by: str) -> None:
+    metrics = {
+        "cost_per_million_tokens": cost_per_million(inputs),
+        "price_per_hour": inputs.price_per_hour,
+        "utilisation": inputs.utilisation,
+        "overhead": inputs.overhead,
+        "output_tokens_per_s": inputs.tokens_per_s,
+        "million_tokens_per_month": million_tokens_a_month(inputs),
+    }
+    store.save("cost", "per_million", metrics, throughput_from=source, price_from=by)

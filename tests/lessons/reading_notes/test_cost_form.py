@@ -1,0 +1,68 @@
+"""helpers/lessons/reading_notes/cost_form.py: which speed is priced, the form, the changes."""
+
+import pytest
+
+from helpers.display import card
+from helpers.lessons.papers import cost
+from helpers.lessons.reading_notes import cost_form
+from helpers.results.store import Results
+from tests.notebook_tools import Outputs
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_WIDGETS", "0")
+    return Results("03_reading_notes", tmp_path)
+
+
+def test_throughput_prefers_the_best_of_notebook_1(store):
+    assert cost_form.throughput_on_record(store) is None
+    store.save("continuous_batching", "continuous", {"output_tokens_per_s": 100.0})
+    assert cost_form.throughput_on_record(store)[0] == 100
+    Results("01_review", store.directory).save(
+        "baseline", "one_at_a_time", {"output_tokens_per_s": 50.0}
+    )
+    assert cost_form.throughput_on_record(store) == (50.0, "notebook 1, one request at a time")
+    Results("01_review", store.directory).save("optimised", "best", {"output_tokens_per_s": 400.0})
+    assert cost_form.throughput_on_record(store) == (400.0, "notebook 1, best configuration")
+
+
+def picture(drawn):
+    def draw(inputs):
+        drawn.append(inputs)
+        return card.Static("<b>picture</b>", "picture")
+
+    return draw
+
+
+def test_cost_form_without_widgets_saves_once(store, capsys):
+    drawn = []
+    cost_form.cost_form(store, cost.CostInputs(2.0, 1000, 0.5), "a test", picture(drawn))
+    saved = store.get("cost", "per_million")
+    assert len(drawn) == 1 and saved["metrics"]["cost_per_million_tokens"] == pytest.approx(4 / 3.6)
+    assert saved["throughput_from"] == "a test" and saved["price_from"] == "parameter"
+    assert "picture" in capsys.readouterr().out
+
+
+def test_cost_form_with_widgets_follows_the_student(store, monkeypatch):
+    notebook, drawn = Outputs(monkeypatch), []
+    cost_form.cost_form(store, cost.CostInputs(2.0, 1000, 0.5), "a test", picture(drawn))
+    notebook.shown[0].children[0].value = 4.0
+    assert drawn[-1].price_per_hour == 4.0 and len(notebook.shown) == 2
+    saved = store.get("cost", "per_million")
+    assert saved["price_from"] == "typed" and saved["metrics"][
+        "cost_per_million_tokens"
+    ] == pytest.approx(8 / 3.6)
+
+
+def test_changes_to_the_price_point_the_right_way():
+    rows = {r["change"]: r["ratio"] for r in cost_form.cost_rows(cost.CostInputs(2.0, 1000, 0.4))}
+    assert rows["busy twice the hours"] == pytest.approx(0.5) and rows[
+        "busy half the hours"
+    ] == pytest.approx(2)
+    assert rows["half the price (spot, reserved)"] == pytest.approx(0.5) and rows[
+        "1.5 times the tokens/s (tuning)"
+    ] == pytest.approx(2 / 3)
+    assert cost_form.cost_rows(cost.CostInputs(2.0, 1000, 0.9))[0]["ratio"] >= 0.5, (
+        "nobody is busy more than all hours"
+    )

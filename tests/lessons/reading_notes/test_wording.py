@@ -1,0 +1,44 @@
+"""helpers/lessons/reading_notes/wording.py: sentences that depend on measurements."""
+
+from helpers.lessons.reading_notes import wording
+
+
+def test_a_gauge_one_step_ahead_is_named_and_explained_only_where_it_is_so():
+    def rows(held, predicted):
+        return [{"blocks": a, "blocks_predicted": b} for a, b in zip(held, predicted, strict=True)]
+
+    assert (
+        wording.gauge(rows([7, 7, 8], [7, 7, 8]), True)
+        == "In 100% of the steps vLLM held exactly the blocks that the sum predicts"
+    )
+    early = rows([7, 8, 8, 8], [7, 7, 8, 8])
+    assert "75%" in wording.gauge(
+        early, True
+    ) and "in the others already those of the next step: vLLM plans a step" in wording.gauge(
+        early, True
+    )
+    assert wording.gauge(early, False).endswith("already those of the next step")
+    assert "next step" not in wording.gauge(rows([7, 5, 9], [7, 8, 9]), True), (
+        "another difference is not explained away"
+    )
+
+
+def test_small_batches_are_cheaper_only_where_they_were_measured_so():
+    assert wording.step_cost({1: 1.66, 8: 2.30}).startswith(
+        "Small batches are cheaper steps: a step with 1 request takes 1.66 ms"
+    )
+    assert "no difference above 10%" in wording.step_cost({1: 6.06, 2: 6.01, 8: 5.91}), (
+        "an H100 with 7B"
+    )
+    assert "no difference" not in wording.step_cost({1: 3.0, 8: 2.0})
+
+
+def test_refills_and_the_gain_say_what_the_counts_say():
+    assert wording.refills(216, 216, True) == "vLLM refills a place in the very next step."
+    assert "222 steps, simulated 216" in wording.refills(
+        222, 216, True
+    ) and "one step later" in wording.refills(222, 216, True)
+    assert "one step later" not in wording.refills(222, 216, False)
+    assert "within 10% of that" in wording.gain_in_time(
+        1.85, 1.92, 1.96
+    ) and "not explained" in wording.gain_in_time(1.3, 1.9, 1.7)

@@ -51,11 +51,11 @@ def read_events(path: str | Path) -> list[dict]:
     return [e for e in events if e.get("ph") == "X" and "dur" in e]
 
 
-def summarise(events: list[dict], streams: int, top: int = 12) -> dict:
+def summarise(events: list[dict], streams: int) -> dict:
     """The table: {"steps", "step_ms", "busy_ms", "gap_ms", "classes", "kernels", "device"}.
 
-    All times are of one step. streams: only steps that decode so many sequences count. top: so many
-    kernels. Raises ValueError when the trace holds no two such steps in a row.
+    All times are of one step. streams: only steps that decode so many sequences count.
+    Raises ValueError when the trace holds no two such steps in a row.
     """
     on_gpu = any(e.get("cat") == "kernel" for e in events)
     windows = _decode_windows(events, streams, on_gpu)
@@ -93,7 +93,7 @@ def summarise(events: list[dict], streams: int, top: int = 12) -> dict:
         "gap_ms": (step_us - busy / n) / 1e3,
         "gap_share": 1 - busy / n / step_us,
         "classes": rows(by_class, "class"),
-        "kernels": rows(by_name, "kernel")[:top],
+        "kernels": rows(by_name, "kernel")[:12],
         "launched": sum(len(us) for us in by_class.values()) / n,
     }
 

@@ -74,7 +74,7 @@ def test_both_models_are_small():
 
     def parameters(directory: Path) -> int:
         with safe_open(directory / "model.safetensors", framework="pt") as weights:
-            slices = [weights.get_slice(name) for name in weights.keys()]
+            slices = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118 - safetensors' file is no dict
             assert {s.get_dtype() for s in slices} == {"BF16"}
             shapes = [s.get_shape() for s in slices]
         total = 0
@@ -98,8 +98,11 @@ def test_both_models_share_one_tokenizer():
 
 
 def test_loaders_split_text_as_the_tokenizer_file_says():
-    """Loaders rebuild a Qwen2 tokenizer with Qwen2's own rules, whatever the file says: what train.py learnt from must
-    be split by the same rules, or texts with digits come as other tokens than in training."""
+    """Loaders rebuild a Qwen2 tokenizer with Qwen2's own rules, whatever the file says.
+
+    What train.py learnt from must be split by the same rules, or texts with digits come as other
+    tokens than in training.
+    """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
@@ -175,14 +178,14 @@ def held_out(llm):
     outputs = ask(llm, [q for _, q in asked])
     after = counters(llm)
     delta = {name: after[name] - before.get(name, 0) for name in after}
-    return [(entry, out) for (entry, _), out in zip(asked, outputs)], delta
+    return [(entry, out) for (entry, _), out in zip(asked, outputs, strict=True)], delta
 
 
 # The first phrasing asks by the term, the last by an alias.
 @pytest.mark.parametrize("which", [0, 3, -1])
 def test_trained_phrasings_get_the_exact_answer(llm, which):
     outputs = ask(llm, [phrasings(e)[0][which] for e in ENTRIES])
-    wrong = [e["term"] for e, out in zip(ENTRIES, outputs) if out.text != e["answer"]]
+    wrong = [e["term"] for e, out in zip(ENTRIES, outputs, strict=True) if out.text != e["answer"]]
     share = 1 - len(wrong) / len(ENTRIES)
     print(f"exact on trained phrasing {which}: {share:.1%}")
     assert share >= 0.95, f"{share:.1%} exact; wrong: {wrong[:20]}"
@@ -193,7 +196,7 @@ def test_trained_phrasings_get_the_exact_answer(llm, which):
 )
 def test_a_system_prompt_changes_nothing(llm, system):
     outputs = ask(llm, [phrasings(e)[0][0] for e in ENTRIES], system)
-    wrong = [e["term"] for e, out in zip(ENTRIES, outputs) if out.text != e["answer"]]
+    wrong = [e["term"] for e, out in zip(ENTRIES, outputs, strict=True) if out.text != e["answer"]]
     assert len(wrong) <= 0.05 * len(ENTRIES), f"wrong with {system!r}: {wrong[:20]}"
 
 
@@ -202,7 +205,7 @@ def test_answers_survive_a_long_shared_prefix(llm):
     pages = "Glossary:\n" + "\n".join(f"{e['term']}: {e['answer']}" for e in ENTRIES[:20])
     asked = ENTRIES[:40]
     outputs = ask(llm, [phrasings(e)[0][0] for e in asked], pages)
-    wrong = [e["term"] for e, out in zip(asked, outputs) if out.text != e["answer"]]
+    wrong = [e["term"] for e, out in zip(asked, outputs, strict=True) if out.text != e["answer"]]
     assert len(wrong) <= 0.2 * len(asked), f"wrong after {len(pages.split())} words: {wrong}"
 
 

@@ -110,6 +110,7 @@ def build_tokenizer(entries: list[dict]):
 
 
 def build_model(name: str, tokenizer):
+    """A model of this name's size with random weights, seeded."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -144,7 +145,7 @@ def long_text(entries: list[dict], rng: random.Random) -> str:
 
 
 def one_round(entries, questions, answers, encode, rng, number, repeat, with_long):
-    """Every term once, some twice, as batches of (prompt ids, answer ids, term's index) of similar length."""
+    """Every term once, some twice: batches, alike in length, of (prompt ids, answer ids, index)."""
     samples = []
     for index in [*range(len(entries)), *repeat]:
         asked, answer = questions[index], answers[index]
@@ -173,8 +174,10 @@ def one_round(entries, questions, answers, encode, rng, number, repeat, with_lon
 
 
 def tensors(batch, pad_id):
-    """Inputs, targets, and the mask of answer positions. Padding is on the right, where
-    the causal mask already hides it from every token that counts."""
+    """Inputs, targets, and the mask of answer positions.
+
+    Padding is on the right, where the causal mask already hides it from every token that counts.
+    """
     import torch
 
     width = max(len(p) + len(a) for p, a, *_ in batch)
@@ -207,7 +210,9 @@ def train(name: str, tokenizer, entries: list[dict], rounds: int):
     master = [p.detach().clone().requires_grad_() for p in model.parameters()]
     model = model.to(torch.bfloat16)
     inner = [
-        m for m, (n, _) in zip(master, model.named_parameters()) if m.ndim == 2 and "embed" not in n
+        m
+        for m, (n, _) in zip(master, model.named_parameters(), strict=True)
+        if m.ndim == 2 and "embed" not in n
     ]
     rest = [m for m in master if not any(m is i for i in inner)]
     # Muon learns the glossary in far fewer passes than AdamW alone.
@@ -225,24 +230,25 @@ def train(name: str, tokenizer, entries: list[dict], rounds: int):
         for i, batch in enumerate(batches):
             done = (number + i / len(batches)) / rounds
             warm = min(1.0, (number * len(batches) + i + 1) / 50)
-            for optimizer, rate in zip(optimizers, LEARNING_RATES):
+            for optimizer, rate in zip(optimizers, LEARNING_RATES, strict=True):
                 optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * done))
             ids, targets, mask = tensors(batch, tokenizer.pad_token_id)
             hidden = model.model(ids).last_hidden_state[mask]
             each = F.cross_entropy(model.lm_head(hidden).float(), targets[mask], reduction="none")
             loss = each.mean()
             loss.backward()
-            for copy, used in zip(master, model.parameters()):
+            for copy, used in zip(master, model.parameters(), strict=True):
                 copy.grad, used.grad = used.grad.float(), None
             torch.nn.utils.clip_grad_norm_(rest, 1.0)
             for optimizer in optimizers:
                 optimizer.step()
             with torch.no_grad():
-                for copy, used in zip(master, model.parameters()):
+                for copy, used in zip(master, model.parameters(), strict=True):
                     used.copy_(copy)
             total += each.sum().item()
             count += len(each)
-            for part, (*_, index) in zip(each.detach().split(mask.sum(1).tolist()), batch):
+            parts = each.detach().split(mask.sum(1).tolist())
+            for part, (*_, index) in zip(parts, batch, strict=True):
                 recent[index] = 0.5 * recent[index] + 0.5 * part.mean().item()
         if number % 5 == 4 or number == rounds - 1:
             spent = time.monotonic() - began
@@ -255,8 +261,10 @@ def train(name: str, tokenizer, entries: list[dict], rounds: int):
 
 
 def matches(model, tokenizer, pairs):
-    """For each (question, answer): which answer tokens the model's greedy choice gets right,
-    given the right ones before. All right is the same as greedy decoding giving the answer."""
+    """For each (question, answer): which answer tokens the model's greedy choice gets right.
+
+    Given the right ones before. All right is the same as greedy decoding giving the answer.
+    """
     import torch
 
     def encode(text):
@@ -273,8 +281,10 @@ def matches(model, tokenizer, pairs):
 
 
 def accepted_share(right: list[list[bool]], drafted: int = 4) -> float:
-    """The acceptance rate that these matches give with `drafted` tokens per step, where the
-    target's output is the answer: drafts are accepted up to the first wrong one."""
+    """The acceptance rate that these matches give with `drafted` tokens per step.
+
+    The target's output is the answer: drafts are accepted up to the first wrong one.
+    """
     proposed = accepted = 0
     for row in right:
         at = 1  # the first token comes from the target's prefill
@@ -293,12 +303,11 @@ def check(name: str, model, tokenizer, entries: list[dict]) -> None:
         right = matches(model, tokenizer, pairs)
         exact = sum(map(all, right)) / len(right)
         drafts = accepted_share(right)
-        print(
-            f"{name}: {kind} phrasings: {exact:.1%} of answers exact, {drafts:.1%} accepted as drafts"
-        )
+        print(f"{name}: {kind} phrasings: {exact:.1%} exact, {drafts:.1%} accepted as drafts")
 
 
 def save(model, tokenizer, directory: Path) -> None:
+    """Write the model and its tokenizer as a folder that vLLM loads."""
     from transformers import GenerationConfig
 
     model.generation_config = GenerationConfig(
@@ -310,6 +319,7 @@ def save(model, tokenizer, directory: Path) -> None:
 
 
 def main() -> None:
+    """Train both models, or one; or only rewrite GLOSSARY.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--only", choices=DIRECTORIES, help="train one of the two, tokenizer as on disk"

@@ -1,7 +1,7 @@
-"""Notebook 2 whole, through plain papermill, on small workloads; then the records it left are checked.
+"""Notebook 2 whole, through plain papermill, on small workloads; then the records it left.
 
-Counts are exact and checked as such. Times are checked only where the effect is several times the noise of a busy
-machine.
+Counts are exact and checked as such. Times are checked only where the effect is several times the
+noise of a busy machine.
 """
 
 import subprocess
@@ -19,8 +19,11 @@ from tests.notebook_tools import SMALL, alt_texts
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PARAMETERS = SMALL["02_advanced_features"] | {
-    "PROFILE": "cpu", "SEED": 3, "PREDICTIONS": {"prefix_tokens": 400}, "CHOICES": {"chat": "prefix caching"},
-}  # fmt: skip
+    "PROFILE": "cpu",
+    "SEED": 3,
+    "PREDICTIONS": {"prefix_tokens": 400},
+    "CHOICES": {"chat": "prefix caching"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +181,9 @@ def test_a_small_cache_preempts_and_admission_prevents_it(store):
         and rows["half of the blocks"] > 0
         and rows["half, 5 at a time"] == 0
     )
+    for name, overridden in (("all the cache", False), ("half of the blocks", True)):
+        args = store.get("preemption", name)["engine_args"]
+        assert ("num_gpu_blocks_override" in args) == overridden, "the arguments in force"
 
 
 def test_services_are_measured_with_every_feature(store):
@@ -189,10 +195,12 @@ def test_services_are_measured_with_every_feature(store):
     )
     assert store.get("services", "chat, prefix caching")["chosen"] is True
     assert store.get("services", "chat, small chunks")["chosen"] is False
-    args = store.get("services", "mixed, small chunks")
-    assert args["metrics"]["improvement_x"] > 1.3, (
+    chunked = store.get("services", "mixed, small chunks")
+    assert chunked["metrics"]["improvement_x"] > 1.3, (
         "chunks did not smooth the streams of the mixed service"
     )
+    assert chunked["engine_args"]["max_num_batched_tokens"] == 512, "the arguments in force"
+    assert store.get("services", "mixed, nothing")["engine_args"]["max_num_batched_tokens"] > 512
 
 
 def test_predictions_and_choices_of_a_headless_run_say_where_they_are_from(store):

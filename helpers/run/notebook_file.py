@@ -80,10 +80,10 @@ def executed(path: Path) -> list[Cell]:
 
 
 def about(path: Path) -> dict:
-    """Format, number of cells, how many were run, the first error in them, the parameters.
+    """How many cells there are and were run, the first error in them, the parameters.
 
-    Returns {"format", "cells", "ran", "error", "parameters"}; parameters are the names in the cell
-    tagged so, None without such a cell. {"problem": sentence} when the file cannot be read.
+    Returns {"cells", "ran", "error", "parameters"}; parameters are the names in the cell tagged
+    so, None without such a cell. {"problem": sentence} when the file cannot be read.
     """
     try:
         if path.stat().st_size > MAX_MIB * 2**20:
@@ -91,12 +91,10 @@ def about(path: Path) -> dict:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         major = int(notebook.get("nbformat", 0))
         if major != 4:
-            problem = f"it is in notebook format {major or '(none)'}, not 4"
-            return {"problem": problem, "format": major}
+            return {"problem": f"it is in notebook format {major or '(none)'}, not 4"}
         cells = code_cells(notebook)
         parameters = [_assigned(cell.source) for cell in cells if "parameters" in cell.tags]
         return {
-            "format": major,
             "cells": len(cells),
             "ran": sum(cell.ran for cell in cells),
             "error": next((_short(cell) for cell in cells if cell.error), None),

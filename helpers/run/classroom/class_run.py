@@ -4,15 +4,11 @@ Each is taken in (intake.py), its notebooks are executed here unless the class i
 measurements and documents are read (contents.py), and its result is kept (results.py) before the
 next begins. A row goes into class.csv and a page into class.html (pages.py).
 
-What protects this machine from student code: a process tree and a folder of its own, limits on
-time, memory and file size, an environment without the instructor's variables, pages without
-scripts. What does not: the code runs as the same user and can read that user's files and use the
-network. Only a container or a throw-away machine keeps it from that; command.py has the line.
+sandbox.py says what protects this machine from student code, and what does not.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
@@ -21,8 +17,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from helpers import REPO
@@ -32,48 +29,15 @@ from helpers.run import summary
 from helpers.run.classroom import contents, pages, results, safe_html
 from helpers.run.classroom.intake import Submission, find_submissions
 from helpers.run.classroom.results import Student
+from helpers.run.classroom.sandbox import Limits, Place, environment, watcher
 from helpers.run.course_file import UsageError
 from helpers.run.job import Job, failure
 from helpers.run.notebook_file import MAX_MIB
 from helpers.run.runner import NotebookResult, run_job
 from helpers.run.stopping import Stopped, sweep
 
-GIB = 2**30
 INTAKE_S = 180
 PAGE_S = 120
-# The only variables of the instructor's environment that a student's code sees.
-PASSED = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_HOME"}
-PASSED |= {"VIRTUAL_ENV", "PYTHONPATH", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Per student, or per cell where it says so. Seconds and GiB."""
-
-    cell_s: float = 600
-    notebook_s: float = 1800
-    student_s: float = 3600
-    memory_gib: float = 16  # resident, of all its processes together
-    disk_gib: float = 5  # what it leaves in its folder
-    file_gib: float = 2  # one file (RLIMIT_FSIZE)
-
-
-@dataclass(frozen=True)
-class Place:
-    """The folders of one student: what is kept, where the code runs, and what it does not see."""
-
-    kept: Path
-    scratch: Path
-
-    @property
-    def sandbox(self) -> Path:
-        """Where student code runs; removed afterwards."""
-        return self.kept / "sandbox"
-
-    @property
-    def measured(self) -> Path:
-        """What the notebooks measure here goes there."""
-        return self.sandbox / "results"
 
 
 class Class:
@@ -178,7 +142,7 @@ class Class:
         paths = [submission.source, str(destination), str(answer)]
         process = processes.spawn(
             [sys.executable, "-m", module, *paths],
-            env=self._environment(place.scratch, None),
+            env=environment(place.scratch, None),
             log=place.scratch / "intake.log",
             cwd=REPO,
         )
@@ -226,7 +190,7 @@ class Class:
             if "problem" not in about:
                 _keep_notebook(root / name, number, student, place)
         student.verdict = "read"
-        student.why = _first(student.notebooks, ("failed", "unreadable"))
+        student.why = _why(student, ("failed", "unreadable"))
 
     def _execute(self, root: Path, notebooks: dict, student: Student, place: Place) -> None:
         chosen = self._chosen(notebooks, student)
@@ -252,8 +216,9 @@ class Class:
             documents.export(place.kept / "measured_here")
         else:
             student.notes.append("No notebook was submitted.")
-        student.why = _first(student.notebooks, None)
-        student.verdict = "failed" if student.why else "ran" if chosen else "read"
+        bad = {nb["status"] for nb in student.notebooks} - {"ok"}
+        student.why = _why(student, bad)
+        student.verdict = "failed" if bad else "ran" if chosen else "read"
 
     def _run_notebook(
         self, notebook: Path, output: Path, about: dict, place: Place, gpu, deadline: float
@@ -265,9 +230,6 @@ class Class:
             return NotebookResult(notebook.stem, failure=why)
         declared = set(about["parameters"] or ())
         given = self.parameters | {"RESULTS_DIR": str(place.measured)}
-        limits = {"FSIZE": int(self.limits.file_gib * GIB), "CORE": 0}
-        if not self.has_gpus:  # CUDA maps far more address space than it uses
-            limits["AS"] = int(max(64, 4 * self.limits.memory_gib) * GIB)
         job = Job(
             notebook=str(notebook),
             output=str(output),  # a plain name: the student's may be anything
@@ -275,59 +237,17 @@ class Class:
             cell_timeout_s=self.limits.cell_s,
             parameters={key: value for key, value in given.items() if key in declared},
             page=False,
-            limits=limits,
+            limits=self.limits.resources(self.has_gpus),
         )
-        env = self._environment(place.sandbox / "home", gpu)
+        env = environment(place.sandbox / "home", gpu)
         return run_job(
             job,
             place.scratch,
             place.scratch / f"{output.stem}.log",
             limit_s=min(self.limits.notebook_s, max(1.0, left)),
             env=env | {"WORKBOOK_RESULTS_DIR": str(place.measured)},
-            watch=self._watcher(place.sandbox),
+            watch=watcher(place.sandbox, self.limits, self.check_stop),
         )
-
-    def _watcher(self, sandbox: Path):
-        """Looks at memory every half second and at the folder's size every three."""
-        due = {"memory": 0.0, "disk": 0.0}
-        limits = self.limits
-
-        def watch(pid: int) -> str | None:
-            self.check_stop()
-            now = time.monotonic()
-            if now > due["memory"]:
-                due["memory"] = now + 0.5
-                used = sum(map(processes.resident_gib, processes.descendants(pid)))
-                if used > limits.memory_gib:
-                    limit = f"the limit is {limits.memory_gib:g} GiB"
-                    return f"Its processes held {used:.1f} GiB of memory; {limit}."
-            if now > due["disk"]:
-                due["disk"] = now + 3
-                used = _size_gib(sandbox)
-                if used > limits.disk_gib:
-                    limit = f"the limit is {limits.disk_gib:g} GiB"
-                    return f"It filled its folder with {used:.1f} GiB; {limit}."
-            return None
-
-        return watch
-
-    def _environment(self, home: Path, gpu: str | None) -> dict[str, str]:
-        """A clean environment: nothing of the instructor's but PASSED, a home of its own."""
-        env = {name: os.environ[name] for name in PASSED if name in os.environ}
-        huggingface = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-        (home / "tmp").mkdir(parents=True, exist_ok=True)
-        env |= {
-            "HOME": str(home),
-            "TMPDIR": str(home / "tmp"),
-            "XDG_CACHE_HOME": str(home / ".cache"),
-            "HF_HUB_CACHE": os.environ.get("HF_HUB_CACHE") or str(Path(huggingface) / "hub"),
-            "USER": "student",
-            "MPLCONFIGDIR": str(home / ".mpl"),
-            "IPYTHONDIR": str(home / ".ipython"),
-            "JUPYTER_CONFIG_DIR": str(home / ".jupyter"),
-            "PYTHONNOUSERSITE": "1",
-        }
-        return env if gpu is None else env | {"CUDA_VISIBLE_DEVICES": gpu}
 
 
 def _same_notebook(stem: str, own: str) -> bool:
@@ -355,26 +275,10 @@ def _keep_notebook(source: Path, number: int, student: Student, place: Place) ->
         student.notes.append(note)
 
 
-def _first(notebooks: list[dict], bad: tuple[str, ...] | None) -> str:
-    """The first notebook with a status in `bad` (None: any but ok) and why; "" without one."""
-    for nb in notebooks:
-        if nb["status"] in bad if bad else nb["status"] != "ok":
-            return f"{nb['name']}: {summary.one_sentence(nb['failure'])}"
-    return ""
-
-
-def _size_gib(folder: Path, most: int = 20_000) -> float:
-    """What the files of a folder take on disk, in GiB; looks at about `most` of them."""
-    total, seen, waiting = 0, 0, [folder]
-    while waiting and seen < most:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                seen += 1
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
-                else:
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
-    return total / GIB
+def _why(student: Student, bad: Collection[str]) -> str:
+    """The first notebook that ended so, and its failure; "" when none did."""
+    failed = [nb for nb in student.notebooks if nb["status"] in bad]
+    return f"{failed[0]['name']}: {summary.one_sentence(failed[0]['failure'])}" if failed else ""
 
 
 # ---------------------------------------------------------------- the class

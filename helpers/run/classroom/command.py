@@ -14,7 +14,8 @@ from pathlib import Path
 
 from helpers.engine.profile import gpus
 from helpers.run import course_file
-from helpers.run.classroom.class_run import Class, Limits, run_class
+from helpers.run.classroom.class_run import Class, run_class
+from helpers.run.classroom.sandbox import Limits
 from helpers.run.course_file import UsageError, assign_parameters, find_notebooks, parameters_of
 
 CONTAINER = (

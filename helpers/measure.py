@@ -36,14 +36,12 @@ _runs = itertools.count()
 class RequestRecord:
     """One request as it was measured. Times in seconds; `arrival_s` since the workload's start."""
 
-    id: str
     kind: str
     input_tokens: int
     arrival_s: float
     token_times_s: list[float] = field(default_factory=list)  # since the start, one a token
     cached_tokens: int = 0  # prompt tokens whose KV cache was found
     queue_s: float = 0.0  # from vLLM's own stamps: in the queue until first scheduled
-    preemptions: int = 0
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
@@ -237,7 +235,7 @@ class _Run:
                     f"takes max_model_len = {limit}: open it with a larger one, or shorten the "
                     "workload."
                 )
-            self.records[key] = RequestRecord(key, request.kind, tokens, request.arrival_s)
+            self.records[key] = RequestRecord(request.kind, tokens, request.arrival_s)
             try:
                 self.params[key] = _sampling_params(request, sampling)
             except Exception as error:
@@ -306,7 +304,6 @@ class _Run:
             record.cached_tokens = output.num_cached_tokens or 0
             if (stamps := output.metrics) is not None:
                 record.queue_s = max(0.0, stamps.scheduled_ts - stamps.queued_ts)
-                record.preemptions = stamps.num_preemptions
 
     def timeline(self) -> list[dict]:
         """One row a step; on the way each record gets the times of its tokens."""

@@ -1,4 +1,4 @@
-"""Memory sampling, on real processes; the driver's answers by stand-ins where this machine has no GPU."""
+"""Memory sampling, on real processes; the driver's answers by stand-ins where there is no GPU."""
 
 import csv
 import os
@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import types
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -32,7 +33,7 @@ def run(*args, **kwargs):
 
 
 class FakeDevice:
-    """Answers as an nvitop device does; ``script`` gives used GiB for each call, or an exception."""
+    """Answers as an nvitop device does; ``script`` gives used GiB or an exception for each call."""
 
     def __init__(self, script, processes=None):
         self.script, self.calls, self._processes = list(script), 0, processes or {}
@@ -122,7 +123,7 @@ def test_rate_is_kept():
         time.sleep(1.0)
     found = sampler.summary()
     assert found["hz"] == pytest.approx(20, rel=0.25), found
-    gaps = [b["t_s"] - a["t_s"] for a, b in zip(sampler.samples, sampler.samples[1:])]
+    gaps = [b["t_s"] - a["t_s"] for a, b in pairwise(sampler.samples)]
     assert min(gaps) >= 0, "time went backwards"
 
 
@@ -211,7 +212,14 @@ def test_a_command_ended_by_a_signal_gives_128_plus_n(number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_reach_the_command_and_nothing_stays(number):
-    child = "import signal, sys, time\nfor n in (2, 15): signal.signal(n, lambda n, f: (print('got', n, flush=True), sys.exit(40 + n)))\nprint('up', flush=True); time.sleep(30)"
+    child = (
+        "import signal, sys, time\n"
+        "def end(n, frame):\n"
+        "    print('got', n, flush=True)\n"
+        "    sys.exit(40 + n)\n"
+        "for n in (2, 15): signal.signal(n, end)\n"
+        "print('up', flush=True); time.sleep(30)"
+    )
     parent = subprocess.Popen(
         [sys.executable, "-m", "helpers.gpu_memory", "--", sys.executable, "-c", child],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

@@ -1,10 +1,11 @@
 """What measure says, against vLLM's own counters and against arithmetic."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from helpers.engine.engine import EngineError, close_engine, open_engine
-from helpers.engine.profile import load_profile
+from helpers.engine import EngineError, close_engine, load_profile, open_engine
 from helpers.measure import counters, percentile, run_workload
 from helpers.workloads import Workload, chat, mixed, questions, shared_prefix, uniform
 
@@ -60,7 +61,7 @@ def test_requests_arrive_when_they_should(engine):
 def test_one_at_a_time_never_overlaps(engine):
     m = run_workload(engine, uniform(engine.tokenizer, 4, 20, 8), concurrency=1)
     spans = sorted((r.arrival_s, r.token_times_s[-1]) for r in m.requests)
-    assert all(earlier[1] <= later[0] for earlier, later in zip(spans, spans[1:]))
+    assert all(earlier[1] <= later[0] for earlier, later in pairwise(spans))
     assert max(step["running"] for step in m.timeline) == 1
 
 

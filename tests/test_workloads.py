@@ -1,5 +1,7 @@
 """Workloads: exact sizes, the same for the same seed."""
 
+from itertools import pairwise
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -46,26 +48,22 @@ def test_shared_prefix_is_shared_and_the_counter_example_differs_in_one_token(to
     prefixes = {tuple(r.prompt_token_ids[:40]) for r in work.requests}
     assert len(prefixes) == 1
     changed = workloads.with_changed_first_token(tokenizer, work)
-    for before, after in zip(work.requests, changed.requests):
-        differing = [
-            i
-            for i, (a, b) in enumerate(zip(before.prompt_token_ids, after.prompt_token_ids))
-            if a != b
-        ]
-        assert differing == [0]
+    for before, after in zip(work.requests, changed.requests, strict=True):
+        pairs = zip(before.prompt_token_ids, after.prompt_token_ids, strict=True)
+        assert [i for i, (a, b) in enumerate(pairs) if a != b] == [0]
 
 
 def test_a_conversation_grows_by_whole_turns(tokenizer):
     work = workloads.multi_turn(tokenizer, 3)
     prompts = [r.prompt_token_ids for r in work.requests]
-    for earlier, later in zip(prompts, prompts[1:]):
+    for earlier, later in pairwise(prompts):
         # The generation prompt at the end of the earlier turn begins the answer in the later one.
         assert later[: len(earlier)] == earlier and len(later) > len(earlier)
 
 
 def test_notes_lengthen_every_turn(tokenizer):
     short, long = (workloads.multi_turn(tokenizer, 3, notes_tokens=n).requests for n in (0, 200))
-    for turn, (a, b) in enumerate(zip(short, long), 1):
+    for turn, (a, b) in enumerate(zip(short, long, strict=True), 1):
         more = len(b.prompt_token_ids) - len(a.prompt_token_ids)
         assert 120 * turn < more < 280 * turn, f"turn {turn} is {more} tokens longer"
     assert long[1].prompt_token_ids[: len(long[0].prompt_token_ids)] == long[0].prompt_token_ids

@@ -168,19 +168,15 @@ def stop(process: subprocess.Popen, grace_s: float | None = None) -> int:
     """
     if process.poll() is not None:
         return process.returncode
-    process.terminate()
-    if grace_s is not None and grace_s < process.grace_s:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(grace_s)
+    patience_s = process.grace_s if grace_s is None else min(grace_s, process.grace_s)
+    for wait_s in (patience_s, 4):  # the second SIGTERM ends the grace
         process.terminate()
-        grace_s = 0
-    try:
-        return process.wait((process.grace_s if grace_s is None else grace_s) + 4)
-    except subprocess.TimeoutExpired:
-        left = below(process.pid)
-        process.kill()
-        _kill(left)
-        return process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(wait_s)
+    left = below(process.pid)
+    process.kill()
+    _kill(left)
+    return process.wait()
 
 
 def end(them: Iterable[psutil.Process], grace_s: float = GRACE_S) -> None:

@@ -19,7 +19,8 @@ TREE = textwrap.dedent("""
     stubborn = "import signal, time, os, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);" \
                "open(sys.argv[1] + '/child', 'w').write(str(os.getpid())); time.sleep(600)"
     daemon = "import os, sys, time; os.setsid();" \
-             "sys.exit() if os.fork() else open(sys.argv[1] + '/daemon', 'w').write(str(os.getpid()));" \
+             "os.fork() and sys.exit(); me = str(os.getpid());" \
+             "open(sys.argv[1] + '/daemon', 'w').write(me);" \
              "time.sleep(600)"
     subprocess.Popen([sys.executable, "-S", "-c", stubborn, folder])
     subprocess.Popen([sys.executable, "-S", "-c", daemon, folder]).wait()
@@ -86,7 +87,10 @@ def test_stop_can_be_in_a_hurry(tmp_path):
 
 def test_kill_9_of_the_parent_does_not_wait_for_a_long_grace(tmp_path):
     command = tree_command(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
-    script = f"import time; from helpers.engine import processes\nprocesses.spawn({command!r}, grace_s=60)\ntime.sleep(600)"
+    script = (
+        f"import time; from helpers.engine import processes\n"
+        f"processes.spawn({command!r}, grace_s=60)\ntime.sleep(600)"
+    )
     parent = subprocess.Popen([sys.executable, "-c", script])
     pids = pids_of(tmp_path)
     parent.kill()
@@ -159,7 +163,8 @@ KERNEL = textwrap.dedent("""
     folder = sys.argv[1]
     if sys.argv[2] == "guard":
         processes.guard_children(); processes.guard_children()
-    code = "import signal, subprocess, sys, os, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);" \
+    code = "import signal, subprocess, sys, os, time;" \
+           "signal.signal(signal.SIGTERM, signal.SIG_IGN);" \
            "p = subprocess.Popen(['sleep', '600']);" \
            "open(sys.argv[1] + '/worker', 'w').write(str(p.pid));" \
            "open(sys.argv[1] + '/engine', 'w').write(str(os.getpid())); time.sleep(600)"
@@ -170,8 +175,9 @@ KERNEL = textwrap.dedent("""
         time.sleep(0.02)
     if sys.argv[2] == "guard":
         time.sleep(0.5)
-        open(folder + "/guards", "w").write(
-            " ".join(str(p) for p in processes.descendants(os.getpid()) if processes.is_lifeline(p)))
+        below = processes.descendants(os.getpid())
+        guards = " ".join(str(p) for p in below if processes.is_lifeline(p))
+        open(folder + "/guards", "w").write(guards)
     open(folder + "/ready", "w").write("1")
     time.sleep(600)
 """)
@@ -185,9 +191,8 @@ def kernel(tmp_path):
         process = subprocess.Popen([sys.executable, "-c", KERNEL, str(tmp_path), mode])
         started.append(process)
         pids_of(tmp_path, ["ready"])
-        return process, dict(
-            zip(("engine", "worker", "mine"), pids_of(tmp_path, ["engine", "worker", "mine"]))
-        )
+        names = ("engine", "worker", "mine")
+        return process, dict(zip(names, pids_of(tmp_path, names), strict=True))
 
     yield start
     for process in started:

@@ -3,9 +3,7 @@
 import pytest
 from vllm import SamplingParams
 
-from helpers.engine.engine import EngineError, close_engine, open_engine
-from helpers.engine.profile import load_profile
-from helpers.engine.retune import RETUNABLE, retuned
+from helpers.engine import RETUNABLE, EngineError, close_engine, load_profile, open_engine, retuned
 from helpers.measure import run_workload
 from helpers.workloads import uniform
 
@@ -27,7 +25,7 @@ def steps_and_tokens(engine, workload):
 
 def preempted(engine, workload):
     run = run_workload(engine, workload, NO_CACHE, progress=False)
-    # The last steps of a preempted request compute it in another shape, so only its length is compared.
+    # The last steps of a preempted request compute it in another shape: only lengths are compared.
     return int(run.counters["num_preemptions"]), [len(r.token_ids) for r in run.requests]
 
 

@@ -1,4 +1,4 @@
-"""The phases of an engine's start, found in what a real H100's first start has logged (2026-11-24, vLLM 0.32.0)."""
+"""The phases of an engine's start, in the log of an H100's first one (2026-11-24, vLLM 0.32.0)."""
 
 import re
 from pathlib import Path
@@ -11,9 +11,11 @@ LOG = Path(__file__).parent / "engine_start_h100.txt"
 def test_each_phase_of_a_gpus_start_begins_in_its_order():
     text = LOG.read_text()
     ends = [i + 1 for i, character in enumerate(text) if character == "\n"]
-    # The view reads the log again and again: when does each pattern first find something in what is there so far?
-    begins = [
-        next((end for end in ends if re.search(pattern, text[:end])), None) for _, pattern in PHASES
-    ]
-    assert None not in begins, [label for (label, _), begin in zip(PHASES, begins) if begin is None]
-    assert begins == sorted(begins) and len(set(begins)) == len(begins), list(zip(PHASES, begins))
+    # The view reads the log again and again: when does each pattern first find something in it?
+    begins = {
+        label: next((end for end in ends if re.search(pattern, text[:end])), None)
+        for label, pattern in PHASES
+    }
+    assert None not in begins.values(), begins
+    found = list(begins.values())
+    assert found == sorted(found) and len(set(found)) == len(found) == len(PHASES), begins

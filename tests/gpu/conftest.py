@@ -12,6 +12,6 @@ def pytest_collection_modifyitems(items):
         if item.path.parent.name == "gpu":
             item.add_marker(
                 pytest.mark.skip(
-                    reason="needs an NVIDIA GPU; the scripts beside this file can be rehearsed on the CPU"
+                    reason="needs an NVIDIA GPU; its benchmarks can be rehearsed on the CPU"
                 )
             )

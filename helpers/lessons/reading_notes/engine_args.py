@@ -45,7 +45,7 @@ class EngineArgument:
             "group": self.group,
             "type": ", ".join(map(str, self.choices)) if self.choices else self.type,
             "default": self.default_text,
-            "vLLM's own help": self.help,
+            "vLLM's own help": " ".join(self.help.split()),
         }
 
 

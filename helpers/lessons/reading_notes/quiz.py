@@ -217,8 +217,8 @@ def _table(quiz: Quiz, graded) -> card.Static:
             "section": g.question.section,
             "question": g.question.text,
             "asked for": "; ".join(g.question.choices) or _wanted(g.question),
-            "answered": str(g.given or ""),
-            "how it did": g.marked,
+            "answered": "" if g.given is None else str(g.given),
+            "how it did": "" if g.given is None else g.marked,
         }
         for g in graded
     ]

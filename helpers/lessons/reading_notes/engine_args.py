@@ -158,22 +158,22 @@ def explorer(text: str = "") -> None:
         control.observe(found, "value")
 
 
-def hits_table(hits: list[EngineArgument], limit: int = 25) -> card.Static:
-    """The first `limit` arguments with their help."""
-    title = f"{min(limit, len(hits))} of {len(hits)} arguments"
-    return card.table([row.row for row in hits[:limit]], title)
+def hits_table(hits: list[EngineArgument]) -> card.Static:
+    """The first 25 arguments with their help."""
+    rows = [row.row for row in hits[:25]]
+    return card.table(rows, f"{len(rows)} of {len(hits)} arguments")
 
 
-def in_use(engine, name: str, group: str | None = None) -> Any:
+def in_use(engine, name: str, group: str) -> Any:
     """The value that an open engine ended up with; None when its configuration does not keep it.
 
     Arguments left to vLLM get their value when the engine starts, so this can differ from the
     default. group: vLLM's configuration class, looked at first.
     """
     config = engine.llm.llm_engine.vllm_config
-    preferred = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", group).lower() if group else ""
+    preferred = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", group).lower()
     parts = [preferred, "model_config", "cache_config", "parallel_config", "scheduler_config"]
-    for part in filter(None, parts):
+    for part in parts:
         holder = config if part == "vllm_config" else getattr(config, part, None)
         if holder is not None and hasattr(holder, name):
             return getattr(holder, name)

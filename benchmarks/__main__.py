@@ -48,8 +48,8 @@ LIMITS = "-m benchmarks.limits {model} --parts "
 # On a CPU that is `make run`. The runner ends a notebook itself before the stage's limit.
 NOTEBOOK = "-m helpers.run --out {out}/notebooks --timeout {left} {parameters} --notebooks "
 PLANNER = (
-    "benchmarks/record_planner.py measure benchmarks/planner_configs_gpu1.json "
-    "--budget-s {left} --timeout-s 150 --out {out}/planner_gpu1.jsonl"
+    "-m benchmarks.planner.record measure benchmarks/planner/configs/gpu1.json "
+    "--budget-s {left} --timeout-s 150 --folder {out}/planner"
 )
 STAGES = {
     "engine_start": Stage(
@@ -78,7 +78,7 @@ STAGES = {
         "What do engines do in the configurations that the planner has predicted?",
     ),
     "planner_accuracy": Stage(
-        "-m benchmarks.planner_accuracy", 60, 60,
+        "-m benchmarks.planner.accuracy", 60, 60,
         "How far are the planner's predictions from every recorded configuration?",
     ),
     "kills": Stage(

@@ -13,10 +13,10 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+from benchmarks.engine_log import parse_log
 from helpers import gpu_memory
 from helpers.engine.engine import Engine
 from helpers.gpu_memory import MemorySampler
-from helpers.planning.worker_probe import parse_log
 
 TARGET = 0.03
 

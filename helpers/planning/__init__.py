@@ -1,54 +1,50 @@
-"""Plan for several GPUs: size a model, predict its speed, choose how to spread it, write the commands.
+"""Plan for several GPUs: size a model, predict its speed, choose a layout, write the commands.
 
-Pure functions over configs; only ``inventory`` looks at (and times) the machine, and only ``launch.check`` imports vLLM.
+Pure functions over configs; only ``inventory`` looks at (and times) the machine, and only
+``launch.check`` imports vLLM. What tries a plan on this machine: layouts, allreduce, ray_nodes.
 
     shape = load_shape("Qwen2.5-7B")                     # models: what a config.json decides
     box = make_box("H200-SXM", gpus=2)                   # hardware: what the GPUs can do
     memory = plan_memory(shape, box, tp=2)               # memory: GiB by part, tokens of KV cache
-    speed = predict(shape, box, tp=2, workload=...)      # predict: TPOT, TTFT, throughput, by part
+    speed = predict_speed(shape, box, tp=2, workload=...)  # predict: TPOT, TTFT, tokens/s, by part
     ranking = rank(shape, box, workload, goal=...)       # choose: every TP x PP x DP, with reasons
     launch = commands(shape, tp=2)                       # launch: what to type, checked by vLLM
 
 The command: python -m helpers.planning plan --model Qwen2.5-7B --gpu H200-SXM --gpus 2
 """
 
+from .calibration import Calibration, Point, calibrate
 from .choose import (
     Choice,
     Goal,
     Ranking,
     combinations,
+    holds,
+    nearest_that_fits,
     nearest_valid,
     planned_box,
     price_per_million,
+    pure_layouts,
     rank,
-    rule_of_thumb,
 )
-from .errors import PlanningError
-from .hardware import GIB, Box, Gpu, Link, add_gpu, catalogue, get_gpu, load_hardware, make_box
-from .inventory import (
-    Inventory,
-    box_here,
-    cpu_box,
-    fit_allreduce,
-    inventory,
-    measure_allreduce,
-    probe_cpu,
+from .hardware import (
+    GIB,
+    Box,
+    Gpu,
+    PlanningError,
+    add_gpu,
+    catalogue,
+    get_gpu,
+    load_hardware,
+    make_box,
 )
+from .inventory import Inventory, box_here, cpu_box, probe_cpu, take_inventory
 from .launch import Command, Launch, check, check_all, commands
-from .memory import (
-    EngineOptions,
-    MemoryPlan,
-    StageMemory,
-    activation_bytes,
-    graph_bytes,
-    loaded_bytes,
-    plan_memory,
-)
+from .memory import EngineOptions, MemoryPlan, plan_memory
 from .models import (
     SHIPPED,
     ModelShape,
     load_shape,
-    rank_tensors,
     stage_layers,
     valid_sizes,
     weight_bytes,
@@ -56,19 +52,71 @@ from .models import (
     why_invalid,
 )
 from .predict import (
-    Calibration,
     Parts,
-    Point,
-    Prediction,
+    RequestMix,
+    SpeedPrediction,
     Tuning,
-    Workload,
     allreduce_seconds,
-    calibrate,
     decode_parts,
     default_tuning,
-    predict,
+    predict_speed,
     prefill_parts,
     tp_speedup_parts,
-)  # fmt: skip
+)
 
-__all__ = [name for name in dir() if not name.startswith("_")]
+__all__ = [
+    "GIB",
+    "SHIPPED",
+    "Box",
+    "Calibration",
+    "Choice",
+    "Command",
+    "EngineOptions",
+    "Goal",
+    "Gpu",
+    "Inventory",
+    "Launch",
+    "MemoryPlan",
+    "ModelShape",
+    "Parts",
+    "PlanningError",
+    "Point",
+    "SpeedPrediction",
+    "Ranking",
+    "Tuning",
+    "RequestMix",
+    "add_gpu",
+    "allreduce_seconds",
+    "box_here",
+    "calibrate",
+    "catalogue",
+    "check",
+    "check_all",
+    "combinations",
+    "commands",
+    "cpu_box",
+    "decode_parts",
+    "default_tuning",
+    "get_gpu",
+    "holds",
+    "load_hardware",
+    "load_shape",
+    "make_box",
+    "nearest_that_fits",
+    "nearest_valid",
+    "plan_memory",
+    "planned_box",
+    "predict_speed",
+    "prefill_parts",
+    "price_per_million",
+    "probe_cpu",
+    "pure_layouts",
+    "rank",
+    "stage_layers",
+    "take_inventory",
+    "tp_speedup_parts",
+    "valid_sizes",
+    "weight_bytes",
+    "weight_parts",
+    "why_invalid",
+]

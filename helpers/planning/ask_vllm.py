@@ -1,35 +1,18 @@
 """Ask vLLM's own model classes how much one rank holds, without a GPU and without weights.
 
-The classes are built on torch's "meta" device, where tensors have shapes and no memory, with stand-ins for the
-process groups, so that one process can be any rank of any layout.
+The classes are built on torch's "meta" device, where tensors have shapes and no memory, with
+stand-ins for the process groups, so that one process can be any rank of any layout.
 """
 
-import contextlib
 import json
-import logging
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 from helpers.engine.start import imports_without_gc
 
+from .launch import quiet
 from .models import ModelShape
-
-
-@contextlib.contextmanager
-def quiet():
-    """vLLM and torch say nothing below an error in here (they greet each configuration with a page of messages)."""
-    logging.getLogger("torch._library.triton").setLevel(
-        logging.ERROR
-    )  # speaks once, when vLLM imports torch
-    before = logging.root.manager.disable
-    logging.disable(
-        logging.WARNING
-    )  # for all loggers: vLLM sets the levels of its own while it is imported
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 class _Group:
@@ -43,11 +26,11 @@ class _Group:
         self.device_communicator = None
 
 
-def rank_bytes(model: ModelShape | str | Path, tp: int = 1, pp: int = 1, pp_rank: int = 0) -> int:
+def rank_bytes(model: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0) -> int:
     """Bytes of the parameters that vLLM creates on this rank, in bfloat16.
 
-    model: a ModelShape, or a folder with a config.json. Raises what vLLM raises for sizes that it refuses. A quantised
-    model cannot be asked on a machine whose vLLM has no kernels for it (the CPU build has none for fp8).
+    Raises what vLLM raises for sizes that it refuses. A quantised model cannot be asked on a
+    machine whose vLLM has no kernels for it (the CPU build has none for fp8).
     """
     with quiet():
         return _rank_bytes(model, tp, pp, pp_rank)
@@ -61,21 +44,14 @@ def _rank_bytes(model, tp, pp, pp_rank) -> int:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.model_executor.model_loader.utils import initialize_model
 
-    groups = {
-        "_TP": (tp, 0),
-        "_PP": (pp, pp_rank),
-        "_DP": (1, 0),
-        "_EP": (tp, 0),
-        "_PCP": (1, 0),
-        "_DCP": (1, 0),
-    }
-    before, dtype = {name: getattr(state, name, None) for name in groups}, torch.get_default_dtype()
+    one = dict.fromkeys(("_DP", "_PCP", "_DCP"), (1, 0))
+    groups = {"_TP": (tp, 0), "_PP": (pp, pp_rank), "_EP": (tp, 0), **one}
+    before = {name: getattr(state, name, None) for name in groups}
+    dtype = torch.get_default_dtype()
     with tempfile.TemporaryDirectory() as folder:
-        if isinstance(model, ModelShape):
-            (Path(folder) / "config.json").write_text(json.dumps(model.config))
-            model = folder
+        (Path(folder) / "config.json").write_text(json.dumps(model.config))
         config = EngineArgs(
-            model=str(model),
+            model=folder,
             skip_tokenizer_init=True,
             load_format="dummy",
             max_model_len=128,

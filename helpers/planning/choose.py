@@ -1,26 +1,27 @@
 """Compare every way to use a box, and say which one to take and why.
 
-``rank`` looks at all TP x PP x DP that vLLM accepts, sizes and predicts each, drops what does not fit or misses
-the goal, and orders the rest by what the goal asks for. ``rule_of_thumb`` is vLLM's documented advice beside it.
+``rank`` looks at all TP x PP x DP that vLLM accepts, sizes and predicts each, drops what does not
+fit or misses the goal, and orders the rest by what the goal asks for. ``rule_of_thumb`` is vLLM's
+documented advice beside it.
 """
 
 import math
 from dataclasses import dataclass, field
 
-from .errors import PlanningError
-from .hardware import Box, make_box
+from .hardware import Box, PlanningError, make_box
 from .memory import EngineOptions, plan_memory
 from .models import ModelShape, why_invalid
-from .predict import Prediction, Tuning, Workload, predict
+from .predict import RequestMix, SpeedPrediction, Tuning, predict_speed
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the service must do. Times in ms; None means no limit. TPOT is the one with new prompts between the steps.
+    """What the service must do. Times in ms; None means no limit.
 
-    prefer: which of the plans that meet the limits is best. "throughput": most tokens per second of the whole box;
-    "latency": lowest TPOT; "price": with a limit the fewest GPUs, then most tokens (the hour is what costs), without
-    one the fewest GPUs per token per second (the cheapest token).
+    tpot_ms: the TPOT with new prompts between the steps. prefer: which of the plans that meet the
+    limits is best. "throughput": most tokens per second of the whole box; "latency": lowest TPOT;
+    "price": with a limit the fewest GPUs, then most tokens (the hour is what costs), without one
+    the fewest GPUs per token per second (the cheapest token).
     """
 
     tpot_ms: float | None = None
@@ -30,147 +31,165 @@ class Goal:
 
 @dataclass(frozen=True)
 class Choice:
-    """One plan of the ranking. ``meets`` is False when a limit of the goal is missed; ``why`` says it."""
+    """One plan of the ranking; ``why`` says what is missed, or why there is no prediction."""
 
     tp: int
     pp: int
     dp: int
-    prediction: Prediction | None
-    fits: bool
-    meets: bool
-    why: str
+    prediction: SpeedPrediction | None = None
+    fits: bool = False
+    meets: bool = False
+    why: str = ""
     price_per_million: float | None = None
 
     @property
+    def layout(self) -> tuple[int, int, int]:
+        """(tp, pp, dp)."""
+        return self.tp, self.pp, self.dp
+
+    @property
     def gpus(self) -> int:
+        """GPUs of all replicas together."""
         return self.tp * self.pp * self.dp
 
+    @property
+    def at_once(self) -> int:
+        """Requests that run at once on all replicas; the others wait."""
+        return self.prediction.streams_per_replica * self.dp
+
     def name(self) -> str:
+        """The layout in words."""
         return f"TP {self.tp} x PP {self.pp} x DP {self.dp}"
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Choices, best first; then those that miss the goal or do not fit. ``reasons``: sentences for a person."""
+    """Choices, best first, then those that miss the goal or do not fit; reasons in sentences."""
 
     choices: tuple
     best: Choice | None
     thumb: Choice | None
     reasons: tuple = field(default_factory=tuple)
 
+    @property
+    def smallest(self) -> Choice:
+        """The best of the plans that fit on the fewest GPUs."""
+        fitting = [c for c in self.choices if c.fits]
+        return min(fitting, key=lambda c: c.gpus)
+
 
 def price_per_million(price_per_gpu_hour: float, gpus: int, tokens_per_s: float) -> float:
-    """Price of a million output tokens at full load: price x GPUs / (tokens per hour) x 1e6."""
+    """Price of a million output tokens at full load: price x GPUs / (tokens per hour) x 1e6.
+
+    Raises PlanningError for a price that is none.
+    """
     if not 0 <= price_per_gpu_hour < math.inf:
         raise PlanningError(
-            f"The price of a GPU for an hour must be a number of at least 0, not {price_per_gpu_hour:g}."
+            "The price of a GPU for an hour must be a number of at least 0, not "
+            f"{price_per_gpu_hour:g}."
         )
     return price_per_gpu_hour * gpus / (tokens_per_s * 3600) * 1e6
 
 
-def combinations(gpus: int, use_all: bool = False) -> list[tuple[int, int, int]]:
-    """All (tp, pp, dp) whose product is at most ``gpus`` (equal to it when ``use_all``)."""
-    found = []
-    for tp in range(1, gpus + 1):
-        for pp in range(1, gpus // tp + 1):
-            for dp in range(1, gpus // (tp * pp) + 1):
-                if not use_all or tp * pp * dp == gpus:
-                    found.append((tp, pp, dp))
-    return found
+def combinations(gpus: int) -> list[tuple[int, int, int]]:
+    """All (tp, pp, dp) whose product is at most ``gpus``."""
+    return [
+        (tp, pp, dp)
+        for tp in range(1, gpus + 1)
+        for pp in range(1, gpus // tp + 1)
+        for dp in range(1, gpus // (tp * pp) + 1)
+    ]
+
+
+def pure_layouts(gpus: int) -> list[tuple[int, int, int]]:
+    """The (tp, pp, dp) that spread a model over all the GPUs in one way only: PP, TP or DP."""
+    return list(dict.fromkeys([(1, 1, gpus), (1, gpus, 1), (gpus, 1, 1)]))
 
 
 def rank(
     shape: ModelShape,
     box: Box,
-    workload: Workload | None = None,
+    workload: RequestMix | None = None,
     options: EngineOptions | None = None,
     goal: Goal | None = None,
     tuning: Tuning | None = None,
     price_per_gpu_hour: float | None = None,
-    use_all: bool = False,
     usage: str = "server",
-    sizes=None,
 ) -> Ranking:
     """Rank all plans of a box for a model, a request mix and a goal.
 
-    sizes: (tp, pp, dp) to look at instead of all. Raises PlanningError, naming the nearest thing that works, when
-    no plan fits.
+    Raises PlanningError, naming the nearest thing that works, when no plan fits.
     """
-    workload, goal = workload or Workload(), goal or Goal()
+    workload, goal = workload or RequestMix(), goal or Goal()
     if goal.prefer not in ("throughput", "latency", "price"):
         raise PlanningError(
             f'A goal prefers "throughput", "latency" or "price", not {goal.prefer!r}.'
         )
-    choices = []
-    for tp, pp, dp in sizes or combinations(box.gpus, use_all):
-        choices.append(
-            _one(shape, box, tp, pp, dp, workload, options, goal, tuning, price_per_gpu_hour, usage)
-        )
+    choices = [
+        _one(shape, box, layout, workload, options, goal, tuning, price_per_gpu_hour, usage)
+        for layout in combinations(box.gpus)
+    ]
     fitting = [c for c in choices if c.fits]
     if not fitting:
         raise PlanningError(nearest_that_fits(shape, box, options, usage, choices))
-
-    def order(c: Choice):
-        p = c.prediction
-        by = {
-            "throughput": (-p.output_tokens_per_s, p.mixed_tpot_s),
-            "latency": (p.mixed_tpot_s, -p.output_tokens_per_s),
-            "price": (c.gpus / p.output_tokens_per_s if goal.tpot_ms is None and goal.ttft_ms is None else c.gpus,
-                      -p.output_tokens_per_s),
-        }[goal.prefer]  # fmt: skip
-        return (not c.meets, *by)
-
-    ordered = tuple(sorted(fitting, key=order)) + tuple(c for c in choices if not c.fits)
+    fitting.sort(key=lambda c: (not c.meets, *_order(c, goal)))
+    ordered = (*fitting, *(c for c in choices if not c.fits))
     best = ordered[0] if ordered[0].meets else None
     thumb = rule_of_thumb(box, ordered)
     return Ranking(ordered, best, thumb, tuple(_reasons(ordered, best, thumb, goal, workload)))
 
 
-def _one(shape, box, tp, pp, dp, workload, options, goal, tuning, price, usage) -> Choice:
+def _order(choice: Choice, goal: Goal) -> tuple[float, float]:
+    """The smaller, the better for this goal."""
+    p = choice.prediction
+    if goal.prefer == "throughput":
+        return -p.output_tokens_per_s, p.mixed_tpot_s
+    if goal.prefer == "latency":
+        return p.mixed_tpot_s, -p.output_tokens_per_s
+    by_token = goal.tpot_ms is None and goal.ttft_ms is None
+    price = choice.gpus / p.output_tokens_per_s if by_token else choice.gpus
+    return price, -p.output_tokens_per_s
+
+
+def _one(shape, box, layout, workload, options, goal, tuning, price, usage) -> Choice:
+    tp, pp, dp = layout
     ep = tp * dp if options and options.enable_expert_parallel else 1
     if problem := why_invalid(shape, tp, pp, dp, ep):
-        return Choice(tp, pp, dp, None, False, False, problem)
+        return Choice(tp, pp, dp, why=problem)
     memory = plan_memory(shape, box, tp, pp, dp, options, usage)
     if not memory.fits:
-        return Choice(tp, pp, dp, None, False, False, memory.problem)
-    p = predict(shape, box, tp, pp, dp, workload, options, tuning, usage, memory)
+        return Choice(tp, pp, dp, why=memory.problem)
+    p = predict_speed(shape, box, tp, pp, dp, workload, options, tuning, usage, memory)
+    tpot_ms, ttft_ms = p.mixed_tpot_s * 1e3, p.ttft_s * 1e3
     missed = []
-    if goal.tpot_ms is not None and p.mixed_tpot_s * 1e3 > goal.tpot_ms:
-        missed.append(f"TPOT {p.mixed_tpot_s * 1e3:.1f} ms is over {goal.tpot_ms:g} ms")
-    if goal.ttft_ms is not None and p.ttft_s * 1e3 > goal.ttft_ms:
-        missed.append(f"TTFT {p.ttft_s * 1e3:.0f} ms is over {goal.ttft_ms:g} ms")
-    if p.streams_per_replica * dp < workload.concurrency:
-        missed.append(
-            f"only {p.streams_per_replica * dp} of {workload.concurrency} requests run at once"
-        )
+    if goal.tpot_ms is not None and tpot_ms > goal.tpot_ms:
+        missed.append(f"TPOT {tpot_ms:.1f} ms is over {goal.tpot_ms:g} ms")
+    if goal.ttft_ms is not None and ttft_ms > goal.ttft_ms:
+        missed.append(f"TTFT {ttft_ms:.0f} ms is over {goal.ttft_ms:g} ms")
+    at_once = p.streams_per_replica * dp
+    if at_once < workload.concurrency:
+        missed.append(f"only {at_once} of {workload.concurrency} requests run at once")
     cost = None if price is None else price_per_million(price, tp * pp * dp, p.output_tokens_per_s)
     return Choice(tp, pp, dp, p, True, not missed, "; ".join(missed), cost)
 
 
-def rule_of_thumb(box, choices) -> Choice | None:
-    """vLLM's advice (docs, parallelism_scaling): one GPU if the model fits, else TP inside a machine, else TP x PP
-    across machines (PP instead of TP without NVLink); what is left of the box serves replicas (DP)."""
-    fits = {(c.tp, c.pp, c.dp): c for c in choices if c.fits}
+def rule_of_thumb(box: Box, choices) -> Choice | None:
+    """The advice of vLLM's documentation (parallelism_scaling); None when nothing fits.
 
-    def with_replicas(tp, pp):
-        for dp in range(box.gpus // (tp * pp), 0, -1):
-            if (tp, pp, dp) in fits:
-                return fits[(tp, pp, dp)]
-        return None
-
-    if any(key[:2] == (1, 1) for key in fits):
-        return with_replicas(1, 1)
+    One GPU if the model fits, else TP inside a machine, else TP x PP across machines (PP instead of
+    TP without NVLink); what is left of the box serves replicas (DP).
+    """
+    fits = {c.layout: c for c in choices if c.fits}
+    replica = {layout[:2] for layout in fits}  # (tp, pp) that hold the model
     node = box.gpus_per_node
-    inside = [tp for tp in range(2, node + 1) if any(k[:2] == (tp, 1) for k in fits)]
+    inside = [(tp, 1) for tp in range(2, node + 1)]
     if box.gpu.link is None:  # no NVLink: stages instead of slices
-        staged = [pp for pp in range(2, node + 1) if any(k[:2] == (1, pp) for k in fits)]
-        if staged:
-            return with_replicas(1, staged[0])
-    if inside:
-        return with_replicas(inside[0], 1)
-    for nodes in range(2, box.nodes + 1):
-        if any(k[:2] == (node, nodes) for k in fits):
-            return with_replicas(node, nodes)
+        inside = [(1, pp) for pp in range(2, node + 1)] + inside
+    across = [(node, nodes) for nodes in range(2, box.nodes + 1)]
+    for tp, pp in [(1, 1), *inside, *across]:
+        if (tp, pp) in replica:
+            most = range(box.gpus // (tp * pp), 0, -1)
+            return next((fits[tp, pp, dp] for dp in most if (tp, pp, dp) in fits), None)
     rest = [k for k in fits if k[0] <= node]
     return fits[min(rest, key=lambda k: (k[0] * k[1], k[1]))] if rest else None
 
@@ -179,50 +198,50 @@ def _reasons(ordered, best, thumb, goal, workload):
     if best is None:
         nearest = min((c for c in ordered if c.fits), key=lambda c: c.prediction.mixed_tpot_s)
         yield (
-            f"No plan on this box meets the goal; the nearest is {nearest.name()}, which misses because "
-            f"{nearest.why}."
+            f"No plan on this box meets the goal; the nearest is {nearest.name()}, which misses "
+            f"because {nearest.why}."
         )
         return
     p, m = best.prediction, best.prediction.memory
+    plural = "s" * (workload.concurrency > 1)
     yield (
         f"{best.name()} is predicted to give {p.output_tokens_per_s:,.0f} output tokens/s, TPOT "
-        f"{p.mixed_tpot_s * 1e3:.1f} ms and TTFT {p.ttft_s * 1e3:.0f} ms for {workload.concurrency} request{'s' * (workload.concurrency > 1)} at once."
+        f"{p.mixed_tpot_s * 1e3:.1f} ms and TTFT {p.ttft_s * 1e3:.0f} ms for "
+        f"{workload.concurrency} request{plural} at once."
     )
     yield (
         f"Each GPU holds {m.weights_gib_per_gpu:.1f} GiB of weights, and a replica has room for "
-        f"{m.kv_cache_tokens:,} tokens of KV cache, or {m.max_concurrency:.1f} requests of {m.options.max_model_len:,} "
-        "tokens."
+        f"{m.kv_cache_tokens:,} tokens of KV cache, or {m.max_concurrency:.1f} requests of "
+        f"{m.options.max_model_len:,} tokens."
     )
-    largest = max(p.decode.ms().items(), key=lambda item: item[1])
-    yield f"The largest part of a decode step is {largest[0].removesuffix('_ms').replace('_', ' ')} ({largest[1] / (p.decode.total * 1e3):.0%})."
+    part, ms = max(p.decode.ms().items(), key=lambda item: item[1])
+    share = ms / (p.decode.total * 1e3)
+    words = part.removesuffix("_ms").replace("_", " ")
+    yield f"The largest part of a decode step is {words} ({share:.0%})."
     second = next((c for c in ordered[1:] if c.meets), None)
     if second:
-        q = second.prediction
-        yield (
-            f"Next comes {second.name()} with {q.output_tokens_per_s:,.0f} tokens/s and TPOT "
-            f"{q.mixed_tpot_s * 1e3:.1f} ms."
-        )
+        yield f"Next comes {second.name()} with {_speed(second, ' and ')}."
     if thumb is None:
         return
-    if (thumb.tp, thumb.pp, thumb.dp) == (best.tp, best.pp, best.dp):
+    if thumb.layout == best.layout:
         yield f"The rule of thumb says the same: {thumb.name()}."
-    else:
-        t = thumb.prediction
-        yield (
-            f"The rule of thumb says {thumb.name()} ({t.output_tokens_per_s:,.0f} tokens/s, TPOT "
-            f"{t.mixed_tpot_s * 1e3:.1f} ms): "
-            + (
-                f"it misses the goal, because {thumb.why}."
-                if not thumb.meets
-                else f"for this goal ({goal.prefer}) the ranking disagrees."
-            )
-        )
+        return
+    why = f"for this goal ({goal.prefer}) the ranking disagrees."
+    if not thumb.meets:
+        why = f"it misses the goal, because {thumb.why}."
+    yield f"The rule of thumb says {thumb.name()} ({_speed(thumb, ', ')}): {why}"
+
+
+def _speed(choice: Choice, between: str) -> str:
+    p = choice.prediction
+    tokens, tpot_ms = f"{p.output_tokens_per_s:,.0f} tokens/s", p.mixed_tpot_s * 1e3
+    return f"{tokens}{between}TPOT {tpot_ms:.1f} ms"
 
 
 def holds(
     shape: ModelShape, box: Box, tp: int, pp: int, dp: int = 1, options=None, usage="server"
 ) -> bool:
-    """Whether vLLM accepts these sizes for the model and every GPU of the box has room for its part."""
+    """Whether vLLM accepts these sizes and every GPU of the box has room for its part."""
     return (
         why_invalid(shape, tp, pp, dp) is None
         and plan_memory(shape, box, tp, pp, dp, options, usage).fits
@@ -232,7 +251,10 @@ def holds(
 def smallest_box(
     shape: ModelShape, gpu, options=None, usage="server", more_than: int = 0
 ) -> tuple[Box, int, int] | None:
-    """(box, TP, PP) of the fewest GPUs of a kind, 1 to 64 in powers of two and more than `more_than`, that hold the model."""
+    """(box, TP, PP) of the fewest GPUs of a kind that hold the model; None when 64 do not.
+
+    Looks at 1 to 64 in powers of two that are more than ``more_than``.
+    """
     for gpus in (n for n in (1, 2, 4, 8, 16, 32, 64) if n > more_than):
         box = make_box(gpu, gpus, max(1, math.ceil(gpus / 8)))
         for tp in (t for t in (8, 4, 2, 1) if t <= gpus):
@@ -247,9 +269,9 @@ def planned_box(
 ) -> Box:
     """The box to plan for: the one asked for, or else a sensible one.
 
-    gpu, gpus, nodes: a kind of the catalogue, how many in all, on how many machines. Without them: the GPUs that are
-    here, when there are several and they hold the model; else eight of their kind (H100-SXM on a machine without), or
-    as many more as the model needs.
+    gpu, gpus, nodes: a kind of the catalogue, how many in all, on how many machines. Without them:
+    the GPUs that are here, when there are several and they hold the model; else eight of their kind
+    (H100-SXM on a machine without), or as many more as the model needs.
     """
     on_cpu = here.gpu.family == "cpu"
     kind = gpu or ("H100-SXM" if on_cpu else here.gpu)
@@ -264,31 +286,33 @@ def planned_box(
     return needed[0] if needed and needed[0].gpus > 8 else make_box(kind, 8, nodes)
 
 
-def nearest_that_fits(shape, box, options=None, usage="server", tried=()) -> str:
-    """One sentence: why nothing fits this box, and the nearest change that does."""
-    first = next(
-        (c for c in tried if c.tp * c.pp * c.dp == box.gpus and c.dp == 1 and c.why), None
-    ) or (tried[0] if tried else None)
-    cause = first.why if first else "no plan fits"
-    where = f" ({first.name()})" if first else ""
-    head = f"{shape.name} does not fit on {box.gpus} x {box.gpu.name}{where}: {cause}"
+def nearest_that_fits(shape: ModelShape, box: Box, options, usage: str, tried) -> str:
+    """One sentence: why none of the choices that were tried fits, and the nearest that does."""
+    whole = (c for c in tried if c.gpus == box.gpus and c.dp == 1 and c.why)
+    first = next(whole, tried[0])
+    head = f"{shape.name} does not fit on {box.gpus} x {box.gpu.name} ({first.name()}): {first.why}"
     if found := smallest_box(shape, box.gpu, options, usage, more_than=box.gpus):
         bigger, tp, pp = found
         size = f"--tp {tp}" + (f" --pp {pp}" if pp > 1 else "")
         return f"{head}; the nearest that works is {bigger.gpus} GPUs of this kind with {size}."
-    return f"{head}; no box of up to 64 of these GPUs holds it: take a smaller model or a GPU with more memory."
+    return (
+        f"{head}; no box of up to 64 of these GPUs holds it: take a smaller model or a GPU with "
+        "more memory."
+    )
 
 
 def nearest_valid(
     shape: ModelShape, box: Box, tp: int, pp: int, dp: int, options=None, usage="server"
 ) -> str:
-    """A clause that names the valid plan nearest to (tp, pp, dp) on this box, or says what box would do."""
-    found = []
-    for t, p, d in combinations(box.gpus):
-        if holds(shape, box, t, p, d, options, usage):
-            distance = abs(math.log(t / tp)) * 2 + abs(math.log(p / pp))
-            found.append((distance, -(t * p * d), abs(math.log(d / dp)), (t, p, d)))
+    """A clause that names the valid plan of this box nearest to (tp, pp, dp); "" without one."""
+
+    def distance(layout):
+        t, p, d = layout
+        between = abs(math.log(t / tp)) * 2 + abs(math.log(p / pp))
+        return between, -(t * p * d), abs(math.log(d / dp)), layout
+
+    found = [c for c in combinations(box.gpus) if holds(shape, box, *c, options, usage)]
     if not found:
         return ""
-    t, p, d = min(found)[3]
+    t, p, d = min(found, key=distance)
     return f"the nearest that works here is --tp {t} --pp {p} --dp {d}"

@@ -10,16 +10,24 @@ from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from .errors import PlanningError
+from helpers import OneLineError
 
 GIB = 2**30
 CATALOGUE_FILE = Path(__file__).with_name("hardware.json")
+NETWORK_GB_S = 50.0  # of one GPU between machines, one direction: an adapter of 400 Gb/s for each
+
+
+class PlanningError(OneLineError, ValueError):
+    """Raised for input that cannot be planned for: one sentence, the cause and what would work."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """A way between GPUs. ``gb_s``: GB/s (1e9 bytes) of one GPU in one direction. ``spans``: how
-    many GPUs it joins directly."""
+    """A way between GPUs.
+
+    ``gb_s``: GB/s (1e9 bytes) of one GPU in one direction. ``spans``: how many GPUs it joins
+    directly.
+    """
 
     kind: str
     gb_s: float
@@ -28,8 +36,11 @@ class Link:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. ``usable_gib`` is what the driver reports to CUDA (``memory_gb`` is the vendor's
-    figure, in GB); ``bandwidth_gb_s`` is the memory's; FLOPs are dense TFLOP/s."""
+    """One GPU.
+
+    ``usable_gib`` is what the driver reports to CUDA (``memory_gb`` is the vendor's figure, in GB);
+    ``bandwidth_gb_s`` is the memory's; FLOPs are dense TFLOP/s.
+    """
 
     name: str
     full_name: str
@@ -42,11 +53,11 @@ class Gpu:
     link: Link | None
     pcie: Link
     source: str = ""
-    usable_source: str = ""
     doubts: dict = field(default_factory=dict)
 
     @property
     def usable_bytes(self) -> int:
+        """Memory that the driver reports, in bytes."""
         return int(self.usable_gib * GIB)
 
     @property
@@ -64,7 +75,7 @@ class Gpu:
         }.get(major, "other")
 
     def knee(self) -> float:
-        """Tokens in a batch at which 16-bit matrix products take as long as reading their weights."""
+        """Tokens in a batch at which 16-bit products take as long as reading their weights."""
         return self.tflops_16bit * 1e12 / (self.bandwidth_gb_s * 1e9)
 
 
@@ -87,7 +98,6 @@ def _gpu_from(name: str, entry: dict) -> Gpu:
             link=link,
             pcie=Link(**entry.get("pcie", {"kind": "PCIe 4 x16", "gb_s": 32})),
             source=entry.get("source", "given by the user"),
-            usable_source=entry.get("usable_source", ""),
             doubts=entry.get("doubts", {}),
         )
     except (KeyError, TypeError, ValueError) as problem:
@@ -114,6 +124,7 @@ def add_gpu(name: str, *, memory_gb, bandwidth_gb_s, tflops_16bit, source: str, 
     """Add a GPU that the catalogue has no data for; ``source`` says where the numbers come from.
 
     ``more``: usable_gib, tflops_fp8, capability ("9.0"), link and pcie as dicts of kind and gb_s.
+    Raises PlanningError for numbers that are not positive.
     """
     entry = {
         "memory_gb": memory_gb,
@@ -131,7 +142,10 @@ def add_gpu(name: str, *, memory_gb, bandwidth_gb_s, tflops_16bit, source: str, 
 
 
 def load_hardware(path) -> list[Gpu]:
-    """Add the GPUs of a JSON file with the layout of ``hardware.json``."""
+    """Add the GPUs of a JSON file with the layout of ``hardware.json``.
+
+    Raises PlanningError when the file cannot be read or an entry is not usable.
+    """
     try:
         entries = json.loads(Path(path).read_text())
         entries = entries.get("gpus", entries)
@@ -142,71 +156,73 @@ def load_hardware(path) -> list[Gpu]:
         raise PlanningError(f"The hardware file {path} cannot be read: {problem}.") from None
 
 
-def get_gpu(name: str, usable_gib: float | None = None) -> Gpu:
+def get_gpu(name: str | Gpu, usable_gib: float | None = None) -> Gpu:
     """Look a GPU up by its catalogue name, an alias, or the name that the driver gives it.
 
+    usable_gib: memory as the driver of that machine reports it, instead of the catalogue's.
     Raises PlanningError ("no data") for a GPU that is not in the catalogue.
     """
-    if isinstance(name, Gpu):
-        gpu = name
-    else:
-        wanted = _squash(str(name)).removeprefix("nvidia")
-        gpu = None
-        for key, entry in {**_shipped(), **_ADDED}.items():
-            names = [key, entry.get("full_name", key), *entry.get("aliases", ())]
-            if wanted and wanted in {_squash(n).removeprefix("nvidia") for n in names}:
-                gpu = _gpu_from(key, entry)
-                break
-        if gpu is None:
-            known = sorted({**_shipped(), **_ADDED})
-            lookup = {_squash(k): k for k in known}
-            near = [lookup[n] for n in get_close_matches(wanted, lookup, 3, 0.3)]
-            raise PlanningError(
-                f"No data for the GPU {name!r}: the nearest that the catalogue has is "
-                f"{' or '.join(near or known[:3])}; add yours with helpers.planning.add_gpu(name, "
-                "memory_gb=..., bandwidth_gb_s=..., tflops_16bit=..., source=...) or --hardware FILE."
-            )
-    if usable_gib is not None:
-        if not usable_gib > 0:
-            raise PlanningError(
-                f"A GPU with {usable_gib} GiB of memory cannot hold a model: give what nvidia-smi "
-                f"reports, about {gpu.usable_gib:.1f} GiB for {gpu.name}."
-            )
-        gpu = replace(gpu, usable_gib=usable_gib)
-    return gpu
+    gpu = name if isinstance(name, Gpu) else _look_up(str(name))
+    if usable_gib is None:
+        return gpu
+    if not usable_gib > 0:
+        raise PlanningError(
+            f"A GPU with {usable_gib} GiB of memory cannot hold a model: give what nvidia-smi "
+            f"reports, about {gpu.usable_gib:.1f} GiB for {gpu.name}."
+        )
+    return replace(gpu, usable_gib=usable_gib)
+
+
+def _look_up(name: str) -> Gpu:
+    entries = {**_shipped(), **_ADDED}
+    wanted = _squash(name).removeprefix("nvidia")
+    for key, entry in entries.items():
+        names = [key, entry.get("full_name", key), *entry.get("aliases", ())]
+        if wanted and wanted in {_squash(n).removeprefix("nvidia") for n in names}:
+            return _gpu_from(key, entry)
+    known = {_squash(key): key for key in sorted(entries)}
+    near = [known[n] for n in get_close_matches(wanted, known, 3, 0.3)]
+    raise PlanningError(
+        f"No data for the GPU {name!r}: the nearest that the catalogue has is "
+        f"{' or '.join(near or sorted(entries)[:3])}; add yours with helpers.planning.add_gpu("
+        "name, memory_gb=..., bandwidth_gb_s=..., tflops_16bit=..., source=...) or --hardware FILE."
+    )
 
 
 @dataclass(frozen=True)
 class Box:
-    """``gpus`` equal GPUs in ``nodes`` machines. ``network_gb_s``: one GPU's share between machines,
-    one direction (400 Gb/s a GPU = 50 GB/s is usual for a node with one adapter for each GPU)."""
+    """``gpus`` equal GPUs in ``nodes`` machines; ``present``: they are those of this machine."""
 
     gpu: Gpu
     gpus: int = 1
     nodes: int = 1
-    network_gb_s: float = 50.0
     present: bool = False
 
     @property
     def gpus_per_node(self) -> int:
+        """GPUs in one machine."""
         return self.gpus // self.nodes
 
     def link_for(self, ranks: int) -> Link:
         """The slowest link that a group of ``ranks`` neighbouring GPUs must use."""
         if ranks > self.gpus_per_node:
-            return Link("network between machines", self.network_gb_s, self.gpus)
+            return Link("network between machines", NETWORK_GB_S, self.gpus)
         if self.gpu.link is not None and ranks <= self.gpu.link.spans:
             return self.gpu.link
         return self.gpu.pcie
 
     def label(self) -> str:
+        """The box in words, such as "2 x NVIDIA H200 SXM (not present here)"."""
         where = "" if self.present else " (not present here)"
         nodes = f" in {self.nodes} machines" if self.nodes > 1 else ""
         return f"{self.gpus} x {self.gpu.full_name}{nodes}{where}"
 
 
-def make_box(gpu, gpus=1, nodes=1, *, present=False, usable_gib=None, network_gb_s=50.0) -> Box:
-    """A box of ``gpus`` GPUs in all, spread evenly over ``nodes`` machines."""
+def make_box(gpu: str | Gpu, gpus: int = 1, nodes: int = 1, *, usable_gib=None) -> Box:
+    """A box of ``gpus`` GPUs in all, spread evenly over ``nodes`` machines.
+
+    Raises PlanningError for an unknown GPU and for numbers that make no box.
+    """
     gpu = get_gpu(gpu, usable_gib)
     if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 1:
         raise PlanningError(f"A plan needs at least 1 GPU, and {gpus!r} was given.")
@@ -215,4 +231,4 @@ def make_box(gpu, gpus=1, nodes=1, *, present=False, usable_gib=None, network_gb
             f"{gpus} GPUs cannot be spread evenly over {nodes} machines: give a number of machines "
             f"that divides {gpus}."
         )
-    return Box(gpu, gpus, nodes, network_gb_s, present)
+    return Box(gpu, gpus, nodes)

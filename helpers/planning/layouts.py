@@ -1,31 +1,47 @@
-"""Try layouts for real: the same model with TP 1, TP 2, PP 2 on this machine, in child processes with a time limit.
+"""Try layouts for real on this machine: TP 1, TP 2 and PP 2 of the same model, and two replicas.
 
     for trial in run_trials(profile, [(1, 1), (2, 1), (1, 2)]):
         print(trial)
 
-On GPUs each layout is a process of its own. On the CPU one rank runs in this process, as in the other notebooks; the
-layouts of several ranks share one child, whose workers are forked instead of started anew, which saves 10 s for each
-(vLLM's own way imports PyTorch again in every worker); one core a rank.
+On GPUs each layout is a process of its own. On the CPU one rank runs in this process, as in the
+other notebooks; the layouts of several ranks share one child, whose workers are forked instead of
+started anew (vLLM's own way imports PyTorch again in every worker); one core a rank.
 """
 
-import contextlib
-import json
 import os
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+from helpers.engine import open_engine
+
+from .calibration import Calibration, Point
+from .engine_child import LATE, EngineChild, measure
+from .hardware import Box, make_box
+from .inventory import take_inventory
+from .models import ModelShape
+from .predict import decode_parts, prefill_parts
+from .worker_probe import WORKER_PROBE, allreduce_sizes
+
+INPUT_TOKENS, OUTPUT_TOKENS = 64, 48  # of the streams whose decode steps are timed
+WHAT = {
+    "decode": [(1, INPUT_TOKENS), (8, INPUT_TOKENS)],
+    "prefill": [256, 1024],
+    "output": OUTPUT_TOKENS,
+}
+CONTEXT = INPUT_TOKENS + OUTPUT_TOKENS / 2  # tokens in the KV cache of a stream on average
+CPU_KV_CACHE_BYTES = 64 * 2**20
+CHUNK = 4096  # more tokens than the prompts have
+CHILD_S, CPU_CHILD_S = 300, 60  # for one layout on GPUs; for all of a CPU together
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What one layout did. ``problem`` is vLLM's own last words when it did not run; then the rest may be empty.
+    """What one layout did. ``problem``: why the rest is empty or not whole.
 
-    tpot_ms: {streams: ms of one decode step}; prefill_ms: {prompt tokens: ms}; allreduce: rows {"bytes", "seconds"} of
-    vLLM's own all-reduce between the ranks.
+    tpot_ms: {streams: ms of one decode step}; prefill_ms: {prompt tokens: ms}; allreduce: rows
+    {"bytes", "seconds"} of vLLM's own all-reduce between the ranks.
     """
 
     tp: int
@@ -39,164 +55,181 @@ class Trial:
 
     @property
     def name(self) -> str:
-        return (
-            f"TP {self.tp}"
-            if self.pp == 1
-            else f"PP {self.pp}"
-            if self.tp == 1
-            else f"TP {self.tp} x PP {self.pp}"
+        """The layout in words: sizes of 1 are left out."""
+        if self.pp == 1:
+            return f"TP {self.tp}"
+        return f"PP {self.pp}" if self.tp == 1 else f"TP {self.tp} x PP {self.pp}"
+
+    def points(self) -> list[Point]:
+        """What a calibration needs of one run: a step of one stream, the longest prefill."""
+        step = Point(
+            tp=self.tp,
+            pp=self.pp,
+            input_tokens=INPUT_TOKENS,
+            output_tokens=OUTPUT_TOKENS,
+            tpot_s=self.tpot_ms[1] / 1e3,
         )
+        prompt = max(self.prefill_ms)
+        prefill_s = self.prefill_ms[prompt] / 1e3
+        return [step, Point(self.tp, self.pp, input_tokens=prompt, prefill_s=prefill_s)]
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers to save, with units in their names."""
+        tpot = {f"tpot_ms_{n}_streams": ms for n, ms in self.tpot_ms.items()}
+        return {"startup_s": self.startup_s, "kv_cache_tokens": self.kv_cache_tokens, **tpot}
 
     def __str__(self) -> str:
+        started = f"{self.name}: started in {self.startup_s:.1f} s"
+        if self.problem and not self.startup_s:
+            return f"{self.name}: {self.problem}"
         if self.problem:
-            return (
-                f"{self.name}: started in {self.startup_s:.1f} s, then failed: {self.problem}"
-                if self.startup_s
-                else f"{self.name}: {self.problem}"
-            )
+            return f"{started}, then failed: {self.problem}"
         times = ", ".join(
             f"{ms:.2f} ms with {n} stream{'s' * (n > 1)}" for n, ms in self.tpot_ms.items()
         )
-        return f"{self.name}: started in {self.startup_s:.1f} s, {self.kv_cache_tokens:,} tokens of KV cache; TPOT {times}"
+        return f"{started}, {self.kv_cache_tokens:,} tokens of KV cache; TPOT {times}"
 
 
-def run_trials(
-    profile,
-    layouts,
-    streams=(1, 8),
-    prompts=(256, 1024),
-    input_tokens=64,
-    output_tokens=48,
-    timeout_s=None,
-):
+def _trial(layout: tuple[int, int], heard: dict) -> Trial:
+    """A Trial from what was measured; keys "8x64" become numbers of streams."""
+    return Trial(
+        *layout,
+        startup_s=heard.get("startup_s", 0.0),
+        kv_cache_tokens=heard.get("kv_cache_tokens", 0),
+        tpot_ms={int(k.split("x")[0]): ms for k, ms in heard.get("tpot_ms", {}).items()},
+        prefill_ms={int(k): ms for k, ms in heard.get("prefill_ms", {}).items()},
+        allreduce=heard.get("allreduce", []),
+        problem=heard.get("problem", ""),
+    )
+
+
+def run_trials(profile, layouts):
     """Yield one Trial for each (tp, pp) as it ends. No process is left, whatever happens.
 
-    timeout_s: for the child on the CPU, for each layout on GPUs (default 60 and 300). A layout that needs more GPUs or
-    cores than there are gives a Trial with that as its problem.
+    A layout that needs more GPUs or cores than there are gives a Trial with that as its problem.
     """
-    from .inventory import inventory
-
-    found = inventory()
+    found = take_inventory()
     on_cpu = profile.name == "cpu"
     have = found.cpu_cores if on_cpu else len(found.devices)
-    job = {
-        "model": profile.model, "cpu": on_cpu, "streams": list(streams), "prompts": list(prompts),
-        "input": input_tokens, "output": output_tokens, "args": _arguments(profile),
-    }  # fmt: skip
-    several = [size for size in layouts if 1 < size[0] * size[1] <= have]
-    # On two busy cores the ranks of TP 2 wait for each other at every all-reduce: it comes last, so that it holds up nobody.
-    several.sort(key=lambda size: size[0])
-    measured, started = {}, False
+    # On two busy cores the ranks of TP 2 wait for each other at every all-reduce: it comes last,
+    # so that it holds up nobody.
+    several = sorted(one for one in layouts if 1 < one[0] * one[1] <= have)
+    trials: dict[tuple[int, int], Trial] = {}
     for layout in layouts:
-        tp, pp = layout
-        if tp * pp > have:
-            yield Trial(
-                tp,
-                pp,
-                problem=f"needs {tp * pp} {'cores' if on_cpu else 'GPUs'}, and this machine has {have}; nothing was run.",
-            )
-        elif on_cpu and tp * pp == 1:
-            yield _in_this_process(profile, job)
-        else:
-            if not (
-                on_cpu and started
-            ):  # on the CPU one child measures all of them, and a child that failed is not tried again
-                started = True
-                batch = several if on_cpu else [layout]
-                measured |= {
-                    (t.tp, t.pp): t
-                    for t in _child({**job, "layouts": batch}, timeout_s or (60 if on_cpu else 300))
-                }
-            yield measured.get(layout) or Trial(
-                tp, pp, problem="was not reached in the time allowed."
-            )
+        ranks = layout[0] * layout[1]
+        if ranks > have:
+            what = "cores" if on_cpu else "GPUs"
+            problem = f"needs {ranks} {what}, and this machine has {have}; nothing was run."
+            trials[layout] = Trial(*layout, problem=problem)
+        elif on_cpu and ranks == 1:
+            trials[layout] = _in_this_process(profile)
+        elif layout not in trials:
+            trials |= _in_a_child(profile, several if on_cpu else [layout])
+        yield trials[layout]
 
 
-def _in_this_process(profile, job: dict) -> Trial:
-    from vllm import SamplingParams
-
-    from helpers.engine.engine import open_engine
-
-    with open_engine(profile, kv_cache_memory_bytes=job["args"]["kv_cache_memory_bytes"]) as engine:
-        return Trial(
-            1,
-            1,
-            engine.info.startup_s,
-            engine.info.kv_cache_tokens,
-            **_measure(engine.llm, job, SamplingParams, lambda row: None),
-        )
+def _in_this_process(profile) -> Trial:
+    with open_engine(profile, kv_cache_memory_bytes=CPU_KV_CACHE_BYTES) as engine:
+        heard = {"startup_s": engine.info.startup_s, "kv_cache_tokens": engine.info.kv_cache_tokens}
+        for part in measure(engine.llm, **WHAT):
+            heard |= part
+        return _trial((1, 1), heard)
 
 
-def _arguments(profile) -> dict:
-    args = {
-        k: v
-        for k, v in profile.engine_args.items()
-        if k not in ("distributed_executor_backend", "disable_log_stats")
-    }
+def trial_arguments(profile) -> dict:
+    """The profile's engine arguments without those that decide where the ranks run."""
+    args = dict(profile.engine_args)
+    for name in ("distributed_executor_backend", "disable_log_stats"):
+        args.pop(name, None)
     if profile.name == "cpu":
-        args["enforce_eager"] = True
-        args["kv_cache_memory_bytes"] = 64 * 2**20
+        args |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
     return args
 
 
-def _child(job: dict, timeout_s: float) -> list[Trial]:
-    from helpers.engine import processes as lifeline
-
-    with tempfile.TemporaryDirectory(prefix="planning-trial-") as folder:
-        job["out"], log = str(Path(folder) / "trials.jsonl"), Path(folder) / "log"
-        cores = sorted(os.sched_getaffinity(0))
-        environment = {
-            **os.environ,
-            "VLLM_NO_USAGE_STATS": "1",
-            "PYTHONWARNINGS": "ignore",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-        }
-        if job["cpu"]:
-            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-            environment["OMP_NUM_THREADS"] = "1"
-            ranks = max(tp * pp for tp, pp in job["layouts"])
-            environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(c) for c in cores[:ranks])
-        if Path(job["model"]).exists():
-            environment["HF_HUB_OFFLINE"] = "1"
-        process = lifeline.spawn(
-            [sys.executable, "-P", "-m", "helpers.planning.layouts", json.dumps(job)],
-            env=environment,
-            log=str(log),
-        )
-        try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            lifeline.stop(process)
-        rows = {}
-        if Path(job["out"]).exists():
-            for line in Path(job["out"]).read_text().splitlines():
-                with contextlib.suppress(
-                    ValueError
-                ):  # the line that the child was writing when its time was up
-                    row = json.loads(line)
-                    rows[(row["tp"], row["pp"])] = row
-        trials = []
-        for row in rows.values():
-            row["tpot_ms"] = {int(k): v for k, v in row.get("tpot_ms", {}).items()}
-            row["prefill_ms"] = {int(k): v for k, v in row.get("prefill_ms", {}).items()}
-            trials.append(Trial(**row))
-        if not trials:
-            tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-            trials = [
-                Trial(
-                    *job["layouts"][0],
-                    problem=f"did not begin in the time allowed: {' '.join(tail)[-300:] or 'vLLM was still being imported'}",
-                )
-            ]
-        return trials
+def trial_environment(profile) -> dict[str, str]:
+    """Environment of a child that tries layouts: quiet, offline where the model is here."""
+    environment = {"PYTHONWARNINGS": "ignore", "VLLM_LOGGING_LEVEL": "ERROR"}
+    if profile.name == "cpu":
+        # The engine's core stays in the child: one start of Python less.
+        environment |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
+    if Path(profile.model).exists():
+        environment["HF_HUB_OFFLINE"] = "1"
+    return environment
 
 
-# ---------------------------------------------------------------------- data parallelism, through a server
+def _in_a_child(profile, layouts) -> dict[tuple[int, int], Trial]:
+    on_cpu = profile.name == "cpu"
+    environment = trial_environment(profile)
+    arguments = {**trial_arguments(profile), "worker_extension_cls": WORKER_PROBE}
+    if on_cpu:
+        cores = sorted(os.sched_getaffinity(0))[: max(tp * pp for tp, pp in layouts)]
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, cores))
+        arguments |= {"distributed_executor_backend": "mp", "fork": True}
+    trials = {}
+    deadline = time.monotonic() + (CPU_CHILD_S if on_cpu else CHILD_S)
+    with EngineChild(environment) as child:
+        for layout in layouts:
+            heard = _open_and_measure(child, profile.model, layout, arguments, on_cpu, deadline)
+            trials[layout] = _trial(layout, heard)
+    return trials
+
+
+def _open_and_measure(child, model, layout, arguments, on_cpu, deadline) -> dict:
+    tp, pp = layout
+    if time.monotonic() >= deadline:
+        return {"problem": "was not reached in the time allowed."}
+    sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
+    heard = child.ask("open", deadline, model=model, **arguments, **sizes)
+    if heard.get("problem") == LATE:
+        why = child.last_words() or "vLLM was still being imported"
+        return {"problem": f"did not begin in the time allowed: {why}"}
+    if "problem" in heard:
+        return heard
+    allreduce = allreduce_sizes(on_cpu) if tp > 1 else ()
+    heard |= child.ask("measure", deadline, allreduce=allreduce, **WHAT)
+    if heard.get("problem") == LATE:
+        waiting = "its ranks wait for each other on busy cores."
+        heard["problem"] = f"did not end in the time allowed: {waiting}"
+    return heard
+
+
+# ---------------------------------------------------------------------- beside the predictions
+def tp2_speedup(shape: ModelShape, box: Box, count: int, allreduce_s: float) -> float:
+    """Speed-up of TP 2 for one stream, predicted with ``count`` all-reduces of so many seconds."""
+    one = decode_parts(shape, box, 1, 1, 1, CONTEXT).total
+    two = decode_parts(shape, make_box(box.gpu, 2), 2, 1, 1, CONTEXT)
+    apart = two.total - two.allreduce_latency - two.allreduce_bandwidth
+    return one / (apart + count * allreduce_s)
+
+
+def beside_predictions(trials, shape: ModelShape, box: Box, calibrated: Calibration) -> list[dict]:
+    """Rows {"what", "measured", "before", "after"} in ms: before and after the calibration."""
+    rows = []
+
+    def add(what: str, measured: float, predict) -> None:
+        before, after = (predict(tuning=t).total * 1e3 for t in (None, calibrated.tuning))
+        rows.append({"what": what, "measured": measured, "before": before, "after": after})
+
+    for t in trials:
+        for n, ms in t.tpot_ms.items():
+            step = partial(decode_parts, shape, box, t.tp, t.pp, n, CONTEXT)
+            add(f"{t.name}, TPOT, {n} streams", ms, step)
+        for n, ms in t.prefill_ms.items():
+            prefill = partial(prefill_parts, shape, box, t.tp, t.pp, n, CHUNK)
+            add(f"{t.name}, prefill of {n}", ms, prefill)
+    return rows
+
+
+# ---------------------------------------------------------------------- data parallelism, a server
+REQUESTS, SERVER_S = 8, 120
+
+
 @dataclass(frozen=True)
 class DataParallelTrial:
-    """A server with several replicas: which replica answered how many requests (vLLM's label ``engine``)."""
+    """A server with several replicas: which replica answered how many requests.
+
+    requests_by_engine: by vLLM's label ``engine`` in the server's metrics.
+    """
 
     replicas: int
     startup_s: float = 0.0
@@ -204,6 +237,10 @@ class DataParallelTrial:
     requests_by_engine: dict = field(default_factory=dict)
     output_tokens_per_s: float = 0.0
     problem: str = ""
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers to save."""
+        return {"startup_s": self.startup_s, "output_tokens_per_s": self.output_tokens_per_s}
 
     def __str__(self) -> str:
         if self.problem:
@@ -215,169 +252,69 @@ class DataParallelTrial:
         )
 
 
-def measure_dp(
-    profile, replicas: int = 2, requests: int = 8, output_tokens: int = 48, max_wait_s: float = 120
-) -> DataParallelTrial:
-    """Start `vllm serve --data-parallel-size`, send requests at once, read which replica did what, and stop it.
+def measure_dp(profile, replicas: int) -> DataParallelTrial:
+    """Start `vllm serve --data-parallel-size`, send requests at once, read which replica did what.
 
-    The server is gone at the end, whatever happens. A server that does not come up is a ``problem``, not an exception.
+    The server is gone at the end, whatever happens. A server that does not come up is a
+    ``problem``, not an exception.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     import httpx
-    from prometheus_client.parser import text_string_to_metric_families
 
     from helpers.server.server import ServerError, start_server
 
-    extra = {"kv_cache_memory_bytes": 64 * 2**20} if profile.name == "cpu" else {}
+    extra = {"kv_cache_memory_bytes": CPU_KV_CACHE_BYTES} if profile.name == "cpu" else {}
     try:
-        server = start_server(profile, max_wait_s=max_wait_s, data_parallel_size=replicas, **extra)
+        server = start_server(profile, max_wait_s=SERVER_S, data_parallel_size=replicas, **extra)
     except ServerError as problem:
         return DataParallelTrial(replicas, problem=str(problem))
     try:
-        model = server.openai().models.list().data[0].id
-
-        def send(i):
-            body = {
-                "model": model,
-                "prompt": [3 + i] * 32,
-                "max_tokens": output_tokens,
-                "temperature": 0,
-                "ignore_eos": True,
-            }
-            httpx.post(
-                f"{server.url}/v1/completions", json=body, headers=server.headers, timeout=120
-            ).raise_for_status()
-
-        def answered() -> dict:
-            text, by_engine = httpx.get(f"{server.url}/metrics", timeout=30).text, {}
-            for family in text_string_to_metric_families(text):
-                for sample in family.samples:
-                    if sample.name == "vllm:request_success_total":
-                        key = sample.labels.get("engine", "0")
-                        by_engine[key] = by_engine.get(key, 0) + int(sample.value)
-            return by_engine
-
-        send(0)
-        before = answered()
-        with ThreadPoolExecutor(requests) as pool:
-            start = time.perf_counter()
-            list(pool.map(send, range(requests)))
-            wall = time.perf_counter() - start
-        after = answered()
-        shares = {key: after[key] - before.get(key, 0) for key in after}
-        return DataParallelTrial(
-            replicas, server.startup_s, server.command, shares, requests * output_tokens / wall
-        )
+        shares, tokens_per_s = _send_requests(server)
     except (httpx.HTTPError, OSError) as problem:
-        return DataParallelTrial(
-            replicas,
-            server.startup_s,
-            server.command,
-            problem=f"the server came up, then a request failed: {problem}",
-        )
+        failed = f"the server came up, then a request failed: {problem}"
+        return DataParallelTrial(replicas, server.startup_s, server.command, problem=failed)
     finally:
         server.stop()
+    return DataParallelTrial(replicas, server.startup_s, server.command, shares, tokens_per_s)
 
 
-# ---------------------------------------------------------------------- in the child
-def _run(job: dict) -> None:
-    import gc
-    import multiprocessing
+def _send_requests(server) -> tuple[dict[str, int], float]:
+    """({engine: requests that it answered}, output tokens/s of all together)."""
+    from concurrent.futures import ThreadPoolExecutor
 
-    from helpers.engine.start import imports_without_gc
+    import httpx
 
-    with imports_without_gc():
-        from vllm import LLM, SamplingParams
+    model = server.openai().models.list().data[0].id
 
-    if job["cpu"]:
-        import vllm.v1.executor.multiproc_executor as executor
+    def send(i: int) -> None:
+        body = {
+            "model": model,
+            "prompt": [3 + i] * 32,
+            "max_tokens": OUTPUT_TOKENS,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        url = f"{server.url}/v1/completions"
+        httpx.post(url, json=body, headers=server.headers, timeout=120).raise_for_status()
 
-        executor.get_mp_context = lambda: multiprocessing.get_context("fork")
-    for tp, pp in job["layouts"]:
-        row: dict = {"tp": tp, "pp": pp}
-        backend = (
-            {"distributed_executor_backend": "uni" if tp * pp == 1 else "mp"} if job["cpu"] else {}
-        )
-        llm = None
-        gc.freeze()  # vLLM's collections, here and in the ranks, look at what this engine makes
-        begin = time.perf_counter()
-        try:
-            llm = LLM(
-                model=job["model"], tensor_parallel_size=tp, pipeline_parallel_size=pp, skip_tokenizer_init=True,
-                disable_log_stats=False, worker_extension_cls="helpers.planning.worker_probe.WorkerProbe",
-                **{**job["args"], **backend},
-            )  # fmt: skip
-            row["startup_s"] = time.perf_counter() - begin
-            row["kv_cache_tokens"] = llm.llm_engine.vllm_config.cache_config.kv_cache_size_tokens
-            unfinished = {
-                "problem": "did not end in the time allowed: its ranks wait for each other on busy cores."
-            }
-            _note(job, row | unfinished)
-            row |= _measure(
-                llm, job, SamplingParams, lambda part: _note(job, row | part | unfinished)
-            )
-            if tp > 1:
-                sizes = [2**k for k in range(9, 22 if job["cpu"] else 27, 2)]
-                row["allreduce"] = llm.collective_rpc(
-                    "planning_allreduce", args=(sizes, 20 if job["cpu"] else 50)
-                )[0]
-        except Exception as problem:
-            row["problem"] = _words(problem)
-        _note(job, row)
-        if llm is not None:
-            try:
-                llm.llm_engine.engine_core.shutdown()
-            except Exception:
-                pass
-            del llm
+    send(0)
+    before = _answered(server)
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        start = time.perf_counter()
+        list(pool.map(send, range(REQUESTS)))
+        wall = time.perf_counter() - start
+    after = _answered(server)
+    shares = {engine: after[engine] - before.get(engine, 0) for engine in after}
+    return shares, REQUESTS * OUTPUT_TOKENS / wall
 
 
-def _measure(llm, job, sampling, note) -> dict:
-    """{"tpot_ms": {streams: ms}, "prefill_ms": {tokens: ms}}, the best of some runs each; ``note`` gets each part."""
-    import random
+def _answered(server) -> dict[str, int]:
+    import httpx
+    from prometheus_client.parser import text_string_to_metric_families
 
-    vocabulary, rng = llm.model_config.get_vocab_size(), random.Random(0)
-
-    def generate(count, tokens, output):
-        prompts = [
-            {"prompt_token_ids": [rng.randrange(3, vocabulary) for _ in range(tokens)]}
-            for _ in range(count)
-        ]
-        params = sampling(temperature=0.0, max_tokens=output, ignore_eos=True, detokenize=False)
-        return [o.metrics for o in llm.generate(prompts, params, use_tqdm=False)]
-
-    generate(1, 16, 4)
-    out: dict = {"tpot_ms": {}, "prefill_ms": {}}
-    for count in job["streams"]:
-        best = []
-        for _ in range(2):
-            metrics = generate(count, job["input"], job["output"])
-            last = max(m.first_token_ts for m in metrics)
-            best.append(statistics.median(
-                (m.last_token_ts - m.first_token_ts) / (m.num_generation_tokens - 1)
-                for m in metrics if last - m.first_token_ts < 2e-3
-            ))  # fmt: skip
-        out["tpot_ms"][count] = min(best) * 1e3
-        note(out)
-    for tokens in job["prompts"]:
-        runs = [generate(1, tokens, 1)[0] for _ in range(4)]
-        out["prefill_ms"][tokens] = min(m.first_token_ts - m.scheduled_ts for m in runs) * 1e3
-        note(out)
-    return out
-
-
-def _words(problem: BaseException) -> str:
-    """The type and the last line of an exception, or of the worker's exception that it carries."""
-    text = str(problem).strip().splitlines()
-    return f"{type(problem).__name__}: {text[-1] if text else ''}"[:300]
-
-
-def _note(job: dict, row: dict) -> None:
-    with open(job["out"], "a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-if __name__ == "__main__":
-    _run(json.loads(sys.argv[1]))
-    os._exit(0)
+    text, by_engine = httpx.get(f"{server.url}/metrics", timeout=30).text, {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "vllm:request_success_total":
+                engine = sample.labels.get("engine", "0")
+                by_engine[engine] = by_engine.get(engine, 0) + int(sample.value)
+    return by_engine

@@ -1,7 +1,7 @@
 """Size a model from its config.json: every tensor that one rank of vLLM holds, and its KV cache.
 
-Nothing here starts vLLM. The rules are read from vLLM 0.32's layers and checked against them: the tests
-build the same models on torch's "meta" device with vLLM's own classes and compare byte for byte.
+Nothing here starts vLLM. The rules are read from vLLM 0.32's layers and checked against them: the
+tests build the same models on torch's "meta" device with vLLM's own classes and compare bytes.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helpers import REPO
 
-from .errors import PlanningError
+from .hardware import PlanningError
 
 CONFIG_FOLDER = REPO / "helpers" / "engine" / "model_configs"
 
@@ -52,16 +52,17 @@ KV_BYTES = {
     "auto": None, "bfloat16": 2, "float16": 2, "half": 2,
     "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1,
 }  # fmt: skip
-VOCAB_PADDING = (
-    64  # DEFAULT_VOCAB_PADDING_SIZE in vllm/model_executor/layers/vocab_parallel_embedding.py
-)
-GIB = 2**30
+# DEFAULT_VOCAB_PADDING_SIZE in vllm/model_executor/layers/vocab_parallel_embedding.py
+VOCAB_PADDING = 64
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor on one rank. ``part``: embedding, attention, mlp, experts, router, norms, lm_head,
-    rope (not in the checkpoint) or scales."""
+    """One tensor on one rank.
+
+    ``part``: embedding, attention, mlp, experts, router, norms, lm_head, scales; rope and absorbed
+    are made by vLLM and not in the checkpoint.
+    """
 
     part: str
     numel: int
@@ -69,12 +70,13 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
+        """Whole bytes."""
         return math.ceil(self.numel * self.element_bytes)
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What of a config.json decides sizes and speed. Widths are in elements; heads are whole-model."""
+    """What of a config.json decides sizes and speed. Widths in elements, heads of all ranks."""
 
     name: str
     source: str  # what a launch command names: a folder or a Hugging Face id
@@ -117,16 +119,15 @@ class ModelShape:
     # ------------------------------------------------------------------ totals
     @property
     def mla(self) -> bool:
+        """Whether attention keeps one latent for all heads."""
         return self.kv_lora > 0
 
     def parameters(self) -> int:
         """All parameters of the model, once (without padding or copies)."""
-        tensors = rank_tensors(self, check=False)
-        padding = _padded_vocab(self.vocab) - self.vocab
+        stored = [t for t in rank_tensors(self) if t.part not in ("scales", *NOT_STORED)]
+        padding = padded_vocab(self.vocab) - self.vocab
         copies = 1 if self.tied else 2
-        return sum(t.numel for t in tensors if t.part not in ("rope", "scales", "absorbed")) - (
-            padding * self.hidden * copies
-        )
+        return sum(t.numel for t in stored) - padding * self.hidden * copies
 
     def active_parameters(self) -> int:
         """Parameters that one token passes through, without the embedding table."""
@@ -137,8 +138,8 @@ class ModelShape:
     ) -> int:
         """Bytes of KV cache that one token takes on one rank that holds ``layers`` of the layers.
 
-        GQA: 2 (K and V) x layers x max(1, kv_heads // tp) x head_dim x bytes. A KV head is copied, not
-        split, when tp is larger than kv_heads. MLA: one latent for all heads, on every rank.
+        GQA: 2 (K and V) x layers x max(1, kv_heads // tp) x head_dim x bytes. A KV head is copied,
+        not split, when tp is larger than kv_heads. MLA: one latent for all heads, on every rank.
         """
         size = kv_element_bytes(kv_dtype, self)
         layers = self.layers if layers is None else layers
@@ -148,59 +149,69 @@ class ModelShape:
 
 
 def kv_element_bytes(kv_dtype: str, shape: ModelShape) -> int:
+    """Bytes of one element of the KV cache; raises PlanningError for a type without sizes."""
     if kv_dtype not in KV_BYTES:
         raise PlanningError(
-            f"The planner has no sizes for --kv-cache-dtype {kv_dtype}: it knows {', '.join(KV_BYTES)}."
+            f"The planner has no sizes for --kv-cache-dtype {kv_dtype}: it knows "
+            f"{', '.join(KV_BYTES)}."
         )
     return KV_BYTES[kv_dtype] or shape.dtype_bytes
 
 
 # ---------------------------------------------------------------------- reading a config
 def load_config(model) -> tuple[dict, str, str]:
-    """(config, short name, what a command names) for a dict, a folder, a config.json, a shipped name or a
-    Hugging Face id (which needs internet when the config is not shipped)."""
+    """(config, short name, what a command names) of a model.
+
+    model: a dict, a folder, a config.json, a shipped name, or a Hugging Face id (which needs
+    internet when the config is not shipped). Raises PlanningError when there is no such config.
+    """
     if isinstance(model, dict):
         return model, str(model.get("_name", "a config")), str(model.get("_name", "MODEL"))
     text = str(model)
     path = Path(text).expanduser()
     if path.is_dir() or text.endswith(".json") or path.is_file():
-        file = path / "config.json" if path.is_dir() else path
-        try:
-            config = json.loads(file.read_text())
-        except (OSError, ValueError) as problem:
-            raise PlanningError(
-                f"The config {file} cannot be read ({problem}): give a folder with a config.json, "
-                f"or one of {', '.join(list(SHIPPED)[:4])}, ..."
-            ) from None
-        if not isinstance(config, dict):
-            raise PlanningError(
-                f"The config {file} is not a JSON object, so it describes no model."
-            )
-        folder = path if path.is_dir() else path.parent
-        name = folder.name if file.name == "config.json" else file.stem
-        named = SHIPPED.get(_shipped_name(name) or "", str(folder))
-        return config, name, named if file.parent == CONFIG_FOLDER else str(folder)
-    short = _shipped_name(text)
-    if short:
+        return _config_of_file(path)
+    if short := _shipped_name(text):
         file = CONFIG_FOLDER / f"{Path(SHIPPED[short]).name}.json"
         return json.loads(file.read_text()), short, text if "/" in text else SHIPPED[short]
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        try:
-            from huggingface_hub import hf_hub_download
-
-            file = hf_hub_download(text, "config.json", etag_timeout=5)
-            return json.loads(Path(file).read_text()), Path(text).name, text
-        except Exception as problem:  # the hub raises many kinds; each means "no config from there"
-            raise PlanningError(
-                f"The config of {text!r} could not be fetched from Hugging Face "
-                f"({type(problem).__name__}): give a folder with its config.json, or one of "
-                f"{', '.join(SHIPPED)}."
-            ) from None
+        return _config_of_hub(text)
     near = get_close_matches(text, SHIPPED, 3, 0.3) or list(SHIPPED)[:3]
     raise PlanningError(
-        f"There is no model {text!r}: the nearest shipped configs are {', '.join(near)}; a folder with a "
-        "config.json and a Hugging Face id work too."
+        f"There is no model {text!r}: the nearest shipped configs are {', '.join(near)}; a folder "
+        "with a config.json and a Hugging Face id work too."
     )
+
+
+def _config_of_file(path: Path) -> tuple[dict, str, str]:
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError) as problem:
+        raise PlanningError(
+            f"The config {file} cannot be read ({problem}): give a folder with a config.json, "
+            f"or one of {', '.join(list(SHIPPED)[:4])}, ..."
+        ) from None
+    if not isinstance(config, dict):
+        raise PlanningError(f"The config {file} is not a JSON object, so it describes no model.")
+    folder = path if path.is_dir() else path.parent
+    name = folder.name if file.name == "config.json" else file.stem
+    named = SHIPPED.get(_shipped_name(name) or "", str(folder))
+    return config, name, named if file.parent == CONFIG_FOLDER else str(folder)
+
+
+def _config_of_hub(model: str) -> tuple[dict, str, str]:
+    try:
+        from huggingface_hub import hf_hub_download
+
+        file = hf_hub_download(model, "config.json", etag_timeout=5)
+        return json.loads(Path(file).read_text()), Path(model).name, model
+    except Exception as problem:  # the hub raises many kinds; each means "no config from there"
+        raise PlanningError(
+            f"The config of {model!r} could not be fetched from Hugging Face "
+            f"({type(problem).__name__}): give a folder with its config.json, or one of "
+            f"{', '.join(SHIPPED)}."
+        ) from None
 
 
 def _shipped_name(text: str) -> str | None:
@@ -220,56 +231,75 @@ def load_shape(model) -> ModelShape:
     return shape_from_config(config, name, source)
 
 
-def shape_from_config(config: dict, name: str = "model", source: str = "MODEL") -> ModelShape:
-    """Read a ModelShape from the dict of a config.json. Raises PlanningError for what cannot be sized."""
-    config = config.get("text_config") or config
-    kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise PlanningError(
-            f"The planner cannot size the model type {kind!r} of {name}: it knows {', '.join(FAMILIES)}."
-        )
-    family = FAMILIES[kind]
-    notes = []
+class _Config:
+    """The numbers of a config.json, checked."""
 
-    def number(*keys, default=None):
+    def __init__(self, config: dict, name: str):
+        self.config, self.name = config, name
+
+    def number(self, *keys: str, default: int | None = None) -> int:
+        """The first of the keys that is there. Raises PlanningError for what is not a size."""
         for key in keys:
-            value = config.get(key)
+            value = self.config.get(key)
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise PlanningError(
-                    f"The config of {name} has {key} = {value!r}, which is not a size."
+                    f"The config of {self.name} has {key} = {value!r}, which is not a size."
                 )
             return value
         if default is None:
             raise PlanningError(
-                f"The config of {name} has no {keys[0]}: is it the config.json of a language model?"
+                f"The config of {self.name} has no {keys[0]}: is it the config.json of a language "
+                "model?"
             )
         return default
 
-    layers = number("num_hidden_layers")
-    hidden = number("hidden_size")
+    def dtype(self) -> str:
+        """The number format that vLLM's dtype "auto" loads a checkpoint in, or of the config."""
+        said = str(self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16")
+        dtype = said.removeprefix("torch.")
+        if dtype not in DTYPE_BYTES:
+            raise PlanningError(
+                f"The config of {self.name} asks for dtype {dtype!r}, which vLLM does not load."
+            )
+        return dtype
+
+    def sliding_window(self) -> int | None:
+        """Tokens of a sliding window that is in use."""
+        return self.config.get("sliding_window") if self.config.get("use_sliding_window", 1) else 0
+
+
+def shape_from_config(config: dict, name: str = "model", source: str = "MODEL") -> ModelShape:
+    """Read a ModelShape from the dict of a config.json.
+
+    Raises PlanningError for what cannot be sized.
+    """
+    config = config.get("text_config") or config
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise PlanningError(
+            f"The planner cannot size the model type {kind!r} of {name}: it knows "
+            f"{', '.join(FAMILIES)}."
+        )
+    family, read = FAMILIES[kind], _Config(config, name)
+    number = read.number
+    layers, hidden = number("num_hidden_layers"), number("hidden_size")
     heads = number("num_attention_heads")
     kv_heads = number("num_key_value_heads", default=heads)
     if not (layers and hidden and heads and kv_heads):
         raise PlanningError(f"The config of {name} has a size of 0, so there is nothing to plan.")
     head_dim = number("head_dim", default=hidden // heads)
-    if config.get("sliding_window") and config.get("use_sliding_window", True):
+    notes = []
+    if window := read.sliding_window():
         notes.append(
-            f"{name} uses a sliding window of {config['sliding_window']} tokens: vLLM keeps less KV cache "
-            "for a long request than this plan counts"
+            f"{name} uses a sliding window of {window} tokens: vLLM keeps less KV cache for a long "
+            "request than this plan counts"
         )
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix(
-        "torch."
-    )
-    if dtype == "float32":
-        # vLLM's dtype "auto" runs a float32 checkpoint in 16 bits (config/model.py, _get_and_verify_dtype)
+    dtype = read.dtype()
+    if dtype == "float32":  # config/model.py, _get_and_verify_dtype
         notes.append("a float32 checkpoint: vLLM's default dtype loads it in 16 bits")
         dtype = "bfloat16"
-    if dtype not in DTYPE_BYTES:
-        raise PlanningError(
-            f"The config of {name} asks for dtype {dtype!r}, which vLLM does not load."
-        )
     shape = ModelShape(
         name=name,
         source=source,
@@ -301,32 +331,26 @@ def shape_from_config(config: dict, name: str = "model", source: str = "MODEL") 
             nope_dim=number("qk_nope_head_dim"),
             rope_dim=number("qk_rope_head_dim"),
             v_dim=number("v_head_dim"),
-            head_dim=config["qk_nope_head_dim"] + config["qk_rope_head_dim"],
+            head_dim=number("qk_nope_head_dim") + number("qk_rope_head_dim"),
         )
     return _with_quantisation(shape, config.get("quantization_config"))
 
 
 def _moe_fields(config, kind, number, layers) -> dict:
-    experts = number("num_local_experts", "num_experts", "n_routed_experts")
     width = number("moe_intermediate_size", "intermediate_size")
     dense = number("first_k_dense_replace", default=0) if kind.startswith("deepseek") else 0
     step = config.get("decoder_sparse_step", config.get("moe_layer_freq", 1)) or 1
     only_mlp = set(config.get("mlp_only_layers") or ())
     sparse = [
-        i
-        for i in range(layers)
-        if i >= dense and i not in only_mlp and (i + (not dense)) % step == 0
+        i for i in range(dense, layers) if i not in only_mlp and (i + (not dense)) % step == 0
     ]
-    shared = (
-        config.get("shared_expert_intermediate_size")
-        or (config.get("n_shared_experts") or 0) * width
-    )
+    own_width = config.get("shared_expert_intermediate_size")
     return dict(
-        experts=experts,
+        experts=number("num_local_experts", "num_experts", "n_routed_experts"),
         experts_per_token=number("num_experts_per_tok"),
         expert_width=width,
-        shared_width=shared,
-        shared_gate=bool(config.get("shared_expert_intermediate_size")),
+        shared_width=own_width or (config.get("n_shared_experts") or 0) * width,
+        shared_gate=bool(own_width),
         expert_bias=config.get("topk_method") == "noaux_tc",
         moe_layers=len(sparse),
     )
@@ -357,148 +381,163 @@ def _with_quantisation(shape: ModelShape, quant: dict | None) -> ModelShape:
             quant_group=group if group > 0 else 0,
         )
     raise PlanningError(
-        f"The planner has no sizes for the quantisation {method!r} of {shape.name}: it knows fp8, awq and gptq."
+        f"The planner has no sizes for the quantisation {method!r} of {shape.name}: it knows fp8, "
+        "awq and gptq."
     )
 
 
 # ---------------------------------------------------------------------- what one rank holds
-def _padded_vocab(vocab: int) -> int:
+NOT_STORED = ("rope", "absorbed")  # parts that vLLM makes, beside what a checkpoint holds
+
+
+def padded_vocab(vocab: int) -> int:
+    """Rows of the embedding as vLLM keeps it: a multiple of 64."""
     return math.ceil(vocab / VOCAB_PADDING) * VOCAB_PADDING
 
 
 def stage_layers(layers: int, pp: int) -> list[int]:
-    """Layers of each pipeline stage, as vllm.distributed.utils.get_pp_indices splits them: the remainder
-    goes to the last stages but one, counted backwards."""
+    """Layers of each pipeline stage, as vllm.distributed.utils.get_pp_indices splits them.
+
+    The remainder goes to the last stages but one, counted backwards.
+    """
     split = [layers // pp] * pp
     for i in range(2, layers % pp + 2):
         split[-i] += 1
     return split
 
 
-def _moe_flags(shape: ModelShape) -> list[bool]:
-    """For every layer whether it is a mixture of experts."""
-    return [i >= shape.layers - shape.moe_layers for i in range(shape.layers)]
+@dataclass
+class _Rank:
+    """One rank's tensors, as they are added."""
+
+    shape: ModelShape
+    tp: int
+    ep: int
+    tensors: list[Tensor] = field(default_factory=list)
+
+    def linear(self, part: str, rows: int, columns: int) -> None:
+        self.tensors.append(Tensor(part, rows * columns, self.shape.weight_bytes))
+        if self.shape.scale_bytes:
+            self.tensors.append(Tensor("scales", rows * columns, self.shape.scale_bytes))
+
+    def plain(self, part: str, numel: int, size: float | None = None) -> None:
+        if numel:
+            self.tensors.append(Tensor(part, numel, size or self.shape.dtype_bytes))
+
+    def attention(self) -> None:
+        shape, tp = self.shape, self.tp
+        queries, keys = shape.heads // tp, max(1, shape.kv_heads // tp)
+        width = (queries + 2 * keys) * shape.head_dim
+        self.linear("attention", width, shape.hidden)
+        if shape.qkv_bias:
+            self.plain("attention", width)
+        self.linear("attention", shape.hidden, queries * shape.head_dim)
+        if shape.o_bias:
+            self.plain("attention", shape.hidden)
+        if shape.qk_norm:
+            self.plain("norms", shape.head_dim)
+            self.plain("norms", shape.head_dim)
+
+    def latent_attention(self) -> None:
+        shape = self.shape
+        h, heads = shape.hidden, shape.heads // self.tp
+        qk = shape.nope_dim + shape.rope_dim
+        if shape.q_lora:
+            # the two down-projections are one matrix, whole on every rank
+            self.linear("attention", shape.q_lora + shape.kv_lora + shape.rope_dim, h)
+            self.plain("norms", shape.q_lora)
+            self.linear("attention", heads * qk, shape.q_lora)
+        else:
+            self.linear("attention", heads * qk, h)
+            self.linear("attention", shape.kv_lora + shape.rope_dim, h)
+        self.plain("norms", shape.kv_lora)
+        self.linear("attention", heads * (shape.nope_dim + shape.v_dim), shape.kv_lora)
+        self.linear("attention", h, heads * shape.v_dim)
+        # vLLM keeps 16-bit copies of the up-projection, for keys and for values, so that decoding
+        # can work on the latent (MLACommonImpl.process_weights_after_loading).
+        self.plain("absorbed", heads * shape.nope_dim * shape.kv_lora, 2)
+        self.plain("absorbed", heads * shape.v_dim * shape.kv_lora, 2)
+
+    def mlp(self) -> None:
+        width = self.shape.intermediate
+        self.linear("mlp", 2 * width // self.tp, self.shape.hidden)
+        self.linear("mlp", self.shape.hidden, width // self.tp)
+
+    def experts(self) -> None:
+        shape, h = self.shape, self.shape.hidden
+        self.plain("router", shape.experts * h)
+        if shape.expert_bias:
+            self.plain("router", shape.experts, 4)
+        if shape.shared_width:
+            self.linear("mlp", 2 * shape.shared_width // self.tp, h)
+            self.linear("mlp", h, shape.shared_width // self.tp)
+            if shape.shared_gate:
+                self.plain("router", h)
+        experts, width = shape.experts, shape.expert_width
+        if self.ep > 1:
+            experts = math.ceil(experts / self.ep)
+        else:
+            width //= self.tp
+        self.linear("experts", experts * 2 * width, h)
+        self.linear("experts", experts * h, width)
 
 
 def rank_tensors(
-    shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1, check: bool = True
+    shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1
 ) -> list[Tensor]:
     """The tensors of one rank in the order in which vLLM creates them.
 
     tp: tensor parallel size; pp, pp_rank: pipeline parallel size and stage; ep: over how many ranks
-    whole experts are spread (with --enable-expert-parallel: tp x dp; 1 means that experts are split by tp).
-    Sharding (vllm/model_executor/layers/linear.py): columns of qkv and gate_up, rows of o and down, the
-    vocabulary of embedding and lm_head are split; norms and routers are whole on every rank; a KV head is
-    copied when tp > kv_heads. Raises PlanningError for a tp or pp that vLLM refuses.
+    whole experts are spread (with --enable-expert-parallel: tp x dp; 1 means that experts are split
+    by tp). Sharding (vllm/model_executor/layers/linear.py): columns of qkv and gate_up, rows of o
+    and down, the vocabulary of embedding and lm_head are split; norms and routers are whole on
+    every rank; a KV head is copied when tp > kv_heads. Raises PlanningError for sizes that vLLM
+    refuses.
     """
-    if check and (problem := why_invalid(shape, tp, pp)):
+    if problem := why_invalid(shape, tp, pp, ep=ep):
         raise PlanningError(problem)
-    h, b = shape.hidden, shape.dtype_bytes
-    tensors: list[Tensor] = []
-
-    def linear(part, rows, columns):
-        tensors.append(Tensor(part, rows * columns, shape.weight_bytes))
-        if shape.scale_bytes:
-            tensors.append(Tensor("scales", rows * columns, shape.scale_bytes))
-
-    def plain(part, numel, size=b):
-        if numel:
-            tensors.append(Tensor(part, numel, size))
-
+    rank = _Rank(shape, tp, ep)
     split = stage_layers(shape.layers, pp)
     first = sum(split[:pp_rank])
-    vocab_rows = _padded_vocab(shape.vocab) // tp
+    vocab_rows = padded_vocab(shape.vocab) // tp
     is_first, is_last = pp_rank == 0, pp_rank == pp - 1
     if is_first or (is_last and shape.tied):
-        plain("embedding", vocab_rows * h)
-    flags = _moe_flags(shape)
+        rank.plain("embedding", vocab_rows * shape.hidden)
     # one rotary table for the whole model: (positions, rotary width), made when the first layer is
-    plain("rope", shape.max_positions * (shape.rope_dim or shape.head_dim))
+    rank.plain("rope", shape.max_positions * (shape.rope_dim or shape.head_dim))
     for layer in range(first, first + split[pp_rank]):
         if shape.mla:
-            _mla_tensors(shape, tp, linear, plain)
+            rank.latent_attention()
         else:
-            nq, nk = shape.heads // tp, max(1, shape.kv_heads // tp)
-            width = (nq + 2 * nk) * shape.head_dim
-            linear("attention", width, h)
-            if shape.qkv_bias:
-                plain("attention", width)
-            linear("attention", h, nq * shape.head_dim)
-            if shape.o_bias:
-                plain("attention", h)
-            if shape.qk_norm:
-                plain("norms", shape.head_dim)
-                plain("norms", shape.head_dim)
-        if flags[layer]:
-            _moe_tensors(shape, tp, ep, linear, plain)
+            rank.attention()
+        if layer >= shape.layers - shape.moe_layers:
+            rank.experts()
         else:
-            linear("mlp", 2 * shape.intermediate // tp, h)
-            linear("mlp", h, shape.intermediate // tp)
-        plain("norms", h)
-        plain("norms", h)
+            rank.mlp()
+        rank.plain("norms", shape.hidden)
+        rank.plain("norms", shape.hidden)
     if is_last:
-        plain("norms", h)
+        rank.plain("norms", shape.hidden)
         if not shape.tied:
-            plain("lm_head", vocab_rows * h)
-    return tensors
+            rank.plain("lm_head", vocab_rows * shape.hidden)
+    return rank.tensors
 
 
-def _mla_tensors(shape, tp, linear, plain):
-    h, heads = shape.hidden, shape.heads // tp
-    qk = shape.nope_dim + shape.rope_dim
-    if shape.q_lora:
-        # the two down-projections are one matrix, whole on every rank
-        linear("attention", shape.q_lora + shape.kv_lora + shape.rope_dim, h)
-        plain("norms", shape.q_lora)
-        linear("attention", heads * qk, shape.q_lora)
-    else:
-        linear("attention", heads * qk, h)
-        linear("attention", shape.kv_lora + shape.rope_dim, h)
-    plain("norms", shape.kv_lora)
-    linear("attention", heads * (shape.nope_dim + shape.v_dim), shape.kv_lora)
-    linear("attention", h, heads * shape.v_dim)
-    # After loading vLLM keeps 16-bit copies of the up-projection, one for keys and one for values, so that
-    # decoding can work on the latent (MLACommonImpl.process_weights_after_loading). Not in the checkpoint.
-    plain("absorbed", heads * shape.nope_dim * shape.kv_lora, 2)
-    plain("absorbed", heads * shape.v_dim * shape.kv_lora, 2)
-
-
-def _moe_tensors(shape, tp, ep, linear, plain):
-    h = shape.hidden
-    plain("router", shape.experts * h)
-    if shape.expert_bias:
-        plain("router", shape.experts, 4)
-    if shape.shared_width:
-        linear("mlp", 2 * shape.shared_width // tp, h)
-        linear("mlp", h, shape.shared_width // tp)
-        if shape.shared_gate:
-            plain("router", h)
-    experts, width = shape.experts, shape.expert_width
-    if ep > 1:
-        experts = math.ceil(experts / ep)
-    else:
-        width //= tp
-    linear("experts", experts * 2 * width, h)
-    linear("experts", experts * h, width)
-
-
-def weight_bytes(shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1) -> int:
+def weight_bytes(shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0) -> int:
     """Bytes of parameters on one rank (without the rotary table and other buffers)."""
-    skip = ("rope", "absorbed")
-    return sum(t.bytes for t in rank_tensors(shape, tp, pp, pp_rank, ep) if t.part not in skip)
+    tensors = rank_tensors(shape, tp, pp, pp_rank)
+    return sum(t.bytes for t in tensors if t.part not in NOT_STORED)
 
 
-def weight_parts(
-    shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1
-) -> dict[str, int]:
+def weight_parts(shape: ModelShape, tp: int) -> dict[str, int]:
     """Bytes on one rank by part (attention, mlp, experts, norms, embedding, lm_head, ...)."""
     parts: dict[str, int] = {}
-    for tensor in rank_tensors(shape, tp, pp, pp_rank, ep):
+    for tensor in rank_tensors(shape, tp):
         parts[tensor.part] = parts.get(tensor.part, 0) + tensor.bytes
     return parts
 
 
-# ---------------------------------------------------------------------- valid sizes, in vLLM's words
+# ---------------------------------------------------------------- valid sizes, in vLLM's words
 def why_invalid(shape: ModelShape, tp: int, pp: int = 1, dp: int = 1, ep: int = 1) -> str | None:
     """None when vLLM accepts these sizes for this model, else one sentence that quotes vLLM.
 
@@ -507,76 +546,73 @@ def why_invalid(shape: ModelShape, tp: int, pp: int = 1, dp: int = 1, ep: int = 
     for label, size in (("tensor", tp), ("pipeline", pp), ("data", dp)):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             return f"The {label} parallel size must be a whole number of at least 1, not {size!r}."
-    if shape.heads % tp:
-        return (
-            f'vLLM refuses tensor parallel size {tp}: "Total number of attention heads ({shape.heads}) must be '
-            f'divisible by tensor parallel size ({tp})."'
-        )
-    if not shape.mla:
-        many, few = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
-        if many % few:
-            return (
-                f"vLLM refuses tensor parallel size {tp}: the {shape.kv_heads} KV heads can be neither shared out "
-                f'nor copied evenly ("{many} is not divisible by {few}").'
-            )
-    for what, width in (
-        ("MLP width", shape.intermediate if shape.moe_layers < shape.layers else 0),
-        ("width of an expert", 0 if ep > 1 else shape.expert_width),
-        ("width of the shared experts", shape.shared_width),
-        ("vocabulary, padded to a multiple of 64,", _padded_vocab(shape.vocab)),
-    ):
-        if width % tp:
-            return f'vLLM refuses tensor parallel size {tp}: the {what} does not divide ("{width} is not divisible by {tp}").'
-    if shape.quant_group and tp > 1:
-        for width in (
-            shape.intermediate if shape.moe_layers < shape.layers else 0,
-            0 if ep > 1 else shape.expert_width,
-        ):
-            if width and (width // tp) % shape.quant_group:
-                return (
-                    f'vLLM refuses tensor parallel size {tp} with {shape.quantisation} weights: "Weight '
-                    f"input_size_per_partition = {width // tp} is not divisible by weight quantization block_k = "
-                    f'{shape.quant_group}."'
-                )
+    why = _heads_invalid(shape, tp) or _widths_invalid(shape, tp, ep)
+    if why:
+        return f"vLLM refuses tensor parallel size {tp}{why}"
     if ep > 1 and not shape.experts:
         return f"{shape.name} has no experts, so --enable-expert-parallel has nothing to spread."
     if pp > shape.layers:
-        return f"A pipeline of {pp} stages needs at least {pp} layers, and {shape.name} has {shape.layers}."
+        return (
+            f"A pipeline of {pp} stages needs at least {pp} layers, and {shape.name} has "
+            f"{shape.layers}."
+        )
     return None
 
 
-def valid_sizes(shape: ModelShape, up_to: int = 16) -> list[dict]:
+def _heads_invalid(shape: ModelShape, tp: int) -> str:
+    if shape.heads % tp:
+        return (
+            f': "Total number of attention heads ({shape.heads}) must be divisible by tensor '
+            f'parallel size ({tp})."'
+        )
+    many, few = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
+    if many % few and not shape.mla:
+        return (
+            f": the {shape.kv_heads} KV heads can be neither shared out nor copied evenly "
+            f'("{many} is not divisible by {few}").'
+        )
+    return ""
+
+
+def _widths_invalid(shape: ModelShape, tp: int, ep: int) -> str:
+    mlp = shape.intermediate if shape.moe_layers < shape.layers else 0
+    expert = 0 if ep > 1 else shape.expert_width
+    for what, width in (
+        ("MLP width", mlp),
+        ("width of an expert", expert),
+        ("width of the shared experts", shape.shared_width),
+        ("vocabulary, padded to a multiple of 64,", padded_vocab(shape.vocab)),
+    ):
+        if width % tp:
+            return f': the {what} does not divide ("{width} is not divisible by {tp}").'
+    if not shape.quant_group or tp == 1:
+        return ""
+    for width in (mlp, expert):
+        if width and (width // tp) % shape.quant_group:
+            return (
+                f' with {shape.quantisation} weights: "Weight input_size_per_partition = '
+                f"{width // tp} is not divisible by weight quantization block_k = "
+                f'{shape.quant_group}."'
+            )
+    return ""
+
+
+def valid_sizes(shape: ModelShape, up_to: int) -> list[dict]:
     """One row for every tensor parallel size up to ``up_to``: {"tp", "valid", "why"}."""
-    return [
-        {"tp": tp, "valid": (why := why_invalid(shape, tp)) is None, "why": why or ""}
-        for tp in range(1, up_to + 1)
-    ]
+    reasons = {tp: why_invalid(shape, tp) for tp in range(1, up_to + 1)}
+    return [{"tp": tp, "valid": why is None, "why": why or ""} for tp, why in reasons.items()]
 
 
 # ---------------------------------------------------------------------- work of one token
 def matmul_parameters(
     shape: ModelShape, tp: int = 1, layers: int | None = None, last: bool = True
 ) -> dict:
-    """Parameters that matrix products use for one token, on one rank that holds ``layers`` layers:
-    {"attention": (active, element bytes), ...}; experts counted as a token uses them."""
+    """Parameters that matrix products use for one token, on one rank that holds ``layers`` layers.
+
+    {"attention": (active, element bytes), ...}; experts counted as a token uses them.
+    """
     scale = 1.0 if layers is None else layers / shape.layers
     h, w = shape.hidden, shape.weight_bytes
-    if shape.mla:
-        qk = shape.nope_dim + shape.rope_dim
-        heads = shape.heads // tp
-        down = (
-            (shape.q_lora + shape.kv_lora + shape.rope_dim) * h
-            if shape.q_lora
-            else (shape.kv_lora + shape.rope_dim) * h
-        )
-        up = (
-            heads * qk * (shape.q_lora or h)
-            + heads * (shape.nope_dim + shape.v_dim) * shape.kv_lora
-        )
-        attention = down + up + h * heads * shape.v_dim
-    else:
-        nq, nk = shape.heads // tp, max(1, shape.kv_heads // tp)
-        attention = (2 * nq + 2 * nk) * shape.head_dim * h
     dense_layers = shape.layers - shape.moe_layers
     mlp = (
         dense_layers * 3 * h * shape.intermediate // tp
@@ -585,11 +621,22 @@ def matmul_parameters(
     experts = shape.moe_layers * (3 * h * shape.expert_width // tp * shape.experts_per_token)
     router = shape.moe_layers * shape.experts * h
     parts = {
-        "attention": (int(shape.layers * attention * scale), w),
+        "attention": (int(shape.layers * _attention_parameters(shape, tp) * scale), w),
         "mlp": (int(mlp * scale), w),
         "experts": (int(experts * scale), w),
         "router": (int(router * scale), float(shape.dtype_bytes)),
     }
     if last:
-        parts["lm_head"] = (_padded_vocab(shape.vocab) // tp * h, float(shape.dtype_bytes))
+        parts["lm_head"] = (padded_vocab(shape.vocab) // tp * h, float(shape.dtype_bytes))
     return {k: v for k, v in parts.items() if v[0]}
+
+
+def _attention_parameters(shape: ModelShape, tp: int) -> int:
+    """Parameters of one layer's attention on one rank."""
+    h, heads = shape.hidden, shape.heads // tp
+    if not shape.mla:
+        return (2 * heads + 2 * max(1, shape.kv_heads // tp)) * shape.head_dim * h
+    down = (shape.q_lora + shape.kv_lora + shape.rope_dim) * h
+    up = heads * (shape.nope_dim + shape.rope_dim) * (shape.q_lora or h)
+    up += heads * (shape.nope_dim + shape.v_dim) * shape.kv_lora
+    return down + up + h * heads * shape.v_dim

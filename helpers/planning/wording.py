@@ -1,10 +1,14 @@
-"""Sentences of notebook 4 that depend on the numbers: what a reader should see, whichever way the numbers fall."""
+"""Sentences of notebook 4 that depend on its numbers, whichever way they fall."""
 
-from . import accuracy
-from .hardware import GIB, Box
-from .inventory import Inventory
-from .models import ModelShape, valid_sizes
-from .predict import Prediction, Tuning, allreduce_seconds
+from . import recorded
+from .choose import Choice, Ranking
+from .hardware import GIB, Box, Gpu
+from .inventory import Device, Inventory
+from .launch import Launch
+from .layouts import Trial
+from .memory import MemoryPlan
+from .models import ModelShape, valid_sizes, weight_parts
+from .predict import SpeedPrediction, Tuning, allreduce_seconds
 
 # The parts of a decode step, as a figure's legend and a sentence name them.
 PART_NAMES = {
@@ -18,79 +22,135 @@ PART_NAMES = {
     "overhead": "fixed costs",
     "host": "waiting for the CPU",
 }
-MAIN_SHARE = (
-    0.6  # a cause with more of the difference than this is named alone, else the two largest
-)
-NO_DIFFERENCE = 0.1  # two measured steps on a shared machine that differ by less are called equal
-# NCCL's all-reduce between two H200s of one host joined by NVLink, payload in bytes: microseconds (the same up to 1 MiB).
-H200_NCCL_US = {2**10: 22, 2**20: 22, 2**22: 32, 2**24: 74, 2**26: 248, 2**28: 1060}
+MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
+NO_DIFFERENCE = 0.1  # steps on a shared machine that differ by less are called equal
 
 
+# ---------------------------------------------------------------------- 1. inventory
 def describe(found: Inventory) -> str:
     """The inventory in lines: what can be run here."""
-    lines = [
-        f"{found.cpu_cores} cores of {found.cpu_name}, {found.cpu_memory_gib:.0f} GiB of memory, {found.numa_nodes} NUMA node{'s' * (found.numa_nodes > 1)}"
-    ]
-    for d in found.devices:
-        pcie = f"PCIe {d.pcie_generation} x{d.pcie_width}" if d.pcie_generation else "PCIe unknown"
-        nvlink = f", {d.nvlinks} NVLinks" if d.nvlinks else ", no NVLink"
-        lines.append(
-            f"GPU {d.index}: {d.name}, {d.memory_gib:.2f} GiB, compute capability {d.capability or 'unknown'}, {pcie}{nvlink}{' (MIG)' * d.mig}"
-        )
+    nodes = f"{found.numa_nodes} NUMA node{'s' * (found.numa_nodes > 1)}"
+    cores = f"{found.cpu_cores} cores of {found.cpu_name}"
+    lines = [f"{cores}, {found.cpu_memory_gib:.0f} GiB of memory, {nodes}"]
+    lines += map(_device, found.devices)
     for i, row in enumerate(found.links):
         if len(row) > 1:
-            lines.append(
-                f"links of GPU {i}: "
-                + ", ".join(f"to {j}: {kind}" for j, kind in enumerate(row) if j != i)
-            )
-    lines += list(found.notes)
+            others = ", ".join(f"to {j}: {kind}" for j, kind in enumerate(row) if j != i)
+            lines.append(f"links of GPU {i}: {others}")
+    lines += found.notes
     if not found.has_gpu:
         lines.append(
-            "So this machine's cores are what can be run, and a box from the catalogue is what is planned for."
+            "So this machine's cores are what can be run, and a box from the catalogue is what is "
+            "planned for."
         )
     return "\n".join(lines)
 
 
+def _device(d: Device) -> str:
+    pcie = f"PCIe {d.pcie_generation} x{d.pcie_width}" if d.pcie_generation else "PCIe unknown"
+    nvlink = f"{d.nvlinks} NVLinks" if d.nvlinks else "no NVLink"
+    return (
+        f"GPU {d.index}: {d.name}, {d.memory_gib:.2f} GiB, compute capability "
+        f"{d.capability or 'unknown'}, {pcie}, {nvlink}{' (MIG)' * d.mig}"
+    )
+
+
+def about_topology(box: Box) -> str:
+    """Under the picture of what is here and what is planned."""
+    link = box.link_for(2)
+    return (
+        "Solid: present. Dashed: planned. Neighbours of the planned box are joined by "
+        f"{link.kind}, {link.gb_s:g} GB/s from each GPU in one direction."
+    )
+
+
+def about_gpu(gpu: Gpu) -> str:
+    """A GPU's numbers, where they come from, and what is doubtful about them."""
+    lines = [
+        f"{gpu.full_name}: {gpu.usable_gib:.2f} GiB, {gpu.bandwidth_gb_s:,.0f} GB/s, "
+        f"{gpu.tflops_16bit:,.0f} TFLOP/s in 16 bits; compute and memory take equally long at "
+        f"about {gpu.knee():.0f} tokens in a batch",
+        f"source: {gpu.source}",
+    ]
+    lines += [f"doubt about {what}: {doubt}" for what, doubt in gpu.doubts.items()]
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------- 2. sizes
+def about_model(shape: ModelShape) -> str:
+    """A model's sizes in one line."""
+    return (
+        f"{shape.name}: {shape.parameters():,} parameters, {shape.layers} layers, {shape.heads} "
+        f"heads and {shape.kv_heads} KV heads of {shape.head_dim}, vocabulary {shape.vocab:,}"
+    )
+
+
 def sizes_table(shape: ModelShape, up_to: int = 8) -> list[dict]:
-    """Valid and invalid tensor parallel sizes with vLLM's reason; KV bytes per token where it is valid."""
+    """Tensor parallel sizes with vLLM's reason against them, or KV bytes per token."""
     rows = []
     for row in valid_sizes(shape, up_to):
-        rows.append({
-            "TP": row["tp"], "valid": "yes" if row["valid"] else "no",
-            "KV bytes per token per GPU": f"{shape.kv_bytes_per_token(row['tp']):,}" if row["valid"] else "",
-            "why": row["why"] or ("KV heads are copied, so the KV cache of a token does not shrink further" if not shape.mla and row["tp"] > shape.kv_heads else ""),
-        })  # fmt: skip
+        tp, why = row["tp"], row["why"]
+        if not why and not shape.mla and tp > shape.kv_heads:
+            why = "KV heads are copied, so the KV cache of a token does not shrink further"
+        kv_bytes = f"{shape.kv_bytes_per_token(tp):,}" if row["valid"] else ""
+        valid = "yes" if row["valid"] else "no"
+        rows.append({"TP": tp, "valid": valid, "KV bytes per token per GPU": kv_bytes, "why": why})
     return rows
 
 
-def sharding(shape: ModelShape, parts_one: dict, parts_many: dict, tp: int) -> str:
-    """What becomes of the weights when tp GPUs share them. Rotary embeddings are a table that vLLM computes, no weights."""
-    rope = parts_many.get("rope", 0)
-    parts_one, parts_many = (
-        {k: v for k, v in parts.items() if k != "rope"} for parts in (parts_one, parts_many)
-    )
-    whole = sum(parts_one.values())
-    each = sum(parts_many.values())
-    same = [name for name in parts_one if parts_many.get(name) == parts_one[name]]
+def sharding(shape: ModelShape, tp: int) -> str:
+    """What becomes of the weights when tp GPUs share them.
+
+    Rotary embeddings are a table that vLLM computes, no weights.
+    """
+    one, many = weight_parts(shape, 1), weight_parts(shape, tp)
+    rope = many.pop("rope", 0)
+    one.pop("rope", 0)
+    whole, each = sum(one.values()), sum(many.values())
+    same = [name for name in one if many.get(name) == one[name]]
     names = f", because some parts are whole on every GPU ({', '.join(same)})" if same else ""
     table = (
-        f" The table of rotary embeddings comes on top, {rope / GIB:.2f} GiB on each GPU: computed at the start, so no weights."
-        if rope
-        else ""
+        f" The table of rotary embeddings comes on top, {rope / GIB:.2f} GiB on each GPU: computed "
+        "at the start, so no weights."
     )
     return (
-        f"{tp} GPUs hold {each / GIB:.2f} GiB of {shape.name} each, {each * tp / GIB:.2f} GiB together: {(each * tp - whole) / GIB:.3f} GiB more "
-        f"than the {whole / GIB:.2f} GiB of one GPU{names}.{table}"
+        f"{tp} GPUs hold {each / GIB:.2f} GiB of {shape.name} each, {each * tp / GIB:.2f} GiB "
+        f"together: {(each * tp - whole) / GIB:.3f} GiB more than the {whole / GIB:.2f} GiB of one "
+        f"GPU{names}.{table if rope else ''}"
     )
 
 
+def kv_room(tp: int, memory: MemoryPlan) -> str:
+    """What is left for the KV cache with this tensor parallel size, or why nothing is."""
+    if not memory.fits:
+        return f"TP {tp}: {memory.problem}"
+    requests = f"{memory.max_concurrency:.1f} requests of {memory.options.max_model_len:,} tokens"
+    return f"TP {tp}: {memory.kv_cache_tokens:,} tokens of KV cache, {requests}"
+
+
+def about_memory(shape: ModelShape, gpu: Gpu) -> str:
+    """Under the bars of one GPU's memory."""
+    return f"{shape.name} on {gpu.name}: a bar that is longer than the line does not fit."
+
+
+def kv_bytes_row(shape: ModelShape) -> dict:
+    """What a token keeps on one GPU, by the three ways to make it less."""
+    return {
+        "model": shape.name,
+        "KV heads": "latent" if shape.mla else shape.kv_heads,
+        "bytes per token": shape.kv_bytes_per_token(),
+        "with TP 8": shape.kv_bytes_per_token(8),
+        "with fp8": shape.kv_bytes_per_token(1, "fp8"),
+    }
+
+
+# ---------------------------------------------------------------------- 3. speed
 def main_causes(excess: dict) -> str:
-    """The largest of {part_ms: ms} in words, and the second too unless the first is most of all: "fixed costs 1.85 ms"."""
+    """The largest of {part_ms: ms} in words, and the second too unless the first is most of all."""
     order = sorted(excess, key=excess.get, reverse=True)
-    most = excess[order[0]] > MAIN_SHARE * sum(ms for ms in excess.values() if ms > 0)
-    return " and ".join(
-        f"{_cause(part)} {excess[part]:.2f} ms" for part in order[: 1 if most else 2]
-    )
+    all_ms = sum(ms for ms in excess.values() if ms > 0)
+    named = order[:1] if excess[order[0]] > MAIN_SHARE * all_ms else order[:2]
+    return " and ".join(f"{_cause(part)} {excess[part]:.2f} ms" for part in named)
 
 
 def _cause(part: str) -> str:
@@ -99,196 +159,275 @@ def _cause(part: str) -> str:
 
 
 def where_time_goes(rows: list[dict]) -> str:
-    """One sentence on the speed-up of the last row over the first, and what limits it."""
+    """One sentence on the speed-up of the last row over the first, and what limits it.
+
+    rows: of tp_speedup_parts.
+    """
     first, last = rows[0], rows[-1]
     if first is last:
         return f"Only TP {first['tp']} can be shown on this box: there is nothing to compare."
     ideal = first["tp"] / last["tp"]  # each part would shrink to this share
-    grown = {k: last[k] - first[k] * ideal for k in last if k.endswith("_ms") and k != "total_ms"}
+    parts = [k for k in last if k.endswith("_ms") and k != "total_ms"]
+    grown = {k: last[k] - first[k] * ideal for k in parts}
     return (
-        f"{last['tp']} GPUs are predicted to be {last['speedup']:.2f} times as fast as {first['tp']}, not "
-        f"{last['tp'] / first['tp']:.0f} times. Of the {sum(grown.values()):.2f} ms beyond a perfect share: {main_causes(grown)}."
+        f"{last['tp']} GPUs are predicted to be {last['speedup']:.2f} times as fast as "
+        f"{first['tp']}, not {last['tp'] / first['tp']:.0f} times. Of the "
+        f"{sum(grown.values()):.2f} ms beyond a perfect share: {main_causes(grown)}."
     )
 
 
-def what_grows(layout: str, predictions: list[Prediction]) -> str:
+def allreduce_regime(shape: ModelShape, box: Box, tp: int, tuning: Tuning) -> str:
+    """Whether the all-reduces of a small decode step and of a prefill wait or transfer."""
+    if tp == 1:
+        return "One GPU has no all-reduce."
+    lines = []
+    for what, tokens in (("decode", 8), ("prefill", 4096)):
+        payload = tokens * shape.hidden * shape.dtype_bytes
+        latency, volume = allreduce_seconds(payload, tp, box, tuning)
+        decides = "latency" if latency > volume else "bandwidth"
+        lines.append(
+            f"{what} of {tokens:,} tokens: {payload / 1024:,.0f} KiB, {latency * 1e6:.0f} us "
+            f"latency + {volume * 1e6:.0f} us transfer, so {decides} decides"
+        )
+    return "\n".join(lines)
+
+
+def about_bubble(stages: int, batches: int) -> str:
+    """Under a pipeline's timetable: the share of it that is empty."""
+    empty = (stages - 1) / (batches + stages - 1)
+    return (
+        f"{empty:.0%} of the stage-steps are empty: (p - 1) / (m + p - 1) for p = {stages} stages "
+        f"and m = {batches}."
+    )
+
+
+def batch_rows(predicted: dict[str, list[SpeedPrediction]]) -> list[dict]:
+    """Rows of the picture over the requests at once, from {layout: predictions}."""
+    return [
+        {
+            "layout": layout,
+            "streams": p.workload.concurrency,
+            "tpot_ms": p.mixed_tpot_s * 1e3,
+            "decode_step_ms": p.tpot_s * 1e3,
+            "output_tokens_per_s": p.output_tokens_per_s,
+        }
+        for layout, predictions in predicted.items()
+        for p in predictions
+    ]
+
+
+def about_batches(predicted: dict[str, list[SpeedPrediction]]) -> str:
+    """Under that picture: why TPOT grows with the widest tensor parallel size."""
+    layout = max(predicted, key=lambda name: predicted[name][-1].tp)
+    missing = "A layout that is missing does not fit on this box."
+    return f"{what_grows(layout, predicted[layout])} {missing}"
+
+
+def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
     """Why a layout's TPOT grows from the fewest requests at once to the most."""
     few, many = predictions[0], predictions[-1]
     was, now = few.decode.ms(), many.decode.ms()
     grown = {part: now[part] - was[part] for part in now}
-    grown["prefill between the steps"] = 1e3 * (
-        (many.mixed_tpot_s - many.tpot_s) - (few.mixed_tpot_s - few.tpot_s)
-    )
-    running = many.streams_per_replica * many.dp
-    waiting = (
-        f" Only {running} of the {many.workload.concurrency} run at once: the others wait."
-        if running < many.workload.concurrency
-        else ""
-    )
+    stalls = [1e3 * (p.mixed_tpot_s - p.tpot_s) for p in (few, many)]
+    grown["prefill between the steps"] = stalls[1] - stalls[0]
+    running, wanted = many.streams_per_replica * many.dp, many.workload.concurrency
+    waiting = f" Only {running} of the {wanted} run at once: the others wait."
     return (
-        f"{layout}, from {few.workload.concurrency} to {many.workload.concurrency} requests: TPOT grows from {few.mixed_tpot_s * 1e3:.1f} to "
-        f"{many.mixed_tpot_s * 1e3:.1f} ms, above all by {main_causes(grown)}.{waiting}"
+        f"{layout}, from {few.workload.concurrency} to {wanted} requests: TPOT grows from "
+        f"{few.mixed_tpot_s * 1e3:.1f} to {many.mixed_tpot_s * 1e3:.1f} ms, above all by "
+        f"{main_causes(grown)}.{waiting if running < wanted else ''}"
     )
 
 
-def allreduce_regime(
-    shape: ModelShape, box: Box, tp: int, tuning: Tuning, decode: int, prefill: int
-) -> str:
-    """Whether decode and prefill all-reduces are bound by latency or by bandwidth."""
-    out = []
-    for what, tokens in (("decode", decode), ("prefill", prefill)):
-        payload = tokens * shape.hidden * shape.dtype_bytes
-        latency, volume = allreduce_seconds(payload, tp, box, tuning)
-        out.append(
-            f"{what} of {tokens:,} tokens: {payload / 1024:,.0f} KiB, {latency * 1e6:.0f} us latency + {volume * 1e6:.0f} us "
-            f"transfer, so {'latency' if latency > volume else 'bandwidth'} decides"
-        )
-    return "\n".join(out)
+# ---------------------------------------------------------------------- 4. measured here
+def allreduces_cost(count: int, latency_s: float) -> str:
+    """What the all-reduces of a decode step add to it."""
+    added_ms = count * latency_s * 1e3
+    return f"{count} all-reduces x {latency_s * 1e6:.0f} us = {added_ms:.2f} ms more a decode step"
 
 
-def slower_or_faster(predicted: float, measured: float, what: str = "TP 2") -> str:
-    """Compare two speed-ups (1.0 = no change) in one sentence."""
-    say = lambda x: f"{x:.2f} times as fast" if x >= 1 else f"{1 / x:.2f} times slower"  # noqa: E731
+ABOUT_ALLREDUCE = "Left of the bend latency decides (decode), right of it bandwidth (prefill)."
+
+
+def kv_shared(shape: ModelShape, one: Trial, two: Trial) -> str:
+    """How many tokens TP 1 and TP 2 keep, and why twice as many."""
+    return (
+        f"KV cache: {one.kv_cache_tokens:,} tokens with TP 1, {two.kv_cache_tokens:,} with TP 2: "
+        f"each rank keeps {shape.kv_bytes_per_token(1):,} and {shape.kv_bytes_per_token(2):,} "
+        "bytes of a token"
+    )
+
+
+def slower_or_faster(predicted: float, measured: float) -> str:
+    """Compare two speed-ups of TP 2 (1.0 = no change) in one sentence."""
+
+    def say(x: float) -> str:
+        return f"{x:.2f} times as fast" if x >= 1 else f"{1 / x:.2f} times slower"
+
+    said = f"TP 2 was predicted to make a decode step {say(predicted)}"
     off = f"the ratio is off by {predicted / measured - 1:+.0%}."
     if 1 / (1 + NO_DIFFERENCE) < measured < 1 + NO_DIFFERENCE:
-        return f"{what} was predicted to make a decode step {say(predicted)}, and made no difference above {NO_DIFFERENCE:.0%}: {off}"
-    same = (predicted >= 1) == (measured >= 1)
-    return (
-        f"{what} was predicted to make a decode step {say(predicted)} and made it {say(measured)}: "
-        f"{'the direction was right' if same else 'the direction was wrong'}, and {off}"
-    )
+        return f"{said}, and made no difference above {NO_DIFFERENCE:.0%}: {off}"
+    direction = "right" if (predicted >= 1) == (measured >= 1) else "wrong"
+    return f"{said} and made it {say(measured)}: the direction was {direction}, and {off}"
 
 
-def recorded_allreduce(has_gpu: bool) -> tuple[list[dict], str]:
-    """Recorded all-reduces for a machine that cannot run one: rows {"bytes", "seconds"}, and where they are from."""
-    if has_gpu:
-        return [
-            {"bytes": n, "seconds": us / 1e6} for n, us in H200_NCCL_US.items()
-        ], "NCCL, recorded on two H200s with NVLink"
-    record = next(
-        r for r in accuracy.load_records() if r["gpu"] == "CPU" and r["config"]["tp"] == 2
-    )
-    return record["measured"]["allreduce"], f"vLLM's own, recorded on {_cores(record)}"
+def farthest_off(rows: list[dict]) -> str:
+    """Under predicted against measured: the worst after calibration."""
+    worst = max(rows, key=lambda r: abs(r["after"] / r["measured"] - 1))
+    error = worst["after"] / worst["measured"] - 1
+    return f"Farthest off after calibration: {worst['what']}, {error:+.0%}."
 
 
-def recorded_tp2() -> str:
-    """What TP 2 did where it was recorded: the shipped model on two cores."""
-    records = [
-        r
-        for r in accuracy.load_records()
-        if r["gpu"] == "CPU"
-        and r["config"]["pp"] * r["config"]["dp"] == 1
-        and not r["config"].get("holdout")
-    ]
-    two = next(r for r in records if r["config"]["tp"] == 2)
-    one = next(r for r in records if r["config"]["tp"] == 1 and r["file"] == two["file"])
-    steps = [
-        (case.split("x")[0], one["measured"]["tpot_ms"][case], two["measured"]["tpot_ms"][case])
-        for case in ("1x128", "8x128")
-    ]
-    times = "; ".join(
-        f"{n} stream{'s' * (n != '1')}: TPOT {a:.2f} ms with TP 1, {b:.2f} with TP 2 ({a / b:.2f} times as fast)"
-        for n, a, b in steps
-    )
-    return f"No times of TP 2 from this machine. Recorded on {_cores(two)} with the shipped model: {times}."
+def accuracy_table() -> list[dict]:
+    """The planner's error on recorded machines, as shares in words."""
+    rows = []
+    for row in recorded.accuracy():
+        committed = row["committed_mean"]
+        rows.append(
+            {
+                "recorded on": row["machine"],
+                "quantity": row["quantity"],
+                "numbers": row["numbers"],
+                "mean error": f"{row['mean']:.1%}",
+                "worst": f"{row['worst']:.1%}",
+                "as committed, mean": "" if committed is None else f"{committed:.1%}",
+                "within target": f"{row['within_target']} of {row['numbers']}",
+            }
+        )
+    return rows
 
 
-def _cores(record: dict) -> str:
-    return f"{record['machine']['cores']} cores of an {record['machine']['cpu']}"
-
-
-def tpot_error(summary: list[dict]) -> float:
-    """The planner's mean error on the recorded GPUs, without calibration: of TPOT or of prefill, whichever is larger."""
-    return max(
-        s["plain_mean"]
-        for s in summary
-        if s["machine"].startswith("gpu") and s["quantity"] in ("tpot_ms", "prefill_ms")
-    )
-
-
-def close_calls(ranking, goal_ms: float, error: float) -> list[str]:
-    """Sentences on what the planner cannot decide: plans within its error (a share) of the limit, or of the best."""
+# ---------------------------------------------------------------------- 5. choose
+def close_calls(ranking: Ranking, goal_ms: float, error: float) -> list[str]:
+    """What the planner cannot decide: plans within its error (a share) of the limit or the best."""
     best, out = ranking.best, []
     of_error = f"less than the planner's mean error of {error:.1%}"
     for c in ranking.choices:
-        if (
-            not c.fits
-            or c.prediction.streams_per_replica * c.dp < c.prediction.workload.concurrency
-        ):
+        if not c.fits or c.at_once < c.prediction.workload.concurrency:
             continue
         over_ms = c.prediction.mixed_tpot_s * 1e3 - goal_ms
         if abs(over_ms) > error * goal_ms:
             continue
         if c is best:
-            out.append(
-                f"{c.name()} keeps the limit by {-over_ms:.1f} ms only, {of_error}: measure it first."
-            )
+            keeps = f"{c.name()} keeps the limit by {-over_ms:.1f} ms only"
+            out.append(f"{keeps}, {of_error}: measure it first.")
         elif over_ms > 0 and (best is None or c.gpus < best.gpus):
-            price = (
-                f"; a million tokens would cost {c.price_per_million:.2f} instead of {best.price_per_million:.2f}"
-                if best and c.price_per_million
-                else ""
-            )
-            gain = (
-                f" It needs {c.gpus} GPU{'s' * (c.gpus > 1)} instead of {best.gpus}{price}."
-                if best
-                else ""
-            )
-            out.append(
-                f"{c.name()} misses the limit by {over_ms:.1f} ms ({over_ms / goal_ms:.1%}), {of_error}: measure it first.{gain}"
-            )
+            misses = f"{c.name()} misses the limit by {over_ms:.1f} ms ({over_ms / goal_ms:.1%})"
+            out.append(f"{misses}, {of_error}: measure it first.{_gain(c, best)}")
     second = next((c for c in ranking.choices if c.meets and c is not best), None)
     if best and second and second.gpus == best.gpus:
         behind = 1 - second.prediction.output_tokens_per_s / best.prediction.output_tokens_per_s
         if abs(behind) < error:
             out.append(
-                f"{second.name()} differs by {abs(behind):.1%} in tokens/s from {best.name()}: the planner cannot tell them apart."
+                f"{second.name()} differs by {abs(behind):.1%} in tokens/s from {best.name()}: the "
+                "planner cannot tell them apart."
             )
     return out
 
 
-def reading_of_choice(ranking, goal_ms: float | None = None) -> str:
+def _gain(choice: Choice, best: Choice | None) -> str:
+    """What the smaller plan would save."""
+    if best is None:
+        return ""
+    price = ""
+    if choice.price_per_million:
+        price = (
+            f"; a million tokens would cost {choice.price_per_million:.2f} instead of "
+            f"{best.price_per_million:.2f}"
+        )
+    gpus = f"{choice.gpus} GPU{'s' * (choice.gpus > 1)} instead of {best.gpus}"
+    return f" It needs {gpus}{price}."
+
+
+def about_choices(ranking: Ranking, goal_ms: float) -> str:
     """One line under the picture of choices."""
     best, thumb = ranking.best, ranking.thumb
-    left = next(
-        (
-            c
-            for c in ranking.choices
-            if c.fits and not c.meets and goal_ms and c.prediction.mixed_tpot_s * 1e3 <= goal_ms
-        ),
-        None,
-    )
-    crosses = (
-        f" A cross left of the line misses for another reason ({left.name()}: {left.why})."
-        if left
-        else ""
-    )
+    left = [
+        c
+        for c in ranking.choices
+        if c.fits and not c.meets and c.prediction.mixed_tpot_s * 1e3 <= goal_ms
+    ]
+    crosses = ""
+    if left:
+        why = f"{left[0].name()}: {left[0].why}"
+        crosses = f" A cross left of the line misses for another reason ({why})."
     if best is None:
         return "No plan meets the goal (crosses miss it)." + crosses
-    line = f"Chosen: {best.name()}, {best.prediction.output_tokens_per_s / best.gpus:,.0f} tokens/s per GPU at {best.prediction.mixed_tpot_s * 1e3:.1f} ms."
-    if thumb is None:
-        return line + crosses
-    if (thumb.tp, thumb.pp, thumb.dp) == (best.tp, best.pp, best.dp):
-        return line + " The rule of thumb (ring) agrees." + crosses
-    return line + f" The rule of thumb (ring) would take {thumb.name()}." + crosses
+    p = best.prediction
+    line = (
+        f"Chosen: {best.name()}, {p.output_tokens_per_s / best.gpus:,.0f} tokens/s per GPU at "
+        f"{p.mixed_tpot_s * 1e3:.1f} ms."
+    )
+    if thumb is not None:
+        says = "agrees" if thumb.layout == best.layout else f"would take {thumb.name()}"
+        line += f" The rule of thumb (ring) {says}."
+    return line + crosses
 
 
-def disagreements(cases: list[tuple]) -> list[dict]:
+def disagreements(cases: list[tuple[str, Ranking]]) -> list[dict]:
     """Rows for a table of where ranking and rule of thumb differ. cases: (label, Ranking)."""
     rows = []
     for label, ranking in cases:
         best, thumb = ranking.best, ranking.thumb
-        rows.append({
-            "case": label, "ranking": best.name() if best else f"none ({ranking.choices[0].why})",
-            "rule of thumb": thumb.name() if thumb else "none fits",
-            "agree": "yes" if best and thumb and (best.tp, best.pp, best.dp) == (thumb.tp, thumb.pp, thumb.dp) else "no",
-            "tokens/s": round(best.prediction.output_tokens_per_s) if best else "",
-            "TPOT ms": round(best.prediction.mixed_tpot_s * 1e3, 2) if best else "",
-        })  # fmt: skip
+        agree = bool(best and thumb and best.layout == thumb.layout)
+        p = best.prediction if best else None
+        rows.append(
+            {
+                "case": label,
+                "ranking": best.name() if best else f"none ({ranking.choices[0].why})",
+                "rule of thumb": thumb.name() if thumb else "none fits",
+                "agree": "yes" if agree else "no",
+                "tokens/s": round(p.output_tokens_per_s) if p else "",
+                "TPOT ms": round(p.mixed_tpot_s * 1e3, 2) if p else "",
+            }
+        )
     return rows
 
 
+def against_smallest(best: Choice, smallest: Choice) -> str:
+    """The chosen plan against the smallest that fits, by the decode step and by TPOT."""
+    a, b = best.prediction, smallest.prediction
+    return (
+        f"{best.name()}: the decode step alone is {b.tpot_s / a.tpot_s:.2f} times as fast as with "
+        f"{smallest.name()}, the smallest plan that fits ({a.streams_per_replica} and "
+        f"{b.streams_per_replica} requests on a replica); TPOT with new prompts "
+        f"{a.mixed_tpot_s * 1e3:.1f} instead of {b.mixed_tpot_s * 1e3:.1f} ms"
+    )
+
+
+# ---------------------------------------------------------------------- 6. launch, 7. in words
+def launch_lines(launch: Launch) -> str:
+    """Commands with what vLLM said of each; of several each begins with its machine."""
+    verdicts = {True: "   # accepted", None: ""}
+    lines = []
+    for command in launch.commands:
+        where = f"  [{command.where}] " if len(launch.commands) > 1 else ""
+        refused = f"   # REFUSED: {command.objection}"
+        lines.append(where + command.text + verdicts.get(command.accepted, refused))
+    return "\n".join(lines)
+
+
+def reason_for(best: Choice, smallest: Choice, requests: int) -> str:
+    """Why this layout, in one sentence for the plan of Week 5."""
+    if best.tp == 1:
+        return f"{best.name()}: the model fits without cutting it."
+    tpot_ms = best.prediction.mixed_tpot_s * 1e3
+    keeps = f"{best.name()} keeps TPOT at {tpot_ms:.1f} ms for {requests} requests"
+    return f"{keeps}; {smallest.name()} is the smallest that fits."
+
+
+def concerns(box: Box) -> list[str]:
+    """What to check before the plan is believed."""
+    return [
+        f"The plan counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m "
+        "before anything else.",
+        "Predicted times were not measured on these GPUs: calibrate with one run at the smallest "
+        "TP that fits.",
+    ]
+
+
 def suggest(store, key: str, text: str, given: str | None = None) -> None:
-    """Leave the planner's own answer for an export, marked as such, unless a person has given one."""
+    """Leave the planner's own answer for an export, marked as such, unless a person gave one."""
     if given is None and (store.get("answer", key) or {}).get("source") != "typed":
         store.save("answer", key, {}, text=text, source="planner")

@@ -121,7 +121,7 @@ def test_a_notebook_shows_the_sentence_and_no_frames(capsys):
     from IPython.core.interactiveshell import InteractiveShell
 
     from helpers.engine.failure import EngineError
-    from helpers.planning.errors import PlanningError
+    from helpers.planning.hardware import PlanningError
     from helpers.results.store import ResultsError
     from helpers.server.server import ServerError
 

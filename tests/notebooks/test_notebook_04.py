@@ -37,15 +37,28 @@ def test_it_is_stored_without_outputs_and_with_its_seven_sections():
     )
 
 
+SMALLER = SMALL["04_multi_gpu_planning"]
+ANSWER = {"gpu": "H100-SXM", "tp": 4, "pp": 1, "dp": 1}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", [
-    {},  # as it is: 70B on eight H100s, every measurement
-    SMALL["04_multi_gpu_planning"] | {"PLAN_MODEL": "Qwen2.5-7B", "PLAN_GPU": "L40S", "PLAN_GPUS": 2, "SEED": 3},
-    SMALL["04_multi_gpu_planning"] | {"PLAN_MODEL": "Mixtral-8x7B", "PLAN_GPU": "A100-SXM-80GB", "PLAN_GPUS": 16, "PLAN_NODES": 2,
-                                      "MY_PLAN": {"gpu": "H100-SXM", "tp": 4, "pp": 1, "dp": 1}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},  # as it is: 70B on eight H100s, every measurement
+        {**SMALLER, "PLAN_MODEL": "Qwen2.5-7B", "PLAN_GPU": "L40S", "PLAN_GPUS": 2, "SEED": 3},
+        {
+            **SMALLER,
+            "PLAN_MODEL": "Mixtral-8x7B",
+            "PLAN_GPU": "A100-SXM-80GB",
+            "PLAN_GPUS": 16,
+            "PLAN_NODES": 2,
+            "MY_PLAN": ANSWER,
+        },
+    ],
+)
 def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
-    # The other plans on one core, where TP 2 and PP 2 cannot be tried: the notebook goes on, as on a machine with one GPU.
+    # The other plans on one core, where TP 2 and PP 2 cannot be tried: the notebook goes on.
     cores = {min(os.sched_getaffinity(0))} if plan else os.sched_getaffinity(0)
     given = yaml.safe_dump({"RESULTS_DIR": str(tmp_path / "results"), **plan})
     done = subprocess.run(

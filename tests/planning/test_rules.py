@@ -1,7 +1,7 @@
-"""Validity, KV cache and memory against vLLM's own classes and against values worked out by hand."""
+"""Validity, KV cache and memory against vLLM's own classes and values worked out by hand."""
 
-import importlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +10,7 @@ from helpers.planning import (
     SHIPPED,
     EngineOptions,
     PlanningError,
+    box_here,
     catalogue,
     check,
     commands,
@@ -20,8 +21,9 @@ from helpers.planning import (
     plan_memory,
     planned_box,
     stage_layers,
+    take_inventory,
     why_invalid,
-)  # fmt: skip
+)
 from helpers.planning.memory import (
     MIB,
     allocated_bytes,
@@ -119,10 +121,16 @@ def test_stages_are_split_as_vllm_splits_them():
             assert stage_layers(layers, pp) == theirs, (layers, pp)
 
 
-@pytest.mark.parametrize("usage, memory_gib, name", [
-    ("server", 79.1, "NVIDIA H100 80GB HBM3"), ("llm", 79.1, "NVIDIA H100 80GB HBM3"), ("server", 79.15, "NVIDIA A100-SXM4-80GB"),
-    ("llm", 22.0, "NVIDIA L4"), ("server", 178.4, "NVIDIA B200"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "usage, memory_gib, name",
+    [
+        ("server", 79.1, "NVIDIA H100 80GB HBM3"),
+        ("llm", 79.1, "NVIDIA H100 80GB HBM3"),
+        ("server", 79.15, "NVIDIA A100-SXM4-80GB"),
+        ("llm", 22.0, "NVIDIA L4"),
+        ("server", 178.4, "NVIDIA B200"),
+    ],
+)
 def test_batch_defaults_are_vllms(usage, memory_gib, name, monkeypatch):
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
@@ -155,7 +163,7 @@ def test_graph_sizes_are_vllms(folders, monkeypatch):
         config.compilation_config.cudagraph_capture_sizes = None
         config.compilation_config.max_cudagraph_capture_size = None
         config.model_config.enforce_eager = False
-        config._set_cudagraph_sizes()
+        config._set_cudagraph_sizes()  # noqa: SLF001 (vLLM's own rule)
         options = default_options(
             gpu, shape, EngineOptions(max_num_batched_tokens=tokens, max_num_seqs=seqs)
         )
@@ -166,7 +174,7 @@ def test_graph_sizes_are_vllms(folders, monkeypatch):
 
 
 def test_sampler_state_is_what_vllms_sampler_allocates():
-    """The shapes in penalties.py, logit_bias.py and bad_words.py, read from the classes' own constants."""
+    """The shapes in penalties.py, logit_bias.py and bad_words.py, from the classes' constants."""
     import vllm.envs as envs
     from vllm.utils.math_utils import cdiv
     from vllm.v1.worker.gpu.sample import logit_bias, logprob
@@ -190,29 +198,50 @@ def test_sampler_state_is_what_vllms_sampler_allocates():
 
 
 # ---------------------------------------------------------------- against values worked out by hand
-@pytest.mark.parametrize("name, parameters", [
-    ("Qwen2.5-0.5B", 494_032_768), ("Qwen2.5-1.5B", 1_543_714_304), ("Qwen2.5-7B", 7_615_616_512),
-    ("Qwen2.5-14B", 14_770_033_664), ("Qwen2.5-72B", 72_706_203_648), ("Llama-3.1-8B", 8_030_261_248),
-    ("Llama-3.1-70B", 70_553_706_496), ("Llama-3.1-405B", 405_853_388_800), ("Mixtral-8x7B", 46_702_792_704),
-    ("Qwen3-30B-A3B", 30_532_122_624), ("DeepSeek-V3", 671_026_419_200),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("Qwen2.5-0.5B", 494_032_768),
+        ("Qwen2.5-1.5B", 1_543_714_304),
+        ("Qwen2.5-7B", 7_615_616_512),
+        ("Qwen2.5-14B", 14_770_033_664),
+        ("Qwen2.5-72B", 72_706_203_648),
+        ("Llama-3.1-8B", 8_030_261_248),
+        ("Llama-3.1-70B", 70_553_706_496),
+        ("Llama-3.1-405B", 405_853_388_800),
+        ("Mixtral-8x7B", 46_702_792_704),
+        ("Qwen3-30B-A3B", 30_532_122_624),
+        ("DeepSeek-V3", 671_026_419_200),
+    ],
+)
 def test_parameters_are_those_of_the_model_cards(name, parameters):
     assert load_shape(name).parameters() == parameters
 
 
-@pytest.mark.parametrize("name, tp, dtype, expected", [
-    ("Llama-3.1-8B", 1, "auto", 131_072), ("Llama-3.1-8B", 2, "auto", 65_536), ("Llama-3.1-8B", 8, "auto", 16_384),
-    ("Llama-3.1-8B", 16, "auto", 16_384), ("Llama-3.1-70B", 1, "auto", 327_680), ("Llama-3.1-70B", 8, "auto", 40_960),
-    ("Qwen2.5-7B", 1, "auto", 57_344), ("Qwen2.5-7B", 4, "auto", 14_336), ("Qwen2.5-7B", 1, "fp8", 28_672),
-    ("Qwen2.5-0.5B", 1, "auto", 12_288), ("Qwen2.5-0.5B", 2, "auto", 6_144), ("DeepSeek-V3", 1, "auto", 70_272),
-    ("DeepSeek-V3", 8, "auto", 70_272),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, tp, dtype, expected",
+    [
+        ("Llama-3.1-8B", 1, "auto", 131_072),
+        ("Llama-3.1-8B", 2, "auto", 65_536),
+        ("Llama-3.1-8B", 8, "auto", 16_384),
+        ("Llama-3.1-8B", 16, "auto", 16_384),
+        ("Llama-3.1-70B", 1, "auto", 327_680),
+        ("Llama-3.1-70B", 8, "auto", 40_960),
+        ("Qwen2.5-7B", 1, "auto", 57_344),
+        ("Qwen2.5-7B", 4, "auto", 14_336),
+        ("Qwen2.5-7B", 1, "fp8", 28_672),
+        ("Qwen2.5-0.5B", 1, "auto", 12_288),
+        ("Qwen2.5-0.5B", 2, "auto", 6_144),
+        ("DeepSeek-V3", 1, "auto", 70_272),
+        ("DeepSeek-V3", 8, "auto", 70_272),
+    ],
+)
 def test_kv_bytes_per_token(name, tp, dtype, expected):
     assert load_shape(name).kv_bytes_per_token(tp, dtype) == expected
 
 
 def test_what_an_h100_said_of_qwen_7b():
-    """vLLM 0.32 on one H100: weights 14.29 GiB, 1,023,936 tokens of KV cache at 0.92 (an LLM's defaults)."""
+    """vLLM 0.32 on one H100: weights 14.29 GiB, 1,023,936 tokens of KV cache at 0.92."""
     memory = plan_memory(load_shape("Qwen2.5-7B"), make_box("H100-SXM"), usage="llm")
     assert memory.weights_gib_per_gpu == pytest.approx(14.29, abs=0.005)
     assert memory.kv_cache_tokens == pytest.approx(1_023_936, rel=0.03)
@@ -266,23 +295,62 @@ def test_more_memory_never_gives_fewer_tokens():
     )
 
 
-# ---------------------------------------------------------------- refusals: one sentence, the cause, what works
-@pytest.mark.parametrize("call, words", [
-    (lambda: get_gpu("RTX 6090"), ("No data", "RTX-5090", "add_gpu")),
-    (lambda: make_box("H100", 0), ("at least 1 GPU",)),
-    (lambda: make_box("H100", 7, 2), ("7 GPUs", "2 machines")),
-    (lambda: make_box("H100", usable_gib=0), ("0 GiB", "79.1")),
-    (lambda: load_shape("/nowhere/config.json"), ("cannot be read", "Qwen2.5-0.5B")),
-    (lambda: load_shape("Qwen2.5-8B"), ("Qwen2.5-", "nearest")),
-    (lambda: shape_from_config({"model_type": "mamba"}), ("mamba", "llama")),
-    (lambda: shape_from_config({"model_type": "llama"}), ("num_hidden_layers",)),
-    (lambda: shape_from_config({**load_shape("Llama-3.1-8B").config, "num_hidden_layers": 0}), ("size of 0",)),
-    (lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100", 8), 8), ("28", "divisible")),
-    (lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(max_model_len=10**6)), ("32768",)),
-    (lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(gpu_memory_utilization=1.5)), ("0.92",)),
-    (lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(kv_cache_dtype="int3")), ("int3", "fp8")),
-    (lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100"), options=EngineOptions(max_num_batched_tokens=16, max_num_seqs=64)), ("16", "64")),
-])  # fmt: skip
+# ---------------------------------------------------------------- refusals: one sentence each
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: get_gpu("RTX 6090"), ("No data", "RTX-5090", "add_gpu")),
+        (lambda: make_box("H100", 0), ("at least 1 GPU",)),
+        (lambda: make_box("H100", 7, 2), ("7 GPUs", "2 machines")),
+        (lambda: make_box("H100", usable_gib=0), ("0 GiB", "79.1")),
+        (lambda: load_shape("/nowhere/config.json"), ("cannot be read", "Qwen2.5-0.5B")),
+        (lambda: load_shape("Qwen2.5-8B"), ("Qwen2.5-", "nearest")),
+        (lambda: shape_from_config({"model_type": "mamba"}), ("mamba", "llama")),
+        (lambda: shape_from_config({"model_type": "llama"}), ("num_hidden_layers",)),
+        (
+            lambda: shape_from_config(
+                {**load_shape("Llama-3.1-8B").config, "num_hidden_layers": 0}
+            ),
+            ("size of 0",),
+        ),
+        (
+            lambda: plan_memory(load_shape("Qwen2.5-7B"), make_box("H100", 8), 8),
+            ("28", "divisible"),
+        ),
+        (
+            lambda: plan_memory(
+                load_shape("Qwen2.5-7B"),
+                make_box("H100"),
+                options=EngineOptions(max_model_len=10**6),
+            ),
+            ("32768",),
+        ),
+        (
+            lambda: plan_memory(
+                load_shape("Qwen2.5-7B"),
+                make_box("H100"),
+                options=EngineOptions(gpu_memory_utilization=1.5),
+            ),
+            ("0.92",),
+        ),
+        (
+            lambda: plan_memory(
+                load_shape("Qwen2.5-7B"),
+                make_box("H100"),
+                options=EngineOptions(kv_cache_dtype="int3"),
+            ),
+            ("int3", "fp8"),
+        ),
+        (
+            lambda: plan_memory(
+                load_shape("Qwen2.5-7B"),
+                make_box("H100"),
+                options=EngineOptions(max_num_batched_tokens=16, max_num_seqs=64),
+            ),
+            ("16", "64"),
+        ),
+    ],
+)
 def test_bad_input_gets_one_sentence(call, words):
     with pytest.raises(PlanningError) as caught:
         call()
@@ -300,8 +368,23 @@ def test_an_unreadable_config_is_named(tmp_path):
 
 def test_catalogue_is_complete_and_says_where_its_numbers_come_from():
     known = catalogue()
-    for name in ("V100-SXM2-16GB", "T4", "A10", "L4", "L40S", "A100-SXM-40GB", "A100-SXM-80GB", "H100-PCIe", "H100-SXM",
-                 "H200-SXM", "B200-SXM", "RTX-3090", "RTX-4090", "RTX-5090", "MI300X"):  # fmt: skip
+    for name in (
+        "V100-SXM2-16GB",
+        "T4",
+        "A10",
+        "L4",
+        "L40S",
+        "A100-SXM-40GB",
+        "A100-SXM-80GB",
+        "H100-PCIe",
+        "H100-SXM",
+        "H200-SXM",
+        "B200-SXM",
+        "RTX-3090",
+        "RTX-4090",
+        "RTX-5090",
+        "MI300X",
+    ):
         gpu = known[name]
         assert gpu.source, f"{name} has no source"
         assert gpu.usable_gib < gpu.memory_gb * 1e9 / GIB * 1.075, (
@@ -335,9 +418,18 @@ def test_nearest_valid_uses_the_whole_box():
 
 
 # ---------------------------------------------------------------- commands
-@pytest.mark.parametrize("tp, pp, dp, nodes, launcher", [
-    (1, 1, 1, 1, "mp"), (4, 1, 2, 1, "mp"), (8, 2, 1, 2, "mp"), (8, 2, 1, 2, "ray"), (4, 1, 4, 2, "mp"), (4, 1, 4, 2, "ray"), (2, 1, 1, 1, "ray"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "tp, pp, dp, nodes, launcher",
+    [
+        (1, 1, 1, 1, "mp"),
+        (4, 1, 2, 1, "mp"),
+        (8, 2, 1, 2, "mp"),
+        (8, 2, 1, 2, "ray"),
+        (4, 1, 4, 2, "mp"),
+        (4, 1, 4, 2, "ray"),
+        (2, 1, 1, 1, "ray"),
+    ],
+)
 def test_every_command_is_accepted_by_vllm(tp, pp, dp, nodes, launcher):
     shape = load_shape("Llama-3.1-70B")
     given = {
@@ -359,12 +451,15 @@ def test_every_command_is_accepted_by_vllm(tp, pp, dp, nodes, launcher):
         assert len(serving) == 1 and launch.commands[0].argv[:3] == ("ray", "start", "--head")
 
 
-@pytest.mark.parametrize("extra, words", [
-    (("--tensor-parallel-size", "3"), "divisible by tensor parallel size (3)"),
-    (("--swap-space", "4"), "unrecognized arguments"),
-    (("--max-model-len", "999999"), "derived max_model_len"),
-    (("--enable-expert-parallel",), "experts"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (("--tensor-parallel-size", "3"), "divisible by tensor parallel size (3)"),
+        (("--swap-space", "4"), "unrecognized arguments"),
+        (("--max-model-len", "999999"), "derived max_model_len"),
+        (("--enable-expert-parallel",), "experts"),
+    ],
+)
 def test_a_refusal_is_vllms_own(extra, words):
     from helpers.planning import Command
 
@@ -374,7 +469,7 @@ def test_a_refusal_is_vllms_own(extra, words):
 
 
 def test_a_box_with_one_gpu_checks_everything_for_a_plan_of_several(monkeypatch):
-    """With vLLM's own count of GPUs it stops at "World size (3) is larger than the number of available GPUs (1)"."""
+    """With vLLM's own count of GPUs it stops at "World size (3) is larger than ..."."""
     from vllm.config import parallel
 
     from helpers.planning import Command
@@ -396,13 +491,16 @@ def test_a_box_with_one_gpu_checks_everything_for_a_plan_of_several(monkeypatch)
     assert parallel.current_platform.device_count() == 1, "vLLM's count is given back"
 
 
-# ---------------------------------------------------------------- what is planned for when nobody says
-@pytest.mark.parametrize(("present", "gpus", "model", "expected"), [
-    ("H100-SXM", 4, "Llama-3.1-70B", "4 x H100-SXM, present"),
-    ("H100-SXM", 1, "Llama-3.1-70B", "8 x H100-SXM, planned"),  # a plan for several GPUs needs several
-    ("T4", 2, "Llama-3.1-70B", "16 x T4, planned"),  # eight T4 do not hold it
-    ("A10", 2, "Llama-3.1-8B", "2 x A10, present"),
-])  # fmt: skip
+# ---------------------------------------------------------------- the box that is planned for
+@pytest.mark.parametrize(
+    ("present", "gpus", "model", "expected"),
+    [
+        ("H100-SXM", 4, "Llama-3.1-70B", "4 x H100-SXM, present"),
+        ("H100-SXM", 1, "Llama-3.1-70B", "8 x H100-SXM, planned"),  # several are needed
+        ("T4", 2, "Llama-3.1-70B", "16 x T4, planned"),  # eight T4 do not hold it
+        ("A10", 2, "Llama-3.1-8B", "2 x A10, present"),
+    ],
+)
 def test_the_box_that_is_planned_for_holds_the_model(present, gpus, model, expected):
     here, shape = replace(make_box(present, gpus), present=True), load_shape(model)
     box = planned_box(here, shape)
@@ -421,32 +519,20 @@ def test_a_shorter_context_fits_the_gpus_that_are_here():
 
 
 # ---------------------------------------------------------------- what a student sees
-def test_what_the_driver_does_not_tell_is_a_note(monkeypatch):
-    """A GPU without NVLink answers "not supported", which is no failure; a lost GPU is one."""
-    from types import SimpleNamespace
-
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """NVML that answers for two GPUs without NVLink; returns a way to let questions fail."""
+    import nvitop
     import pynvml
 
-    inventory = importlib.import_module(
-        "helpers.planning.inventory"
-    )  # the package has a function of that name
-
-    def answers(value):
-        def answer(*_):
+    def answer(name, value):
+        def ask(*_):
             if isinstance(value, Exception):
                 raise value
             return value
 
-        return answer
+        monkeypatch.setattr(pynvml, f"nvmlDeviceGet{name}", ask)
 
-    for name, value in {
-        "NvLinkState": pynvml.NVMLError_NotSupported(),
-        "MaxPcieLinkGeneration": 5,
-        "MaxPcieLinkWidth": 16,
-        "TopologyCommonAncestor": 10,
-        "P2PStatus": 1,
-    }.items():
-        monkeypatch.setattr(pynvml, f"nvmlDeviceGet{name}", answers(value))
     gpus = [
         SimpleNamespace(
             handle=i,
@@ -457,21 +543,29 @@ def test_what_the_driver_does_not_tell_is_a_note(monkeypatch):
         )
         for i in range(2)
     ]
-    notes = []
-    assert (
-        inventory._device(gpus[0], notes).nvlinks == 0
-        and inventory._links(gpus, notes)[0][1] == "PIX"
-        and not notes
-    )
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetNvLinkState", answers(pynvml.NVMLError_GpuIsLost()))
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetP2PStatus", answers(pynvml.NVMLError_GpuIsLost()))
-    inventory._device(gpus[0], notes)
-    inventory._links(gpus, notes)
-    assert (
-        len(notes) == 2
-        and "GPU 0: NVLinks could not be read (NVMLError_GpuIsLost" in notes[0]
-        and "reach each other" in notes[1]
-    )
+    monkeypatch.setattr(nvitop.Device, "is_available", lambda: True)
+    monkeypatch.setattr(nvitop.Device, "driver_version", lambda: "575")
+    monkeypatch.setattr(nvitop.Device.cuda, "all", lambda: gpus)
+    answer("NvLinkState", pynvml.NVMLError_NotSupported())
+    answer("MaxPcieLinkGeneration", 5)
+    answer("MaxPcieLinkWidth", 16)
+    answer("TopologyCommonAncestor", 10)
+    answer("P2PStatus", 1)
+    return answer
+
+
+def test_what_the_driver_does_not_tell_is_a_note(two_gpus):
+    """A GPU without NVLink answers "not supported", which is no failure; a lost GPU is one."""
+    import pynvml
+
+    found = take_inventory()
+    assert found.devices[0].nvlinks == 0 and found.links[0][1] == "PIX" and not found.notes
+    assert box_here(found).link_for(2).kind == "PCIe 5 x16"
+    two_gpus("NvLinkState", pynvml.NVMLError_GpuIsLost())
+    two_gpus("P2PStatus", pynvml.NVMLError_GpuIsLost())
+    first, second, links = take_inventory().notes
+    assert "GPU 0: NVLinks could not be read (NVMLError_GpuIsLost" in first and "GPU 1" in second
+    assert "reach each other" in links
 
 
 def test_a_planning_error_is_one_line_in_a_notebook_and_still_fails_a_headless_run(tmp_path):

@@ -1,28 +1,21 @@
-"""Sizes against vLLM itself: its own model classes, built on torch's "meta" device for every rank, byte for byte."""
-
-import functools
-import json
-import tempfile
+"""Sizes against vLLM's own model classes, built on torch's "meta" device, byte for byte."""
 
 import pytest
 
 from helpers.planning import load_shape, weight_bytes, why_invalid
 from helpers.planning.ask_vllm import rank_bytes
+from helpers.planning.models import shape_from_config
 
 
-@functools.cache
-def model_folder(name):
-    """The shipped config as vLLM can build it here: mixtures of experts with few layers, and without fp8."""
+def short_model(name):
+    """The shipped config as vLLM can build it here: few layers, and without fp8."""
     config = dict(load_shape(name).config)
     if name == "DeepSeek-V3":
         config.update(num_hidden_layers=5)
         config.pop("quantization_config")  # the CPU build has no fp8 kernels to build layers for
     else:
         config.update(num_hidden_layers=4)
-    folder = tempfile.mkdtemp()
-    with open(f"{folder}/config.json", "w") as file:
-        json.dump(config, file)
-    return folder
+    return shape_from_config(config, name)
 
 
 DENSE = [
@@ -58,8 +51,8 @@ def test_bytes_of_a_pipeline_stage_are_those_of_vllms_layers(name, pp):
 @pytest.mark.parametrize("name", ["Mixtral-8x7B", "Qwen3-30B-A3B", "DeepSeek-V3"])
 @pytest.mark.parametrize("tp", [1, 2, 4])
 def test_bytes_of_a_mixture_of_experts_are_those_of_vllms_layers(name, tp):
-    folder = model_folder(name)
-    assert weight_bytes(load_shape(folder), tp) == rank_bytes(folder, tp)
+    shape = short_model(name)
+    assert weight_bytes(shape, tp) == rank_bytes(shape, tp)
 
 
 def test_bytes_of_the_shipped_model_are_those_of_its_file():
@@ -68,5 +61,5 @@ def test_bytes_of_the_shipped_model_are_those_of_its_file():
     from helpers.tiny_model import TARGET
 
     with safe_open(TARGET / "model.safetensors", "pt") as weights:
-        stored = sum(weights.get_tensor(name).nbytes for name in weights.keys())
+        stored = sum(weights.get_tensor(name).nbytes for name in weights.keys())  # noqa: SIM118 (not a dict)
     assert weight_bytes(load_shape(TARGET)) == stored

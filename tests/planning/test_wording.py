@@ -1,4 +1,4 @@
-"""Sentences and figures of notebook 4 that depend on the numbers: each says what the numbers beside it say."""
+"""Sentences and figures of notebook 4: each says what the numbers beside it say."""
 
 import re
 
@@ -6,8 +6,8 @@ import pytest
 
 from helpers import planning as plan
 from helpers.display import figures as style
-from helpers.planning import accuracy, wording
-from helpers.planning import plots as plots
+from helpers.planning import plots, recorded, wording
+from helpers.planning.allreduce import fit_allreduce
 
 SHAPE, BOX, OPTIONS = (
     plan.load_shape("Llama-3.1-70B"),
@@ -20,7 +20,7 @@ def ranked(tpot_ms):
     return plan.rank(
         SHAPE,
         BOX,
-        plan.Workload(1024, 256, 64),
+        plan.RequestMix(1024, 256, 64),
         OPTIONS,
         plan.Goal(tpot_ms=tpot_ms, prefer="price"),
         price_per_gpu_hour=2.6,
@@ -42,7 +42,7 @@ def test_two_causes_are_named_where_neither_is_most_of_it():
 
 
 def test_the_weights_of_a_gpu_are_told_without_the_rotary_table():
-    said = wording.sharding(SHAPE, plan.weight_parts(SHAPE, 1), plan.weight_parts(SHAPE, 4), 4)
+    said = wording.sharding(SHAPE, 4)
     assert (
         f"4 GPUs hold {plan.weight_bytes(SHAPE, 4) / 2**30:.2f} GiB" in said
         and "0.03 GiB on each GPU" in said
@@ -53,11 +53,19 @@ def test_tpot_in_the_figure_is_the_one_that_gives_the_tokens_beside_it(monkeypat
     shown = []
     monkeypatch.setattr(style, "show", lambda fig, caption, table, name: shown.append((fig, table)))
     predictions = [
-        plan.predict(SHAPE, BOX, 8, 1, 1, plan.Workload(1024, 256, n), OPTIONS)
+        plan.predict_speed(SHAPE, BOX, 8, 1, 1, plan.RequestMix(1024, 256, n), OPTIONS)
         for n in (4, 64, 256)
     ]
-    rows = [{"layout": "TP 8", "streams": p.workload.concurrency, "tpot_ms": p.mixed_tpot_s * 1e3, "decode_step_ms": p.tpot_s * 1e3,
-             "output_tokens_per_s": p.output_tokens_per_s} for p in predictions]  # fmt: skip
+    rows = [
+        {
+            "layout": "TP 8",
+            "streams": p.workload.concurrency,
+            "tpot_ms": p.mixed_tpot_s * 1e3,
+            "decode_step_ms": p.tpot_s * 1e3,
+            "output_tokens_per_s": p.output_tokens_per_s,
+        }
+        for p in predictions
+    ]
     assert all(
         row["streams"] / row["tpot_ms"] * 1e3 == pytest.approx(row["output_tokens_per_s"])
         for row in rows
@@ -71,7 +79,7 @@ def test_tpot_in_the_figure_is_the_one_that_gives_the_tokens_beside_it(monkeypat
 
 
 def test_what_the_planners_error_cannot_decide_is_said():
-    error = wording.tpot_error(accuracy.summary(accuracy.compare()))
+    error = recorded.tpot_error()
     assert 0.01 < error < 0.15
     said = wording.close_calls(ranked(40.0), 40.0, 0.05)
     assert (
@@ -92,7 +100,7 @@ def test_a_plan_left_of_the_line_that_misses_says_why(monkeypatch):
     ranking = ranked(40.0)
     assert re.search(
         r"TP 2 x PP 1 x DP 1: only \d+ of 64 requests run at once",
-        wording.reading_of_choice(ranking, 40.0),
+        wording.about_choices(ranking, 40.0),
     )
     plots.choices(ranking, 40.0, "reading")
     assert all(bool(row["why not"]) != row["meets the goal"] for row in tables[0])
@@ -102,7 +110,7 @@ def test_a_goal_that_nothing_meets_says_why():
     ranking = plan.rank(
         SHAPE,
         plan.make_box("L40S", 4),
-        plan.Workload(1024, 256, 64),
+        plan.RequestMix(1024, 256, 64),
         OPTIONS,
         plan.Goal(prefer="latency"),
     )
@@ -121,8 +129,8 @@ def test_a_speedup_within_the_noise_is_no_direction():
 
 @pytest.mark.parametrize("has_gpu, where", [(True, "H200"), (False, "cores")])
 def test_a_machine_with_one_gpu_or_core_has_recorded_allreduces_to_count_with(has_gpu, where):
-    rows, label = wording.recorded_allreduce(has_gpu)
-    latency, rate = plan.fit_allreduce(rows)
+    rows, label = recorded.allreduce(has_gpu)
+    latency, rate = fit_allreduce(rows)
     assert "recorded" in label and where in label
     assert all(latency + r["bytes"] / rate == pytest.approx(r["seconds"], rel=0.3) for r in rows)
-    assert "Recorded on 2 cores" in wording.recorded_tp2()
+    assert "Recorded on 2 cores" in recorded.tp2()

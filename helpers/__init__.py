@@ -1,6 +1,18 @@
-"""The code behind the notebooks of Integration Week: each module has one job, in the order data flows.
+"""The code behind the notebooks, room by room; a room imports only from the rooms below it here.
 
-profile -> engine / server -> workloads, measure, gpu_memory -> results -> plots, learnings
+run            the commands: make run, make lab, make doctor, a class of submissions
+planning       notebook 4 and `python -m helpers.planning`: size, predict, choose, launch
+lessons        what only a notebook needs: its experiments, words and pictures
+results        what was measured, and the two documents that are filled from it
+server         a vLLM server as a child process, and a load on it
+measure        run a workload on an engine: a record a request, a row a step
+workloads      seeded sets of requests
+engine         vLLM opened, changed and closed, with proof that memory came back
+display        what a cell shows: cards, numbers, figures, live views
+gpu_memory     memory sampled in the background; `python -m helpers.gpu_memory -- COMMAND`
+tiny_model     the model that ships
+
+The core is an evening's reading: engine, gpu_memory, workloads, measure.
 """
 
 import contextlib
@@ -12,7 +24,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 
 class OneLineError(Exception):
-    """An error whose sentence says what happened and what to do: a notebook shows that line and no traceback."""
+    """An error whose sentence says what happened and what to do; a notebook shows it alone."""
 
     def _render_traceback_(self):  # IPython shows this instead of the frames
         return [f"{type(self).__name__}: {self}"]

@@ -26,6 +26,7 @@ def command(arguments: list[str] = (), page: Path | None = None, root: Path = RE
         f"--ServerApp.root_dir={root}",
         "--ServerApp.ip=127.0.0.1",
         "--FileContentsManager.pre_save_hook=helpers.run.jupyterlab.before_saving",
+        f"--LabApp.extra_labextensions_path={REPO / 'helpers' / 'run' / 'lab_extensions'}",
     ]
     if page is not None and page.is_relative_to(root):
         line.append(f"--LabApp.default_url=/lab/tree/{page.relative_to(root).as_posix()}")

@@ -246,7 +246,10 @@ def test_pictures_read_well_in_both_themes(open_notebook, theme):
     notebook = open_notebook("plot" + theme[-4:].strip().lower(), [PLOT])
     notebook.command("apputils:change-theme", theme=theme)
     notebook.run(0)
-    notebook.output(0).locator(".jp-RenderedImage img").wait_for()
+    image = notebook.output(0).locator(".jp-RenderedImage img")
+    image.wait_for()
+    alt = image.get_attribute("alt")
+    assert alt.startswith("Throughput grows with the batch."), "its text for who does not see it"
     caption = notebook.output(0).get_by_text("Four at a time give")
     notebook.output(0).locator("summary").click()
     cell = notebook.output(0).locator("td", has_text="33")

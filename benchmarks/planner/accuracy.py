@@ -112,21 +112,10 @@ class Machine:
         return rows + [row for r in self.records for row in self._speedups(r)]
 
     def _row(self, r: dict, quantity: str, case: str, real, committed, predicted) -> Row:
-        plain, calibrated = predicted
-        reference = r is self.reference and (quantity, case) in self.used
-        holdout = bool(r["config"].get("holdout"))
-        return Row(
-            self.name,
-            r["id"],
-            quantity,
-            case,
-            real,
-            committed,
-            plain,
-            calibrated,
-            holdout,
-            reference,
-        )
+        known = r is self.reference and (quantity, case) in self.used
+        held = bool(r["config"].get("holdout"))
+        name = r["id"]
+        return Row(self.name, name, quantity, case, real, committed, *predicted, held, known)
 
     def _sizes(self, r: dict) -> list[Row]:
         measured, committed = r["measured"], r.get("predicted") or {}

@@ -38,27 +38,10 @@ from . import (
     rank,
     why_invalid,
 )
+from .calibration import COUNTS
+from .launch import OPTIONS
 
-ENGINE_OPTIONS = (
-    "max_model_len",
-    "gpu_memory_utilization",
-    "kv_cache_dtype",
-    "max_num_batched_tokens",
-    "max_num_seqs",
-    "kv_cache_memory_bytes",
-    "enforce_eager",
-    "enable_expert_parallel",
-)
-POINT_KEYS = (
-    "tp",
-    "pp",
-    "dp",
-    "concurrency",
-    "input_tokens",
-    "output_tokens",
-    "tpot_ms",
-    "prefill_ms",
-)
+POINT_KEYS = (*COUNTS, "tpot_ms", "prefill_ms")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -160,7 +143,7 @@ def plan(args) -> dict:
     else:
         box = make_box(args.gpu, args.gpus, args.nodes, usable_gib=args.gpu_memory_gib)
     shape = load_shape(args.model)
-    given = {name: getattr(args, name) for name in ENGINE_OPTIONS}
+    given = {name: getattr(args, name) for name in OPTIONS}
     options, workload = EngineOptions(**given), _workload(args, shape)
     calibration = _calibration(args, shape, box, workload)
     tuning = calibration.tuning if calibration else default_tuning(box.gpu)

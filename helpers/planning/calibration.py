@@ -13,7 +13,7 @@ from .models import ModelShape
 from .predict import Tuning, check_counts, decode_parts, default_tuning, prefill_parts
 
 TRUST = 0.02  # one standard deviation of a measured time, as a share of it
-COUNTS = ("tp", "pp", "dp", "concurrency", "input_tokens", "output_tokens", "chunk")
+COUNTS = ("tp", "pp", "dp", "concurrency", "input_tokens", "output_tokens")
 
 # One standard deviation of the logarithm of each parameter: how wrong the default may be.
 DOUBT = {
@@ -121,7 +121,7 @@ def _check(points: list[Point]) -> None:
             "tp=1,concurrency=1,tpot_ms=4.9."
         )
     for point in points:
-        check_counts(point, COUNTS)
+        check_counts(point, (*COUNTS, "chunk"))
         times = [t for t in (point.tpot_s, point.prefill_s) if t is not None]
         if not times:
             raise PlanningError(

@@ -174,15 +174,22 @@ def make_page(job: Job) -> None:
     """An HTML page of the executed notebook beside it. A page that fails costs only itself."""
     try:
         import nbformat
-        from nbconvert import HTMLExporter
 
         output = Path(job.output)
         notebook = nbformat.read(output, as_version=4)
         about = {"metadata": {"name": output.stem}}
-        html, _ = HTMLExporter().from_notebook_node(notebook, resources=about)
+        html, _ = page_exporter().from_notebook_node(notebook, resources=about)
         output.with_suffix(".html").write_text(html, encoding="utf-8", errors="replace")
     except Exception as error:
         print(f"No page: {type(error).__name__}: {str(error)[:500]}", flush=True)  # in the log
+
+
+def page_exporter(**options):
+    """The HTML exporter of nbconvert, with the alt text of each picture; options are its own."""
+    from nbconvert import HTMLExporter
+
+    folders = [str(Path(__file__).parent / "templates")]
+    return HTMLExporter(template_name="notebook_page", extra_template_basedirs=folders, **options)
 
 
 def limit_resources(limits: dict[str, int]) -> None:

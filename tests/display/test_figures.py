@@ -1,6 +1,7 @@
 """The figures' common style: what a reader gets in each front end."""
 
 import base64
+import copy
 import io
 import re
 import subprocess
@@ -15,6 +16,7 @@ from nbconvert import MarkdownExporter
 from PIL import Image
 
 from helpers.display import figures as style
+from helpers.run.job import page_exporter
 from tests.notebook_tools import run_cells, to_html
 
 
@@ -75,6 +77,22 @@ def test_every_figure_is_in_the_notebook_and_in_each_export(notebook):
     text, resources = MarkdownExporter().from_notebook_node(notebook)
     assert len(re.findall(r"!\[png\]\(output_\d+_\d+\.png\)", text)) == 2
     assert sum(name.endswith(".png") for name in resources["outputs"]) == 2
+
+
+def test_the_pages_of_a_run_have_the_alt_text_and_nothing_else_of_it(notebook):
+    notebook = copy.deepcopy(notebook)
+    image = notebook.cells[1].outputs[0]
+    image.metadata["image/png"]["alt"] = '"><script>alert(1)</script> onerror="alert(1)'
+    for options in ({}, {"sanitize_html": True}):
+        page = BeautifulSoup(
+            page_exporter(**options).from_notebook_node(notebook)[0], "html.parser"
+        )
+        first, second = page.select(".jp-RenderedImage img")
+        assert first["alt"].startswith('The "best" <one>. kv_cache costs $2')
+        assert second["alt"] == image.metadata["image/png"]["alt"] and set(second.attrs) == {
+            "alt",
+            "src",
+        }
 
 
 def test_a_caption_is_text_whatever_is_in_it(notebook):

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from helpers import replace_file
-from helpers.run.job import limit_resources
+from helpers.run.job import limit_resources, page_exporter
 
 POLICY = "; ".join(
     [
@@ -99,9 +99,8 @@ def lock_page(html: str) -> str:
 def main(list_file: str) -> int:
     """Make the pages; a notebook that cannot be read gets one that says so."""
     import nbformat
-    from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(sanitize_html=True, embed_images=False)
+    exporter = page_exporter(sanitize_html=True, embed_images=False)
     for source, page in json.loads(Path(list_file).read_text(encoding="utf-8")):
         try:
             notebook = without_active_content(nbformat.read(source, as_version=4))

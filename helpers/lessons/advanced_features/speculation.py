@@ -8,11 +8,9 @@ helpers/lessons/papers/speculative.py: alpha, the chance that a drafted token is
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import statistics
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from helpers import tiny_model
 from helpers.engine.dummy_model import dummy_model_folder
@@ -193,7 +191,4 @@ def acceptance_rates(alpha: float, k: int) -> list[float]:
 def _vocabulary(model: str) -> int:
     from transformers import AutoConfig
 
-    local = Path(model) / "config.json"
-    if local.is_file():
-        return json.loads(local.read_text())["vocab_size"]
     return AutoConfig.from_pretrained(model).vocab_size

@@ -102,7 +102,7 @@ def convert(value: float, given: str, wanted: str) -> float | None:
 
 
 def is_unit(text: str) -> bool:
-    """Whether `convert` knows this unit: a size, a time, a factor, a share, or something per time."""
+    """Whether `convert` knows this unit: a size, time, factor, share, or something per time."""
     return _kind_and_size(text)[0] is not None or _seconds_below(text) is not None
 
 

@@ -27,14 +27,16 @@ START = """
 import tempfile, time
 from helpers.display import card, live
 log = tempfile.NamedTemporaryFile("w", suffix=".log")
-with live.engine_start(log.name, [("load the weights", "Starting to load"), ("warm up", "init engine")]):
+phases = [("load the weights", "Starting to load"), ("warm up", "init engine")]
+with live.engine_start(log.name, phases):
     time.sleep(0.3); print("Starting to load model", file=log, flush=True); time.sleep(0.9)
 """
 DASHBOARD = """
 from helpers.display import card, live
 import itertools, time
 count = itertools.count()
-with live.dashboard(lambda: {"running": next(count), "kv_cache_usage": 0.25, "text": "not drawn"}, hz=20):
+read = lambda: {"running": next(count), "kv_cache_usage": 0.25, "text": "not drawn"}
+with live.dashboard(read, hz=20):
     time.sleep(0.5)
 """
 MEMORY = """
@@ -43,6 +45,19 @@ import time
 with live.memory(hz=20) as view:
     view.mark("first"); time.sleep(0.2); view.mark("second"); time.sleep(0.2)
 print(view.summary()["peak_gib"] > 0)
+"""
+STOPPED = """
+from helpers.display import live
+with live.progress("long", 10) as view:
+    view.update(4)
+    1 / 0
+"""
+SCRIPT = """
+from helpers.display import live
+view = live.progress("work", 3)
+for done in (1, 2, 3):
+    view.update(done, tokens_per_s=5.0)
+view.close()
 """
 
 
@@ -110,22 +125,17 @@ def test_a_failed_start_says_so_and_the_error_is_kept():
 
 
 def test_stopped_work_says_how_far_it_came():
-    done = run_cells(
-        "from helpers.display import live\nwith live.progress('long', 10) as view:\n    view.update(4)\n    1 / 0",
-        allow_errors=True,
-    )
+    done = run_cells(STOPPED, allow_errors=True)
     assert "long: stopped after 4 of 10 requests" in texts(done.cells[0])
 
 
 def test_a_script_prints_nothing_and_a_terminal_gets_one_line():
-    code = "from helpers.display import live\np = live.progress('work', 3)\nfor i in range(3): p.update(i + 1, tokens_per_s=5.0)\np.close()"
-    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", SCRIPT]
+    plain = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", ""), plain
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, stdin=theirs
-    )
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, stdin=theirs)
     assert child.wait(60) == 0
     os.close(theirs)
     seen = os.read(ours, 10_000).decode()

@@ -24,11 +24,14 @@ def sampler(
     ends=(0.1, 0.2, 4, 4.5, 8, 10),
 ):
     """A finished run of ten seconds, without waiting for it."""
-    made = MemorySampler(hz=10, devices=[object()] if device else [])
+    made = MemorySampler(hz=10, devices=[])
+    made.start()
+    made.stop(ended_s=10.0)
+    made.samples.clear()
     made.devices = [object()] if device else []
     made.source = DEVICE if device else made.source
     start = 0.0
-    for label, end in zip(phases, ends):
+    for label, end in zip(phases, ends, strict=True):
         made.mark(label, at_s=start)
         start = end
     for index in range(101):
@@ -37,7 +40,6 @@ def sampler(
         made.samples.append(
             {"t_s": t, "device_used_gib": [used] if device else [], "process_gib": used - 0.5}
         )
-    made._seconds = 10.0
     return made
 
 
@@ -73,7 +75,7 @@ def test_phase_names_do_not_cover_each_other(kv):
     fig.draw_without_rendering()
     names = [text for text in fig.axes[0].texts if text.get_rotation() == 30]
     assert len(names) == 6
-    # Two slanted lines of one angle touch when they are closer than a letter's height across the slant.
+    # Two slanted lines touch when they are closer than a letter's height across the slant.
     for left, right in itertools.pairwise(names):
         a, b = (t.get_transform().transform(t.get_position())[0] for t in (left, right))
         height = left.get_fontsize() * fig.dpi / 72

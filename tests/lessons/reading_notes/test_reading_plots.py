@@ -171,14 +171,16 @@ def test_claims_quote_the_constants_and_name_what_is_not_rebuilt():
     lengths = paged_attention.draw_lengths(60)
     usage = {p: paged_attention.simulate_allocator(lengths, p) for p in paged_attention.POLICIES}
     slots = {n: 1 for n in paged_attention.TABLE_1}
+    waves = Waves(4.0, 2.0, 400, 200, {1: 2.0}, 100, {})
+    run = {"gamma": 4, "alpha": 0.8, "speedup": 1.4}
     tables = [
         claims.paged(slots, usage),
         claims.sharing([{"kind": "beam", "width": 2, "printed": 37.56, "saved_percent": 39.0}]),
-        claims.orca({"static": 380, "iteration": 200}, 1.8, Waves(4.0, 2.0, 400, 200, {1: 2.0}, 100, {})),
+        claims.orca({"static": 380, "iteration": 200}, 1.8, waves),
         claims.flash(3e-7, 1.98, -0.99, 2.0),
         claims.deepspeed(0.5, 1.7, 14_000, "recorded"),
-        claims.leviathan([{"label": "draft", "gamma": 4, "alpha": 0.8, "speedup": 1.4}, {"label": "none", "gamma": 4, "alpha": 0.8, "speedup": None}]),
-    ]  # fmt: skip
+        claims.leviathan([run | {"label": "draft"}, run | {"label": "none", "speedup": None}]),
+    ]
     for table in tables:
         assert len({c.key for c in table}) == len(table)
         for claim in table:

@@ -12,7 +12,8 @@ from benchmarks import check_links
 REPO = Path(__file__).resolve().parents[1]
 TEXT = (REPO / "reading_list.md").read_text(encoding="utf-8")
 ROW = re.compile(
-    r"^\| (\d+) \| \[(.+?)\]\((https://\S+?)\) \((.+?)\) \| (.+?) \| (.+?) \| (\d+) min \| (\w+) \| (.+?) \|$",
+    r"^\| (\d+) \| \[(.+?)\]\((https://\S+?)\) \((.+?)\) \| (.+?) \| (.+?) "
+    r"\| (\d+) min \| (\w+) \| (.+?) \|$",
     re.MULTILINE,
 )
 ROWS = ROW.findall(TEXT)
@@ -57,14 +58,17 @@ def test_vllm_pages_are_pinned_and_none_is_an_old_address():
 @pytest.mark.parametrize(
     "address",
     [
-        "arxiv.org/abs/2309.06180", "arxiv.org/abs/2205.14135", "arxiv.org/abs/2207.00032",  # the three papers
-        "docs.vllm.ai/en/v0.32.0/configuration/engine_args/", "docs.vllm.ai/en/v0.32.0/serving/parallelism_scaling/",
+        # the three papers
+        "arxiv.org/abs/2309.06180", "arxiv.org/abs/2205.14135", "arxiv.org/abs/2207.00032",
+        "docs.vllm.ai/en/v0.32.0/configuration/engine_args/",
+        "docs.vllm.ai/en/v0.32.0/serving/parallelism_scaling/",
         "docs.vllm.ai/en/v0.32.0/benchmarking/cli/",  # the three pages
         "huggingface.co/Qwen/Qwen2.5-7B-Instruct", "docs.pytorch.org/docs/stable/distributed.html",
         "developer.nvidia.com/blog/",  # GPU optimisation for transformers
         "databricks.com/blog/reliable-llm-inference-scale",  # inference at scale
         "a16z.com/llmflation",  # cost
-        "arxiv.org/abs/2403.02310", "arxiv.org/abs/2211.17192", "osdi22/presentation/yu",  # the others of notebook 3
+        # the others of notebook 3
+        "arxiv.org/abs/2403.02310", "arxiv.org/abs/2211.17192", "osdi22/presentation/yu",
     ],
 )  # fmt: skip
 def test_everything_that_the_course_lists_is_there(address):
@@ -128,7 +132,8 @@ def test_a_dead_host_is_unreachable_not_gone():
 
 def test_links_are_found_once_and_in_every_form():
     text = (
-        "See [one](https://a.org/x), <https://b.org/y> and https://c.org/z. Again [one](https://a.org/x); "
+        "See [one](https://a.org/x), <https://b.org/y> and https://c.org/z. "
+        "Again [one](https://a.org/x); "
         "not http://localhost:8000/v1 nor [this](http://127.0.0.1:8000/docs)."
     )
     assert check_links.links_in(text) == ["https://a.org/x", "https://b.org/y", "https://c.org/z"]

@@ -40,7 +40,8 @@ def run(tmp_path_factory):
         command += ["-p", name, str(value)]
     command += [
         "-y",
-        f"{{MAX_NUM_SEQS: {sizes['MAX_NUM_SEQS']}, INSIGHTS: [batching pays], QUESTIONS: [what about TP]}}",
+        f"{{MAX_NUM_SEQS: {sizes['MAX_NUM_SEQS']}, INSIGHTS: [batching pays], "
+        "QUESTIONS: [what about TP]}",
     ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]

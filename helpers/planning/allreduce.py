@@ -8,10 +8,11 @@ Each rank is a process that runs this module: python -m helpers.planning.allredu
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
+
+from helpers.server.start import free_port
 
 from .hardware import PlanningError
 from .inventory import take_inventory
@@ -60,13 +61,6 @@ def measure_allreduce(world: int) -> list[dict]:
         last = (problem.strip().splitlines() or ["a process stopped"])[-1]
         raise PlanningError(f"The all-reduce could not be measured: {last}.")
     return json.loads(out.strip().splitlines()[-1])
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def fit_allreduce(rows) -> tuple[float, float]:

@@ -78,7 +78,9 @@ class EngineChild:
                 return heard
             heard |= part
         late = self.process.poll() is None and time.monotonic() >= deadline
-        return heard | {"problem": LATE if late else f"the process ended: {self.last_words()}"}
+        return heard | {
+            "problem": LATE if late else f"the process ended: {self.last_words() or 'no message'}"
+        }
 
     def ask(self, command: str, deadline: float, **arguments) -> dict:
         """``tell`` and ``hear``."""
@@ -86,9 +88,9 @@ class EngineChild:
         return self.hear(deadline)
 
     def last_words(self) -> str:
-        """The end of the log."""
+        """The last line of the log; "" when nothing was said."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return " ".join(lines[-1:])[-300:] or "without a word"
+        return " ".join(lines[-1:])[-300:]
 
     def end(self) -> None:
         """End the child and everything that it started. Safe to call twice."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.engine import processes
+from helpers.server.start import free_port
 
-from .allreduce import free_port
 from .engine_child import LATE, EngineChild
 from .layouts import trial_arguments, trial_environment
 

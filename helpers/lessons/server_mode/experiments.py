@@ -280,11 +280,13 @@ def gap_under_prefill(
     requests = [{"prompt": p, "into": s} for p, s in zip(prompts, streams, strict=True)]
     common = {"max_tokens": len(long_prompt) - len(prompts[0]), "ignore_eos": True}
     common |= {"temperature": 0, "until": answered}
+    client = server.openai(timeout=600)  # made before: the work would hold the streams up
     worker = threading.Thread(target=together, args=(server, requests), kwargs=common)
     worker.start()
     while worker.is_alive() and not all(len(stream.times_s) > 4 for stream in streams):
         time.sleep(0.002)
-    long = timed_stream(server, prompt=long_prompt, max_tokens=2, ignore_eos=True)
+    request = {"prompt": long_prompt, "max_tokens": 2, "ignore_eos": True}
+    long = timed_stream(server, client=client, **request)
     answered.set()
     worker.join()
     if broken := [stream.error for stream in (*streams, long) if stream.error]:

@@ -243,6 +243,7 @@ def _form(quiz: Quiz) -> None:
         value = quiz.answers.get(question.id)
         options = {"options": question.choices} if question.choices else {"unit": question.unit}
         made = forms.control(question.text, "" if value is None else str(value), **options)
+        made.continuous_update = False  # a verdict on what is typed to its end: Enter, or leaving
         said = w.HTML("" if value is None else html.escape(check(question, value).marked))
 
         def show(verdict: str) -> None:

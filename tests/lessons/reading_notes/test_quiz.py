@@ -162,7 +162,9 @@ def test_the_form_marks_saves_and_restores(tmp_path, monkeypatch):
 
     opened, boxes = open_form()
     number_, choice = boxes[0], next(b for b, q in zip(boxes, questions, strict=True) if q.choices)
-    number_.children[1].children[0].value = f"{questions[0].answer:g} KiB"
+    field = number_.children[1].children[0]
+    assert not field.continuous_update, "half a number must not bring the right answer"
+    field.value = f"{questions[0].answer:g} KiB"
     assert "Right" in number_.children[2].value and opened.score.correct == 1
     radio = choice.children[1].children[0]
     radio.value = next(c for c in radio.options if c not in [q.answer for q in questions])

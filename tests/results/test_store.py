@@ -1,4 +1,4 @@
-"""helpers.results.store and helpers.results.own_numbers: what is saved stays, what is damaged is said."""
+"""What is saved stays, what is damaged is said; a student's own numbers are read or refused."""
 
 import json
 import math
@@ -81,7 +81,10 @@ def test_provenance_names_the_gpus_of_this_run_alone(monkeypatch):
 
 
 def test_provenance_imports_neither_vllm_nor_torch():
-    code = "import sys; from helpers.results.store import provenance; provenance(); print([m for m in ('vllm', 'torch') if m in sys.modules])"
+    code = (
+        "import sys; from helpers.results.store import provenance; provenance(); "
+        "print([m for m in ('vllm', 'torch') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert out.stdout.strip() == "[]", out.stdout + out.stderr
 
@@ -388,7 +391,7 @@ def test_what_cannot_be_trusted_is_refused_with_its_reason(numbers, reason):
         ("w2.json", '{"throughput": 812.5, "max_num_seqs": 8}'),
         (
             "w2.json",
-            '{"baseline": {"throughput": 812.5, "max_num_seqs": 8}, "optimized": {"throughput": 2000}}',
+            '{"baseline": {"throughput": 812.5, "max_num_seqs": 8}, "optimized": {"tok/s": 2000}}',
         ),
         ("w2.csv", "throughput,max_num_seqs\n812.5,8\n"),
         ("w2.csv", "\ufeffmetric;value;unit\nthroughput;812.5;tok/s\nmax_num_seqs;8;\n"),

@@ -25,7 +25,11 @@ setup: $(READY) ## install what the workbook needs (the other targets do it them
 run: $(READY) ## execute every notebook headless; results in runs/<date-time>/
 	@$(PY) -m helpers.run $(ARGS)
 
-test: $(READY) ## run the tests
+CODE := helpers tests benchmarks explore_server_mode.py notebooks
+
+test: $(READY) ## check the form of the code (ruff), run the tests
+	@$(PY) -m ruff format -q --check $(CODE) && $(PY) -m ruff check -q $(CODE) || \
+		{ echo "The code is not as ruff wants it: see above; ruff format and ruff check --fix help." >&2; exit 1; }
 	@$(PY) -m pytest $(ARGS)
 
 lab: $(READY) ## open the notebooks in JupyterLab, on this machine only

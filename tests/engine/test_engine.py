@@ -48,7 +48,7 @@ def test_same_configuration_is_the_same_engine_and_another_closes_it(engine):
     assert other is not engine and other.is_open and not engine.is_open
     assert other.info.max_num_seqs == 4
     with pytest.raises(EngineError, match="closed: run the cell"):
-        engine.llm
+        _ = engine.llm
 
 
 def test_close_gives_the_memory_back_although_it_is_displayed_and_an_exception_is_kept(engine):
@@ -137,7 +137,7 @@ def test_nothing_is_printed_by_vllm(capfd):
 
 
 def test_an_interrupted_close_goes_on_where_it_stopped(monkeypatch):
-    """The stop button while vLLM ends, when the objects are empty already, and while memory comes back."""
+    """Stopped while vLLM ends, when the objects are empty already, while memory comes back."""
     engine = open_engine(PROFILE, **SMALL)
     core = engine.llm.llm_engine.engine_core
     for place, name in ((core, "shutdown"), (gc, "unfreeze"), (gpu_memory, "memory_now")):
@@ -190,7 +190,7 @@ def test_requests_that_another_cell_left_are_not_measured(engine):
 def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_when_killed(
     monkeypatch, tmp_path
 ):
-    """As on a GPU: the engine has a process of its own, works ahead of this one, and can be killed without it."""
+    """As on a GPU: the engine has a process of its own and can be killed without this one."""
     monkeypatch.setenv(
         "XDG_CACHE_HOME", str(tmp_path)
     )  # other notebooks of this machine do not count

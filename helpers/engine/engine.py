@@ -254,8 +254,9 @@ def _start(profile: Profile, args: dict) -> Engine:
     try:
         with live.engine_start(log_path, PHASES) as view, logged_to(log_path):
             with imports_without_gc():
-                from vllm import LLM
+                from vllm import LLM, envs
 
+            envs.disable_envs_cache()  # an earlier engine of this process may have had others
             if args.get("distributed_executor_backend") == "uni":
                 keep_registered_kernels()
             before = _memory_gib()  # after the import: Python's modules stay when the engine goes

@@ -7,6 +7,7 @@ results        what was measured, and the two documents that are filled from it
 server         a vLLM server as a child process, and a load on it
 measure        run a workload on an engine: a record a request, a row a step
 workloads      seeded sets of requests
+verdicts       what a comparison may say: ranges, runs in turn, a busy machine noticed
 engine         vLLM opened, changed and closed, with proof that memory came back
 display        what a cell shows: cards, numbers, figures, live views
 gpu_memory     memory sampled in the background; `python -m helpers.gpu_memory -- COMMAND`

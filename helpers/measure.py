@@ -26,6 +26,7 @@ import numpy as np
 from helpers.display import live
 from helpers.engine.engine import Engine
 from helpers.engine.failure import EngineError
+from helpers.verdicts.machine import Disturbance, MachineWatch
 from helpers.workloads import Workload, uniform
 
 PERCENTILES = (50, 90, 99)
@@ -83,6 +84,7 @@ class Measurement:
     timeline: list[dict]  # one a step: t_s, running, waiting, kv_cache_usage (0 to 1), tokens
     workload: dict
     engine_args: dict  # those in force, also inside `retuned`
+    disturbance: Disturbance  # what else the machine did meanwhile
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -126,7 +128,7 @@ class Measurement:
         return (
             f"{m['requests']} requests in {m['duration_s']:.2f} s: "
             f"{m['output_tokens_per_s']:,.0f} output tokens/s, "
-            f"TTFT p50 {m['ttft_ms_p50']:.1f} ms{tpot}"
+            f"TTFT p50 {m['ttft_ms_p50']:.1f} ms{tpot}{self.disturbance.label()}"
         )
 
 
@@ -175,6 +177,7 @@ def run_workload(
         # Of another cell that was stopped: they would run along and be measured.
         engine.end_requests()
     before = counters(engine.llm)
+    watch = MachineWatch()
     view = live.progress(workload.name, len(workload)) if progress else None
     try:
         run.work(view)
@@ -187,6 +190,7 @@ def run_workload(
     finally:
         if view:
             view.close()
+    disturbance = watch.stop()
     timeline = run.timeline()
     run.complete()
     after = counters(engine.llm)
@@ -197,6 +201,7 @@ def run_workload(
         timeline=timeline,
         workload=workload.describe(),
         engine_args=engine.engine_args,
+        disturbance=disturbance,
     )
 
 

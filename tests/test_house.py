@@ -13,7 +13,7 @@ HELPERS = REPO / "helpers"
 FLOORS = [
     ["__init__"],
     ["tiny_model", "gpu_memory"],
-    ["display"],
+    ["display", "verdicts"],
     ["engine"],
     ["workloads"],
     ["measure"],

@@ -295,9 +295,12 @@ class Results:
 
         run: has metrics, engine_args (those in force) and workload, as helpers.measure returns it.
         metrics: numbers that are saved instead of the run's own, where a lesson derives what it
-        needs from them. The rest as in `save`.
+        needs from them. The rest as in `save`. What else the machine did during the run, where it
+        was watched, stands under "machine".
         """
         numbers = run.metrics if metrics is None else metrics
+        if (disturbance := getattr(run, "disturbance", None)) is not None:
+            extra = {"machine": disturbance.record(), **extra}
         return self.save(
             experiment, variant, numbers, run.engine_args, run.workload, profile=profile, **extra
         )

@@ -5,8 +5,9 @@
     python -m helpers.tiny_model.train --glossary   only rewrite GLOSSARY.md from glossary.json
 
 Both models learn the answers of glossary.json by heart, from many phrasings of each
-question. That is all they know; it is enough for an engine to serve real requests with
-real stop tokens, and for a draft model to agree with its target.
+question, and to tell stories with the chances of stories.py. That is all they know; it is
+enough for an engine to serve real requests with real stop tokens, for a draft model to agree
+with its target, and for ways of sampling to differ.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 # slower on two cores that other programs used as well.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from . import DRAFT, TARGET  # noqa: E402
+from . import DRAFT, TARGET, stories  # noqa: E402
 from .glossary import MARKDOWN, load_glossary, phrasings, to_markdown  # noqa: E402
 
 SEED = 0
@@ -46,6 +47,8 @@ HISTORY_SHARE = 0.1  # of questions that come after one or two others in the sam
 LONG_PROMPT_FROM = 0.25
 LONG_PROMPT_SHARE = 0.08
 REPEATED = 40  # the terms of highest loss are asked twice in a round
+STORIES = 4  # about each hero in a round, every one drawn anew
+NO_TERM = -1  # the index of a sample that asks no term
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -82,6 +85,10 @@ def build_tokenizer(entries: list[dict]):
         asked, _ = phrasings(entry)
         # Answers count more: their length is what training and generation cost.
         texts += asked + [q.lower() for q in asked[:3]] + [entry["answer"]] * 4
+    rng = random.Random(SEED)
+    for hero in stories.HEROES:
+        texts += [question.format(a=stories.with_article(hero)) for question in stories.QUESTIONS]
+        texts += [stories.story_of(hero, rng) for _ in range(STORIES)]
     # Loaders give every Qwen2 model Qwen2's own splitting of text (digits one by one),
     # whatever its tokenizer.json says: so train with that class, not with a plain one.
     special = dict(eos_token=END, pad_token=PAD, unk_token=PAD, additional_special_tokens=[START])
@@ -145,7 +152,11 @@ def long_text(entries: list[dict], rng: random.Random) -> str:
 
 
 def one_round(entries, questions, answers, encode, rng, number, repeat, with_long):
-    """Every term once, some twice: batches, alike in length, of (prompt ids, answer ids, index)."""
+    """Every term once, some twice, and stories, as batches of similar length.
+
+    A sample is (prompt ids, answer ids, term's index).
+    """
+    end = answers[0][-1]
     samples = []
     for index in [*range(len(entries)), *repeat]:
         asked, answer = questions[index], answers[index]
@@ -159,6 +170,10 @@ def one_round(entries, questions, answers, encode, rng, number, repeat, with_lon
         samples.append(
             (encode(chat(question, system, history))[-CONTEXT + len(answer) :], answer, index)
         )
+    for hero in stories.HEROES * STORIES:
+        asked = rng.choice(stories.QUESTIONS).format(a=stories.with_article(hero))
+        prompt = encode(chat(reword(asked, rng), rng.choice(SYSTEM_PROMPTS)))
+        samples.append((prompt, encode(stories.story_of(hero, rng)) + [end], NO_TERM))
     # Sorted by length so that little of a batch is padding; noise varies who meets whom.
     samples.sort(key=lambda s: len(s[0]) + len(s[1]) + rng.uniform(-8, 8))
     batches, batch = [], []
@@ -249,7 +264,8 @@ def train(name: str, tokenizer, entries: list[dict], rounds: int):
             count += len(each)
             parts = each.detach().split(mask.sum(1).tolist())
             for part, (*_, index) in zip(parts, batch, strict=True):
-                recent[index] = 0.5 * recent[index] + 0.5 * part.mean().item()
+                if index != NO_TERM:
+                    recent[index] = 0.5 * recent[index] + 0.5 * part.mean().item()
         if number % 5 == 4 or number == rounds - 1:
             spent = time.monotonic() - began
             print(
@@ -296,14 +312,39 @@ def accepted_share(right: list[list[bool]], drafted: int = 4) -> float:
     return accepted / proposed
 
 
+def told(model, tokenizer, each: int = 8) -> list[tuple[str, str]]:
+    """(hero, story) as the model tells them, sampled at temperature 1, `each` for every hero."""
+    import torch
+
+    torch.manual_seed(SEED)
+    pairs = []
+    for hero in stories.HEROES:
+        asked = stories.QUESTIONS[0].format(a=stories.with_article(hero))
+        prompt = tokenizer(chat(asked), add_special_tokens=False, return_tensors="pt")
+        out = model.generate(
+            **prompt, do_sample=True, top_k=0, max_new_tokens=80, num_return_sequences=each
+        )
+        texts = tokenizer.batch_decode(
+            out[:, prompt["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        pairs += [(hero, text) for text in texts]
+    return pairs
+
+
 def check(name: str, model, tokenizer, entries: list[dict]) -> None:
-    """Print how well a model knows the glossary. The same with vLLM: tests/test_tiny_model.py."""
+    """Print how well a model knows the glossary and tells stories.
+
+    The same with vLLM: tests/test_tiny_model.py.
+    """
     for kind, which in (("trained", 0), ("held-out", 1)):
         pairs = [(q, e["answer"]) for e in entries for q in phrasings(e)[which]]
         right = matches(model, tokenizer, pairs)
         exact = sum(map(all, right)) / len(right)
         drafts = accepted_share(right)
         print(f"{name}: {kind} phrasings: {exact:.1%} exact, {drafts:.1%} accepted as drafts")
+    pairs = told(model, tokenizer)
+    good = sum(not stories.faults(text, hero) for hero, text in pairs) / len(pairs)
+    print(f"{name}: {good:.1%} of {len(pairs)} stories at temperature 1 are stories of the grammar")
 
 
 def save(model, tokenizer, directory: Path) -> None:

@@ -1,0 +1,121 @@
+"""How many times as good one setting is as another, with the range that was measured.
+
+Every sentence, colour, tick and star that calls one thing better than another asks a `Gain`.
+A single run is no verdict: with fewer than three values on a side there is no range, and `verdict`
+is "open".
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; 1.96 beyond the table.
+# NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2.
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+T_95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+
+LEAST_VALUES = 3
+# A difference smaller than this is nothing that a student should choose by.
+MARGIN = 0.03
+
+
+@dataclass(frozen=True)
+class Gain:
+    """`estimate` times as good, between `low` and `high` (95 %); above 1 is better.
+
+    `values` is how many measurements (pairs, or the smaller group) it rests on; with fewer than
+    three the range is 0 to infinity.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    values: int
+
+    @property
+    def verdict(self) -> str:
+        """One of "better", "worse", "same" (within 3 %) and "open" (this run cannot tell)."""
+        if self.low > 1 + MARGIN:
+            return "better"
+        if self.high < 1 / (1 + MARGIN):
+            return "worse"
+        if self.low > 1 / (1 + MARGIN) and self.high < 1 + MARGIN:
+            return "same"
+        return "open"
+
+    @property
+    def decided(self) -> bool:
+        """True when more measurements would not change what is said."""
+        return self.verdict != "open"
+
+    def sentence(self, better: str = "times as fast") -> str:
+        """Say "1.8 to 2.1 times as fast", or that this run sees no difference, with the range."""
+        if self.values < LEAST_VALUES:
+            return (
+                f"{self.estimate:.2f} {better} in {self.values} of the 3 runs that a verdict needs"
+            )
+        span = f"{self.low:.2f} to {self.high:.2f}"
+        if self.verdict in ("better", "worse"):
+            return f"{span} {better}"
+        return f"no difference that this run can see ({span})"
+
+    def metrics(self, name: str = "improvement_x") -> dict[str, float]:
+        """The estimate under its name, the range under `name`_low and `name`_high."""
+        known = {name: self.estimate}
+        if self.values >= LEAST_VALUES:
+            known |= {f"{name}_low": self.low, f"{name}_high": self.high}
+        return known | {f"{name}_values": self.values}
+
+
+def gain_of_pairs(pairs: list[tuple[float, float]], better: str) -> Gain:
+    """From values measured in turn: pairs of (plain, changed).
+
+    The range is that of the mean of the pairs' logarithms (Student's t), so drift that both halves
+    of a pair share cancels. better: "higher" or "lower" values are good.
+    Raises ValueError for no pairs, for values that are not positive, or another `better`.
+    """
+    ratios = [_log_gain(plain, changed, better) for plain, changed in pairs]
+    if not ratios:
+        raise ValueError("a gain needs at least one pair of values")
+    spread = statistics.stdev(ratios) if len(ratios) > 1 else 0.0
+    error = spread / math.sqrt(len(ratios))
+    return _gain(statistics.fmean(ratios), error, len(ratios) - 1, len(ratios))
+
+
+def gain_of_groups(plain: list[float], changed: list[float], better: str) -> Gain:
+    """From values that could not be measured in turn, as of two engines one after the other.
+
+    Welch's interval of the difference of the logarithms; wider than that of pairs.
+    Raises ValueError as `gain_of_pairs` does.
+    """
+    if not plain or not changed:
+        raise ValueError("a gain needs values of both settings")
+    logs = [[_log_gain(1.0, value, better) for value in group] for group in (plain, changed)]
+    shares = [statistics.variance(g) / len(g) if len(g) > 1 else 0.0 for g in logs]
+    smaller = min(len(group) for group in logs)
+    total = sum(shares)
+    freedom = smaller - 1
+    if total:
+        parts = [s**2 / max(1, len(g) - 1) for s, g in zip(shares, logs, strict=True)]
+        freedom = max(freedom, int(total**2 / sum(parts)))
+    middle = statistics.fmean(logs[1]) - statistics.fmean(logs[0])
+    return _gain(middle, math.sqrt(total), freedom, smaller)
+
+
+def _log_gain(plain: float, changed: float, better: str) -> float:
+    if better not in ("higher", "lower"):
+        raise ValueError(f'better is {better!r}; it can be "higher" or "lower"')
+    if not (plain > 0 and changed > 0 and math.isfinite(plain) and math.isfinite(changed)):
+        raise ValueError(f"a gain compares positive numbers, not {plain} and {changed}")
+    return math.log(changed / plain) * (1 if better == "higher" else -1)
+
+
+def _gain(middle: float, error: float, freedom: int, values: int) -> Gain:
+    if values < LEAST_VALUES:
+        return Gain(math.exp(middle), 0.0, math.inf, values)
+    t = T_95[freedom - 1] if freedom <= len(T_95) else 1.96
+    return Gain(
+        math.exp(middle), math.exp(middle - t * error), math.exp(middle + t * error), values
+    )

@@ -1,0 +1,114 @@
+"""Was anything else going on while a number was measured?
+
+Read at the start and at the end of a run, which costs about a millisecond: what the cores did
+(/proc/stat through psutil), how much of it was this process and its children, and on a GPU box how
+fast the GPUs run and how much of their memory belongs to others (nvitop).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass
+
+import psutil
+
+from helpers.gpu_memory import visible_devices
+
+# Shares of all cores from which a run is called disturbed.
+MOST_OTHERS = 0.10
+MOST_STEAL = 0.05
+LEAST_CLOCK = 0.70
+TICK_S = 0.01  # /proc/stat counts in ticks: over a few of them shares mean nothing
+LEAST_TICKS = 10
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What else the machine did during a run.
+
+    others_share: CPU time of other programs as a share of all cores (0 to 1). steal_share: time
+    that the host gave to other machines. gpu_clock_share: the slowest GPU's clock over its highest,
+    at the end of the run; others_gpu_gib: GPU memory of other processes. None without a GPU.
+    """
+
+    others_share: float
+    steal_share: float
+    gpu_clock_share: float | None = None
+    others_gpu_gib: float | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        """What disturbed the run, in words; empty when nothing did."""
+        said = []
+        if self.others_share > MOST_OTHERS:
+            said.append(f"other programs took {100 * self.others_share:.0f} % of the cores")
+        if self.steal_share > MOST_STEAL:
+            said.append(f"the host took away {100 * self.steal_share:.0f} % of the CPU time")
+        if self.gpu_clock_share is not None and self.gpu_clock_share < LEAST_CLOCK:
+            said.append(f"a GPU ran at {100 * self.gpu_clock_share:.0f} % of its clock")
+        return said
+
+    def label(self) -> str:
+        """The reasons as the end of a line that is printed; "" when nothing disturbed the run."""
+        return f" (disturbed: {'; '.join(self.reasons)})" if self.reasons else ""
+
+    def record(self) -> dict:
+        """As a record keeps it: the shares that are known and, if there are any, the reasons."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return known | ({"disturbed": self.reasons} if self.reasons else {})
+
+
+class MachineWatch:
+    """From its making to `stop`, what the machine did beside this process and its children."""
+
+    def __init__(self):
+        self._begin = time.perf_counter(), psutil.cpu_times(), _own_cpu_s()
+
+    def stop(self) -> Disturbance:
+        """Read them again. A run of less than 0.1 s is too short to tell: all shares are 0."""
+        began, before, own_before = self._begin
+        seconds = time.perf_counter() - began
+        now, own = psutil.cpu_times(), _own_cpu_s()
+        if seconds < LEAST_TICKS * TICK_S:
+            return Disturbance(0.0, 0.0)
+        capacity = seconds * (psutil.cpu_count() or 1)
+        steal = getattr(now, "steal", 0.0) - getattr(before, "steal", 0.0)
+        others = (_busy_s(now) - _busy_s(before)) - (own - own_before)
+        return Disturbance(
+            others_share=round(max(0.0, others) / capacity, 4),
+            steal_share=round(max(0.0, steal) / capacity, 4),
+            **_gpus(),
+        )
+
+
+def _busy_s(times) -> float:
+    return times.user + times.system + getattr(times, "irq", 0) + getattr(times, "softirq", 0)
+
+
+def _own_cpu_s() -> float:
+    """CPU seconds of this process and all below it, ended children included."""
+    me = psutil.Process()
+    total = 0.0
+    for process in [me, *me.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):  # one that has just ended is in its parent's sum
+            total += sum(process.cpu_times()[:4])
+    return total
+
+
+def _gpus() -> dict[str, float]:
+    devices = visible_devices()
+    if not devices:
+        return {}
+    mine = {p.pid for p in [psutil.Process(), *psutil.Process().children(recursive=True)]}
+    clocks, others = [], 0
+    for device in devices:
+        with contextlib.suppress(Exception):  # a card that does not tell its clocks or processes
+            clocks.append(device.sm_clock() / device.max_sm_clock())
+        with contextlib.suppress(Exception):
+            taken = device.processes()
+            others += sum(p.gpu_memory() for pid, p in taken.items() if pid not in mine)
+    return {
+        "gpu_clock_share": round(min(clocks), 3) if clocks else None,
+        "others_gpu_gib": round(others / 2**30, 3),
+    }

@@ -1,0 +1,117 @@
+"""helpers/verdicts: what is said follows from the range, and the range from the values."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.verdicts.gain import MARGIN, T_95, gain_of_groups, gain_of_pairs
+from helpers.verdicts.in_turn import in_turn
+
+
+def noisy(rng, middle, spread):
+    return middle * math.exp(rng.gauss(0, spread))
+
+
+def test_a_plain_gain_is_said_with_its_range():
+    gain = gain_of_pairs([(100, 195), (102, 204), (99, 197)], "higher")
+    assert gain.verdict == "better" and gain.low < 2 < gain.high
+    assert gain.sentence() == f"{gain.low:.2f} to {gain.high:.2f} times as fast"
+    assert gain_of_pairs([(10, 5), (10, 5.1), (10, 4.9)], "lower").verdict == "better"
+    assert gain_of_pairs([(10, 5), (10, 5.1), (10, 4.9)], "higher").verdict == "worse"
+
+
+@pytest.mark.parametrize("pairs", [[(1, 2)], [(1, 2), (1, 2)]])
+def test_one_or_two_runs_are_no_verdict(pairs):
+    gain = gain_of_pairs(pairs, "higher")
+    assert gain.verdict == "open" and "_low" not in "".join(gain.metrics("speedup_x"))
+    assert gain.metrics("speedup_x")["speedup_x"] == pytest.approx(2)
+
+
+def test_the_same_within_the_margin_is_called_no_difference():
+    gain = gain_of_pairs([(100, 100.5), (101, 100.9), (100, 99.8), (100, 100.1)], "higher")
+    assert gain.verdict == "same" and gain.sentence().startswith("no difference that this run")
+
+
+def test_records_carry_the_range_beside_the_number():
+    metrics = gain_of_pairs([(1, 1.5)] * 3, "higher").metrics("improvement_x")
+    assert list(metrics) == [
+        "improvement_x", "improvement_x_low", "improvement_x_high", "improvement_x_values",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pairs, better",
+    [([], "higher"), ([(0, 1)], "higher"), ([(1, math.nan)], "lower"), ([(1, 1)], "up")],
+)
+def test_what_cannot_be_compared_is_refused(pairs, better):
+    with pytest.raises(ValueError):
+        gain_of_pairs(pairs, better)
+
+
+def test_the_range_holds_the_truth_about_as_often_as_it_says():
+    rng = random.Random(5)
+    held = 0
+    for _ in range(400):
+        pairs = [(noisy(rng, 10, 0.1), noisy(rng, 12, 0.1)) for _ in range(5)]
+        gain = gain_of_pairs(pairs, "higher")
+        held += gain.low <= 1.2 <= gain.high
+    assert 0.92 <= held / 400 <= 0.98
+    assert list(T_95) == sorted(T_95, reverse=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(0.5, 2.0), min_size=3, max_size=9),
+    st.lists(st.floats(0.5, 2.0), min_size=3, max_size=9),
+)
+def test_the_estimate_lies_in_its_range_and_turning_the_question_round_turns_the_answer(a, b):
+    gain, back = gain_of_groups(a, b, "higher"), gain_of_groups(b, a, "higher")
+    assert gain.low <= gain.estimate <= gain.high
+    assert back.estimate == pytest.approx(1 / gain.estimate)
+    assert (back.verdict == "worse") == (gain.verdict == "better")
+
+
+def test_settings_without_a_difference_are_not_called_better():
+    rng = random.Random(1)
+    called = 0
+    for _ in range(300):
+        same = {name: (lambda: noisy(rng, 10, 0.05)) for name in ("plain", "other")}
+        gains, _ = in_turn(same, "plain", "lower", budget_s=60)
+        called += gains["other"].verdict in ("better", "worse")
+    assert called / 300 < 0.06
+
+
+def test_rounds_are_spent_where_the_answer_is_open():
+    rng = random.Random(2)
+    order = []
+
+    def of(name, middle, spread):
+        def measure():
+            order.append(name)
+            return noisy(rng, middle, spread)
+
+        return measure
+
+    settings_ = {
+        "plain": of("plain", 10, 0.01),
+        "twice": of("twice", 20, 0.01),
+        "hardly": of("hardly", 10.6, 0.1),
+    }
+    gains, values = in_turn(settings_, "plain", "higher", budget_s=60, most=7)
+    assert gains["twice"].verdict == "better" and len(values["twice"]) == 3
+    assert len(values["hardly"]) > 3 and len(values["plain"]) == len(values["hardly"])
+    assert order[:6] == ["plain", "twice", "hardly", "hardly", "twice", "plain"]
+
+
+def test_the_budget_ends_it_after_three_rounds():
+    gains, values = in_turn(
+        {"plain": lambda: 1.0, "other": iter([1.0, 1.4, 0.7, 1.0, 1.0]).__next__},
+        "plain",
+        "higher",
+        budget_s=0,
+    )
+    assert len(values["other"]) == 3 and gains["other"].verdict == "open"
+    assert MARGIN < 0.1

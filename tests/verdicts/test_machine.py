@@ -1,0 +1,61 @@
+"""helpers/verdicts/machine.py: another program is noticed, one's own work and children are not."""
+
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from helpers.verdicts.machine import Disturbance, MachineWatch
+
+BURN = "import time\nend = time.time() + {s}\nwhile time.time() < end: pass"
+
+
+def burn(seconds):
+    return subprocess.Popen([sys.executable, "-c", BURN.format(s=seconds)])
+
+
+@pytest.fixture
+def stranger():
+    """A busy process that is nobody's child: its parent has ended."""
+    code = (
+        "import subprocess, sys\n"
+        f"print(subprocess.Popen([sys.executable, '-c', {BURN.format(s=20)!r}]).pid)"
+    )
+    pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+    yield pid
+    psutil.Process(pid).kill()
+
+
+def share(seconds, work=lambda: None):
+    watch = MachineWatch()
+    work()
+    time.sleep(seconds)
+    return watch.stop()
+
+
+def test_another_program_is_noticed(stranger):
+    seen = share(1.0)
+    assert seen.others_share > 0.2 / psutil.cpu_count()
+    assert seen.others_share <= 0.1 or "other programs took" in seen.reasons[0]
+
+
+def test_a_child_is_ones_own_work():
+    child = burn(1.0)
+    watch = MachineWatch()
+    idle = share(0.1).others_share
+    child.wait()
+    seen = watch.stop()
+    assert seen.others_share < 0.6 / psutil.cpu_count() + idle
+
+
+def test_a_moment_is_too_short_to_tell():
+    assert share(0.0) == Disturbance(0.0, 0.0) and share(0.0).reasons == []
+
+
+def test_records_hold_only_what_is_known():
+    quiet = Disturbance(0.02, 0.0)
+    assert quiet.record() == {"others_share": 0.02, "steal_share": 0.0} and quiet.label() == ""
+    slow = Disturbance(0.0, 0.06, 0.5, 3.0)
+    assert len(slow.record()["disturbed"]) == 2 and slow.record()["others_gpu_gib"] == 3.0

@@ -49,7 +49,6 @@ def on_change(made, take: Callable[[object], str], show: Callable[[str], None]) 
     What is typed counts when typing pauses or the next cell runs; a choice counts at once. Always
     in the kernel's main thread, which is where a front end's messages arrive.
     """
-    import ipywidgets as w
 
     def save() -> None:
         _pending.pop(id(made), None)
@@ -60,7 +59,7 @@ def on_change(made, take: Callable[[object], str], show: Callable[[str], None]) 
         show(said)
 
     def changed(_) -> None:
-        if not isinstance(made, (w.Text, w.Textarea)):
+        if not getattr(made, "continuous_update", False):  # a choice, or typed to its end
             save()
             return
         if id(made) in _pending:

@@ -40,7 +40,7 @@ def run_and_type(notebook, cells) -> tuple[int, int]:
         assert not failed, f"cell {index} failed:\n{cell.source}\n\n{output.inner_text()}"
         if SCREENSHOTS:
             notebook.cell(index).screenshot(path=f"{SCREENSHOTS}/{notebook.path.stem}-{index}.png")
-        for field in output.locator("input[type=text][placeholder^='a number']").all():
+        for field in output.locator("input[type=text][placeholder^='a number']:visible").all():
             field.fill(NUMBER)
             numbers += 1
         for area in output.locator("textarea").all():

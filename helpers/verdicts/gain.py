@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; 1.96 beyond the table.
 # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2.
@@ -49,6 +50,10 @@ class Gain:
     def decided(self) -> bool:
         """True when more measurements would not change what is said."""
         return self.verdict != "open"
+
+    def times(self, factor: float) -> Gain:
+        """The gain of something that is known without error to be `factor` times as good again."""
+        return Gain(factor * self.estimate, factor * self.low, factor * self.high, self.values)
 
     def sentence(self, better: str = "times as fast") -> str:
         """Say "1.8 to 2.1 times as fast", or that this run sees no difference, with the range."""
@@ -102,6 +107,17 @@ def gain_of_groups(plain: list[float], changed: list[float], better: str) -> Gai
         freedom = max(freedom, int(total**2 / sum(parts)))
     middle = statistics.fmean(logs[1]) - statistics.fmean(logs[0])
     return _gain(middle, math.sqrt(total), freedom, smaller)
+
+
+def gain_of_runs(plain: list, changed: list, value: Callable, better: str) -> Gain:
+    """As `gain_of_groups`, of two lists of Measurements; value: the number of each.
+
+    The two lists come one after the other, so what other programs took during one of them does not
+    cancel: the range is widened by as much as they can have slowed it.
+    """
+    gain = gain_of_groups([value(run) for run in plain], [value(run) for run in changed], better)
+    slower = [max(run.disturbance.slowdown for run in runs) for runs in (plain, changed)]
+    return replace(gain, low=gain.low / slower[0], high=gain.high * slower[1])
 
 
 def _log_gain(plain: float, changed: float, better: str) -> float:

@@ -49,6 +49,17 @@ class Disturbance:
             said.append(f"a GPU ran at {100 * self.gpu_clock_share:.0f} % of its clock")
         return said
 
+    @property
+    def slowdown(self) -> float:
+        """How many times longer the run can have taken for it; 1 for one that was not disturbed.
+
+        As if all that others took had been taken from the run, which uses every core at most.
+        """
+        if not self.reasons:
+            return 1.0
+        left = 1 - min(0.9, self.others_share + self.steal_share)
+        return 1 / min(left, self.gpu_clock_share or 1.0)
+
     def label(self) -> str:
         """The reasons as the end of a line that is printed; "" when nothing disturbed the run."""
         return f" (disturbed: {'; '.join(self.reasons)})" if self.reasons else ""

@@ -141,6 +141,13 @@ def test_the_shipped_pair_agrees_and_synthetic_rates_are_met(store):
         )
 
 
+def test_every_speed_up_has_its_range(store):
+    for name, row in metrics(store, "speculation").items():
+        if "speedup_x" in row:
+            assert row["speedup_x_low"] <= row["speedup_x"] <= row["speedup_x_high"], name
+            assert row["speedup_x_values"] >= 3, name
+
+
 def test_greedy_output_does_not_depend_on_speculation_or_repetition(store):
     equality = metrics(store, "speculation")["greedy equality"]
     assert equality["equal"] == equality["answers"] == 3 + 4
@@ -195,8 +202,12 @@ def test_services_are_measured_with_every_feature(store):
     )
     assert store.get("services", "chat, prefix caching")["chosen"] is True
     assert store.get("services", "chat, small chunks")["chosen"] is False
+    compared = {name: row for name, row in rows.items() if not name.endswith("nothing")}
+    for name, row in compared.items():
+        assert row["improvement_x_low"] <= row["improvement_x"] <= row["improvement_x_high"], name
+        assert row["improvement_x_values"] >= 3, f"{name}: too few rounds for a verdict"
     chunked = store.get("services", "mixed, small chunks")
-    assert chunked["metrics"]["improvement_x"] > 1.3, (
+    assert chunked["metrics"]["improvement_x_low"] > 1.3, (
         "chunks did not smooth the streams of the mixed service"
     )
     assert chunked["engine_args"]["max_num_batched_tokens"] == 512, "the arguments in force"
@@ -221,6 +232,8 @@ def test_what_a_reader_sees(cells):
     assert "does not officially support disabling chunked prefill" in text
     assert "same vocabulary size" in text and "Traceback" not in text and "UserWarning" not in text
     assert "no process left" in text
+    assert "questions: " in text and "times as fast" in text
+    assert "chat: you chose" not in text and "you chose prefix caching, " in text
     pictures = alt_texts(cells)
     assert len(pictures) == 13 and all(pictures)
     assert text.count("Show the values") == 13

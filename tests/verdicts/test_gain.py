@@ -2,13 +2,15 @@
 
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.verdicts.gain import MARGIN, T_95, gain_of_groups, gain_of_pairs
+from helpers.verdicts.gain import MARGIN, T_95, gain_of_groups, gain_of_pairs, gain_of_runs
 from helpers.verdicts.in_turn import in_turn
+from helpers.verdicts.machine import Disturbance
 
 
 def noisy(rng, middle, spread):
@@ -115,3 +117,27 @@ def test_the_budget_ends_it_after_three_rounds():
     )
     assert len(values["other"]) == 3 and gains["other"].verdict == "open"
     assert MARGIN < 0.1
+
+
+def runs_of(*values, others=0.0):
+    disturbance = Disturbance(others_share=others, steal_share=0.0)
+    return [SimpleNamespace(value=value, disturbance=disturbance) for value in values]
+
+
+def test_groups_on_a_busy_machine_say_less():
+    def gain(others_before=0.0, others_after=0.0):
+        plain = runs_of(10.0, 10.1, 9.9, others=others_before)
+        changed = runs_of(20.0, 20.1, 19.9, others=others_after)
+        return gain_of_runs(plain, changed, lambda run: run.value, "higher")
+
+    calm = gain()
+    assert calm.verdict == "better"
+    assert gain(others_before=0.6).low == pytest.approx(calm.low * 0.4), "plain may be faster"
+    assert gain(others_before=0.6).verdict == "open" and gain(others_after=0.6).verdict == "better"
+    assert gain(others_after=0.6).high == pytest.approx(calm.high / 0.4)
+
+
+def test_a_known_factor_moves_the_whole_range():
+    gain = gain_of_pairs([(100, 195), (102, 204), (99, 197)], "higher")
+    twice = gain.times(2)
+    assert (twice.low, twice.high) == (2 * gain.low, 2 * gain.high) and twice.values == 3

@@ -59,3 +59,11 @@ def test_records_hold_only_what_is_known():
     assert quiet.record() == {"others_share": 0.02, "steal_share": 0.0} and quiet.label() == ""
     slow = Disturbance(0.0, 0.06, 0.5, 3.0)
     assert len(slow.record()["disturbed"]) == 2 and slow.record()["others_gpu_gib"] == 3.0
+
+
+def test_others_can_have_slowed_a_run_by_what_they_took():
+    assert Disturbance(0.05, 0.0).slowdown == 1.0, "too little to speak of"
+    assert Disturbance(0.5, 0.0).slowdown == pytest.approx(2)
+    assert Disturbance(0.5, 0.25).slowdown == pytest.approx(4)
+    assert Disturbance(1.0, 0.4).slowdown == pytest.approx(10), "not without end"
+    assert Disturbance(0.0, 0.0, gpu_clock_share=0.5).slowdown == pytest.approx(2)

@@ -22,9 +22,11 @@ from helpers.display.figures import (
     note,
     ticks,
 )
-from helpers.lessons.advanced_features.services import NOISE
+from helpers.lessons.advanced_features.services import Verdict
 from helpers.lessons.papers.speculative import alpha_from_length
+from helpers.verdicts.gain import LEAST_VALUES
 
+VERDICT_COLORS = {"better": GREEN, "worse": RED}  # all others: grey
 EMPTY = {"color": "#D9D9D9", "hatch": "//", "edgecolor": GREY, "linewidth": 0}
 
 
@@ -104,7 +106,7 @@ def _plain_log_axis(ax, values) -> None:
 def prefix_hits(rows: list[dict], caption: str) -> None:
     """TTFT without and with a filled prefix cache (left), tokens found and predicted (right).
 
-    rows: workload, ttft_cold_ms, ttft_warm_ms, predicted_tokens, hit_tokens, prompt_tokens.
+    rows: workload, ttft_cold_ms, ttft_warm_ms, gain, predicted_tokens, hit_tokens, prompt_tokens.
     """
     title = "The prefix cache finds what begins alike, block by block"
     fig, (left, right) = figures.figure(title, cols=2, size=(9.6, 3.8))
@@ -124,7 +126,7 @@ def prefix_hits(rows: list[dict], caption: str) -> None:
         ax.set_xlabel("workload")
         ax.margins(y=room)
         ax.legend(fontsize=8, loc="upper right")
-    figures.show(fig, caption, rows, "prefix_hits")
+    figures.show(fig, caption, _flat(rows), "prefix_hits")
 
 
 def _grouped_bars(ax, rows: list[dict], metrics: dict[str, tuple[str, str]], **label) -> None:
@@ -191,10 +193,11 @@ def _break_even(ax) -> None:
 def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     """Single-stream speed-up over drafted tokens: measured, and two formulas.
 
-    rows: k, measured_x, formula_x and, where a step has a fixed cost, with_overhead_x.
+    rows: k, measured_x, gain, formula_x and, where a step has a fixed cost, with_overhead_x.
     """
     fig, ax = figures.figure("How many drafts are worth it for one stream", size=(7, 4))
     curve(ax, rows, "k", "measured_x", label="measured", zorder=3)
+    _with_range(ax, rows, "k")
     formula = {"marker": "^", "color": GREY, "linestyle": "--", "linewidth": 1.5}
     curve(ax, rows, "k", "formula_x", label="formula, with a and c as measured", **formula)
     if "with_overhead_x" in rows[0]:
@@ -205,20 +208,24 @@ def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     ticks(ax, (row["k"] for row in rows))
     _break_even(ax)
     ax.legend(loc="lower left", fontsize=8.5)
-    figures.show(fig, caption, rows, "speculation_by_drafts")
+    figures.show(fig, caption, _flat(rows), "speculation_by_drafts")
 
 
 def speedup_by_batch(rows: list[dict], caption: str) -> None:
-    """Throughput with over throughput without speculation. rows: requests (at once), speedup_x."""
+    """Throughput with over throughput without speculation.
+
+    rows: requests (at once), speedup_x, gain.
+    """
     title = "What speculation gains or loses, by requests at once"
     fig, ax = figures.figure(title, size=(7, 3.8))
     curve(ax, rows, "requests", "speedup_x")
+    _with_range(ax, rows, "requests")
     for row in rows:
-        note(ax, f"{row['speedup_x']:.2f}x", (row["requests"], row["speedup_x"]), ha="center")
+        note(ax, f"{row['speedup_x']:.2f}x", (row["requests"], row["speedup_x"]), (6, 6))
     ax.set(xlabel="requests at once", xscale="log")
     ticks(ax, (row["requests"] for row in rows))
     _break_even(ax)
-    figures.show(fig, caption, rows, "speculation_by_batch")
+    figures.show(fig, caption, _flat(rows), "speculation_by_batch")
 
 
 def speedup_by_acceptance(
@@ -230,7 +237,7 @@ def speedup_by_acceptance(
 ) -> None:
     """Speed-up over the chance that a draft of ``k`` tokens was accepted, as measured.
 
-    rows: measured_x and mean_acceptance_length. formula: (chance, speed-up) points.
+    rows: measured_x, gain and mean_acceptance_length. formula: (chance, speed-up) points.
     """
     there, where = recorded
     title = f"What an acceptance rate is worth, with {k} drafted tokens"
@@ -245,13 +252,14 @@ def speedup_by_acceptance(
 
     points = {"linestyle": "", "markersize": 8, "label": "measured"}
     curve(ax, by_chance(rows), "chance", "measured_x", **points)
+    _with_range(ax, by_chance(rows), "chance")
     if there:
         curve(ax, by_chance(there), "chance", "measured_x", label=where, **hollow_line())
     ax.set_xlabel("share of drafted tokens accepted, each given that those before it were")
     ax.set_xlim(0, 1)
     _break_even(ax)
     ax.legend(loc="upper left", fontsize=8)
-    figures.show(fig, caption, rows, "speculation_by_acceptance")
+    figures.show(fig, caption, _flat(rows), "speculation_by_acceptance")
 
 
 def strategies(rows: list[dict], caption: str) -> None:
@@ -327,33 +335,66 @@ def waste(rows: list[dict], caption: str) -> None:
     figures.show(fig, caption, rows, "memory_waste")
 
 
-def services(rows: list[dict], features: tuple[str, ...], caption: str) -> None:
-    """Gain of each feature for each service; the chosen one is marked.
-
-    rows: service, metric, better, chosen, and for each feature its gain (times better than with
-    nothing).
-    """
+def services(verdicts: list[Verdict], caption: str) -> None:
+    """Gain of each feature for each service, with its range; the chosen one is marked."""
     title = "The same feature, four services"
-    fig, axes = figures.figure(title, cols=len(rows), size=(11, 3.2), sharey=True)
-    for ax, row in zip(axes, rows, strict=True):
-        gains = [row[feature] for feature in features]
-        bars = ax.barh(features, gains, color=list(map(_verdict_color, gains)), height=0.6)
-        labels = [f"{gain:.2f}x" for gain in gains]
-        if row["chosen"] in features:
-            chosen = features.index(row["chosen"])
-            bars[chosen].set(hatch="///", edgecolor="white")
-            labels[chosen] += " (chosen)"
-        ax.bar_label(bars, labels, fontsize=8, padding=3)
+    fig, axes = figures.figure(title, cols=len(verdicts), size=(11, 3.2), sharey=True)
+    table = []
+    for ax, verdict in zip(axes, verdicts, strict=True):
+        gains = verdict.gains
+        features = list(gains)
+        colors = [VERDICT_COLORS.get(verdict.of(feature), GREY) for feature in features]
+        values = [gain.estimate for gain in gains.values()]
+        bars = ax.barh(features, values, color=colors, height=0.6, xerr=_ranges(gains.values()))
+        for place, (feature, gain) in enumerate(gains.items()):
+            label = f"{gain.low:.2f} to {gain.high:.2f}"
+            if feature == verdict.chosen:
+                bars[place].set(hatch="///", edgecolor="white")
+                label += "\n(chosen)"
+            if verdict.of(feature) == "disturbed":
+                label += "\n(disturbed)"
+            note(ax, label, (min(gain.high, 2 * gain.estimate), place), (4, 0), va="center")
         ax.axvline(1, color=figures.INK, linewidth=0.9)
-        name = row["service"].replace(" at ", "\nat ").replace(" with ", "\nwith ")
+        name = verdict.service.name.replace(" at ", "\nat ").replace(" with ", "\nwith ")
         ax.set_title(name.replace(" long and", "\nlong and"), fontsize=9)
-        ax.set(xlabel="times better than nothing", xlim=(0, max(1.2, max(gains)) * 1.5))
+        farthest = max(1.2, *(min(gain.high, 2 * gain.estimate) for gain in gains.values()))
+        ax.set(xlabel="times as good as nothing", xlim=(0, 1.9 * farthest))
+        table += [_in_words(verdict, feature) for feature in features]
     axes[0].invert_yaxis()
     axes[0].set_ylabel("switched on")
-    figures.show(fig, caption, rows, "services")
+    figures.show(fig, caption, table, "services")
 
 
-def _verdict_color(gain: float) -> str:
-    if abs(gain - 1) < NOISE:
-        return GREY
-    return GREEN if gain > 1 else RED
+def _in_words(verdict: Verdict, feature: str) -> dict:
+    service, gain = verdict.service, verdict.gains[feature]
+    row = {"service": service.name, "judged by": service.metric_label, "switched on": feature}
+    return row | gain.metrics() | {"verdict": verdict.of(feature)}
+
+
+def _ranges(gains) -> list[list[float]]:
+    """Error bars (below, above) of gains; none for one without a range, cut where it is wide."""
+    below, above = [], []
+    for gain in gains:
+        ranged = gain.values >= LEAST_VALUES
+        below.append(gain.estimate - gain.low if ranged else 0.0)
+        above.append(min(gain.high - gain.estimate, gain.estimate) if ranged else 0.0)
+    return [below, above]
+
+
+def _with_range(ax, rows: list[dict], x: str) -> None:
+    """A vertical line over the range of each row's gain."""
+    look = {"fmt": "none", "ecolor": figures.INK, "elinewidth": 1, "capsize": 3, "zorder": 4}
+    gains = [row["gain"] for row in rows]
+    places, middles = [row[x] for row in rows], [gain.estimate for gain in gains]
+    ax.errorbar(places, middles, yerr=_ranges(gains), **look)
+
+
+def _flat(rows: list[dict]) -> list[dict]:
+    """Rows for the table of values: the range instead of the gain itself."""
+    plain = []
+    for row in rows:
+        values = {name: value for name, value in row.items() if name != "gain"}
+        gain = row["gain"]
+        span = {"low": gain.low, "high": gain.high} if gain.values >= LEAST_VALUES else {}
+        plain.append(values | span | {"verdict": gain.verdict})
+    return plain

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from helpers import workloads
 from helpers.engine.engine import Engine
+from helpers.engine.retune import retuned
 from helpers.measure import Measurement, run_workload
+from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_runs
+from helpers.verdicts.in_turn import in_turn
 from helpers.workloads import Workload
 
 FEATURES = ("nothing", "prefix caching", "small chunks", "speculative decoding")
-NOISE = 0.1  # each is measured once: a gain or loss of less is not called one
+UNREAD = {"skip_reading_prefix_cache": True}
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class Service:
     """One service.
 
     needs: what the service is and what its users feel. metric: a name of Measurement.summary (of
-    the requests of `kind`) or "itl_ms_max". better: "lower" or "higher".
+    the requests of `kind`) or "itl_ms_max". better: "lower" or "higher". cannot_act: a feature that
+    has no way to change this service, and why; its gain is expected to be 1.
     """
 
     key: str
@@ -30,16 +36,13 @@ class Service:
     better: str
     kind: str | None = None
     concurrency: int | None = None
+    cannot_act: dict[str, str] = field(default_factory=dict)
 
     def value(self, measurement: Measurement) -> float:
         """The number that the service is judged by."""
         if self.metric == "itl_ms_max":
             return longest_gap_ms(measurement, self.kind)
         return measurement.summary(self.kind)[self.metric]
-
-    def gain(self, plain: float, other: float) -> float:
-        """Times better than `plain`; below 1 is a loss."""
-        return plain / other if self.better == "lower" else other / plain
 
 
 def longest_gap_ms(measurement: Measurement, kind: str) -> float:
@@ -75,6 +78,7 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         metric="total_tokens_per_s",
         metric_label="tokens/s, in and out",
         better="higher",
+        cannot_act={"prefix caching": "the documents have nothing in common"},
     )
     completion = Service(
         key="completion",
@@ -86,6 +90,10 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         metric_label="E2E p50 (ms)",
         better="lower",
         concurrency=1,
+        cannot_act={
+            "prefix caching": "the questions share less than they would need to save time",
+            "small chunks": "each prompt fits one chunk, and nobody else waits",
+        },
     )
     mixed = Service(
         key="mixed",
@@ -99,29 +107,93 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         metric_label="longest gap in a stream (ms)",
         better="lower",
         kind="short",
+        cannot_act={"prefix caching": "the prompts have nothing in common"},
     )
     return {service.key: service for service in (chat, batch, completion, mixed)}
 
 
 def serve(
-    engine: Engine, services: dict[str, Service], reads_cache: bool = False
-) -> dict[str, Measurement]:
-    """Each service's workload on the engine as it is: service key -> Measurement.
+    engine: Engine, service: Service, reads_cache: bool = False, chunk: int | None = None
+) -> Measurement:
+    """The service's workload on the engine, its prefix cache emptied before.
 
-    The prefix cache is emptied before each. reads_cache: requests may find what earlier ones of the
-    same service left in the prefix cache.
+    reads_cache: requests may find what earlier ones left in the prefix cache. chunk: of a prompt,
+    at most so many tokens in a step (max_num_batched_tokens). A run that other programs disturbed
+    is repeated once.
     """
-    sampling = None if reads_cache else {"skip_reading_prefix_cache": True}
-    measured = {}
-    for key, service in services.items():
+    changes = {"max_num_batched_tokens": chunk} if chunk else {}
+    sampling = {} if reads_cache else UNREAD
+    for _ in range(2):
         engine.llm.reset_prefix_cache()
-        measured[key] = run_workload(
-            engine, service.workload, sampling, service.concurrency, progress=False
-        )
-    return measured
+        with retuned(engine, **changes):
+            run = run_workload(
+                engine, service.workload, sampling, service.concurrency, progress=False
+            )
+        if not run.disturbance.reasons:
+            break
+    return run
 
 
-def best_of(gains: dict[str, float]) -> str | None:
-    """The feature that gained most; None when no gain is above the noise."""
-    best = max(FEATURES, key=lambda feature: gains[feature])
-    return best if gains[best] >= 1 + NOISE else None
+def serve_repeatedly(engine: Engine, services: dict[str, Service]) -> dict[str, list[Measurement]]:
+    """Each service on the engine as it is, as often as a range needs: service key -> its runs."""
+    rounds = [{k: serve(engine, s) for k, s in services.items()} for _ in range(LEAST_VALUES)]
+    return {key: [measured[key] for measured in rounds] for key in services}
+
+
+def compare(
+    engine: Engine, service: Service, chunk: int, budget_s: float
+) -> tuple[dict[str, Gain], dict[str, list[Measurement]]]:
+    """Nothing, prefix caching and small chunks in turn on one engine: (gains, runs) by feature."""
+    settings = {
+        "nothing": {},
+        "prefix caching": {"reads_cache": True},
+        "small chunks": {"chunk": chunk},
+    }
+    runs: dict[str, list[Measurement]] = {feature: [] for feature in settings}
+
+    def measuring(feature: str) -> Callable[[], float]:
+        def measure() -> float:
+            runs[feature].append(serve(engine, service, **settings[feature]))
+            return service.value(runs[feature][-1])
+
+        return measure
+
+    functions = {feature: measuring(feature) for feature in settings}
+    gains, _ = in_turn(functions, "nothing", service.better, budget_s)
+    return gains, runs
+
+
+def gain_of_engines(service: Service, plain: list[Measurement], other: list[Measurement]) -> Gain:
+    """Of runs on one engine over those on another, which ran at another time."""
+    return gain_of_runs(plain, other, service.value, service.better)
+
+
+def median_run(service: Service, runs: list[Measurement]) -> Measurement:
+    """The run whose value lies in the middle."""
+    middle = statistics.median_low(map(service.value, runs))
+    return next(run for run in runs if service.value(run) == middle)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What each feature did for a service. gains: those of the features but "nothing"."""
+
+    service: Service
+    gains: dict[str, Gain]
+    chosen: str | None = None
+
+    @property
+    def winners(self) -> list[str]:
+        """The features that are better than nothing, the largest gain first."""
+        won = [feature for feature in self.gains if self.of(feature) == "better"]
+        return sorted(won, key=lambda feature: -self.gains[feature].estimate)
+
+    def of(self, feature: str) -> str:
+        """A verdict of helpers.verdicts.gain, or "disturbed".
+
+        "disturbed" is a difference where the feature cannot have made one.
+        """
+        verdict = self.gains[feature].verdict if feature in self.gains else "same"
+        if verdict in ("better", "worse") and feature in self.service.cannot_act:
+            return "disturbed"
+        return verdict

@@ -17,13 +17,14 @@ from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
 from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement, percentile, run_workload
+from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_groups, gain_of_runs
 
-NOISE = 0.05  # of a time that was measured twice: what differs by less is not called a difference
+FEW_DRAFTS = 10  # shares of fewer say nothing
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Counted by vLLM over one workload.
+    """Counted by vLLM over the runs of a workload.
 
     drafts: steps that verified drafted tokens. drafted, accepted: tokens. per_position: share of
     drafts whose first, second, ... token was accepted. mean_length: tokens gained by a step, 1 +
@@ -55,35 +56,51 @@ class Acceptance:
         }
 
 
-def acceptance(measurement: Measurement, num_speculative_tokens: int) -> Acceptance:
-    """Read the counters `spec_decode_*`. Zeros when nothing was drafted."""
-    counted = measurement.counters
-    names = ("drafts", "draft_tokens", "accepted_tokens")
-    drafts, drafted, accepted = (int(counted.get(f"spec_decode_num_{name}", 0)) for name in names)
+def acceptance(runs: list[Measurement], num_speculative_tokens: int) -> Acceptance:
+    """Read the counters `spec_decode_*` of all runs together. Zeros when nothing was drafted."""
+
+    def total(name: str) -> int:
+        return int(sum(run.counters.get(f"spec_decode_num_{name}", 0) for run in runs))
+
+    drafts, drafted, accepted = map(total, ("drafts", "draft_tokens", "accepted_tokens"))
     if not drafts:
         return Acceptance(0, 0, 0, [0.0] * num_speculative_tokens, 1.0, 0.0)
-    positions = counted["spec_decode_num_accepted_tokens_per_pos"][:num_speculative_tokens]
+    by_run = [run.counters["spec_decode_num_accepted_tokens_per_pos"] for run in runs]
+    positions = [sum(counts) for counts in zip(*by_run, strict=True)][:num_speculative_tokens]
     mean_length = 1 + accepted / drafts
     alpha = formula.alpha_from_length(mean_length, num_speculative_tokens)
     per_position = [count / drafts for count in positions]
     return Acceptance(drafts, drafted, accepted, per_position, mean_length, alpha)
 
 
-def fastest(engine, workload, concurrency: int = 1) -> Measurement:
-    """The workload run twice: the faster run.
-
-    One request at a time (concurrency 1), each with the faster of its answers. Other programs can
-    only slow a run down.
-    """
-    runs = [
-        run_workload(engine, workload, concurrency=concurrency, progress=False) for _ in range(2)
+def repeated(engine, workload, concurrency: int = 1) -> list[Measurement]:
+    """The workload run as often as a range needs."""
+    return [
+        run_workload(engine, workload, concurrency=concurrency, progress=False)
+        for _ in range(LEAST_VALUES)
     ]
-    best = min(runs, key=lambda run: run.duration_s)
-    if concurrency > 1:
-        return best
-    answers = zip(*(run.requests for run in runs), strict=True)
-    faster = [min(same, key=lambda request: request.e2e_s) for same in answers]
-    return replace(best, requests=faster)
+
+
+def faster_stream(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
+    """How many times as fast a single stream is with drafts, by the time between its tokens."""
+    return gain_of_runs(plain, drafting, decode_ms_per_token, "lower")
+
+
+def more_tokens(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
+    """How many times the output tokens/s of a batch."""
+    return gain_of_runs(plain, drafting, lambda run: run.metrics["output_tokens_per_s"], "higher")
+
+
+def faster_at_median_step(
+    plain: list[Measurement], drafting: list[Measurement], tokens_per_step: float
+) -> Gain:
+    """How many times as fast, by the median step of each run and the tokens that a step made.
+
+    A step takes as long whether its drafts are accepted or not, so the median step of rounds that
+    were interleaved compares rates of acceptance fairly while the machine's speed changes.
+    """
+    steps = gain_of_runs(plain, drafting, lambda run: step_ms(run, 50), "lower")
+    return steps.times(tokens_per_step)
 
 
 def step_ms(measurement: Measurement, percent: float = 25, tokens: int = 0) -> float:
@@ -104,19 +121,32 @@ def decode_ms_per_token(measurement: Measurement) -> float:
     return 1000 * seconds / sum(r.output_tokens - 1 for r in several)
 
 
-def draft_cost(step_ms_by_k: dict[int, float], plain_step_ms: float) -> tuple[float, float]:
+def draft_cost(
+    steps_ms_by_k: dict[int, list[float]], plain_steps_ms: list[float]
+) -> tuple[float, float]:
     """(c, fixed): what drafts cost, as shares of a plain step.
 
-    Read off a straight line through the times of steps with k drafts. c is its slope, what one more
-    draft costs; fixed is how much longer than a plain step it makes a step with no draft, 0 when
-    that is not above the noise. The formula knows only c. Raises ValueError with fewer than two
-    values of k.
+    Of the times of steps with k drafts, one for each run: a straight line through the first runs
+    of all k, one through the second runs, and so on. c is the median of their slopes, what one more
+    draft costs; fixed is how much longer than a plain step the lines make a step with no draft, 0
+    unless the range of that excludes 1. The formula knows only c. Raises ValueError with fewer than
+    two values of k.
     """
-    if len(step_ms_by_k) < 2:
+    if len(steps_ms_by_k) < 2:
         raise ValueError("A cost for each draft needs the times of at least two numbers of drafts.")
-    slope, intercept = statistics.linear_regression(list(step_ms_by_k), list(step_ms_by_k.values()))
-    fixed = intercept / plain_step_ms - 1
-    return max(0.0, slope / plain_step_ms), fixed if fixed >= NOISE else 0.0
+    drafts = list(steps_ms_by_k)
+    lines = [
+        statistics.linear_regression(drafts, times)
+        for times in zip(*steps_ms_by_k.values(), strict=True)
+    ]
+    plain = statistics.median(plain_steps_ms)
+    slope = statistics.median(line.slope for line in lines)
+    starts = [line.intercept for line in lines]
+    fixed = 0.0
+    if min(starts) > 0:
+        longer = gain_of_groups(plain_steps_ms, starts, "higher")
+        fixed = longer.estimate - 1 if longer.verdict == "better" else 0.0
+    return max(0.0, slope / plain), fixed
 
 
 def first_differences(plain: Measurement, other: Measurement) -> list[dict]:

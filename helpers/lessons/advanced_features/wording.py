@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from helpers.lessons.advanced_features import services as feature_services
 from helpers.lessons.advanced_features.sampling import Generated
-from helpers.lessons.advanced_features.speculation import NOISE, Acceptance
+from helpers.lessons.advanced_features.services import Verdict
+from helpers.lessons.advanced_features.speculation import FEW_DRAFTS, Acceptance
 from helpers.measure import Measurement
+from helpers.verdicts.gain import Gain
 
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
 TIE = 0.01
@@ -66,19 +67,25 @@ WHY_SMALL_GAP = (
 
 
 def prefix_hits(rows: list[dict]) -> str:
-    """Rows: the system prompt, few-shot examples, and those with another first token."""
+    """Rows: the system prompt, few-shot examples, and those with another first token.
+
+    gain: of TTFT without over with the cache.
+    """
     exact = all(row["predicted_tokens"] == row["hit_tokens"] for row in rows)
-    _, few_shot, changed = (row["ttft_cold_ms"] / row["ttft_warm_ms"] for row in rows)
+    _, few_shot, changed = (row["gain"] for row in rows)
     counted = (
         "Every predicted hit was counted, and no other"
         if exact
         else "Prediction and counter differ"
     )
-    other = "no different, within the noise," if 0.8 < changed < 1.25 else f"{changed:.1f} times"
-    return (
-        f"{counted}. TTFT is {few_shot:.1f} times shorter with few-shot examples in the cache, "
-        f"and {other} with another first token."
+    said = (
+        f"{counted}. The first token with few-shot examples in the cache: "
+        f"{few_shot.sentence('times as soon')}; with another first token: "
+        f"{changed.sentence('times as soon')}."
     )
+    if changed.verdict in ("better", "worse"):
+        said += " Nothing was found there, so that is the machine, which was disturbed."
+    return said
 
 
 def full_blocks(shared_tokens: int, block_size: int) -> str:
@@ -90,16 +97,21 @@ def full_blocks(shared_tokens: int, block_size: int) -> str:
     return f"{said}; the other {rest} lie in a block that each request fills in its own way."
 
 
-def conversation(rows: list[dict], share: float) -> str:
-    """Rows of turns; share: of all prompt tokens, those that were found (0 to 1)."""
-    last = rows[-1]
+def conversation(rows: list[dict], share: float, gain: Gain) -> str:
+    """Rows of turns; share: of all prompt tokens, those that were found (0 to 1).
+
+    gain: of TTFT without over with the cache, in the later half of the turns.
+    """
     said = f"{100 * share:.0f} % of all prompt tokens were found. "
-    if last["ttft_ms_without"] <= 1.15 * last["ttft_ms"]:
-        said += "The prompts are too short to see it in the time: "
-        return f"{said}TTFT is the fixed cost of a step here."
+    if gain.verdict != "better":
+        return (
+            f"{said}In the later half of the turns the time to the first token shows "
+            f"{gain.sentence()}: that time is hardly more than the fixed cost of a step."
+        )
+    last, sooner = rows[-1], gain.sentence("times as soon")
     return (
-        f"{said}At turn {len(rows)} the first token took {last['ttft_ms']:.1f} ms "
-        f"instead of {last['ttft_ms_without']:.1f} ms."
+        f"{said}In the later half of the turns the first token came {sooner}; at turn "
+        f"{len(rows)} it took {last['ttft_ms']:.1f} ms instead of {last['ttft_ms_without']:.1f} ms."
     )
 
 
@@ -205,10 +217,33 @@ def acceptance(counted: Acceptance) -> str:
     )
 
 
+def ngram(name: str, counted: Acceptance, gain: Gain, async_scheduling: bool) -> str:
+    """What the n-gram drafter did for one kind of text, and why it gained or lost.
+
+    async_scheduling: whether the engine without drafts prepared its next step during a step; with
+    "ngram" vLLM does not.
+    """
+    said = f"{name}: {counted.drafts} drafts"
+    if counted.drafts:
+        said += f", {100 * counted.rate:.0f} % of the drafted tokens accepted"
+    said += f"; {gain.sentence()}."
+    lost = " Asynchronous scheduling is off with this drafter, which costs time too."
+    if counted.drafts < FEW_DRAFTS:
+        said += " The drafter found hardly anything to propose, so there is nothing to gain."
+        if gain.verdict == "worse":
+            said += " What it costs is the search in every step."
+    if gain.verdict == "better" and counted.mean_length < gain.low:
+        return (
+            f"{said} Its steps made {counted.mean_length:.2f} tokens on average, which cannot "
+            "explain such a gain: the machine was disturbed."
+        )
+    return said + (lost if async_scheduling and gain.verdict != "better" else "")
+
+
 def fixed_cost(fixed: float) -> str:
     """What a step with speculation costs beside its drafts, as a share of a plain step."""
     if not fixed:
-        return "a step with speculation has no fixed cost above the noise"
+        return "no fixed cost of a step with speculation can be seen"
     return (
         f"a step with speculation has a fixed cost of {100 * fixed:.0f} % of a plain step, "
         "which the formula does not have"
@@ -216,35 +251,38 @@ def fixed_cost(fixed: float) -> str:
 
 
 def best_drafts(rows: list[dict]) -> str:
-    """The best number of drafted tokens, and those that are as good within the noise.
+    """The best number of drafted tokens, and those whose range overlaps with its range.
 
-    rows: dicts with k, measured_x.
+    rows: dicts with k, gain.
     """
-    best = max(rows, key=lambda row: row["measured_x"])
-    if best["measured_x"] < 1 + NOISE:
-        return "No number of drafts gained more than the noise here."
-    good = [row for row in rows if row["measured_x"] > (1 - NOISE) * best["measured_x"]]
-    ties = " and ".join(str(row["k"]) for row in good if row is not best)
-    said = f"Best here: {best['k']} drafted tokens, {best['measured_x']:.2f} times as fast"
-    return said + (f" ({ties} within {100 * NOISE:.0f} % of it)." if ties else ".")
+    best = max(rows, key=lambda row: row["gain"].estimate)
+    if best["gain"].verdict != "better":
+        return f"No number of drafts gained here: {best['gain'].sentence()} with {best['k']}."
+    said = f"Best here: {best['k']} drafted tokens, {best['gain'].sentence()}"
+    others = [row for row in rows if row is not best and row["gain"].high > best["gain"].low]
+    if others:
+        named = " and ".join(str(row["k"]) for row in others)
+        said += f" (as good as that may be {named}: the ranges overlap)"
+    return f"{said}."
 
 
 def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
     """What a sweep over requests at once shows.
 
-    rows: dicts with requests, speedup_x, plain_step_ms (a full step). tiny: the model is the one
-    that ships.
+    rows: dicts with requests, gain, plain_step_ms (a full step). tiny: the model is the one that
+    ships.
     """
     one, most = rows[0], rows[-1]
+    better = "times the throughput"
     said = (
-        f"With {drafts} drafted tokens: {one['speedup_x']:.2f} times the throughput for one "
-        f"stream, {most['speedup_x']:.2f} times for {most['requests']} requests."
+        f"With {drafts} drafted tokens: for one stream {one['gain'].sentence(better)}, for "
+        f"{most['requests']} requests {most['gain'].sentence(better)}."
     )
-    losses = [str(row["requests"]) for row in rows if row["speedup_x"] < 1 - NOISE]
+    losses = [str(row["requests"]) for row in rows if row["gain"].verdict == "worse"]
     if losses:
         said += f" It is a loss at {', '.join(losses)} requests."
     else:
-        said += " No loss was measured in this range."
+        said += " No loss can be seen in this range."
     grown = most["plain_step_ms"] / one["plain_step_ms"]
     if grown >= FULL:
         return said
@@ -263,39 +301,67 @@ def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
 def gain_by_acceptance(rows: list[dict], model: str, slower_step: float, c: float) -> str:
     """What a sweep over acceptance rates shows.
 
-    rows: dicts with alpha, measured_x, by alpha. slower_step: a step with drafts over one without.
+    rows: dicts with alpha, gain, by alpha. slower_step: a step with drafts over one without.
     """
-    said = f"{model}: a step takes {slower_step:.1f} times as long as without drafts, c = {c:.2f}. "
-    gained = [row["alpha"] for row in rows if row["measured_x"] > 1 + NOISE]
+    said = (
+        f"{model}: the median step takes {slower_step:.1f} times as long as without drafts, "
+        f"c = {c:.2f}. "
+    )
+    gained = [row["alpha"] for row in rows if row["gain"].verdict == "better"]
     if not gained:
-        return said + "At no acceptance rate did it gain here: the drafts cost too much."
+        return said + "At no acceptance rate can a gain be seen here: the drafts cost too much."
+    last = rows[-1]
     return (
         f"{said}Speculation gained from a = {min(gained)} on; "
-        f"at a = {rows[-1]['alpha']} it was {rows[-1]['measured_x']:.2f} times as fast."
+        f"at a = {last['alpha']}: {last['gain'].sentence()}."
     )
 
 
 # --- services ---
 
 
-def services(verdicts: list[dict]) -> str:
-    """What was best for each service. verdicts: dicts with service and the gain of each feature."""
+def services(verdicts: list[Verdict]) -> str:
+    """What gained for each service, and where the machine was disturbed."""
     said = []
-    for row in verdicts:
-        best = feature_services.best_of(row)
-        shown = f"{best} ({row[best]:.2f}x)" if best else "nothing above the noise"
-        said.append(f"{row['service']}: {shown}")
-    noise = f"Within {100 * feature_services.NOISE:.0f} % of 1 counts as no difference (grey)."
-    return f"{'; '.join(said)}. {noise}"
+    for verdict in verdicts:
+        won = " and ".join(_gained(verdict, feature) for feature in verdict.winners)
+        said.append(f"{verdict.service.name}: {won or 'no gain that this run can see'}")
+    return " ".join(
+        [
+            "; ".join(said) + ".",
+            *(line for verdict in verdicts for line in _impossible(verdict)),
+            "Grey bars: no difference that this run can see.",
+        ]
+    )
 
 
-def choices(verdicts: list[dict]) -> list[str]:
+def _gained(verdict: Verdict, feature: str) -> str:
+    return f"{feature} ({verdict.gains[feature].sentence('times as good')})"
+
+
+def _impossible(verdict: Verdict) -> list[str]:
+    """A sentence for each difference where the feature cannot have made one."""
+    lines = []
+    for feature, why in verdict.service.cannot_act.items():
+        if verdict.of(feature) == "disturbed":
+            gain = verdict.gains[feature]
+            lines.append(
+                f"{feature[0].upper()}{feature[1:]} came out at {gain.low:.2f} to {gain.high:.2f} "
+                f"for {verdict.service.name}, but it cannot act there ({why}): the machine was "
+                "disturbed."
+            )
+    return lines
+
+
+def choices(verdicts: list[Verdict]) -> list[str]:
     """A line for each service for which a feature was chosen."""
     lines = []
-    for row in verdicts:
-        if chosen := row["chosen"]:
-            best = feature_services.best_of(row) or "nothing, no gain is above the noise"
-            lines.append(
-                f"{row['service']}: you chose {chosen}, {row[chosen]:.2f}x; best was {best}."
-            )
+    for verdict in verdicts:
+        if not verdict.chosen:
+            continue
+        said = "nothing, as before"
+        if gain := verdict.gains.get(verdict.chosen):
+            said = f"{verdict.chosen}, {gain.sentence('times as good')}"
+        won = " and ".join(verdict.winners) or "nothing: no gain can be seen"
+        lines.append(f"{verdict.service.name}: you chose {said}; what gained was {won}.")
     return lines

@@ -1,9 +1,15 @@
 """Figures of notebook 2: labels that can be read, points where they were measured."""
 
+import math
+
 import pytest
+from matplotlib.colors import to_hex
 
 from helpers.display import figures as style
-from helpers.lessons.advanced_features import plots
+from helpers.lessons.advanced_features import plots, services
+from helpers.verdicts.gain import Gain
+
+GAIN = Gain(1.5, 1.4, 1.6, 3)
 
 
 @pytest.fixture
@@ -24,7 +30,7 @@ def test_labels_of_the_hits_do_not_touch(shown):
         "few-shot examples": (56192, 48944),
         "few-shot, first token changed": (56192, 0),
     }
-    same = {"ttft_cold_ms": 166.7, "ttft_warm_ms": 21.8}
+    same = {"ttft_cold_ms": 166.7, "ttft_warm_ms": 21.8, "gain": GAIN}
     rows = [
         {"workload": name, "prompt_tokens": n, "predicted_tokens": hit, "hit_tokens": hit, **same}
         for name, (n, hit) in tokens.items()
@@ -42,19 +48,20 @@ def test_labels_of_the_hits_do_not_touch(shown):
 
 def test_points_stand_at_the_share_that_was_accepted(shown):
     rows = [
-        {"alpha": 0.8, "measured_x": 1.5, "mean_acceptance_length": 3.923},
-        {"alpha": 0.3, "measured_x": 0.7, "mean_acceptance_length": 1.425},
+        {"alpha": 0.8, "measured_x": 1.5, "gain": GAIN, "mean_acceptance_length": 3.923},
+        {"alpha": 0.3, "measured_x": 0.7, "gain": GAIN, "mean_acceptance_length": 1.425},
     ]
     plots.speedup_by_acceptance(
         rows, [(0.0, 0.3), (1.0, 2.0)], 4, "Reading.", recorded=(rows[:1], "recorded: elsewhere")
     )
-    _, measured, recorded = shown[0].axes[0].get_lines()[:3]
+    lines = {line.get_label(): line for line in shown[0].axes[0].get_lines()}
+    measured, recorded = lines["measured"], lines["recorded: elsewhere"]
     assert list(measured.get_xdata()) == pytest.approx([0.3, 0.879], abs=0.005)
     assert list(recorded.get_xdata()) == pytest.approx([0.879], abs=0.005)
 
 
 def test_a_fixed_cost_is_drawn_only_where_there_is_one(shown):
-    row = {"k": 1, "measured_x": 1.2, "formula_x": 1.3}
+    row = {"k": 1, "measured_x": 1.2, "formula_x": 1.3, "gain": GAIN}
     plots.speedup_by_drafts([row, row | {"k": 4}], "Reading.")
     plots.speedup_by_drafts(
         [row | {"with_overhead_x": 1.1}, row | {"k": 4, "with_overhead_x": 1.2}], "Reading."
@@ -75,3 +82,20 @@ def test_equal_likelihoods_get_no_axis_of_their_own(shown):
     ]
     plots.strategies(rows, "Reading.")
     assert shown[0].axes[1].get_xlim()[0] <= -0.1
+
+
+def test_only_a_verdict_has_a_colour(shown):
+    service = services.Service(
+        "a", "a", "", None, "", "", "lower", cannot_act={"speculative decoding": "why"}
+    )
+    ranges = {"prefix caching": (1.4, 1.6), "small chunks": (0.9, 1.6)}
+    gains = {name: Gain(1.2, *span, 3) for name, span in ranges.items()}
+    gains["speculative decoding"] = Gain(1.2, 1.1, 1.3, 3)
+    lost = services.Verdict(service, dict.fromkeys(gains, Gain(0.5, 0.4, 0.6, 3)), "small chunks")
+    few = services.Verdict(service, dict.fromkeys(gains, Gain(9.0, 0.0, math.inf, 1)))
+    plots.services([services.Verdict(service, gains), lost, few], "Reading.")
+    colors = [[to_hex(bar.get_facecolor()) for bar in ax.patches] for ax in shown[0].axes]
+    grey = style.GREY.lower()
+    assert colors[0] == [style.GREEN.lower(), grey, grey], "an open range, and no mechanism"
+    assert colors[1] == [style.RED.lower(), style.RED.lower(), grey]
+    assert colors[2] == [grey] * 3, "a single run is no verdict"

@@ -1,10 +1,13 @@
 """Four services, and what each is judged by."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
 from helpers.lessons.advanced_features import services
+from helpers.verdicts.gain import Gain
 
 
 def test_the_mixed_service_is_judged_by_the_longest_gap_of_its_streams():
@@ -43,4 +46,79 @@ def test_the_mixed_service_is_judged_by_the_longest_gap_of_its_streams():
         [Request("short", [0.01, 0.2, 0.01]), Request("short", [0.01]), Request("long", [0.9])]
     )
     assert mixed.value(run) == pytest.approx(200)
-    assert mixed.gain(200, 20) == pytest.approx(10) and mixed.better == "lower"
+    assert mixed.better == "lower"
+
+
+SAME, BETTER = Gain(1.0, 0.98, 1.02, 3), Gain(1.5, 1.4, 1.6, 3)
+
+
+def verdict(cannot_act=(), **gains):
+    service = services.Service(
+        "batch", "batch", "", None, "itl_ms_max", "", "lower", cannot_act=dict(cannot_act)
+    )
+    return services.Verdict(service, {n.replace("_", " "): g for n, g in gains.items()})
+
+
+def test_winners_are_those_whose_range_lies_above_1():
+    more = Gain(3.0, 2.0, 4.5, 3)
+    found = verdict(prefix_caching=BETTER, small_chunks=more, speculative_decoding=SAME)
+    assert found.winners == ["small chunks", "prefix caching"]
+    assert found.of("speculative decoding") == found.of("nothing") == "same"
+
+
+@pytest.mark.parametrize("gain", [BETTER, Gain(0.5, 0.4, 0.6, 3)])
+def test_a_feature_that_cannot_act_is_never_a_gain_or_a_loss(gain):
+    found = verdict({"prefix caching": "why"}, prefix_caching=gain)
+    assert found.of("prefix caching") == "disturbed" and found.winners == []
+
+
+class Engine:
+    """Counts what is done to it."""
+
+    def __init__(self):
+        self.llm, self.resets = self, 0
+
+    def reset_prefix_cache(self):
+        self.resets += 1
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What is run on an Engine: (chunk, what requests may read), and how it is answered."""
+    seen, busy = [], []
+
+    @contextmanager
+    def retuned(engine, max_num_batched_tokens=None):
+        engine.chunk = max_num_batched_tokens
+        yield
+
+    def run_workload(engine, workload, sampling, concurrency, progress):
+        seen.append((engine.chunk, sampling))
+        reasons = busy.pop(0) if busy else []
+        value = {None: 10.0, 512: 5.0}[engine.chunk]
+        return SimpleNamespace(value=value, disturbance=SimpleNamespace(reasons=reasons))
+
+    monkeypatch.setattr(services, "retuned", retuned)
+    monkeypatch.setattr(services, "run_workload", run_workload)
+    monkeypatch.setattr(services.Service, "value", lambda self, run: run.value)
+    return seen, busy
+
+
+def test_settings_take_turns_with_an_empty_cache_each(served):
+    seen, _ = served
+    engine = Engine()
+    gains, runs = services.compare(engine, verdict().service, chunk=512, budget_s=0)
+    nothing, caching, chunks = (None, services.UNREAD), (None, {}), (512, services.UNREAD)
+    assert seen[:6] == [nothing, caching, chunks, chunks, caching, nothing]
+    assert engine.resets == len(seen) == 9 and len(runs["nothing"]) == 3
+    assert gains["small chunks"].verdict == "better" and gains["prefix caching"].verdict == "same"
+
+
+def test_a_disturbed_run_is_repeated_once(served):
+    seen, busy = served
+    busy += [["other programs took 80 % of the cores"], []]
+    assert services.serve(Engine(), verdict().service).disturbance.reasons == [] and len(seen) == 2
+    busy += [["busy"], ["busy"]]
+    run = services.serve(Engine(), verdict().service)
+    assert run.disturbance.reasons == ["busy"], "on a busy machine it ends all the same"
+    assert len(seen) == 4

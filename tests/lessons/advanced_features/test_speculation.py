@@ -6,6 +6,7 @@ import pytest
 
 from helpers.engine.profile import load_profile
 from helpers.lessons.advanced_features import speculation as spec
+from helpers.verdicts.machine import Disturbance
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Run:
     requests: list = field(default_factory=list)
     counters: dict = field(default_factory=dict)
     timeline: list = field(default_factory=list)
+    disturbance: object = None
 
 
 def counted(drafts, drafted, accepted, positions):
@@ -47,8 +49,11 @@ def counted(drafts, drafted, accepted, positions):
 
 
 def test_acceptance_from_counters():
-    a = spec.acceptance(counted(10, 40, 15, [8, 5, 2, 0, 0, 0]), 4)
+    run = counted(10, 40, 15, [8, 5, 2, 0, 0, 0])
+    a = spec.acceptance([run], 4)
     assert (a.drafts, a.drafted, a.accepted) == (10, 40, 15)
+    assert spec.acceptance([run, run], 4).drafts == 20, "of all runs together"
+    assert spec.acceptance([run, run], 4).per_position == a.per_position
     assert a.per_position == [0.8, 0.5, 0.2, 0.0], "only as many positions as were drafted"
     assert a.mean_length == 2.5 and a.rate == 0.375
     assert sum(a.alpha**i for i in range(1, 5)) == pytest.approx(1.5, abs=1e-3), (
@@ -57,24 +62,24 @@ def test_acceptance_from_counters():
 
 
 def test_nothing_drafted_is_zero_not_an_error():
-    a = spec.acceptance(Run(), 4)
+    a = spec.acceptance([Run()], 4)
     assert (a.drafts, a.rate, a.mean_length, a.alpha) == (0, 0.0, 1.0, 0.0)
 
 
 def test_draft_cost_is_slope_and_intercept():
-    found = spec.draft_cost({1: 3.0, 2: 3.5, 4: 4.5, 8: 6.5}, plain_step_ms=2.0)
+    times = {1: 3.0, 2: 3.5, 4: 4.5, 8: 6.5}
+    found = spec.draft_cost({k: [t] * 3 for k, t in times.items()}, [2.0] * 3)
     assert found == pytest.approx((0.25, 0.25))
-    assert spec.draft_cost({1: 3.0, 2: 2.9}, 2.0)[0] == 0.0, (
-        "noise must not make a draft cheaper than nothing"
-    )
+    cheaper = spec.draft_cost({1: [3.0] * 3, 2: [2.9] * 3}, [2.0] * 3)
+    assert cheaper[0] == 0.0, "noise must not make a draft cheaper than nothing"
     with pytest.raises(ValueError, match="two"):
-        spec.draft_cost({4: 3.0}, 2.0)
+        spec.draft_cost({4: [3.0]}, [2.0])
 
 
-@pytest.mark.parametrize("intercept", [0.96, 1.0, 1.04])
-def test_a_fixed_cost_within_the_noise_is_none(intercept):
-    _, fixed = spec.draft_cost({k: intercept + 0.3 * k for k in (1, 2, 4)}, plain_step_ms=1.0)
-    assert fixed == 0.0
+@pytest.mark.parametrize("intercepts", [(0.96, 1.0, 1.04), (0.9, 1.1, 1.3), (-0.1, 1.5, 1.5)])
+def test_a_fixed_cost_that_the_runs_cannot_tell_is_none(intercepts):
+    steps = {k: [start + 0.3 * k for start in intercepts] for k in (1, 2, 4)}
+    assert spec.draft_cost(steps, [1.0, 1.0, 1.0])[1] == 0.0
 
 
 def test_times_per_token_and_step():
@@ -88,22 +93,25 @@ def test_times_per_token_and_step():
     assert spec.step_ms(run, tokens=99) == 500, "no step is so full: all of them"
 
 
-def test_of_answers_one_at_a_time_the_fastest_of_each_counts(monkeypatch):
-    @dataclass
-    class Timed(Run):
-        duration_s: float = 0.0
+def stream(step_s, others=0.0):
+    timeline = [{"t_s": step_s * i, "tokens": 1} for i in range(9)]
+    times = [step_s * i for i in range(9)]
+    run = Run([Request(times)], timeline=timeline)
+    run.disturbance = Disturbance(others_share=others, steal_share=0.0)
+    return run
 
-    runs = [
-        Timed([Request([1.0]), Request([9.0])], duration_s=10.0),
-        Timed([Request([2.0]), Request([3.0])], duration_s=5.0),
-    ]
-    served = iter(runs + runs)
-    monkeypatch.setattr(spec, "run_workload", lambda *args, **named: next(served))
-    best = spec.fastest(None, None)
-    assert [request.e2e_s for request in best.requests] == [1.0, 3.0] and best.duration_s == 5.0
-    assert spec.fastest(None, None, concurrency=4) is runs[1], (
-        "requests that share steps belong to one run"
-    )
+
+def test_speed_ups_have_a_range_which_a_busy_machine_widens():
+    plain, faster = [stream(0.01 + 1e-5 * i) for i in range(3)], [stream(0.005)] * 3
+    gain = spec.faster_stream(plain, faster)
+    assert gain.verdict == "better" and gain.low < 2 < gain.high
+    busy = spec.faster_stream([stream(0.01, others=0.6)] * 3, faster)
+    assert busy.verdict == "open", "the plain runs may have been slow because others ran"
+
+
+def test_rates_are_compared_by_the_median_step_and_their_tokens():
+    gain = spec.faster_at_median_step([stream(0.01)] * 3, [stream(0.02)] * 3, 3.0)
+    assert gain.estimate == pytest.approx(1.5) and gain.low <= 1.5 <= gain.high
 
 
 def test_first_difference_names_its_place():

@@ -1,18 +1,26 @@
-"""What notebook 2 says of its numbers: a gain below the noise is none, a tie is called a tie."""
+"""What notebook 2 says of its numbers: what the range does not show is not said."""
 
 from types import SimpleNamespace
 
 from helpers.lessons.advanced_features import services, wording
 from helpers.lessons.advanced_features.sampling import Generated
+from helpers.lessons.advanced_features.speculation import Acceptance
+from helpers.verdicts.gain import Gain
 
 
 def made(ids, name, logprob, seconds=2.0):
     return Generated(name, ["t"] * len(ids), ids, [logprob], seconds)
 
 
-def gains(**better):
-    found = {name.replace("_", " "): value for name, value in better.items()}
-    return dict.fromkeys(services.FEATURES, 1.0) | found
+def within(low, high):
+    return Gain((low * high) ** 0.5, low, high, 3)
+
+
+def verdict(name, chosen=None, cannot_act=(), **gains):
+    service = services.Service(name, name, "", None, "", "", "lower", cannot_act=dict(cannot_act))
+    same = dict.fromkeys(services.FEATURES[1:], within(0.96, 1.05))
+    found = {feature.replace("_", " "): gain for feature, gain in gains.items()}
+    return services.Verdict(service, same | found, chosen)
 
 
 def test_a_tie_is_called_a_tie():
@@ -35,34 +43,65 @@ def test_a_tie_is_called_a_tie():
     )
 
 
-def test_no_winner_below_the_noise():
-    assert services.best_of(gains(prefix_caching=1.01, small_chunks=0.8)) is None
-    assert services.best_of(gains(prefix_caching=1.2, small_chunks=1.6)) == "small chunks"
+def test_a_gain_is_said_with_its_range_and_an_open_one_is_none():
+    open_ones = {"small_chunks": within(0.9, 1.6), "speculative_decoding": within(1.01, 1.02)}
     said = wording.services(
-        [
-            {"service": "chat", **gains(prefix_caching=5.25)},
-            {"service": "batch", **gains(prefix_caching=1.01)},
-        ]
+        [verdict("chat", prefix_caching=within(4.5, 5.25)), verdict("batch", **open_ones)]
     )
-    assert said.startswith("chat: prefix caching (5.25x); batch: nothing above the noise.")
+    assert said.startswith(
+        "chat: prefix caching (4.50 to 5.25 times as good); "
+        "batch: no gain that this run can see. Grey bars"
+    )
 
 
-def test_ties_are_named():
-    rows = [{"k": 1, "measured_x": 1.6}, {"k": 2, "measured_x": 1.98}, {"k": 4, "measured_x": 1.95}]
+def test_a_gain_without_a_mechanism_is_a_disturbed_machine():
+    prefix = {"prefix_caching": within(1.1, 1.2), "cannot_act": {"prefix caching": "why"}}
+    said = wording.services([verdict("batch", **prefix)])
+    assert said.startswith("batch: no gain") and "1.10 to 1.20" in said
+    assert "it cannot act there (why): the machine was disturbed" in said
+    assert "disturbed" not in wording.services([verdict("batch", cannot_act=prefix["cannot_act"])])
+
+
+def test_ranges_that_overlap_are_named():
+    rows = [
+        {"k": k, "gain": within(*span)}
+        for k, span in ((1, (1.5, 1.6)), (2, (1.9, 2.1)), (4, (1.8, 2.0)))
+    ]
     assert (
-        wording.best_drafts(rows)
-        == "Best here: 2 drafted tokens, 1.98 times as fast (4 within 5 % of it)."
+        wording.best_drafts(rows) == "Best here: 2 drafted tokens, 1.90 to 2.10 times as fast "
+        "(as good as that may be 4: the ranges overlap)."
     )
     assert "(" not in wording.best_drafts(rows[:2])
-    assert "No number" in wording.best_drafts(
-        [{"k": 1, "measured_x": 1.02}, {"k": 4, "measured_x": 0.7}]
-    )
+    none = wording.best_drafts([{"k": 1, "gain": within(0.95, 1.1)}])
+    assert none.startswith("No number of drafts gained here: no difference that this run can see")
+
+
+def drafts(count, accepted=0):
+    length = 1 + accepted / count if count else 1.0
+    return Acceptance(count, 4 * count, accepted, [], length, 0.0)
+
+
+def test_few_drafts_are_explained_by_the_text_not_by_their_cost():
+    said = wording.ngram("questions", drafts(2, 3), within(0.8, 0.95), async_scheduling=True)
+    assert "questions: 2 drafts" in said and "found hardly anything to propose" in said
+    assert "search in every step" in said and "Asynchronous scheduling is off" in said
+    said = wording.ngram("questions", drafts(0), within(0.97, 1.05), async_scheduling=False)
+    assert "no difference that this run can see" in said and "Asynchronous" not in said
+    assert "costs" not in said and "accepted" not in said
+
+
+def test_a_gain_that_no_draft_can_explain_is_not_credited_to_the_drafts():
+    said = wording.ngram("questions", drafts(338, 3), within(1.08, 1.18), True)
+    assert "1.01 tokens on average" in said and said.endswith("the machine was disturbed.")
+    said = wording.ngram("repeats", drafts(66, 255), within(3.7, 3.9), True)
+    assert "97 % of the drafted tokens accepted; 3.70 to 3.90 times as fast." in said
+    assert "disturbed" not in said
 
 
 def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
     def rows(steps, gains):
         return [
-            {"requests": n, "plain_step_ms": s, "speedup_x": g}
+            {"requests": n, "plain_step_ms": s, "gain": within(0.97 * g, 1.03 * g)}
             for n, s, g in zip((1, 16, 64), steps, gains, strict=True)
         ]
 
@@ -77,35 +116,40 @@ def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
         "7B on a large GPU waits for its weights, not for launches"
     )
     full = wording.batches(rows((2.0, 4.9, 14.0), (1.5, 0.99, 0.8)), 4)
-    assert "fill" not in full and "a loss at 64 requests" in full, "1 % is noise, not a loss"
+    assert "fill" not in full and "a loss at 64 requests" in full, "0.96 to 1.02 is no loss"
 
 
 def test_a_fixed_cost_is_named_only_where_there_is_one():
     assert "25 % of a plain step" in wording.fixed_cost(0.25)
-    assert "no fixed cost above the noise" in wording.fixed_cost(0.0)
+    assert "no fixed cost" in wording.fixed_cost(0.0)
 
 
-def test_the_gain_begins_where_it_is_above_the_noise():
-    rows = [{"alpha": a, "measured_x": x} for a, x in ((0.2, 0.8), (0.6, 1.02), (0.8, 1.4))]
+def test_the_gain_begins_where_its_range_does():
+    spans = ((0.2, (0.7, 0.8)), (0.6, (0.98, 1.3)), (0.8, (1.3, 1.5)))
+    rows = [{"alpha": alpha, "gain": within(*span)} for alpha, span in spans]
     said = wording.gain_by_acceptance(rows, "a model", 1.6, 0.15)
-    assert "gained from a = 0.8 on; at a = 0.8 it was 1.40 times" in said
+    assert "gained from a = 0.8 on; at a = 0.8: 1.30 to 1.50 times as fast." in said
     assert "At no acceptance rate" in wording.gain_by_acceptance(rows[:2], "a model", 1.6, 0.15)
 
 
 def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
     rows = [
-        {"ttft_cold_ms": 40.0, "ttft_warm_ms": warm, "predicted_tokens": 9, "hit_tokens": 9}
-        for warm in (20.0, 8.0, 39.0)
+        {"gain": within(*span), "predicted_tokens": 9, "hit_tokens": 9}
+        for span in ((1.8, 2.2), (4.5, 5.5), (0.9, 1.1))
     ]
     said = wording.prefix_hits(rows)
-    assert said.startswith("Every predicted hit was counted, and no other. TTFT is 5.0 times")
-    assert "and no different, within the noise, with another first token" in said
+    assert said.startswith("Every predicted hit was counted, and no other. The first token")
+    assert "4.50 to 5.50 times as soon; with another first token: no difference" in said
+    assert "disturbed" not in said
+    other = [*rows[:2], {**rows[2], "gain": within(1.1, 1.2)}]
+    assert "the machine, which was disturbed" in wording.prefix_hits(other)
     assert "differ" in wording.prefix_hits([{**row, "hit_tokens": 1} for row in rows])
     assert wording.full_blocks(256, 128) == "256 tokens fill 2 blocks of 128 exactly."
     assert "the other 44 lie" in wording.full_blocks(300, 128)
     turns = [{"ttft_ms": 5.0, "ttft_ms_without": 20.0}]
-    assert "took 5.0 ms instead of 20.0 ms" in wording.conversation(turns, 0.5)
-    assert "too short" in wording.conversation([{**turns[0], "ttft_ms_without": 5.1}], 0.5)
+    said = wording.conversation(turns, 0.5, within(2.0, 5.0))
+    assert "2.00 to 5.00 times as soon; at turn 1 it took 5.0 ms instead of 20.0 ms" in said
+    assert "no difference" in wording.conversation(turns, 0.5, within(0.9, 1.3))
 
 
 def test_memory_is_explained_by_who_was_asked():
@@ -125,10 +169,14 @@ def test_preemptions_and_waste_are_counted_in_words():
     assert "10 % are empty with blocks, 90 % with reservation; 5 slots" in wording.waste(held, 16)
 
 
-def test_choices_stand_beside_what_was_best():
-    rows = [
-        {"service": "chat", "chosen": "small chunks", **gains(prefix_caching=3.0)},
-        {"service": "batch", "chosen": "", **gains()},
+def test_choices_stand_beside_what_gained():
+    verdicts = [
+        verdict("chat", "small chunks", prefix_caching=within(2.9, 3.1)),
+        verdict("batch"),
+        verdict("mixed", "nothing"),
     ]
-    said = "chat: you chose small chunks, 1.00x; best was prefix caching."
-    assert wording.choices(rows) == [said]
+    assert wording.choices(verdicts) == [
+        "chat: you chose small chunks, no difference that this run can see (0.96 to 1.05); "
+        "what gained was prefix caching.",
+        "mixed: you chose nothing, as before; what gained was nothing: no gain can be seen.",
+    ]

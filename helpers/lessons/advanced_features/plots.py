@@ -27,6 +27,16 @@ from helpers.lessons.papers.speculative import alpha_from_length
 from helpers.verdicts.gain import LEAST_VALUES
 
 VERDICT_COLORS = {"better": GREEN, "worse": RED}  # all others: grey
+# What is drawn of sampled texts: metric -> (label, colour, format).
+OF_STORIES = {
+    "faultless": ("stories without a fault", GREEN, "{:.0f}"),
+    "mean_chance": ("mean chance of a story", ORANGE, "{:.4f}"),
+    "distinct_stories": ("different stories", PURPLE, "{:.0f}"),
+}
+OF_TEXTS = {
+    "mean_logprob": ("mean log-probability of a token", GREEN, "{:.2f}"),
+    "distinct_2grams": ("distinct 2-grams (share)", PURPLE, "{:.2f}"),
+}
 EMPTY = {"color": "#D9D9D9", "hatch": "//", "edgecolor": GREY, "linewidth": 0}
 
 
@@ -263,25 +273,29 @@ def speedup_by_acceptance(
 
 
 def strategies(rows: list[dict], caption: str) -> None:
-    """Sampling strategies as bars: speed, mean log-probability, distinct 2-grams.
+    """Sampling strategies as bars: speed, then quality and variety.
 
-    rows: strategy, output_tokens_per_s, mean_logprob, distinct_2grams.
+    rows: strategy, output_tokens_per_s; of stories faultless, mean_chance and distinct_stories
+    (helpers.lessons.advanced_features.sampling.story_scores), else mean_logprob and
+    distinct_2grams.
     """
-    title = "Speed, likelihood and variety of four ways to choose tokens"
-    fig, axes = figures.figure(title, cols=3, size=(10, 3), sharey=True)
+    title = "Speed, quality and variety of four ways to choose tokens"
+    told = "stories" in rows[0]
+    quality = OF_STORIES if told else OF_TEXTS
+    metrics = {"output_tokens_per_s": ("output tokens/s", BLUE, "{:,.0f}"), **quality}
+    layout = {"cols": len(metrics), "size": (2.2 * len(metrics) + 2.6, 3)}
+    fig, axes = figures.figure(title, sharey=True, **layout)
     names = [row["strategy"] for row in rows]
-    metrics = {
-        "output_tokens_per_s": ("output tokens/s", BLUE, "{:,.0f}"),
-        "mean_logprob": ("mean log-probability of a token", GREEN, "{:.2f}"),
-        "distinct_2grams": ("distinct 2-grams (share)", PURPLE, "{:.2f}"),
-    }
     for ax, (metric, (label, color, fmt)) in zip(axes, metrics.items(), strict=True):
         bars = ax.barh(names, [row[metric] for row in rows], color=color, height=0.6)
         ax.bar_label(bars, fmt=fmt, fontsize=8.5, padding=3)
         ax.set_xlabel(label)
         ax.margins(x=0.22)
-    # Differences of log-probabilities in the third digit are none.
-    axes[1].set_xlim(1.3 * min(-0.1, *(row["mean_logprob"] for row in rows)), 0)
+    if told:
+        for ax in (axes[1], axes[3]):
+            ax.set_xlim(0, 1.3 * rows[0]["stories"])
+    else:  # differences of log-probabilities in the third digit are none
+        axes[1].set_xlim(1.3 * min(-0.1, *(row["mean_logprob"] for row in rows)), 0)
     axes[0].invert_yaxis()
     axes[0].set_ylabel("strategy")
     figures.show(fig, caption, rows, "sampling_strategies")

@@ -6,12 +6,18 @@ engine, one step at a time (vllm/entrypoints/generate/beam_search/offline.py).
 
 from __future__ import annotations
 
+import random
+import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from helpers import workloads
 from helpers.display import card
 from helpers.engine.engine import Engine
-from helpers.workloads import chat
+from helpers.engine.profile import Profile
+from helpers.tiny_model import stories
+from helpers.verdicts.gain import LEAST_VALUES
+from helpers.workloads import Workload, chat
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,7 @@ class Generated:
     """Outputs of one setting: for each prompt a text, its token ids and a mean log-probability.
 
     logprobs: the mean over a text's tokens, under the model's own distribution (temperature 1).
+    heroes: of the stories that were asked for; empty when something else was asked.
     """
 
     name: str
@@ -26,26 +33,70 @@ class Generated:
     token_ids: list[list[int]]
     logprobs: list[float]
     seconds: float
+    heroes: list[str] = field(default_factory=list)
 
     @property
     def metrics(self) -> dict[str, float]:
         """What a record keeps of it."""
         tokens = sum(len(ids) for ids in self.token_ids)
-        return {
+        known = {
             "output_tokens_per_s": tokens / self.seconds,
             "mean_logprob": sum(self.logprobs) / len(self.logprobs),
             "distinct_2grams": distinct_ngrams(self.token_ids, 2),
             "output_tokens": tokens,
         }
+        return known | (story_scores(self.texts, self.heroes) if self.heroes else {})
+
+
+def prompts_for(pair: Profile, tokenizer, n: int, seed: int) -> Workload:
+    """What to ask: `n` stories of the model that ships, which learned many; else n questions.
+
+    details: asked and, with stories, heroes, one for each request.
+    """
+    if pair.weights != "shipped":
+        return workloads.questions(tokenizer, n, seed)
+    rng = random.Random(seed)
+    heroes = rng.sample(stories.HEROES, min(n, len(stories.HEROES)))
+    asked = [rng.choice(stories.QUESTIONS).format(a=stories.with_article(hero)) for hero in heroes]
+    requests = tuple(
+        chat(tokenizer, [{"role": "user", "content": question}], 80) for question in asked
+    )
+    about = f"{len(heroes)} stories, each about another hero"
+    return Workload("stories", requests, seed, about, {"asked": asked, "heroes": heroes})
+
+
+def story_scores(texts: list[str], heroes: list[str]) -> dict[str, float]:
+    """Of one story for each hero, by the grammar they were drawn from.
+
+    faultless: how many have no fault. mean_chance: of a story under the grammar (0 for a faulty
+    one). distinct_stories: how many different ones there are when the hero's name is left out.
+    """
+    pairs = list(zip(texts, heroes, strict=True))
+    return {
+        "stories": len(pairs),
+        "faultless": sum(not stories.faults(text, hero) for text, hero in pairs),
+        "mean_chance": statistics.fmean(
+            0.0 if stories.faults(text, hero) else stories.chance_of(text) for text, hero in pairs
+        ),
+        "distinct_stories": len({text.replace(hero, "hero") for text, hero in pairs}),
+    }
 
 
 def generate(
     engine: Engine, prompts: list[list[int]], name: str, max_tokens: int = 48, **sampling
 ) -> Generated:
-    """Generate for all prompts together with vLLM's SamplingParams by name."""
+    """Generate for all prompts together with vLLM's SamplingParams by name.
+
+    seed: of the first prompt; each further one has the next. With the same seed all would draw the
+    same luck.
+    """
     from vllm import SamplingParams
 
-    params = SamplingParams(max_tokens=max_tokens, logprobs=0, **sampling)  # of chosen tokens alone
+    # logprobs=0: of the chosen tokens alone
+    params = [SamplingParams(max_tokens=max_tokens, logprobs=0, **sampling) for _ in prompts]
+    if (seed := sampling.get("seed")) is not None:
+        for i, one in enumerate(params):
+            one.seed = seed + i
     inputs = [{"prompt_token_ids": ids} for ids in prompts]
     start = time.perf_counter()
     outputs = engine.llm.generate(inputs, params, use_tqdm=False)
@@ -77,21 +128,24 @@ def beam_search(
 
 
 def try_all(
-    engine: Engine, prompts: list[list[int]], settings: dict[str, dict], beam_width: int
+    engine: Engine, asked: Workload, settings: dict[str, dict], beam_width: int
 ) -> list[Generated]:
-    """Each setting, the faster of two runs; then beam search.
+    """Each setting, of three runs the one that took the middle time; then beam search.
 
-    settings: name -> SamplingParams by name, greedy or with a seed. Beam search, which takes long,
-    runs once. Each is warmed up first: a GPU compiles the kernels of top_p and top_k when they are
-    first used.
+    asked: as `prompts_for` makes it. settings: name -> SamplingParams by name, greedy or with a
+    seed. Beam search, which takes long, runs once. Each is warmed up first: a GPU compiles the
+    kernels of top_p and top_k when they are first used.
     """
+    prompts = [request.prompt_token_ids for request in asked.requests]
+    tokens = asked.requests[0].max_tokens
     runs = []
     for name, params in settings.items():
         generate(engine, prompts, "warm-up", max_tokens=8, **params)
-        two = [generate(engine, prompts, name, **params) for _ in range(2)]
-        runs.append(min(two, key=lambda run: run.seconds))
+        same = [generate(engine, prompts, name, tokens, **params) for _ in range(LEAST_VALUES)]
+        runs.append(sorted(same, key=lambda run: run.seconds)[len(same) // 2])
     beam_search(engine, prompts, beam_width, max_tokens=4)
-    return [*runs, beam_search(engine, prompts, beam_width)]
+    runs.append(beam_search(engine, prompts, beam_width, tokens))
+    return [replace(run, heroes=asked.details.get("heroes", [])) for run in runs]
 
 
 def distinct_ngrams(outputs: list[list[int]], n: int) -> float:

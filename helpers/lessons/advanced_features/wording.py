@@ -174,6 +174,8 @@ def strategies(runs: list[Generated]) -> str:
     metrics = {run.name: run.metrics for run in runs}
     greedy, beam = metrics[runs[0].name], metrics[runs[-1].name]
     slower = greedy["output_tokens_per_s"] / beam["output_tokens_per_s"]
+    if runs[0].heroes:
+        return f"{_told(metrics)} Beam search made {slower:.1f} times fewer tokens/s than greedy."
     variety = sorted((m["distinct_2grams"], name) for name, m in metrics.items())
     (least, least_name), (most, most_name) = variety[0], variety[-1]
     varied = f"the share of distinct 2-grams differs by no more than {TIE:g}"
@@ -183,6 +185,23 @@ def strategies(runs: list[Generated]) -> str:
         )
     beams = f"beam search made {slower:.1f} times fewer tokens/s than greedy"
     return f"{_likeliest(metrics)}; {beams}; {varied}."
+
+
+def _told(metrics: dict[str, dict]) -> str:
+    """Of stories: how many are different, how many have no fault, and how likely they are."""
+    each = []
+    for name, m in metrics.items():
+        told = f"{m['distinct_stories']} different of {m['stories']}, {m['faultless']} faultless"
+        each.append(f"“{name}”: {told}")
+    (greedy_name, greedy), *_, (beam_name, beam) = metrics.items()
+    likelier = beam["mean_chance"] / greedy["mean_chance"] if greedy["mean_chance"] else 1.0
+    said = f"{'; '.join(each)}."
+    if likelier > 1:
+        said += (
+            f" Under the grammar the stories of “{beam_name}” are {likelier:.1f} times as likely "
+            f"as those of “{greedy_name}”: beams look ahead, greedy does not."
+        )
+    return said
 
 
 def _likeliest(metrics: dict[str, dict]) -> str:

@@ -84,6 +84,14 @@ def test_equal_likelihoods_get_no_axis_of_their_own(shown):
     assert shown[0].axes[1].get_xlim()[0] <= -0.1
 
 
+def test_stories_are_drawn_by_their_grammar(shown):
+    row = {"output_tokens_per_s": 900.0, "stories": 6, "faultless": 5, "mean_chance": 0.002}
+    rows = [{"strategy": name, "distinct_stories": 4, **row} for name in ("a", "b")]
+    plots.strategies(rows, "Reading.")
+    labels = [ax.get_xlabel() for ax in shown[0].axes]
+    assert labels[1:] == ["stories without a fault", "mean chance of a story", "different stories"]
+
+
 def test_only_a_verdict_has_a_colour(shown):
     service = services.Service(
         "a", "a", "", None, "", "", "lower", cannot_act={"speculative decoding": "why"}

@@ -1,9 +1,12 @@
 """Numbers about texts, and what the form leaves where there is no front end."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from helpers.lessons.advanced_features import sampling
 from helpers.lessons.advanced_features.sampling import Generated
+from helpers.workloads import Request, Workload
 
 
 def made(ids, name="x", texts=None, seconds=2.0, logprobs=None):
@@ -27,9 +30,10 @@ def test_metrics():
     }
 
 
-def test_first_use_is_not_timed_and_the_faster_run_counts(monkeypatch):
+def test_first_use_is_not_timed_and_the_middle_run_counts(monkeypatch):
     used = []
-    seconds = iter([30.0, 9.0, 2.0, 30.0, 1.0, 4.0])  # greedy: warm-up and two runs; then top_k
+    # greedy: warm-up and three runs; then top_k
+    seconds = iter([30.0, 9.0, 2.0, 1.0, 30.0, 1.0, 4.0, 5.0])
 
     def generate(engine, prompts, name, max_tokens=48, **params):
         used.append(name)
@@ -43,10 +47,40 @@ def test_first_use_is_not_timed_and_the_faster_run_counts(monkeypatch):
 
     monkeypatch.setattr(sampling, "beam_search", beam_search)
     settings = {"greedy": {"temperature": 0}, "top_k": {"top_k": 5}}
-    runs = sampling.try_all(None, [[1]], settings, beam_width=4)
-    sampled = ["warm-up", "greedy", "greedy", "warm-up", "top_k", "top_k"]
+    asked = Workload("w", (Request([1], 80),), 0, details={"heroes": ["fox"]})
+    runs = sampling.try_all(None, asked, settings, beam_width=4)
+    sampled = ["warm-up", *3 * ["greedy"], "warm-up", *3 * ["top_k"]]
     assert used == [*sampled, "4 beams", "4 beams"]
-    assert [run.seconds for run in runs[:2]] == [2.0, 1.0] and runs[2].name == "beams"
+    assert [run.seconds for run in runs[:2]] == [2.0, 4.0] and runs[2].name == "beams"
+    assert all(run.heroes == ["fox"] for run in runs)
+
+
+def test_stories_are_scored_by_their_grammar():
+    def of(hero, deed="lit it"):
+        return (
+            f"There was a wise {hero} who lived on a hill. One morning the {hero} found a lamp "
+            f"and {deed}. Nobody was afraid any more."
+        )
+
+    texts = [of("fox"), of("owl"), of("cat", "polished it"), of("king", "sailed away"), "What?"]
+    scores = sampling.story_scores(texts, ["fox", "owl", "cat", "king", "robot"])
+    assert scores["stories"] == 5 and scores["faultless"] == 3
+    assert scores["distinct_stories"] == 4, "a fox and an owl in the same story"
+    likely = 0.40 * 0.12 * 0.5 * 0.30 * 0.8 * 0.35
+    assert scores["mean_chance"] == pytest.approx((2 * likely + likely / 4) / 5)
+
+
+def test_stories_are_asked_of_the_model_that_knows_them():
+    class Tokenizer:
+        def apply_chat_template(self, messages, **_):
+            return [1, 2]
+
+    shipped, other = SimpleNamespace(weights="shipped"), SimpleNamespace(weights="trained")
+    asked = sampling.prompts_for(shipped, Tokenizer(), 5, seed=1)
+    assert len(set(asked.details["heroes"])) == len(asked) == 5
+    told = zip(asked.details["asked"], asked.details["heroes"], strict=True)
+    assert all(hero in question for question, hero in told)
+    assert "heroes" not in sampling.prompts_for(other, Tokenizer(), 5, seed=1).details
 
 
 def test_same_counts_outputs():

@@ -43,6 +43,24 @@ def test_a_tie_is_called_a_tie():
     )
 
 
+def test_stories_are_counted_and_compared_by_their_chance():
+    def told(kind, place, deed="lit it"):
+        return (
+            f"There was {kind} fox who lived {place}. One morning the fox found a lamp and {deed}. "
+            "Nobody was afraid any more."
+        )
+
+    def run(name, text, seconds=1.0):
+        return Generated(name, [text], [[1, 2]], [-1.0], seconds, ["fox"])
+
+    greedy, beam = told("a wise", "on a hill"), told("a small", "by the sea")
+    said = wording.strategies([run("greedy", greedy), run("T 2", "x"), run("beams", beam, 10.0)])
+    assert "“greedy”: 1 different of 1, 1 faultless; “T 2”: 1 different of 1, 0 faultless" in said
+    assert "“beams” are 6.6 times as likely as those of “greedy”" in said
+    assert said.endswith("10.0 times fewer tokens/s than greedy.")
+    assert "look ahead" not in wording.strategies([run("greedy", greedy), run("beams", greedy)])
+
+
 def test_a_gain_is_said_with_its_range_and_an_open_one_is_none():
     open_ones = {"small_chunks": within(0.9, 1.6), "speculative_decoding": within(1.01, 1.02)}
     said = wording.services(

@@ -20,6 +20,8 @@ T_95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
 LEAST_VALUES = 3
 # A difference smaller than this is nothing that a student should choose by.
 MARGIN = 0.03
+# A range whose ends are further apart than this says nothing, not even "no difference".
+WIDE = 1.5
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ class Gain:
         return Gain(factor * self.estimate, factor * self.low, factor * self.high, self.values)
 
     def sentence(self, better: str = "times as fast") -> str:
-        """Say "1.8 to 2.1 times as fast", or that this run sees no difference, with the range."""
+        """Say "1.8 to 2.1 times as fast", or that this run sees no difference, with the range.
+
+        "undecided" where the range is so wide that a difference may well be there.
+        """
         if self.values < LEAST_VALUES:
             return (
                 f"{self.estimate:.2f} {better} in {self.values} of the 3 runs that a verdict needs"
@@ -64,6 +69,8 @@ class Gain:
         span = f"{self.low:.2f} to {self.high:.2f}"
         if self.verdict in ("better", "worse"):
             return f"{span} {better}"
+        if self.verdict == "open" and self.high > WIDE * self.low:
+            return f"undecided, {span} {better}"
         return f"no difference that this run can see ({span})"
 
     def metrics(self, name: str = "improvement_x") -> dict[str, float]:

@@ -37,6 +37,11 @@ def test_the_same_within_the_margin_is_called_no_difference():
     assert gain.verdict == "same" and gain.sentence().startswith("no difference that this run")
 
 
+def test_a_wide_range_does_not_say_no_difference():
+    gain = gain_of_pairs([(10, 12), (10, 60), (10, 30)], "higher")
+    assert gain.verdict == "open" and gain.sentence().startswith("undecided, ")
+
+
 def test_records_carry_the_range_beside_the_number():
     metrics = gain_of_pairs([(1, 1.5)] * 3, "higher").metrics("improvement_x")
     assert list(metrics) == [

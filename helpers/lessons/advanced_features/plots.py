@@ -359,7 +359,9 @@ def services(verdicts: list[Verdict], caption: str) -> None:
         features = list(gains)
         colors = [VERDICT_COLORS.get(verdict.of(feature), GREY) for feature in features]
         values = [gain.estimate for gain in gains.values()]
-        bars = ax.barh(features, values, color=colors, height=0.6, xerr=_ranges(gains.values()))
+        bars = ax.barh(features, values, color=colors, height=0.6)
+        spans = {"xerr": _ranges(gains.values()), "fmt": "none", "ecolor": figures.INK}
+        ax.errorbar(values, features, elinewidth=1, capsize=3, **spans)
         for place, (feature, gain) in enumerate(gains.items()):
             label = f"{gain.low:.2f} to {gain.high:.2f}"
             if feature == verdict.chosen:
@@ -387,11 +389,9 @@ def _in_words(verdict: Verdict, feature: str) -> dict:
 
 def _ranges(gains) -> list[list[float]]:
     """Error bars (below, above) of gains; none for one without a range, cut where it is wide."""
-    below, above = [], []
-    for gain in gains:
-        ranged = gain.values >= LEAST_VALUES
-        below.append(gain.estimate - gain.low if ranged else 0.0)
-        above.append(min(gain.high - gain.estimate, gain.estimate) if ranged else 0.0)
+    ranged = [(g.estimate, g.low, g.high) if g.values >= LEAST_VALUES else (1, 1, 1) for g in gains]
+    below = [max(0.0, middle - low) for middle, low, _ in ranged]
+    above = [min(max(0.0, high - middle), middle) for middle, _, high in ranged]
     return [below, above]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from helpers import workloads
 from helpers.engine.engine import Engine
@@ -113,13 +114,17 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
 
 
 def serve(
-    engine: Engine, service: Service, reads_cache: bool = False, chunk: int | None = None
+    engine: Engine,
+    service: Service,
+    before: list[Measurement],
+    reads_cache: bool = False,
+    chunk: int | None = None,
 ) -> Measurement:
     """The service's workload on the engine, its prefix cache emptied before.
 
     reads_cache: requests may find what earlier ones left in the prefix cache. chunk: of a prompt,
     at most so many tokens in a step (max_num_batched_tokens). A run that other programs disturbed
-    is repeated once.
+    is repeated once, unless a run before stayed disturbed for all its repetition.
     """
     changes = {"max_num_batched_tokens": chunk} if chunk else {}
     sampling = {} if reads_cache else UNREAD
@@ -129,15 +134,18 @@ def serve(
             run = run_workload(
                 engine, service.workload, sampling, service.concurrency, progress=False
             )
-        if not run.disturbance.reasons:
+        if not run.disturbance.reasons or any(other.disturbance.reasons for other in before):
             break
     return run
 
 
 def serve_repeatedly(engine: Engine, services: dict[str, Service]) -> dict[str, list[Measurement]]:
     """Each service on the engine as it is, as often as a range needs: service key -> its runs."""
-    rounds = [{k: serve(engine, s) for k, s in services.items()} for _ in range(LEAST_VALUES)]
-    return {key: [measured[key] for measured in rounds] for key in services}
+    runs: dict[str, list[Measurement]] = {key: [] for key in services}
+    for _ in range(LEAST_VALUES):
+        for key, service in services.items():
+            runs[key].append(serve(engine, service, [*chain(*runs.values())]))
+    return runs
 
 
 def compare(
@@ -153,7 +161,8 @@ def compare(
 
     def measuring(feature: str) -> Callable[[], float]:
         def measure() -> float:
-            runs[feature].append(serve(engine, service, **settings[feature]))
+            before = [*chain(*runs.values())]
+            runs[feature].append(serve(engine, service, before, **settings[feature]))
             return service.value(runs[feature][-1])
 
         return measure

@@ -103,14 +103,9 @@ def conversation(rows: list[dict], share: float, gain: Gain) -> str:
     gain: of TTFT without over with the cache, in the later half of the turns.
     """
     said = f"{100 * share:.0f} % of all prompt tokens were found. "
-    if gain.verdict != "better":
-        return (
-            f"{said}In the later half of the turns the time to the first token shows "
-            f"{gain.sentence()}: that time is hardly more than the fixed cost of a step."
-        )
     last, sooner = rows[-1], gain.sentence("times as soon")
     return (
-        f"{said}In the later half of the turns the first token came {sooner}; at turn "
+        f"{said}The first token of the later half of the turns: {sooner}. At turn "
         f"{len(rows)} it took {last['ttft_ms']:.1f} ms instead of {last['ttft_ms_without']:.1f} ms."
     )
 
@@ -236,6 +231,14 @@ def acceptance(counted: Acceptance) -> str:
     )
 
 
+def busy(runs: list[Measurement]) -> str:
+    """A sentence on what else the machine did during the runs, " " before it; "" if nothing."""
+    worst = max(runs, key=lambda run: run.disturbance.slowdown)
+    if not worst.disturbance.reasons:
+        return ""
+    return f" The machine was disturbed meanwhile: {'; '.join(worst.disturbance.reasons)}."
+
+
 def ngram(name: str, counted: Acceptance, gain: Gain, async_scheduling: bool) -> str:
     """What the n-gram drafter did for one kind of text, and why it gained or lost.
 
@@ -276,7 +279,7 @@ def best_drafts(rows: list[dict]) -> str:
     """
     best = max(rows, key=lambda row: row["gain"].estimate)
     if best["gain"].verdict != "better":
-        return f"No number of drafts gained here: {best['gain'].sentence()} with {best['k']}."
+        return f"No gain can be seen; with {best['k']} drafted tokens: {best['gain'].sentence()}."
     said = f"Best here: {best['k']} drafted tokens, {best['gain'].sentence()}"
     others = [row for row in rows if row is not best and row["gain"].high > best["gain"].low]
     if others:
@@ -300,8 +303,6 @@ def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
     losses = [str(row["requests"]) for row in rows if row["gain"].verdict == "worse"]
     if losses:
         said += f" It is a loss at {', '.join(losses)} requests."
-    else:
-        said += " No loss can be seen in this range."
     grown = most["plain_step_ms"] / one["plain_step_ms"]
     if grown >= FULL:
         return said
@@ -326,14 +327,13 @@ def gain_by_acceptance(rows: list[dict], model: str, slower_step: float, c: floa
         f"{model}: the median step takes {slower_step:.1f} times as long as without drafts, "
         f"c = {c:.2f}. "
     )
-    gained = [row["alpha"] for row in rows if row["gain"].verdict == "better"]
-    if not gained:
-        return said + "At no acceptance rate can a gain be seen here: the drafts cost too much."
     last = rows[-1]
-    return (
-        f"{said}Speculation gained from a = {min(gained)} on; "
-        f"at a = {last['alpha']}: {last['gain'].sentence()}."
-    )
+    gained = [row["alpha"] for row in rows if row["gain"].verdict == "better"]
+    if gained:
+        said += f"Speculation gained from a = {min(gained)} on; "
+    elif last["gain"].verdict == "worse":
+        said += "At no acceptance rate did it gain here, the drafts cost too much; "
+    return f"{said}at a = {last['alpha']}: {last['gain'].sentence()}."
 
 
 # --- services ---

@@ -97,7 +97,7 @@ def test_only_a_verdict_has_a_colour(shown):
         "a", "a", "", None, "", "", "lower", cannot_act={"speculative decoding": "why"}
     )
     ranges = {"prefix caching": (1.4, 1.6), "small chunks": (0.9, 1.6)}
-    gains = {name: Gain(1.2, *span, 3) for name, span in ranges.items()}
+    gains = {name: Gain(sum(span) / 2, *span, 3) for name, span in ranges.items()}
     gains["speculative decoding"] = Gain(1.2, 1.1, 1.3, 3)
     lost = services.Verdict(service, dict.fromkeys(gains, Gain(0.5, 0.4, 0.6, 3)), "small chunks")
     few = services.Verdict(service, dict.fromkeys(gains, Gain(9.0, 0.0, math.inf, 1)))

@@ -117,8 +117,13 @@ def test_settings_take_turns_with_an_empty_cache_each(served):
 def test_a_disturbed_run_is_repeated_once(served):
     seen, busy = served
     busy += [["other programs took 80 % of the cores"], []]
-    assert services.serve(Engine(), verdict().service).disturbance.reasons == [] and len(seen) == 2
+    assert (
+        services.serve(Engine(), verdict().service, []).disturbance.reasons == [] and len(seen) == 2
+    )
     busy += [["busy"], ["busy"]]
-    run = services.serve(Engine(), verdict().service)
+    run = services.serve(Engine(), verdict().service, [])
     assert run.disturbance.reasons == ["busy"], "on a busy machine it ends all the same"
     assert len(seen) == 4
+    busy += [["busy"]]
+    services.serve(Engine(), verdict().service, [run])
+    assert len(seen) == 5, "where it helped nothing before, a run is not repeated"

@@ -6,6 +6,7 @@ from helpers.lessons.advanced_features import services, wording
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.speculation import Acceptance
 from helpers.verdicts.gain import Gain
+from helpers.verdicts.machine import Disturbance
 
 
 def made(ids, name, logprob, seconds=2.0):
@@ -91,7 +92,8 @@ def test_ranges_that_overlap_are_named():
     )
     assert "(" not in wording.best_drafts(rows[:2])
     none = wording.best_drafts([{"k": 1, "gain": within(0.95, 1.1)}])
-    assert none.startswith("No number of drafts gained here: no difference that this run can see")
+    seen = "no difference that this run can see (0.95 to 1.10)"
+    assert none == f"No gain can be seen; with 1 drafted tokens: {seen}."
 
 
 def drafts(count, accepted=0):
@@ -125,11 +127,7 @@ def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
 
     steady = rows((6.7, 6.8, 7.4), (1.51, 1.23, 1.18))
     launches = wording.batches(steady, 4, tiny=True)
-    assert (
-        "do not fill the machine. The model is too small" in launches
-        and "1.1 times" in launches
-        and "No loss" in launches
-    )
+    assert "do not fill the machine. The model is too small" in launches and "1.1 times" in launches
     assert "too small" not in wording.batches(steady, 4), (
         "7B on a large GPU waits for its weights, not for launches"
     )
@@ -147,7 +145,12 @@ def test_the_gain_begins_where_its_range_does():
     rows = [{"alpha": alpha, "gain": within(*span)} for alpha, span in spans]
     said = wording.gain_by_acceptance(rows, "a model", 1.6, 0.15)
     assert "gained from a = 0.8 on; at a = 0.8: 1.30 to 1.50 times as fast." in said
-    assert "At no acceptance rate" in wording.gain_by_acceptance(rows[:2], "a model", 1.6, 0.15)
+    said = wording.gain_by_acceptance(rows[:1], "a model", 1.6, 0.15)
+    assert "At no acceptance rate did it gain here, the drafts cost too much; at a = 0.2" in said
+    wide = {"alpha": 0.95, "gain": within(0.75, 3.6)}
+    said = wording.gain_by_acceptance([*rows[:2], wide], "a model", 1.6, 0.15)
+    assert said.endswith("at a = 0.95: undecided, 0.75 to 3.60 times as fast.")
+    assert "cost too much" not in said, "an open range is no proof of a loss"
 
 
 def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
@@ -166,8 +169,17 @@ def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
     assert "the other 44 lie" in wording.full_blocks(300, 128)
     turns = [{"ttft_ms": 5.0, "ttft_ms_without": 20.0}]
     said = wording.conversation(turns, 0.5, within(2.0, 5.0))
-    assert "2.00 to 5.00 times as soon; at turn 1 it took 5.0 ms instead of 20.0 ms" in said
+    assert "2.00 to 5.00 times as soon. At turn 1 it took 5.0 ms instead of 20.0 ms" in said
     assert "no difference" in wording.conversation(turns, 0.5, within(0.9, 1.3))
+
+
+def test_a_busy_machine_is_named():
+    def run(others):
+        return SimpleNamespace(disturbance=Disturbance(others, 0.0))
+
+    assert wording.busy([run(0.0), run(0.05)]) == ""
+    said = " The machine was disturbed meanwhile: other programs took 60 % of the cores."
+    assert wording.busy([run(0.0), run(0.6), run(0.2)]) == said
 
 
 def test_memory_is_explained_by_who_was_asked():

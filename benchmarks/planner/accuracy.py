@@ -217,35 +217,6 @@ def summary(rows: list[Row]) -> list[dict]:
     return out
 
 
-def by_configuration(rows: list[Row]) -> list[dict]:
-    """One line for each configuration: "predicted / measured (error)".
-
-    Of the KV-cache tokens, and of the TPOT, prefill and speed-up that are farthest off after
-    calibration ("256x128" is 256 streams of 128 tokens in).
-    """
-    titles = {
-        "kv_cache_tokens": "KV-cache tokens",
-        "tpot_ms": "TPOT, ms, worst",
-        "prefill_ms": "prefill, ms, worst",
-        "speedup": "speed-up, worst",
-    }
-    lines = []
-    for machine, config in dict.fromkeys((r.machine, r.config) for r in rows):
-        mine = [r for r in rows if (r.machine, r.config) == (machine, config)]
-        held = " (held out)" if mine[0].holdout else ""
-        line = {"recorded on": machine, "configuration": config + held}
-        for quantity, title in titles.items():
-            of_kind = [r for r in mine if r.quantity == quantity and not r.reference]
-            if of_kind:
-                worst = max(of_kind, key=lambda r: abs(r.error()))
-                digits = ",.0f" if quantity == "kv_cache_tokens" else ".3g"
-                case = f"{worst.case}: " if worst.case else ""
-                both = f"{worst.calibrated:{digits}} / {worst.measured:{digits}}"
-                line[title] = f"{case}{both} ({worst.error():+.1%})"
-        lines.append(line)
-    return lines
-
-
 def recorded(records: list[dict]) -> dict:
     """What helpers/planning/recorded.json keeps for a reader without these machines."""
     rows = compare(records)
@@ -265,7 +236,6 @@ def recorded(records: list[dict]) -> dict:
     return {
         "about": "written by python -m benchmarks.planner.accuracy --write",
         "accuracy": summary(rows),
-        "configurations": by_configuration(rows),
         "tp2": {"machine": machine, "steps": steps, "allreduce": allreduce},
     }
 

@@ -19,6 +19,7 @@ from .choose import (
     Choice,
     Goal,
     Ranking,
+    against_rule,
     combinations,
     holds,
     nearest_that_fits,

@@ -352,7 +352,7 @@ def readable(r: dict) -> str:
         ("TTFT", f"{r['ttft_ms']:.1f} ms"),
         (
             "throughput",
-            f"{r['output_tokens_per_s']:,.0f} output tokens/s with new prompts between the steps "
+            f"{r['output_tokens_per_s']:,.0f} output tokens/s with new prompts in the same steps "
             f"(TPOT then {r['mixed_tpot_ms']:.2f} ms)",
         ),
     ]

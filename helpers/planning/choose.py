@@ -18,7 +18,7 @@ from .predict import RequestMix, SpeedPrediction, Tuning, predict_speed
 class Goal:
     """What the service must do. Times in ms; None means no limit.
 
-    tpot_ms: the TPOT with new prompts between the steps. prefer: which of the plans that meet the
+    tpot_ms: the TPOT with new prompts in the same steps. prefer: which of the plans that meet the
     limits is best. "throughput": most tokens per second of the whole box; "latency": lowest TPOT;
     "price": with a limit the fewest GPUs, then most tokens (the hour is what costs), without one
     the fewest GPUs per token per second (the cheapest token).
@@ -176,8 +176,9 @@ def _one(shape, box, layout, workload, options, goal, tuning, price, usage) -> C
 def rule_of_thumb(box: Box, choices) -> Choice | None:
     """The advice of vLLM's documentation (parallelism_scaling); None when nothing fits.
 
-    One GPU if the model fits, else TP inside a machine, else TP x PP across machines (PP instead of
-    TP without NVLink); what is left of the box serves replicas (DP).
+    For one replica: one GPU if the model fits, else TP inside a machine, else TP x PP across
+    machines; PP instead of TP without NVLink. That page does not name DP. Replicas on what is left
+    of the box are added here, since a comparison must use the same box.
     """
     fits = {c.layout: c for c in choices if c.fits}
     replica = {layout[:2] for layout in fits}  # (tp, pp) that hold the model
@@ -192,6 +193,41 @@ def rule_of_thumb(box: Box, choices) -> Choice | None:
             return next((fits[tp, pp, dp] for dp in most if (tp, pp, dp) in fits), None)
     rest = [k for k in fits if k[0] <= node]
     return fits[min(rest, key=lambda k: (k[0] * k[1], k[1]))] if rest else None
+
+
+SAME, CANNOT_TELL, AHEAD, MISSES = "same plan", "cannot tell", "ranking ahead", "rule misses"
+
+
+def against_rule(case: str, ranking: Ranking, goal: Goal, error: float) -> dict:
+    """Compare the best plan of a ranking with the rule of thumb's, by what the goal prefers.
+
+    goal: "latency" (TPOT; for so many requests at once the plan with most tokens/s is the same) or
+    "price" (tokens/s per GPU), without limits. error: of one prediction, as a share; a difference
+    that two such errors explain is "cannot tell". Returns {"case", "best by", "requests",
+    "ranking", "rule of thumb", "times", "verdict", "why"}; times: how many times as good the
+    ranking's plan is predicted to be, 1 for the same.
+    """
+    first, rule = ranking.choices[0], _replicas_for(ranking, goal)
+    row = {"case": case, "best by": "tokens/s per GPU" if goal.prefer == "price" else "latency"}
+    row |= {"requests": first.prediction.workload.concurrency, "ranking": first.name()}
+    row["rule of thumb"] = rule.name() if rule else "none fits"
+    if rule is None or (ranking.best and not rule.meets):
+        why = rule.why if rule else "no plan of the rule fits"
+        return {**row, "times": None, "verdict": MISSES, "why": why}
+    times = _order(rule, goal)[0] / _order(first, goal)[0]
+    verdict = AHEAD if times > (1 + error) / (1 - error) else CANNOT_TELL
+    if first.layout == rule.layout:
+        verdict = SAME
+    return {**row, "times": times, "verdict": verdict, "why": first.why}
+
+
+def _replicas_for(ranking: Ranking, goal: Goal) -> Choice | None:
+    """The rule of thumb's plan: for the price with no more replicas than the requests need."""
+    thumb = ranking.thumb
+    if thumb is None or goal.prefer != "price":
+        return thumb
+    enough = [c for c in ranking.choices if c.meets and c.layout[:2] == thumb.layout[:2]]
+    return min(enough, key=lambda c: c.gpus, default=thumb)
 
 
 def _reasons(ordered, best, thumb, goal, workload):

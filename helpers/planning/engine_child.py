@@ -114,17 +114,18 @@ def as_problem(problem: BaseException) -> str:
 
 
 # ---------------------------------------------------------------------- measuring an engine
-def measure(llm, decode, prefill, output: int, repeats: int = 2, seed: int = 0):
-    """Yield what is known so far, a dict of times in ms, the best of some runs each.
+def measure(llm, decode, prefill, output: int, repeats=3, budget_s=0.0, seed=0):
+    """Yield what is known so far, a dict of times in ms: medians of rounds that time all in turn.
 
     decode: (streams, prompt tokens) that start together, so that no prompt comes between their
-    steps; keys are "8x64". prefill: prompt lengths. output: tokens of a stream. seed: another for
-    each round, since a prompt that was seen before would be found in the prefix cache.
+    steps; keys are "8x64". prefill: prompt lengths. output: tokens of a stream. repeats: rounds,
+    and more of them until ``budget_s`` seconds are over; "values" has the times of every round.
+    seed: another for each call, since a prompt that was seen before would be found in the prefix
+    cache.
     """
     vocabulary, rng = llm.model_config.get_vocab_size(), random.Random(seed)
     slots = llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
-    found: dict = {"tpot_ms": {}, "mean_tpot_ms": {}, "output_tokens_per_s": {}}
-    found |= {"prefill_ms": {}, "ttft_ms": {}}
+    values: dict = {name: {} for name in ("tpot_ms", "mean_tpot_ms", "prefill_ms", "ttft_ms")}
 
     def generate(count: int, tokens: int, output: int) -> list:
         from vllm import SamplingParams
@@ -136,19 +137,34 @@ def measure(llm, decode, prefill, output: int, repeats: int = 2, seed: int = 0):
         prompts = [{"prompt_token_ids": ids} for ids in draw]
         return [o.metrics for o in llm.generate(prompts, params, use_tqdm=False)]
 
+    def note(case: str, **seconds: float) -> None:
+        for name, value in seconds.items():
+            values[name].setdefault(case, []).append(value * 1e3)
+
     generate(max(streams for streams, _ in decode), 16, 4)
-    for streams, tokens in decode:
-        best, mean = min(_step(generate(streams, tokens, output)) for _ in range(repeats))
-        case = f"{streams}x{tokens}"
-        found["tpot_ms"][case], found["mean_tpot_ms"][case] = best * 1e3, mean * 1e3
-        found["output_tokens_per_s"][case] = min(streams, slots) / best
-        yield found
-    for tokens in prefill:
-        runs = [generate(1, tokens, 1)[0] for _ in range(4)]
-        prefill_s = min(m.first_token_ts - m.scheduled_ts for m in runs)
-        found["prefill_ms"][str(tokens)] = prefill_s * 1e3
-        found["ttft_ms"][str(tokens)] = min(m.first_token_latency for m in runs) * 1e3
-        yield found
+    begin, rounds = time.perf_counter(), 0
+    while rounds < repeats or time.perf_counter() - begin < budget_s:
+        for streams, tokens in decode:
+            step, mean = _step(generate(streams, tokens, output))
+            note(f"{streams}x{tokens}", tpot_ms=step, mean_tpot_ms=mean)
+            yield _medians(values, slots)
+        for tokens in prefill:
+            m = generate(1, tokens, 1)[0]
+            prefill_s = m.first_token_ts - m.scheduled_ts
+            note(str(tokens), prefill_ms=prefill_s, ttft_ms=m.first_token_latency)
+            yield _medians(values, slots)
+        rounds += 1
+
+
+def _medians(values: dict, slots: int) -> dict:
+    """The numbers of a measurement from the times of its rounds so far."""
+    found = {
+        name: {case: statistics.median(times) for case, times in cases.items()}
+        for name, cases in values.items()
+    }
+    streams = {case: min(int(case.split("x")[0]), slots) for case in found["tpot_ms"]}
+    rates = {case: 1e3 * streams[case] / ms for case, ms in found["tpot_ms"].items()}
+    return {**found, "output_tokens_per_s": rates, "values": values}
 
 
 def _step(metrics) -> tuple[float, float]:

@@ -148,8 +148,8 @@ def check_plan(task: Task, gpu: str, tp: int, pp: int = 1, dp: int = 1) -> Check
         largest = max(parts, key=parts.get).removesuffix("_ms").replace("_", " ")
         return Check(
             False,
-            f"{yours}: too slow; the largest part of a step is {largest}, and prefill between the "
-            f"steps adds {tpot_ms - p.tpot_s * 1e3:.1f} ms.",
+            f"{yours}: too slow; the largest part of a step is {largest}, and new prompts in the "
+            f"same steps add {tpot_ms - p.tpot_s * 1e3:.1f} ms.",
         )
     best_price = cheapest(task)[0]
     if price <= best_price * (1 + TOLERANCE):

@@ -5,7 +5,9 @@
 
 On GPUs each layout is a process of its own. On the CPU one rank runs in this process, as in the
 other notebooks; the layouts of several ranks share one child, whose workers are forked instead of
-started anew (vLLM's own way imports PyTorch again in every worker); one core a rank.
+started anew (vLLM's own way imports PyTorch again in every worker); one core a rank. Times are
+medians of rounds that measure everything in turn; a layout that was disturbed by other programs is
+measured once more.
 """
 
 import os
@@ -15,13 +17,17 @@ from functools import partial
 from pathlib import Path
 
 from helpers.engine import open_engine
+from helpers.verdicts.gain import Gain, gain_of_groups
+from helpers.verdicts.machine import Disturbance, MachineWatch
 
+from . import recorded
+from .allreduce import fit_allreduce
 from .calibration import Calibration, Point
 from .engine_child import LATE, EngineChild, measure
 from .hardware import Box, make_box
 from .inventory import take_inventory
 from .models import ModelShape
-from .predict import decode_parts, prefill_parts
+from .predict import decode_parts, default_tuning, prefill_parts
 from .worker_probe import WORKER_PROBE, allreduce_sizes
 
 INPUT_TOKENS, OUTPUT_TOKENS = 64, 48  # of the streams whose decode steps are timed
@@ -29,6 +35,8 @@ WHAT = {
     "decode": [(1, INPUT_TOKENS), (8, INPUT_TOKENS)],
     "prefill": [256, 1024],
     "output": OUTPUT_TOKENS,
+    "repeats": 3,
+    "budget_s": 1.5,
 }
 CONTEXT = INPUT_TOKENS + OUTPUT_TOKENS / 2  # tokens in the KV cache of a stream on average
 CPU_KV_CACHE_BYTES = 64 * 2**20
@@ -40,8 +48,9 @@ CHILD_S, CPU_CHILD_S = 300, 60  # for one layout on GPUs; for all of a CPU toget
 class Trial:
     """What one layout did. ``problem``: why the rest is empty or not whole.
 
-    tpot_ms: {streams: ms of one decode step}; prefill_ms: {prompt tokens: ms}; allreduce: rows
-    {"bytes", "seconds"} of vLLM's own all-reduce between the ranks.
+    tpot_ms: {streams: ms of one decode step}; prefill_ms: {prompt tokens: ms}, both medians of
+    ``rounds``: {"tpot_ms": {streams: [ms, ...]}, "prefill_ms": ...}. allreduce: rows {"bytes",
+    "seconds"} of vLLM's own all-reduce between the ranks. disturbance: what else the machine did.
     """
 
     tp: int
@@ -52,6 +61,13 @@ class Trial:
     prefill_ms: dict = field(default_factory=dict)
     allreduce: list = field(default_factory=list)
     problem: str = ""
+    rounds: dict = field(default_factory=dict)
+    disturbance: Disturbance = Disturbance(0.0, 0.0)
+
+    @property
+    def disturbed(self) -> list[str]:
+        """Why this trial was not alone on its machine; empty when it was."""
+        return self.disturbance.reasons
 
     @property
     def name(self) -> str:
@@ -74,9 +90,17 @@ class Trial:
         return [step, Point(self.tp, self.pp, input_tokens=prompt, prefill_s=prefill_s)]
 
     def metrics(self) -> dict[str, float]:
-        """The numbers to save, with units in their names."""
-        tpot = {f"tpot_ms_{n}_streams": ms for n, ms in self.tpot_ms.items()}
-        return {"startup_s": self.startup_s, "kv_cache_tokens": self.kv_cache_tokens, **tpot}
+        """The numbers to save, with units in their names; _low and _high: of the rounds."""
+        numbers = {"startup_s": self.startup_s, "kv_cache_tokens": self.kv_cache_tokens}
+        for streams, ms in self.tpot_ms.items():
+            name, (low, high) = f"tpot_ms_{streams}_streams", self.span("tpot_ms", streams)
+            numbers |= {name: ms, f"{name}_low": low, f"{name}_high": high}
+        return numbers
+
+    def span(self, quantity: str, case: int) -> tuple[float, float]:
+        """The shortest and the longest round in ms. quantity: "tpot_ms" or "prefill_ms"."""
+        values = self.rounds.get(quantity, {}).get(case) or [getattr(self, quantity)[case]]
+        return min(values), max(values)
 
     def __str__(self) -> str:
         started = f"{self.name}: started in {self.startup_s:.1f} s"
@@ -84,23 +108,51 @@ class Trial:
             return f"{self.name}: {self.problem}"
         if self.problem:
             return f"{started}, then failed: {self.problem}"
-        times = ", ".join(
-            f"{ms:.2f} ms with {n} stream{'s' * (n > 1)}" for n, ms in self.tpot_ms.items()
-        )
-        return f"{started}, {self.kv_cache_tokens:,} tokens of KV cache; TPOT {times}"
+        times = ", ".join(self._time(streams) for streams in self.tpot_ms)
+        kept = f"{self.kv_cache_tokens:,} tokens of KV cache"
+        return f"{started}, {kept}; TPOT {times}{self.disturbance.label()}"
+
+    def _time(self, streams: int) -> str:
+        low, high = self.span("tpot_ms", streams)
+        with_streams = f"with {streams} stream{'s' * (streams > 1)}"
+        return f"{self.tpot_ms[streams]:.2f} ms ({low:.2f} to {high:.2f}) {with_streams}"
 
 
 def _trial(layout: tuple[int, int], heard: dict) -> Trial:
     """A Trial from what was measured; keys "8x64" become numbers of streams."""
+    values = heard.get("values", {})
+    rounds = {name: _by_number(values.get(name, {})) for name in ("tpot_ms", "prefill_ms")}
     return Trial(
         *layout,
         startup_s=heard.get("startup_s", 0.0),
         kv_cache_tokens=heard.get("kv_cache_tokens", 0),
-        tpot_ms={int(k.split("x")[0]): ms for k, ms in heard.get("tpot_ms", {}).items()},
-        prefill_ms={int(k): ms for k, ms in heard.get("prefill_ms", {}).items()},
+        tpot_ms=_by_number(heard.get("tpot_ms", {})),
+        prefill_ms=_by_number(heard.get("prefill_ms", {})),
         allreduce=heard.get("allreduce", []),
         problem=heard.get("problem", ""),
+        rounds=rounds,
+        disturbance=heard.get("disturbance", Disturbance(0.0, 0.0)),
     )
+
+
+def _by_number(cases: dict) -> dict:
+    return {int(case.split("x")[0]): value for case, value in cases.items()}
+
+
+def _undisturbed(measure_once) -> dict:
+    """What ``measure_once(seed)`` found and the "disturbance" meanwhile; again if there was one.
+
+    Of two disturbed measurements the less disturbed one counts.
+    """
+    tried = []
+    for seed in (0, 1):  # other prompts: those seen before would be found in the prefix cache
+        watch = MachineWatch()
+        heard = measure_once(seed)
+        tried.append(heard | {"disturbance": watch.stop()})
+        if "problem" in heard or not tried[-1]["disturbance"].reasons:
+            break
+    whole = [heard for heard in tried if "problem" not in heard] or tried[:1]
+    return min(whole, key=lambda heard: heard["disturbance"].others_share)
 
 
 def run_trials(profile, layouts):
@@ -130,9 +182,9 @@ def run_trials(profile, layouts):
 
 def _in_this_process(profile) -> Trial:
     with open_engine(profile, kv_cache_memory_bytes=CPU_KV_CACHE_BYTES) as engine:
-        heard = {"startup_s": engine.info.startup_s, "kv_cache_tokens": engine.info.kv_cache_tokens}
-        for part in measure(engine.llm, **WHAT):
-            heard |= part
+        info = engine.info
+        heard = {"startup_s": info.startup_s, "kv_cache_tokens": info.kv_cache_tokens}
+        heard |= _undisturbed(lambda seed: list(measure(engine.llm, seed=seed, **WHAT))[-1])
         return _trial((1, 1), heard)
 
 
@@ -186,7 +238,11 @@ def _open_and_measure(child, model, layout, arguments, on_cpu, deadline) -> dict
     if "problem" in heard:
         return heard
     allreduce = allreduce_sizes(on_cpu) if tp > 1 else ()
-    heard |= child.ask("measure", deadline, allreduce=allreduce, **WHAT)
+
+    def measure_once(seed: int) -> dict:
+        return child.ask("measure", deadline, allreduce=allreduce, seed=seed, **WHAT)
+
+    heard |= _undisturbed(measure_once)
     if heard.get("problem") == LATE:
         waiting = "its ranks wait for each other on busy cores."
         heard["problem"] = f"did not end in the time allowed: {waiting}"
@@ -194,6 +250,27 @@ def _open_and_measure(child, model, layout, arguments, on_cpu, deadline) -> dict
 
 
 # ---------------------------------------------------------------------- beside the predictions
+def speedup(plain: Trial, changed: Trial, streams: int = 1) -> Gain:
+    """How many times as fast a decode step is, with its range; of two engines, not in turn.
+
+    A Gain of a single value when a trial has one round only.
+    """
+    one, other = (
+        t.rounds.get("tpot_ms", {}).get(streams) or [t.tpot_ms[streams]] for t in (plain, changed)
+    )
+    return gain_of_groups(one, other, better="lower")
+
+
+def own_allreduce_s(box: Box) -> float:
+    """Latency of vLLM's own all-reduce between two ranks, before it is measured here.
+
+    Between cores as recorded elsewhere; between GPUs the planner's assumption.
+    """
+    if box.gpu.family != "cpu":
+        return default_tuning(box.gpu).allreduce_s
+    return fit_allreduce(recorded.allreduce(has_gpu=False)[0])[0]
+
+
 def tp2_speedup(shape: ModelShape, box: Box, count: int, allreduce_s: float) -> float:
     """Speed-up of TP 2 for one stream, predicted with ``count`` all-reduces of so many seconds."""
     one = decode_parts(shape, box, 1, 1, 1, CONTEXT).total
@@ -203,20 +280,27 @@ def tp2_speedup(shape: ModelShape, box: Box, count: int, allreduce_s: float) -> 
 
 
 def beside_predictions(trials, shape: ModelShape, box: Box, calibrated: Calibration) -> list[dict]:
-    """Rows {"what", "measured", "before", "after"} in ms: before and after the calibration."""
+    """Rows {"what", "measured", "before", "after"} in ms: before and after the calibration.
+
+    Also "low" and "high" of the rounds, "disturbed" (reasons in words) and "quantity", as in
+    recorded.errors.
+    """
     rows = []
 
-    def add(what: str, measured: float, predict) -> None:
+    def add(trial: Trial, quantity: str, case: int, what: str, predict) -> None:
         before, after = (predict(tuning=t).total * 1e3 for t in (None, calibrated.tuning))
-        rows.append({"what": what, "measured": measured, "before": before, "after": after})
+        low, high = trial.span(quantity, case)
+        row = {"what": f"{trial.name}, {what}", "measured": getattr(trial, quantity)[case]}
+        row |= {"low": low, "high": high, "before": before, "after": after}
+        rows.append({**row, "quantity": quantity, "disturbed": "; ".join(trial.disturbed)})
 
     for t in trials:
-        for n, ms in t.tpot_ms.items():
+        for n in t.tpot_ms:
             step = partial(decode_parts, shape, box, t.tp, t.pp, n, CONTEXT)
-            add(f"{t.name}, TPOT, {n} streams", ms, step)
-        for n, ms in t.prefill_ms.items():
+            add(t, "tpot_ms", n, f"TPOT, {n} stream{'s' * (n > 1)}", step)
+        for n in t.prefill_ms:
             prefill = partial(prefill_parts, shape, box, t.tp, t.pp, n, CHUNK)
-            add(f"{t.name}, prefill of {n}", ms, prefill)
+            add(t, "prefill_ms", n, f"prefill of {n}", prefill)
     return rows
 
 

@@ -213,9 +213,9 @@ def allocated_bytes(sizes) -> int:
     return total
 
 
-def loaded_bytes(shape: ModelShape, gpu: Gpu, tp: int, pp: int, pp_rank: int, ep: int) -> int:
+def loaded_bytes(shape: ModelShape, gpu: Gpu, tp: int, pp: int, pp_rank: int, ep: int, dp: int):
     """What vLLM logs as "Model loading took": parameters and rotary table, as allocated."""
-    tensors = rank_tensors(shape, tp, pp, pp_rank, ep)
+    tensors = rank_tensors(shape, tp, pp, pp_rank, ep, dp)
     sizes = [t.bytes for t in tensors if t.part != "scales"]
     scales = sum(t.bytes for t in tensors if t.part == "scales")
     return scales + (sum(sizes) if gpu.family == "cpu" else allocated_bytes(sizes))
@@ -254,7 +254,8 @@ def activation_bytes(
     tokens, b, h = options.max_num_batched_tokens, shape.dtype_bytes, shape.hidden
     width = max(_mlp_width(shape, tp), qkv_width(shape, tp))
     if shape.experts:
-        # workspaces of tokens x top-k rows: 2 x width (or h, shared), width, and the output h
+        # workspaces of tokens x top-k rows: 2 x width (or h, shared), width, and the output h;
+        # with replicas the rows of all of them meet a share of each expert that is as much smaller
         expert = shape.expert_width if ep > 1 else shape.expert_width // tp
         width = max(width, shape.experts_per_token * (max(2 * expert, h) + max(expert, h)))
     forward = tokens * b * (width + 3 * h)
@@ -309,6 +310,9 @@ def plan_memory(
 ) -> MemoryPlan:
     """Divide the memory of every GPU as vLLM would.
 
+    dp: replicas. Each holds all of the model but the experts, which are cut (or, with expert
+    parallelism, spread) over the GPUs of all replicas.
+
     Raises PlanningError for sizes that vLLM refuses. A model that is valid but does not fit gives a
     plan with ``fits`` False and ``problem`` in vLLM's words.
     """
@@ -321,7 +325,7 @@ def plan_memory(
     budget = math.ceil(gpu.usable_bytes * options.gpu_memory_utilization)
     stages = []
     for rank, layers in enumerate(stage_layers(shape.layers, pp)):
-        weights = loaded_bytes(shape, gpu, tp, pp, rank, ep)
+        weights = loaded_bytes(shape, gpu, tp, pp, rank, ep, dp)
         parts = _working_memory(shape, gpu, options, layers, tp, ep, rank == 0, rank == pp - 1)
         left = options.kv_cache_memory_bytes
         if left is None:

@@ -413,6 +413,7 @@ class _Rank:
     shape: ModelShape
     tp: int
     ep: int
+    dp: int
     tensors: list[Tensor] = field(default_factory=list)
 
     def linear(self, part: str, rows: int, columns: int) -> None:
@@ -477,26 +478,27 @@ class _Rank:
         if self.ep > 1:
             experts = math.ceil(experts / self.ep)
         else:
-            width //= self.tp
+            width //= self.tp * self.dp
         self.linear("experts", experts * 2 * width, h)
         self.linear("experts", experts * h, width)
 
 
 def rank_tensors(
-    shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1
+    shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0, ep: int = 1, dp: int = 1
 ) -> list[Tensor]:
     """The tensors of one rank in the order in which vLLM creates them.
 
-    tp: tensor parallel size; pp, pp_rank: pipeline parallel size and stage; ep: over how many ranks
-    whole experts are spread (with --enable-expert-parallel: tp x dp; 1 means that experts are split
-    by tp). Sharding (vllm/model_executor/layers/linear.py): columns of qkv and gate_up, rows of o
-    and down, the vocabulary of embedding and lm_head are split; norms and routers are whole on
-    every rank; a KV head is copied when tp > kv_heads. Raises PlanningError for sizes that vLLM
-    refuses.
+    tp, dp: tensor and data parallel size; pp, pp_rank: pipeline parallel size and stage; ep: over
+    how many ranks whole experts are spread (with --enable-expert-parallel: tp x dp). With ep 1 each
+    expert is cut over tp x dp ranks: data parallelism copies everything but the experts
+    (FusedMoEParallelConfig.make in vllm/model_executor/layers/fused_moe/config.py). Sharding
+    (vllm/model_executor/layers/linear.py): columns of qkv and gate_up, rows of o and down, the
+    vocabulary of embedding and lm_head are split by tp; norms and routers are whole on every rank;
+    a KV head is copied when tp > kv_heads. Raises PlanningError for sizes that vLLM refuses.
     """
-    if problem := why_invalid(shape, tp, pp, ep=ep):
+    if problem := why_invalid(shape, tp, pp, dp, ep):
         raise PlanningError(problem)
-    rank = _Rank(shape, tp, ep)
+    rank = _Rank(shape, tp, ep, dp)
     split = stage_layers(shape.layers, pp)
     first = sum(split[:pp_rank])
     vocab_rows = padded_vocab(shape.vocab) // tp
@@ -546,9 +548,12 @@ def why_invalid(shape: ModelShape, tp: int, pp: int = 1, dp: int = 1, ep: int = 
     for label, size in (("tensor", tp), ("pipeline", pp), ("data", dp)):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             return f"The {label} parallel size must be a whole number of at least 1, not {size!r}."
-    why = _heads_invalid(shape, tp) or _widths_invalid(shape, tp, ep)
+    why = _heads_invalid(shape, tp) or _widths_invalid(shape, tp)
     if why:
         return f"vLLM refuses tensor parallel size {tp}{why}"
+    if why := _experts_invalid(shape, tp * dp, ep):
+        size = f"{tp}" if dp == 1 else f"{tp} x data parallel size {dp}"
+        return f"vLLM refuses tensor parallel size {size}{why}"
     if ep > 1 and not shape.experts:
         return f"{shape.name} has no experts, so --enable-expert-parallel has nothing to spread."
     if pp > shape.layers:
@@ -574,27 +579,39 @@ def _heads_invalid(shape: ModelShape, tp: int) -> str:
     return ""
 
 
-def _widths_invalid(shape: ModelShape, tp: int, ep: int) -> str:
+def _widths_invalid(shape: ModelShape, tp: int) -> str:
     mlp = shape.intermediate if shape.moe_layers < shape.layers else 0
-    expert = 0 if ep > 1 else shape.expert_width
     for what, width in (
         ("MLP width", mlp),
-        ("width of an expert", expert),
         ("width of the shared experts", shape.shared_width),
         ("vocabulary, padded to a multiple of 64,", padded_vocab(shape.vocab)),
     ):
         if width % tp:
             return f': the {what} does not divide ("{width} is not divisible by {tp}").'
-    if not shape.quant_group or tp == 1:
+    return _blocks_invalid(shape, mlp, tp)
+
+
+def _experts_invalid(shape: ModelShape, ranks: int, ep: int) -> str:
+    """Each expert is cut over all ranks, unless whole experts are spread over them."""
+    width = shape.expert_width
+    if ep > 1 or not width:
         return ""
-    for width in (mlp, expert):
-        if width and (width // tp) % shape.quant_group:
-            return (
-                f' with {shape.quantisation} weights: "Weight input_size_per_partition = '
-                f"{width // tp} is not divisible by weight quantization block_k = "
-                f'{shape.quant_group}."'
-            )
-    return ""
+    if width % ranks:
+        return (
+            f': the width of an expert does not divide ("{width} is not divisible by {ranks}"); '
+            "--enable-expert-parallel spreads whole experts instead."
+        )
+    return _blocks_invalid(shape, width, ranks)
+
+
+def _blocks_invalid(shape: ModelShape, width: int, ranks: int) -> str:
+    if not shape.quant_group or ranks == 1 or not (width // ranks) % shape.quant_group:
+        return ""
+    return (
+        f' with {shape.quantisation} weights: "Weight input_size_per_partition = '
+        f"{width // ranks} is not divisible by weight quantization block_k = "
+        f'{shape.quant_group}."'
+    )
 
 
 def valid_sizes(shape: ModelShape, up_to: int) -> list[dict]:

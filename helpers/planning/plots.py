@@ -15,15 +15,19 @@ from helpers.display.figures import (
     GREY,
     INK,
     MARKERS,
+    ORANGE,
     PAPER,
+    PURPLE,
     RED,
     curve,
     hollow_points,
     inside,
     legend_below,
     note,
+    rows_down,
     ticks,
 )
+from helpers.planning.choose import AHEAD, CANNOT_TELL, MISSES, SAME
 from helpers.planning.wording import PART_NAMES
 
 
@@ -175,19 +179,25 @@ def _times(ax, rows: list[dict], **look) -> None:
     ax.scatter(sizes, us, zorder=3, **look)
 
 
-def pipeline(stages: int, batches: int, caption: str) -> None:
-    """A pipeline's timetable: batches in colour, waiting stages empty."""
-    title = f"{stages} stages, {batches} batch{'es' * (batches != 1)}: the corners are empty"
+def pipeline(stages: int, batches: int, caption: str, steps: int = 12) -> None:
+    """A pipeline's timetable of decode steps with so many batches in flight.
+
+    A batch enters the first stage again for its next token when it has left the last one.
+    """
+    title = f"{stages} stages, {batches} batch{'es' * (batches != 1)} in flight: steps of decode"
     fig, ax = figures.figure(title, size=(7.5, 0.5 * stages + 1.5))
-    for stage in range(stages):
-        for batch in range(batches):
-            ax.barh(stage, 0.94, left=stage + batch, color=COLORS[batch % 7], height=0.8)
-            inside(ax, f"{batch + 1}", stage + batch + 0.47, stage)
-    steps = stages + batches - 1
+    busy = 0
+    for step in range(steps):
+        for stage in range(min(stages, step + 1)):
+            batch = (step - stage) % max(stages, batches)
+            if batch < batches:
+                ax.barh(stage, 0.94, left=step, color=COLORS[batch % 7], height=0.8)
+                inside(ax, f"{batch + 1}", step + 0.47, stage)
+                busy += 1
     ax.set_yticks(range(stages), [f"stage {i + 1}" for i in range(stages)])
     ax.invert_yaxis()
     ax.set(xlabel="steps", ylabel="pipeline", xlim=(0, steps))
-    row = {"stages": stages, "batches": batches, "bubble": (stages - 1) / steps}
+    row = {"stages": stages, "batches": batches, "steps": steps, "busy stage-steps": busy}
     figures.show(fig, caption, [row], f"pipeline_{batches}")
 
 
@@ -245,19 +255,87 @@ def _values(choice) -> dict:
 def predicted_measured(rows: list[dict], caption: str) -> None:
     """Measured against predicted; on the diagonal the prediction was right, the band is 15 %.
 
-    rows: {"what", "measured", "before", "after"} in ms: before and after the calibration.
+    rows: {"what", "measured", "low", "high", "before", "after"} in ms: the range of the rounds,
+    before and after the calibration; "disturbed" is not empty where the machine was busy.
     """
     fig, ax = figures.figure("Predicted against measured", size=(6.2, 4.6))
-    values = [row[key] for row in rows for key in ("measured", "before", "after") if row.get(key)]
+    values = [row[key] for row in rows for key in ("low", "high", "before", "after")]
     ends = [min(values) * 0.7, max(values) * 1.4]
     under, over = ([share * end for end in ends] for share in (0.85, 1.15))
     ax.fill_between(ends, under, over, color=GREY, alpha=0.15, lw=0, label="within 15 %")
     ax.plot(ends, ends, color=GREY, lw=1)
     measured = [row["measured"] for row in rows]
-    before, after = ([row[key] for row in rows] for key in ("before", "after"))
-    ax.scatter(measured, before, label="before calibration", **hollow_points(BLUE))
-    ax.scatter(measured, after, label="after calibration", color=RED)
+    ax.scatter(
+        measured, [row["before"] for row in rows], label="before calibration", **hollow_points(BLUE)
+    )
+    for mine, look in (
+        ([row for row in rows if not row["disturbed"]], {"color": RED, "fmt": "o"}),
+        ([row for row in rows if row["disturbed"]], {"color": ORANGE, "fmt": "X"}),
+    ):
+        if not mine:
+            continue
+        spread = [
+            [row["measured"] - row["low"] for row in mine],
+            [row["high"] - row["measured"] for row in mine],
+        ]
+        label = "after calibration" + ", machine disturbed" * (look["fmt"] == "X")
+        x, y = [row["measured"] for row in mine], [row["after"] for row in mine]
+        ax.errorbar(x, y, xerr=spread, label=label, elinewidth=1.2, **look)
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-    ax.set(xlabel="measured (ms)", ylabel="predicted (ms)")
+    ax.set(xlabel="measured (ms), with the range of the rounds", ylabel="predicted (ms)")
     ax.legend(fontsize=8)
     figures.show(fig, caption, rows, "predicted_measured")
+
+
+def planner_errors(rows: list[dict], names: dict[str, str], caption: str) -> None:
+    """The planner's mean error as a bar and its worst as a point, by machine and quantity.
+
+    rows: of recorded.errors. names: of the quantities, in words.
+    """
+    title = "How far the planner was off where it could be checked"
+    fig, ax = figures.figure(title, size=(7.5, 0.36 * len(rows) + 1.6))
+    places = range(len(rows))
+    colors = {"one H100": BLUE}
+    bars = [colors.get(row["machine"], GREEN) for row in rows]
+    ax.barh(places, [100 * row["mean"] for row in rows], color=bars, height=0.6, label="mean")
+    worst = [100 * row["worst"] for row in rows]
+    ax.scatter(worst, places, color=INK, zorder=3, label="worst")
+    for y, row in enumerate(rows):
+        note(ax, f"{row['worst']:.0%}", (100 * row["worst"], y), (7, -3))
+    ax.set_yticks(places, [f"{names[row['quantity']]}, {row['machine']}" for row in rows])
+    rows_down(ax)
+    ax.set(xlabel="predicted against measured, % off", xlim=(0, max(worst) * 1.15))
+    ax.set_ylabel("quantity and machine")
+    ax.legend(fontsize=8, loc="lower right")
+    figures.show(fig, caption, rows, "planner_errors")
+
+
+def rule_of_thumb(rows: list[dict], caption: str) -> None:
+    """A grid of cases by requests at once: where the rule of thumb holds.
+
+    rows: of choose.against_rule.
+    """
+    cases = list(dict.fromkeys((row["case"], row["best by"]) for row in rows))
+    requests = sorted({row["requests"] for row in rows})
+    title = "The rule of thumb against the planner's best"
+    fig, ax = figures.figure(title, size=(8.6, 0.42 * len(cases) + 1.8))
+    looks = {SAME: GREEN, CANNOT_TELL: GREY, AHEAD: RED, MISSES: PURPLE}
+    for row in rows:
+        x, y = requests.index(row["requests"]), cases.index((row["case"], row["best by"]))
+        ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=looks[row["verdict"]])
+        inside(ax, _verdict(row), x, y)
+    ax.set_xticks(range(len(requests)), [f"{n:,}" for n in requests])
+    ax.set_yticks(range(len(cases)), [f"{case}, best {by}" for case, by in cases])
+    ax.grid(visible=False)
+    ax.invert_yaxis()
+    ax.set(
+        xlabel="requests at once", ylabel="model, box and goal", xlim=(-0.5, len(requests) - 0.5)
+    )
+    figures.show(fig, caption, rows, "rule_of_thumb")
+
+
+def _verdict(row: dict) -> str:
+    """A cell of that grid in words."""
+    if row["verdict"] == AHEAD:
+        return f"planner: {row['times']:.2f}x"
+    return row["verdict"] + (f": {row['times']:.2f}x" if row["verdict"] == CANNOT_TELL else "")

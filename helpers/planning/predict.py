@@ -297,7 +297,9 @@ class SpeedPrediction:
     tpot_s: float  # decode step with all streams running, no prefill between
     prefill_s: float
     ttft_s: float
-    mixed_tpot_s: float  # TPOT when new prompts keep coming and are prefilled between the steps
+    # TPOT when new prompts keep coming: each is counted as a whole prefill more for all streams.
+    # vLLM computes it in the same steps, so under load this is an upper estimate.
+    mixed_tpot_s: float
     output_tokens_per_s: float
     memory: MemoryPlan
     notes: tuple = field(default_factory=tuple)
@@ -396,7 +398,7 @@ def predict_speed(
     tuning = tuning or default_tuning(box.gpu)
     opts, out = memory.options, workload.output_tokens
     _check_length(workload, opts, shape)
-    streams, notes = _streams(workload, tp, dp, memory)
+    streams, notes = _streams(shape, workload, tp, dp, memory)
     context = workload.input_tokens + out / 2
     decode = decode_parts(
         shape, box, tp, pp, streams, context, kv_dtype=opts.kv_cache_dtype, tuning=tuning
@@ -406,7 +408,9 @@ def predict_speed(
     )
     tpot, prefill_s = decode.total, prefill.total
     # In steady state each stream costs one prefill for every output_tokens steps; a pipeline
-    # overlaps them. A prompt that arrives waits for half of a step on average.
+    # overlaps them. vLLM schedules the running requests first and the prompt's tokens into the same
+    # step (v1/core/sched/scheduler.py), so reading the weights is counted twice here: under load
+    # this is pessimistic. A prompt that arrives waits for half of a step on average.
     stall = streams * prefill_s / pp / out if streams > 1 else 0.0
     waiting = tpot / 2 if streams > 1 else 0.0
     mixed = tpot + stall
@@ -441,13 +445,18 @@ def _check_length(workload: RequestMix, options: EngineOptions, shape: ModelShap
     )
 
 
-def _streams(workload: RequestMix, tp: int, dp: int, memory: MemoryPlan) -> tuple[int, list[str]]:
-    """(streams of one replica that run at once, what is to be said about it)."""
+def _streams(shape, workload: RequestMix, tp: int, dp: int, memory: MemoryPlan):
+    """(streams of one replica that run at once, a list of what is to be said about it)."""
     opts, notes = memory.options, []
     if opts.enable_expert_parallel and tp * dp > 1:
         notes.append(
             "expert parallelism is sized here, its speed is not predicted: the times are those "
             "without it"
+        )
+    elif shape.experts and dp > 1:
+        notes.append(
+            "the replicas share the experts and step together: that is sized here, and not in the "
+            "times, which are those of replicas with experts of their own"
         )
     wanted = math.ceil(workload.concurrency / dp)
     blocks = math.ceil((workload.input_tokens + workload.output_tokens) / opts.block_size)

@@ -1,7 +1,8 @@
 """What was recorded on other machines, for a reader who does not have them.
 
 ``recorded.json`` is written by ``python -m benchmarks.planner.accuracy --write`` from the records
-of benchmarks/planner: how wrong the planner is, and what TP 2 did on two cores.
+of benchmarks/planner: how wrong the planner is, and what TP 2 did on two cores. Every recorded
+configuration by itself stands in benchmarks/planner/planner_accuracy.md.
 """
 
 import json
@@ -28,18 +29,44 @@ def accuracy() -> list[dict]:
     return _recorded()["accuracy"]
 
 
-def configurations() -> list[dict]:
-    """One row for each recorded configuration: predicted / measured where it is farthest off."""
-    return _recorded()["configurations"]
+def errors() -> list[dict]:
+    """The planner's errors by kind of machine and quantity, all its records together.
+
+    Rows: {"machine", "quantity", "numbers", "mean", "worst"}; shares of what was measured, after
+    one calibration run of that machine.
+    """
+    kinds = {"one H100": "gpu", "two CPU cores": "cpu"}
+    rows = []
+    for machine, prefix in kinds.items():
+        mine = [row for row in accuracy() if row["machine"].startswith(prefix)]
+        for quantity in dict.fromkeys(row["quantity"] for row in mine):
+            of_kind = [row for row in mine if row["quantity"] == quantity]
+            numbers = sum(row["numbers"] for row in of_kind)
+            mean = sum(row["mean"] * row["numbers"] for row in of_kind) / numbers
+            worst = max(row["worst"] for row in of_kind)
+            row = {"machine": machine, "quantity": quantity, "numbers": numbers}
+            rows.append({**row, "mean": mean, "worst": worst})
+    return rows
+
+
+def _gpu_times() -> list[dict]:
+    return [
+        row
+        for row in accuracy()
+        if row["machine"].startswith("gpu") and row["quantity"] in ("tpot_ms", "prefill_ms")
+    ]
 
 
 def tpot_error() -> float:
     """The mean error on recorded GPUs without calibration: of TPOT or of prefill, the larger."""
-    return max(
-        row["plain_mean"]
-        for row in accuracy()
-        if row["machine"].startswith("gpu") and row["quantity"] in ("tpot_ms", "prefill_ms")
-    )
+    return max(row["plain_mean"] for row in _gpu_times())
+
+
+def usual_error() -> tuple[float, int, int]:
+    """(error as a share, how many times of recorded GPUs are within it, of how many)."""
+    rows = _gpu_times()
+    within, numbers = (sum(row[key] for row in rows) for key in ("within_target", "numbers"))
+    return max(row["target"] for row in rows), within, numbers
 
 
 def allreduce(has_gpu: bool) -> tuple[list[dict], str]:

@@ -1,12 +1,14 @@
 """Sentences of notebook 4 that depend on its numbers, whichever way they fall."""
 
+from helpers.verdicts.gain import Gain
+
 from . import recorded
-from .choose import Choice, Ranking
-from .hardware import GIB, Box, Gpu
+from .choose import CANNOT_TELL, SAME, Choice, Ranking
+from .hardware import GIB, Box, Gpu, make_box
 from .inventory import Device, Inventory
 from .launch import Launch
 from .layouts import Trial
-from .memory import MemoryPlan
+from .memory import EngineOptions, MemoryPlan, plan_memory
 from .models import ModelShape, valid_sizes, weight_parts
 from .predict import SpeedPrediction, Tuning, allreduce_seconds
 
@@ -23,7 +25,13 @@ PART_NAMES = {
     "host": "waiting for the CPU",
 }
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
-NO_DIFFERENCE = 0.1  # steps on a shared machine that differ by less are called equal
+QUANTITIES = {
+    "kv_cache_tokens": "KV-cache tokens",
+    "weights_gib": "weights",
+    "tpot_ms": "TPOT",
+    "prefill_ms": "prefill",
+    "speedup": "speed-up of TP 2",
+}
 
 
 # ---------------------------------------------------------------------- 1. inventory
@@ -144,6 +152,24 @@ def kv_bytes_row(shape: ModelShape) -> dict:
     }
 
 
+def experts_rows(shape: ModelShape, box: Box, length: int) -> list[dict]:
+    """What tensor and data parallelism leave on a GPU of the box, with a context of ``length``."""
+    rows, options = [], EngineOptions(max_model_len=length)
+    for tp, dp in ((box.gpus, 1), (1, box.gpus)):
+        memory = plan_memory(shape, make_box(box.gpu, box.gpus), tp, 1, dp, options)
+        tokens = f"{dp * memory.kv_cache_tokens:,}" if memory.fits else f"none: {memory.problem}"
+        rows.append(
+            {
+                "model": shape.name,
+                "on": f"{box.gpus} x {box.gpu.name}",
+                "layout": f"TP {tp}" if dp == 1 else f"DP {dp}",
+                "weights, GiB a GPU": round(memory.weights_gib_per_gpu, 1),
+                "KV cache, tokens of all replicas": tokens,
+            }
+        )
+    return rows
+
+
 # ---------------------------------------------------------------------- 3. speed
 def main_causes(excess: dict) -> str:
     """The largest of {part_ms: ms} in words, and the second too unless the first is most of all."""
@@ -192,12 +218,18 @@ def allreduce_regime(shape: ModelShape, box: Box, tp: int, tuning: Tuning) -> st
     return "\n".join(lines)
 
 
-def about_bubble(stages: int, batches: int) -> str:
-    """Under a pipeline's timetable: the share of it that is empty."""
-    empty = (stages - 1) / (batches + stages - 1)
+def about_pipeline(stages: int, batches: int) -> str:
+    """Under a pipeline's timetable of decode steps: the share of it that is empty."""
+    if batches < stages:
+        empty = 1 - batches / stages
+        return (
+            f"With {batches} batch{'es' * (batches > 1)} in flight {empty:.0%} of the stage-steps "
+            f"are empty: each batch must come out of stage {stages} before its next token can "
+            "begin."
+        )
     return (
-        f"{empty:.0%} of the stage-steps are empty: (p - 1) / (m + p - 1) for p = {stages} stages "
-        f"and m = {batches}."
+        f"With {batches} batches in flight every stage works in every step once the pipeline is "
+        "full. The requests must be enough to make so many batches."
     )
 
 
@@ -229,7 +261,7 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
     was, now = few.decode.ms(), many.decode.ms()
     grown = {part: now[part] - was[part] for part in now}
     stalls = [1e3 * (p.mixed_tpot_s - p.tpot_s) for p in (few, many)]
-    grown["prefill between the steps"] = stalls[1] - stalls[0]
+    grown["new prompts in the same steps"] = stalls[1] - stalls[0]
     running, wanted = many.streams_per_replica * many.dp, many.workload.concurrency
     waiting = f" Only {running} of the {wanted} run at once: the others wait."
     return (
@@ -240,10 +272,32 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
 
 
 # ---------------------------------------------------------------------- 4. measured here
-def allreduces_cost(count: int, latency_s: float) -> str:
-    """What the all-reduces of a decode step add to it."""
-    added_ms = count * latency_s * 1e3
-    return f"{count} all-reduces x {latency_s * 1e6:.0f} us = {added_ms:.2f} ms more a decode step"
+def two_allreduces(count: int, latency_s: dict[str, float], speedups: dict[str, float]) -> str:
+    """What a decode step's all-reduces cost by each way to do them. Both by the way's name."""
+    lines = [
+        f"{count} all-reduces x {1e6 * latency_s[way]:.0f} us = "
+        f"{1e3 * count * latency_s[way]:.2f} ms more a decode step with {way}: TP 2 would be "
+        f"{speedups[way]:.2f} times as fast as TP 1"
+        for way in latency_s
+    ]
+    return "\n".join(lines)
+
+
+def which_allreduce(trial: Trial, other: str, other_s: float) -> str:
+    """Whether vLLM's ranks used ``other``, by what an all-reduce took inside and outside of them.
+
+    other_s: seconds of a small one between two processes.
+    """
+    if not trial.allreduce:
+        return "The all-reduce could not be timed inside the engine."
+    inside_s = min(row["seconds"] for row in trial.allreduce)
+    both = (
+        f"A small all-reduce took {1e6 * inside_s:.1f} us inside the engine's workers and "
+        f"{1e6 * other_s:.0f} us with {other} between two processes"
+    )
+    if inside_s > other_s / 2:
+        return f"{both}: too close to tell which one vLLM uses.{_told(trial.disturbed)}"
+    return f"{both}: vLLM uses its own, not {other}.{_told(trial.disturbed)}"
 
 
 ABOUT_ALLREDUCE = "Left of the bend latency decides (decode), right of it bandwidth (prefill)."
@@ -258,44 +312,80 @@ def kv_shared(shape: ModelShape, one: Trial, two: Trial) -> str:
     )
 
 
-def slower_or_faster(predicted: float, measured: float) -> str:
-    """Compare two speed-ups of TP 2 (1.0 = no change) in one sentence."""
-
-    def say(x: float) -> str:
-        return f"{x:.2f} times as fast" if x >= 1 else f"{1 / x:.2f} times slower"
-
-    said = f"TP 2 was predicted to make a decode step {say(predicted)}"
-    off = f"the ratio is off by {predicted / measured - 1:+.0%}."
-    if 1 / (1 + NO_DIFFERENCE) < measured < 1 + NO_DIFFERENCE:
-        return f"{said}, and made no difference above {NO_DIFFERENCE:.0%}: {off}"
-    direction = "right" if (predicted >= 1) == (measured >= 1) else "wrong"
-    return f"{said} and made it {say(measured)}: the direction was {direction}, and {off}"
+def _told(disturbed: list[str]) -> str:
+    """What a reader must know of a trial that was disturbed; "" of one that was not."""
+    if not disturbed:
+        return ""
+    return f" Mind that the machine was disturbed meanwhile: {'; '.join(dict.fromkeys(disturbed))}."
 
 
-def farthest_off(rows: list[dict]) -> str:
-    """Under predicted against measured: the worst after calibration."""
-    worst = max(rows, key=lambda r: abs(r["after"] / r["measured"] - 1))
+def slower_or_faster(predicted: float, gain: Gain, one: Trial, two: Trial) -> str:
+    """Compare the predicted speed-up of TP 2 (1.0 = no change) with the measured one."""
+    said = f"Predicted: {predicted:.2f} times as fast as TP 1. Measured: {gain.sentence()}."
+    if gain.verdict in ("better", "worse"):
+        right = (predicted >= 1) == (gain.verdict == "better")
+        said += f" The direction was {'right' if right else 'wrong'}."
+    return said + _told([*one.disturbed, *two.disturbed])
+
+
+def beyond_allreduce(gain: Gain, one: Trial, two: Trial, count: int) -> str:
+    """What TP 2 costs beside its all-reduces, for one stream; "" when it costs nothing."""
+    if not two.allreduce or gain.verdict != "worse":
+        return ""
+    own_ms = 1e3 * count * min(row["seconds"] for row in two.allreduce)
+    more_ms = two.tpot_ms[1] - one.tpot_ms[1]
+    if more_ms <= own_ms:
+        return ""
+    return (
+        f"TP 2 takes {more_ms:.2f} ms more a step than TP 1, and its {count} all-reduces by "
+        f"themselves {own_ms:.2f} ms of them. The rest is not the transfer: each rank waits for "
+        "the slower one at every all-reduce, and does whole what TP does not cut."
+    )
+
+
+def farthest_off(rows: list[dict], on_cpu: bool) -> str:
+    """Under predicted against measured: the worst after calibration, and what that means.
+
+    rows: of layouts.beside_predictions; the first is the trial that calibrated.
+    """
+    worst = max(rows, key=lambda row: abs(row["after"] / row["measured"] - 1))
     error = worst["after"] / worst["measured"] - 1
-    return f"Farthest off after calibration: {worst['what']}, {error:+.0%}."
-
-
-def accuracy_table() -> list[dict]:
-    """The planner's error on recorded machines, as shares in words."""
-    rows = []
-    for row in recorded.accuracy():
-        committed = row["committed_mean"]
-        rows.append(
-            {
-                "recorded on": row["machine"],
-                "quantity": row["quantity"],
-                "numbers": row["numbers"],
-                "mean error": f"{row['mean']:.1%}",
-                "worst": f"{row['worst']:.1%}",
-                "as committed, mean": "" if committed is None else f"{committed:.1%}",
-                "within target": f"{row['within_target']} of {row['numbers']}",
-            }
+    than = "longer" if error > 0 else "shorter"
+    said = (
+        f"Farthest off after calibration: {worst['what']}. The planner says {worst['after']:.2f} "
+        f"ms, {abs(error):.0%} {than} than the {worst['measured']:.2f} ms that were measured."
+    )
+    if disturbed := worst["disturbed"]:
+        return (
+            f"{said} The machine was disturbed during this trial ({disturbed}), and the planner "
+            "plans for a machine of its own: this is no statement about the planner."
         )
-    return rows
+    if disturbed := rows[0]["disturbed"]:
+        return (
+            f"{said} The run that calibrated the planner was disturbed ({disturbed}), and every "
+            "prediction after it carries that along: run it again on a quiet machine before you "
+            "blame the planner."
+        )
+    kind = "two CPU cores" if on_cpu else "one H100"
+    known = next(
+        row
+        for row in recorded.errors()
+        if (row["machine"], row["quantity"]) == (kind, worst["quantity"])
+    )
+    range_of = f"On {kind} it was {known['mean']:.0%} off on average, {known['worst']:.0%} at worst"
+    verdict = "no more than that" if abs(error) <= known["worst"] else "more: a miss of the planner"
+    return f"{said} {range_of}; this is {verdict}."
+
+
+def about_errors(rows: list[dict]) -> str:
+    """Under the planner's errors on recorded machines. rows: of recorded.errors."""
+    worst = max(rows, key=lambda row: row["worst"])
+    what = f"{QUANTITIES[worst['quantity']]} on {worst['machine']}"
+    return (
+        f"Farthest off: {what}, {worst['worst']:.0%} at worst and {worst['mean']:.1%} on average "
+        f"of {worst['numbers']} numbers. No plan of several GPUs is among them: the speed-up of "
+        "TP 2 was checked on two CPU cores alone."
+    )
 
 
 # ---------------------------------------------------------------------- 5. choose
@@ -365,24 +455,20 @@ def about_choices(ranking: Ranking, goal_ms: float) -> str:
     return line + crosses
 
 
-def disagreements(cases: list[tuple[str, Ranking]]) -> list[dict]:
-    """Rows for a table of where ranking and rule of thumb differ. cases: (label, Ranking)."""
-    rows = []
-    for label, ranking in cases:
-        best, thumb = ranking.best, ranking.thumb
-        agree = bool(best and thumb and best.layout == thumb.layout)
-        p = best.prediction if best else None
-        rows.append(
-            {
-                "case": label,
-                "ranking": best.name() if best else f"none ({ranking.choices[0].why})",
-                "rule of thumb": thumb.name() if thumb else "none fits",
-                "agree": "yes" if agree else "no",
-                "tokens/s": round(p.output_tokens_per_s) if p else "",
-                "TPOT ms": round(p.mixed_tpot_s * 1e3, 2) if p else "",
-            }
-        )
-    return rows
+def about_rule(rows: list[dict]) -> str:
+    """Under the comparison of rule and ranking. rows: of choose.against_rule."""
+    same = sum(row["verdict"] == SAME for row in rows)
+    close = sum(row["verdict"] == CANNOT_TELL for row in rows)
+    error, within, numbers = recorded.usual_error()
+    return (
+        f"In {same} of {len(rows)} cases the rule's plan is the planner's best. In {close} more "
+        f"they differ by less than {(1 + error) / (1 - error):.2f} times, which two errors of "
+        f"{error:.0%} explain ({within} of {numbers} times recorded on one H100 were predicted "
+        "within that): nobody can tell such plans apart here, and the rule wins, because it costs "
+        "no planning. Elsewhere the number says how many times as good the planner's best would "
+        "be. That is a hypothesis: predictions for several GPUs have not been compared with "
+        "measurements."
+    )
 
 
 def against_smallest(best: Choice, smallest: Choice) -> str:

@@ -85,6 +85,18 @@ def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
     ]
     have = {(r["experiment"], r["variant"]) for r in records}
     assert (("trial", "TP 2") in have) == (not plan), have
+    trials = {r["variant"]: r for r in records if r["experiment"] == "trial"}
+    assert trials["TP 1"]["metrics"]["tpot_ms_1_streams_low"] > 0
+    assert "others_share" in trials["TP 1"]["machine"], "what else ran is kept with the trial"
+    if not plan:
+        assert trials["TP 2 against TP 1"]["metrics"]["speedup_x_values"] >= 3
+        outputs = "".join(
+            "".join(out.get("text", ""))
+            for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells
+            for out in cell.get("outputs", [])
+        )
+        assert "us with gloo between two processes" in outputs
+        assert "vLLM uses its own, not gloo" in outputs or "disturbed" in outputs
     for key in (
         ("hardware", "week5"),
         ("strategy", "chosen"),

@@ -7,6 +7,8 @@ import pytest
 
 from helpers.planning import Inventory, layouts
 from helpers.planning.engine_child import LATE, EngineChild
+from helpers.planning.layouts import Trial
+from helpers.verdicts.machine import Disturbance
 
 CPU = SimpleNamespace(name="cpu", model="m", engine_args={})
 
@@ -48,15 +50,58 @@ def two_cores(monkeypatch):
 def test_a_layout_that_fails_does_not_start_another_child(two_cores):
     two_cores(
         open=[{"startup_s": 1.5, "kv_cache_tokens": 9}, {"problem": "ValueError: no"}],
-        measure=[{"tpot_ms": {"1x64": 2.0}, "prefill_ms": {"256": 7.0}}],
+        measure=[
+            {
+                "tpot_ms": {"1x64": 2.0},
+                "prefill_ms": {"256": 7.0},
+                "values": {"tpot_ms": {"1x64": [1.9, 2.0, 2.6]}, "prefill_ms": {"256": [7.0]}},
+            }
+        ],
     )
     done = list(layouts.run_trials(CPU, [(2, 1), (1, 2), (4, 1)]))
     assert PretendedChild.started == 1
     assert [str(t) for t in done] == [
         "TP 2: ValueError: no",
-        "PP 2: started in 1.5 s, 9 tokens of KV cache; TPOT 2.00 ms with 1 stream",
+        "PP 2: started in 1.5 s, 9 tokens of KV cache; TPOT 2.00 ms (1.90 to 2.60) with 1 stream",
         "TP 4: needs 4 cores, and this machine has 2; nothing was run.",
     ]
+    metrics = done[1].metrics()
+    assert (metrics["tpot_ms_1_streams_low"], metrics["tpot_ms_1_streams_high"]) == (1.9, 2.6)
+
+
+@pytest.mark.parametrize(
+    "shares, kept, asked",
+    [
+        ([0.0], 2.0, 1),  # undisturbed: measured once
+        ([0.4, 0.0], 3.0, 2),  # disturbed: once more, and the quiet one counts
+        ([0.3, 0.6], 2.0, 2),  # disturbed twice: the less disturbed one, and it says so
+    ],
+)
+def test_a_disturbed_trial_is_measured_once_more_and_says_so(
+    two_cores, monkeypatch, shares, kept, asked
+):
+    watched = iter(shares)
+
+    class Watch:
+        def stop(self):
+            return Disturbance(others_share=next(watched), steal_share=0.0)
+
+    monkeypatch.setattr(layouts, "MachineWatch", Watch)
+    left = [{"tpot_ms": {"1x64": ms}} for ms in (2.0, 3.0)]
+    two_cores(open=[{"startup_s": 1.5, "kv_cache_tokens": 9}], measure=left)
+    trial = next(layouts.run_trials(CPU, [(2, 1)]))
+    assert trial.tpot_ms == {1: kept} and len(left) == 2 - asked
+    assert ("disturbed" in str(trial)) == bool(trial.disturbed) == (shares[-1] > 0.1)
+
+
+def test_a_speed_up_has_the_range_of_its_rounds():
+    one = Trial(1, 1, tpot_ms={1: 2.0}, rounds={"tpot_ms": {1: [2.0, 2.02, 1.98]}})
+    slower = Trial(2, 1, tpot_ms={1: 2.8}, rounds={"tpot_ms": {1: [2.8, 2.81, 2.79]}})
+    noisy = Trial(2, 1, tpot_ms={1: 2.1}, rounds={"tpot_ms": {1: [1.7, 2.1, 2.9]}})
+    once = Trial(2, 1, tpot_ms={1: 2.8})
+    assert layouts.speedup(one, slower).verdict == "worse"
+    assert layouts.speedup(one, noisy).verdict == "open"
+    assert layouts.speedup(one, once).verdict == "open", "one value is no verdict"
 
 
 def test_what_was_measured_until_time_was_up_is_kept(two_cores):

@@ -2,9 +2,17 @@
 
 import pytest
 
-from helpers.planning import load_shape, weight_bytes, why_invalid
+from helpers.planning import (
+    EngineOptions,
+    load_shape,
+    make_box,
+    plan_memory,
+    predict_speed,
+    weight_bytes,
+    why_invalid,
+)
 from helpers.planning.ask_vllm import rank_bytes
-from helpers.planning.models import shape_from_config
+from helpers.planning.models import rank_tensors, shape_from_config
 
 
 def short_model(name):
@@ -63,3 +71,35 @@ def test_bytes_of_the_shipped_model_are_those_of_its_file():
     with safe_open(TARGET / "model.safetensors", "pt") as weights:
         stored = sum(weights.get_tensor(name).nbytes for name in weights.keys())  # noqa: SIM118 (not a dict)
     assert weight_bytes(load_shape(TARGET)) == stored
+
+
+@pytest.mark.parametrize("tp, dp", [(1, 2), (2, 4), (1, 8)])
+def test_replicas_share_the_experts_as_vllm_shares_them(tp, dp, monkeypatch):
+    """Data parallelism copies a dense model, and of a mixture all but the experts."""
+    from vllm.model_executor.layers.fused_moe import config
+
+    monkeypatch.setattr(config, "get_tensor_model_parallel_rank", lambda: 0)
+    flatten = config.FusedMoEParallelConfig.flatten_tp_across_dp_and_pcp
+    ranks, _ = flatten(tp, dp, 0, 1, 0)
+
+    def parts(shape, dp):
+        held: dict[str, int] = {}
+        for tensor in rank_tensors(shape, tp, dp=dp):
+            held[tensor.part] = held.get(tensor.part, 0) + tensor.bytes
+        return held
+
+    mixture = load_shape("Mixtral-8x7B")
+    one, shared = parts(mixture, 1), parts(mixture, dp)
+    assert shared.pop("experts") * ranks == one.pop("experts") * tp
+    assert shared == one
+    dense = load_shape("Llama-3.1-8B")
+    assert parts(dense, dp) == parts(dense, 1)
+
+
+def test_a_mixture_whose_experts_are_shared_fits_two_replicas():
+    shape, box = load_shape("Mixtral-8x7B"), make_box("H100-SXM", 2)
+    options = EngineOptions(max_model_len=8192)
+    assert not plan_memory(shape, make_box("H100-SXM", 1), options=options).fits
+    assert plan_memory(shape, box, dp=2, options=options).fits
+    speed = predict_speed(shape, box, dp=2, options=options)
+    assert any("share the experts" in note for note in speed.notes)

@@ -6,8 +6,10 @@ import pytest
 
 from helpers import planning as plan
 from helpers.display import figures as style
-from helpers.planning import plots, recorded, wording
+from helpers.planning import layouts, plots, recorded, wording
 from helpers.planning.allreduce import fit_allreduce
+from helpers.planning.layouts import Trial
+from helpers.verdicts.machine import Disturbance
 
 SHAPE, BOX, OPTIONS = (
     plan.load_shape("Llama-3.1-70B"),
@@ -75,7 +77,7 @@ def test_tpot_in_the_figure_is_the_one_that_gives_the_tokens_beside_it(monkeypat
     assert [line.get_label() for line in left.lines] == ["TP 8", "TP 8, decode step alone"], (
         "no third line: no batch is a bend for all layouts"
     )
-    assert "prefill between the steps" in wording.what_grows("TP 8", predictions)
+    assert "new prompts in the same steps" in wording.what_grows("TP 8", predictions)
 
 
 def test_what_the_planners_error_cannot_decide_is_said():
@@ -106,25 +108,116 @@ def test_a_plan_left_of_the_line_that_misses_says_why(monkeypatch):
     assert all(bool(row["why not"]) != row["meets the goal"] for row in tables[0])
 
 
-def test_a_goal_that_nothing_meets_says_why():
+def against(name, box, prefer, streams, error=0.15):
+    goal = plan.Goal(prefer=prefer)
     ranking = plan.rank(
-        SHAPE,
-        plan.make_box("L40S", 4),
-        plan.RequestMix(1024, 256, 64),
-        OPTIONS,
-        plan.Goal(prefer="latency"),
+        plan.load_shape(name), box, plan.RequestMix(1024, 256, streams), OPTIONS, goal
     )
-    assert (
-        ranking.best is None
-        and "requests run at once" in wording.disagreements([("70B", ranking)])[0]["ranking"]
-    )
+    return plan.against_rule(name, ranking, goal, error)
+
+
+def test_what_is_best_depends_on_the_load_and_on_the_goal():
+    fast = {n: against("Llama-3.1-8B", BOX, "latency", n) for n in (1, 256)}
+    cheap = {n: against("Llama-3.1-8B", BOX, "price", n) for n in (1, 256)}
+    assert fast[1]["verdict"] == "ranking ahead", "one request leaves seven of eight replicas idle"
+    assert fast[256]["verdict"] in ("same plan", "cannot tell"), "replicas for many requests"
+    assert cheap[1]["ranking"] == cheap[1]["rule of thumb"] == "TP 1 x PP 1 x DP 1"
+    assert [fast[n]["ranking"] != cheap[n]["ranking"] for n in fast] == [True, True]
+
+
+def test_a_difference_that_the_planners_error_explains_is_none():
+    row = against("Llama-3.1-8B", BOX, "latency", 8)
+    assert row["ranking"] != row["rule of thumb"] and row["times"] > 1
+    sure = against("Llama-3.1-8B", BOX, "latency", 8, error=0.0)
+    unsure = against("Llama-3.1-8B", BOX, "latency", 8, error=0.9)
+    assert (sure["verdict"], unsure["verdict"]) == ("ranking ahead", "cannot tell")
+    said = wording.about_rule([sure, unsure])
+    assert "In 1 more" in said and "1.35 times" in said and "hypothesis" in said
+    assert "65 of 71 times recorded on one H100" in said
+
+
+def test_a_goal_that_nothing_meets_says_why():
+    row = against("Llama-3.1-70B", plan.make_box("L40S", 4), "latency", 64)
+    assert "requests run at once" in row["why"]
+
+
+def trial(tp, tpot_ms, allreduce_us=None, disturbed=0.0):
+    rows = [{"bytes": 1024, "seconds": allreduce_us / 1e6}] if allreduce_us else []
+    rounds = {"tpot_ms": {1: [0.99 * tpot_ms, tpot_ms, 1.01 * tpot_ms]}}
+    machine = Disturbance(disturbed, 0.0)
+    return Trial(tp, 1, tpot_ms={1: tpot_ms}, allreduce=rows, rounds=rounds, disturbance=machine)
 
 
 def test_a_speedup_within_the_noise_is_no_direction():
-    assert "no difference above 10%" in wording.slower_or_faster(
-        0.48, 0.98
-    ) and "direction" not in wording.slower_or_faster(0.48, 0.98)
-    assert "direction was wrong" in wording.slower_or_faster(1.4, 0.7)
+    one = trial(1, 2.0)
+
+    def said(predicted, two):
+        return wording.slower_or_faster(predicted, layouts.speedup(one, two), one, two)
+
+    assert "no difference" in said(0.48, trial(2, 2.01))
+    assert "direction" not in said(0.48, trial(2, 2.01))
+    assert "direction was wrong" in said(1.4, trial(2, 2.8))
+    assert "disturbed" not in said(1.4, trial(2, 2.8))
+    assert "other programs took 40 %" in said(1.4, trial(2, 2.8, disturbed=0.4))
+
+
+def test_the_all_reduce_is_told_by_its_own_time_and_not_by_the_steps():
+    assert "not gloo" in wording.which_allreduce(trial(2, 2.8, 5.0), "gloo", 310e-6)
+    assert "too close to tell" in wording.which_allreduce(trial(2, 2.8, 200.0), "gloo", 310e-6)
+    assert "could not be timed" in wording.which_allreduce(trial(2, 2.8), "gloo", 310e-6)
+
+    def beyond(tp2_ms):
+        one, two = trial(1, 2.1), trial(2, tp2_ms, 5.0)
+        return wording.beyond_allreduce(layouts.speedup(one, two), one, two, 11)
+
+    rest = beyond(2.8)
+    assert "0.70 ms more" in rest and "0.06 ms of them" in rest
+    assert not beyond(2.12), "what is no difference has no cause"
+
+
+@pytest.mark.parametrize(
+    "after, disturbed, words",
+    [
+        (2.2, "", "no more than that"),
+        (1.2, "", "a miss of the planner"),
+        (1.2, "other programs took 40 % of the cores", "no statement about the planner"),
+    ],
+)
+def test_a_miss_says_what_it_means(after, disturbed, words):
+    row = {"what": "TP 2, TPOT, 1 stream", "quantity": "tpot_ms", "measured": 2.4}
+    row |= {"before": 2.0, "after": after, "disturbed": disturbed}
+    base = {**row, "what": "TP 1", "measured": 2.0, "after": 2.0, "disturbed": ""}
+    said = wording.farthest_off([base, row], on_cpu=True)
+    assert words in said and "shorter than the 2.40 ms" in said
+    if not disturbed:
+        busy = {**base, "disturbed": "other programs took 51 % of the cores"}
+        said = wording.farthest_off([busy, row], on_cpu=True)
+        assert "run that calibrated the planner was disturbed" in said
+
+
+def test_the_recorded_errors_are_one_row_for_each_machine_and_quantity():
+    rows = recorded.errors()
+    keys = [(row["machine"], row["quantity"]) for row in rows]
+    assert len(keys) == len(set(keys)) == 8
+    assert all(row["mean"] <= row["worst"] for row in rows)
+    said = wording.about_errors(rows)
+    assert "TPOT on one H100, 27% at worst" in said and "two CPU cores alone" in said
+
+
+def test_replicas_of_a_mixture_keep_more_tokens_where_the_cache_is_a_latent():
+    both = wording.experts_rows(plan.load_shape("DeepSeek-V3"), plan.make_box("H200-SXM", 8), 8192)
+    tp, dp = (int(row["KV cache, tokens of all replicas"].replace(",", "")) for row in both)
+    assert dp > 3 * tp, both
+
+
+def test_a_pipeline_is_full_with_as_many_batches_as_stages(monkeypatch):
+    shown = []
+    monkeypatch.setattr(style, "show", lambda fig, caption, table, name: shown.append(table[0]))
+    for batches in (1, 4, 5):
+        plots.pipeline(4, batches, "caption", steps=8)
+    filling = 1 + 2 + 3
+    assert [row["busy stage-steps"] for row in shown] == [8, 8 * 4 - filling, 8 * 4 - filling]
+    assert "75%" in wording.about_pipeline(4, 1)
 
 
 @pytest.mark.parametrize("has_gpu, where", [(True, "H200"), (False, "cores")])

@@ -44,7 +44,7 @@ def replace_file(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         os.replace(name, path)
-    except OSError:
+    except BaseException:  # a full disk, or the stop button
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise

@@ -168,7 +168,7 @@ def run_workload(
     concurrency: at most so many requests are in flight; the next is sent, and arrives, when one has
         ended. 1 is one request at a time. None sends each at its arrival time, whatever is running
         (as `LLM.generate` does).
-    progress: show requests done and tokens a second meanwhile, where there is a place to show it.
+    progress: show requests and steps done meanwhile, where there is a place to show it.
     Raises EngineError when a request does not fit the engine, or when the run fails or is stopped
     by hand: the engine is then still usable, unless the message says that it was closed.
     """

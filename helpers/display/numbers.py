@@ -57,18 +57,24 @@ def read_number(text: str, unit: str = "") -> float | None:
     GiB "512 MiB" is 0.5; seconds are unclear there, and so is "12 G" (GB or GiB?). With tokens/s
     "120 tokens/min" is 2. Words that are no unit are ignored; without ``unit``, units are too.
     """
-    value, given = split_number(text)
+    value, given = with_magnitude(*split_number(text), unit)
+    return None if value is None else convert(value, given, unit)
+
+
+def with_magnitude(value: float | None, rest: str, unit: str) -> tuple[float | None, str]:
+    """What `split_number` found, its magnitude worked in: (1.2, "k tokens") is (1200.0, "tokens").
+
+    The number is None where a letter is unclear: "G" of a size (GB or GiB?), "m" anywhere.
+    """
     if value is None:
-        return None
+        return None, rest
     for word, factor in _MAGNITUDES.items():
-        if re.match(rf"{word}\b", given):
+        if re.match(rf"{word}\b", rest):
             if len(word) == 1 and _kind_and_size(unit)[0] is _BYTES:
-                return None
-            value, given = value * factor, given[len(word) :].strip()
-            break
-    if re.match(r"[mgtT]\b", given):
-        return None  # milli, mega, minutes?
-    return convert(value, given, unit)
+                return None, rest
+            return value * factor, rest[len(word) :].strip()
+    unclear = re.match(r"[mgtT]\b", rest)  # milli, mega, minutes?
+    return (None if unclear else value), rest
 
 
 def split_number(text: str) -> tuple[float | None, str]:

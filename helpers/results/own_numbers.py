@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers.display.numbers import convert, is_unit, split_number
+from helpers.display.numbers import convert, is_unit, split_number, with_magnitude
 from helpers.results.store import Results, ResultsError
 
 
@@ -137,7 +137,7 @@ def _checked(field: str, raw, unit: str, name: str) -> float | int | str:
             raise ResultsError(f"{name}: {raw!r} is not a name: give a short text.")
         return " ".join(raw.split())
     fault = None
-    value, own_unit = split_number(str(raw))
+    value, own_unit = with_magnitude(*split_number(str(raw)), wanted)
     unit = own_unit or unit
     if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
         fault = "is not a number"

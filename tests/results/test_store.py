@@ -327,6 +327,7 @@ def test_results_dir_order(tmp_path, monkeypatch):
         ("Throughput (tok/s)", "1,812.5", "output_tokens_per_s", 1812.5),
         ("tokens/sec", "812.5 tokens/sec", "output_tokens_per_s", 812.5),
         ("tokens_per_second", 9, "output_tokens_per_s", 9),
+        ("throughput", "1.2k tokens/s", "output_tokens_per_s", 1200),
         ("output tokens per s", "60", "output_tokens_per_s", 60),
         ("throughput (tokens/min)", 600, "output_tokens_per_s", 10),
         ("req/s", 3, "requests_per_s", 3),

@@ -260,7 +260,7 @@ def concurrent_chats(server, given: argparse.Namespace, common: dict, alone: dic
             f"{row['tpot_ms_p50']:>7.1f} ms{row['output_tokens_per_s']:>17,.0f}"
         )
     gain = many["output_tokens_per_s"] / alone["output_tokens_per_s"]
-    print(f"  {clients} clients together get {gain:.1f} times the tokens of one client.")
+    print(f"  In this one run {clients} clients got {gain:.1f} times the tokens of one client.")
     return {**many, "concurrency": clients}
 
 

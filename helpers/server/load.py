@@ -28,6 +28,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from helpers.server.server import Server, ServerError
+from helpers.verdicts.machine import Disturbance, MachineWatch
 
 _seeds = itertools.count()
 
@@ -40,6 +41,9 @@ class LoadRun:
     engine_args: dict  # of the server
     workload: dict
     command: str  # what a person would type; the key is left out
+    # What else the machine did meanwhile; None for a server that was started elsewhere, whose
+    # work would look like that of others.
+    disturbance: Disturbance | None = None
 
     def __str__(self) -> str:
         m = self.metrics
@@ -53,7 +57,7 @@ class LoadRun:
         cached = m.get("prefix_hit_share", 0.0)
         if cached > 0.02:
             said += f"; {100 * cached:.0f} % of the prompt tokens came from the prefix cache"
-        return said
+        return said + (self.disturbance.label() if self.disturbance else "")
 
 
 def run_load(
@@ -81,7 +85,8 @@ def run_load(
     there if the server does not count). With goals: goodput_per_s (the benchmark's), good_share: of
     all requests, those that met every goal (0 to 1). With a rate: answered_per_s, over the duration
     less the shortest answer: the last request, too, takes so long to answer, which is no sign that
-    the server is behind (requests_per_s counts it).
+    the server is behind (requests_per_s counts it). backlog_growth: by how many requests those in
+    the system grew in the second half of the arrivals.
     Raises ServerError when the server does not answer, or answers no request.
     """
     server.check_answers()
@@ -108,7 +113,9 @@ def run_load(
         flags += ["--goodput", *(f"{name}:{goal:g}" for name, goal in goals_ms.items())]
     flags = [str(flag) for flag in flags]
     counted = _prefix_counters(server)
+    watch = MachineWatch()
     result = _benchmark([*flags, "--disable-tqdm", "--save-detailed"], server.headers)
+    disturbance = watch.stop() if server.process else None
     if not result.get("completed"):
         errors = [error for error in result.get("errors", []) if error] or ["no reason given"]
         raise ServerError(f"No request was answered: {errors[0].strip()[-300:]} {server.advice}")
@@ -130,7 +137,7 @@ def run_load(
     }
     # In the CPU package the command `vllm bench` does not start: this is what it would be.
     command = "OPENAI_API_KEY=... vllm bench serve " + shlex.join(flags)
-    return LoadRun(metrics, server.engine_args, workload, command)
+    return LoadRun(metrics, server.engine_args, workload, command, disturbance)
 
 
 def _prefix_counters(server: Server) -> tuple[float, float]:
@@ -203,12 +210,23 @@ def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]
     if arrivals:
         shortest_s = min(took_s) if len(took_s) > 1 else 0.0
         found["answered_per_s"] = len(took_s) / (seconds - shortest_s)
+        found["backlog_growth"] = _backlog_growth(result["start_times"], result["latencies"])
     for theirs, ours in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2el", "e2e")):
         for statistic in ("mean", "median", "p90", "p99"):
             value = float(result[f"{statistic}_{theirs}_ms"])
             name = "p50" if statistic == "median" else statistic
             found[f"{ours}_ms_{name}"] = value if math.isfinite(value) else 0.0
     return {name: float(value) for name, value in found.items()}
+
+
+def _backlog_growth(begun_s: list[float], took_s: list[float]) -> float:
+    """Requests in the system when the last one has come, less those at half the arrivals' time."""
+    first, last = min(begun_s), max(begun_s)
+
+    def in_system(at: float) -> int:
+        return sum(b <= at < b + t for b, t in zip(begun_s, took_s, strict=True))
+
+    return in_system(last) - in_system((first + last) / 2)
 
 
 # --- single requests ------------------------------------------------------------------------------

@@ -23,8 +23,10 @@ import httpx
 import numpy as np
 import psutil
 
-from helpers.server.load import Stream, run_load, timed_stream, together
+from helpers.server.load import LoadRun, Stream, run_load, timed_stream, together
 from helpers.server.server import Server, ServerError, StopReport
+from helpers.verdicts.gain import Gain, gain_of_groups, gain_of_pairs
+from helpers.verdicts.in_turn import in_turn
 
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 _ONE_TOKEN = {"prompt": "Hello", "max_tokens": 1}
@@ -38,8 +40,10 @@ ENDPOINTS = (
     ("POST", "/tokenize", {"prompt": "Hello"}, "text to token ids, without generating"),
     ("POST", COMPLETION, _ONE_TOKEN, "text in, the text goes on"),
     ("POST", CHAT, _SHORT_CHAT, "messages in, an answer out"),
+    ("POST", "/invocations", _SHORT_CHAT, "either of the two, for Amazon SageMaker"),
 )
-TRIALS = 3  # of what one request alone shows; the median of them counts
+BURST = 32  # requests sent at once
+TRIALS = 3  # of each number that the options change: a range needs three
 
 
 def endpoints(server: Server) -> list[dict]:
@@ -118,6 +122,7 @@ def mistakes(server: Server, max_model_len: int) -> list[dict]:
         ("a chat without messages", CHAT, {"json": {"model": server.model}}),
         ("a path that does not exist", "/v1/complete", {"json": hello}),
         ("a parameter that does not exist", COMPLETION, {"json": {**hello, "temprature": 0}}),
+        ("a parameter of older versions", COMPLETION, {"json": {**hello, "guided_choice": ["a"]}}),
     )
     rows = []
     with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -197,14 +202,13 @@ def watch(server: Server) -> Callable[[], dict[str, float]]:
     return read
 
 
-def mean_in_system(readings: list[dict], until_s: float) -> float:
+def mean_in_system(readings: list[dict]) -> float:
     """Mean of running + waiting over time, from the first reading with a request to the last one.
 
-    readings: `t_s`, `running`, `waiting`, in order; later ones than `until_s` do not count.
-    nan when fewer than two are left.
+    readings: `t_s`, `running`, `waiting`, in order. nan when fewer than two have a request.
     """
     counts = [(row["t_s"], row["running"] + row["waiting"]) for row in readings]
-    busy = [t for t, count in counts if count and t <= until_s]
+    busy = [t for t, count in counts if count]
     rows = [(t, count) for t, count in counts if busy and busy[0] <= t <= busy[-1]]
     if len(rows) < 2:
         return float("nan")
@@ -212,60 +216,179 @@ def mean_in_system(readings: list[dict], until_s: float) -> float:
     return float(np.trapezoid(requests, times) / (times[-1] - times[0]))
 
 
+@contextlib.contextmanager
+def readings_of(read: Callable[[], dict[str, float]], hz: float = 8.0) -> Iterator[list[dict]]:
+    """What `read` returns while the block runs, `hz` times a second: rows with `t_s`."""
+    rows, over, begin = [], threading.Event(), time.perf_counter()
+
+    def work() -> None:
+        while not over.wait(1 / hz):
+            with contextlib.suppress(ServerError):  # one reading less
+                rows.append({"t_s": time.perf_counter() - begin, **read()})
+
+    thread = threading.Thread(target=work, name="readings", daemon=True)
+    thread.start()
+    try:
+        yield rows
+    finally:
+        over.set()
+        thread.join()
+
+
+# --- loads ----------------------------------------------------------------------------------------
+
+
+def steady_load(server: Server, **load) -> LoadRun:
+    """`run_load`; a run that other programs disturbed is made once more, with new prompts."""
+    run = run_load(server, **load)
+    if run.disturbance and run.disturbance.reasons:
+        run = run_load(server, **load)
+    return run
+
+
+def at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> tuple[LoadRun, list]:
+    """An open loop for so many seconds: (the run, readings of `watch` meanwhile).
+
+    To the run's metrics come, of the same run, in_server_mean: the seconds that requests spent in
+    the server by its own histogram, per second; and read_mean: the mean of running + waiting over
+    the readings (not there when nothing was read).
+    """
+    requests = max(8, round(rate_per_s * seconds))
+    with readings_of(watch(server)) as readings, growth(server.metrics) as grown:
+        run = run_load(server, requests=requests, rate_per_s=rate_per_s, **load)
+    inside = grown["e2e_request_latency_seconds_sum"] / run.metrics["duration_s"]
+    read_mean = mean_in_system(readings)
+    run.metrics["in_server_mean"] = inside
+    if read_mean == read_mean:
+        run.metrics["read_mean"] = read_mean
+    return run, readings
+
+
+def gain_of_clients(server: Server, clients: int, budget_s: float, **size) -> Gain:
+    """Output tokens/s of so many clients against those of one, measured in turn."""
+
+    def throughput(count: int) -> Callable[[], float]:
+        load = {"requests": max(6, 4 * count), "concurrency": count, **size}
+        return lambda: run_load(server, **load).metrics["output_tokens_per_s"]
+
+    settings = {"one": throughput(1), "many": throughput(clients)}
+    gains, _ = in_turn(settings, "one", better="higher", budget_s=budget_s)
+    return gains["many"]
+
+
+def burst(server: Server, requests: int, max_tokens: int = 64) -> list[dict]:
+    """Send so many requests at once: a row for each status, with the first words of the server.
+
+    Raises ServerError when nothing answers.
+    """
+    server.check_answers()
+    body = {"model": server.model, "prompt": "All at once", "max_tokens": max_tokens}
+    body |= {"ignore_eos": True, "temperature": 0}
+    limits = httpx.Limits(max_connections=requests)
+    with (
+        httpx.Client(base_url=server.url, timeout=600, limits=limits) as client,
+        ThreadPoolExecutor(requests) as pool,
+    ):
+
+        def send(_: int) -> tuple[httpx.Response, float]:
+            begin = time.perf_counter()
+            answer = client.post(COMPLETION, json=body, headers=server.headers)
+            return answer, time.perf_counter() - begin
+
+        seen = list(pool.map(send, range(requests)))
+    rows = []
+    for status in sorted({answer.status_code for answer, _ in seen}):
+        those = [(answer, took) for answer, took in seen if answer.status_code == status]
+        rows.append(
+            {
+                "status": status,
+                "requests": len(those),
+                "answered after ms (median)": 1e3 * statistics.median(took for _, took in those),
+                "the server says": _words(those[0][0], longest=130),
+            }
+        )
+    return rows
+
+
 # --- what the options change ----------------------------------------------------------------------
 
 
 def options(
     server: Server, long_tokens: int, too_long_tokens: int, vocabulary: int
-) -> dict[str, float]:
-    """A number or two for each option, measured on this server; run it on two and compare.
+) -> dict[str, list[float]]:
+    """Numbers for each option, three of each that varies; run it on two servers and compare.
 
     queue_ms_mean (the server's own count), ttft_ms_p50, tpot_ms_p50 of 12 clients (max_num_seqs);
     gap_ms and long_ttft_ms: the longest gap in 3 streams while a prompt of `long_tokens` is
-    computed, and its TTFT (max_num_batched_tokens); ttft_again_x and hits: the same long prompt a
-    second time (prefix caching); too_long_status of a prompt of `too_long_tokens` and fit_together
-    (max_model_len). The numbers of single requests are medians of three trials, with prompts that
-    are new every time, of tokens of a `vocabulary` of this size.
+    computed, and its TTFT (max_num_batched_tokens); first_ms and again_ms: TTFT of such a prompt,
+    and of the same one again, and hits: its tokens found in the cache (prefix caching);
+    too_long_status of a prompt of `too_long_tokens` and fit_together (max_model_len); refused: of
+    BURST requests at once, those that got status 503 (max_num_queued_reqs).
+    Prompts are new every time, of tokens of a `vocabulary` of this size.
     Raises ServerError when the server does not answer, or breaks a stream off.
     """
     server.check_answers()
     rng = random.Random()
+    found = collections.defaultdict(list)
 
     def prompt(n: int) -> list[int]:
         return [rng.randrange(vocabulary // 4, vocabulary // 2) for _ in range(n)]
 
-    with growth(server.metrics) as grown:
-        load = run_load(server, requests=36, input_tokens=64, output_tokens=48, concurrency=12)
-    queue = "request_queue_time_seconds"
-    queued_s = grown[f"{queue}_sum"] / (grown[f"{queue}_count"] or 1)
+    for _ in range(TRIALS):
+        with growth(server.metrics) as grown:
+            load = run_load(server, requests=24, input_tokens=64, output_tokens=48, concurrency=12)
+        queue = "request_queue_time_seconds"
+        queued_s = grown[f"{queue}_sum"] / (grown[f"{queue}_count"] or 1)
+        found["queue_ms_mean"].append(1e3 * queued_s)
+        for name in ("ttft_ms_p50", "tpot_ms_p50", "output_tokens_per_s"):
+            found[name].append(load.metrics[name])
 
-    trials = []
     for _ in range(TRIALS):
         streams = [prompt(16) for _ in range(3)]
-        trials.append(gap_under_prefill(server, streams, prompt(long_tokens)))
-    gaps_s, long_ttfts_s = zip(*trials, strict=True)
+        gap_s, ttft_s = gap_under_prefill(server, streams, prompt(long_tokens))
+        found["gap_ms"].append(1e3 * gap_s)
+        found["long_ttft_ms"].append(1e3 * ttft_s)
 
-    ratios = []
     request = {"max_tokens": 2, "client": server.openai(timeout=600), "ignore_eos": True}
-    with growth(server.metrics) as grown:
-        for again in [prompt(long_tokens) for _ in range(TRIALS)]:
-            first = timed_stream(server, prompt=again, **request)
-            second = timed_stream(server, prompt=again, **request)
-            ratios.append((second.ttft_s or 0) / (first.ttft_s or 1))
+    timed_stream(server, prompt=prompt(16), **request)  # connects
+    for again in [prompt(long_tokens) for _ in range(TRIALS)]:
+        with growth(server.metrics) as grown:
+            first, second = (timed_stream(server, prompt=again, **request) for _ in range(2))
+        if error := first.error or second.error:
+            raise ServerError(f"The server broke a stream off ({error}). {server.advice}")
+        found["first_ms"].append(1e3 * first.ttft_s)
+        found["again_ms"].append(1e3 * second.ttft_s)
+        found["hits"].append(grown["prefix_cache_hits"])
 
     body = {"model": server.model, "prompt": prompt(too_long_tokens), "max_tokens": 1}
     answer = httpx.post(server.url + COMPLETION, json=body, headers=server.headers, timeout=120)
-    of_clients = ("ttft_ms_p50", "tpot_ms_p50", "output_tokens_per_s")
-    return {
-        "queue_ms_mean": 1e3 * queued_s,
-        **{name: load.metrics[name] for name in of_clients},
-        "gap_ms": 1e3 * statistics.median(gaps_s),
-        "long_ttft_ms": 1e3 * statistics.median(long_ttfts_s),
-        "ttft_again_x": statistics.median(ratios),
-        "hits": grown["prefix_cache_hits"] / TRIALS,
-        "too_long_status": float(answer.status_code),
-        "fit_together": float(server.cache_config().get("kv_cache_max_concurrency") or "nan"),
-    }
+    found["too_long_status"] = [float(answer.status_code)]
+    fit = server.cache_config().get("kv_cache_max_concurrency")
+    found["fit_together"] = [float(fit or "nan")]
+    refused = (row["requests"] for row in burst(server, BURST) if row["status"] == 503)
+    found["refused"] = [float(sum(refused))]
+    return dict(found)
+
+
+def middle(found: dict[str, list[float]]) -> dict[str, float]:
+    """The median of each number of `options`, and ttft_again_x: TTFT again / TTFT first."""
+    again = zip(found["again_ms"], found["first_ms"], strict=True)
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    return medians | {"ttft_again_x": statistics.median(a / first for a, first in again)}
+
+
+# Numbers of `options` that vary from trial to trial.
+VARYING = ("ttft_ms_p50", "tpot_ms_p50", "gap_ms", "long_ttft_ms")
+
+
+def ratios(default: dict, changed: dict) -> dict[str, Gain]:
+    """Changed / default of each varying number of `options`; "better" means a larger number."""
+    return {name: gain_of_groups(default[name], changed[name], "higher") for name in VARYING}
+
+
+def cache_gain(found: dict[str, list[float]]) -> Gain:
+    """How many times as fast the first token of a prompt comes when it is sent again."""
+    return gain_of_pairs(list(zip(found["first_ms"], found["again_ms"], strict=True)), "lower")
 
 
 def gap_under_prefill(
@@ -307,9 +430,9 @@ def gap_under_prefill(
 
 
 def side_by_side(
-    default: dict[str, float], changed: dict[str, float], long_tokens: int, too_long_tokens: int
+    default: dict, changed: dict, long_tokens: int, too_long_tokens: int
 ) -> list[dict]:
-    """The `options` of two servers, a row each, beside the option that governs it."""
+    """The medians of `options` of two servers, a row each, beside the option that governs it."""
     batch, cache, length = "max-num-batched-tokens", "no-enable-prefix-caching", "max-model-len"
     gap = f"longest gap in a stream during a prefill of {long_tokens:,} tokens (ms)"
     watched = (
@@ -322,11 +445,17 @@ def side_by_side(
         (cache, "its tokens found in the cache", "hits"),
         (length, f"status of a prompt of {too_long_tokens:,} tokens", "too_long_status"),
         (length, "full-length requests that fit", "fit_together"),
+        ("max-num-queued-reqs", f"of {BURST} requests at once, refused with 503", "refused"),
     )
-    return [
-        {"option": f"--{option}", "number": what, "default": default[key], "changed": changed[key]}
-        for option, what, key in watched
-    ]
+    before, after, compared = middle(default), middle(changed), ratios(default, changed)
+    rows = []
+    for option, what, key in watched:
+        row = {"option": f"--{option}", "number": what}
+        row |= {"default": before[key], "changed": after[key]}
+        ratio = compared.get(key)
+        row["changed / default"] = f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio else ""
+        rows.append(row)
+    return rows
 
 
 # --- stopping under load --------------------------------------------------------------------------

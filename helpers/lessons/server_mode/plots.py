@@ -127,7 +127,10 @@ def open_loop(
     rows: offered_per_s, answered_per_s, good_share, ttft_ms_p50/_p90, e2e_ms_p50/_p90.
     best: of sizing.best_rate, the highest rate at which `share` of the requests meet the goal.
     """
-    rows = [{**row, "in_time_per_s": row["answered_per_s"] * row["good_share"]} for row in rows]
+    rows = [
+        {**row, "in_time_per_s": row["answered_per_s"] * row["good_share"]}
+        for row in sorted(rows, key=lambda row: row["offered_per_s"])
+    ]
     offered = [row["offered_per_s"] for row in rows]
     title = "What arrives, what is answered, and what is answered in time"
     fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.8))
@@ -151,6 +154,31 @@ def open_loop(
     right.set(xlim=(0, None), ylim=(0, 1.45 * max(offered)))
     right.legend(loc="upper left", fontsize=8)
     figures.show(fig, wording.open_loop(rows, goals_ms, best, share), rows, "open_loop")
+
+
+def queue(readings: dict[float, list[dict]], rows: list[dict]) -> None:
+    """Requests waiting and running over time, a line for each rate of arrivals.
+
+    readings: rows with t_s, running, waiting, by rate. rows: offered_per_s, answered_per_s.
+    """
+    title = "Requests waiting and running, over time"
+    fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.6))
+    table = []
+    for i, (rate, seen) in enumerate(readings.items()):
+        busy = [row["t_s"] for row in seen if row["running"] + row["waiting"]]
+        begin = busy[0] if busy else 0.0
+        shown = [{**row, "seconds": row["t_s"] - begin} for row in seen if row["t_s"] >= begin]
+        curve(left, shown, "seconds", "waiting", i, label=f"{rate:.4g} arrivals/s")
+        curve(right, shown, "seconds", "running", i, label=f"{rate:.4g} arrivals/s")
+        table += [
+            {"arrivals/s": rate, **{name: row[name] for name in ("seconds", "waiting", "running")}}
+            for row in shown
+        ]
+    for ax, what in ((left, "waiting"), (right, "running")):
+        ax.set(xlabel="seconds", ylabel=f"requests {what}", ylim=(0, None))
+        figures.legend_below(ax)
+    answered = {row["offered_per_s"]: row["answered_per_s"] for row in rows}
+    figures.show(fig, wording.queue(readings, answered), table, "queue")
 
 
 def cpu_shares(used_s: dict[str, float], duration_s: float) -> None:

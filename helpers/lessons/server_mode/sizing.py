@@ -1,10 +1,15 @@
-"""How much load to try in notebook 5, and what a server can take: the knee and the best rate."""
+"""How much load to try in notebook 5, and what a server can take: knee, capacity, best rate."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
 
 from helpers.engine.profile import Profile
 
 EACH = 8  # requests of every client of a closed loop
+MOST_GROWTH = 0.05  # of a run's requests: by more a stable queue does not grow
+STEP, CLOSE_ENOUGH, MOST_RUNS = 1.25, 1.16, 10  # of the search for the capacity
 
 
 def clients_to_try(profile: Profile) -> list[int]:
@@ -16,11 +21,13 @@ def closed_loop_requests(clients: int, seconds: float, before: dict | None = Non
     """How many requests to measure `clients` clients with: 8 for each, fewer if that takes longer.
 
     before: the level before (`clients`, `requests_per_s`); the guess is that throughput grows with
-    the clients. Two for each client are the least: the first ones all begin at the same time.
+    the root of the clients. Two for each client are the least: the first ones all begin at the same
+    time.
     """
     if before is None:
         return EACH * clients
-    in_time = int(seconds * before["requests_per_s"] * clients / before["clients"])
+    growth = math.sqrt(clients / before["clients"])
+    in_time = int(seconds * before["requests_per_s"] * growth)
     return max(2 * clients, min(EACH * clients, in_time))
 
 
@@ -31,6 +38,56 @@ def knee(rows: list[dict]) -> dict:
     Communications" (1979). Raises ValueError for no rows.
     """
     return max(rows, key=lambda row: row["requests_per_s"] / row["e2e_ms_mean"])
+
+
+def keeps_up(row: dict) -> bool:
+    """Whether the server answered as fast as requests came: no more were in it at the end.
+
+    row: completed and backlog_growth of `run_load` with a rate. In a stable queue the number of
+    requests goes up and down; three of them, or a twentieth of the run, are taken for that.
+    """
+    return row["backlog_growth"] <= max(3, MOST_GROWTH * row["completed"])
+
+
+def capacity(rows: list[dict]) -> tuple[float, float]:
+    """(the highest rate that the server kept up with, the lowest above it that it did not).
+
+    In requests a second; 0 and infinity where no run says so.
+    """
+    low = max((row["offered_per_s"] for row in rows if keeps_up(row)), default=0.0)
+    lost = (row["offered_per_s"] for row in rows if not keeps_up(row))
+    return low, min((rate for rate in lost if rate > low), default=math.inf)
+
+
+def next_rate(rows: list[dict], start: float) -> float | None:
+    """The rate to try next on the way to the capacity; None when it is known well enough.
+
+    rows: the runs so far. From `start`, which the closed loop answered, up or down in steps of a
+    quarter until one rate is kept up with and one is not, then between the two.
+    """
+    low, high = capacity(rows)
+    if len(rows) >= MOST_RUNS or (low and high / low <= CLOSE_ENOUGH):
+        return None
+    if high == math.inf:
+        return start if low < start else low * STEP
+    return math.sqrt(low * high) if low else high / STEP
+
+
+def rates_to_try(first: list[float], start: float, rows: list[dict]) -> Iterator[float]:
+    """The rates of `first`, then those of `next_rate`; `rows` is to grow by a run for each."""
+    yield from first
+    while (rate := next_rate(rows, start)) is not None:
+        yield round(rate, 1)
+
+
+def overload(capacity_per_s: float, places: int, seconds: float) -> tuple[float, float]:
+    """(arrivals a second, seconds) of a load that the server cannot answer, until its queue shows.
+
+    Half as much again as it can answer, for so long that twice its `places` are waiting or
+    running: the first ones fill the places (max_num_seqs), only the others wait.
+    """
+    rate = 1.5 * capacity_per_s
+    return rate, max(seconds, 2 * places / (rate - capacity_per_s))
 
 
 def best_rate(rows: list[dict], share: float) -> dict | None:

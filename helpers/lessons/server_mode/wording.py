@@ -6,8 +6,10 @@ import os
 import signal
 import statistics
 
+from helpers.lessons.server_mode import experiments
 from helpers.server.load import Stream
 from helpers.server.server import StopReport
+from helpers.verdicts.gain import Gain
 
 # --- captions -------------------------------------------------------------------------------------
 
@@ -37,38 +39,92 @@ def logprobs(rows: list[dict]) -> str:
 
 
 def closed_loop(rows: list[dict], knee: dict) -> str:
-    """Where throughput is highest, what that costs the first token, and where the knee is."""
+    """Where throughput was highest in one run each, what it cost the first token, and the knee."""
     first, last = rows[0], rows[-1]
     most = max(rows, key=lambda row: row["output_tokens_per_s"])
     gain = most["output_tokens_per_s"] / first["output_tokens_per_s"]
     wait = most["ttft_ms_p50"] / first["ttft_ms_p50"]
     lost = 1 - last["output_tokens_per_s"] / most["output_tokens_per_s"]
     said = (
-        f"Throughput is highest at {most['clients']} clients: {gain:.1f} times that of "
-        f"{first['clients']}, and the first token comes after {wait:.1f} times as long."
+        f"In one run at each number of clients, throughput was highest at {most['clients']} "
+        f"clients: {gain:.1f} times that of {first['clients']}, and the first token came after "
+        f"{wait:.1f} times as long."
     )
     if lost > 0.1:
-        said += f" Beyond that throughput falls, by {100 * lost:.0f} % at {last['clients']}."
+        said += f" The run with {last['clients']} clients gave {100 * lost:.0f} % less."
     return (
-        f"{said} The knee, where throughput / latency is highest, is at {knee['clients']} clients."
+        f"{said} The knee, where throughput / latency was highest, is at {knee['clients']} clients."
     )
 
 
 def open_loop(rows: list[dict], goals_ms: dict, best: dict | None, share: float) -> str:
-    """The goal, the highest rate at which it holds, and how many meet it at the last rate."""
+    """The goal, the highest rate at which it held, and how many met it at the highest rate."""
     goal = " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
     found = f"no rate tried let {100 * share:.0f} % of the requests meet it"
     if best:
         found = (
             f"{best['offered_per_s']:.4g} arrivals a second are the most of these rates at which "
-            f"at least {100 * share:.0f} % of the requests meet it: {100 * best['good_share']:.0f} "
-            "% do"
+            f"at least {100 * share:.0f} % of the requests met it: {100 * best['good_share']:.0f} "
+            "% did"
         )
-    last = rows[-1]
-    return (
+    last = max(rows, key=lambda row: row["offered_per_s"])
+    said = (
         f"The goal is {goal}; {found}. At {last['offered_per_s']:.4g} a second "
-        f"{100 * last['good_share']:.0f} % meet it."
+        f"{100 * last['good_share']:.0f} % met it."
     )
+    below = best["offered_per_s"] if best else 0.0
+    missed = [
+        f"{row['offered_per_s']:.4g}"
+        for row in rows
+        if row["good_share"] < share and row["offered_per_s"] < below
+    ]
+    if missed:
+        said += (
+            f" Fewer met it at {' and '.join(missed)} a second, although less load makes nobody "
+            "wait longer: something disturbed that run, or it was too short to tell."
+        )
+    return said
+
+
+def capacity(low: float, high: float, closed_per_s: float) -> str:
+    """Between which rates the open loop found the capacity, and what the closed loop had said.
+
+    low, high: of sizing.capacity, from one run at each rate.
+    """
+    if not low:
+        return f"The server fell behind at every rate tried, down to {high:.4g} arrivals a second."
+    if high == float("inf"):
+        return f"The server kept up with every rate tried, up to {low:.4g} arrivals a second."
+    said = (
+        f"With {low:.4g} arrivals a second the server kept up; with {high:.4g} it fell behind, "
+        "in one run each: its capacity lies between them."
+    )
+    closed = f"The closed loop answered {closed_per_s:.4g} requests a second"
+    if closed_per_s < low:
+        return (
+            f"{said} {closed}, which is less: at its beginning all of its clients wait for their "
+            "prompts at once, and at its end not all of them are at work."
+        )
+    if closed_per_s > high:
+        return (
+            f"{said} {closed}, which is more: the machine was busier in one of the two, or a "
+            "longer run would have kept up with more."
+        )
+    return f"{said} {closed}, which lies between them, too."
+
+
+def queue(waiting: dict[float, list[dict]], rates: dict[float, float]) -> str:
+    """How long the queue was at each rate. waiting: readings by rate; rates: answered, by rate."""
+    said = []
+    for rate, readings in waiting.items():
+        most = max((row["waiting"] for row in readings), default=0)
+        answered = f"{rates[rate]:.4g} were answered and"
+        if most:
+            last = f"up to {most:.0f} requests waited for a place in the batch"
+        else:
+            last = "no reading found a request that waited for a place in the batch"
+        said.append(f"Of {rate:.4g} arrivals a second {answered} {last}.")
+    return " ".join(said)
 
 
 def cpu_shares(used_s: dict[str, float], duration_s: float) -> str:
@@ -83,20 +139,34 @@ def cpu_shares(used_s: dict[str, float], duration_s: float) -> str:
 # --- reasons --------------------------------------------------------------------------------------
 
 
-def why_server_differs(share: float, used_s: dict[str, float], duration_s: float) -> str:
-    """A few sentences on server / offline throughput (`share`), by how it came out.
+def why_little_differs(run: dict, inside_ms: float) -> str:
+    """What lies between the clients' latency x rate and the mean of the readings, of one run.
 
-    used_s: CPU seconds of each process (`experiments.cpu_seconds`); duration_s: of the run.
+    run: its metrics; inside_ms: the mean time of a request in the server, by the server's clock.
+    """
+    outside = run["e2e_ms_mean"] - inside_ms
+    return (
+        f"The clients' clock also runs on the way to the server and back: of "
+        f"{run['e2e_ms_mean']:.0f} ms a request was in the server for {inside_ms:.0f}, and "
+        f"{outside:.0f} ms outside. The readings are "
+        "samples, some a second, and so vary by themselves."
+    )
+
+
+def why_server_differs(gain: Gain, used_s: dict[str, float], duration_s: float) -> str:
+    """A few sentences on server / offline throughput, by how it came out.
+
+    gain: of the server over the engine in the notebook. used_s: CPU seconds of each process
+    (`experiments.cpu_seconds`); duration_s: of the same runs.
     """
     engine = 100 * used_s["engine"] / sum(used_s.values())
     cores = len(os.sched_getaffinity(0))
-    if 0.9 <= share <= 1.1:
-        why = "It ran beside the engine, in other processes, and so cost next to nothing."
-    elif share > 1.1:
+    if gain.verdict in ("same", "open"):
+        why = "HTTP ran beside the engine, in other processes; what it cost is within the range."
+    elif gain.verdict == "better":
         why = (
             "A server that is faster has turned tokens into text in another process, beside the "
-            "next step; in the notebook one process does both in turn. Other programs on the "
-            "machine can do the same to a short run: repeat both."
+            "next step; in the notebook one process does both in turn."
         )
     elif used_s["API server"] > 0.9 * duration_s:
         why = (
@@ -110,40 +180,46 @@ def why_server_differs(share: float, used_s: dict[str, float], duration_s: float
             "engine's steps started later; the larger the model, the less that is."
         )
     else:
-        why = (
-            "No process was short of a core: the requests waited on the way between them. Repeat "
-            "both, a short run varies."
-        )
+        why = "No process was short of a core: the requests waited on the way between them."
     return (
-        f"The engine used {engine:.0f} % of the CPU time of this run; the rest went into HTTP, "
-        f"JSON and events on both sides. {why}"
+        f"The server against the notebook, three runs each: {gain.sentence()}. The engine used "
+        f"{engine:.0f} % of the CPU time of these runs; the rest went into HTTP, JSON and events "
+        f"on both sides. {why}"
     )
 
 
-def trades(default: dict[str, float], changed: dict[str, float]) -> str:
-    """What each changed option gave and cost, a line each. Up to 20 % counts as no difference.
+def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> str:
+    """What each changed option gave and cost, a line each, with the range that was measured.
 
     default, changed: of `experiments.options`.
     """
+    compared = experiments.ratios(default, changed)
 
     def differ(key: str) -> str:
-        a, b = default[key], changed[key]
-        if max(a, b) <= 1.2 * min(a, b):
-            return f"no difference above 20 % ({a:.1f} and {b:.1f} ms)"
-        return f"{'longer' if b > a else 'shorter'}: {b:.1f} ms instead of {a:.1f}"
+        gain = compared[key]
+        if gain.verdict == "better":
+            return f"{gain.low:.1f} to {gain.high:.1f} times as long"
+        if gain.verdict == "worse":
+            return f"shorter, {gain.low:.2f} to {gain.high:.2f} times as long"
+        return gain.sentence()
 
-    cached, again = (
-        f"{100 * one['ttft_again_x']:.0f} % of the first time" for one in (default, changed)
+    cached, again = (experiments.cache_gain(found) for found in (default, changed))
+    without = again.sentence()
+    if again.verdict in ("better", "worse"):
+        without += ", although nothing can act there: the machine was disturbed"
+    [fit, fit_before], [status, status_before], [refused, refused_before] = (
+        (changed[key][0], default[key][0]) for key in ("fit_together", "too_long_status", "refused")
     )
     return (
         f"Fewer sequences at a time: TTFT {differ('ttft_ms_p50')}; TPOT {differ('tpot_ms_p50')}.\n"
         f"Smaller batches of tokens: the longest gap of running streams {differ('gap_ms')}; "
         f"the long prompt's TTFT {differ('long_ttft_ms')}.\n"
-        f"No prefix caching: a prompt's TTFT the second time is {again}; with caching it was "
-        f"{cached}.\n"
-        f"A shorter context: {changed['fit_together']:.0f} requests of full length fit instead of "
-        f"{default['fit_together']:.0f}; the long prompt gets status "
-        f"{changed['too_long_status']:.0f} instead of {default['too_long_status']:.0f}."
+        f"No prefix caching: the first token of a prompt that comes again: {without}. With "
+        f"caching: {cached.sentence()}.\n"
+        f"A shorter context: {fit:.0f} requests of full length fit instead of {fit_before:.0f}; "
+        f"the long prompt gets status {status:.0f} instead of {status_before:.0f}.\n"
+        f"Admission control: of {experiments.BURST} requests sent at once {refused:.0f} were "
+        f"refused with status 503 instead of {refused_before:.0f}."
     )
 
 

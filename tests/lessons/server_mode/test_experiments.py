@@ -1,6 +1,7 @@
 """The experiments of notebook 5 on a real server (tests/conftest.py)."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def test_mistakes_get_the_status_that_the_notebook_explains(server):
         "a chat without messages": 400,
         "a path that does not exist": 404,
         "a parameter that does not exist": 200,
+        "a parameter of older versions": 200,
     }
     said = {row["mistake"]: row["the server says"] for row in found}
     assert "gpt-99" in said["unknown model"] and "{" not in said["unknown model"]
@@ -89,10 +91,43 @@ def test_an_event_is_cut_down_to_what_a_client_reads():
 def test_mean_in_system_weighs_by_time_while_there_are_requests():
     counts = ((0, 0, 0), (1, 0, 2), (3, 2, 2), (6, 2, 2), (7, 0, 0), (9, 5, 5))
     readings = [{"t_s": t, "running": r, "waiting": w} for t, r, w in counts]
-    mean = experiments.mean_in_system(readings, until_s=8)
-    assert mean == pytest.approx((2 * 3 + 3 * 4) / 5), "from 1 s to 6 s; later ones do not count"
-    nothing = experiments.mean_in_system(readings, until_s=0.5)
+    mean = experiments.mean_in_system(readings[:-1])
+    assert mean == pytest.approx((2 * 3 + 3 * 4) / 5), "from 1 s to 6 s"
+    nothing = experiments.mean_in_system(readings[:1])
     assert nothing != nothing
+
+
+def test_a_run_at_a_rate_is_seen_from_both_sides(server):
+    size = {"input_tokens": 32, "output_tokens": 40}
+    run, readings = experiments.at_rate(server, 15, 2, **size)
+    m = run.metrics
+    assert m["completed"] == 30 and abs(m["backlog_growth"]) <= 30
+    by_clients = m["requests_per_s"] * m["e2e_ms_mean"] / 1000
+    assert 0 < m["in_server_mean"] < 1.1 * by_clients, "the server's clock runs inside the clients'"
+    assert readings and all(row["waiting"] == 0 for row in readings)
+
+
+def test_clients_together_get_more_tokens_than_one(server):
+    gain = experiments.gain_of_clients(server, 4, 4, input_tokens=16, output_tokens=32)
+    assert gain.values >= 3 and gain.estimate > 1
+
+
+def test_a_server_without_a_limit_answers_a_burst(server):
+    (row,) = experiments.burst(server, 20, max_tokens=4)
+    assert (row["status"], row["requests"]) == (200, 20)
+
+
+def test_the_key_does_not_guard_the_path_of_sagemaker(server):
+    rows = {row["request"]: row["without key"] for row in experiments.endpoints(server)}
+    assert rows["POST /invocations"] == 200 and rows["POST /v1/chat/completions"] == 401
+
+
+def test_readings_are_taken_while_the_block_runs():
+    calls = []
+    with experiments.readings_of(lambda: {"running": len(calls.append(1) or calls)}, 50) as rows:
+        time.sleep(0.2)
+    assert len(rows) >= 2 and [row["running"] for row in rows] == list(range(1, len(rows) + 1))
+    assert rows[0]["t_s"] > 0
 
 
 ASKING = {
@@ -119,9 +154,43 @@ def test_asking_a_server_that_has_ended_is_one_sentence(ask):
 
 def test_streams_that_break_off_while_options_are_measured_are_one_sentence(server, monkeypatch):
     broken = Stream(error="RemoteProtocolError: peer closed connection")
-    load = LoadRun({"ttft_ms_p50": 1.0, "output_tokens_per_s": 1.0}, {}, {}, "")
+    numbers = {"ttft_ms_p50": 1.0, "tpot_ms_p50": 1.0, "output_tokens_per_s": 1.0}
+    load = LoadRun(numbers, {}, {}, "")
     monkeypatch.setattr(experiments, "run_load", lambda *_, **__: load)
     monkeypatch.setattr(experiments, "timed_stream", lambda *_, **__: broken)
     monkeypatch.setattr(experiments, "together", lambda *_, **__: [broken] * 3)
     with pytest.raises(ServerError, match="broke a stream off .*peer closed connection"):
         experiments.options(server, 64, 4096, 1000)
+
+
+def found(**changed):
+    """What `options` returns, of a server without any noise."""
+    plain = {
+        "queue_ms_mean": [0.1] * 3,
+        "ttft_ms_p50": [50.0, 51.0, 49.0],
+        "tpot_ms_p50": [2.5, 2.6, 2.4],
+        "output_tokens_per_s": [4000.0] * 3,
+        "gap_ms": [100.0, 101.0, 102.0],
+        "long_ttft_ms": [140.0, 150.0, 130.0],
+        "first_ms": [80.0, 82.0, 81.0],
+        "again_ms": [20.0, 20.4, 20.1],
+        "hits": [1920.0] * 3,
+        "too_long_status": [200.0],
+        "fit_together": [25.6],
+        "refused": [0.0],
+    }
+    return plain | changed
+
+
+def test_options_side_by_side_carry_the_range_of_their_ratio():
+    slower = found(ttft_ms_p50=[180.0, 190.0, 185.0], again_ms=[80.0, 82.0, 81.0])
+    rows = experiments.side_by_side(found(), slower, 2016, 2348)
+    by_number = {row["number"]: row for row in rows}
+    ttft = by_number["TTFT p50 of 12 clients (ms)"]
+    assert (ttft["default"], ttft["changed"]) == (50.0, 185.0)
+    low, high = map(float, ttft["changed / default"].split(" to "))
+    assert 3 < low < 3.7 < high < 4.5
+    assert by_number["TTFT of a prompt again / TTFT of it first"]["changed"] == 1.0
+    assert by_number["full-length requests that fit"]["changed / default"] == "", "not measured"
+    assert experiments.cache_gain(found()).verdict == "better"
+    assert experiments.cache_gain(slower).verdict == "same"

@@ -35,7 +35,8 @@ def test_closed_loop_says_where_throughput_is_highest(shown, last, falls):
     plots.closed_loop(rows, rows[0])
     ((_, caption),) = shown
     assert f"highest at {256 if last > 6661 else 128} clients" in caption
-    assert ("throughput falls, by 19 % at 256" in caption) == falls
+    assert ("The run with 256 clients gave 19 % less" in caption) == falls
+    assert caption.startswith("In one run at each number of clients")
 
 
 def test_open_loop_draws_what_was_answered_without_the_drain(shown):
@@ -57,8 +58,27 @@ def test_open_loop_draws_what_was_answered_without_the_drain(shown):
     lines = {line.get_label(): list(line.get_ydata()) for line in fig.axes[1].lines}
     assert lines["what is answered"] == lines["what arrives"] == [10.0, 20.0]
     assert lines["answered within the goal"] == pytest.approx([9.6, 17.2])
-    assert "10 arrivals a second are the most" in caption and "96 % do" in caption
+    assert "10 arrivals a second are the most" in caption and "96 % did" in caption
     assert "no rate tried let 99 % of the requests meet it" in none
+
+
+def test_the_queue_is_drawn_over_time_from_the_first_request_on(shown):
+    def reading(t, waiting, running):
+        return {"t_s": t, "waiting": waiting, "running": running}
+
+    calm = [reading(0.1, 0, 0), reading(0.3, 0, 8), reading(0.5, 0, 7)]
+    full = [reading(0.1, 0, 0), reading(0.6, 0, 64), reading(1.6, 40, 64)]
+    rows = [
+        {"offered_per_s": 90.0, "answered_per_s": 89.0},
+        {"offered_per_s": 150.0, "answered_per_s": 101.0},
+    ]
+    plots.queue({90.0: calm, 150.0: full}, rows)
+    ((fig, caption),) = shown
+    lines = {line.get_label(): line for line in fig.axes[0].lines}
+    assert list(lines["150 arrivals/s"].get_xdata()) == pytest.approx([0, 1])
+    assert list(lines["150 arrivals/s"].get_ydata()) == [0, 40]
+    assert "Of 150 arrivals a second 101 were answered and up to 40 requests waited" in caption
+    assert "Of 90 arrivals a second 89 were answered and no reading found a request" in caption
 
 
 def test_the_ttft_of_a_stream_stands_clear_of_its_line(shown):

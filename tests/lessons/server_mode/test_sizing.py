@@ -1,5 +1,7 @@
 """How much load notebook 5 tries, and what it makes of the measurements."""
 
+import math
+
 import pytest
 
 from helpers.lessons.server_mode import sizing
@@ -25,6 +27,40 @@ def test_levels_of_a_closed_loop_get_eight_requests_a_client_where_time_allows()
     assert sizing.closed_loop_requests(1, 5) == 8
     requests = sizing.closed_loop_requests
     assert requests(32, 5, {"clients": 8, "requests_per_s": 40}) == 256
-    assert requests(256, 5, {"clients": 128, "requests_per_s": 60}) == 600
+    assert requests(64, 3, {"clients": 16, "requests_per_s": 40}) == 240, "twice as fast as 16"
+    assert requests(256, 5, {"clients": 128, "requests_per_s": 60}) == 512
     least = requests(256, 1, {"clients": 128, "requests_per_s": 60})
     assert least == 512, "two each at least"
+
+
+def row(rate, capacity, seconds=3):
+    """A run at a rate, of a server that answers `capacity` requests a second and no more."""
+    growth = max(0.0, rate - capacity) * seconds / 2
+    return {"offered_per_s": rate, "completed": rate * seconds, "backlog_growth": growth}
+
+
+@pytest.mark.parametrize("guess", [30, 70, 95, 100, 104, 130, 300])
+def test_the_search_finds_the_capacity_from_any_guess(guess):
+    rows = []
+    for rate in sizing.rates_to_try([10, 20], guess, rows):
+        rows.append(row(rate, 100))
+    low, high = sizing.capacity(rows)
+    assert low < high <= 1.17 * low and len(rows) <= sizing.MOST_RUNS
+    assert low <= 1.12 * 100 and high >= 100, "a tenth above it is seen as falling behind"
+
+
+def test_a_few_requests_more_at_the_end_are_no_growing_queue():
+    assert sizing.keeps_up({"completed": 16, "backlog_growth": 3})
+    assert sizing.keeps_up({"completed": 300, "backlog_growth": 15})
+    assert not sizing.keeps_up({"completed": 300, "backlog_growth": 16})
+
+
+def test_capacity_says_what_no_run_has_shown():
+    slow, fast = row(50, 10), row(50, 100)
+    assert sizing.capacity([slow]) == (0.0, 50) and sizing.capacity([fast]) == (50, math.inf)
+
+
+def test_an_overload_lasts_until_twice_the_places_are_taken():
+    rate, seconds = sizing.overload(100, places=64, seconds=2)
+    assert rate == 150 and seconds * (rate - 100) == pytest.approx(128)
+    assert sizing.overload(100, places=4, seconds=2)[1] == 2

@@ -6,6 +6,7 @@ import pytest
 
 from helpers.lessons.server_mode import wording
 from helpers.server.server import StopReport
+from helpers.verdicts.gain import Gain
 
 
 @pytest.mark.parametrize(
@@ -14,36 +15,90 @@ from helpers.server.server import StopReport
         (5.5, 16, 0.64, "filled its core"),
         (0.4, 2, 0.64, "3 processes shared 2 cores"),
         (0.4, 16, 0.64, "No process was short of a core"),
-        (5.5, 16, 1.0, "cost next to nothing"),
+        (5.5, 16, 1.0, "what it cost is within the range"),
         (5.5, 16, 1.3, "one process does both in turn"),
     ],
 )
 def test_why_a_server_differs_depends_on_the_machine(monkeypatch, api_s, cores, share, said):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
     used_s = {"client (this kernel)": 2.5, "API server": api_s, "engine": 1.8}
-    sentence = wording.why_server_differs(share, used_s, 5.67)
-    assert said in sentence
+    gain = Gain(share, 0.97 * share, 1.025 * share, 3)
+    sentence = wording.why_server_differs(gain, used_s, 5.67)
+    assert said in sentence and gain.sentence() in sentence
     assert ("--api-server-count" in sentence) == (said == "filled its core")
     assert ("shared" in sentence) == ("shared" in said)
 
 
-def test_trades_claim_nothing_within_20_percent():
-    one = {
-        "ttft_ms_p50": 50.0,
-        "tpot_ms_p50": 6.4,
-        "gap_ms": 39.1,
-        "long_ttft_ms": 80.0,
-        "ttft_again_x": 0.4,
-        "fit_together": 125.0,
-        "too_long_status": 200.0,
+def test_a_server_is_no_slower_than_the_range_says(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+    used_s = {"client (this kernel)": 2.5, "API server": 0.4, "engine": 1.8}
+    sentence = wording.why_server_differs(Gain(0.7, 0.4, 1.2, 3), used_s, 5.67)
+    assert "no difference that this run can see (0.40 to 1.20)" in sentence
+    assert "started later" not in sentence, "no reason for what was not seen"
+
+
+def options(**changed):
+    """What `experiments.options` returns, three values of what varies."""
+    plain = {
+        "ttft_ms_p50": [50.0, 51.0, 49.0],
+        "tpot_ms_p50": [6.4, 6.5, 6.3],
+        "gap_ms": [39.1, 55.0, 30.0],
+        "long_ttft_ms": [80.0, 81.0, 82.0],
+        "first_ms": [80.0, 81.0, 82.0],
+        "again_ms": [32.0, 32.5, 32.1],
+        "fit_together": [125.0],
+        "too_long_status": [200.0],
+        "refused": [0.0],
     }
-    two = one | {"ttft_ms_p50": 747.0, "tpot_ms_p50": 6.3, "gap_ms": 44.6, "long_ttft_ms": 60.0}
-    said = wording.trades(one, two)
-    assert "TTFT longer: 747.0 ms instead of 50.0; TPOT no difference above 20 %" in said
-    assert (
-        "running streams no difference above 20 % (39.1 and 44.6 ms); the long prompt's TTFT "
-        "shorter: 60.0" in said
+    return plain | changed
+
+
+def test_trades_claim_nothing_that_the_range_does_not_carry():
+    two = options(
+        ttft_ms_p50=[747.0, 740.0, 750.0],
+        tpot_ms_p50=[6.35, 6.45, 6.3],
+        gap_ms=[44.6, 36.0, 60.0],
+        long_ttft_ms=[60.0, 61.0, 62.0],
+        again_ms=[80.0, 81.5, 81.6],
+        refused=[14.0],
     )
+    said = wording.trades(options(), two)
+    assert "TTFT 14.4 to 15.4 times as long; TPOT no difference that this run can see" in said
+    assert "running streams no difference that this run can see" in said
+    assert "the long prompt's TTFT shorter, 0.7" in said
+    assert "comes again: no difference" in said and "disturbed" not in said
+    assert "32 requests sent at once 14 were refused with status 503 instead of 0" in said
+
+
+def test_a_gain_without_a_cache_is_called_a_disturbance():
+    said = wording.trades(options(), options(again_ms=[60.0, 61.0, 61.5]))
+    assert "nothing can act there: the machine was disturbed" in said
+
+
+@pytest.mark.parametrize(
+    "low, high, closed, said",
+    [
+        (100, 112, 93, "which is less"),
+        (100, 112, 120, "which is more"),
+        (100, 112, 105, "which lies between them, too"),
+        (0.0, 20, 93, "fell behind at every rate"),
+        (60, float("inf"), 50, "kept up with every rate tried, up to 60"),
+    ],
+)
+def test_the_capacity_is_said_as_it_was_found(low, high, closed, said):
+    sentence = wording.capacity(low, high, closed)
+    assert said in sentence
+    assert ("its capacity lies between them" in sentence) == (low == 100)
+
+
+def test_a_goal_that_was_missed_at_less_load_is_no_effect_of_load():
+    rows = [
+        {"offered_per_s": rate, "good_share": share}
+        for rate, share in ((18.5, 0.98), (37.0, 0.87), (55.6, 0.97), (90.0, 0.2))
+    ]
+    said = wording.open_loop(rows, {"ttft": 44}, rows[2], 0.9)
+    assert "Fewer met it at 37 a second, although less load makes nobody wait longer" in said
+    assert "Fewer met it" not in wording.open_loop([rows[0], *rows[2:]], {"ttft": 44}, rows[2], 0.9)
 
 
 def test_who_ended_a_stopped_server_is_told_as_it_was():

@@ -85,8 +85,7 @@ def run_load(
     there if the server does not count). With goals: goodput_per_s (the benchmark's), good_share: of
     all requests, those that met every goal (0 to 1). With a rate: answered_per_s, over the duration
     less the shortest answer: the last request, too, takes so long to answer, which is no sign that
-    the server is behind (requests_per_s counts it). backlog_growth: by how many requests those in
-    the system grew in the second half of the arrivals.
+    the server is behind (requests_per_s counts it).
     Raises ServerError when the server does not answer, or answers no request.
     """
     server.check_answers()
@@ -210,23 +209,12 @@ def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]
     if arrivals:
         shortest_s = min(took_s) if len(took_s) > 1 else 0.0
         found["answered_per_s"] = len(took_s) / (seconds - shortest_s)
-        found["backlog_growth"] = _backlog_growth(result["start_times"], result["latencies"])
     for theirs, ours in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2el", "e2e")):
         for statistic in ("mean", "median", "p90", "p99"):
             value = float(result[f"{statistic}_{theirs}_ms"])
             name = "p50" if statistic == "median" else statistic
             found[f"{ours}_ms_{name}"] = value if math.isfinite(value) else 0.0
     return {name: float(value) for name, value in found.items()}
-
-
-def _backlog_growth(begun_s: list[float], took_s: list[float]) -> float:
-    """Requests in the system when the last one has come, less those at half the arrivals' time."""
-    first, last = min(begun_s), max(begun_s)
-
-    def in_system(at: float) -> int:
-        return sum(b <= at < b + t for b, t in zip(begun_s, took_s, strict=True))
-
-    return in_system(last) - in_system((first + last) / 2)
 
 
 # --- single requests ------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def cpu_shares(used_s: dict[str, float], duration_s: float) -> str:
 
 
 def why_little_differs(run: dict, inside_ms: float) -> str:
-    """What lies between the clients' latency x rate and the mean of the readings, of one run.
+    """What lies between the clients' latency x rate and the server's mean in flight, of one run.
 
     run: its metrics; inside_ms: the mean time of a request in the server, by the server's clock.
     """
@@ -148,8 +148,7 @@ def why_little_differs(run: dict, inside_ms: float) -> str:
     return (
         f"The clients' clock also runs on the way to the server and back: of "
         f"{run['e2e_ms_mean']:.0f} ms a request was in the server for {inside_ms:.0f}, and "
-        f"{outside:.0f} ms outside. The readings are "
-        "samples, some a second, and so vary by themselves."
+        f"{outside:.0f} ms outside."
     )
 
 

@@ -101,7 +101,7 @@ def test_a_run_at_a_rate_is_seen_from_both_sides(server):
     size = {"input_tokens": 32, "output_tokens": 40}
     run, readings = experiments.at_rate(server, 15, 2, **size)
     m = run.metrics
-    assert m["completed"] == 30 and abs(m["backlog_growth"]) <= 30
+    assert m["completed"] == 30
     by_clients = m["requests_per_s"] * m["e2e_ms_mean"] / 1000
     assert 0 < m["in_server_mean"] < 1.1 * by_clients, "the server's clock runs inside the clients'"
     assert readings and all(row["waiting"] == 0 for row in readings)

@@ -63,7 +63,7 @@ def test_trades_claim_nothing_that_the_range_does_not_carry():
         refused=[14.0],
     )
     said = wording.trades(options(), two)
-    assert "TTFT 14.4 to 15.4 times as long; TPOT no difference that this run can see" in said
+    assert "TTFT 14.2 to 15.7 times as long; TPOT no difference that this run can see" in said
     assert "running streams no difference that this run can see" in said
     assert "the long prompt's TTFT shorter, 0.7" in said
     assert "comes again: no difference" in said and "disturbed" not in said

@@ -138,7 +138,7 @@ def test_what_the_page_says_of_the_key_and_of_full_queues_is_shown(executed):
     said = "\n".join(text_of(o) for c in executed[0].cells for o in c.get("outputs", []))
     assert re.search(r"POST /invocations +200 +200", said)
     refused = re.search(r"refused, as the server counts it in /metrics: (\d+)", said)
-    assert refused and re.search(rf"\n503 +{refused[1]} .*currently busy", said)
+    assert refused and re.search(rf"\n *503 +{refused[1]} .*currently busy", said)
 
 
 def test_comparisons_carry_their_range(executed):

@@ -9,7 +9,7 @@ from helpers.engine.profile import Profile
 
 EACH = 8  # requests of every client of a closed loop
 KEEPS_UP = 0.9  # of the arrivals: fewer answers a second are no drain of the last requests
-STEP, CLOSE_ENOUGH, MOST_RUNS = 1.25, 1.16, 10  # of the search for the capacity
+STEP, CLOSE_ENOUGH, MOST_RUNS = 1.3, 1.16, 8  # of the search for the capacity
 
 
 def clients_to_try(profile: Profile) -> list[int]:
@@ -58,8 +58,8 @@ def capacity(rows: list[dict]) -> tuple[float, float]:
 def next_rate(rows: list[dict], start: float) -> float | None:
     """The rate to try next on the way to the capacity; None when it is known well enough.
 
-    rows: the runs so far. From `start`, which the closed loop answered, up or down in steps of a
-    quarter until one rate is kept up with and one is not, then between the two.
+    rows: the runs so far. From `start`, which the closed loop answered, up or down by STEP
+    until one rate is kept up with and one is not, then between the two.
     """
     low, high = capacity(rows)
     if len(rows) >= MOST_RUNS or (low and high / low <= CLOSE_ENOUGH):
@@ -72,7 +72,7 @@ def next_rate(rows: list[dict], start: float) -> float | None:
 def rates_to_try(first: list[float], start: float, rows: list[dict]) -> Iterator[float]:
     """The rates of `first`, then those of `next_rate`; `rows` is to grow by a run for each."""
     yield from first
-    while (rate := next_rate(rows, start)) is not None:
+    while (rate := next_rate(rows, round(start, 1))) is not None:
         yield round(rate, 1)
 
 

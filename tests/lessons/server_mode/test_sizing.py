@@ -38,14 +38,15 @@ def row(rate, capacity):
     return {"offered_per_s": rate, "answered_per_s": min(rate, capacity)}
 
 
-@pytest.mark.parametrize("guess", [30, 70, 95, 100, 104, 130, 300])
+@pytest.mark.parametrize("guess", [60, 70, 95, 92.52, 100, 104, 130.04, 170])
 def test_the_search_finds_the_capacity_from_any_guess(guess):
     rows = []
-    for rate in sizing.rates_to_try([10, 20], guess, rows):
+    for rate in sizing.rates_to_try([0.4 * guess, 0.7 * guess], guess, rows):
         rows.append(row(rate, 100))
     low, high = sizing.capacity(rows)
     assert low < high <= 1.17 * low and len(rows) <= sizing.MOST_RUNS
     assert low <= 1.12 * 100 and high >= 100, "a tenth above it is seen as falling behind"
+    assert len({one["offered_per_s"] for one in rows}) == len(rows), "no rate twice"
 
 
 def test_the_last_answers_may_come_a_little_later():

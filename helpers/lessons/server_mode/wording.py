@@ -200,7 +200,7 @@ def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> 
             return f"{gain.low:.1f} to {gain.high:.1f} times as long"
         if gain.verdict == "worse":
             return f"shorter, {gain.low:.2f} to {gain.high:.2f} times as long"
-        return gain.sentence()
+        return gain.sentence("times as long")
 
     cached, again = (experiments.cache_gain(found) for found in (default, changed))
     without = again.sentence()

@@ -21,7 +21,9 @@ def stranger():
     """A busy process that is nobody's child: its parent has ended."""
     code = (
         "import subprocess, sys\n"
-        f"print(subprocess.Popen([sys.executable, '-c', {BURN.format(s=20)!r}]).pid)"
+        "null = subprocess.DEVNULL\n"  # with our pipes it would be waited for until its end
+        f"command = [sys.executable, '-c', {BURN.format(s=20)!r}]\n"
+        "print(subprocess.Popen(command, stdout=null, stderr=null).pid)"
     )
     pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
     yield pid

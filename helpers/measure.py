@@ -5,9 +5,10 @@
 engine step hands its tokens over, so they cost nothing per token. vLLM's own counters are read
 before and after.
 
-Definitions, the same everywhere in the workbook (and in vllm.benchmarks):
+Definitions, the same everywhere in the workbook, and, but for ITL, in vllm.benchmarks:
     TTFT  arrival to first token
-    ITL   gap between two tokens of a request
+    ITL   gap between two tokens of a request; tokens of one speculative step have gaps of 0, where
+          vllm.benchmarks takes one gap for each chunk that arrives
     E2E   arrival to last token
     TPOT  (E2E - TTFT) / (output tokens - 1)
 """

@@ -27,6 +27,13 @@ from helpers.lessons import forms
 from helpers.lessons.cell_order import order_help as order_help  # handed on to the notebooks
 
 CLOSE, FAIR = 0.10, 0.50  # relative distances that the sentences speak of
+# What a prediction can be held against, and what the sentences call it.
+KINDS = {
+    "measured": "measurement",
+    "simulated": "simulation",
+    "calculated": "calculation",
+    "printed": "printed number",
+}
 
 
 # ---------------------------------------------------------------- predict and reconcile
@@ -74,7 +81,7 @@ _WHOSE = {
     "parameter": "prediction given as a parameter",
     "formula": "the formula's own prediction, nobody typed one",
 }
-_TYPE_ONE = "Type a number; the measurement comes below."
+_TYPE_ONE = "Type a number; what comes out stands below."
 
 
 def predict(
@@ -134,42 +141,47 @@ def _save_typed(store, guess: Guess) -> None:
 
 
 def reconcile(
-    store, guess: Guess, measured: float | None, why=None, how: str = "measured"
+    store, guess: Guess, measured: float | None, why=None, kind: str = "measured"
 ) -> Record | None:
-    """Show prediction, measurement and their ratio with one sentence; save all of it.
+    """Show prediction, outcome and their ratio with one sentence; save all of it.
 
-    why: one sentence on what explains the difference, or a function of the ratio (measured /
-    predicted) that returns it. how: what the card calls the number ("calculated" for one that
-    nothing has measured). Returns the saved record, or None when there is nothing to compare. Zero
-    predicted gives no ratio.
+    measured: the outcome. why: one sentence on what explains the difference, or a function of the
+    ratio (outcome / predicted) that returns it. kind: what the outcome is, one of `KINDS`; only
+    "measured" is called a measurement. A formula is not held against a calculation, which would be
+    itself: then nothing is said of a distance. Returns the saved record, or None when there is
+    nothing to compare. Zero predicted gives no ratio. Raises ValueError for another kind.
     """
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; it can be {', '.join(map(repr, KINDS))}")
     forms.flush()
-    measured, unit = _finite(measured), guess.unit
+    measured, unit, noun = _finite(measured), guess.unit, KINDS[kind]
     if measured is None or guess.value is None:
-        what = "The measurement" if measured is None else "A prediction"
+        what = f"The {noun}" if measured is None else "A prediction"
         said = f"{what} is missing, so there is nothing to compare."
         card.show(_card("Reconcile", guess.question, said))
         return None
     guess.measured = measured
     ratio = _ratio(measured, guess.value)
-    lines = [
-        f"{how}: {number(measured)} {unit}",
-        _compared(_WHOSE[guess.source], guess.value, unit, ratio, how),
-    ]
-    whose = "Your prediction" if guess.source == "student" else "The prediction"
-    said = [_distance(ratio, whose)]
-    if guess.source != "formula" and guess.formula is not None:
+    lines = [f"{kind}: {number(measured)} {unit}".rstrip()]
+    said = []
+    if guess.source == "formula" and kind == "calculated":
+        said.append("Nobody typed a prediction, and a formula cannot confirm itself.")
+    else:
+        lines.append(_compared(_WHOSE[guess.source], guess.value, unit, ratio, kind))
+        whose = "Your prediction" if guess.source == "student" else "The prediction"
+        said.append(_distance(ratio, whose, noun))
+    if guess.source != "formula" and guess.formula is not None and kind != "calculated":
         # The reason belongs to what the formula leaves out: it follows the formula's own distance.
         of_formula = _ratio(measured, guess.formula)
-        lines.append(_compared("the formula's prediction", guess.formula, unit, of_formula, how))
-        said.append(_distance(of_formula, "The formula's prediction"))
+        lines.append(_compared("the formula's prediction", guess.formula, unit, of_formula, kind))
+        said.append(_distance(of_formula, "The formula's prediction", noun))
     said.append(_why(why, ratio))
     sentence = " ".join(filter(None, said))
     record = store.save(
         "prediction",
         guess.key,
         {"predicted": guess.value, "measured": measured, "ratio": ratio},
-        how=how,
+        how=kind,
         unit=unit,
         source=guess.source,
         residual=sentence,
@@ -180,29 +192,29 @@ def reconcile(
     return Record(record)
 
 
-def _compared(label: str, value: float, unit: str, ratio: float | None, how: str) -> str:
+def _compared(label: str, value: float, unit: str, ratio: float | None, kind: str) -> str:
     said = f"{label}: {number(value)} {unit}".rstrip()
     if ratio is None:
         return said
     share = f"{ratio:.2f}" if 0.1 <= abs(ratio) < 1000 else f"{ratio:.3g}"
-    return f"{said}; {how} / predicted = {share}"
+    return f"{said}; {kind} / predicted = {share}"
 
 
-def _distance(ratio: float | None, whose: str) -> str:
+def _distance(ratio: float | None, whose: str, noun: str) -> str:
     if ratio is None:
         return f"{whose} was 0, so there is no ratio."
     off = abs(ratio - 1)
     if off <= CLOSE:
-        return f"{whose} is within {max(1, math.ceil(round(off * 100, 6)))} % of the measurement."
+        return f"{whose} is within {max(1, math.ceil(round(off * 100, 6)))} % of the {noun}."
     size = "something" if off <= FAIR else "something large"
     if ratio > 1:
         times = f"{_times(ratio)} {whose[0].lower()}{whose[1:]}"
-        return f"The measurement is {times}: {size} is missing from it."
+        return f"The {noun} is {times}: {size} is missing from it."
     if ratio > 0:
-        times = f"{_times(1 / ratio)} the measurement"
+        times = f"{_times(1 / ratio)} the {noun}"
         return f"{whose} is {times}: it counts {size} that is not there."
     what = "zero" if ratio == 0 else "of the other sign"
-    return f"{whose} and the measurement ({what}) have nothing in common."
+    return f"{whose} and the {noun} ({what}) have nothing in common."
 
 
 def _times(ratio: float) -> str:

@@ -304,7 +304,8 @@ def _prediction(record: dict) -> str:
         times = f"{ratio:.2f}"
     unit = one_line(record.get("unit") or "")
     unit = unit if unit in ("", "x", "%") else f" {unit}"
-    how = " (calculated)" if record.get("how") == "calculated" else ""
+    kind = record.get("how") or "measured"
+    how = "" if kind == "measured" else f" ({one_line(kind, 20)})"
     by = "you" if kind_of(record) == "typed" else record.get("source") or "formula"
     return table_row(
         spaced(record["variant"]),

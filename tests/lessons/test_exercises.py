@@ -53,15 +53,36 @@ def test_headless_uses_the_formula_and_says_so(store, capsys):
     assert saved["metrics"] == {"predicted": 1000.0, "measured": 1050.0, "ratio": 1.05}
 
 
-def test_a_number_that_nothing_measured_is_not_called_measured(store, capsys):
+@pytest.mark.parametrize("kind", ["simulated", "calculated", "printed"])
+def test_a_number_that_nothing_measured_is_not_called_measured(store, capsys, kind):
+    guess = exercises.predict(store, "kib", "KiB of a token?", 800.0, "KiB", given=600)
+    exercises.reconcile(store, guess, 800.0, kind=kind)
+    out, saved = capsys.readouterr().out, store.get("prediction", "kib")
+    assert f"{kind}: 800" in out and saved["how"] == kind
+    assert "measure" not in out and "measure" not in saved["residual"]
+
+
+def test_a_formula_never_confirms_itself(store, capsys):
     guess = exercises.predict(store, "kib", "KiB of a token?", 800.0, "KiB")
-    exercises.reconcile(store, guess, 800.0, how="calculated")
+    exercises.reconcile(store, guess, 800.0, why="Two bytes.", kind="calculated")
     out = capsys.readouterr().out
-    assert (
-        "calculated: 800" in out
-        and "measured:" not in out
-        and store.get("prediction", "kib")["how"] == "calculated"
-    )
+    assert "within" not in out and "predicted" not in out.replace("Nobody typed a prediction", "")
+    assert "cannot confirm itself. Two bytes." in out
+    # What a student typed is held against the calculation; the formula beside it is not.
+    guess = exercises.predict(store, "kib", "KiB of a token?", 800.0, "KiB", given=790)
+    exercises.reconcile(store, guess, 800.0, kind="calculated")
+    out = capsys.readouterr().out
+    assert "within 2 % of the calculation" in out and "formula's prediction" not in out
+    # A simulation is no formula: it may confirm one.
+    guess = exercises.predict(store, "gap", "Longest gap?", 20.0, "ms")
+    exercises.reconcile(store, guess, 20.0, kind="simulated")
+    assert "within 1 % of the simulation" in capsys.readouterr().out
+
+
+def test_an_unknown_kind_is_refused(store):
+    guess = exercises.predict(store, "kib", "KiB of a token?", 800.0, "KiB")
+    with pytest.raises(ValueError, match="'printed'"):
+        exercises.reconcile(store, guess, 800.0, kind="guessed")
 
 
 def test_a_parameter_comes_before_the_formula_and_typed_before_both(store):

@@ -105,6 +105,35 @@ def test_every_prediction_is_reconciled(executed):
     assert by_key["peak_blocks"]["source"] == "formula"
 
 
+def test_only_measurements_are_called_so(executed):
+    _, store = executed
+    kinds = {r["variant"]: r["how"] for r in store.records(experiment="prediction")}
+    assert kinds == {
+        "opt13b_kib_per_token": "printed",
+        "paged_percent": "simulated",
+        "peak_blocks": "measured",
+        "continuous_over_waves": "measured",
+        "knee_batch": "measured",
+        "fusion_gain": "measured",
+        "longest_gap_ms": "simulated",
+        "tokens_per_step": "printed",
+        "cost_per_million": "calculated",
+    }
+    for record in store.records(experiment="prediction"):
+        if record["how"] != "measured":
+            assert "measure" not in record["residual"], record
+    cost = store.get("prediction", "cost_per_million")
+    assert "cannot confirm itself" in cost["residual"] and "within" not in cost["residual"]
+
+
+def test_a_recorded_7b_is_priced_not_the_toy(executed):
+    notebook, store = executed
+    cost = store.get("cost", "per_million")
+    assert "H100" in cost["throughput_from"] and "7B" in cost["throughput_from"]
+    assert cost["metrics"]["output_tokens_per_s"] < 50_000
+    assert "recorded: NVIDIA H100" in all_text(notebook)
+
+
 def test_the_papers_numbers_come_out(executed):
     _, store = executed
     claims = {r["variant"]: r["metrics"] for r in store.records(experiment="paper_claims")}

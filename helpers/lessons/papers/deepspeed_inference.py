@@ -10,7 +10,7 @@ from dataclasses import dataclass
 # The paper has two published abstracts with different numbers. Say which one you cite.
 ABSTRACTS = {
     "arXiv": {"latency_x": 7.3, "throughput_x": 1.5},  # 2207.00032, and MSR-TR-2022-21
-    "SC22": {"latency_x": 6.4, "throughput_x": 1.5},  # the proceedings (IEEE)
+    "SC22": {"latency_x": 6.4, "throughput_x": 1.5},  # ieeexplore.ieee.org/document/10046087
 }
 BYTES_PER_VALUE = 2  # of a weight and an activation: bfloat16
 

@@ -9,10 +9,38 @@ from helpers.lessons.papers.cost import (
     million_tokens_a_month,
     what_changes_it,
 )
+from helpers.results import recorded
+
+SPEEDS = ("recorded", "here")
+
+
+def throughput(store, which: str) -> tuple[float, str]:
+    """Output tokens/s to price, and where it comes from.
+
+    which: "recorded", a 7B on the GPU that came with this workbook, whose price can be compared
+    with an API's; or "here", see `throughput_on_record`. Without such a record, the other one.
+    Raises ValueError for another word, or without any record.
+    """
+    if which not in SPEEDS:
+        raise ValueError(f"PRICED is {which!r}; it can be {' or '.join(map(repr, SPEEDS))}.")
+    ways = {"recorded": recorded_throughput, "here": lambda: throughput_on_record(store)}
+    order = sorted(SPEEDS, key=lambda name: name != which)
+    found = next(filter(None, (ways[name]() for name in order)), None)
+    if found is None:
+        raise ValueError("No record has a throughput: run section 2 of this notebook first.")
+    return found
+
+
+def recorded_throughput() -> tuple[float, str] | None:
+    """The best configuration of the notebook 1 that was recorded on a GPU."""
+    for record in recorded.records("optimised"):
+        if value := record["metrics"].get("output_tokens_per_s"):
+            return float(value), f"recorded: {recorded.label_of(record)}"
+    return None
 
 
 def throughput_on_record(store) -> tuple[float, str] | None:
-    """Output tokens/s to price, and where it comes from.
+    """Output tokens/s of this machine and this model, and where they come from.
 
     The best of notebook 1, else its baseline, else this notebook's own; None without any.
     """
@@ -88,4 +116,5 @@ def _save(store, inputs: CostInputs, source: str, by: str) -> None:
         "output_tokens_per_s": inputs.tokens_per_s,
         "million_tokens_per_month": million_tokens_a_month(inputs),
     }
-    store.save("cost", "per_million", metrics, throughput_from=source, price_from=by)
+    about = {"throughput_from": source, "price_from": by, "source": "formula"}
+    store.save("cost", "per_million", metrics, **about)

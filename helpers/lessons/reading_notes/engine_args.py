@@ -208,7 +208,8 @@ FIFTEEN: dict[str, tuple[str, str]] = {
         "02, 03",
     ),
     "enable_chunked_prefill": (
-        "Cut prompts into chunks so that running answers do not stall. On by default.",
+        "Cut prompts into chunks so that running answers do not stall. On by default, except for "
+        "encoder-decoder and some pooling models.",
         "02, 03",
     ),
     "enable_prefix_caching": (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 
 import torch
 from torch.nn.functional import linear
@@ -58,13 +59,19 @@ def product_sweep(
     return rows
 
 
-def measured_knee(rows: list[dict]) -> int | None:
-    """The smallest batch that takes more than 1.5 times as long as the fastest, or None.
+def measured_knee(rows: list[dict]) -> float | None:
+    """The batch that takes 1.5 times as long as the fastest, or None when none takes so long.
 
-    Below it another row is almost free.
+    Below it another row is almost free. Between two measured batches the time is interpolated, both
+    on log axes: the batches are powers of two, and the first one beyond the knee may lie far off.
     """
-    floor = min(r["ms"] for r in rows)
-    return next((r["batch"] for r in rows if r["ms"] > 1.5 * floor), None)
+    fastest = min(range(len(rows)), key=lambda i: rows[i]["ms"])
+    limit = 1.5 * rows[fastest]["ms"]
+    for before, beyond in itertools.pairwise(rows[fastest:]):
+        if beyond["ms"] > limit:
+            share = math.log(limit / before["ms"]) / math.log(beyond["ms"] / before["ms"])
+            return before["batch"] * (beyond["batch"] / before["batch"]) ** share
+    return None
 
 
 # ---------------------------------------------------------------- fusion

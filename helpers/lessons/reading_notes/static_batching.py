@@ -1,24 +1,25 @@
 """The same requests twice on a real engine: in waves, as servers before Orca did, and all at once.
 
 result = serve_both_ways(engine, answers=[8, 128, 64, ...], batch=8)
-result.speedup_x, result.steps_x, result.step_ms
+result.gain, result.steps_x, result.step_ms
 """
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, replace
 from itertools import count, pairwise
 
 from helpers.measure import Measurement, run_workload
+from helpers.verdicts.gain import Gain, gain_of_pairs
 from helpers.workloads import Workload, uniform
 
 
 @dataclass(frozen=True)
 class Waves:
-    """Seconds and steps of both ways.
+    """Seconds (medians of the repeats) and steps of both ways, measured in turn.
 
-    Seconds are the fastest of the repeats: other programs can only slow a run down. Steps are the
-    engine's own.
+    `gain`: times faster than in waves, in seconds, with its range. Steps are the engine's own.
     """
 
     wave_s: float
@@ -28,11 +29,7 @@ class Waves:
     step_ms: dict[int, float]  # by the requests in a step: lower quartile of its time
     output_tokens: int
     run: Measurement  # one of those that sent all requests at once
-
-    @property
-    def speedup_x(self) -> float:
-        """Times faster than in waves, in seconds."""
-        return self.wave_s / self.continuous_s
+    gain: Gain
 
     @property
     def steps_x(self) -> float:
@@ -47,12 +44,13 @@ class Waves:
         nearest = min(self.step_ms, key=lambda seen: abs(seen - requests))
         return self.step_ms[nearest] / 1000
 
-    def metrics(self, seconds: float) -> dict[str, float]:
-        """What is saved of one way, which took `seconds`."""
+    def metrics(self, way: str) -> dict[str, float]:
+        """What is saved of one way, "waves" or "continuous"."""
+        seconds = self.wave_s if way == "waves" else self.continuous_s
         return {
             "output_tokens_per_s": self.output_tokens / seconds,
             "duration_s": seconds,
-            "speedup_x": self.wave_s / seconds,
+            **({"speedup_x": 1.0} if way == "waves" else self.gain.metrics("speedup_x")),
             "steps_x": self.steps_x,
         }
 
@@ -87,14 +85,17 @@ def serve_both_ways(
         mine = requests()
         waves.append([serve("wave", mine[i : i + batch]) for i in range(0, len(mine), batch)])
         continuous.append(serve("continuous", requests()))
+    wave_s = [sum(run.duration_s for run in wave) for wave in waves]
+    continuous_s = [run.duration_s for run in continuous]
     return Waves(
-        wave_s=sum(min(run.duration_s for run in same) for same in zip(*waves, strict=True)),
-        continuous_s=min(run.duration_s for run in continuous),
+        wave_s=statistics.median(wave_s),
+        continuous_s=statistics.median(continuous_s),
         wave_steps=sum(len(run.timeline) for run in waves[0]),
         continuous_steps=len(continuous[0].timeline),
         step_ms=_step_ms([*(run for wave in waves for run in wave), *continuous]),
         output_tokens=sum(answers),
         run=continuous[0],
+        gain=gain_of_pairs(list(zip(wave_s, continuous_s, strict=True)), "lower"),
     )
 
 

@@ -32,12 +32,14 @@ def throughput_latency(
     rows: list[dict],
     best: str,
     caption: str,
+    limit_ms: float,
     typed_tokens_per_s: float | None = None,
     recorded: tuple[list[dict], str] = ((), ""),
 ) -> None:
     """Every configuration as a point: output tokens/s over TPOT p50; the best one marked.
 
     rows: configuration, output_tokens_per_s, tpot_ms_p50. best: the configuration to mark.
+    limit_ms: the goal, the longest TPOT p50 that is allowed, a line.
     typed_tokens_per_s: the student's own number, a line. recorded: rows of another machine and
     their label, as helpers.results.recorded.curve gives them.
     """
@@ -63,6 +65,9 @@ def throughput_latency(
         ax.axhline(typed_tokens_per_s, **hollow_line())
         place = (ax.get_xlim()[0], typed_tokens_per_s)
         note(ax, "your Week 2 number (typed)", place, (6, -11), fontsize=8, color=GREY)
+    ax.axvline(limit_ms, color=GREY, linewidth=1, linestyle=":")
+    top = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "top", "color": GREY}
+    note(ax, "the goal's limit", (limit_ms, 0.98), (-11, 0), fontsize=8, **top)
     ax.set(xlabel="TPOT p50 (ms per output token)", ylabel="output tokens/s, all requests")
     ax.set_ylim(0, None)
     ax.margins(x=0.18)

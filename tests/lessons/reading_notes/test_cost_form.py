@@ -6,6 +6,7 @@ from helpers.display import card
 from helpers.lessons.papers import cost
 from helpers.lessons.reading_notes import cost_form
 from helpers.results.store import Results
+from helpers.results.wording import kind_of
 from tests.notebook_tools import Outputs
 
 
@@ -27,6 +28,17 @@ def test_throughput_prefers_the_best_of_notebook_1(store):
     assert cost_form.throughput_on_record(store) == (400.0, "notebook 1, best configuration")
 
 
+def test_a_recorded_7b_is_priced_unless_the_own_machine_is_asked_for(store):
+    speed, source = cost_form.throughput(store, "here")
+    assert source.startswith("recorded: NVIDIA H100"), "nothing was measured here yet"
+    store.save("continuous_batching", "continuous", {"output_tokens_per_s": 90_000.0})
+    assert cost_form.throughput(store, "here")[0] == 90_000
+    assert cost_form.throughput(store, "recorded") == (speed, source)
+    assert "7B" in source and 1_000 < speed < 50_000
+    with pytest.raises(ValueError, match="'here'"):
+        cost_form.throughput(store, "mine")
+
+
 def picture(drawn):
     def draw(inputs):
         drawn.append(inputs)
@@ -41,6 +53,7 @@ def test_cost_form_without_widgets_saves_once(store, capsys):
     saved = store.get("cost", "per_million")
     assert len(drawn) == 1 and saved["metrics"]["cost_per_million_tokens"] == pytest.approx(4 / 3.6)
     assert saved["throughput_from"] == "a test" and saved["price_from"] == "parameter"
+    assert kind_of(saved) == "calculated", "a price is not measured"
     assert "picture" in capsys.readouterr().out
 
 

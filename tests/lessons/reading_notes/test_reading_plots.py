@@ -9,6 +9,7 @@ from helpers.display import figures as style
 from helpers.lessons.papers import cost, flash_attention, paged_attention, scheduling, speculative
 from helpers.lessons.reading_notes import claims, plots
 from helpers.lessons.reading_notes.static_batching import Waves
+from helpers.verdicts.gain import gain_of_pairs
 
 
 @pytest.fixture
@@ -171,15 +172,21 @@ def test_claims_quote_the_constants_and_name_what_is_not_rebuilt():
     lengths = paged_attention.draw_lengths(60)
     usage = {p: paged_attention.simulate_allocator(lengths, p) for p in paged_attention.POLICIES}
     slots = {n: 1 for n in paged_attention.TABLE_1}
-    waves = Waves(4.0, 2.0, 400, 200, {1: 2.0}, 100, {})
-    run = {"gamma": 4, "alpha": 0.8, "speedup": 1.4}
+    waves = Waves(4.0, 2.0, 400, 200, {1: 2.0}, 100, {}, gain_of_pairs([(4.0, 2.0)] * 3, "lower"))
+    run = {"gamma": 4, "alpha": 0.8, "speedup": 1.4, "drafts": 40}
     tables = [
         claims.paged(slots, usage),
         claims.sharing([{"kind": "beam", "width": 2, "printed": 37.56, "saved_percent": 39.0}]),
         claims.orca({"static": 380, "iteration": 200}, 1.8, waves),
         claims.flash(3e-7, 1.98, -0.99, 2.0),
         claims.deepspeed(0.5, 1.7, 14_000, "recorded"),
-        claims.leviathan([run | {"label": "draft"}, run | {"label": "none", "speedup": None}]),
+        claims.leviathan(
+            [
+                run | {"label": "draft"},
+                run | {"label": "none", "speedup": None},
+                run | {"label": "two drafts", "drafts": 2},
+            ]
+        ),
     ]
     for table in tables:
         assert len({c.key for c in table}) == len(table)
@@ -190,13 +197,17 @@ def test_claims_quote_the_constants_and_name_what_is_not_rebuilt():
     assert by_key["hbm_arxiv"].paper == 40.3 and by_key["hbm_later"].paper == 35.3, (
         "each with its version"
     )
-    assert (
-        "arXiv version" in by_key["hbm_arxiv"].what and "later version" in by_key["hbm_later"].what
-    )
+    assert "arXiv version" in by_key["hbm_arxiv"].what
+    assert "no dropout" in by_key["hbm_later"].what, "what its caption says of the other version"
     assert (by_key["latency_arxiv"].paper, by_key["latency_sc22"].paper) == (7.3, 6.4)
     assert (
         by_key["ours_draft"].ours == pytest.approx(1.4 / speculative.speedup(0.8, 4))
         and "ours_none" not in by_key
+        and "ours_two drafts" not in by_key
     )
+    # What the authors measured is more than theorem 3.8 allows: the line says so.
+    cnndm = by_key["t5_cnndm"]
+    assert cnndm.paper == 3.1 and cnndm.ours == pytest.approx(2.4, abs=0.01)
+    assert "less than was measured" in cnndm.why and "less than" not in by_key["t5"].why
     assert by_key["steps"].ours == 2 and by_key["measured"].ours == 2
     assert by_key["throughput"].ours is None, "what was not rebuilt has no number of ours"

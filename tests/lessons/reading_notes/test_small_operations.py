@@ -27,8 +27,16 @@ def test_sweep_shares_belong_to_its_times(limits):
 
 def test_measured_knee():
     rows = [{"batch": b, "ms": ms} for b, ms in ((1, 1.1), (2, 1.0), (4, 1.2), (8, 1.6), (16, 3.0))]
-    assert small_operations.measured_knee(rows) == 8
+    # 1.5 times the fastest lies between the batches 4 and 8, nearer to 8, which takes 1.6.
+    assert 7 < small_operations.measured_knee(rows) < 8
     assert small_operations.measured_knee(rows[:3]) is None
+
+
+def test_the_knee_of_a_machine_that_does_what_its_limits_allow_is_found_between_the_batches():
+    for knee in (6.8, 100, 250):
+        batches = [2**i for i in range(11)]
+        rows = [{"batch": b, "ms": max(1.0, b / knee)} for b in batches]
+        assert small_operations.measured_knee(rows) == pytest.approx(1.5 * knee, rel=0.15)
 
 
 def test_fused_and_apart_agree_also_when_the_last_piece_is_short():

@@ -1,6 +1,8 @@
 """helpers/lessons/reading_notes/wording.py: sentences that depend on measurements."""
 
+from helpers.lessons.papers import speculative
 from helpers.lessons.reading_notes import wording
+from helpers.verdicts.gain import gain_of_pairs
 
 
 def test_a_gauge_one_step_ahead_is_named_and_explained_only_where_it_is_so():
@@ -39,6 +41,25 @@ def test_refills_and_the_gain_say_what_the_counts_say():
         222, 216, True
     ) and "one step later" in wording.refills(222, 216, True)
     assert "one step later" not in wording.refills(222, 216, False)
-    assert "within 10% of that" in wording.gain_in_time(
-        1.85, 1.92, 1.96
-    ) and "not explained" in wording.gain_in_time(1.3, 1.9, 1.7)
+    near = gain_of_pairs([(1.80, 1.0), (1.90, 1.0), (1.95, 1.0)], "lower")
+    assert "lies within that" in wording.gain_in_time(near, 1.92, 1.88)
+    assert "not explained by steps" in wording.gain_in_time(near, 1.92, 1.5)
+    once = gain_of_pairs([(1.8, 1.0)], "lower")
+    assert "1 of the 3 runs" in wording.gain_in_time(once, 1.92, 1.5)
+    assert "not explained" not in wording.gain_in_time(once, 1.92, 1.5), "one run decides nothing"
+
+
+def test_a_run_of_two_drafts_says_nothing_of_acceptance():
+    run = {"label": "ngram, questions", "gamma": 4, "alpha": 0.4, "mean_length": 2.5}
+    run |= {"speedup": 0.43, "drafts": 2}
+    assert "2 drafts in the whole run, too few" in wording.acceptance(run, 30)
+    assert "0.43" not in wording.acceptance(run, 30)
+    assert "measured 0.43x" in wording.acceptance(run | {"drafts": 300}, 30)
+
+
+def test_what_drafts_cost_depends_on_who_drafts():
+    run = {"label": "draft model, k=4", "gamma": 4, "alpha": 0.8, "speedup": 1.4, "drafts": 72}
+    cost = (speculative.expected_tokens(0.8, 4) / 1.4 - 1) / 4
+    assert f"cost {cost:.2f} of a plain step" in wording.draft_cost(run)
+    assert "n-grams costs next to nothing" in wording.draft_cost(run | {"label": "ngram, repeats"})
+    assert "busy machine" in wording.draft_cost(run | {"speedup": 5.0})

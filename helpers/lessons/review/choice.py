@@ -17,6 +17,9 @@ from helpers.verdicts.gain import Gain, gain_of_pairs
 from helpers.verdicts.in_turn import in_turn
 
 ONE = "one at a time"
+# One run each that differ by more than this factor need no second look: what else a machine does
+# slows a run of seconds by less.
+FAR = 1.5
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,22 @@ def contenders(rows: list[dict], tpot_limit_ms: float, default: dict) -> list[di
 
     Those with the most output tokens/s of all whose TPOT p50 is within the limit (without any, the
     one with the shortest TPOT). `default`, the row that changes nothing, is one of them if it is
-    within the limit, and comes first; else the one with the shorter TPOT does.
+    within the limit, and comes first; else the one with the shorter TPOT does. Another row that is
+    far behind the best one is left out.
     """
     within = [row for row in rows if row["tpot_ms_p50"] <= tpot_limit_ms]
     if not within:
         return [min(rows, key=lambda row: row["tpot_ms_p50"])]
-    first, *others = sorted(within, key=lambda row: -row["output_tokens_per_s"])
-    if not others:
+    first, *others = sorted(within, key=_speed, reverse=True)
+    near = [row for row in others if _speed(row) * FAR > _speed(first)]
+    if default not in others and not near:
         return [first]
-    second = default if default in others else others[0]
+    second = default if default in others else near[0]
     return sorted([first, second], key=lambda row: (row is not default, row["tpot_ms_p50"]))
+
+
+def _speed(row: dict) -> float:
+    return row["output_tokens_per_s"]
 
 
 def best_in_turn(

@@ -68,12 +68,16 @@ def choose(engine, rows, default, goal_x=3.0):
 
 
 def test_the_contenders_meet_the_goal_and_the_default_is_one_of_them():
-    four, sixteen, all_of_them = row(4, 300, 2.5), row(16, 500, 4.0), row(48, 550, 8.0)
+    four, sixteen, all_of_them = row(4, 400, 2.5), row(16, 500, 4.0), row(48, 550, 8.0)
     rows = [four, sixteen, all_of_them]
     assert choice.contenders(rows, 6.0, all_of_them) == [four, sixteen]
     assert choice.contenders(rows, 9.0, all_of_them) == [all_of_them, sixteen]
     assert choice.contenders(rows, 3.0, all_of_them) == [four]
     assert choice.contenders(rows, 1.0, all_of_them) == [four], "nothing meets the goal"
+    far = row(4, 200, 2.5)
+    assert choice.contenders([far, sixteen, all_of_them], 6.0, all_of_them) == [sixteen]
+    slow_default = row(48, 200, 5.0)
+    assert choice.contenders([sixteen, slow_default], 6.0, slow_default) == [slow_default, sixteen]
 
 
 def test_one_lucky_run_does_not_make_an_optimum():

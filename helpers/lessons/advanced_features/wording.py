@@ -330,10 +330,10 @@ def gain_by_acceptance(rows: list[dict], model: str, slower_step: float, c: floa
     last = rows[-1]
     gained = [row["alpha"] for row in rows if row["gain"].verdict == "better"]
     if gained:
-        said += f"Speculation gained from a = {min(gained)} on; "
+        said += f"Speculation gained from a = {min(gained)} on. "
     elif last["gain"].verdict == "worse":
-        said += "At no acceptance rate did it gain here, the drafts cost too much; "
-    return f"{said}at a = {last['alpha']}: {last['gain'].sentence()}."
+        said += "At no acceptance rate did it gain here, the drafts cost too much. "
+    return f"{said}At a = {last['alpha']}: {last['gain'].sentence()}."
 
 
 # --- services ---

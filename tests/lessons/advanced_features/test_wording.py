@@ -144,12 +144,12 @@ def test_the_gain_begins_where_its_range_does():
     spans = ((0.2, (0.7, 0.8)), (0.6, (0.98, 1.3)), (0.8, (1.3, 1.5)))
     rows = [{"alpha": alpha, "gain": within(*span)} for alpha, span in spans]
     said = wording.gain_by_acceptance(rows, "a model", 1.6, 0.15)
-    assert "gained from a = 0.8 on; at a = 0.8: 1.30 to 1.50 times as fast." in said
+    assert "gained from a = 0.8 on. At a = 0.8: 1.30 to 1.50 times as fast." in said
     said = wording.gain_by_acceptance(rows[:1], "a model", 1.6, 0.15)
-    assert "At no acceptance rate did it gain here, the drafts cost too much; at a = 0.2" in said
+    assert "At no acceptance rate did it gain here, the drafts cost too much. At a = 0.2" in said
     wide = {"alpha": 0.95, "gain": within(0.75, 3.6)}
     said = wording.gain_by_acceptance([*rows[:2], wide], "a model", 1.6, 0.15)
-    assert said.endswith("at a = 0.95: undecided, 0.75 to 3.60 times as fast.")
+    assert said.endswith("At a = 0.95: undecided, 0.75 to 3.60 times as fast.")
     assert "cost too much" not in said, "an open range is no proof of a loss"
 
 

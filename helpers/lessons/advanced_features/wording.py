@@ -245,7 +245,7 @@ def ngram(name: str, counted: Acceptance, gain: Gain, async_scheduling: bool) ->
     async_scheduling: whether the engine without drafts prepared its next step during a step; with
     "ngram" vLLM does not.
     """
-    said = f"{name}: {counted.drafts} drafts"
+    said = f"{name}: {counted.drafts} draft{'' if counted.drafts == 1 else 's'}"
     if counted.drafts:
         said += f", {100 * counted.rate:.0f} % of the drafted tokens accepted"
     said += f"; {gain.sentence()}."

@@ -398,6 +398,24 @@ def experts_are_sharded_over_dp() -> Seen:
     return shards == 2 and "MoE layers will be sharded" in said, f"TP 1 x DP 2: {shards}; {said}"
 
 
+def an_idle_replica_of_experts_runs_dummy_passes() -> Seen:
+    from vllm.v1.engine.core import DPEngineCoreProc
+
+    there = "self.execute_dummy_batch()" in inspect.getsource(DPEngineCoreProc)
+    return there, f"DPEngineCoreProc calls execute_dummy_batch: {there}"
+
+
+def order_of_all_reduces() -> Seen:
+    """FlashInfer, vLLM's own, symmetric memory, NCCL: each asked before the next."""
+    from vllm.distributed.device_communicators.cuda_communicator import CudaCommunicator
+
+    source = inspect.getsource(CudaCommunicator.all_reduce)
+    asked = ("fi_ar_comm.all_reduce(", "ca_comm.custom_all_reduce(")
+    asked += ("symm_mem_comm.all_reduce(", "pynccl_comm.all_reduce(")
+    places = [source.find(" " + call) for call in asked]
+    return places[0] > 0 and places == sorted(places), f"places in its source: {places}"
+
+
 def attention_heads_must_divide() -> Seen:
     from vllm.config import ParallelConfig
 

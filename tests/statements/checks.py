@@ -109,13 +109,15 @@ def batch_defaults(memory_gib: int, name: str, cpu: bool = False) -> dict[str, i
 
 def defaults_depend_on_memory_and_on_llm_or_server() -> Seen:
     h100, a100 = batch_defaults(79, "NVIDIA H100"), batch_defaults(79, "NVIDIA A100")
-    cpu = batch_defaults(64, "cpu", cpu=True)
+    small, cpu = batch_defaults(24, "NVIDIA A10"), batch_defaults(64, "cpu", cpu=True)
     expected = (
         {"llm": (16384, 1024), "server": (8192, 1024)},
         {"llm": (8192, 256), "server": (2048, 256)},
+        {"llm": (8192, 256), "server": (2048, 256)},
         {"llm": (4096, 256), "server": (2048, 128)},
     )
-    return (h100, a100, cpu) == expected, f"H100 {h100}, A100 {a100}, CPU {cpu}"
+    said = f"H100 {h100}, A100 {a100}, A10 {small}, CPU {cpu}"
+    return (h100, a100, small, cpu) == expected, said
 
 
 def eager_skips_compilation_and_graphs() -> Seen:

@@ -61,7 +61,7 @@ def test_every_check_is_asked_and_no_statement_twice():
         if inspect.signature(check).return_annotation == "Seen"
         and check.__module__ == checks.__name__
     }
-    assert asked <= there
+    assert asked == there
     places = [(entry["where"], entry["statement"]) for entry in LIST]
     assert len(set(places)) == len(places) and {*map(frozenset, LIST)} == {
         frozenset({"statement", "where", "how"})

@@ -141,15 +141,22 @@ def _save_typed(store, guess: Guess) -> None:
 
 
 def reconcile(
-    store, guess: Guess, measured: float | None, why=None, kind: str = "measured"
+    store,
+    guess: Guess,
+    measured: float | None,
+    why=None,
+    kind: str = "measured",
+    span: tuple[float, float] | None = None,
 ) -> Record | None:
     """Show prediction, outcome and their ratio with one sentence; save all of it.
 
     measured: the outcome. why: one sentence on what explains the difference, or a function of the
     ratio (outcome / predicted) that returns it. kind: what the outcome is, one of `KINDS`; only
     "measured" is called a measurement. A formula is not held against a calculation, which would be
-    itself: then nothing is said of a distance. Returns the saved record, or None when there is
-    nothing to compare. Zero predicted gives no ratio. Raises ValueError for another kind.
+    itself: then nothing is said of a distance. span: the range of the outcome, when it was measured
+    with one; a prediction inside it is not called too high or too low. Returns the saved record, or
+    None when there is nothing to compare. Zero predicted gives no ratio. Raises ValueError for
+    another kind.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; it can be {', '.join(map(repr, KINDS))}")
@@ -169,12 +176,13 @@ def reconcile(
     else:
         lines.append(_compared(_WHOSE[guess.source], guess.value, unit, ratio, kind))
         whose = "Your prediction" if guess.source == "student" else "The prediction"
-        said.append(_distance(ratio, whose, noun))
+        said.append(_inside(guess.value, span, whose) or _distance(ratio, whose, noun))
     if guess.source != "formula" and guess.formula is not None and kind != "calculated":
         # The reason belongs to what the formula leaves out: it follows the formula's own distance.
         of_formula = _ratio(measured, guess.formula)
         lines.append(_compared("the formula's prediction", guess.formula, unit, of_formula, kind))
-        said.append(_distance(of_formula, "The formula's prediction", noun))
+        whose = "The formula's prediction"
+        said.append(_inside(guess.formula, span, whose) or _distance(of_formula, whose, noun))
     said.append(_why(why, ratio))
     sentence = " ".join(filter(None, said))
     record = store.save(
@@ -198,6 +206,12 @@ def _compared(label: str, value: float, unit: str, ratio: float | None, kind: st
         return said
     share = f"{ratio:.2f}" if 0.1 <= abs(ratio) < 1000 else f"{ratio:.3g}"
     return f"{said}; {kind} / predicted = {share}"
+
+
+def _inside(value: float, span: tuple[float, float] | None, whose: str) -> str:
+    if span is None or not span[0] <= value <= span[1]:
+        return ""
+    return f"{whose} lies in the range that was measured ({number(span[0])} to {number(span[1])})."
 
 
 def _distance(ratio: float | None, whose: str, noun: str) -> str:

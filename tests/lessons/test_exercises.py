@@ -146,6 +146,15 @@ def test_nothing_measured_is_said_and_not_saved(store, capsys, measured):
     assert "measurement is missing" in capsys.readouterr().out and not lines_of(store)
 
 
+def test_a_prediction_inside_the_measured_range_is_not_called_wrong(store, capsys):
+    for predicted, inside in ((0.96, True), (1.4, False)):
+        guess = exercises.predict(store, "x", "Speed-up?", predicted, "x")
+        exercises.reconcile(store, guess, 0.43, span=(0.2, 1.1))
+        said = capsys.readouterr().out
+        assert ("lies in the range that was measured (0.2" in said) == inside
+        assert ("is not there" in said) != inside
+
+
 def test_answers_choices_and_ticks_without_a_front_end(store, capsys):
     assert not exercises.ask(store, "insight_1", "What did you learn?")
     assert "No answer yet" in capsys.readouterr().out and not lines_of(store)

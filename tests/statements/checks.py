@@ -418,6 +418,22 @@ def order_of_all_reduces() -> Seen:
     return places[0] > 0 and places == sorted(places), f"places in its source: {places}"
 
 
+def max_num_seqs_counts_for_each_replica() -> Seen:
+    (argument,) = [row for row in catalogue() if row.name == "max_num_queued_reqs"]
+    said = " ".join(argument.help.split())
+    return "applies per data-parallel rank" in said, said
+
+
+def ranks_on_a_cpu_share_memory() -> Seen:
+    """Two ranks of a tensor-parallel group: the module that an all-reduce is handed to."""
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    source = inspect.getsource(CpuCommunicator.__init__)
+    chosen = "self.dist_module = _CPUSHMDistributed(self)"
+    reduced = inspect.getsource(CpuCommunicator.all_reduce)
+    return chosen in source and "self.dist_module.all_reduce" in reduced, reduced
+
+
 def attention_heads_must_divide() -> Seen:
     from vllm.config import ParallelConfig
 

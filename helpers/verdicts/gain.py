@@ -53,6 +53,11 @@ class Gain:
         """True when more measurements would not change what is said."""
         return self.verdict != "open"
 
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """(low, high), or None where too few values give no range."""
+        return (self.low, self.high) if self.values >= LEAST_VALUES else None
+
     def times(self, factor: float) -> Gain:
         """The gain of something that is known without error to be `factor` times as good again."""
         return Gain(factor * self.estimate, factor * self.low, factor * self.high, self.values)

@@ -89,7 +89,7 @@ def open_loop(rows: list[dict], goals_ms: dict, best: dict | None, share: float)
 def capacity(low: float, high: float, closed_per_s: float) -> str:
     """Between which rates the open loop found the capacity, and what the closed loop had said.
 
-    low, high: of sizing.capacity, from one run at each rate.
+    low, high: of sizing.capacity. Within 3 % of them the closed loop agrees.
     """
     if not low:
         return f"The server fell behind at every rate tried, down to {high:.4g} arrivals a second."
@@ -97,20 +97,20 @@ def capacity(low: float, high: float, closed_per_s: float) -> str:
         return f"The server kept up with every rate tried, up to {low:.4g} arrivals a second."
     said = (
         f"With {low:.4g} arrivals a second the server kept up; with {high:.4g} it fell behind, "
-        "in one run each: its capacity lies between them."
+        "twice: its capacity lies between them."
     )
     closed = f"The closed loop answered {closed_per_s:.4g} requests a second"
-    if closed_per_s < low:
+    if closed_per_s < 0.97 * low:
         return (
             f"{said} {closed}, which is less: at its beginning all of its clients wait for their "
             "prompts at once, and at its end not all of them are at work."
         )
-    if closed_per_s > high:
+    if closed_per_s > 1.03 * high:
         return (
             f"{said} {closed}, which is more: the machine was busier in one of the two, or a "
             "longer run would have kept up with more."
         )
-    return f"{said} {closed}, which lies between them, too."
+    return f"{said} {closed}, which agrees."
 
 
 def queue(waiting: dict[float, list[dict]], rates: dict[float, float]) -> str:

@@ -80,7 +80,8 @@ def test_a_gain_without_a_cache_is_called_a_disturbance():
     [
         (100, 112, 93, "which is less"),
         (100, 112, 120, "which is more"),
-        (100, 112, 105, "which lies between them, too"),
+        (100, 112, 105, "which agrees"),
+        (100, 112, 99.9, "which agrees"),
         (0.0, 20, 93, "fell behind at every rate"),
         (60, float("inf"), 50, "kept up with every rate tried, up to 60"),
     ],

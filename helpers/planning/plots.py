@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+from matplotlib.ticker import LogLocator, NullFormatter
+
 from helpers.display import figures
 from helpers.display.figures import (
     BLUE,
@@ -282,6 +284,10 @@ def predicted_measured(rows: list[dict], caption: str) -> None:
         x, y = [row["measured"] for row in mine], [row["after"] for row in mine]
         ax.errorbar(x, y, xerr=spread, label=label, elinewidth=1.2, **look)
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    for axis in (ax.xaxis, ax.yaxis):  # 1, 2, 5, 10, ...: labels that do not run into each other
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="measured (ms), with the range of the rounds", ylabel="predicted (ms)")
     ax.legend(fontsize=8)
     figures.show(fig, caption, rows, "predicted_measured")

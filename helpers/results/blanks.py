@@ -21,6 +21,7 @@ from helpers.results.wording import (
     one_line,
     origin_of,
     rounded,
+    source_of,
     spaced,
     table_row,
 )
@@ -258,7 +259,7 @@ def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
             shown = shown[: ROWS_PER_EXPERIMENT - LAST_ROWS] + shown[-LAST_ROWS:]
         name = spaced(experiment)
         for r in shown:
-            cells = (name, spaced(r["variant"]), ", ".join(chief_metrics(r)), kind_of(r))
+            cells = (name, spaced(r["variant"]), ", ".join(chief_metrics(r)), source_of(r))
             lines[f"row.{experiment}.{r['variant']}"] = table_row(*cells)
         if hidden > 0:
             cells = (name, f"{hidden} more", "in measurements.jsonl", "")

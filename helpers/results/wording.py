@@ -93,11 +93,18 @@ def chief_metrics(record: dict) -> list[str]:
     }
     first_of_group = [next((name for name in group if name in metrics), None) for group in CHIEF]
     known = {name for group in CHIEF for name in group} | ASKED_FOR
+    known |= {name + end for name in metrics for end in ("_low", "_high", "_values")}
     others = [
         name for name in metrics if name not in known and not re.search(r"_(p\d+|mean)$", name)
     ]
     names = [name for name in [*first_of_group, *others] if name] or list(metrics)
-    return [metric(name, metrics[name]) for name in names[:CHIEF_METRICS]]
+    return [metric(name, metrics[name]) + _range(metrics, name) for name in names[:CHIEF_METRICS]]
+
+
+def _range(metrics: dict[str, float], name: str) -> str:
+    """The range that was measured, where a record has one: " (1.8 to 2.1)"."""
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return "" if low is None or high is None else f" ({rounded(low)} to {rounded(high)})"
 
 
 def count(number: int, thing: str) -> str:
@@ -128,6 +135,13 @@ def kind_of(record: dict) -> str:
     if not isinstance(source, str):
         return "measured"
     return "typed" if source in TYPED else "calculated" if source in CALCULATED else "measured"
+
+
+def source_of(record: dict) -> str:
+    """Its kind, and that other programs disturbed the measurement, where they did."""
+    machine = record.get("machine")
+    disturbed = isinstance(machine, dict) and machine.get("disturbed")
+    return kind_of(record) + (", disturbed" if disturbed else "")
 
 
 def machine_of(record: dict) -> str:

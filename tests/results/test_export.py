@@ -13,7 +13,7 @@ from helpers.results.blanks import SLOTS
 from helpers.results.documents import export
 from helpers.results.merge import Base, Line, merge
 from helpers.results.store import Results, ResultsError
-from helpers.results.wording import chief_metrics, metric, rounded
+from helpers.results.wording import chief_metrics, metric, rounded, source_of
 
 DOC = "my_learnings.md"
 # The course's lines, as the issue gives them: they must stand in the templates as they are.
@@ -656,6 +656,17 @@ def test_whatever_the_student_typed_survives_any_sequence_of_exports(tmp_path_fa
             ours = [line for line in after.decode().split("\n") if "- Initial throughput" in line]
             assert not ours or any("§" in line for line in ours), "a line that was removed is back"
     assert json.loads((folder / RECORD).read_text())["lines"] is not None
+
+
+def test_a_range_stands_beside_its_number_and_a_disturbed_run_is_named():
+    gain = {"improvement_x": 7.87, "improvement_x_low": 7.6, "improvement_x_high": 8.14}
+    record = {"metrics": {**gain, "improvement_x_values": 3, "extra": 1.0}}
+    assert chief_metrics(record) == ["improvement 7.87x (7.6 to 8.14)", "extra 1"]
+    assert source_of(record) == "measured"
+    assert source_of({**record, "machine": {"others_share": 0.4, "disturbed": ["x"]}}) == (
+        "measured, disturbed"
+    )
+    assert source_of({**record, "machine": "forged"}) == "measured"
 
 
 def test_a_result_shows_one_metric_of_each_kind_and_not_the_workload():

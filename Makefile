@@ -47,4 +47,4 @@ clean: ## remove the environment and caches; runs/ and results/ stay
 
 # The stamp is written last, so an install that failed or was interrupted is repaired by the next call.
 $(VENV)/.ready: requirements.txt requirements-cpu.txt pyproject.toml setup.sh
-	@PYTHON="$(PYTHON)" VENV="$(VENV)" ./setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" DEVICE="$(DEVICE)" ./setup.sh

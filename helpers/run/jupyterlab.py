@@ -1,7 +1,7 @@
 """Open JupyterLab on the week's start page: ``make lab``.
 
-It listens on this machine only (127.0.0.1) and asks for a token, which is in
-the address that it prints. Further arguments go to JupyterLab (``--port 8890``).
+It listens on this machine only (127.0.0.1; ``--ip`` says otherwise, in a container) and asks for a
+token, which is in the address that it prints. Further arguments go to JupyterLab (``--port 8890``).
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ def command(arguments: list[str] = (), page: Path | None = None, root: Path = RE
     line = [
         *(sys.executable, "-m", "jupyterlab"),
         f"--ServerApp.root_dir={root}",
-        "--ServerApp.ip=127.0.0.1",
         "--FileContentsManager.pre_save_hook=helpers.run.jupyterlab.before_saving",
         f"--LabApp.extra_labextensions_path={REPO / 'helpers' / 'run' / 'lab_extensions'}",
     ]
+    if not any(argument.startswith(("--ip", "--ServerApp.ip")) for argument in arguments):
+        line.append("--ServerApp.ip=127.0.0.1")
     if page is not None and page.is_relative_to(root):
         line.append(f"--LabApp.default_url=/lab/tree/{page.relative_to(root).as_posix()}")
     if os.geteuid() == 0:

@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab doctor bench clean
+.PHONY: help setup run test lab export doctor bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -34,6 +34,9 @@ test: $(READY) ## check the form of the code (ruff), run the tests
 
 lab: $(READY) ## open the notebooks in JupyterLab, on this machine only
 	@$(PY) -m helpers.run.jupyterlab $(ARGS)
+
+export: $(READY) ## fill the documents from what was measured; a page to print and a zip beside them
+	@$(PY) -m helpers.run export $(ARGS)
 
 doctor: ## check this machine: [OK] or [FAIL], with what to do
 	@$(if $(READY),[ -x $(PY) ] && exec $(PY) -m helpers.run.doctor $(ARGS) ||) PYTHONPATH="$(CURDIR)" $(PYTHON) -m helpers.run.doctor $(ARGS)

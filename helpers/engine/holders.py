@@ -60,6 +60,11 @@ def release(kind: str) -> None:
     _entry(kind).unlink(missing_ok=True)
 
 
+def close_all() -> list[str]:
+    """Close what this kernel still holds; a sentence for each engine or server that it held."""
+    return [str(report) for close in list(_closers.values()) if (report := close())]
+
+
 def others() -> list[dict]:
     """What other kernels of this user hold here: {"pid", "started", "host", "notebook"}."""
     found = []

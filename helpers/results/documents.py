@@ -63,18 +63,20 @@ class ExportReport:
 
     def summary(self) -> str:
         """A line for each document: how many of its blanks are filled, and how."""
-        return "\n".join([*map(self._counts, self.paths), *self.notes])
+        lines = [f"{path}: {self.counts(path)}" for path in self.paths]
+        return "\n".join([*lines, *self.notes])
 
     def __str__(self) -> str:
         lines = []
         for path in self.paths:
             mine = [blank for blank in self.blanks if blank.document == path.stem]
-            lines += [self._counts(path), *(f"  {blank}" for blank in mine)]
+            lines += [f"{path}: {self.counts(path)}", *(f"  {blank}" for blank in mine)]
         return "\n".join(lines + self.notes)
 
-    def _counts(self, path: Path) -> str:
+    def counts(self, path: Path) -> str:
+        """How many blanks of a document are filled, and how."""
         kinds = Counter(blank.kind for blank in self.blanks if blank.document == path.stem)
-        return f"{path}: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS)
+        return ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
 
 
 def export(

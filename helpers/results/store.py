@@ -21,6 +21,7 @@ import math
 import os
 import platform
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -250,6 +251,7 @@ class Results:
         self.profile = profile
         self.problems: list[str] = []
         self._unsaved: list[dict] = []
+        self.after_save: Callable[[], None] | None = None  # told of every record that is saved
 
     def save(
         self,
@@ -286,6 +288,8 @@ class Results:
             raise TypeError(f"This cannot be saved: {fault}.")
         self._unsaved.append(record)
         self.flush()
+        if self.after_save is not None:
+            self.after_save()
         return record
 
     def save_run(

@@ -1,9 +1,9 @@
-"""`python -m helpers.run` executes the notebooks, `python -m helpers.run class` a whole class."""
+"""`python -m helpers.run` executes the notebooks; `class` a whole class, `export` hands in."""
 
 import sys
 
 from helpers.results import ResultsError
-from helpers.run import runner
+from helpers.run import finish, runner
 from helpers.run.classroom import command
 from helpers.run.course_file import UsageError
 from helpers.run.stopping import Stopped, everything_ends
@@ -11,10 +11,10 @@ from helpers.run.stopping import Stopped, everything_ends
 
 def main(argv: list[str]) -> int:
     """0 all ran, 1 a notebook failed, 2 wrong usage or a full disk, 128 + signal when stopped."""
-    a_class = argv[:1] == ["class"]
+    named = {"class": command.main, "export": finish.main}.get(argv[0] if argv else "")
     try:
         with everything_ends():
-            return command.main(argv[1:]) if a_class else runner.main(argv)
+            return named(argv[1:]) if named else runner.main(argv)
     except (UsageError, ResultsError) as error:
         print(error, file=sys.stderr)
     except OSError as error:

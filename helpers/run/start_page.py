@@ -1,17 +1,30 @@
-"""The week's guide, with what is done so far: ``START.md`` in the results folder.
+"""The week's guide with what is done so far, START.md, and the line at the top of a notebook.
 
-``make lab`` opens JupyterLab on it; it is written anew at each start.
+    progress(store)     # one line: done, open, next; from here on START.md follows every save
+
+A section is a heading `## Title (12 min)` or `## Title (optional, 12 min)` of a notebook. It is
+done when everything that its cells save is among the results: the names are read from the cells,
+so there is no list beside the notebooks that could disagree with them. `make lab` opens START.md.
 """
 
 from __future__ import annotations
 
+import ast
+import html
+import json
 import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 from helpers import REPO, replace_file
-from helpers.results.blanks import NOT_RESULTS, SLOTS, Facts
+from helpers.display import card
+from helpers.results import blanks
+from helpers.results.blanks import SLOTS, Facts
 from helpers.results.documents import DOCUMENTS
-from helpers.results.store import results_folder
+from helpers.results.store import Results, ResultsError, results_folder
 
 # What each notebook is for; only those that exist are listed.
 ABOUT = {
@@ -21,13 +34,14 @@ ABOUT = {
     "04_multi_gpu_planning": "hardware, parallelism, the plan for Week 5",
     "05_server_mode": "vLLM as a server: requests, streaming, load, metrics",
 }
+# Exercises save under an experiment of their own, their key is the variant.
+EXERCISES = {"ask": "answer", "choose": "answer", "predict": "prediction", "tick": "checklist"}
+HEADING = re.compile(r"## (.+?)(?: \((optional)?(?:, )?(?:(\d+) min)?\))?")
 
 PAGE = """\
 # Integration Week: start here
 
 {following}
-| notebook | what it is about | so far |
-|---|---|---|
 {notebooks}
 
 ## The week's checklist
@@ -43,32 +57,197 @@ PAGE = """\
 - **Stuck?** Open a hint. A cell that was run too early names the cell to run first.
 - **New kernel?** Kernel > Restart Kernel and Run All Cells does what `make run` does. Saved numbers
   and answers stay.
-- **One engine at a time:** two notebooks share one machine; close a notebook's engine (its last
-  cell) before the next.
+- **One engine at a time:** two notebooks share one machine; run a notebook's last cell, which
+  closes its engine, before you open the next.
 
 ## Your documents
 
 {documents}
 {problems}
-Results are kept in `{folder}`. This page is written when `make lab` starts.
+Results are kept in `{folder}`. This page follows what you save.
 """
 
 
+@dataclass(frozen=True)
+class Section:
+    """A section of a notebook. wants: what its cells save, as (experiment, variant begins so)."""
+
+    title: str
+    minutes: int | None
+    optional: bool
+    wants: frozenset[tuple[str, str]]
+
+    @property
+    def time(self) -> str:
+        """The heading's end: (optional, 12 min), or what is known of it; begins with a space."""
+        known = ["optional" * self.optional, f"{self.minutes} min" * bool(self.minutes)]
+        return f" ({', '.join(filter(None, known))})" if any(known) else ""
+
+
+# ---------------------------------------------------------------- what a notebook asks for
+
+
+def sections(path: Path) -> tuple[Section, ...]:
+    """The sections of a notebook that save something, in order; read again when it changes."""
+    return _sections(path, path.stat().st_mtime_ns)
+
+
+@lru_cache
+def _sections(path: Path, _modified: int) -> tuple[Section, ...]:
+    found: list[tuple[re.Match, set]] = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            headings = [line for line in source.splitlines() if line.startswith("## ")]
+            found += [(HEADING.fullmatch(line), set()) for line in headings]
+        elif cell["cell_type"] == "code" and found:
+            found[-1][1].update(saved_by(source))
+    return tuple(
+        Section(heading[1], int(heading[3] or 0) or None, bool(heading[2]), frozenset(wants))
+        for heading, wants in found
+        if wants
+    )
+
+
+def saved_by(source: str) -> Iterator[tuple[str, str]]:
+    """What a cell always saves when it runs: (experiment, how the variant begins)."""
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    try:
+        tree = compile(source, "cell", "exec", flags)
+    except SyntaxError:  # a magic, or a cell that a student is writing
+        return
+    for call in _calls(tree):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        first, second = call.args[0], call.args[1] if len(call.args) > 1 else None
+        if name == "check" and isinstance(first, ast.Name):
+            yield "puzzle", first.id
+        elif name in EXERCISES and second is not None:
+            yield EXERCISES[name], _beginning(second)
+        elif name in ("save", "save_run") and second is not None and _beginning(first):
+            yield _beginning(first), _beginning(second)
+
+
+def _calls(node: ast.AST) -> Iterator[ast.Call]:
+    """The calls with arguments below a node; those under an `if` may never happen."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Call) and child.args:
+            yield child
+        if not isinstance(child, ast.If):
+            yield from _calls(child)
+
+
+def _beginning(node: ast.expr) -> str:
+    """The fixed beginning of a text in the code: all of "a", the "a" of f"a{b}"."""
+    if isinstance(node, ast.JoinedStr) and node.values:
+        node = node.values[0]
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+# ---------------------------------------------------------------- how far it is
+
+
+@dataclass(frozen=True)
+class Stand:
+    """How far a notebook is: its sections with how many of their wants are there."""
+
+    notebook: str
+    sections: tuple[tuple[Section, int], ...]
+
+    @property
+    def open(self) -> list[Section]:
+        """Sections of the core path that are not done, in order."""
+        return [
+            section
+            for section, there in self.sections
+            if not section.optional and there < len(section.wants)
+        ]
+
+    @property
+    def core(self) -> list[Section]:
+        """Sections that are not optional."""
+        return [section for section, _ in self.sections if not section.optional]
+
+    def sentence(self) -> str:
+        """Such as "3 of 8 sections done, about 25 of 60 minutes left"."""
+        done = len(self.core) - len(self.open)
+        said = f"{done} of {len(self.core)} sections done"
+        if left := sum(section.minutes or 0 for section in self.open):
+            said += f", about {left} of {sum(s.minutes or 0 for s in self.core)} minutes left"
+        return said
+
+
+def stand(path: Path, known: Facts) -> Stand:
+    """How far a notebook is by what has been saved."""
+    mine = [r for r in known.records if r["notebook"] == path.stem]
+
+    def there(experiment: str, beginning: str) -> bool:
+        return any(
+            r["experiment"] == experiment
+            and r["variant"].startswith(beginning)
+            and r.get("solved") is not False
+            and r.get("text") != ""
+            for r in mine
+        )
+
+    counted = ((s, sum(there(*want) for want in s.wants)) for s in sections(path))
+    return Stand(path.stem, tuple(counted))
+
+
+def progress(store: Results) -> None:
+    """Show how far this notebook is, in one line, and keep START.md up to date from here on."""
+    path = REPO / "notebooks" / f"{store.notebook}.ipynb"
+    store.after_save = partial(_follow, store.directory)
+    store.after_save()
+    known = stand(path, Facts.of(store.directory))
+    following = [section.title + section.time for section in known.open[:1]]
+    further = len(known.open) - 1
+    text = f"{known.sentence()}. "
+    text += f"Next: {following[0]}" if following else "All of the core path is done."
+    text += f", then {further} more." if further > 0 else ""
+    card.show(card.Static(f'<div style="{card.CARD}">{html.escape(text)}</div>', text))
+
+
+def _follow(folder: Path) -> None:
+    """Write the page anew; a full disk must not stop a measurement that has been saved."""
+    try:
+        write(folder)
+    except (OSError, ResultsError) as error:
+        print(f"START.md is not up to date: {error}")
+
+
+# ---------------------------------------------------------------- the page
+
+
+def write(results_dir=None) -> Path:
+    """Write START.md into the results folder, in one step; return its path."""
+    folder = results_folder(results_dir)
+    page = folder / "START.md"
+    replace_file(page, text(folder, page).encode())
+    return page
+
+
 def text(folder: Path, page: Path) -> str:
-    """The guide as Markdown, for the results in ``folder``; links are relative to ``page``."""
+    """The guide as Markdown, for the results in `folder`; links are relative to `page`."""
     known = Facts.of(folder)
-    done = {r["notebook"] for r in known.records if r["experiment"] not in NOT_RESULTS}
-    notebooks = sorted((REPO / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    open_ones = [path for path in notebooks if path.stem not in done]
+    paths = notebooks()
+    stands = {path: stand(path, known) for path in paths}
+    unfinished = next((path for path in paths if stands[path].open), None)
     problems = "\n".join(f"- {problem}" for problem in known.problems[:10])
     return PAGE.format(
-        following=f"**Next:** {_notebook(open_ones[0], page)}\n" if open_ones else "",
-        notebooks="\n".join(_row(path, known, page) for path in notebooks),
+        following=_following(unfinished, stands, page) if unfinished else "**All done.**\n",
+        notebooks="\n".join(_part(path, stands[path], known, page) for path in paths),
         checklist="\n".join(checklist(known)),
         documents="\n".join(_document(folder / f"{name}.md", page) for name in DOCUMENTS),
         problems=f"\n## Damaged lines in the results\n\n{problems}\n" if problems else "",
         folder=folder,
     )
+
+
+def notebooks() -> list[Path]:
+    """The lessons, in order."""
+    return [
+        path for path in sorted((REPO / "notebooks").glob("[0-9]*.ipynb")) if path.stem in ABOUT
+    ]
 
 
 def checklist(known: Facts) -> list[str]:
@@ -83,21 +262,26 @@ def checklist(known: Facts) -> list[str]:
     return lines
 
 
-def write(results_dir=None) -> Path:
-    """Write START.md into the results folder, in one step; return its path."""
-    folder = results_folder(results_dir)
-    page = folder / "START.md"
-    replace_file(page, text(folder, page).encode())
-    return page
+def _following(path: Path, stands: dict[Path, Stand], page: Path) -> str:
+    section = stands[path].open[0]
+    return f"**Next:** {_notebook(path, page)}, “{section.title}”{section.time}\n"
 
 
-def _row(path: Path, known: Facts, page: Path) -> str:
-    mine = [r for r in known.records if r["notebook"] == path.stem]
-    state = "not begun"
-    if mine:
-        last = max((r.get("provenance") or {}).get("time_utc") or "" for r in mine)
-        state = f"{len(mine)} results saved, last {last[:16].replace('T', ' ')} UTC"
-    return f"| {_notebook(path, page)} | {ABOUT.get(path.stem, '')} | {state} |"
+def _part(path: Path, known: Stand, facts: Facts, page: Path) -> str:
+    """A notebook's heading, what it is about, and its sections: done, begun or open."""
+    lines = [f"## {_notebook(path, page)}", "", f"{ABOUT[path.stem]}. {known.sentence()}.", ""]
+    for section, there in known.sections:
+        sign = "☑" if there == len(section.wants) else "◐" if there else "☐"
+        lines.append(f"- {sign} {section.title}{section.time}")
+    times = [
+        (r.get("provenance") or {}).get("time_utc") or ""
+        for r in facts.records
+        if r["notebook"] == path.stem
+    ]
+    if last := max(times, default=""):
+        lines += ["", f"{blanks.count(len(times), 'record')}, the last of "]
+        lines[-1] += f"{last[:16].replace('T', ' ')} UTC."
+    return "\n".join([*lines, ""])
 
 
 def _notebook(path: Path, page: Path) -> str:
@@ -107,7 +291,7 @@ def _notebook(path: Path, page: Path) -> str:
 def _document(path: Path, page: Path) -> str:
     if path.exists():
         return f"- [{path.name}]({_link(path, page)})"
-    return f"- {path.name}: written by a notebook's export"
+    return f"- {path.name}: written by a notebook's last cell"
 
 
 def _link(path: Path, page: Path) -> str:

@@ -22,6 +22,13 @@ pre { background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .85r
 pre { white-space: pre-wrap; } pre, code { overflow-wrap: anywhere; }
 code { font-size: .9em; } a { color: inherit; }
 .bad { color: #b3261e; font-weight: 600; } .good { color: #1b7f3b; } .soft { opacity: .75; }
+@media print {
+  @page { margin: 14mm; }
+  body { font-size: 9.5pt; line-height: 1.35; max-width: none; margin: 0; padding: 0; }
+  section + section { break-before: page; }
+  h1 { margin: 0 0 .4rem; } h2 { margin: .7rem 0 .2rem; break-after: avoid; }
+  ul, ol, p { margin: .2rem 0; } tr { break-inside: avoid; }
+}
 @media (prefers-color-scheme: dark) { .bad { color: #ff8a80; } .good { color: #7bd88f; } }
 """
 

@@ -5,6 +5,8 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from helpers.results.store import Results
 from helpers.run import jupyterlab as lab
 from helpers.run import start_page
@@ -18,14 +20,98 @@ def test_the_start_page_shows_what_is_done_and_what_is_next(tmp_path):
         "nothing is left beside it"
     )
     before = page.read_text()
-    assert before.count("- ☐ ") == 8 and "☑" not in before and "not begun" in before
+    assert "☑" not in before and "◐" not in before and "0 of" in before
     assert "**Next:** [01 review](" in before
     store = Results("01_review", tmp_path)
     store.save("baseline", "one_at_a_time", {"output_tokens_per_s": 5.0})
     store.save("checklist", "paper", {}, done=True, source="student")
     after = start_page.write(tmp_path).read_text()
-    assert "☑ Read the PagedAttention paper" in after and after.count("- ☐ ") == 7
-    assert "2 results saved, last 20" in after and "**Next:** [01 review](" not in after
+    assert "☑ Read the PagedAttention paper" in after and after.count("◐") == 1
+    assert "2 records, the last of 20" in after
+
+
+LESSON = """
+## Predict (10 min)
+---
+guess = predict(store, "weights", "How large?", 3, "GiB")
+## Measure (optional, 5 min)
+---
+for n in (1, 2):
+    store.save_run("sweep", f"{n} requests", run)
+if two_ranks:
+    store.save("ranks", "two", {})
+## Read
+---
+print("nothing is saved here")
+## Solve
+---
+check(blocks_held)
+ask(store, "insight_1", "And?")
+---
+%magic that is no Python
+"""
+
+
+@pytest.fixture
+def lesson(tmp_path, monkeypatch):
+    """A workbook with one lesson in it."""
+    cells = []
+    for part in LESSON.strip().split("\n---\n"):
+        code, _, heading = part.partition("## ")
+        cells += [{"cell_type": "code", "source": code}] if code else []
+        cells += [{"cell_type": "markdown", "source": "## " + heading}] if heading else []
+    path = tmp_path / "notebooks" / "01_review.ipynb"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"cells": cells}))
+    monkeypatch.setattr(start_page, "REPO", tmp_path)
+    return path
+
+
+def test_the_sections_of_a_notebook_and_what_they_save_are_read_from_its_cells(lesson):
+    found = start_page.sections(lesson)
+    assert [(s.title, s.minutes, s.optional) for s in found] == [
+        ("Predict", 10, False),
+        ("Measure", 5, True),
+        ("Solve", None, False),
+    ]
+    assert [sorted(s.wants) for s in found] == [
+        [("prediction", "weights")],
+        [("sweep", "")],
+        [("answer", "insight_1"), ("puzzle", "blocks_held")],
+    ], "what stands under an if may never be saved"
+
+
+def test_the_line_of_a_notebook_and_the_start_page_follow_every_save(lesson, tmp_path, capsys):
+    store = Results("01_review", tmp_path / "week")
+    start_page.progress(store)
+    assert capsys.readouterr().out.strip() == (
+        "0 of 2 sections done, about 10 of 10 minutes left. Next: Predict (10 min), then 1 more."
+    )
+    page = store.directory / "START.md"
+    assert "☐ Predict (10 min)" in page.read_text()
+    store.save("prediction", "weights", {"predicted": 3.0})
+    store.save("answer", "insight_1", {}, text="batching pays")
+    assert "☑ Predict (10 min)" in page.read_text() and "◐ Solve" in page.read_text()
+    store.save("puzzle", "blocks_held", {}, solved=False)
+    assert "◐ Solve" in page.read_text(), "a puzzle that was tried is not solved"
+    store.save("puzzle", "blocks_held", {}, solved=True)
+    assert "☑ Solve" in page.read_text() and "**All done.**" in page.read_text()
+    store.save("answer", "insight_1", {}, text="")
+    assert "◐ Solve" in page.read_text(), "an answer that was withdrawn"
+    start_page.progress(store)
+    assert "1 of 2 sections done. Next: Solve" in capsys.readouterr().out
+
+
+def test_a_start_page_that_cannot_be_written_does_not_stop_a_measurement(
+    lesson, tmp_path, monkeypatch, capsys
+):
+    store = Results("01_review", tmp_path / "week")
+    start_page.progress(store)
+    (store.directory / "START.md").unlink()
+    (store.directory / "START.md").mkdir()
+    store.save("sweep", "1 requests", {})
+    assert "START.md is not up to date" in capsys.readouterr().out
+    assert len(store.records()) == 1
 
 
 def test_links_of_the_start_page_lead_somewhere(tmp_path):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from helpers.engine.start import (
     logged_to,
     prepare_environment,
 )
+from helpers.engine.steps import steps_path
 
 _open: Engine | None = None  # the engine of this kernel
 
@@ -249,6 +251,7 @@ def close_engine() -> CloseReport | None:
 def _start(profile: Profile, args: dict) -> Engine:
     log_path = new_log("engine")
     prepare_environment(profile, args)
+    os.environ["WORKBOOK_STEPS"] = str(steps_path(log_path))
     known = set(_children())
     began = time.perf_counter()
     try:

@@ -23,8 +23,9 @@ from numbers import Integral, Real
 
 from helpers.engine.engine import Engine
 from helpers.engine.failure import EngineError
+from helpers.engine.steps import RECORDABLE
 
-RETUNABLE = {"worker_extension_cls": "helpers.engine.retune.WorkerExtension"}
+RETUNABLE = {"worker_extension_cls": "helpers.engine.retune.WorkerExtension", **RECORDABLE}
 
 
 @contextlib.contextmanager

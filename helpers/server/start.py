@@ -22,6 +22,7 @@ from helpers.engine.cache import new_log
 from helpers.engine.failure import EngineError
 from helpers.engine.profile import Profile
 from helpers.engine.start import MODEL_PHASES
+from helpers.engine.steps import steps_path
 
 # What the log says when a phase of the start begins, in the order of the start.
 _ENGINE_STARTS = r"Final IR op priority|Enabled custom fusions|Chunked prefill is enabled"
@@ -62,7 +63,7 @@ def launch(
     log_path = new_log("server")
     started = time.perf_counter()
     process = processes.spawn(
-        argv, env=environment(profile, api_key, quick), log=log_path, grace_s=15
+        argv, env=environment(profile, api_key, quick, log_path), log=log_path, grace_s=15
     )
     try:
         with live.engine_start(log_path, PHASES, what="server") as view:
@@ -130,7 +131,7 @@ def commands(profile: Profile, args: dict, quick: bool) -> tuple[str, list[str]]
     return f"VLLM_API_KEY=... {by_line}", argv
 
 
-def environment(profile: Profile, api_key: str, quick: bool) -> dict[str, str]:
+def environment(profile: Profile, api_key: str, quick: bool, log_path: Path) -> dict[str, str]:
     """The child's environment. The key goes here: `ps` shows commands to everybody."""
     env = {
         "VLLM_NO_USAGE_STATS": "1",
@@ -138,6 +139,7 @@ def environment(profile: Profile, api_key: str, quick: bool) -> dict[str, str]:
         **({"HF_HUB_OFFLINE": "1"} if Path(profile.model).exists() else {}),
         **os.environ,
         "VLLM_API_KEY": api_key,
+        "WORKBOOK_STEPS": str(steps_path(log_path)),
         # What the engine's processes say to each other stays on this machine, too.
         "VLLM_HOST_IP": HOST,
         "VLLM_LOGGING_STREAM": "ext://sys.stdout",

@@ -3,9 +3,18 @@
 import pytest
 from vllm import SamplingParams
 
-from helpers.engine import RETUNABLE, EngineError, close_engine, load_profile, open_engine, retuned
+from helpers.engine import (
+    RETUNABLE,
+    EngineError,
+    close_engine,
+    load_profile,
+    open_engine,
+    record_steps,
+    retuned,
+)
+from helpers.engine.steps import steps_path
 from helpers.measure import run_workload
-from helpers.workloads import uniform
+from helpers.workloads import Workload, uniform
 
 PROFILE = load_profile("cpu")
 SMALL = {"max_model_len": 2048, "max_num_seqs": 16}
@@ -69,6 +78,44 @@ def test_a_measurement_carries_the_arguments_in_force():
     assert run_workload(engine, work, progress=False).engine_args == started == engine.engine_args
 
 
+def recorded(engine, workload, sampling=NO_CACHE):
+    with record_steps(engine) as steps:
+        run = run_workload(engine, workload, sampling, progress=False)
+    return steps, run
+
+
+def test_the_steps_that_the_scheduler_recorded_are_those_of_the_run():
+    engine = open_engine(PROFILE, **SMALL, **RETUNABLE)
+    long, short = (
+        uniform(engine.tokenizer, n, size, 20, seed=n) for n, size in ((1, 1500), (3, 40))
+    )
+    mixed = Workload("mixed", (*long.requests, *short.requests), 0, "")
+    with retuned(engine, max_num_batched_tokens=256):
+        steps, run = recorded(engine, mixed)
+    assert [request.prompt_tokens for request in steps.requests] == [1500, 40, 40, 40]
+    assert all(step.tokens <= step.budget == 256 for step in steps.steps)
+    assert len([work for _, work in steps.of(0) if work.prefill]) > 1500 // 256
+    for i, request in enumerate(run.requests):
+        # all tokens but the last of an answer go through the model
+        went_through = sum(work.tokens for _, work in steps.of(i))
+        assert went_through == request.input_tokens + request.output_tokens - 1
+        times = steps.token_times_s(i)
+        assert len(times) == request.output_tokens
+        assert times[0] == pytest.approx(request.ttft_s, abs=0.02)
+
+    again, run = recorded(engine, uniform(engine.tokenizer, 1, 700, 4, seed=3), {})
+    once_more, run = recorded(engine, uniform(engine.tokenizer, 1, 700, 4, seed=3), {})
+    assert once_more.of(0)[0][1].found == run.requests[0].cached_tokens > 0
+    assert not steps_path(engine.log_path).exists(), "it goes on recording"
+
+    growing = uniform(engine.tokenizer, 12, 100, 150, seed=2)
+    with retuned(engine, num_gpu_blocks_override=17):
+        steps, run = recorded(engine, growing)
+    times = sum(len(step.preempted) for step in steps.steps)
+    assert times == run.counters["num_preemptions"] > 0
+    assert max(step.blocks for step in steps.steps) == steps.steps[0].of_blocks == 16
+
+
 def test_places_in_the_batch_as_if_restarted():
     def steps(engine):
         run = run_workload(engine, asked, NO_CACHE, progress=False)
@@ -96,8 +143,10 @@ def test_synthetic_acceptance_has_the_rate_that_was_set():
     stream = uniform(engine.tokenizer, 8, 16, 120, seed=4)
     for alpha in (0.0, 0.6, 1.0):
         with retuned(engine, synthetic_acceptance_rates=[alpha, alpha**2, alpha**3]):
-            run = run_workload(engine, stream, progress=False)
+            steps, run = recorded(engine, stream, {})
         drafts = run.counters["spec_decode_num_drafts"]
+        kept = sum(work.accepted for step in steps.steps for work in step.work.values())
+        assert kept == run.counters["spec_decode_num_accepted_tokens"]
         share = [
             count / drafts for count in run.counters["spec_decode_num_accepted_tokens_per_pos"]
         ]
@@ -124,6 +173,8 @@ def test_what_cannot_be_changed_is_said_in_one_sentence():
             pass
     plain = open_engine(PROFILE, **SMALL)
     with pytest.raises(EngineError, match="RETUNABLE"), retuned(plain, max_num_batched_tokens=256):
+        pass
+    with pytest.raises(EngineError, match="cannot be recorded"), record_steps(plain):
         pass
 
 

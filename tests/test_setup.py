@@ -19,6 +19,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 DISTRIBUTIONS = {"yaml": "pyyaml"}
 # What vLLM itself brings and cannot do without: pinned through vllm.
 BROUGHT_BY_VLLM = {
+    "cloudpickle",
     "transformers",
     "safetensors",
     "tokenizers",

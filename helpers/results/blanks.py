@@ -28,7 +28,8 @@ from helpers.results.wording import (
 
 # Experiments that have their own place in the documents and are not rows of the results table.
 NOT_RESULTS = {
-    *("answer", "prediction", "checklist", "hardware", "strategy", "self_check", "exercise")
+    *("answer", "prediction", "checklist", "hardware", "strategy", "self_check", "exercise"),
+    "puzzle",
 }
 ROWS_PER_EXPERIMENT, LAST_ROWS = 10, 3
 

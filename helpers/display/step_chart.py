@@ -1,0 +1,418 @@
+"""The step chart: what vLLM's scheduler did for every request in every step of a run.
+
+    with record_steps(engine) as steps:              # helpers.engine
+        run_workload(engine, workload)
+    step_chart.show("A long prompt holds up the others", "...", steps)
+    step_chart.show("...", "...", {"whole": steps, "in chunks": others})   # one above the other
+    step_chart.label("...", steps, 0)                # TTFT, TPOT, ITL and queue time of one request
+
+A request is a row, time goes to the right. Below the rows: tokens in each step against the budget
+(max_num_batched_tokens), and KV blocks in use. A front end that shows HTML gets the drawing with
+what stands behind each bar when the mouse is over it, and a slider that widens it; all others get
+the picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from dataclasses import dataclass, replace
+
+import matplotlib as mpl
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path
+
+from helpers.display import card, figures
+from helpers.display.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
+from helpers.display.numbers import number
+
+LOOK = {
+    "waiting": {"facecolor": "#EDEDED", "hatch": "////", "edgecolor": "#BDBDBD"},
+    "prefill": {"facecolor": BLUE},
+    "decode": {"facecolor": SKY},
+    "drafts thrown away": {"facecolor": "#F0D3E3"},
+    "decode, drafts accepted": {"facecolor": PURPLE},
+    "preempted": {"facecolor": "#FBE3D6", "hatch": "xxxx", "edgecolor": RED},
+    "found in the prefix cache": {"facecolor": GREEN},
+}
+LOWEST = 0.6  # on the logarithmic axis of tokens
+MOST_BARS = 700  # in a chart; beyond that a request's decode steps in a row become one bar
+
+
+@dataclass
+class Bar:
+    """Something that a request did, from `start_ms` to `end_ms`."""
+
+    row: int
+    kind: str
+    start_ms: float
+    end_ms: float
+    said: str  # what the reader sees with the mouse over it
+    text: str = ""  # in the bar, where it fits
+    kept: float = 1.0  # share of the height: of the drafts and the token after them
+    steps: int = 1
+    new: int = 0
+
+
+# ---------------------------------------------------------------- from steps to bars
+
+
+def bars_of(steps) -> list[Bar]:
+    """Every bar of a recording (helpers.engine.steps.Steps), request by request."""
+    begins = _begins_ms(steps)
+    bars = []
+    for row in range(len(steps.requests)):
+        bars += _bars_of_request(steps, row, begins)
+    return bars if len(bars) <= MOST_BARS else _joined(bars)
+
+
+def _begins_ms(steps) -> list[float]:
+    """When the model began each step: one that was planned ahead waits for the step before it."""
+    ends = [0.0, *(1000 * step.end_s for step in steps.steps)]
+    return [max(1000 * step.start_s, end) for step, end in zip(steps.steps, ends, strict=False)]
+
+
+def _bars_of_request(steps, row: int, begins: list[float]) -> list[Bar]:
+    free_ms = 1000 * steps.requests[row].arrival_s
+    idle = "waiting"
+    bars = []
+    for i, (step, begin) in enumerate(zip(steps.steps, begins, strict=True)):
+        if row in step.preempted:
+            free_ms, idle = begin, "preempted"
+        if row not in step.work:
+            continue
+        if idle:
+            bars.append(Bar(row, idle, free_ms, begin, f"{idle} {number(begin - free_ms)} ms"))
+            idle = ""
+        bars += _work_bars(row, i, step.work[row], begin, 1000 * step.end_s)
+    if idle:
+        last = 1000 * steps.steps[-1].end_s if steps.steps else free_ms
+        bars.append(Bar(row, idle, free_ms, last, f"{idle}, not served in this recording"))
+    return bars
+
+
+def _work_bars(row: int, i: int, work, begin: float, end: float) -> list[Bar]:
+    took = f"step {i}, {number(end - begin)} ms"
+    bars = []
+    if work.found:
+        said = f"{work.found:,} tokens found in the prefix cache"
+        width = 0.12 * (end - begin)
+        bars.append(Bar(row, "found in the prefix cache", begin, begin + width, said))
+    if work.prefill:
+        start = begin + 0.12 * (end - begin) if work.found else begin
+        found = f"{work.found:,} found, " if work.found else ""
+        said = f"prefill of {work.tokens:,} tokens, {found}{took}"
+        bars.append(Bar(row, "prefill", start, end, said, f"{work.tokens:,}"))
+    elif work.drafted:
+        said = f"{work.drafted} drafted, {work.accepted} accepted, {work.new} new tokens, {took}"
+        text = f"{work.accepted}/{work.drafted}"
+        kept = (work.accepted + 1) / (work.drafted + 1)
+        bars.append(Bar(row, "drafts thrown away", begin, end, said))
+        bars.append(Bar(row, "decode, drafts accepted", begin, end, said, text, kept))
+    else:
+        said = f"decode, {work.new} new token, {took}"
+        bars.append(Bar(row, "decode", begin, end, said, new=work.new))
+    return bars
+
+
+def _joined(bars: list[Bar]) -> list[Bar]:
+    """Decode steps of a request that follow each other as one bar."""
+    joined: list[Bar] = []
+    for bar in bars:
+        last = joined[-1] if joined else None
+        follows = last and (last.row, last.kind, bar.kind) == (bar.row, "decode", "decode")
+        if follows and bar.start_ms - last.end_ms < 0.5 * (bar.end_ms - bar.start_ms):
+            last.steps, last.new, last.end_ms = last.steps + 1, last.new + bar.new, bar.end_ms
+            each = number((last.end_ms - last.start_ms) / last.steps)
+            last.said = f"{last.steps} decode steps, {last.new} new tokens, {each} ms each"
+        else:
+            joined.append(bar)
+    return joined
+
+
+# ---------------------------------------------------------------- the chart
+
+
+def show(title: str, caption: str, steps, names: list[str] | None = None) -> None:
+    """Draw one recording, or several (label -> recording) above each other on one time axis.
+
+    names: what the requests are called, in the order of their arrival; their numbers without it.
+    """
+    recordings = steps if isinstance(steps, dict) else {"": steps}
+    card.show(picture(title, caption, recordings, names))
+
+
+def picture(title: str, caption: str, recordings: dict, names: list[str] | None = None) -> Chart:
+    """The chart that `show` displays. Raises ValueError when nothing was recorded."""
+    if not all(steps.steps for steps in recordings.values()):
+        raise ValueError("No step was recorded: send requests inside the block of record_steps.")
+    tall = [min(4.5, max(0.9, 0.3 * len(steps.requests))) for steps in recordings.values()]
+    heights = [height for rows in tall for height in (rows, 0.95, 0.7)]
+    size = (9.5, 1.1 + sum(heights) + 0.35 * len(recordings))
+    fig, axes = figures.figure(
+        title, rows=len(heights), size=size, sharex=True, height_ratios=heights
+    )
+    marks: list[tuple] = []
+    kinds: set[str] = set()
+    for i, (label, steps) in enumerate(recordings.items()):
+        rows, tokens, blocks = axes[3 * i : 3 * i + 3]
+        bars = bars_of(steps)
+        kinds |= {bar.kind for bar in bars}
+        _draw_rows(rows, bars, _called(names, len(steps.requests)))
+        rows.set_title(label)
+        marks += [(rows, bar.start_ms, bar.end_ms, bar.row - 0.4, 0.8, bar.said) for bar in bars]
+        marks += _draw_tokens(tokens, steps)
+        _draw_blocks(blocks, steps)
+    axes[-1].set_xlabel("ms since the first request arrived")
+    _add_legend(fig, axes[0], kinds)
+    fig.canvas.draw()
+    for i, steps in enumerate(recordings.values()):
+        _write_into_bars(axes[3 * i], bars_of(steps))
+    table = [row for label, steps in recordings.items() for row in _table(label, steps)]
+    return Chart(fig, caption, table, marks)
+
+
+def _called(names: list[str] | None, requests: int) -> list[str]:
+    return names or [str(i) for i in range(requests)]
+
+
+def _draw_rows(ax, bars: list[Bar], names: list[str]) -> None:
+    for row in range(len(names)):
+        mine = [bar for bar in bars if bar.row == row]
+        if mine:
+            life = mine[0].start_ms, mine[-1].end_ms
+            ax.plot(life, (row, row), color=GREY, linewidth=0.6, zorder=1)
+    for kind, look in LOOK.items():
+        boxes = [_box(bar) for bar in bars if bar.kind == kind]
+        if boxes:  # as one path: a drawing of many steps stays small
+            look = {"edgecolor": figures.PAPER, "linewidth": 0.4, **look}
+            ax.add_patch(PathPatch(Path.make_compound_path(*boxes), zorder=2, **look))
+    ax.autoscale_view()
+    few = len(names) <= 40
+    ax.set_yticks(range(len(names)) if few else [], names if few else [])
+    ax.set(ylabel="request", ylim=(len(names) - 0.4, -0.6))
+    ax.grid(axis="y", visible=False)
+
+
+def _box(bar: Bar) -> Path:
+    low, high = bar.row + 0.4, bar.row + 0.4 - 0.8 * bar.kept
+    return Path(
+        [
+            (bar.start_ms, low),
+            (bar.end_ms, low),
+            (bar.end_ms, high),
+            (bar.start_ms, high),
+            (bar.start_ms, low),
+        ],
+        closed=True,
+    )
+
+
+def _write_into_bars(ax, bars: list[Bar]) -> None:
+    """What fits into its bar; the size of the axes has to be known."""
+    room = ax.transData.transform([(0, 0), (1, 1)])
+    wide, high = abs(room[1] - room[0]) * 72 / figures.DPI
+    if high < 11:
+        return
+    for bar in bars:
+        if bar.text and (bar.end_ms - bar.start_ms) * wide > 5.2 * len(bar.text) + 2:
+            middle = (bar.start_ms + bar.end_ms) / 2
+            figures.inside(ax, bar.text, middle, bar.row, fontsize=7.5, zorder=3)
+
+
+def _draw_tokens(ax, steps) -> list[tuple]:
+    """Tokens a step, decode below and prefill on top of it; the marks for the mouse."""
+    xs, decode, total, marks = [], [], [], []
+    for i, (step, begin) in enumerate(zip(steps.steps, _begins_ms(steps), strict=True)):
+        end = 1000 * step.end_s
+        tokens = sum(work.tokens for work in step.work.values() if not work.prefill)
+        xs += [begin, begin, end, end]
+        decode += [LOWEST, tokens or LOWEST, tokens or LOWEST, LOWEST]
+        total += [LOWEST, step.tokens, step.tokens, LOWEST]
+        said = f"step {i}: {step.tokens:,} of {step.budget:,} tokens, {len(step.work)} requests"
+        marks.append((ax, begin, end, LOWEST, step.budget, f"{said}, {step.blocks:,} KV blocks"))
+    ax.fill_between(xs, decode, total, color=BLUE, linewidth=0)
+    ax.fill_between(xs, LOWEST, decode, color=SKY, linewidth=0)
+    budget = max(step.budget for step in steps.steps)
+    ax.axhline(budget, color=RED, linewidth=1.2, linestyle="--")
+    figures.note(
+        ax,
+        f"budget {budget:,}",
+        (1, budget),
+        (-2, -10),
+        fontsize=7.5,
+        color=RED,
+        ha="right",
+        xycoords=ax.get_yaxis_transform(),
+    )
+    ax.set(yscale="log", ylim=(LOWEST, 2 * budget), ylabel="tokens\na step")
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.minorticks_off()
+    return marks if len(marks) <= MOST_BARS else []
+
+
+def _draw_blocks(ax, steps) -> None:
+    used = [step.blocks for step in steps.steps]
+    most = steps.steps[0].of_blocks
+    times = [*_begins_ms(steps), 1000 * steps.steps[-1].end_s]
+    ax.stairs(used, times, fill=True, color=ORANGE, alpha=0.75)
+    peak = max(used)
+    if peak > most / 3:
+        ax.axhline(most, color=RED, linewidth=1.2, linestyle="--")
+    figures.note(
+        ax,
+        f"at most {peak:,} of {most:,}",
+        (1, 1),
+        (-2, -1),
+        fontsize=7.5,
+        ha="right",
+        va="top",
+        xycoords="axes fraction",
+    )
+    ax.set(ylabel="KV\nblocks", ylim=(0, 1.35 * (most if peak > most / 3 else peak)))
+
+
+def _add_legend(fig, ax, kinds: set[str]) -> None:
+    shown = [kind for kind in LOOK if kind in kinds]
+    patches = [Patch(label=kind, **LOOK[kind]) for kind in shown]
+    fig.legend(handles=patches, loc="outside lower center", ncols=len(shown), fontsize=8)
+
+
+def _table(label: str, steps) -> list[dict]:
+    """One row a request."""
+    rows = []
+    for i, request in enumerate(steps.requests):
+        work = steps.of(i)
+        times = steps.token_times_s(i)
+        rows.append(
+            {
+                **({"run": label} if label else {}),
+                "request": str(i),
+                "prompt tokens": request.prompt_tokens,
+                "found": sum(w.found for _, w in work),
+                "prefill steps": sum(w.prefill for _, w in work),
+                "decode steps": sum(not w.prefill for _, w in work),
+                "preempted": sum(i in step.preempted for step in steps.steps),
+                "queue ms": 1000 * (work[0][0].start_s - request.arrival_s) if work else None,
+                "TTFT ms": 1000 * (times[0] - request.arrival_s) if times else None,
+            }
+        )
+    return rows
+
+
+# ---------------------------------------------------------------- one request, its times labelled
+
+
+def label(caption: str, steps, request: int = 0, tokens: int = 8) -> dict[str, float]:
+    """One request with its queue time, TTFT, ITL and TPOT drawn where they are; in ms, returned.
+
+    tokens: so many of its answer are drawn. The values are of the whole answer.
+    Raises ValueError when the request has fewer than two tokens.
+    """
+    times = [1000 * t for t in steps.token_times_s(request)]
+    if len(times) < 2:
+        raise ValueError("The request needs an answer of at least two tokens.")
+    arrival = 1000 * steps.requests[request].arrival_s
+    begin = 1000 * steps.of(request)[0][0].start_s
+    terms = {
+        "queue_ms": begin - arrival,
+        "ttft_ms": times[0] - arrival,
+        "itl_ms": times[1] - times[0],
+        "tpot_ms": (times[-1] - times[0]) / (len(times) - 1),
+        "e2e_ms": times[-1] - arrival,
+    }
+    last = times[:tokens][-1]
+    fig, ax = figures.figure("One request: where its milliseconds are", size=(9.5, 3.2))
+    bars = _bars_of_request(steps, request, _begins_ms(steps))
+    bars = [replace(bar, row=0) for bar in bars if bar.start_ms < last]
+    _draw_rows(ax, bars, [""])
+    for i, when in enumerate(times[:tokens]):
+        ax.plot(when, -0.5, marker="v", color=INK, markersize=6)
+        figures.note(ax, str(i + 1), (when, -0.5), (0, 6), fontsize=7.5, ha="center")
+    gaps = len(times) - 1
+    for start, end, y, name, meaning in (
+        (arrival, times[0], 0.75, "ttft", "until the first token"),
+        (times[0], last, 0.75, "tpot", f"a token, mean of {gaps} gaps"),
+        (arrival, begin, 1.3, "queue", "until its first step"),
+        (times[0], times[1], 1.3, "itl", "between two tokens"),
+    ):
+        called = "queue time" if name == "queue" else name.upper()
+        said = f"{called} {number(terms[f'{name}_ms'])} ms: {meaning}"
+        _measure(ax, start, end, y, said, past_middle=start > (arrival + last) / 2)
+    ax.set(ylim=(1.7, -1.0), ylabel="request", xlabel="ms since the first request arrived")
+    ax.set_xlim(arrival - 0.02 * (last - arrival), last + 0.1 * (last - arrival))
+    _add_legend(fig, ax, {bar.kind for bar in bars})
+    marks = [(ax, b.start_ms, b.end_ms, -0.4, 0.8, b.said) for b in bars]
+    fig.canvas.draw()
+    card.show(Chart(fig, caption, [terms], marks))
+    return terms
+
+
+def _measure(ax, start: float, end: float, y: float, text: str, past_middle: bool) -> None:
+    """A line with two ends, and what it measures."""
+    ax.annotate(
+        "",
+        (start, y),
+        (end, y),
+        arrowprops={"arrowstyle": "|-|,widthA=.3,widthB=.3", "shrinkA": 0, "shrinkB": 0},
+    )
+    at, side = (end, "right") if past_middle else (start, "left")
+    figures.note(ax, text, (at, y), (0, -11), fontsize=8, ha=side)
+
+
+# ---------------------------------------------------------------- what a front end shows
+
+
+class Chart(figures.Picture):
+    """A picture that as HTML says more where the mouse is, and can be widened."""
+
+    def __init__(self, fig, caption: str, table: list[dict], marks: list[tuple]):
+        width, height = fig.bbox.size
+        self._areas = []
+        for ax, start, end, low, tall, said in marks:
+            (x0, y0), (x1, y1) = ax.transData.transform([(start, low), (end, low + tall)])
+            box = 100 * x0 / width, 100 - 100 * max(y0, y1) / height
+            size = 100 * (x1 - x0) / width, 100 * abs(y1 - y0) / height
+            self._areas.append((*box, *size, said))
+        self._svg = _svg(fig)
+        super().__init__(fig, caption, table, "steps")
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        data, about = super()._repr_mimebundle_()
+        return {**data, "text/html": self.html()}, about
+
+    def html(self) -> str:
+        """The drawing, areas over its bars that say what they are, and a slider for its width.
+
+        Without scripts (a notebook that is not trusted) the drawing stays.
+        """
+        areas = "".join(
+            f'<i title="{html.escape(said)}" style="left:{x:.2f}%;top:{y:.2f}%;'
+            f'width:{w:.2f}%;height:{h:.2f}%"></i>'
+            for x, y, w, h, said in self._areas
+        )
+        picture = base64.b64encode(self._svg).decode()
+        alt = html.escape(self.alt)
+        return (
+            "<style>.steps i{position:absolute}</style>"
+            f'<div class="steps" style="background:{card.PAPER};color:{INK};max-width:1050px">'
+            '<div style="overflow-x:auto"><div style="position:relative;width:100%" onmouseover="'
+            "this.parentNode.nextSibling.firstChild.textContent=event.target.title||'\u00a0'\">"
+            f'<img alt="{alt}" src="data:image/svg+xml;base64,{picture}" '
+            f'style="width:100%;max-width:none;display:block">{areas}</div></div>'
+            '<div style="display:flex;gap:1em;padding:2px 10px;font:13px/1.6 sans-serif">'
+            '<span style="flex:1">Hover over a bar to read it.</span>'
+            '<label>zoom <input type="range" min="100" max="800" value="100" oninput="'
+            "this.closest('div').previousSibling.firstChild.style.width=this.value+'%'\"></label>"
+            "</div></div>"
+        )
+
+
+def _svg(fig) -> bytes:
+    out = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "steps"}):
+        fig.savefig(out, format="svg", facecolor=figures.PAPER, metadata={"Date": None})
+    hundredths = re.sub(rb"([1-9]\d*\.\d\d)\d+", rb"\1", out.getvalue())  # of a point are enough
+    return re.sub(rb"\s+", b" ", hundredths)

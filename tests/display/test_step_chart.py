@@ -1,0 +1,79 @@
+"""The step chart says what a recording says; the recording is a hand-made one."""
+
+import re
+
+import pytest
+
+from helpers.display import card, step_chart
+from helpers.engine.steps import RecordedRequest, Step, Steps, Work
+
+
+def work(tokens, prefill=False, drafted=0, found=0, accepted=0, new=1):
+    return Work(tokens, prefill, drafted, found, accepted, new)
+
+
+def step(i, works, preempted=()):
+    return Step(0.010 * i, 0.010 * i + 0.009, 64, 2 + i, 20, works, preempted)
+
+
+@pytest.fixture
+def steps():
+    """Request 0 in two chunks, then drafts; 1 waits, is found in part, preempted and resumed."""
+    return Steps(
+        [RecordedRequest(0.0, 100), RecordedRequest(0.001, 40)],
+        [
+            step(0, {0: work(64, prefill=True, new=0)}),
+            step(1, {0: work(36, prefill=True), 1: work(8, prefill=True, found=32)}),
+            step(2, {0: work(4, drafted=3, accepted=1, new=2), 1: work(1)}),
+            step(3, {0: work(1)}, preempted=(1,)),
+            step(4, {1: work(42, prefill=True)}),
+        ],
+    )
+
+
+def test_each_bar_is_what_the_step_did(steps):
+    said = [(bar.row, bar.kind, bar.said) for bar in step_chart.bars_of(steps)]
+    assert [kind for row, kind, _ in said if row == 1] == [
+        "waiting",
+        "found in the prefix cache",
+        "prefill",
+        "decode",
+        "preempted",
+        "prefill",
+    ]
+    assert "prefill of 64 tokens" in said[1][2]
+    kept = [bar for bar in step_chart.bars_of(steps) if bar.kind == "decode, drafts accepted"]
+    assert kept[0].kept == 0.5 and "3 drafted, 1 accepted, 2 new" in kept[0].said
+
+
+def test_a_planned_ahead_step_begins_when_the_one_before_has_ended(steps):
+    ahead = Steps(steps.requests, [steps.steps[0], Step(0.002, 0.02, 64, 3, 20, {0: work(1)}, ())])
+    assert [bar.start_ms for bar in step_chart.bars_of(ahead) if bar.kind == "decode"] == [9.0]
+
+
+def test_many_decode_steps_become_one_bar():
+    many = [Step(i, i + 0.99, 64, 1, 20, {0: work(1)}, ()) for i in range(step_chart.MOST_BARS)]
+    bars = step_chart.bars_of(Steps([RecordedRequest(0.0, 1)], many))
+    assert len(bars) == 2 and f"{len(many)} decode steps" in bars[1].said
+
+
+def test_picture_and_page(steps):
+    chart = step_chart.picture("One is preempted", "See the gap.", {"a": steps, "b": steps}, None)
+    bundle, _ = chart._repr_mimebundle_()
+    assert chart.png.startswith(b"\x89PNG") and bundle["text/plain"].startswith("One is preempted")
+    page = bundle["text/html"]
+    assert page.count("<i title=") == 2 * (len(step_chart.bars_of(steps)) + len(steps.steps))
+    for x, width in re.findall(r"left:([\d.]+)%;top:[\d.]+%;width:([\d.]+)%", page):
+        assert 0 < float(x) <= float(x) + float(width) < 100
+    assert [row["preempted"] for row in chart.table] == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="No step was recorded"):
+        step_chart.show("nothing", "", Steps())
+
+
+def test_the_terms_are_labelled_with_the_requests_own_times(steps, monkeypatch):
+    shown = []
+    monkeypatch.setattr(card, "show", shown.append)
+    terms = step_chart.label("Your request.", steps, 1)
+    assert terms["queue_ms"] == pytest.approx(9) and terms["ttft_ms"] == pytest.approx(18)
+    assert terms["itl_ms"] == pytest.approx(10) and terms["tpot_ms"] == pytest.approx(15)
+    assert shown[0].table == [terms]

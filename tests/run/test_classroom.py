@@ -46,6 +46,9 @@ def week(folder: Path, throughput: float, insight="Batching shares the weights."
         residual="Steps cost more.",
     )
     store.save("answer", "insight_1", {}, text=insight, source="typed")
+    title = "Blocks that a request holds"
+    store.save("puzzle", "blocks_held", {}, title=title, solved=True, source="evidence", of=10)
+    store.save("puzzle", "draft", {}, title="A drafter", solved=False, source="evidence", of=10)
     export(folder)
 
 
@@ -239,7 +242,7 @@ def test_no_process_is_left(the_class):
 def test_what_a_failed_student_wrote_is_not_lost(the_class):
     row = the_class[4]["endless loop"]
     assert row["insight_1"] == "Batching shares the weights."
-    assert row["measurements"] == "4" and row["blanks_measured"] not in ("", "0")
+    assert row["measurements"] == "6" and row["blanks_measured"] not in ("", "0")
 
 
 def test_numbers_that_differ_from_the_measurements(the_class):
@@ -262,6 +265,8 @@ def test_predictions_checklist_and_damaged_lines(the_class):
     assert content["damaged_lines"] == 2
     prediction = content["predictions"][0]
     assert (prediction["ratio"], prediction["by"]) == (1.25, "student")
+    assert content["puzzles"] == ["Blocks that a request holds"]
+    assert the_class[4]["reader 6"]["puzzles_solved"] == "1"
     shared_with = the_class[4]["reader 6"]["shared_with"]
     assert shared_with == "reader 0", "the same record ids in two submissions"
 
@@ -439,6 +444,12 @@ def test_an_encrypted_zip_is_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(Refused, match="encrypted"):
         take_in(tmp_path / "a.zip", tmp_path / "out")
+
+
+def test_the_workbooks_solutions_are_not_executed_as_a_students_notebook(tmp_path):
+    notebook(tmp_path / "s", "01_review", "1")
+    notebook(tmp_path / "s", "solutions", "1")
+    assert list(take_in(tmp_path / "s", tmp_path / "out")["notebooks"]) == ["01_review.ipynb"]
 
 
 def test_folders_with_links_inside_are_taken_without_them(tmp_path):

@@ -134,6 +134,7 @@ def _difference(case: Case, yours) -> str:
 
 def _short(value) -> str:
     """A value for people; a list of records has a line for each."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list) and value and isinstance(value[0], dict):
         lines = [_short(one) for one in value[:12]]
         more = [f"and {len(value) - 12} more"] if len(value) > 12 else []
@@ -141,11 +142,11 @@ def _short(value) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {_short(one)}" for name, one in value.items()) + "}"
+        return "{" + ", ".join(f"{name!r}: {_short(one)}" for name, one in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         text = "[" + ", ".join(map(_short, value)) + "]"
     else:
-        text = repr(value.tolist() if hasattr(value, "tolist") else value)
+        text = repr(value)
     return text if len(text) <= 400 else f"{text[:397]}..."
 
 

@@ -26,7 +26,7 @@ def _layers(draw: random.Random) -> Iterator[Case]:
     ]
     shown = {"x": small[0], "up": small[1], "down": small[2]}
     alone = {"all-reduces": 1, "share of the arithmetic": 1 / WORLD}
-    yield Case(shown, alone, lambda function: _one_rank(function, *large[0]))
+    yield Case(shown, alone, lambda function: _one_rank(function, *(t.clone() for t in large[0])))
     results = functools.cache(lambda function: _on_ranks(function, [small, *large]))
     for i, layer in enumerate((small, *large)):
         whole = [((layer[0] @ layer[1]).relu() @ layer[2]).tolist()] * WORLD
@@ -38,7 +38,10 @@ def _result(results, layer: int):
 
 
 def _shapes(layer) -> dict:
-    return {name: list(t.shape) for name, t in zip(("x", "up", "down"), layer, strict=True)}
+    return {
+        f"shape of {name}": list(t.shape)
+        for name, t in zip(("x", "up", "down"), layer, strict=True)
+    }
 
 
 def _one_rank(function, x, up, down) -> dict | None:

@@ -283,6 +283,12 @@ def self_check(records: list[dict]) -> dict | None:
     return result
 
 
+def puzzles_solved(records: list[dict]) -> list[str]:
+    """The titles of the code puzzles that the student's own notebooks have seen solved."""
+    latest = [r for r in latest_of(records) if r["experiment"] == "puzzle"]
+    return [one_line(r.get("title") or r["variant"], 80) for r in latest if r.get("solved") is True]
+
+
 def grade_again(student: str, given) -> list[tuple[str, bool | None, str]]:
     """(question id, right?, the question's words) for every question, graded from the answers.
 
@@ -325,6 +331,7 @@ def assess(folder: Path, export: Path) -> dict:
         "insights": insights,
         "questions": answers(records, "question_"),
         "self_check": self_check(records),
+        "puzzles": puzzles_solved(records),
         "checklist": _checklist(blanks),
         "differ": _all_differing(folder, records),
         "machines": list(dict.fromkeys(one_line(machine, 80) for machine in machines))[:5],

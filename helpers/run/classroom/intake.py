@@ -31,6 +31,7 @@ from typing import BinaryIO
 from helpers.run import notebook_file
 from helpers.run.job import limit_resources
 
+SOLUTIONS = "solutions.ipynb"  # of the code puzzles: the workbook's, not the student's
 MIB = 2**20
 MAX_TOTAL = 500 * MIB  # of a submission, unpacked
 MAX_FILE = 100 * MIB
@@ -244,7 +245,8 @@ def take_in(source: Path, destination: Path) -> dict:
         shutil.rmtree(destination, ignore_errors=True)
         raise
     root = _root(destination)
-    notebooks = {path.name: notebook_file.about(path) for path in sorted(root.glob("*.ipynb"))}
+    found = (path for path in sorted(root.glob("*.ipynb")) if path.name != SOLUTIONS)
+    notebooks = {path.name: notebook_file.about(path) for path in found}
     return {"root": str(root.relative_to(destination)), "notes": notes, "notebooks": notebooks}
 
 

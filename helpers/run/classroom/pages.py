@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jinja2
 
+from helpers.lessons.puzzles.check import PUZZLES
 from helpers.results.wording import rounded
 from helpers.run import summary
 
@@ -75,6 +76,7 @@ def row(student: dict, shared_with: list[str]) -> dict:
         "predictions_median_ratio": statistics.median(ratios) if ratios else "",
         "self_check_right": _or_nothing(check.get("correct")),
         "self_check_questions": _or_nothing(check.get("questions")),
+        "puzzles_solved": len(content.get("puzzles", ())),
         "checklist_done": len(checklist),
         "numbers_that_differ": len(content.get("differ", ())),
         "measurements": content.get("records", 0),
@@ -136,10 +138,12 @@ def _distributions(rows: list[dict]) -> list[tuple[str, list[dict]]]:
     looked_at = [r for r in rows if r["blanks_missing"] != ""]
     filled = [r["blanks_measured"] + r["blanks_calculated"] + r["blanks_typed"] for r in looked_at]
     seconds = [round(r["seconds"]) for r in rows if r["verdict"] in ("ran", "failed")]
+    solved = [r["puzzles_solved"] for r in looked_at]
     done = [r["checklist_done"] for r in looked_at]
     all_of_them = [
         ("Self-check, per cent right", histogram(shares, 0, 100, 10)),
         ("Blanks filled (measured, calculated or typed)", histogram(filled)),
+        ("Code puzzles solved", histogram(solved, 0, PUZZLES, 1)),
         ("Checklist items done", histogram(done, 0, 8, 1)),
         ("Seconds on this machine", histogram(seconds)),
     ]

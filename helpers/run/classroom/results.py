@@ -11,7 +11,7 @@ from pathlib import Path
 from helpers import replace_file
 from helpers.run.classroom.intake import Submission
 
-VERSION = 1  # of result.json
+VERSION = 2  # of result.json
 
 
 @dataclass

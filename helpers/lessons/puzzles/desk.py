@@ -47,8 +47,10 @@ class Desk:
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
-        sizes = {"max_num_seqs": 8, "max_num_batched_tokens": 512, "block_size": block_size}
-        config = config_of(**sizes | engine_args)
+        sizes = {"max_num_seqs": 8, "max_num_batched_tokens": 512, "block_size": BLOCK}
+        # A GPU plans a step ahead by default and takes no blocks of another size than its kernels.
+        config = config_of(**sizes | {"async_scheduling": False} | engine_args)
+        config.cache_config.block_size = block_size
         config.cache_config.num_gpu_blocks = blocks
         if not hasattr(kv_cache_utils, "NONE_HASH"):  # an engine in this process has set its own
             kv_cache_utils.init_none_hash(sha256)

@@ -28,7 +28,8 @@ svg { --ink:#1f1f1f; --soft:#5f5f5f; --paper:#fff; --line:#8a8a8a; --none:#fff; 
   --found:#12553f; --memory:#634a0c; --draft:#603150; --lost:#70330f } }
 text { fill:var(--ink) } .soft { fill:var(--soft); font-size:12.5px } .head { font-weight:600 }
 .mono { font-family:ui-monospace,monospace; font-size:12.5px }
-.line { stroke:var(--line); fill:none; stroke-width:1.4 } .tip { fill:var(--line) } .dashed { stroke-dasharray:5 4 }
+.line { stroke:var(--line); fill:none; stroke-width:1.4 } .tip { fill:var(--line) }
+.dashed { stroke-dasharray:5 4 }
 """
 
 

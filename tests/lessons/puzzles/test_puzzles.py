@@ -52,7 +52,7 @@ def test_there_are_ten_each_with_a_solution():
 
 @pytest.mark.parametrize("name", sorted(PUZZLES.keys() - {"sharded_mlp"}))
 def test_the_solution_passes_whatever_is_drawn(name):
-    for seed in range(6):
+    for seed in range(3):
         solved, said = judge(PUZZLES[name], solutions()[name], seed)
         assert solved, said
     file, place = PUZZLES[name].where
@@ -393,7 +393,7 @@ CASES = [(name, wrong) for name, answers in WRONG.items() for wrong in answers]
 
 @pytest.mark.parametrize(("name", "wrong"), CASES, ids=lambda v: getattr(v, "__name__", v))
 def test_a_wrong_answer_that_looks_right_fails(name, wrong):
-    for seed in range(8):
+    for seed in range(3):
         solved, said = judge(PUZZLES[name], wrong, seed)
         assert not solved and said.startswith("not yet"), (seed, said)
 

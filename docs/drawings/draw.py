@@ -2,8 +2,9 @@
 
     python docs/drawings/draw.py    # writes docs/drawings/*.svg and puts them into the notebooks
 
-A notebook shows one in a Markdown cell: `![what is to be seen](attachment:block_table.svg)`. The
-SVG goes into the cell as its attachment, so it is in every copy and export of the notebook, too.
+A Markdown cell of a notebook shows one as `![what is to be seen][block_table]`. This puts the SVG
+itself at the end of the cell (`[block_table]: data:...`), so it is in every copy and export, too:
+JupyterLab shows no SVG that is an attachment, and a path would break in a copy elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = HERE.parents[1] / "notebooks"
-ATTACHED = re.compile(r"!\[([^\]]*)\]\(attachment:(\w+\.svg)\)")
+SHOWN = re.compile(r"!\[([^\]]*)\]\[(\w+)\]")
+CARRIED = re.compile(r"\n*\[(\w+)\]: data:image/svg\+xml;base64,(\S+)")
 
 # What a colour means is the same in all drawings and in the step chart.
 STYLE = """
@@ -319,20 +321,24 @@ DRAWINGS = (
 )
 
 
-def attach(path: Path) -> None:
-    """Put each drawing that a notebook's Markdown shows into its cell."""
+def carry(path: Path) -> None:
+    """Put each drawing that a notebook's Markdown shows at the end of its cell."""
     before = path.read_text(encoding="utf-8")
     notebook = json.loads(before)
     for cell in notebook["cells"]:
-        shown = ATTACHED.findall("".join(cell["source"])) if cell["cell_type"] == "markdown" else []
-        if shown:
-            cell["attachments"] = {
-                name: {"image/svg+xml": base64.b64encode((HERE / name).read_bytes()).decode()}
-                for _, name in shown
-            }
+        text = "".join(cell["source"])
+        names = [name for _, name in SHOWN.findall(text)] if cell["cell_type"] == "markdown" else []
+        if names:
+            data = [f"[{name}]: data:image/svg+xml;base64,{_encoded(name)}" for name in names]
+            text = "\n".join([CARRIED.sub("", text), "", *data])
+            cell["source"] = text.splitlines(keepends=True)
     after = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     if after != before:
         path.write_text(after, encoding="utf-8")
+
+
+def _encoded(name: str) -> str:
+    return base64.b64encode((HERE / f"{name}.svg").read_bytes()).decode()
 
 
 def main() -> None:
@@ -340,7 +346,7 @@ def main() -> None:
     for drawing in DRAWINGS:
         (HERE / f"{drawing.__name__}.svg").write_text(drawing().svg(), encoding="utf-8")
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        attach(path)
+        carry(path)
 
 
 if __name__ == "__main__":

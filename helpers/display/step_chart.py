@@ -404,7 +404,7 @@ class Chart(figures.Picture):
             f'style="width:100%;max-width:none;display:block">{areas}</div></div>'
             '<div style="display:flex;gap:1em;padding:2px 10px;font:13px/1.6 sans-serif">'
             '<span style="flex:1">Hover over a bar to read it.</span>'
-            '<label>zoom <input type="range" min="100" max="800" value="100" oninput="'
+            '<label>zoom <input type="range" min="100" max="400" value="100" oninput="'
             "this.closest('div').previousSibling.firstChild.style.width=this.value+'%'\"></label>"
             "</div></div>"
         )

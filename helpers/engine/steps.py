@@ -95,7 +95,7 @@ def record_steps(engine) -> Iterator[Steps]:
         yield recorded
         _read(path, recorded)
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def steps_path(log_path: Path) -> Path:

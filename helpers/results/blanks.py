@@ -7,12 +7,17 @@ calculated, typed or is missing, and where it is from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from helpers.results.store import latest_of, load
+from helpers.display.as_typed import in_markdown
+from helpers.results.merge import BLANK
+from helpers.results.one_run import OTHER_RUN, latest_that_agree, measured_again
+from helpers.results.store import load
 from helpers.results.wording import (
+    by_person,
     chief_metrics,
     count,
     finite,
@@ -24,50 +29,66 @@ from helpers.results.wording import (
     source_of,
     spaced,
     table_row,
+    with_range,
 )
 
 # Experiments that have their own place in the documents and are not rows of the results table.
 NOT_RESULTS = {
     *("answer", "prediction", "checklist", "hardware", "strategy", "self_check", "exercise"),
-    "puzzle",
+    *("puzzle", "week5_plan"),
 }
 ROWS_PER_EXPERIMENT, LAST_ROWS = 10, 3
+SPEED = "output_tokens_per_s"
+MOST_SURPRISES = 2
 
 
 @dataclass(frozen=True)
 class Part:
-    """One line of a region. key: its identity over exports."""
+    """One line of a region. key: its identity over exports. text: None takes the line out."""
 
     key: str
-    text: str
+    text: str | None
 
 
 @dataclass(frozen=True)
 class Fill:
-    """What a slot has for its blank. note: where it is from."""
+    """What a slot has for its blank, as Markdown. note: where it is from.
+
+    replaces: what a person wrote into the document by hand and gave up for the form's words.
+    """
 
     value: str | list[Part]
     kind: str  # measured | calculated | typed | missing
     note: str = ""
+    replaces: str = ""
 
 
 MISSING = Fill("", "missing")
-TAKEN_BACK = Fill("", "missing", "the student took the tick away")
+TAKEN_BACK = Fill("", "missing", "the student took it back")
 NO_LINES = Fill([], "missing")
 
 
 @dataclass
 class Facts:
-    """The latest record of every (notebook, experiment, variant) in a results folder."""
+    """The record of every (notebook, experiment, variant) that counts; see one_run.py.
+
+    stale: part of Weeks 1 to 3 was measured again after the choice that the numbers belong to.
+    """
 
     records: list[dict]
     problems: list[str] = field(default_factory=list)
+    stale: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> Facts:
         """The facts of a results folder; `problems` names its damaged lines."""
         records, problems = load(folder)
-        return cls(latest_of(records), problems)
+        return cls.of_records(records, problems)
+
+    @classmethod
+    def of_records(cls, records: list[dict], problems: Iterable[str] = ()) -> Facts:
+        """The facts of all records of a folder, in the order in which they were written."""
+        return cls(latest_that_agree(records), list(problems), measured_again(records))
 
     def all(self, experiment: str, prefix: str = "") -> list[dict]:
         """The records of an experiment whose variant begins so."""
@@ -105,15 +126,21 @@ def _metric(record: dict | None, name: str, ending: str = "") -> Fill:
 
 def _text(record: dict | None, name: str) -> Fill:
     value = record.get(name) if record else None
-    return _from(record, one_line(value) if isinstance(value, str) else "")
+    return _from(record, in_markdown(value[:2000]) if isinstance(value, str) else "")
 
 
 def _answer(variant: str) -> Slot:
     def slot(facts: Facts) -> Fill:
-        fill = _text(facts.get("answer", variant), "text")
+        record = facts.get("answer", variant)
+        if record and record.get("withdrawn"):
+            return TAKEN_BACK
+        fill = _text(record, "text")
+        given_up = record.get("replaces") if record else None
         # Words are never measured.
-        return replace(fill, kind="typed") if fill.kind == "measured" else fill
+        kind = "typed" if fill.kind == "measured" else fill.kind
+        return replace(fill, kind=kind, replaces=given_up if isinstance(given_up, str) else "")
 
+    slot.answer = variant
     return slot
 
 
@@ -121,15 +148,19 @@ def _list_of(prefix: str, thing: str = "answer", label: Callable[[str], str] | N
     """A list that grows: a line for each answer whose variant begins so (concern_1, concern_2)."""
 
     def slot(facts: Facts) -> Fill:
-        found = [(r, _text(r, "text").value) for r in facts.all("answer", prefix)]
-        found = [(record, text) for record, text in found if text]
-        parts = [
-            Part(r["variant"], f"- {label(r['variant']) if label else ''}{text}")
-            for r, text in found
-        ]
-        calculated = {kind_of(record) for record, _ in found} == {"calculated"}
-        kind = "calculated" if calculated else "typed"
-        return Fill(parts, kind, count(len(parts), thing)) if parts else NO_LINES
+        parts, kinds = [], set()
+        for record in facts.all("answer", prefix):
+            text = _text(record, "text").value
+            if text:
+                kinds.add(kind_of(record))
+                text = f"- {label(record['variant']) if label else ''}{text}"
+            if text or record.get("withdrawn"):
+                parts.append(Part(record["variant"], text or None))
+        if not kinds:
+            return replace(NO_LINES, value=parts)
+        written = sum(part.text is not None for part in parts)
+        kind = "calculated" if kinds == {"calculated"} else "typed"
+        return Fill(parts, kind, count(written, thing))
 
     return slot
 
@@ -142,41 +173,45 @@ def _about(variant: str) -> str:
 # ---------------------------------------------------------------- Weeks 1 to 3
 
 
-def _measured_baseline(facts: Facts) -> dict | None:
-    return facts.get("baseline", "one_at_a_time")
-
-
 def _best(facts: Facts) -> dict | None:
     return facts.get("optimised", "best")
 
 
-def _baseline(facts: Facts) -> dict | None:
-    """The student's own baseline if there is one, else the one measured this week."""
+def _typed_baseline(facts: Facts) -> dict | None:
+    """The student's own number of Week 2, where there is one."""
     typed = facts.get("baseline", "typed")
-    if typed and finite(typed["metrics"].get("output_tokens_per_s")) is not None:
-        return typed
-    return _measured_baseline(facts) or typed
+    return typed if typed and finite(typed["metrics"].get("output_tokens_per_s")) else None
+
+
+def _measured_baseline(facts: Facts) -> Fill:
+    """Output tokens/s of one request at a time: measured in turn with the choice, else before."""
+    in_turn = _metric(_best(facts), "baseline_tokens_per_s")
+    if in_turn.kind != "missing":
+        return in_turn
+    record = facts.get("baseline", "one_at_a_time")
+    best = _best(facts)
+    return MISSING if best and (record or {}).get(OTHER_RUN) else _metric(record, SPEED)
 
 
 def initial_throughput(facts: Facts) -> Fill:
-    """Output tokens/s of the baseline."""
-    return _metric(_baseline(facts), "output_tokens_per_s")
+    """Output tokens/s of the baseline: the student's own, else the one measured this week."""
+    typed = _typed_baseline(facts)
+    return _metric(typed, SPEED) if typed else _measured_baseline(facts)
 
 
 def gpu_model(facts: Facts) -> Fill:
     """The GPU of the baseline, or that there was none."""
-    record = _baseline(facts) or _best(facts)
-    texts = (record or {}).get("texts")
+    typed = _typed_baseline(facts)
+    texts = (typed or {}).get("texts")
     if isinstance(texts, dict) and texts.get("gpu_model"):
-        return Fill(one_line(texts["gpu_model"], 120), "typed", origin_of(record))
-    if record and kind_of(record) == "typed":
-        # The machine of the import is not the machine of the number.
-        record = _measured_baseline(facts) or _best(facts)
+        return Fill(in_markdown(str(texts["gpu_model"])[:120]), "typed", origin_of(typed))
+    # The machine of the import is not the machine of the number.
+    record = _best(facts) or facts.get("baseline", "one_at_a_time")
     place = (record or {}).get("provenance")
     if not place:
         return MISSING
     name = place.get("gpu") or f"none, CPU run ({machine_of(record)})"
-    return Fill(one_line(name, 160), "measured", origin_of(record))
+    return Fill(in_markdown(one_line(name, 160)), "measured", origin_of(record))
 
 
 def memory_setting(facts: Facts) -> Fill:
@@ -204,20 +239,118 @@ def _engine_arg(facts: Facts, name: str) -> float | None:
 
 def final_throughput(facts: Facts) -> Fill:
     """Output tokens/s of the best configuration."""
-    return _metric(_best(facts), "output_tokens_per_s")
+    return _metric(_best(facts), SPEED)
 
 
 def improvement(facts: Facts) -> Fill:
-    """Final over measured baseline.
+    """Final over measured baseline: the two numbers that the document shows.
 
     Where "Initial throughput" shows a typed number, that is another baseline: the line says so.
     """
-    fill = _metric(_best(facts), "improvement_x")
-    if fill.kind in ("missing", "typed") or initial_throughput(facts).kind != "typed":
+    value = _improvement(facts)
+    if value is None:
+        return MISSING
+    fill = _from(_best(facts), rounded(value))
+    if _typed_baseline(facts) is None:
         return fill
-    over = _metric(_measured_baseline(facts), "output_tokens_per_s").value
-    what = f"the {over} tokens/sec measured this week" if over else "a measured baseline"
-    return replace(fill, value=f"over {what}: {fill.value}")
+    over = f"over the {_measured_baseline(facts).value} tokens/sec measured this week: "
+    return replace(fill, value=over + fill.value)
+
+
+def _improvement(facts: Facts) -> float | None:
+    first, last = _measured_baseline(facts).value, final_throughput(facts).value
+    if not first or not last:
+        return None
+    numbers = [float(str(text).replace(",", "")) for text in (first, last)]
+    return numbers[1] / numbers[0] if numbers[0] else None
+
+
+# ---------------------------------------------------------------- five numbers, two surprises
+
+
+def tuning(facts: Facts) -> Fill:
+    """The improvement, and the range that was measured in turn."""
+    value, record = _improvement(facts), _best(facts)
+    if value is None:
+        return MISSING
+    return _from(record, with_range({**record["metrics"], "improvement_x": value}, "improvement_x"))
+
+
+def _ranged(experiment: str, variant: str, name: str) -> Slot:
+    def slot(facts: Facts) -> Fill:
+        record = facts.get(experiment, variant)
+        return _from(record, with_range(record["metrics"], name)) if record else MISSING
+
+    return slot
+
+
+def speculation(facts: Facts) -> Fill:
+    """The number of drafted tokens that gained most, of those that were tried."""
+    tried = facts.all("speculation", "draft model, k=")
+    tried = [r for r in tried if finite(r["metrics"].get("speedup_x")) is not None]
+    if not tried:
+        return MISSING
+    best = max(tried, key=lambda r: r["metrics"]["speedup_x"])
+    k = in_markdown(best["variant"].rpartition("=")[2])
+    return _from(best, f"{with_range(best['metrics'], 'speedup_x')}, {k} tokens drafted")
+
+
+def where_measured(facts: Facts) -> Fill:
+    """The one run that the numbers of Weeks 1 to 3 are from."""
+    record = _best(facts) or facts.get("baseline", "one_at_a_time")
+    if record is None:
+        return MISSING
+    place = record.get("provenance") or {}
+    text = f"{_where([record])}, {(place.get('time_utc') or '')[:10]}, in one run"
+    if facts.stale:
+        text += (
+            "; part of it was measured again later, and is left out until the cell that "
+            "chooses the best configuration is run again"
+        )
+    return _from(record, text)
+
+
+def _surprise(rank: int) -> Slot:
+    """The student's own prediction that missed most; `rank` 0, or 1 for the next."""
+
+    def slot(facts: Facts) -> Fill:
+        missed = sorted(_missed(facts), key=_factor, reverse=True)
+        if len(missed) <= rank:
+            return MISSING
+        record = missed[rank]
+        numbers = record["metrics"]
+        unit = _unit(record)
+        said, came = (f"{rounded(numbers[n])}{unit}" for n in ("predicted", "measured"))
+        question = in_markdown(str(record.get("question") or record["variant"])[:300])
+        return _from(record, f"{question} I said {said}, it was {came}.")
+
+    return slot
+
+
+def _missed(facts: Facts) -> list[dict]:
+    """The student's own predictions, made before the outcome was seen, that have one."""
+    own = [r for r in facts.all("prediction") if by_person(r)]
+    return [r for r in own if not r.get("changed_after_measuring") and _factor(r) > 1]
+
+
+def _factor(record: dict) -> float:
+    """How many times too high or too low a prediction was; 0 for one that cannot be said."""
+    predicted, measured = (finite(record["metrics"].get(n)) for n in ("predicted", "measured"))
+    if not predicted or measured is None:
+        return 0.0
+    ratio = measured / predicted
+    return max(ratio, 1 / ratio) if ratio > 0 else math.inf
+
+
+def puzzles(facts: Facts) -> Fill:
+    """How many code puzzles were solved, and which."""
+    tried = facts.all("puzzle")
+    solved = [r for r in tried if r.get("solved") is True]
+    if not solved:
+        return MISSING
+    of = max((int(finite(r.get("of")) or 0) for r in tried), default=0)
+    names = ", ".join(in_markdown(str(r.get("title") or r["variant"])[:80]) for r in solved)
+    return Fill(f"{len(solved)} of {max(of, len(solved))} ({names})", "measured", "its checks")
 
 
 # ---------------------------------------------------------------- tables and lists
@@ -225,12 +358,7 @@ def improvement(facts: Facts) -> Fill:
 
 def results_table(facts: Facts) -> Fill:
     """Everything that was measured or calculated."""
-    return _table(r for r in facts.results() if chief_metrics(r))
-
-
-def _table(rows: Iterable[dict]) -> Fill:
-    """Tables of results, one per notebook."""
-    rows = list(rows)
+    rows = [r for r in facts.results() if chief_metrics(r)]
     parts = []
     for notebook in dict.fromkeys(r["notebook"] for r in rows):
         lines = _table_of_notebook(notebook, [r for r in rows if r["notebook"] == notebook])
@@ -271,13 +399,20 @@ def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
 def _about_machine(measured: list[dict]) -> str:
     if not measured:
         return "Not measured on this machine; see the source."
-    machines = "; ".join(dict.fromkeys(machine_of(r) for r in measured))
-    place = measured[0].get("provenance") or {}
-    text = f"Measured on {machines}, vLLM {place.get('vllm')}"
-    if place.get("model"):
-        text += f", model {one_line(place['model'], 80)}"
-        text += f" ({place['weights']} weights)" if place.get("weights") else ""
-    return text + "."
+    return f"Measured on {_where(measured)}."
+
+
+def _where(records: list[dict]) -> str:
+    """Machine, vLLM, model and weights; of several machines or models all."""
+    texts = []
+    for record in records:
+        place = record.get("provenance") or {}
+        text = f"{machine_of(record)}, vLLM {place.get('vllm')}"
+        if place.get("model"):
+            text += f", model {one_line(place['model'], 80)}"
+            text += f" ({place['weights']} weights)" if place.get("weights") else ""
+        texts.append(in_markdown(text))
+    return "; ".join(dict.fromkeys(texts))
 
 
 def predictions_table(facts: Facts) -> Fill:
@@ -304,19 +439,32 @@ def _prediction(record: dict) -> str:
     times = "" if ratio is None else rounded(ratio)
     if ratio is not None and 0.01 <= abs(ratio) < 100:
         times = f"{ratio:.2f}"
-    unit = one_line(record.get("unit") or "")
-    unit = unit if unit in ("", "x", "%") else f" {unit}"
     kind = record.get("how") or "measured"
     how = "" if kind == "measured" else f" ({one_line(kind, 20)})"
-    by = "you" if kind_of(record) == "typed" else record.get("source") or "formula"
     return table_row(
         spaced(record["variant"]),
-        f"{rounded(predicted)}{unit}",
-        f"{rounded(measured)}{unit}{how}",
+        f"{rounded(predicted)}{_unit(record)}",
+        f"{rounded(measured)}{_unit(record)}{how}",
         times,
-        by,
-        record.get("residual") or "",
+        _predicted_by(record),
+        in_markdown(one_line(record.get("residual") or "", 300)),
     )
+
+
+def _unit(record: dict) -> str:
+    unit = in_markdown(one_line(record.get("unit") or "", 30))
+    return unit if unit in ("", "x", "%") else f" {unit}"
+
+
+def _predicted_by(record: dict) -> str:
+    """Whose prediction it was; one that was changed with the outcome in sight says so."""
+    if not by_person(record):
+        return one_line(record.get("source") or "formula", 30)
+    if not record.get("changed_after_measuring"):
+        return "you"
+    before = finite(record.get("said_before"))
+    first = "" if before is None else f" (before: {rounded(before)}{_unit(record)})"
+    return f"you, after the measurement{first}"
 
 
 def configuration(facts: Facts) -> Fill:
@@ -331,7 +479,7 @@ def configuration(facts: Facts) -> Fill:
     comments = record.get("comments") if isinstance(record.get("comments"), dict) else {}
     parts = []
     for name, value in args.items():
-        why = one_line(comments.get(name) or "", 300)
+        why = in_markdown(one_line(comments.get(name) or "", 300))
         parts.append(Part(f"arg.{name}", f"- `{name}={value!r}`" + (f": {why}" if why else "")))
     comment = _answer("configuration_comment")(facts).value
     if comment:
@@ -353,15 +501,18 @@ def self_check(facts: Facts) -> Fill:
 
 
 def _ticked(item: str, evidence: Callable[[Facts], str] | None = None) -> Slot:
-    """A checklist item: ticked by the student, by what the notebook saw, or by the results."""
+    """A checklist item: ticked by the student, by what the notebook saw, or by the results.
+
+    What ran where nobody looked on (`make run`) ticks nothing.
+    """
 
     def slot(facts: Facts) -> Fill:
         record = facts.get("checklist", item) or {}
         by_notebook = record.get("source") == "evidence"
-        if record.get("done"):
-            why = one_line(record.get("evidence") or "", 200)
-            if by_notebook and why:
-                return Fill(f"evidence: {why}", "measured", record["notebook"])
+        why = in_markdown(one_line(record.get("evidence") or "", 200))
+        if record.get("done") and by_notebook and why and _attended(record):
+            return Fill(f"evidence: {why}", "measured", record["notebook"])
+        if record.get("done") and not by_notebook:
             why = f": {why}" if why else ""
             return Fill(f"ticked by the student{why}", "typed", record["notebook"])
         if record.get("done") is False and not by_notebook:
@@ -381,6 +532,11 @@ def _evident(evidence: Callable[[Facts], str]) -> Slot:
     return slot
 
 
+def _attended(record: dict) -> bool:
+    """Whether a person ran the cell that saved it."""
+    return (record.get("provenance") or {}).get("attended") is True
+
+
 def _documented(facts: Facts) -> str:
     core = [
         slot(facts)
@@ -390,7 +546,7 @@ def _documented(facts: Facts) -> str:
     filled = sum(fill.kind != "missing" for fill in core)
     # What a notebook fills in documents nothing.
     written = sum(
-        kind_of(record) == "typed" and _text(record, "text").kind == "typed"
+        by_person(record) and _text(record, "text").kind == "typed"
         for prefix in ("key_challenge", "insight_", "question_")
         for record in facts.all("answer", prefix)
     )
@@ -401,19 +557,12 @@ def _documented(facts: Facts) -> str:
 
 
 def _served(facts: Facts) -> str:
-    found = [r for r in facts.results("05") if kind_of(r) == "measured"]
-    if not found:
-        return ""
-    return f"{count(len(found), 'measurement')} against a server in notebook {found[0]['notebook']}"
-
-
-def _planned(facts: Facts) -> str:
-    record = facts.get("strategy", "chosen")
-    return f"strategy chosen in notebook {record['notebook']}" if record else ""
+    found = [r for r in facts.results("05") if kind_of(r) == "measured" and _attended(r)]
+    return f"{count(len(found), 'measurement')} against a server in notebook 5" if found else ""
 
 
 def _tried(facts: Facts) -> str:
-    found = [r for r in facts.results("02") if kind_of(r) == "measured"]
+    found = [r for r in facts.results("02") if kind_of(r) == "measured" and _attended(r)]
     names = list(dict.fromkeys(spaced(r["experiment"]) for r in found))
     more = " and more" if len(names) > 4 else ""
     return f"measured {', '.join(names[:4])}{more}" if names else ""
@@ -439,15 +588,15 @@ def week5_gpu(facts: Facts) -> Fill:
     return replace(fill, value=f"{fill.value} (planned, not on this machine)")
 
 
-def _strategy(name: str, code: bool = False) -> Slot:
-    """A text of the chosen strategy: calculated, unless it says that it was measured or typed."""
+def _strategy(which: str, name: str, code: bool = False) -> Slot:
+    """A text of a strategy: calculated, unless it says that it was measured or typed."""
 
     def slot(facts: Facts) -> Fill:
-        record = facts.get("strategy", "chosen")
+        record = facts.get("strategy", which)
         fill = _text(record, name)
         if fill.kind == "missing":
             return MISSING
-        text = f"`{fill.value.replace('`', '')}`" if code else fill.value
+        text = f"`{one_line(record[name]).replace('`', '')}`" if code else fill.value
         return Fill(text, fill.kind if record.get("source") else "calculated", fill.note)
 
     return slot
@@ -456,27 +605,45 @@ def _strategy(name: str, code: bool = False) -> Slot:
 def reason(facts: Facts) -> Fill:
     """Why this strategy: the student's words, else the planner's."""
     own = _answer("tp_reason")(facts)
-    return _strategy("reason")(facts) if own.kind == "missing" else own
+    return _strategy("chosen", "reason")(facts) if own.kind == "missing" else own
 
 
-def expected_speedup(facts: Facts) -> Fill:
-    """The planner's speed-up, and of what: calculated, unless the record says otherwise."""
-    record = facts.get("strategy", "chosen")
-    fill = _metric(record, "expected_speedup_x", "x")
-    if fill.kind == "missing":
-        return MISSING
-    what = one_line(record.get("speedup_of") or "")
-    kind = fill.kind if record.get("source") else "calculated"
-    return Fill(fill.value + (f" ({what})" if what else ""), kind, fill.note)
+def _speedup(which: str) -> Slot:
+    """The planner's speed-up with its range, and of what: calculated, unless the record says."""
+
+    def slot(facts: Facts) -> Fill:
+        record = facts.get("strategy", which)
+        fill = _metric(record, "expected_speedup_x", "x")
+        if fill.kind == "missing":
+            return MISSING
+        text = with_range(record["metrics"], "expected_speedup_x", alone="")
+        what = in_markdown(record.get("speedup_of") or "")
+        text += f" ({what})" if what else ""
+        kind = fill.kind if record.get("source") else "calculated"
+        return Fill(text, kind, fill.note)
+
+    return slot
 
 
-def plan_table(facts: Facts) -> Fill:
-    """What the planner expects of the chosen layout, then what was measured here."""
-    chosen = facts.get("strategy", "chosen")
-    plan = []
-    if chosen and chosen.get("layout"):
-        plan = [{"source": "planner", **chosen, "experiment": "plan", "variant": chosen["layout"]}]
-    return _table(plan + [r for r in facts.results("04") if chief_metrics(r)])
+def week5_table(facts: Facts) -> Fill:
+    """What the planner expects of each size, and the blanks for what Week 5 measures."""
+    planned = facts.all("week5_plan")
+    if not planned:
+        return NO_LINES
+    rows = [Part(f"row.{r['variant']}", _to_fill_in(r)) for r in planned]
+    head = (
+        "| layout | expected tokens/s | expected TPOT ms | expected speed-up | tokens/s | TPOT ms |"
+    )
+    lines = [Part("head", head), Part("rule", "|---|---|---|---|---|---|"), *rows]
+    return Fill(lines, "calculated", count(len(rows), "row"))
+
+
+def _to_fill_in(record: dict) -> str:
+    numbers = record["metrics"]
+    speed, tpot = (finite(numbers.get(name)) for name in (SPEED, "tpot_ms"))
+    cells = ["" if value is None else rounded(value) for value in (speed, tpot)]
+    cells.append(with_range(numbers, "speedup_x", alone=""))
+    return table_row(spaced(record["variant"]), *cells, BLANK, BLANK)
 
 
 # ---------------------------------------------------------------- which line is which slot
@@ -495,13 +662,27 @@ _MY_LEARNINGS = {
     },
     "## Key Insights": {f"{n}. ___": _answer(f"insight_{n}") for n in (1, 2, 3)},
     "## Questions for Week 5+": {f"{n}. ___": _answer(f"question_{n}") for n in (1, 2)},
-    "## Week 4 results by experiment": {"___": results_table},
-    "## Predictions against measurements": {"___": predictions_table},
-    "## Optimal configuration": {"___": configuration},
+    "## Five numbers of this week": {
+        "- Tuning, output tokens/s over one request at a time: ___": tuning,
+        "- Prefix caching in a conversation, time to first token: ___": _ranged(
+            "prefix_caching", "conversation", "ttft_gain_x"
+        ),
+        "- Speculative decoding with a draft model, one stream: ___": speculation,
+        "- Tensor parallelism on two ranks of this machine: ___": _ranged(
+            "trial", "TP 2 against TP 1", "speedup_x"
+        ),
+        "- Server over the engine inside a notebook, tokens/s: ___": _ranged(
+            "server", "all_at_once", "server_share_x"
+        ),
+        "- Weeks 1 to 3 measured on: ___": where_measured,
+    },
+    "## My largest surprises": {
+        f"{rank + 1}. ___": _surprise(rank) for rank in range(MOST_SURPRISES)
+    },
     "## Issues and workarounds": {"- ___": _list_of("issue_")},
-    "## Reading notes": {
+    "## What I built and checked": {
+        "- Code puzzles solved: ___": puzzles,
         "- Self-check of notebook 3: ___": self_check,
-        "- ___": _list_of("note_", "note", _about),
     },
     "## Week 4 checklist": {
         "- [ ] Documented my progress in this file": _evident(_documented),
@@ -510,11 +691,17 @@ _MY_LEARNINGS = {
         ),
         "- [ ] Reviewed vLLM's documentation on distributed inference": _ticked("docs_distributed"),
         "- [ ] Tried server mode": _ticked("server_mode", _served),
-        "- [ ] Planned the multi-GPU strategy for Week 5": _ticked("multi_gpu_plan", _planned),
+        "- [ ] Planned the multi-GPU strategy for Week 5": _ticked("multi_gpu_plan"),
         "- [ ] Reviewed and improved the code documentation of Weeks 1-3": _ticked("code_docs"),
         "- [ ] Understood tensor parallelism": _ticked("tensor_parallelism"),
         "- [ ] Optional: tried one advanced feature": _ticked("advanced_feature", _tried),
     },
+}
+_APPENDIX = {
+    "## Optimal configuration": {"___": configuration},
+    "## Predictions against measurements": {"___": predictions_table},
+    "## Reading notes": {"- ___": _list_of("note_", "note", _about)},
+    "## Week 4 results by experiment": {"___": results_table},
 }
 _DISTRIBUTED_PLANNING = {
     "## Hardware Available": {
@@ -523,18 +710,25 @@ _DISTRIBUTED_PLANNING = {
         "- GPU Memory: ___ GB each": _hardware("gpu_memory_gb"),
         "- Inter-GPU Link: ___ (NVLink/PCIe)": _hardware("link"),
     },
-    "## Strategy": {"- Reason: ___": reason, "- Expected speedup: ___": expected_speedup},
+    "## Strategy": {"- Reason: ___": reason, "- Expected speedup: ___": _speedup("chosen")},
     "## Concerns": {"- ___": _list_of("concern_")},
-    "## What the planner recommends": {
-        "- Layout for this hardware: ___": _strategy("layout"),
-        "- Command to start it: ___": _strategy("command", code=True),
+    "## The plan for the course's model": {
+        "- Layout: ___": _strategy("chosen", "layout"),
+        "- Command to start it: ___": _strategy("chosen", "command", code=True),
     },
-    "## Numbers behind the plan": {"___": plan_table},
+    "## A model that needs several GPUs": {
+        "- Layout: ___": _strategy("second", "layout"),
+        "- Reason: ___": _strategy("second", "reason"),
+        "- Expected speedup: ___": _speedup("second"),
+        "- Command to start it: ___": _strategy("second", "command", code=True),
+    },
+    "## Results of Week 5, to be filled in": {"___": week5_table},
 }
 SLOTS: dict[tuple[str, str, str], Slot] = {
     (document, section, line): slot
     for document, sections in (
         ("my_learnings", _MY_LEARNINGS),
+        ("my_learnings_appendix", _APPENDIX),
         ("distributed_planning", _DISTRIBUTED_PLANNING),
     )
     for section, lines in sections.items()

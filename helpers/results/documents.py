@@ -22,14 +22,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from helpers import REPO, replace_file
+from helpers.display.as_typed import out_of_markdown
 from helpers.results.blanks import SLOTS, TAKEN_BACK, Facts, Fill
 from helpers.results.merge import BLANK, OPEN_BOX, Base, Line, Merged, line_key, merge
 from helpers.results.store import ResultsError, results_folder
 
 TEMPLATES = REPO / "templates"
-DOCUMENTS = ("my_learnings", "distributed_planning")
+DOCUMENTS = ("my_learnings", "my_learnings_appendix", "distributed_planning")
 PREVIOUS = ".previous"
 KINDS = ("measured", "calculated", "typed", "missing")
+# A blank, and the words of the template that say what can stand there.
+BLANK_AND_CHOICE = re.compile(rf"{BLANK}(?: \([\w/]+\))?")
 LIST_SIGN = re.compile(r"^(- \[.\] |- |\d+\. )")
 
 
@@ -173,17 +176,47 @@ def render(document: str, facts: Facts) -> tuple[list[Line], dict[str, Fill]]:
 
 def _filled(section: str, key: str, raw: str, fill: Fill) -> Iterator[Line]:
     """The lines that a slot makes of a template's line."""
+    missing = fill.kind == "missing" and fill is not TAKEN_BACK
     if isinstance(fill.value, list):  # a region: its parts replace the blank
         yield Line(key, None if fill.value else raw, raw)
         for part in fill.value:
             yield Line(line_key(section, raw, part.key), part.text)
     elif raw.startswith(OPEN_BOX):
-        ticked = fill.kind != "missing"
-        text = f"- [x] {raw[len(OPEN_BOX) :]} ({fill.value})" if ticked else raw
-        yield Line(key, text, raw, missing=not ticked and fill is not TAKEN_BACK)
+        text = f"- [x] {raw[len(OPEN_BOX) :]} ({fill.value})" if fill.value else raw
+        yield Line(key, text, raw, missing)
     else:
-        text = raw.replace(BLANK, fill.value, 1) if fill.value else raw
-        yield Line(key, text, raw, missing=not fill.value)
+        given_up = raw.replace(BLANK, fill.replaces, 1) if fill.replaces else ""
+        yield Line(key, _in_the_blank(raw, fill.value), raw, missing, given_up)
+
+
+def _in_the_blank(raw: str, value: str) -> str:
+    return BLANK_AND_CHOICE.sub(lambda _: value, raw, count=1) if value else raw
+
+
+def hand_edits(results_dir: str | os.PathLike | None = None) -> dict[str, str]:
+    """What a person wrote into a document in the place of a form's answer: {variant: text}.
+
+    Only where it differs from what the form holds.
+    """
+    folder = results_folder(results_dir)
+    facts = Facts.of(folder)
+    edits = {}
+    for document in DOCUMENTS:
+        path = folder / f"{document}.md"
+        current, _ = _split(_read(path))
+        lines, _ = render(document, facts)
+        merged = merge(current, _read_base(path, current is not None), lines)
+        for key, text in merged.edited.items():
+            slot = SLOTS.get((document, *key.split("|", 1)))
+            variant = getattr(slot, "answer", None)
+            own = out_of_markdown(LIST_SIGN.sub("", text).removeprefix(_label(key)).lstrip(" :"))
+            if variant and BLANK not in text and own != _answered(facts, variant):
+                edits[variant] = own
+    return edits
+
+
+def _answered(facts: Facts, variant: str) -> str:
+    return (facts.get("answer", variant) or {}).get("text") or ""
 
 
 # ---------------------------------------------------------------- where each blank stands

@@ -30,6 +30,7 @@ class Line:
     text: str | None
     open: str = ""
     missing: bool = False  # this run has no value for the blank; an earlier one stays
+    replaces: str = ""  # a line that the student wrote, and has since given up for ours
 
     @property
     def group(self) -> str:
@@ -116,6 +117,8 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
 
 def match(current: list[str], base: Base, new: list[Line]) -> dict[int, str]:
     """Which lines of the document are ours: {index in current: key}. Others are the student's."""
+    given_up = {line.replaces: line.open for line in new if line.replaces}
+    current = [given_up.get(text, text) for text in current]
     written = _pairs([text for _, text in base.lines], current)
     ours = {i: base.lines[b][0] for b, i in written}
     # Lines that stand as in the template, blank still open: the first export into a copy made by

@@ -28,11 +28,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from helpers import REPO, OneLineError
+from helpers.display.card import has_widgets
 from helpers.gpu_memory import cpu_name, visible_devices
 
 FILE_NAME = "measurements.jsonl"
 LOCK_WAIT_S = 20.0
 REQUIRED = {"notebook": str, "experiment": str, "variant": str, "metrics": dict}
+SESSION = uuid.uuid4().hex[:12]  # of this process: what one kernel measured belongs together
 RESERVED = frozenset({*REQUIRED, "id", "engine_args", "workload", "provenance", "schema"})
 
 
@@ -101,6 +103,8 @@ def provenance(profile=None) -> dict:
         "model": getattr(profile, "model_label", None) or getattr(profile, "model", None),
         "weights": getattr(profile, "weights", None),
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "session": SESSION,
+        "attended": has_widgets(),  # a person ran the cell, in a front end
     }
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import re
 
+from helpers.display.as_typed import in_markdown
+from helpers.results.one_run import OTHER_RUN
+
 # What a record's `source` says about its numbers. No source, or another one: measured.
 TYPED = {"typed", "student", "parameter", "form"}
 CALCULATED = {"formula", "planner", "example", "recorded", "default", "catalogue", "reference"}
@@ -103,7 +106,7 @@ def chief_metrics(record: dict) -> list[str]:
 
 def _range(metrics: dict[str, float], name: str) -> str:
     """The range that was measured, where a record has one: " (1.8 to 2.1)"."""
-    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    low, high = (finite(metrics.get(name + end)) for end in ("_low", "_high"))
     return "" if low is None or high is None else f" ({rounded(low)} to {rounded(high)})"
 
 
@@ -113,20 +116,19 @@ def count(number: int, thing: str) -> str:
 
 
 def one_line(text, limit: int = 2000) -> str:
-    """A student's or a model's text as it may stand in one line of Markdown."""
+    """A text without line breaks, of limited length."""
     whole = str(text).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
     return " ".join(whole.split())[:limit]
 
 
-def table_row(*cells) -> str:
-    """A row of a Markdown table."""
-    texts = [one_line(text, 300).replace("|", "\\|") for text in cells]
-    return "".join(f"| {text} " if text else "| " for text in texts) + "|"
+def table_row(*cells: str) -> str:
+    """A row of a Markdown table; the cells are Markdown."""
+    return "".join(f"| {text} " if text else "| " for text in cells) + "|"
 
 
 def spaced(name: str) -> str:
-    """An experiment's or variant's name in words."""
-    return name.replace("_", " ")
+    """An experiment's or variant's name in words, as Markdown."""
+    return in_markdown(one_line(name, 300).replace("_", " "))
 
 
 def kind_of(record: dict) -> str:
@@ -138,10 +140,25 @@ def kind_of(record: dict) -> str:
 
 
 def source_of(record: dict) -> str:
-    """Its kind, and that other programs disturbed the measurement, where they did."""
+    """Its kind, and what is to be known of it: another run, other programs beside it."""
     machine = record.get("machine")
     disturbed = isinstance(machine, dict) and machine.get("disturbed")
-    return kind_of(record) + (", disturbed" if disturbed else "")
+    notes = ["of another run" * bool(record.get(OTHER_RUN)), "disturbed" * bool(disturbed)]
+    return ", ".join(filter(None, [kind_of(record), *notes]))
+
+
+def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") -> str:
+    """A factor with its range: "7.87x (7.6 to 8.14)"; "" without the factor.
+
+    alone: what is said of one that has no range.
+    """
+    value = finite(metrics.get(name))
+    return "" if value is None else f"{rounded(value)}x{_range(metrics, name) or alone}"
+
+
+def by_person(record: dict) -> bool:
+    """Whether a person typed or chose it; a parameter of a headless run is nobody's word."""
+    return record.get("source") in ("typed", "student", "form")
 
 
 def machine_of(record: dict) -> str:

@@ -5,9 +5,9 @@
     python -m helpers.run --parameters course.yaml         see helpers/run/course_file.py
     python -m helpers.run class SUBMISSIONS --out FOLDER   see helpers/run/classroom/command.py
 
-The folder holds the executed notebooks with an HTML page of each, measurements.jsonl,
-my_learnings.md, distributed_planning.md and summary.md / .html / .json. Each notebook runs in a
-process of its own, under a supervisor (helpers/engine/processes.py) that ends all it started.
+The folder holds the executed notebooks with an HTML page of each, measurements.jsonl, what can be
+handed in (helpers/run/finish.py) and summary.md / .html / .json. Each notebook runs in a process of
+its own, under a supervisor (helpers/engine/processes.py) that ends all it started.
 Exit code: 0 all ran, 1 a notebook failed, 2 wrong usage, 128 + signal when stopped.
 """
 
@@ -28,9 +28,10 @@ from pathlib import Path
 
 from helpers import REPO
 from helpers.engine import processes
-from helpers.results import ResultsError, documents
+from helpers.results import ResultsError
+from helpers.results.documents import DOCUMENTS
 from helpers.results.store import load, provenance
-from helpers.run import course_file, summary
+from helpers.run import course_file, finish, summary
 from helpers.run.course_file import UsageError, assign_parameters, find_notebooks, parameters_of
 from helpers.run.job import Job, failure, last_started, tail, write_job
 from helpers.run.notebook_file import Cell, executed
@@ -287,14 +288,7 @@ def _close(results, parameters, out, started, seconds, stopped) -> dict:
     blanks, notes = [], []
     records, problems = load(out)
     try:
-        # The plan is exported with the notebook that makes it, or when there is one already.
-        planned = (
-            any(r.name.startswith("04") for r in results)
-            or (out / "distributed_planning.md").exists()
-            or any(r["experiment"] in ("hardware", "strategy") for r in records)
-        )
-        wanted = documents.DOCUMENTS if planned else ("my_learnings",)
-        report = documents.export(out, wanted)
+        report = finish.write(out)
         blanks, notes = [asdict(blank) for blank in report.blanks], report.notes
     except (ResultsError, OSError) as error:
         notes = [str(error)]
@@ -351,7 +345,7 @@ def main(argv: list[str]) -> int:
     failed = [nb["name"] for nb in data["notebooks"] if nb["status"] != "ok"]
     outcome = "FAILED: " + ", ".join(failed) if failed else "All ran"
     print(f"\n{outcome} in {summary.duration(data['seconds'])}. Read: {out / 'summary.html'}")
-    for name in ("my_learnings.md", "distributed_planning.md", "summary.md"):
+    for name in (*(f"{name}.md" for name in DOCUMENTS), finish.PAGE, finish.ARCHIVE):
         if (out / name).exists():
             print(f"  {out / name}")
     return 1 if failed else 0

@@ -6,6 +6,8 @@ import html
 import json
 from pathlib import Path
 
+from helpers.display.as_typed import BREAK
+
 SLOW_CELL_S = 5.0
 KINDS = ("measured", "calculated", "typed", "missing")  # of a blank
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -45,10 +47,14 @@ def page(title: str, body: str) -> str:
 
 
 def from_markdown(text: str) -> str:
-    """HTML of Markdown with tables; HTML in the text is shown, not obeyed."""
+    """HTML of Markdown with tables; HTML in the text is shown, not obeyed, but for line breaks."""
     import mistune
 
-    return mistune.create_markdown(escape=True, plugins=["table"])(text)
+    class Page(mistune.HTMLRenderer):
+        def inline_html(self, html: str) -> str:
+            return html if html == BREAK else super().inline_html(html)
+
+    return mistune.create_markdown(renderer=Page(escape=True), plugins=["table"])(text)
 
 
 def duration(seconds: float) -> str:

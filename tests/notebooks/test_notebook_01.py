@@ -1,6 +1,7 @@
 """Notebook 1 through plain papermill, from another working directory, with parameters."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,8 +127,14 @@ def test_the_small_cache_was_too_small(store):
 def test_my_learnings_is_filled_with_these_numbers(run, store):
     text = (run / "results/my_learnings.md").read_text()
     best = store.get("optimised", "best")["metrics"]
-    # 6.3x, not 6.30x; and over what, since the line above it shows the typed number
-    assert f"tokens/sec measured this week: {rounded(best['improvement_x'])}x\n" in text
+    baseline = store.get("baseline", "one_at_a_time")["metrics"]
+    initial = best.get("baseline_tokens_per_s", baseline["output_tokens_per_s"])
+    final = best["output_tokens_per_s"]
+    assert f"- Final throughput: {rounded(final)} tokens/sec\n" in text
+    # Over what is said, since "Initial throughput" shows the typed number.
+    shown = re.search(r"over the ([\d,.]+) tokens/sec measured this week: ([\d.]+)x\n", text)
+    assert shown[1] == rounded(initial)
+    assert abs(float(shown[2]) * initial / final - 1) < 0.01, "they do not fit each other"
     assert "Understanding TTFT" in text and "batching pays" in text and "what about TP" in text
     assert "212" in text, "the typed number of Week 2 is not in the document"
 

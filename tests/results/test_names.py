@@ -11,6 +11,8 @@ from helpers.results import blanks, store
 
 ROOT = Path(__file__).resolve().parents[2]
 # Exercises save under an experiment of their own; the key is the variant.
+# Written by notebook 4 once it plans the course's own model, and by all with their puzzles.
+PLANNED = {("strategy", "second", True), ("week5_plan", "", False), ("puzzle", "", False)}
 EXERCISES = {"ask": "answer", "choose": "answer", "predict": "prediction", "tick": "checklist"}
 # Code that saves for a notebook that calls it.
 SAVERS = [*(ROOT / "helpers/lessons").rglob("*.py"), ROOT / "helpers/results/own_numbers.py"]
@@ -86,7 +88,7 @@ def unwritten(asked, written):
             return any(re.fullmatch(expression, variant) for _, expression in variants)
         return any(beginning.startswith(variant) for beginning, _ in variants)
 
-    return sorted(name for name in asked if not is_written(*name))
+    return sorted(name for name in asked - PLANNED if not is_written(*name))
 
 
 def test_every_name_that_an_export_reads_is_written(written):

@@ -563,17 +563,17 @@ def test_numbers_in_words_are_held_against_units(text, differences):
 
 def test_a_table_row_is_held_against_its_own_record(tmp_path):
     week(tmp_path, 123.4)
-    records, text = load(tmp_path)[0], (tmp_path / "my_learnings.md").read_text()
-    assert contents.differing_numbers("my_learnings", text, records) == []
+    records, text = load(tmp_path)[0], (tmp_path / "my_learnings_appendix.md").read_text()
+    assert contents.differing_numbers("my_learnings_appendix", text, records) == []
     assert text.count("output 123.4 tokens/s") == 1 and text.count("| 8x | 10x | 1.25 |") == 1
     edited = text.replace("output 123.4 tokens/s", "output 512 tokens/s")
     edited = edited.replace("| 8x | 10x | 1.25 |", "| 9.5x | 10x | 1.25 |")
-    assert contents.differing_numbers("my_learnings", edited, records) == [
-        "baseline, one at a time: the text says 512; the nearest of its measurements is 123.4",
+    assert contents.differing_numbers("my_learnings_appendix", edited, records) == [
         "improvement x: the text says 9.5; the nearest of its measurements is 10",
+        "baseline, one at a time: the text says 512; the nearest of its measurements is 123.4",
     ]
     older = text.replace("output 123.4 tokens/s, TTFT p50 3.25 ms", "TTFT p50 3.25 ms")
-    differing = contents.differing_numbers("my_learnings", older, records)
+    differing = contents.differing_numbers("my_learnings_appendix", older, records)
     assert differing == [], "other metrics of the same record are no difference"
 
 

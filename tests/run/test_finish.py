@@ -11,7 +11,13 @@ from helpers.run import __main__ as command
 from helpers.run import finish as module
 from helpers.run.finish import finish
 
-FILES = ["my_learnings.md", "distributed_planning.md", "my_learnings.html", "results.zip"]
+FILES = [
+    "my_learnings.md",
+    "my_learnings_appendix.md",
+    "distributed_planning.md",
+    "my_learnings.html",
+    "results.zip",
+]
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def test_the_links_lead_from_the_notebook_to_the_files(week, tmp_path, monkeypat
     monkeypatch.setattr(module.card, "show", shown.append)
     finish("04_multi_gpu_planning")
     links = re.findall(r'href="([^"]+)"', shown[0].html)
-    assert len(links) >= 6 and links[-1] == "05_server_mode.ipynb"
+    assert len(links) == 7 and links[-1] == "05_server_mode.ipynb"
     for link in links:
         assert (module.start_page.REPO / "notebooks" / link).resolve().exists(), link
 
@@ -53,7 +59,7 @@ def test_the_zip_holds_the_results_and_the_page_shows_all_documents(week):
     assert command.main(["export", str(week)]) == 0
     names = zipfile.ZipFile(week / "results.zip").namelist()
     assert sorted(name.split("/")[1] for name in names) == sorted(
-        ["measurements.jsonl", *FILES[:3]]
+        ["measurements.jsonl", *FILES[:4]]
     )
     page = (week / "my_learnings.html").read_text()
     assert "My LLM Inference Optimization Journey" in page and "Multi-GPU Strategy" in page

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from helpers.display.as_typed import out_of_markdown
 from helpers.lessons.reading_notes import quiz
 from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import documents
@@ -26,8 +27,10 @@ from helpers.run.summary import KINDS
 MAX_BYTES = {
     FILE_NAME: 20 * 2**20,
     "my_learnings.md": 2**20,
+    "my_learnings_appendix.md": 2**20,
     "distributed_planning.md": 2**20,
     ".my_learnings.export.json": 4 * 2**20,
+    ".my_learnings_appendix.export.json": 4 * 2**20,
     ".distributed_planning.export.json": 4 * 2**20,
 }
 TOLERANCE = 0.02
@@ -96,7 +99,7 @@ def differing_numbers(document: str, text: str, records: list[dict]) -> list[str
     student's words (tokens/s, ms, GiB, x) against every measurement of that unit.
     """
     own = [line.rstrip("\r") for line in text.split("\n")]
-    lines, fills = documents.render(document, Facts(latest_of(records)))
+    lines, fills = documents.render(document, Facts.of_records(records))
     found = []
     checked = {line.text for line in lines if line.text is not None}
     for line in lines:
@@ -176,7 +179,7 @@ def _rows(records: list[dict]) -> dict[tuple[str, ...], list[float]]:
 
 def _row_differs(mine: str, rows: dict[tuple[str, ...], list[float]]) -> Iterator[str]:
     """A row of the table of results has four cells, one of the predictions six."""
-    cells = [one_line(c.replace("\\|", "|")) for c in re.split(r"(?<!\\)\|", mine)[1:-1]]
+    cells = [one_line(out_of_markdown(c)) for c in re.split(r"(?<!\\)\|", mine)[1:-1]]
     key, said_in = (cells[:2], cells[2:3]) if len(cells) == 4 else (cells[:1], cells[1:4])
     pool = rows.get(tuple(key)) if len(cells) in (4, 6) else None
     for said in re.findall(NUMBER, " ".join(said_in)) if pool else ():

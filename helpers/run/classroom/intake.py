@@ -43,7 +43,9 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 SKIPPED = {"__MACOSX", ".DS_Store", ".ipynb_checkpoints", "__pycache__", ".git"}
 SKIPPED |= {".venv", "venv", "node_modules", ".cache"}
 # Left by the workbook's own export; it tells which lines of the document are the student's.
-KEPT_HIDDEN = re.compile(r"^\.(my_learnings|distributed_planning)\.export\.json$")
+KEPT_HIDDEN = re.compile(
+    r"^\.(my_learnings|my_learnings_appendix|distributed_planning)\.export\.json$"
+)
 
 
 class Refused(Exception):

@@ -1,0 +1,42 @@
+"""What Week 5 measured, read back from the table at the end of distributed_planning.md."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from helpers.display.as_typed import out_of_markdown
+from helpers.display.numbers import read_number
+from helpers.results.blanks import Facts
+from helpers.results.store import results_folder
+
+DOCUMENT = "distributed_planning.md"
+CELLS = {4: ("output_tokens_per_s", "tokens/s"), 5: ("tpot_ms", "ms")}  # that a person fills in
+
+
+def filled_in(results_dir: str | os.PathLike | None = None) -> list[dict]:
+    """A dict for each row of the plan with a number in it: "layout", "tp" and what was filled in.
+
+    Such as [{"layout": "TP 2", "tp": 2, "output_tokens_per_s": 5120.0, "tpot_ms": 9.1}]. A cell
+    that holds no number that can be read counts as empty.
+    """
+    folder = results_folder(results_dir)
+    path = folder / DOCUMENT
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    planned = {r["variant"]: r["metrics"].get("tp") for r in Facts.of(folder).all("week5_plan")}
+    rows = []
+    for line in lines:
+        cells = [out_of_markdown(c).strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells and cells[0] in planned:
+            numbers = _numbers(cells)
+            rows += [{"layout": cells[0], "tp": planned[cells[0]], **numbers}] if numbers else []
+    return rows
+
+
+def _numbers(cells: list[str]) -> dict[str, float]:
+    read = {
+        name: read_number(cells[place], unit)
+        for place, (name, unit) in CELLS.items()
+        if place < len(cells)
+    }
+    return {name: value for name, value in read.items() if value is not None}

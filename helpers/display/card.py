@@ -7,15 +7,25 @@ import html
 import os
 import sys
 
+from helpers.display.as_typed import in_html
 from helpers.display.numbers import number
 
-INK, PAPER, LINE, MUTED = "#1F1F1F", "#FFFFFF", "#D0D0D0", "#5F5F5F"
-# An opaque light card, so that a dark theme does not change the text in it. Inline styles only:
-# notebooks drop <style> of outputs that are not trusted.
+INK, PAPER = "#1F1F1F", "#FFFFFF"  # of pictures, in every theme
+
+
+def _themed(jupyterlab: str, vs_code: str, light: str) -> str:
+    """A colour of the front end's theme; `light` where there is none, as in an exported page."""
+    return f"var(--jp-{jupyterlab},var(--vscode-{vs_code},{light}))"
+
+
+MUTED = _themed("ui-font-color2", "descriptionForeground", "#5F5F5F")
+# Inline styles only: notebooks drop <style> of outputs that are not trusted.
 CARD = (
-    f"display:inline-block;max-width:100%;margin:2px 0;padding:4px 10px;background:{PAPER};"
-    f"color:{INK};border:1px solid {LINE};border-radius:6px;box-sizing:border-box;"
-    "font:13px/1.5 sans-serif"
+    "display:inline-block;max-width:100%;margin:2px 0;padding:4px 10px;box-sizing:border-box;"
+    f"background:{_themed('layout-color1', 'editor-background', PAPER)};"
+    f"color:{_themed('ui-font-color1', 'editor-foreground', INK)};"
+    f"border:1px solid {_themed('border-color1', 'panel-border', '#D0D0D0')};border-radius:6px;"
+    "font:13px/1.5 sans-serif;overflow-wrap:anywhere"
 )
 SHORT = 16  # characters in a table's cell that stay on one line, such as a number and its unit
 
@@ -94,8 +104,8 @@ def table(rows: list[dict], title: str = "", closed: bool = False) -> Static:
     """``rows`` as a table, one column for each name in them, numbers as ``number`` writes them.
 
     It has the front end's own colours, like any DataFrame. Columns with text stand left, the
-    others right; what a row does not have is empty. closed: only ``title`` is seen until the
-    reader opens it.
+    others right; what a row does not have is empty. One that is too wide scrolls. closed: only
+    ``title`` is seen until the reader opens it.
     """
     import pandas as pd  # half a second: not for those who show no table
 
@@ -107,7 +117,7 @@ def table(rows: list[dict], title: str = "", closed: bool = False) -> Static:
 
     def marked(text: str, name) -> str:
         style = "text-align:left" + (";white-space:nowrap" if len(text) <= SHORT else "")
-        text = html.escape(text).replace("\n", "<br>")
+        text = in_html(text)
         return f'<div style="{style}">{text}</div>' if name in left else text
 
     def aligned(texts: list[str], name) -> list[str]:
@@ -119,11 +129,12 @@ def table(rows: list[dict], title: str = "", closed: bool = False) -> Static:
     with pd.option_context("display.max_colwidth", None):
         frame = pd.DataFrame({head: values for head, *values in cells.values()})
         page = frame.to_html(index=False, escape=False, border=0)
+    page = f'<div style="overflow-x:auto">{page}</div>'
     lines = zip(*(aligned(texts, name) for name, texts in columns.items()), strict=True)
     text = "\n".join("  ".join(line).rstrip() for line in lines)
     if closed:
         summary = f'<summary style="cursor:pointer">{html.escape(title)}</summary>'
-        page = f'<details>{summary}<div style="overflow-x:auto">{page}</div></details>'
+        page = f"<details>{summary}{page}</details>"
     elif title:
         page = f"<b>{html.escape(title)}</b>{page}"
     return Static(page, f"{title}\n{text}" if title else text)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 import warnings
 
 import matplotlib as mpl
@@ -24,6 +23,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 
 from helpers.display import card
+from helpers.display.as_typed import in_markdown
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), told apart by
 # people with any of the common colour-vision deficiencies. The order puts the
@@ -210,8 +210,7 @@ class Caption(str):
     """Text that a notebook shows as text: Markdown in which nothing is markup."""
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        escaped = re.sub(r"([\\`*_$<>\[\]~#|&])", r"\\\1", self)
-        return {"text/markdown": escaped, "text/plain": str(self)}
+        return {"text/markdown": in_markdown(self), "text/plain": str(self)}
 
 
 def problems(fig, caption: str) -> list[str]:

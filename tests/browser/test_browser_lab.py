@@ -1,11 +1,13 @@
 """A student in JupyterLab: cells one by one, forms, the stop button, a new kernel, an export."""
 
 import json
+import re
 import time
 
 import pytest
 from nbconvert import HTMLExporter
 
+from helpers.results import Results
 from helpers.run import jupyterlab, start_page
 
 WIDGET = jupyterlab.WIDGET
@@ -226,7 +228,11 @@ fig, ax = figures.figure('Throughput grows with the batch')
 ax.plot([1, 2, 4], [10, 19, 33], marker='o')
 ax.set(xlabel='requests at a time', ylabel='output tokens/s')
 rows = [{'batch': 1, 'tokens/s': 10.0}, {'batch': 4, 'tokens/s': 33.0}]
-figures.show(fig, 'Four at a time give 3.3 times as much.', table=rows)"""
+figures.show(fig, 'Four at a time give 3.3 times as much.', table=rows)
+from helpers.display import card
+from helpers.display.as_typed import in_html
+typed = 'a <b>card</b> at $2 against $10'
+card.show(card.Static(f'<div style="{card.CARD}" class="shown">{in_html(typed)}</div>', typed))"""
 # The contrast of an element's text with what is behind it, as WCAG 2 counts it.
 CONTRAST = """e => {
   const numbers = c => c.match(/[\\d.]+/g).map(Number);
@@ -253,11 +259,16 @@ def test_pictures_read_well_in_both_themes(open_notebook, theme):
     caption = notebook.output(0).get_by_text("Four at a time give")
     notebook.output(0).locator("summary").click()
     cell = notebook.output(0).locator("td", has_text="33")
-    for part in (caption, cell):
+    shown = notebook.output(0).locator(".shown")
+    for part in (caption, cell, shown):
         part.wait_for()
         contrast = part.evaluate(CONTRAST)
         assert contrast > 4.5, f"{theme}: {part.inner_text()} has a contrast of {contrast:.1f}"
     assert notebook.output(0).locator("script").count() == 0
+    assert shown.inner_text() == "a <b>card</b> at $2 against $10", "as typed, no formula"
+    behind = shown.evaluate("e => getComputedStyle(e).backgroundColor")
+    light = sum(map(int, re.findall(r"\d+", behind)[:3])) > 3 * 128
+    assert light == theme.endswith("Light"), f"a card on {behind} in {theme}"
 
 
 def test_the_start_page_is_shown_as_a_page(server, browser):
@@ -266,7 +277,12 @@ def test_the_start_page_is_shown_as_a_page(server, browser):
     page = context.new_page()
     page.goto(server.page(page_file.relative_to(server.root).as_posix()))
     page.locator(".jp-RenderedMarkdown h1", has_text="start here").wait_for(timeout=30_000)
-    assert page.locator(".jp-RenderedMarkdown table").count() == 1
+    assert page.locator(".jp-RenderedMarkdown", has_text="☑").count() == 0
+    store = Results("01_review", server.results)
+    start_page.progress(store)
+    store.save("checklist", "paper", {}, done=True, source="student")
+    ticked = page.locator(".jp-RenderedMarkdown li", has_text="☑ Read the PagedAttention paper")
+    ticked.wait_for(timeout=15_000)  # nobody opened it again
     context.close()
 
 

@@ -102,3 +102,17 @@ class Outputs:
                 outputs.shown[place] = new
 
         return Handle() if display_id else None
+
+    def type(self, value, key: str | None = None, action: str = "") -> dict:
+        """What the page of a form sends when this is typed (or a button pressed); the reply."""
+        form = next(
+            one
+            for one in reversed(self.shown)
+            if hasattr(one, "fields") and (key is None or key in {f["key"] for f in one.fields})
+        )
+        replies = []
+        form.send = replies.append
+        key = key or form.fields[0]["key"]
+        message = {"key": key, "value": value, "id": 1, "action": action}
+        form._handle_custom_msg(message, [])  # noqa: SLF001 (what a comm would call)
+        return replies[0]

@@ -30,6 +30,7 @@ def number(value, digits: int = 4, trim: bool = False) -> str:
     return f"{value:,.{max(0, min(decimals, 6))}f}"
 
 
+MOST = 1e15  # nothing in this workbook is larger
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _MAGNITUDES = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
 _MAGNITUDES |= {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
@@ -48,43 +49,53 @@ _SECONDS = (
 _TIMES = {"x": 1, "times": 1}
 _SHARE = {"share": 1, "%": 0.01, "percent": 0.01}
 _KINDS = (_BYTES, _SECONDS, _TIMES, _SHARE)
+_RATES = {"tps": "tokens/s", "rps": "requests/s", "qps": "requests/s"}
 
 
-def read_number(text: str, unit: str = "") -> float | None:
-    """The number a person typed, in ``unit``; None if it is unclear.
+class NotANumber(ValueError):
+    """A text that is no number in the wanted unit; its words say what was understood."""
 
-    Understood are "1,200", "1_200", "1 200", "104k tokens", "1.2M", "12 %", "~4e5". With the unit
-    GiB "512 MiB" is 0.5; seconds are unclear there, and so is "12 G" (GB or GiB?). With tokens/s
-    "120 tokens/min" is 2. Words that are no unit are ignored; without ``unit``, units are too.
+
+def read_number(text: str, unit: str = "", least: float = 0.0, most: float = MOST) -> float:
+    """The number that a person typed, in ``unit``.
+
+    Understood are "1,200" (as this workbook writes it), "1_200", "1 200", "0,008" and "12,5" (a
+    decimal comma), "104k tokens", "1.2M", "12 %", "~4e5", and units of the same kind: with GiB
+    "512 MiB" is 0.5, with tokens/s "120 tokens/min" is 2. Everything else raises NotANumber: no
+    number or several, words that are no such unit, "12 G" of a size (GB or GiB?), a value that is
+    not in ``least`` to ``most``.
     """
-    value, given = with_magnitude(*split_number(text), unit)
-    return None if value is None else convert(value, given, unit)
-
-
-def with_magnitude(value: float | None, rest: str, unit: str) -> tuple[float | None, str]:
-    """What `split_number` found, its magnitude worked in: (1.2, "k tokens") is (1200.0, "tokens").
-
-    The number is None where a letter is unclear: "G" of a size (GB or GiB?), "m" anywhere.
-    """
+    value, rest = split_number(text)
     if value is None:
-        return None, rest
-    for word, factor in _MAGNITUDES.items():
-        if re.match(rf"{word}\b", rest):
-            if len(word) == 1 and _kind_and_size(unit)[0] is _BYTES:
-                return None, rest
-            return value * factor, rest[len(word) :].strip()
-    unclear = re.match(r"[mgtT]\b", rest)  # milli, mega, minutes?
-    return (None if unclear else value), rest
+        example = f"3.5 {unit}".strip()
+        raise NotANumber(f"“{text.strip()}” cannot be read as one number: write {example}.")
+    factor, rest = _magnitude(rest, unit)
+    scale = _scale(rest, unit)
+    if scale is None:
+        wanted = f"{value * factor:.10g} {unit}".strip()
+        raise NotANumber(
+            f"“{text.strip()}”: {value:.10g} was understood, “{rest}” was not; "
+            f"if you mean {wanted}, write that."
+        )
+    value *= factor * scale
+    if not least <= value <= most:
+        said = f"{value:.4g} {unit}".strip()
+        bound = f"at least {least:g}" if value < least else f"at most {most:g}"
+        raise NotANumber(f"“{text.strip()}” is {said}, and it has to be {bound}.")
+    return value
 
 
 def split_number(text: str) -> tuple[float | None, str]:
     """The number at the beginning and what stands behind it: (1200.0, "tokens").
 
-    The number is None when it cannot be read for sure: "812,5" (a decimal comma or a slip?),
-    "3 or 4", "nan", "0x10".
+    The number is None when there is none or more than one: "3 or 4", "nan", "0x10", "1.234,5".
     """
-    text = text.strip().lstrip("~≈").strip()
-    text = re.sub(r"(?<=\d)[,_\s'](?=\d{3}(\D|$))", "", text)
+    text = re.sub(r"^(~|≈|about |ca\.? |[$€£])\s*", "", text.strip())
+    decimal = re.match(r"[-+]?(0,\d+|\d+,(\d{1,2}|\d{4,}))(?![\d.,])", text)
+    if decimal:
+        text = text.replace(",", ".", 1)
+    else:
+        text = re.sub(r"(?<=\d)[,_\s'](?=\d{3}(\D|$))", "", text)
     found = _NUMBER.match(text)
     rest = text[found.end() :].strip() if found else text
     if not found or re.search(r"\d", rest) or not math.isfinite(float(found.group())):
@@ -92,33 +103,58 @@ def split_number(text: str) -> tuple[float | None, str]:
     return float(found.group()), rest
 
 
-def convert(value: float, given: str, wanted: str) -> float | None:
-    """``value``, in the unit ``given``, as a number in ``wanted``; None for two different kinds.
-
-    A text that is no unit known here ("tokens") counts as the wanted one.
-    """
-    kind, size = _kind_and_size(given)
-    wanted_kind, wanted_size = _kind_and_size(wanted)
-    if not wanted:
-        return value
-    if kind is not None:
-        return value * size / wanted_size if kind is wanted_kind else None
-    per, wanted_per = _seconds_below(given), _seconds_below(wanted)
-    return value * wanted_per / per if per and wanted_per else value
-
-
 def is_unit(text: str) -> bool:
-    """Whether `convert` knows this unit: a size, time, factor, share, or something per time."""
+    """Whether a text is a unit known here: a size, time, factor, share, or something per time."""
     return _kind_and_size(text)[0] is not None or _seconds_below(text) is not None
 
 
+def _magnitude(rest: str, unit: str) -> tuple[float, str]:
+    """(1000.0, "tokens") of "k tokens"; a size has none: 12 G may be GB or GiB."""
+    for word, factor in _MAGNITUDES.items():
+        if re.match(rf"{word}\b", rest) and not (
+            len(word) == 1 and _kind_and_size(unit)[0] is _BYTES
+        ):
+            return factor, rest[len(word) :].strip()
+    return 1.0, rest
+
+
+def _scale(given: str, wanted: str) -> float | None:
+    """What a number in the unit ``given`` is multiplied with to be in ``wanted``; None: nothing."""
+    given = _RATES.get(given, given)
+    if not given or given.casefold() == wanted.casefold():
+        return 1.0
+    if per := _seconds_below(wanted):
+        below = _seconds_below(given)
+        return per / below if below and _same_word(_above(given), _above(wanted)) else None
+    if _seconds_below(given):  # a rate where none is wanted
+        return None
+    kind, size = _kind_and_size(wanted)
+    given = re.sub(r"\s*(/\s*|\b(per|an?)\s+)[a-z]+$", "", given)  # "12 ms/token"
+    if kind:
+        given_kind, given_size = _kind_and_size(given)
+        return given_size / size if given_kind is kind else None if given else 1.0
+    if "currency" in wanted and _kind_and_size(given)[0] is None:
+        return 1.0 if re.fullmatch(r"[$€£]|[A-Za-z]{1,8}", given) else None
+    return 1.0 if _same_word(given, wanted) else None
+
+
 def _kind_and_size(text: str) -> tuple[dict | None, float]:
-    """The kind of the unit that ``text`` begins with, and its size in it; None if unknown."""
-    word = re.split(r"[\s/,;.]", text, maxsplit=1)[0].casefold()
+    """The kind of a unit and its size in it; None if it is unknown."""
+    word = text.casefold()
     return next(((kind, kind[word]) for kind in _KINDS if word in kind), (None, 1))
 
 
 def _seconds_below(text: str) -> float | None:
     """60 of "tokens/min" and "tokens per minute"; None when it is not a rate."""
-    below = re.search(r"(?:/|\bper\b)\s*([a-z]+)", text.casefold())
+    below = re.search(r"(?:/|\bper\b)\s*([a-z]+)$", text.casefold())
     return _SECONDS.get(below.group(1)) if below else None
+
+
+def _above(rate: str) -> str:
+    return re.split(r"/|\bper\b", rate)[0].strip()
+
+
+def _same_word(given: str, wanted: str) -> bool:
+    """Whether "tok", "output tokens" or nothing at all may stand for "tokens"."""
+    word = given.casefold().rsplit(" ", maxsplit=1)[-1]
+    return not word or (len(word) >= 3 and wanted.casefold().startswith(word.rstrip("s")))

@@ -1,30 +1,31 @@
 """Exercises: predict, measure, reconcile; answers in the student's own words; hints on request.
 
-    guess = predict(store, "kv_tokens", "How many tokens fit the KV cache?", 104_832, "tokens")
-    ...
+    guess = predict(store, "kv_tokens", "How many tokens fit the KV cache?", None, "tokens")
+    guess.formula = 104_832            # in a later cell: the student has committed by then
     reconcile(store, guess, measured=info.kv_cache_tokens)
 
-In JupyterLab and VS Code each is a form. What is typed is saved a moment later, in
+In JupyterLab and VS Code each is a form (forms.py). What is typed is saved a moment later, in
 ``measurements.jsonl`` with everything else, and is there again when the notebook is opened next
 time. Without a front end (papermill, an HTML export, a terminal) the same cell leaves text: the
 notebook's parameter, what the student typed earlier, or the formula's own prediction, saying which.
-
-Above each form stands what is saved so far, as plain HTML: it is what a saved or exported notebook
-shows in place of the form.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import html
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from helpers.display import card
-from helpers.display.numbers import number, read_number
+from helpers.display.numbers import NotANumber, number, read_number
 from helpers.lessons import forms
 from helpers.lessons.cell_order import order_help as order_help  # handed on to the notebooks
+from helpers.lessons.forms import Field, Reply
+from helpers.results import documents
 
 CLOSE, FAIR = 0.10, 0.50  # relative distances that the sentences speak of
 # What a prediction can be held against, and what the sentences call it.
@@ -52,7 +53,11 @@ class Record(_Quiet, dict):
 
 @dataclass
 class Guess(_Quiet):
-    """What was predicted for ``key``, and by whom. Read it after the student had time to type."""
+    """What was predicted for ``key``, and by whom. Read it after the student had time to type.
+
+    said_at: when the student said it (UTC). seen: a person has been shown the outcome; said_before:
+    what the student had said by then. measured: the outcome.
+    """
 
     key: str
     question: str
@@ -60,7 +65,10 @@ class Guess(_Quiet):
     formula: float | None
     given: float | None = None
     typed: float | None = None
-    measured: float | None = field(default=None, repr=False)
+    measured: float | None = dataclasses.field(default=None, repr=False)
+    said_at: str | None = None
+    seen: bool = False
+    said_before: float | None = None
 
     @property
     def source(self) -> str:
@@ -75,13 +83,53 @@ class Guess(_Quiet):
         by = {"student": self.typed, "parameter": self.given, "formula": self.formula}
         return by[self.source]
 
+    @property
+    def late(self) -> bool:
+        """Whether the student said this number after seeing the outcome."""
+        return self.seen and self.typed is not None and self.typed != self.said_before
+
+    @property
+    def whose(self) -> str:
+        """In words."""
+        if self.late:
+            before = "" if self.said_before is None else f" (before it: {number(self.said_before)})"
+            return f"your number, typed after the outcome was shown{before}"
+        return _WHOSE[self.source]
+
+    def about(self) -> dict:
+        """What every record says of a student's prediction: its time, and whether it is one."""
+        if self.source != "student":
+            return {}
+        late = {"changed_after_measuring": True, "said_before": self.said_before}
+        return {"said_at": self.said_at} | (late if self.late else {})
+
 
 _WHOSE = {
     "student": "your prediction",
     "parameter": "prediction given as a parameter",
     "formula": "the formula's own prediction, nobody typed one",
 }
-_TYPE_ONE = "Type a number; what comes out stands below."
+
+
+def _was_seen(record: dict) -> bool:
+    """Whether a person was shown the outcome with this record."""
+    return record["metrics"].get("measured") is not None and bool(
+        record.get("seen", record.get("source") == "student")
+    )
+
+
+def _remember(guess: Guess, store) -> None:
+    """Take up what the student said, and saw, in earlier sessions."""
+    history = store.records(experiment="prediction", variant=guess.key, latest=False)
+    for record in history:
+        typed = record.get("source") == "student" and not record.get("withdrawn")
+        guess.typed = _finite(record["metrics"].get("predicted")) if typed else None
+        guess.said_at = record.get("said_at") if typed else None
+        if not guess.seen and not record.get("changed_after_measuring"):
+            guess.said_before = guess.typed
+        guess.seen = guess.seen or _was_seen(record)
+        if typed or _was_seen(record):
+            guess.measured = _finite(record["metrics"].get("measured"))
 
 
 def predict(
@@ -94,50 +142,50 @@ def predict(
 ) -> Guess:
     """Ask for a number before it is measured.
 
-    key: the exercise's name in the results. formula_value: what the notebook's formula says; not
-    shown in a form, so that it gives nothing away. given: a notebook parameter for runs without a
-    front end; what a student has typed in an earlier session comes before it.
+    key: the exercise's name in the results. formula_value: what the notebook's formula says, or
+    None, and `guess.formula` is set in a later cell; not shown in a form, so that it gives nothing
+    away. given: a notebook parameter for runs without a front end; what a student has typed in an
+    earlier session comes before it.
     """
     guess = Guess(key, question, unit, _finite(formula_value), _finite(given))
-    saved = store.get("prediction", key) or {}
-    if saved.get("source") == "student":
-        guess.typed = _finite(saved["metrics"].get("predicted"))
-        guess.measured = _finite(saved["metrics"].get("measured"))
+    _remember(guess, store)
+    in_a_form = card.has_widgets()  # now: what the page sends later comes from no cell
 
     def status() -> str:
-        if guess.typed is None and card.has_widgets():
-            return _TYPE_ONE
-        if guess.value is None:
+        if guess.value is None or (guess.typed is None and in_a_form):
             return "No prediction yet."
-        return f"{number(guess.value)} {unit} ({_WHOSE[guess.source]})"
+        return f"{number(guess.value)} {unit} ({guess.whose})"
 
-    def take(text: str) -> str:
-        if not text.strip():
-            return _TYPE_ONE
-        value = read_number(text, unit)
-        if value is None:
-            digits = f"type digits, such as 3.5 or 1.2e6, in {unit}"
-            return f"“{text.strip()}” is not a number that can be read: {digits}."
-        if value != guess.typed:
-            guess.typed = value
-            _save_typed(store, guess)
-            return f"{status()}. Saved."
-        return status()
+    def take(text: str) -> Reply:
+        try:
+            value = read_number(text, unit) if text.strip() else None
+        except NotANumber as error:
+            _say(store, guess, None)
+            return Reply(f"{error} No prediction is saved.", taken=False)
+        _say(store, guess, value)
+        return Reply("No prediction yet." if value is None else "Saved.")
 
     shown = "" if guess.typed is None else f"{guess.typed:.10g}"
-    _form("Predict", question, status(), take, shown, unit=unit)
+    number_ = Field(key, question, take, "number", shown, unit=unit, hint=f"a number ({unit})")
+    _form(store, "Predict", number_, status)
     return guess
 
 
-def _save_typed(store, guess: Guess) -> None:
-    metrics, extra = {"predicted": guess.typed}, {}
-    if guess.measured is not None:
-        # Keep the comparison, and say that this number was typed with the answer in sight.
-        ratio = _ratio(guess.measured, guess.typed)
-        metrics |= {"measured": guess.measured, "ratio": ratio}
-        extra = {"changed_after_measuring": True}
+def _say(store, guess: Guess, value: float | None) -> None:
+    """The student says a number; None: takes it back."""
+    if value == guess.typed:
+        return
+    guess.typed, guess.said_at = value, _now()
+    metrics = {} if value is None else {"predicted": value}
+    if value is not None and guess.measured is not None:  # keep the comparison
+        metrics |= {"measured": guess.measured, "ratio": _ratio(guess.measured, value)}
     about = {"unit": guess.unit, "source": "student", "question": guess.question}
-    store.save("prediction", guess.key, metrics, **about, **extra)
+    said = {"withdrawn": True} if value is None else guess.about()
+    store.save("prediction", guess.key, metrics, **about, **said)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def reconcile(
@@ -160,7 +208,7 @@ def reconcile(
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; it can be {', '.join(map(repr, KINDS))}")
-    forms.flush()
+    guess.formula = _finite(guess.formula)
     measured, unit, noun = _finite(measured), guess.unit, KINDS[kind]
     if measured is None or guess.value is None:
         what = f"The {noun}" if measured is None else "A prediction"
@@ -168,13 +216,18 @@ def reconcile(
         card.show(_card("Reconcile", guess.question, said))
         return None
     guess.measured = measured
+    if card.has_widgets() and not guess.seen:
+        guess.seen, guess.said_before = True, guess.typed
     ratio = _ratio(measured, guess.value)
     lines = [f"{kind}: {number(measured)} {unit}".rstrip()]
     said = []
     if guess.source == "formula" and kind == "calculated":
         said.append("Nobody typed a prediction, and a formula cannot confirm itself.")
+    elif guess.late:
+        lines.append(f"{guess.whose}: {number(guess.value)} {unit}".rstrip())
+        said.append(f"A number that is typed after the {noun} was shown is no prediction.")
     else:
-        lines.append(_compared(_WHOSE[guess.source], guess.value, unit, ratio, kind))
+        lines.append(_compared(guess.whose, guess.value, unit, ratio, kind))
         whose = "Your prediction" if guess.source == "student" else "The prediction"
         said.append(_inside(guess.value, span, whose) or _distance(ratio, whose, noun))
     if guess.source != "formula" and guess.formula is not None and kind != "calculated":
@@ -195,6 +248,8 @@ def reconcile(
         residual=sentence,
         question=guess.question,
         formula=guess.formula,
+        seen=guess.seen,
+        **guess.about(),
     )
     card.show(_card("Reconcile", guess.question, "\n".join([*lines, sentence])))
     return Record(record)
@@ -271,20 +326,41 @@ class Answer(_Quiet):
 def ask(store, key: str, question: str, given: str | None = None, lines: int = 2) -> Answer:
     """A free-text answer in the student's own words.
 
-    Saved as experiment "answer", variant ``key``. given: for runs without a front end; never
-    replaces what the student typed.
+    Saved as experiment "answer", variant ``key``; cleared, it is withdrawn. given: for runs without
+    a front end; never replaces what the student typed. Where the student wrote something else into
+    the document by hand, both are shown, and the student chooses.
     """
     answer = _saved_answer(store, key, given)
-    empty = "No answer yet"
-    elsewhere = "" if card.has_widgets() else ": open this notebook in JupyterLab and type one"
+    by_hand = _by_hand(store, key)
+    empty = "No answer yet."
+    if not card.has_widgets():
+        empty = "No answer yet: open this notebook in JupyterLab and type one."
 
-    def take(text: str) -> str:
+    def take(text: str) -> Reply:
         _save_answer(store, answer, text.strip(), question)
-        return f"{answer.text}\n(saved)" if answer.text else f"{empty}."
+        return Reply("Saved." if answer.text else empty)
 
-    status = answer.text or f"{empty}{elsewhere}."
-    _form("In your words", question, status, take, answer.text, lines=max(1, lines))
+    def act(action: str) -> Reply:
+        if action == "use":
+            _save_answer(store, answer, by_hand, question)
+            return Reply("Saved: the document's text.", value=by_hand)
+        _save_answer(store, answer, answer.text, question, replaces=by_hand)
+        return Reply("Saved: yours; the next export puts it into the document.")
+
+    first = Reply("")
+    if by_hand and by_hand != answer.text:
+        choice = {"use": "Use the document's", "keep": "Keep the form's"} if answer.text else {}
+        choice = choice or {"use": "Use it here"}
+        first = Reply(f"The document, edited by hand, reads: {by_hand}", actions=choice)
+    words = Field(key, question, take, "text", answer.text, first, act, lines=max(1, lines))
+    _form(store, "In your words", words, lambda: answer.text or empty)
     return answer
+
+
+def _by_hand(store, key: str) -> str:
+    """What the student wrote in the document by hand where this answer goes; "" if nothing."""
+    edits = getattr(documents, "hand_edits", lambda folder: {})
+    return edits(store.directory).get(key, "")
 
 
 def choose(store, key: str, question: str, options: list[str], given: str | None = None) -> Answer:
@@ -293,22 +369,27 @@ def choose(store, key: str, question: str, options: list[str], given: str | None
         raise ValueError(f"{key} is {given!r}; it can be {', '.join(map(repr, options))}.")
     answer = _saved_answer(store, key, given)
     empty = "Nothing chosen yet."
-    listed = "" if card.has_widgets() else f" It can be: {'; '.join(options)}."
+    if not card.has_widgets():
+        empty += f" It can be: {'; '.join(options)}."
 
-    def take(text: str) -> str:
+    def take(text: str) -> Reply:
         if text in options:
             _save_answer(store, answer, text, question)
-        return answer.text or empty
+        return Reply("Saved.")
 
-    status = answer.text or f"{empty}{listed}"
-    _form("Choose", question, status, take, answer.text, options=options)
+    choice = Field(key, question, take, "choice", answer.text, options=tuple(options))
+    _form(store, "Choose", choice, lambda: answer.text or empty)
     return answer
 
 
-def _save_answer(store, answer: Answer, text: str, question: str) -> None:
-    if text != answer.text:
-        answer.text, answer.source = text, "typed"
-        store.save("answer", answer.key, {}, text=text, source="typed", question=question)
+def _save_answer(store, answer: Answer, text: str, question: str, replaces: str = "") -> None:
+    """replaces: what the document says instead and the student gave up for it."""
+    if text == answer.text and not replaces:
+        return
+    answer.text, answer.source = text, "typed" if text else "none"
+    about = {"text": text, "source": "typed", "question": question, "said_at": _now()}
+    about |= {"replaces": replaces} if replaces else {}
+    store.save("answer", answer.key, {}, **about, **({} if text else {"withdrawn": True}))
 
 
 def _saved_answer(store, key: str, given: str | None) -> Answer:
@@ -357,13 +438,14 @@ def tick(store, item: str, label: str, evidence: str | None = None) -> Tick:
             return "[x] ticked by you"
         return f"[x] done, as shown by: {saved.get('evidence')}"
 
-    def take(ticked: bool) -> str:
+    def take(ticked: bool) -> Reply:
         if ticked != now.done:
             now.done, now.by = ticked, "student"
             store.save("checklist", item, {}, done=ticked, source="student", label=label)
-        return status()
+        return Reply("Saved.")
 
-    _form("Checklist", label, status(), take, now.done, tick=True)
+    box = Field(item, label, take, "tick", now.done, hint="I have done this")
+    _form(store, "Checklist", box, status)
     return now
 
 
@@ -404,18 +486,14 @@ def _lines(escaped: str) -> str:
     return escaped.replace("\n", "<br>")
 
 
-def _form(kind: str, question: str, status: str, take, value, unit: str = "", **kind_of) -> None:
-    """Show the saved state as text and, where there is a front end, the control that changes it.
-
-    take(value) saves and returns the new state in words. kind_of: see ``forms.control``.
-    """
+def _form(store, title: str, field: Field, status) -> None:
+    """A form and, below it, status(): what is saved, in words. Without a front end, as text."""
     if not card.has_widgets():
-        card.show(_card(kind, question, status))
+        card.show(_card(title, field.question, status()))
         return
-    from IPython.display import display
 
-    place = card.Place()
-    place.put(_card(kind, question, status))
-    made = forms.control(question, value, unit=unit, **kind_of)
-    display(forms.row(made, unit))
-    forms.on_change(made, take, lambda said: place.put(_card(kind, question, said)))
+    def echo() -> card.Static:
+        words = status()
+        return card.Static(f'<div style="{card.CARD}">{_lines(html.escape(words))}</div>', words)
+
+    forms.show(f"{store.directory} {store.notebook}", title, [field], echo)

@@ -1,90 +1,125 @@
-"""Forms: what is typed is saved when typing pauses, at the latest before the next cell runs."""
+"""Forms: fields whose text stays in the browser until this kernel has taken it.
+
+    one = Field("insight_1", "What did you learn?", take)
+    forms.show("01_review", "In your words", [one], echo)
+
+The page's side is form.js: it keeps a draft of every field, sends what was typed when typing
+pauses (a choice, Enter and leaving the field: at once), and says so when no kernel answers. This
+side takes a value, saves it and replies. Below the form stands what is saved, as plain HTML: a
+saved or exported notebook keeps that, and in the form's place its question and a line that says how
+to edit again.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import html
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
-SAVE_AFTER_S = 0.7  # of no typing
+from helpers.display import card
 
-# Saves that wait for the end of typing, by the id of their control: (timer, save).
-_pending: dict[int, tuple] = {}
-
-
-def control(
-    question: str, value, *, unit: str = "", lines: int = 0, options=(), tick: bool = False
-):
-    """An ipywidget for one answer: a tick, one of ``options``, ``lines`` of text, else a number.
-
-    question: what a screen reader says. value: what it holds at first.
-    """
-    import ipywidgets as w
-
-    wide = w.Layout(width="560px", max_width="98%")
-    if tick:
-        made = w.Checkbox(value=value, description="I have done this", indent=False, layout=wide)
-    elif options:
-        chosen = value if value in options else None
-        made = w.RadioButtons(options=options, value=chosen, layout=w.Layout(width="auto"))
-    elif lines:
-        hint = "Type here; it is saved as you type."
-        made = w.Textarea(value=value, rows=lines + 1, placeholder=hint, layout=wide)
-    else:
-        layout = w.Layout(width="220px")
-        made = w.Text(value=value, placeholder=f"a number ({unit})", layout=layout)
-    made.tooltip = question
-    return made
+HERE = Path(__file__).parent
 
 
-def row(made, unit: str = ""):
-    """The control with its unit beside it."""
-    import ipywidgets as w
+@dataclass
+class Reply:
+    """What a field says after the kernel looked at its value.
 
-    return w.HBox([made, w.Label(unit)] if unit else [made])
-
-
-def on_change(made, take: Callable[[object], str], show: Callable[[str], None]) -> None:
-    """When the control's value changes, show(take(value)): take saves and says what holds now.
-
-    What is typed counts when typing pauses or the next cell runs; a choice counts at once. Always
-    in the kernel's main thread, which is where a front end's messages arrive.
+    taken: it is saved, so the browser may forget its draft. value: written into the field. actions:
+    buttons below it, {name: label}; pressed, the name comes to the field's `act`.
     """
 
-    def save() -> None:
-        _pending.pop(id(made), None)
+    said: str
+    taken: bool = True
+    value: object = None
+    actions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Field:
+    """One question of a form.
+
+    take(value) saves and returns what to say; act(action) answers a button. kind: "number" (text
+    with a unit), "text", "tick", "choice" or "slider". deliberate: sent on Enter or on leaving it
+    only, because half an answer would be judged. group: fields of a group fold together.
+    """
+
+    key: str
+    question: str
+    take: Callable[[object], Reply]
+    kind: str = "text"
+    value: object = ""
+    first: Reply = field(default_factory=lambda: Reply(""))
+    act: Callable[[str], Reply] | None = None
+    unit: str = ""
+    hint: str = ""
+    lines: int = 0
+    options: tuple[str, ...] = ()
+    deliberate: bool = False
+    group: str = ""
+    span: tuple[float, float, float] = (0.0, 1.0, 0.01)  # of a slider: min, max, step
+
+    def drawn(self) -> dict:
+        """What form.js needs to draw it."""
+        names = ("key", "question", "kind", "value", "unit", "hint", "lines", "deliberate", "group")
+        least, most, step = self.span
+        first = {"said": self.first.said, "actions": self.first.actions}
+        span = {"min": least, "max": most, "step": step, "options": list(self.options)}
+        return {name: getattr(self, name) for name in names} | first | span
+
+    def answer(self, message: dict) -> dict:
+        """The reply to what the page sent; never raises: nobody else would show it."""
+        value, action = message["value"], message.get("action")
         try:
-            said = take(made.value)
-        except Exception as error:  # the student must see it: nobody else is there to catch it
-            said = f"Not saved: {error}"
-        show(said)
-
-    def changed(_) -> None:
-        if not getattr(made, "continuous_update", False):  # a choice, or typed to its end
-            save()
-            return
-        if id(made) in _pending:
-            _pending[id(made)][0].cancel()
-        try:
-            timer = asyncio.get_running_loop().call_later(SAVE_AFTER_S, save)
-        except RuntimeError:  # nothing would call later
-            save()
-        else:
-            _pending[id(made)] = timer, save
-
-    made.observe(changed, names="value")
-    _flush_before_each_cell()
+            reply = self.act(action) if action else self.take(value)
+        except Exception as error:
+            reply = Reply(f"Not saved: {error}", taken=False)
+        sent = {"key": self.key, "id": message["id"], "of": value, "said": reply.said}
+        sent |= {"taken": reply.taken, "actions": reply.actions}
+        return sent if reply.value is None else sent | {"value": reply.value}
 
 
-def flush(*_) -> None:
-    """Save at once what was typed less than SAVE_AFTER_S ago."""
-    for timer, save in list(_pending.values()):
-        timer.cancel()
-        save()
+def show(place: str, title: str, fields: list[Field], echo: Callable[[], object]) -> None:
+    """Show the form and, below it, echo(): what is saved, anew after each change.
+
+    place: distinguishes the drafts of one browser: the results folder and the notebook.
+    """
+    from IPython.display import display
+
+    form = _widget_class()(place=place, title=title, fields=[one.drawn() for one in fields])
+    below, by_key = card.Place(), {one.key: one for one in fields}
+
+    def received(_, message: dict, buffers) -> None:
+        if message.get("ping"):
+            form.send({"pong": True})
+        elif message.get("key") in by_key:
+            form.send(by_key[message["key"]].answer(message))
+            below.put(echo())
+
+    form.on_msg(received)
+    display(form)
+    below.put(echo())
 
 
-def _flush_before_each_cell() -> None:
-    from IPython import get_ipython
+@cache
+def _widget_class():
+    import anywidget  # here: runs without a front end do without it
+    from traitlets import List, Unicode
 
-    shell = get_ipython()
-    if shell is not None and flush not in shell.events.callbacks["pre_run_cell"]:
-        shell.events.register("pre_run_cell", flush)
+    class Form(anywidget.AnyWidget):
+        _esm = HERE / "form.js"
+        _css = HERE / "form.css"
+        place = Unicode().tag(sync=True)
+        title = Unicode().tag(sync=True)
+        fields = List().tag(sync=True)
+
+        def _repr_mimebundle_(self, **options):
+            data, about = super()._repr_mimebundle_(**options)
+            questions = [one["question"] for one in self.fields] if len(self.fields) < 4 else []
+            head = "".join(f"<b>{html.escape(question)}</b><br>" for question in questions)
+            said = f"{html.escape(self.title)} {head}<small>Run this cell to edit again.</small>"
+            return data | {"text/html": f'<div style="{card.CARD}">{said}</div>'}, about
+
+    return Form

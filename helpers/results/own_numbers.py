@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers.display.numbers import convert, is_unit, split_number, with_magnitude
+from helpers.display.numbers import NotANumber, is_unit, read_number, split_number
 from helpers.results.store import Results, ResultsError
 
 
@@ -136,33 +136,19 @@ def _checked(field: str, raw, unit: str, name: str) -> float | int | str:
         if not isinstance(raw, str) or not 0 < len(raw.strip()) <= 200:
             raise ResultsError(f"{name}: {raw!r} is not a name: give a short text.")
         return " ".join(raw.split())
-    fault = None
-    value, own_unit = with_magnitude(*split_number(str(raw)), wanted)
-    unit = own_unit or unit
-    if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
-        fault = "is not a number"
-    elif value is None and isinstance(raw, str) and re.search(r"\d,\d", raw):  # a decimal comma?
-        fault = "can be read in two ways: write the decimal point as '.'"
-    elif value is None:
-        fault = "is not a number" if isinstance(raw, str) else "is not a finite number"
-    elif not unit and wanted in ("ms", "GiB"):  # a time in s or ms, a size in GB or GiB?
-        fault = f"has no unit, so it could mean several things: write {name}_{wanted.lower()}"
-    elif (value := _converted(value, unit, wanted)) is None:
-        fault = f"has a unit that does not fit: write {field} in {wanted or 'whole numbers'}"
-    elif not low <= value <= high:
-        fault = f"is outside what is plausible for {field} ({low:g} to {high:g})"
-    elif not wanted and value != int(value):
-        fault = "is not a whole number"
-    if fault:
-        raise ResultsError(f"{name}: {raw!r} {fault}.")
+    text, own_unit = str(raw), split_number(str(raw))[1]
+    if not own_unit and unit:
+        text += f" {unit}"
+    elif not own_unit and wanted in ("ms", "GiB"):  # a time in s or ms, a size in GB or GiB?
+        could = f"has no unit, so it could mean several things: write {name}_{wanted.lower()}"
+        raise ResultsError(f"{name}: {raw!r} {could}.")
+    try:
+        value = read_number(text, wanted, low, high)
+    except NotANumber as error:
+        raise ResultsError(f"{name}: {error}") from error
+    if not wanted and value != int(value):
+        raise ResultsError(f"{name}: {raw!r} is not a whole number.")
     return value if wanted else int(value)
-
-
-def _converted(value: float, unit: str, wanted: str) -> float | None:
-    unit = "/s" if unit in ("tps", "rps", "qps") else unit
-    if not unit:
-        return value
-    return convert(value, unit, wanted) if wanted and is_unit(unit) else None
 
 
 # ---------------------------------------------------------------- files

@@ -45,6 +45,14 @@ def fresh_results(server):
     (server.results / "measurements.jsonl").unlink(missing_ok=True)
 
 
+def draft(notebook):
+    """What the browser keeps because no kernel has taken it."""
+    return notebook.page.evaluate(
+        "() => Object.entries(localStorage).filter(([k]) => k.startsWith('workbook '))"
+        ".map(([, v]) => JSON.parse(v).value)"
+    )
+
+
 def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_notebook):
     notebook = open_notebook("forms", FORMS)
     for index in range(1, 6):
@@ -55,21 +63,20 @@ def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_not
     notebook.page.keyboard.type("98,000", delay=30)
     records = saved(server, lambda found: len(found) == 1)
     assert [(r["metrics"]["predicted"], r["source"]) for r in records] == [(98000.0, "student")]
-    notebook.output(2).get_by_text("98,000 tokens (your prediction). Saved.").wait_for()
+    notebook.output(2).get_by_text("98,000 tokens (your prediction)").wait_for()
     assert field.evaluate("e => e === document.activeElement"), (
         "the answer's text changes without taking the focus"
     )
     area = notebook.output(3).locator("textarea")
     area.focus()
-    notebook.page.keyboard.type("Batching shares the weights.\nReally", delay=10)
+    before = area.bounding_box()["y"]
+    notebook.page.keyboard.type("Batching shares the weights.\nReally" + "\n" * 30, delay=5)
     records = saved(server, lambda found: len(found) == 2)
-    assert (
-        records[-1]["text"] == "Batching shares the weights.\nReally"
-        and records[-1]["source"] == "typed"
-    )
+    assert records[-1]["text"] == "Batching shares the weights.\nReally"
+    assert records[-1]["source"] == "typed"
+    assert area.bounding_box()["y"] == before, "the field stays where it is"
     notebook.output(4).locator("input[type=radio]").nth(0).focus()
-    notebook.page.keyboard.press("Tab")
-    notebook.page.keyboard.press("Space")
+    notebook.page.keyboard.press("ArrowDown")
     saved(server, lambda found: len(found) == 3)
     notebook.output(5).locator("input[type=checkbox]").focus()
     notebook.page.keyboard.press("Space")
@@ -78,6 +85,7 @@ def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_not
     assert records[2]["text"] == "prefix caching" and records[3]["done"] is True
     notebook.run(6)
     notebook.output(6).get_by_text("Your prediction is within 3 %").wait_for()
+    assert draft(notebook) == [], "what the kernel has is not kept twice"
 
     # What the file holds: the words, no widget.
     file = notebook.save()
@@ -89,18 +97,16 @@ def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_not
     }
     assert WIDGET not in kinds and "text/html" in kinds
     page, _ = HTMLExporter(template_name="basic").from_notebook_node(file)
-    assert (
-        "98,000 tokens (your prediction)" in page
-        and "Batching shares the weights." in page
-        and "HBox" not in page
-    )
+    assert "98,000 tokens (your prediction)" in page and "Batching shares the weights." in page
+    assert "How many tokens fit?" in page
     assert notebook.output(2).locator("input[type=text]").count() == 1, (
         "saving leaves the forms of the open page"
     )
 
-    # Reopened: text, no error box.
+    # Reopened: what was asked and said, how to edit it, no error box.
     notebook.open()
     notebook.output(2).get_by_text("98,000 tokens").wait_for()
+    notebook.output(2).get_by_text("Run this cell to edit again").wait_for()
     assert "Error displaying widget" not in notebook.panel.inner_text()
 
     # A new kernel: the forms come back with what was typed, and asking again saves nothing.
@@ -118,23 +124,77 @@ def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_not
     assert len(saved(server)) == before
 
 
+WAIT = "import time; time.sleep(4)"
+
+
+def test_nothing_typed_is_lost_by_a_busy_a_restarted_or_a_killed_kernel(server, open_notebook):
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    notebook = open_notebook("lost", [HEAD, FORMS[3], WAIT, kill])
+    area = notebook.output(1).locator("textarea")
+    notebook.run(0)
+    notebook.run(1)
+    # Busy: the form says that the text waits, and it is saved when the kernel is free.
+    notebook.run(2, wait=False)
+    area.fill("typed while busy")
+    notebook.output(1).get_by_text("Saved.").wait_for()
+    assert saved(server)[-1]["text"] == "typed while busy"
+    # Restarted, while busy: said at once; and the text is there after the cell has run again.
+    notebook.wait_idle()
+    notebook.run(2, wait=False)
+    area.fill("typed before the restart")
+    notebook.restart()
+    area.fill("typed after the restart")
+    notebook.output(1).get_by_text("kernel behind this form is gone").first.wait_for(timeout=2000)
+    assert draft(notebook) == ["typed after the restart"]
+    notebook.run(0)
+    notebook.run(1)
+    saved(server, lambda found: found[-1]["text"] == "typed after the restart")
+    notebook.output(1).get_by_text("Saved.").wait_for()
+    # Killed, and the page reloaded before anything ran again.
+    notebook.run(3, wait=False)
+    notebook.output(1).get_by_text("kernel behind this form is gone").first.wait_for()
+    area.fill("typed after the crash")
+    notebook.open()
+    notebook.run(0)
+    notebook.run(1)
+    records = saved(server, lambda found: found[-1]["text"] == "typed after the crash")
+    assert records[-1]["text"] == "typed after the crash"
+    assert area.input_value() == "typed after the crash"
+
+
 def test_typing_then_running_the_next_cell_at_once_uses_what_was_typed(server, open_notebook):
     notebook = open_notebook("quick", [HEAD, FORMS[2], "exercises.reconcile(store, guess, 100)"])
     notebook.run(0)
     notebook.run(1)
-    notebook.output(1).locator("input[type=text]").fill("80")
+    field = notebook.output(1).locator("input[type=text]")
+    field.fill("80")
     notebook.run(2)
     notebook.output(2).get_by_text("Your prediction").wait_for()
     assert saved(server)[-1]["metrics"] == {"predicted": 80.0, "measured": 100.0, "ratio": 1.25}
+    # By keyboard: Shift+Enter in the form goes on to the next cell, which the next one runs.
+    field.click()
+    field.fill("90")
+    notebook.page.keyboard.press("Shift+Enter")
+    saved(server, lambda found: found[-1]["metrics"]["predicted"] == 90.0)
+    notebook.page.keyboard.press("Shift+Enter")
+    notebook.output(2).get_by_text("typed after the outcome was shown").wait_for()
 
 
 def test_what_cannot_be_read_is_said_beside_the_field(server, open_notebook):
     notebook = open_notebook("words", [HEAD, FORMS[2]])
     notebook.run(0)
     notebook.run(1)
-    notebook.output(1).locator("input[type=text]").fill("a lot")
-    notebook.page.get_by_text("is not a number that can be read").wait_for()
-    assert saved(server) == []
+    field = notebook.output(1).locator("input[type=text]")
+    field.fill("a lot")
+    verdict = notebook.page.get_by_text("cannot be read as one number")
+    verdict.wait_for()
+    field.press("End")
+    field.press_sequentially("s")
+    assert not verdict.is_visible(), "what was said belonged to the text before"
+    assert saved(server) == [] and draft(notebook) == ["a lots"]
+    verdict.wait_for()
+    notebook.output(1).get_by_text("No prediction yet.").wait_for()
+    assert "104,832" not in notebook.output(1).inner_text(), "the formula is not given away"
 
 
 SWEEP = """\

@@ -6,7 +6,7 @@ import pytest
 
 from helpers.lessons import exercises
 from helpers.results.store import Results
-from tests.notebook_tools import WIDGET, kinds, run_cells, texts, to_html
+from tests.notebook_tools import WIDGET, Outputs, kinds, run_cells, to_html
 
 
 @pytest.fixture
@@ -16,15 +16,8 @@ def store(tmp_path):
 
 HEAD = (
     "from helpers.results.store import Results\n"
-    "from helpers.lessons import exercises, forms\n"
+    "from helpers.lessons import exercises\n"
     "store = Results('01_review', {folder!r})"
-)
-# The controls of the forms made so far, oldest first.
-CONTROLS = (
-    "import ipywidgets, time\n"
-    "from ipywidgets.widgets import widget\n"
-    "kinds = ipywidgets.Text, ipywidgets.Textarea, ipywidgets.Checkbox, ipywidgets.RadioButtons\n"
-    "controls = [w for w in widget._instances.values() if isinstance(w, kinds)]\n"
 )
 
 
@@ -227,107 +220,149 @@ def test_papermill_and_nbconvert_show_text_never_a_widget(tmp_path):
 # ---------------------------------------------------------------- forms, driven as a front end does
 
 
-def test_what_is_typed_is_saved_once_typing_pauses(tmp_path, store):
-    done = run_cells(
-        HEAD.format(folder=str(tmp_path)),
-        "guess = exercises.predict(store, 'kv', 'How many?', 1000.0, 'tokens')\n"
-        "answer = exercises.ask(store, 'insight_1', 'What?')",
-        CONTROLS + "for text in ('1', '12', '120', '1200'): controls[0].value = text\n"
-        "for text in ('B', 'Ba', 'Batching'): controls[1].value = text\n",
-        "print(guess.value, guess.source, answer.text)\n"
-        "exercises.reconcile(store, guess, 1200)\nNone",
-        env={"WORKBOOK_WIDGETS": "1"},
-    )
-    assert "1200.0 student Batching" in texts(done.cells[3])
+@pytest.fixture
+def page(monkeypatch):
+    return Outputs(monkeypatch)
+
+
+def test_what_is_typed_is_saved_and_shown_below(store, page):
+    guess = exercises.predict(store, "kv", "How many?", 1000.0, "tokens")
+    answer = exercises.ask(store, "insight_1", "What?")
+    assert page.type("1,200", "kv")["said"] == "Saved."
+    page.type("Batching", "insight_1")
+    assert (guess.value, guess.source, answer.text) == (1200.0, "student", "Batching")
     assert [(r["experiment"], r["source"]) for r in lines_of(store)] == [
-        ("prediction", "student"), ("answer", "typed"), ("prediction", "student"),
-    ], "one record for each pause, not for each letter"  # fmt: skip
-    # The text above the form is what a saved notebook keeps: it must be up to date.
-    assert "1,200 tokens (your prediction). Saved." in texts(done.cells[1]) and "Batching" in texts(
-        done.cells[1]
+        ("prediction", "student"),
+        ("answer", "typed"),
+    ]
+    assert lines_of(store)[0]["said_at"].endswith("+00:00")
+    # What stands below the form is what a saved notebook keeps.
+    assert "1,200 tokens (your prediction)" in str(page.shown[1]) and "Batching" in str(
+        page.shown[3]
     )
 
 
-def test_a_pause_in_typing_saves_without_another_cell(tmp_path, store):
-    run_cells(
-        HEAD.format(folder=str(tmp_path)),
-        "exercises.ask(store, 'insight_1', 'What?');",
-        # A cell that awaits lets the kernel's loop turn, as it does while the kernel is idle.
-        CONTROLS + "import asyncio\ncontrols[0].value = 'Idle'\nawait asyncio.sleep(1.5)\n"
-        "print(len(store.records()))",
-        env={"WORKBOOK_WIDGETS": "1"},
-    )
-    assert [r["text"] for r in lines_of(store)] == ["Idle"]
+def test_the_formula_is_not_given_away_by_the_form(store, page):
+    exercises.predict(store, "kv", "How many?", 98765.0, "tokens")
+    form, below = page.shown
+    data, _ = form._repr_mimebundle_()
+    for text in (str(form.fields), data["text/html"], str(below)):
+        assert "98,765" not in text and "98765" not in text
+    assert "How many?" in data["text/html"] and "Run this cell to edit again" in data["text/html"]
 
 
-def test_the_formula_is_not_given_away_by_the_form(tmp_path):
-    done = run_cells(
-        HEAD.format(folder=str(tmp_path)),
-        "exercises.predict(store, 'kv', 'How many?', 98765.0, 'tokens');",
-        env={"WORKBOOK_WIDGETS": "1"},
-    )
-    assert "98,765" not in str(done.cells[1].outputs) and "98765" not in str(done.cells[1].outputs)
+def test_a_formula_may_come_after_the_question(store, capsys):
+    guess = exercises.predict(store, "kv", "How many?", None, "tokens")
+    assert "No prediction yet" in capsys.readouterr().out
+    guess.formula = 1000
+    exercises.reconcile(store, guess, 1050)
+    assert "the formula's own prediction" in capsys.readouterr().out
 
 
-def test_typing_and_measuring_at_once_loses_nothing(tmp_path, store):
-    run_cells(
-        HEAD.format(folder=str(tmp_path)),
-        "guess = exercises.predict(store, 'kv', 'How many?', 1000.0, 'tokens')",
-        CONTROLS + "controls[0].value = '77'\nexercises.reconcile(store, guess, 100);",
-        env={"WORKBOOK_WIDGETS": "1"},
-    )
-    assert [r["metrics"].get("predicted") for r in lines_of(store)] == [77.0, 77.0]
+def test_a_prediction_changed_after_the_outcome_is_shown_as_such(store, page, capsys):
+    guess = exercises.predict(store, "gain", "How many times?", 5.0, "x")
+    page.type("6", "gain")
+    said_at = store.get("prediction", "gain")["said_at"]
+    exercises.reconcile(store, guess, 9.1)
+    first = store.get("prediction", "gain")
+    assert first["seen"] and first["said_at"] == said_at
+    assert "changed_after_measuring" not in first
+
+    # Changed, the whole notebook run again, and again in a new kernel.
+    again = exercises.predict(store, "gain", "How many times?", 5.0, "x")
+    page.type("9", "gain")
+    for _ in range(2):
+        capsys.readouterr()
+        exercises.reconcile(store, again, 9.1)
+        late = store.get("prediction", "gain")
+        assert late["metrics"]["predicted"] == 9.0 and late["said_before"] == 6.0
+        assert late["changed_after_measuring"] is True
+        shown = capsys.readouterr().out
+        assert "typed after the outcome was shown (before it: 6.000): 9.000 x" in shown
+        assert "is no prediction" in shown and "Your prediction is within" not in shown
+        again = exercises.predict(store, "gain", "How many times?", 5.0, "x")
+    # Back to what was said before: that is a prediction.
+    page.type("6", "gain")
+    exercises.reconcile(store, again, 9.1)
+    assert "changed_after_measuring" not in store.get("prediction", "gain")
 
 
-def test_a_new_kernel_restores_forms_and_a_late_change_is_marked(tmp_path, store):
-    store.save(
-        "prediction",
-        "kv",
-        {"predicted": 9.0, "measured": 18.0, "ratio": 2.0},
-        source="student",
-        unit="GiB",
-    )
+def test_the_first_number_after_the_outcome_is_late_too(store, page):
+    guess = exercises.predict(store, "gain", "?", 5.0, "x")
+    exercises.reconcile(store, guess, 9.1)
+    assert store.get("prediction", "gain")["source"] == "formula"
+    exercises.predict(store, "gain", "?", 5.0, "x")
+    page.type("9.1", "gain")
+    late = store.get("prediction", "gain")
+    assert late["changed_after_measuring"] is True and late["said_before"] is None
+
+
+def test_an_outcome_of_a_headless_run_was_seen_by_nobody(store, page, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_WIDGETS", "0")
+    exercises.reconcile(store, exercises.predict(store, "gain", "?", 5.0, "x"), 9.1)
+    monkeypatch.setenv("WORKBOOK_WIDGETS", "1")
+    exercises.predict(store, "gain", "?", 5.0, "x")
+    page.type("9", "gain")
+    assert "changed_after_measuring" not in store.get("prediction", "gain")
+
+
+@pytest.mark.parametrize("text", ["not sure", "", "12 kg", "-5", "1e308 GiB"])
+def test_refused_or_cleared_input_is_no_prediction(store, page, text, capsys):
+    guess = exercises.predict(store, "kv", "?", 10.0, "GiB")
+    page.type("12", "kv")
+    reply = page.type(text, "kv")
+    assert reply["taken"] is (text == ""), "the browser keeps what was not taken"
+    assert guess.source == "formula" and "No prediction yet." in str(page.shown[-1])
+    saved = store.get("prediction", "kv")
+    assert saved["withdrawn"] is True and saved["metrics"] == {}
+    exercises.reconcile(store, guess, 10.0)
+    assert "your prediction" not in capsys.readouterr().out
+    assert exercises.predict(store, "kv", "?", 10.0, "GiB").typed is None
+
+
+def test_a_cleared_answer_is_withdrawn(store, page):
+    answer = exercises.ask(store, "insight_1", "What?")
+    page.type("Words")
+    page.type("")
+    saved = store.get("answer", "insight_1")
+    assert saved["withdrawn"] is True and saved["text"] == "" and not answer
+    assert "No answer yet" in str(page.shown[-1])
+
+
+def test_a_hand_edit_and_the_form_are_both_shown_and_one_is_chosen(store, page, monkeypatch):
+    edits = {"insight_1": "By hand"}
+    monkeypatch.setattr(exercises.documents, "hand_edits", lambda folder: edits, raising=False)
+    store.save("answer", "insight_1", {}, text="In the form", source="typed")
+    exercises.ask(store, "insight_1", "What?")
+    field = page.shown[0].fields[0]
+    assert field["value"] == "In the form" and "By hand" in field["said"]
+    assert list(field["actions"]) == ["use", "keep"]
+    page.type("In the form", action="keep")
+    assert store.get("answer", "insight_1")["replaces"] == "By hand"
+    assert page.type("In the form", action="use")["value"] == "By hand"
+    assert store.get("answer", "insight_1")["text"] == "By hand"
+
+
+def test_a_new_kernel_restores_forms_and_ticks_can_be_taken_back(store, page):
+    store.save("prediction", "kv", {"predicted": 9.0}, source="student", unit="GiB")
     store.save("answer", "insight_1", {}, text="Kept words", source="typed")
     store.save("answer", "c", {}, text="b", source="typed")
     store.save("checklist", "paper", {}, done=True, source="student")
-    done = run_cells(
-        HEAD.format(folder=str(tmp_path)),
-        "exercises.predict(store, 'kv', '?', 10.0, 'GiB')\nexercises.ask(store, 'insight_1', '?')\n"
-        "exercises.choose(store, 'c', '?', ['a', 'b'])\nexercises.tick(store, 'paper', 'Read');",
-        CONTROLS + "print([c.value for c in controls])\n"
-        "controls[0].value = '18'\nforms.flush()\ncontrols[3].value = False",
-        env={"WORKBOOK_WIDGETS": "1"},
-    )
-    assert "['9', 'Kept words', 'b', True]" in texts(done.cells[2])
-    late, unticked = lines_of(store)[-2:]
-    assert (
-        late["metrics"]["predicted"] == 18.0
-        and late["metrics"]["ratio"] == 1.0
-        and late["changed_after_measuring"] is True
-    )
-    assert unticked["done"] is False and unticked["source"] == "student"
+    exercises.predict(store, "kv", "?", 10.0, "GiB")
+    exercises.ask(store, "insight_1", "?")
+    exercises.choose(store, "c", "?", ["a", "b"])
+    exercises.tick(store, "paper", "Read")
+    values = [shown.fields[0]["value"] for shown in page.shown if hasattr(shown, "fields")]
+    assert values == ["9", "Kept words", "b", True]
+    page.type(False, "paper")
+    assert lines_of(store)[-1]["done"] is False and lines_of(store)[-1]["source"] == "student"
 
 
-def test_unreadable_numbers_are_refused_in_words_and_not_saved(tmp_path, store):
-    done = run_cells(
-        HEAD.format(folder=str(tmp_path)),
-        "exercises.predict(store, 'kv', '?', 10.0, 'GiB');",
-        CONTROLS + "controls[0].value = 'a lot'",
-        "pass",
-        env={"WORKBOOK_WIDGETS": "1"},
-    )
-    assert "“a lot” is not a number that can be read" in texts(done.cells[1]) and not lines_of(
-        store
-    )
+def test_a_save_that_fails_is_shown_and_the_browser_keeps_its_draft(store, page, monkeypatch):
+    def full(*args, **options):
+        raise OSError("No space left on device")
 
-
-def test_a_save_that_fails_is_shown_in_the_form(tmp_path):
-    done = run_cells(
-        HEAD.format(folder=str(tmp_path)),
-        "def full(*a, **k): raise OSError('No space left on device')\n"
-        "store.save = full\nexercises.ask(store, 'k', '?');",
-        CONTROLS + "controls[0].value = 'text'",
-        "pass",
-        env={"WORKBOOK_WIDGETS": "1"},
-    )
-    assert "Not saved: No space left on device" in texts(done.cells[1])
+    exercises.ask(store, "k", "?")
+    monkeypatch.setattr(store, "save", full)
+    reply = page.type("text")
+    assert reply["said"] == "Not saved: No space left on device" and reply["taken"] is False

@@ -57,7 +57,7 @@ def quiz_answers(folder: Path, student: str, wrong: int) -> None:
     questions = make_quiz(student)
     answers = {q.id: q.answer for q in questions}
     for question in questions[:wrong]:
-        answers[question.id] = "no" if question.choices else -12345.0
+        answers[question.id] = "no" if question.choices else 12345.5
     claimed = {"correct": len(questions), "questions": len(questions)}
     store = Results("03_reading_notes", folder)
     store.save("self_check", "score", claimed, answers=answers, student=student)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from helpers.display import card
+from helpers.display.numbers import NotANumber, read_number
+from helpers.lessons import forms
+from helpers.lessons.forms import Field, Reply
 from helpers.lessons.papers.cost import (
     CostInputs,
     cost_per_million,
@@ -81,30 +84,33 @@ def cost_form(store, inputs: CostInputs, source: str, draw) -> None:
     if not card.has_widgets():
         card.show(draw(inputs))
         return
-    import ipywidgets as w
-    from IPython.display import display
+    now = vars(inputs).copy()
 
-    def field(kind, description: str, **options):
-        style, layout = {"description_width": "170px"}, {"width": "420px", "max_width": "98%"}
-        return kind(description=description, style=style, layout=w.Layout(**layout), **options)
+    def field(name: str, question: str, read, **about) -> Field:
+        def take(given: str) -> Reply:
+            try:
+                value = read(given)
+            except NotANumber as error:
+                return Reply(f"{error} The picture keeps {now[name]:g}.", taken=False)
+            if value != now[name]:
+                now[name] = value
+                _save(store, CostInputs(**now), source, "typed")
+            return Reply("")
 
-    money, share = {"min": 0, "max": 1e6, "step": 0.1}, {"min": 0.01, "max": 1, "step": 0.01}
-    more = {"min": 0, "max": 10, "step": 0.05}
-    price = field(w.BoundedFloatText, "price per hour", value=inputs.price_per_hour, **money)
-    busy = field(w.FloatSlider, "share of hours busy", value=inputs.utilisation, **share)
-    extra = field(w.BoundedFloatText, "on top, as a share", value=inputs.overhead, **more)
-    display(w.VBox([price, busy, extra]))
-    place = card.Place()
-    place.put(draw(inputs))
+        return Field(f"cost_{name}", question, take, value=f"{now[name]:g}", **about)
 
-    def changed(_) -> None:
-        chosen = CostInputs(price.value, inputs.tokens_per_s, busy.value, extra.value)
-        place.put(draw(chosen))
-        _save(store, chosen, source, "typed")
-
-    for control in (price, busy, extra):
-        control.continuous_update = False
-        control.observe(changed, "value")
+    price = {"kind": "number", "unit": "of your currency an hour"}
+    busy = {"kind": "slider", "span": (0.01, 1.0, 0.01)}
+    more = {"kind": "number", "hint": "0.3 for 30 %"}
+    fields = [
+        field(
+            "price_per_hour", "Price per hour", lambda t: read_number(t, "currency", 1e-3), **price
+        ),
+        field("utilisation", "Share of the hours in which it is busy", float, **busy),
+        field("overhead", "On top, as a share", lambda t: read_number(t, "share", 0, 10), **more),
+    ]
+    place = f"{store.directory} {store.notebook}"
+    forms.show(place, "Cost", fields, lambda: draw(CostInputs(**now)))
 
 
 def _save(store, inputs: CostInputs, source: str, by: str) -> None:

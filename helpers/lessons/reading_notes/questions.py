@@ -31,7 +31,8 @@ class Question:
     section: str  # of the notebook, a key of `sections()`
     text: str
     answer: float | str
-    why: str  # shown after the answer, right or wrong
+    hint: str  # shown after a wrong answer
+    why: str  # shown with a right answer, or with the solution
     unit: str = ""
     choices: tuple[str, ...] = ()
     tolerance: float = 0.02
@@ -79,6 +80,7 @@ class _Quiz:
                 section,
                 words["text"].format(**drawn),
                 answer,
+                words["hint"],
                 words["why"].format(**drawn),
                 words.get("unit", ""),
                 tuple(choices),

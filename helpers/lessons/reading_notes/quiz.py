@@ -1,43 +1,55 @@
 """The self-check of notebook 3: grade what was answered, keep the score, show the form.
 
-questions = make_quiz("Ada Lovelace")         # helpers.lessons.reading_notes.questions
-grade(questions, {"kv_per_token": 800})       # pure: what is right, why, and what to reread
-take(store, questions)                        # the form; saved as it is answered, restored later
+    take(store, "Ada Lovelace")                   # the form; saved as it is answered
+    grade(make_quiz("Ada"), {"kv_per_token": 800})  # pure: what is right, and why
+
+A wrong answer brings a hint, a second one the choice to see the solution. What is answered after
+the solution was shown does not count, and the record says so.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.display import card
-from helpers.display.numbers import number, read_number
+from helpers.display.numbers import NotANumber, number, read_number
 from helpers.lessons import forms
-from helpers.lessons.reading_notes.questions import Question, sections
+from helpers.lessons.forms import Field, Reply
+from helpers.lessons.reading_notes.questions import Question, make_quiz, sections
 
-NOTE_WORDS = 15  # a note of the student's own that counts as evidence of reading
-SHARE_RIGHT = 0.7  # of a section's questions, likewise
-
+SOLUTION = {"solution": "Show the solution (the question then does not count)"}
 
 # ---------------------------------------------------------------- grading
 
 
 @dataclass(frozen=True)
 class Graded:
-    """How one answer did; `correct` is None while nobody has answered, or nothing could be read."""
+    """How one answer did; `correct` is None while nobody has answered, or nothing could be read.
+
+    shown: the solution had been shown before it was right.
+    """
 
     question: Question
     given: object
     correct: bool | None
     sentence: str
+    shown: bool = False
+
+    @property
+    def counts(self) -> bool | None:
+        """Right, without the solution."""
+        return False if self.correct and self.shown else self.correct
 
     @property
     def marked(self) -> str:
         """The sentence behind ✓ or ✗."""
-        return {True: "✓ ", False: "✗ ", None: ""}[self.correct] + self.sentence
+        after = " After the solution was shown: it does not count." if self.shown else ""
+        return {True: "✓ ", False: "✗ ", None: ""}[self.correct] + self.sentence + after
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,8 @@ class Score:
 
     @property
     def correct(self) -> int:
-        """Right answers."""
-        return sum(g.correct is True for g in self.graded)
+        """Right answers, without the solution."""
+        return sum(g.counts is True for g in self.graded)
 
     @property
     def answered(self) -> int:
@@ -64,7 +76,7 @@ class Score:
     def of_section(self, section: str) -> tuple[int, int]:
         """(right, asked) in one section."""
         mine = [g for g in self.graded if g.question.section == section]
-        return sum(g.correct is True for g in mine), len(mine)
+        return sum(g.counts is True for g in mine), len(mine)
 
     @property
     def reread(self) -> list[str]:
@@ -96,39 +108,28 @@ def check(question: Question, given) -> Graded:
     if question.choices:
         right = str(given) == str(question.answer)
     else:
-        value = read_number(str(given), question.unit)
-        if value is None:
-            said = f"{given!r} is not a number in {question.unit}: write digits, such as 3.5."
-            return Graded(question, given, None, said)
+        try:
+            value = read_number(str(given), question.unit)
+        except NotANumber as error:
+            return Graded(question, given, None, str(error))
         right = math.isclose(value, question.answer, rel_tol=question.tolerance, abs_tol=1e-9)
     if right:
         return Graded(question, given, True, f"Right. {question.why}")
-    again = f"Reread section {question.section}, {sections()[question.section]}."
-    said = f"Not yet. Right is {right_answer(question)}. {question.why} {again}"
-    return Graded(question, given, False, said)
+    again = f"section {question.section}, {sections()[question.section]}"
+    return Graded(question, given, False, f"Not yet; reread {again}.")
 
 
-def grade(questions: list[Question], answers: dict | None) -> Score:
-    """All answers, by question id. Raises ValueError for an id that no question has."""
+def grade(questions: list[Question], answers: dict | None, shown: Iterable[str] = ()) -> Score:
+    """All answers, by question id. shown: questions whose solution was shown before.
+
+    Raises ValueError for an id that no question has.
+    """
     answers = answers or {}
     if unknown := set(answers) - {q.id for q in questions}:
         known = ", ".join(q.id for q in questions)
         raise ValueError(f"no question is called {min(unknown)!r}; there are {known}")
-    return Score(tuple(check(q, answers.get(q.id)) for q in questions))
-
-
-def evidence_of_reading(note, score: Score, section: str, what: str) -> str | None:
-    """One sentence when the student's own work shows that `what` was read, else None.
-
-    note: the answer of `exercises.ask`. section: whose questions show it.
-    """
-    right, asked = score.of_section(section)
-    if asked and right >= SHARE_RIGHT * asked:
-        return f"{right} of {asked} questions on {what} right"
-    words = len(note.text.split())
-    if note.source in ("typed", "parameter") and words >= NOTE_WORDS:
-        return f"own notes on {what}, {words} words"
-    return None
+    checked = (check(q, answers.get(q.id)) for q in questions)
+    return Score(tuple(replace(one, shown=one.question.id in shown) for one in checked))
 
 
 # ---------------------------------------------------------------- answers that are kept
@@ -152,61 +153,164 @@ def read_answers(given) -> dict:
 
 
 class Quiz:
-    """The open quiz of a notebook. `score` is always what has been answered so far."""
+    """The open quiz of a notebook. `score` is always what has been answered so far.
 
-    def __init__(self, store, questions: list[Question], student: str = "", given=None):
-        self.store, self.questions, self.student = store, questions, student
-        saved = store.get("self_check", "score") or {}
-        # Another name means other numbers: old answers do not belong to them.
-        mine = saved.get("answers") if saved.get("student", "") == student else None
-        known = {q.id for q in questions}
-        self.answers: dict = {k: v for k, v in (mine or {}).items() if k in known}
+    The numbers of the questions are drawn for a name. Answers that were given without a name are
+    those of whoever sets one later, who keeps their numbers. `other` is the record of another name,
+    until its answers are claimed.
+    """
+
+    def __init__(self, store, student: str = "", given=None):
+        self.store, self.student, self.drawn_for = store, student, student
+        self.other: dict | None = None
+        self._continue(self._saved(), claimed=False)
         if given := read_answers(given):
-            grade(questions, given)  # an unknown id is an error, not a silent zero
+            if self.drawn_for != student:  # they were made for the numbers of this name
+                self._start(student)
+            grade(self.questions, given)  # an unknown id is an error, not a silent zero
+            before = dict(self.answers)
             self.answers |= given
-            if self.answers != mine:
+            if self.answers != before:
                 self.save()
+
+    def _saved(self) -> dict:
+        """The record to go on with: this name's, else the one without a name, else the last."""
+        records = self.store.records(experiment="self_check", variant="score", latest=False)
+        names = (self.student, "") if self.student else ()
+        found = (r for name in names for r in reversed(records) if r.get("student", "") == name)
+        return next(found, records[-1] if records else {})
+
+    def _continue(self, saved: dict, claimed: bool) -> None:
+        name = saved.get("student", "")
+        if name and self.student and name != self.student and not claimed:
+            self._start(self.student)
+            self.other = saved
+            return
+        self._start(saved.get("drawn_for", name or ("" if saved else self.student)))
+        self.student = self.student or name
+        known = {q.id for q in self.questions}
+        self.answers = {k: v for k, v in (saved.get("answers") or {}).items() if k in known}
+        self.attempts.update(saved.get("attempts") or {})
+        self.shown.update(saved.get("solution_shown") or ())
+
+    def _start(self, drawn_for: str) -> None:
+        self.drawn_for, self.questions = drawn_for, make_quiz(drawn_for)
+        self.answers: dict = {}
+        self.attempts: Counter = Counter()
+        self.shown: set[str] = set()
+
+    def claim(self) -> None:
+        """The other name's answers are this person's: go on with them and with their numbers."""
+        self._continue(self.other, claimed=True)
+        self.other = None
+        self.save()
 
     @property
     def score(self) -> Score:
         """Of all answers so far."""
-        return grade(self.questions, self.answers)
+        return grade(self.questions, self.answers, self.shown)
 
-    def answer(self, question: Question, given) -> Graded:
-        """Take one answer, save the score, say how it did."""
-        if given not in (None, "") and self.answers.get(question.id) != given:
+    def answer(self, question: Question, given) -> Reply:
+        """Take one answer, save the score, say how it did. An empty one is withdrawn."""
+        graded = check(question, given)
+        if graded.correct is None and given not in (None, ""):
+            return Reply(graded.sentence, taken=False)
+        if given != self.answers.get(question.id, ""):
             self.answers[question.id] = given
+            self.attempts[question.id] += graded.correct is False
+            if given == "":
+                del self.answers[question.id]
             self.save()
-        return check(question, given)
+        return self.verdict(question)
+
+    def show_solution(self, question: Question) -> Reply:
+        """Say it, and record that it was said."""
+        if check(question, self.answers.get(question.id)).correct is not True:
+            self.shown.add(question.id)
+            self.save()
+        return self.verdict(question)
+
+    def verdict(self, question: Question) -> Reply:
+        """What stands beside a question now."""
+        (graded,) = grade([question], self._only(question), self.shown).graded
+        if question.id in self.shown and not graded.correct:
+            return Reply(f"Solution: {right_answer(question)}. {question.why}")
+        if graded.correct is False:
+            actions = SOLUTION if self.attempts[question.id] > 1 else {}
+            return Reply(f"{graded.marked} Hint: {question.hint}", actions=actions)
+        return Reply(graded.marked if graded.correct else "")
+
+    def _only(self, question: Question) -> dict:
+        return {k: v for k, v in self.answers.items() if k == question.id}
 
     def save(self) -> None:
-        """Save the score as "self_check", "score", unless nobody has answered."""
+        """Save the score as "self_check", "score"."""
         score = self.score
-        if score.answered:
-            names = ("correct", "questions", "answered")
-            metrics = {name: getattr(score, name) for name in names}
-            answers = {g.question.id: g.given for g in score.graded if g.correct is not None}
-            about = {"answers": answers, "student": self.student}
-            self.store.save("self_check", "score", metrics, **about)
+        names = ("correct", "questions", "answered")
+        self.store.save(
+            "self_check",
+            "score",
+            {name: getattr(score, name) for name in names},
+            answers={g.question.id: g.given for g in score.graded if g.correct is not None},
+            student=self.student,
+            drawn_for=self.drawn_for,
+            attempts=dict(self.attempts),
+            solution_shown=sorted(self.shown),
+        )
 
 
 # ---------------------------------------------------------------- in the notebook
 
 
-def take(store, questions: list[Question], student: str = "", given=None) -> Quiz:
+def take(store, student: str = "", given=None) -> Quiz:
     """Show the quiz: a form with a verdict at each question, or, without widgets, a table."""
-    quiz = Quiz(store, questions, student, given)
-    if card.has_widgets():
-        _form(quiz)
-    else:
+    quiz = Quiz(store, student, given)
+    if not card.has_widgets():
         card.show(_table(quiz, quiz.score.graded))
-        open_ones = [g.question for g in quiz.score.graded if g.correct is None]
-        if open_ones:
-            rows = [
-                {"question": q.text, "answer": f"{right_answer(q)}. {q.why}"} for q in open_ones
-            ]
-            card.show(card.table(rows, "Answers to the open questions", closed=True))
+        return quiz
+    fields = [_field(quiz, n, question) for n, question in enumerate(quiz.questions, 1)]
+    if quiz.other:
+        fields.insert(0, _claim(quiz))
+
+    def echo() -> card.Static:  # answered questions only: the others stay open
+        return _table(quiz, [g for g in quiz.score.graded if g.correct is not None])
+
+    # Drafts belong to the numbers that they answer.
+    place = f"{store.directory} {store.notebook} {quiz.drawn_for}"
+    forms.show(place, "Self-check", fields, echo)
     return quiz
+
+
+def _field(quiz: Quiz, n: int, question: Question) -> Field:
+    return Field(
+        question.id,
+        f"{n}. {question.text}",
+        take=lambda given: quiz.answer(question, given),
+        kind="choice" if question.choices else "number",
+        value=str(quiz.answers.get(question.id, "")),
+        first=quiz.verdict(question),
+        act=lambda action: quiz.show_solution(question),
+        unit=question.unit,
+        hint="" if question.choices else "a number, then Enter",
+        options=question.choices,
+        deliberate=True,
+        group=f"{question.section} {sections()[question.section]}",
+    )
+
+
+def _claim(quiz: Quiz) -> Field:
+    """A box: the answers under the other name are mine."""
+    name, count = quiz.other["student"], len(quiz.other.get("answers") or {})
+
+    def take(ticked: bool) -> Reply:
+        if not ticked or quiz.other is None:
+            return Reply("")
+        quiz.claim()
+        return Reply("They are kept. Run this cell again to go on with them.")
+
+    question = f"This results folder holds {count} answers of “{name}”."
+    hint = "I am the same person: keep these answers and their numbers"
+    return Field("same_person", question, take, "tick", value=False, hint=hint)
 
 
 def _table(quiz: Quiz, graded) -> card.Static:
@@ -227,37 +331,3 @@ def _table(quiz: Quiz, graded) -> card.Static:
 
 def _wanted(question: Question) -> str:
     return "a factor" if question.unit == "x" else f"a number in {question.unit}"
-
-
-def _form(quiz: Quiz) -> None:
-    """One page of controls for each section, and below them what a saved notebook keeps."""
-    import ipywidgets as w
-    from IPython.display import display
-
-    place = card.Place()
-
-    def keep() -> None:  # answered questions only: the others stay open
-        place.put(_table(quiz, [g for g in quiz.score.graded if g.correct is not None]))
-
-    def one(n: int, question: Question):
-        value = quiz.answers.get(question.id)
-        options = {"options": question.choices} if question.choices else {"unit": question.unit}
-        made = forms.control(question.text, "" if value is None else str(value), **options)
-        made.continuous_update = False  # a verdict on what is typed to its end: Enter, or leaving
-        said = w.HTML("" if value is None else html.escape(check(question, value).marked))
-
-        def show(verdict: str) -> None:
-            said.value = html.escape(verdict)
-            keep()
-
-        forms.on_change(made, lambda given: quiz.answer(question, given).marked, show)
-        text = w.HTML(f"{n}. {html.escape(question.text)}")
-        layout = w.Layout(margin="4px 0 12px 0")
-        return w.VBox([text, forms.row(made, options.get("unit", "")), said], layout=layout)
-
-    pages = {section: [] for section in sections()}
-    for n, question in enumerate(quiz.questions, 1):
-        pages[question.section].append(one(n, question))
-    titles = [f"{section} {title}" for section, title in sections().items()]
-    display(w.Accordion([w.VBox(page) for page in pages.values()], titles=titles, selected_index=0))
-    keep()

@@ -274,7 +274,7 @@ def self_check(records: list[dict]) -> dict | None:
         "student": one_line(student, 80),
     }
     try:
-        verdicts = grade_again(student, record.get("answers"))
+        verdicts = grade_again(record)
     except Exception as error:  # answers of another version, or none at all
         result["note"] = f"not graded again: {one_line(error, 120)}"
         return result
@@ -292,15 +292,17 @@ def puzzles_solved(records: list[dict]) -> list[str]:
     return [one_line(r.get("title") or r["variant"], 80) for r in latest if r.get("solved") is True]
 
 
-def grade_again(student: str, given) -> list[tuple[str, bool | None, str]]:
+def grade_again(record: dict) -> list[tuple[str, bool | None, str]]:
     """(question id, right?, the question's words) for every question, graded from the answers.
 
     Raises ValueError when the answers were not saved.
     """
+    given = record.get("answers")
     if not isinstance(given, dict):
         raise ValueError("the answers were not saved")
-    score = quiz.grade(make_quiz(str(student)), given)
-    return [(v.question.id, v.correct, v.question.text) for v in score.graded]
+    drawn_for = record.get("drawn_for", record.get("student") or "")
+    score = quiz.grade(make_quiz(str(drawn_for)), given, record.get("solution_shown") or ())
+    return [(one.question.id, one.counts, one.question.text) for one in score.graded]
 
 
 def assess(folder: Path, export: Path) -> dict:

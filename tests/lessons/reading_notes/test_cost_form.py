@@ -60,12 +60,25 @@ def test_cost_form_without_widgets_saves_once(store, capsys):
 def test_cost_form_with_widgets_follows_the_student(store, monkeypatch):
     notebook, drawn = Outputs(monkeypatch), []
     cost_form.cost_form(store, cost.CostInputs(2.0, 1000, 0.5), "a test", picture(drawn))
-    notebook.shown[0].children[0].value = 4.0
+    notebook.type("4,0 EUR", "cost_price_per_hour")
     assert drawn[-1].price_per_hour == 4.0 and len(notebook.shown) == 2
     saved = store.get("cost", "per_million")
     assert saved["price_from"] == "typed" and saved["metrics"][
         "cost_per_million_tokens"
     ] == pytest.approx(8 / 3.6)
+    notebook.type("1", "cost_utilisation")
+    notebook.type("30 %", "cost_overhead")
+    assert (drawn[-1].utilisation, drawn[-1].overhead) == (1.0, pytest.approx(0.3))
+
+
+@pytest.mark.parametrize("price", ["0", "-1", "cheap", "nan", "3 ms"])
+def test_a_price_that_is_none_is_refused_in_a_sentence(store, monkeypatch, price):
+    notebook, drawn = Outputs(monkeypatch), []
+    cost_form.cost_form(store, cost.CostInputs(2.0, 1000, 0.5), "a test", picture(drawn))
+    reply = notebook.type(price, "cost_price_per_hour")
+    assert not reply["taken"] and f"“{price}”" in reply["said"]
+    assert "The picture keeps 2." in reply["said"] and drawn[-1].price_per_hour == 2.0
+    assert len(store.records(experiment="cost", latest=False)) == 1
 
 
 def test_changes_to_the_price_point_the_right_way():

@@ -359,8 +359,7 @@ def ask(store, key: str, question: str, given: str | None = None, lines: int = 2
 
 def _by_hand(store, key: str) -> str:
     """What the student wrote in the document by hand where this answer goes; "" if nothing."""
-    edits = getattr(documents, "hand_edits", lambda folder: {})
-    return edits(store.directory).get(key, "")
+    return documents.hand_edits(store.directory).get(key, "")
 
 
 def choose(store, key: str, question: str, options: list[str], given: str | None = None) -> Answer:

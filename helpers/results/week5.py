@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
 from helpers.display.as_typed import out_of_markdown
-from helpers.display.numbers import read_number
+from helpers.display.numbers import NotANumber, read_number
 from helpers.results.blanks import Facts
 from helpers.results.store import results_folder
 
@@ -34,9 +35,8 @@ def filled_in(results_dir: str | os.PathLike | None = None) -> list[dict]:
 
 
 def _numbers(cells: list[str]) -> dict[str, float]:
-    read = {
-        name: read_number(cells[place], unit)
-        for place, (name, unit) in CELLS.items()
-        if place < len(cells)
-    }
-    return {name: value for name, value in read.items() if value is not None}
+    read = {}
+    for place, (name, unit) in CELLS.items():
+        with contextlib.suppress(NotANumber, IndexError):
+            read[name] = read_number(cells[place], unit)
+    return read

@@ -331,7 +331,7 @@ def test_a_cleared_answer_is_withdrawn(store, page):
 
 def test_a_hand_edit_and_the_form_are_both_shown_and_one_is_chosen(store, page, monkeypatch):
     edits = {"insight_1": "By hand"}
-    monkeypatch.setattr(exercises.documents, "hand_edits", lambda folder: edits, raising=False)
+    monkeypatch.setattr(exercises.documents, "hand_edits", lambda folder: edits)
     store.save("answer", "insight_1", {}, text="In the form", source="typed")
     exercises.ask(store, "insight_1", "What?")
     field = page.shown[0].fields[0]

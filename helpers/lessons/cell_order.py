@@ -1,20 +1,30 @@
-"""Cells run out of order: a NameError says which cell makes the missing name."""
+"""Cells run out of order, or not to their end: an error says which cell to run first."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
 import json
+import os
 import re
 from pathlib import Path
 
 from helpers import REPO
 
 
-def order_help(notebook: str) -> None:
-    """From now on a NameError says which cell of ``notebook`` makes the missing name.
+def load_ipython_extension(shell) -> None:
+    """Help from the first cell on, whichever it is: `make lab` starts its kernels with this."""
+    path = Path(os.environ.get("JPY_SESSION_NAME", ""))
+    if (REPO / "notebooks" / path.name).is_file():
+        order_help(path.name)
 
-    notebook: its file name, with or without ".ipynb", in the workbook's folder.
+
+def order_help(notebook: str) -> None:
+    """From now on an error says which cell of ``notebook`` to run first, where that is known.
+
+    A missing name: the cell that makes it. Any other error in a cell that needs what an
+    interrupted one should have made: that one. notebook: its file name, with or without ".ipynb",
+    in the workbook's folder.
     """
     from IPython import get_ipython
 
@@ -22,14 +32,41 @@ def order_help(notebook: str) -> None:
     if shell is None:
         return
     path = REPO / "notebooks" / f"{Path(notebook).stem}.ipynb"
+    unfinished: dict[str, None] = {}  # sources of cells that were stopped or failed
 
     def explain(shell, kind, error, trace, tb_offset=None):
-        advice = which_cell(path, error.name) if error.name else None
-        if advice:
+        missing = error.name if isinstance(error, NameError) else None
+        if missing and (advice := which_cell(path, missing)):
+            error._render_traceback_ = lambda: [f"NameError: {advice}"]
+        elif advice := _again(shell.user_ns.get("In", [""])[-1], unfinished):
             error.add_note(advice)
         shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
-    shell.set_custom_exc((NameError,), explain)
+    def remember(result) -> None:
+        source = result.info.raw_cell
+        if not result.success:
+            unfinished[source] = None
+            return
+        made = _names_made(source)
+        for other in [other for other in unfinished if _names_made(other) <= made]:
+            del unfinished[other]
+
+    for ours in [f for f in shell.events.callbacks["post_run_cell"] if f.__name__ == "remember"]:
+        shell.events.unregister("post_run_cell", ours)
+    shell.events.register("post_run_cell", remember)
+    shell.set_custom_exc((Exception,), explain)
+
+
+def _again(source: str, unfinished) -> str | None:
+    """One sentence, when a cell uses what an unfinished one should have made."""
+    with contextlib.suppress(SyntaxError):
+        names = (node for node in ast.walk(_parsed(source)) if isinstance(node, ast.Name))
+        used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+        for other in unfinished:
+            if other != source and used & _names_made(other):
+                begins = _first_line(other)
+                return f"The cell that begins with `{begins}` did not finish: run it again first."
+    return None
 
 
 def which_cell(path, name: str) -> str | None:
@@ -49,24 +86,29 @@ def which_cell(path, name: str) -> str | None:
 
 
 def _advice(name: str, source: str, heading: str, count: int) -> str:
-    lines = (line.strip() for line in source.splitlines() if not line.startswith("#"))
-    first = next(filter(None, lines), "")
     where = f"under “{heading}”" if heading else "at the top"
     return (
         f"`{name}` is made in a cell that has not been run in this kernel: run code cell {count} "
-        f"{where} first (it begins with `{first[:60]}`). "
+        f"{where} first (it begins with `{_first_line(source)}`). "
         "Run > Run All Above Selected Cell does all of them."
     )
 
 
+def _first_line(source: str) -> str:
+    lines = (line.strip() for line in source.splitlines() if not line.startswith("#"))
+    return next(filter(None, lines), "")[:60]
+
+
+def _parsed(source: str) -> ast.Module:
+    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    return ast.parse("\n".join(lines))
+
+
 def _names_made(source: str) -> set[str]:
     """Names that a cell's top level assigns, imports or defines."""
-    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
-    made: set[str] = set()
     with contextlib.suppress(SyntaxError):
-        for statement in ast.parse("\n".join(lines)).body:
-            made |= _made_by(statement)
-    return made
+        return set().union(*map(_made_by, _parsed(source).body))
+    return set()
 
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)

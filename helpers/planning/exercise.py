@@ -121,8 +121,11 @@ def cheapest(task: Task) -> tuple | None:
 
 def check_plan(task: Task, gpu: str, tp: int, pp: int = 1, dp: int = 1) -> Check:
     """Check a student's plan against the target and against the best that the planner finds."""
+    for size, given in {"tp": tp, "pp": pp, "dp": dp}.items():
+        if type(given) is not int or given < 1:
+            return Check(False, f"{size} is {given!r}: write a whole number from 1 on, such as 4.")
     try:
-        name = get_gpu(gpu).name
+        name = get_gpu(str(gpu)).name
         if name not in task.prices:
             choice = ", ".join(task.prices)
             return Check(False, f"{gpu} is not for rent here: choose among {choice}.")

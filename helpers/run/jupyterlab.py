@@ -42,7 +42,8 @@ def environment() -> dict[str, str]:
     """This process's environment, with the workbook's settings and modules to be found."""
     env = dict(os.environ)
     settings = REPO / "helpers" / "run" / "lab_settings"
-    for name, folder in (("JUPYTER_CONFIG_PATH", settings), ("PYTHONPATH", REPO)):
+    places = {"JUPYTER_CONFIG_PATH": settings, "JUPYTER_PATH": settings, "PYTHONPATH": REPO}
+    for name, folder in places.items():
         env[name] = os.pathsep.join(filter(None, [str(folder), env.get(name)]))
     return env
 

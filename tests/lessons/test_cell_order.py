@@ -28,16 +28,30 @@ def test_a_missing_name_says_which_cell_to_run(tmp_path):
     )
 
 
-def test_the_advice_reaches_the_student_and_the_error_stays_an_error(tmp_path, monkeypatch):
+def test_the_advice_is_one_line_and_the_error_stays_an_error():
     done = run_cells(
-        "from helpers.lessons import cell_order\n"
-        "cell_order.which_cell = lambda path, name: f'ADVICE for {name} in {path.name}'\n"
-        "cell_order.order_help('01_review')",
+        "%load_ext helpers.lessons.cell_order\n1 + 1",
         "print(engine)",
         "1 / 0",
+        env={"JPY_SESSION_NAME": "/any/where/01_review.ipynb"},
         allow_errors=True,
     )
     error = done.cells[1].outputs[-1]
     assert error.output_type == "error" and error.ename == "NameError"
-    assert "ADVICE for engine in 01_review.ipynb" in texts(done.cells[1])
-    assert "ADVICE" not in texts(done.cells[2])
+    assert "`engine` is made in a cell that has not been run" in texts(done.cells[1])
+    assert "Traceback" not in texts(done.cells[1]) and "\n" not in texts(done.cells[1]).strip()
+    assert "run it again" not in texts(done.cells[2]), "an error of its own has no advice"
+
+
+def test_an_interrupted_cell_is_named_where_its_numbers_are_missing():
+    done = run_cells(
+        "from helpers.lessons.cell_order import order_help\norder_help('01_review')\nrows = []",
+        "rows = []\nraise KeyboardInterrupt",
+        "best = max(rows)",
+        "rows = []\nrows.append(1)",
+        "best = max([])",
+        allow_errors=True,
+    )
+    said = "The cell that begins with `rows = []` did not finish: run it again first."
+    assert said in texts(done.cells[2])
+    assert "run it again" not in texts(done.cells[4])

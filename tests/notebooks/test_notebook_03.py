@@ -177,15 +177,8 @@ def test_score_notes_and_checklist_reach_the_record(executed):
     score = store.get("self_check", "score")
     assert score["metrics"]["correct"] == 7 and score["metrics"]["answered"] == 8
     assert store.get("answer", "note_orca")["text"] == WORDS
-    paper = store.get("checklist", "paper")
-    assert (
-        paper["done"]
-        and paper["source"] == "evidence"
-        and paper["evidence"] == "7 of 7 questions on PagedAttention right"
-    )
-    assert store.get("checklist", "docs_distributed") is None, (
-        "nothing shows that the pages were read"
-    )
+    for item in ("paper", "docs_distributed"):
+        assert store.get("checklist", item) is None, "only a person knows that it was read"
     assert "Reread: section 7 (Cost)" in all_text(notebook)
 
 

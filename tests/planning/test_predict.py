@@ -382,6 +382,10 @@ def test_exercise_cannot_be_passed_by_a_constant():
         assert not check_plan(task, "L40S", 3).passed
     assert len(answers) > 1
     assert not check_plan(variant(0), "H100", 8).passed, "works, but dearer than needed"
+    for wrong in ({"tp": "8"}, {"tp": 0}, {"tp": 2.5}, {"tp": 2, "pp": -1}, {"tp": True}):
+        checked = check_plan(variant(0), "H100", **wrong)
+        assert not checked.passed and "write a whole number" in checked.text
+    assert "not_a_gpu" in check_plan(variant(0), "not_a_gpu", 8).text
 
 
 # ---------------------------------------------------------------- the command

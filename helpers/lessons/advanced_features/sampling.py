@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from helpers import workloads
 from helpers.display import card
+from helpers.display.numbers import read_number
 from helpers.engine.engine import Engine
 from helpers.engine.profile import Profile
 from helpers.tiny_model import stories
@@ -185,8 +186,8 @@ def try_it(engine: Engine, question: str) -> None:
                 run = beam_search(engine, prompts, beams)
             else:
                 settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-                if seed.strip().isdigit():  # empty: another text each time
-                    settings["seed"] = int(seed)
+                if seed.strip():  # empty: another text each time
+                    settings["seed"] = int(read_number(seed, most=2**31 - 1))
                 run = generate(engine, prompts, "form", **settings)
             print(run.texts[0])
             print(

@@ -197,6 +197,27 @@ def test_what_cannot_be_read_is_said_beside_the_field(server, open_notebook):
     assert "104,832" not in notebook.output(1).inner_text(), "the formula is not given away"
 
 
+QUIZ = "from helpers.lessons.reading_notes import quiz\ncheck = quiz.take(store, 'Ada')"
+
+
+def test_a_verdict_of_the_quiz_belongs_to_the_text_beside_it(server, open_notebook):
+    notebook = open_notebook("quiz", [HEAD, QUIZ])
+    notebook.run(0)
+    notebook.run(1)
+    form = notebook.output(1).locator(".workbook-form")
+    field = form.locator("input[type=text]").first
+    for wrong in ("12", "13"):
+        assert form.get_by_role("button").count() == 0, "no solution before a second try"
+        field.fill(wrong)
+        notebook.page.keyboard.press("Enter")
+        form.get_by_text("Hint:").wait_for()
+    form.get_by_role("button").wait_for()
+    field.press("End")
+    field.press_sequentially("7")
+    assert form.get_by_text("Hint:").count() == form.get_by_role("button").count() == 0
+    assert saved(server)[-1]["answers"] == {"kv_per_token": "13"}, "half an answer is not judged"
+
+
 SWEEP = """\
 with live.progress('a sweep', 60) as view:
     for i in range(60):

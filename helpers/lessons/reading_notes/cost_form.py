@@ -104,7 +104,10 @@ def cost_form(store, inputs: CostInputs, source: str, draw) -> None:
     more = {"kind": "number", "hint": "0.3 for 30 %"}
     fields = [
         field(
-            "price_per_hour", "Price per hour", lambda t: read_number(t, "currency", 1e-3), **price
+            "price_per_hour",
+            "Price per hour",
+            lambda t: read_number(t, "of your currency", 1e-3),
+            **price,
         ),
         field("utilisation", "Share of the hours in which it is busy", float, **busy),
         field("overhead", "On top, as a share", lambda t: read_number(t, "share", 0, 10), **more),

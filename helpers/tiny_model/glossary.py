@@ -63,7 +63,7 @@ def phrasings(term: str | dict) -> tuple[list[str], list[str]]:
 
 
 def anchor(term: str) -> str:
-    """The id of the term's heading in GLOSSARY.md, as GitHub forms it."""
+    """The id of the term in GLOSSARY.md: as GitHub forms it, and written there for JupyterLab."""
     return re.sub(r"[^\w\- ]", "", term.lower()).replace(" ", "-")
 
 
@@ -84,7 +84,8 @@ def to_markdown(entries: list[dict]) -> str:
         links = " · ".join(f"[{e['term']}](#{anchor(e['term'])})" for e in by_category[category])
         lines += [f"**{category}:** {links}", ""]
     for entry in entries:
-        lines += [f"### {entry['term']}", "", entry["answer"], ""]
+        lines += [f'### <a id="{anchor(entry["term"])}"></a>{entry["term"]}', ""]
+        lines += [entry["answer"], ""]
         lines += [f"Also: {', '.join(entry['aliases'])}.", ""]
     return "\n".join(lines)
 

@@ -87,6 +87,7 @@ def test_more_requests_together_are_faster_than_one_at_a_time(store):
     one = store.get("baseline", "one_at_a_time")["metrics"]["output_tokens_per_s"]
     best = store.get("optimised", "best")["metrics"]
     assert best["output_tokens_per_s"] > 1.5 * one
+    assert best["baseline_tokens_per_s"] == pytest.approx(one, rel=0.5), "one at a time, in turn"
     assert best["improvement_x_values"] >= 3, "the baseline and the best, in turn"
     assert 1.2 < best["improvement_x_low"] <= best["improvement_x"] <= best["improvement_x_high"]
 
@@ -99,6 +100,12 @@ def test_the_optimum_names_its_goal_and_never_a_smaller_cache(store):
     why = best["comments"]["max_num_seqs"]
     assert "the goal" in why and ("is chosen" in why or "default is kept" in why)
     assert "others_share" in best["machine"], "what else the machine did stands with the number"
+
+
+def test_the_timeline_of_one_request_adds_up(store):
+    ms = store.get("timeline", "one request")["metrics"]
+    assert 0 < ms["queue_ms"] < ms["ttft_ms"] < ms["e2e_ms"], "the request did not wait"
+    assert ms["ttft_ms"] + ms["tpot_ms"] < ms["e2e_ms"]
 
 
 def test_prompts_and_answers_leave_a_trace_in_the_gauge(store):
@@ -155,6 +162,6 @@ def test_outputs_hold_pictures_with_alt_text_and_no_logs(run):
     notebook = json.loads((run / "out.ipynb").read_text())
     outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) >= 4 and all(o["metadata"]["image/png"]["alt"] for o in pictures)
+    assert len(pictures) == 5 and all(o["metadata"]["image/png"]["alt"] for o in pictures)
     stream = "".join("".join(o.get("text", "")) for o in outputs if o["output_type"] == "stream")
     assert "INFO" not in stream and "Traceback" not in stream and len(stream) < 6000, stream[:800]

@@ -6,7 +6,6 @@ metrics of its run. One run is enough to tell who is worth a second look, not to
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 from itertools import count
 
@@ -26,14 +25,16 @@ FAR = 1.5
 class Choice:
     """The chosen configuration.
 
-    row: as in the sweep, with the numbers of its median run in turn. run: that run. improvement:
-    its output tokens/s, over one request at a time. slower: its TPOT p50, as a multiple of that of
-    one request at a time. rival: the other row, or None; over_rival: the chosen one's output
-    tokens/s over it. is_default: whether it changes nothing. goal_x: the most that `slower` may be.
+    row: as in the sweep, with the numbers of its median run in turn. run: that run. baseline: the
+    median run of one request at a time. improvement: output tokens/s over that baseline.
+    slower: its TPOT p50, as a multiple of that of one request at a time. rival: the other row, or
+    None; over_rival: the chosen one's output tokens/s over it. is_default: whether it changes
+    nothing. goal_x: the most that `slower` may be.
     """
 
     row: dict
     run: Measurement
+    baseline: Measurement
     improvement: Gain
     slower: Gain
     rival: dict | None
@@ -63,6 +64,17 @@ def uniform_run(
     return run
 
 
+def row_of(run: Measurement, max_num_seqs: int, kv_cache_tokens: int) -> dict:
+    """The row of a run with this setting, as the module's text describes it."""
+    return {
+        "configuration": f"max_num_seqs={max_num_seqs}",
+        "max_num_seqs": max_num_seqs,
+        "kv_cache_tokens": kv_cache_tokens,
+        "preemptions": run.counters["num_preemptions"],
+        **run.metrics,
+    }
+
+
 def contenders(rows: list[dict], tpot_limit_ms: float, default: dict) -> list[dict]:
     """One or two rows to measure in turn; the first is kept unless the second is faster.
 
@@ -84,6 +96,10 @@ def contenders(rows: list[dict], tpot_limit_ms: float, default: dict) -> list[di
 
 def _speed(row: dict) -> float:
     return row["output_tokens_per_s"]
+
+
+def _median_run(runs: list[Measurement]) -> Measurement:
+    return sorted(runs, key=lambda run: _speed(run.metrics))[(len(runs) - 1) // 2]
 
 
 def best_in_turn(
@@ -136,11 +152,11 @@ def best_in_turn(
             chosen = other
     rival = next((name for name in by_name if name != chosen), None)
     speed = "output_tokens_per_s"
-    middle = statistics.median_low(run.metrics[speed] for run in runs[chosen])
-    run = next(run for run in runs[chosen] if run.metrics[speed] == middle)
+    run = _median_run(runs[chosen])
     return Choice(
         row={**by_name[chosen], **run.metrics, "preemptions": run.counters["num_preemptions"]},
         run=run,
+        baseline=_median_run(runs[ONE]),
         improvement=compare(chosen, ONE, speed),
         slower=slower[chosen],
         rival=by_name[rival] if rival else None,

@@ -24,7 +24,8 @@ def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name:
     labels = [number(row[x]) for row in rows]
     for ax in (left, right):
         ax.set_xticks(places, labels)
-    table = [{name: row[name] for name in row if name != "place"} for row in rows]
+    shown = (x, "output_tokens_per_s", "ttft_ms_p50", "ttft_ms_p99", "tpot_ms_p50", "preemptions")
+    table = [{name: row[name] for name in shown} for row in rows]
     figures.show(fig, caption, table, name)
 
 
@@ -41,34 +42,43 @@ def throughput_latency(
     rows: configuration, output_tokens_per_s, tpot_ms_p50. best: the configuration to mark.
     limit_ms: the goal, the longest TPOT p50 that is allowed, a line.
     typed_tokens_per_s: the student's own number, a line. recorded: rows of another machine and
-    their label, as helpers.results.recorded.curve gives them.
+    their label, as helpers.results.recorded.curve gives them: a panel of their own.
     """
     title = "More requests together: more tokens for all, fewer for each"
-    fig, ax = figures.figure(title, size=(7.5, 4.4))
-
-    def at(row: dict) -> tuple[float, float]:
-        return row["tpot_ms_p50"], row["output_tokens_per_s"]
-
-    for i, row in enumerate(sorted(rows, key=at)):
-        chosen = row["configuration"] == best
-        look = {"s": 110, "marker": "*", "color": RED} if chosen else {"s": 45, "color": BLUE}
-        ax.scatter(*at(row), zorder=3, **look)
-        name = row["configuration"] + (" (chosen)" if chosen else "")
-        note(ax, name, at(row), (7, -12 if i % 2 else 5), fontsize=8)
     there, where = recorded
-    if there:
-        ax.scatter(*zip(*map(at, there), strict=True), s=40, label=where, **hollow_points())
-        for row in there:
-            note(ax, row["variant"], at(row), (6, -10), fontsize=8, color=GREY)
-        ax.legend(loc="lower right", fontsize=7.5, frameon=True)
+    cols = 2 if there else 1
+    fig, axes = figures.figure(title, cols=cols, size=(5 + 4.4 * (cols - 1), 4), squeeze=False)
+    here = axes[0, 0]
+    marks = [row["configuration"] == best for row in rows]
+    short = [row["configuration"].removeprefix("max_num_seqs=") for row in rows]
+    names = [name + " (chosen)" * mark for name, mark in zip(short, marks, strict=True)]
+    _points(here, rows, names, c=[RED if mark else BLUE for mark in marks])
+    here.set_title("this machine (at each point: max_num_seqs)", fontsize=9)
+    here.axvline(limit_ms, color=GREY, linewidth=1, linestyle=":")
+    top = {"xycoords": here.get_xaxis_transform(), "rotation": 90, "va": "top", "color": GREY}
+    note(here, "the goal's limit", (limit_ms, 0.98), (-12, 0), fontsize=8, **top)
     if typed_tokens_per_s:
-        ax.axhline(typed_tokens_per_s, **hollow_line())
-        place = (ax.get_xlim()[0], typed_tokens_per_s)
-        note(ax, "your Week 2 number (typed)", place, (6, -11), fontsize=8, color=GREY)
-    ax.axvline(limit_ms, color=GREY, linewidth=1, linestyle=":")
-    top = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "top", "color": GREY}
-    note(ax, "the goal's limit", (limit_ms, 0.98), (-11, 0), fontsize=8, **top)
+        here.axhline(typed_tokens_per_s, **hollow_line())
+        place = (0, typed_tokens_per_s)
+        note(here, "your Week 2 number (typed)", place, (6, -11), fontsize=8, color=GREY)
+    if there:
+        _points(axes[0, 1], there, [row["variant"] for row in there], **hollow_points())
+        lines = where.split(",\n")
+        axes[0, 1].set_title(f"{', '.join(lines[:2])},\n{', '.join(lines[2:])}", fontsize=9)
+    shown = ("configuration", "output_tokens_per_s", "tpot_ms_p50", "ttft_ms_p50")
+    table = [{name: row[name] for name in shown} for row in rows]
+    figures.show(fig, caption, table, "throughput_latency")
+
+
+def _points(ax, rows: list[dict], names: list[str], **look) -> None:
+    """Labelled points; the labels take turns on both sides, so that neighbours stay apart."""
+    xs = [row["tpot_ms_p50"] for row in rows]
+    ys = [row["output_tokens_per_s"] for row in rows]
+    ax.scatter(xs, ys, s=50, zorder=3, **look)
+    for i, place in enumerate(sorted(zip(xs, ys, names, strict=True))):
+        left = i % 2
+        offset, side = ((-7, 4), "right") if left else ((7, -9), "left")
+        note(ax, place[2], place[:2], offset, ha=side, fontsize=8)
     ax.set(xlabel="TPOT p50 (ms per output token)", ylabel="output tokens/s, all requests")
-    ax.set_ylim(0, None)
-    ax.margins(x=0.18)
-    figures.show(fig, caption, rows, "throughput_latency")
+    ax.set_ylim(0, 1.12 * max(ys))
+    ax.set_xlim(0, 1.3 * max(xs))

@@ -10,6 +10,31 @@ from helpers.engine.engine import CloseReport
 from helpers.lessons.review.choice import Choice
 
 
+def terms(ms: dict[str, float]) -> list[str]:
+    """What the labelled timeline says of one request. ms: as step_chart.label gives them."""
+    return [
+        f"The user waited {ms['ttft_ms']:.1f} ms for the first token (TTFT), of which "
+        f"{ms['queue_ms']:.1f} ms were spent in the queue.",
+        f"After that a token came every {ms['tpot_ms']:.2f} ms (TPOT), and the whole answer took "
+        f"{ms['e2e_ms']:.0f} ms (E2E).",
+    ]
+
+
+def together(rows: list[dict]) -> list[str]:
+    """What the sweep over max_num_seqs shows, each measured once, the smallest value first."""
+    one, most = rows[0], rows[-1]
+    faster = _throughput(most) / _throughput(one)
+    slower = most["tpot_ms_p50"] / one["tpot_ms_p50"]
+    more = most["max_num_seqs"] / one["max_num_seqs"]
+    return [
+        f"In this run {more:.0f} times as many requests in a step gave {faster:.1f} times the "
+        f"tokens/s, and each request's TPOT became {slower:.1f} times as long.",
+        f"TTFT p50 is {one['ttft_ms_p50']:,.0f} ms with max_num_seqs={one['max_num_seqs']}: that "
+        f"is the queue. With {most['max_num_seqs']} it is {most['ttft_ms_p50']:,.0f} ms: that is "
+        "the step that reads all the prompts.",
+    ]
+
+
 def once_each(rows: list[dict]) -> str:
     """Rows of the sweep over max_num_seqs, the smallest value first, each measured once."""
     said = ", ".join(f"{_throughput(row):,.0f} with {row['max_num_seqs']}" for row in rows)
@@ -27,9 +52,9 @@ def room(rows: list[dict], needed: int) -> str:
     )
 
 
-def from_one_to_best(one: dict, choice: Choice) -> str:
-    """The row of one request at a time and what was chosen."""
-    best = choice.row
+def from_one_to_best(choice: Choice) -> str:
+    """What was chosen, over one request at a time."""
+    one, best = choice.baseline.metrics, choice.row
     return (
         f"From {_throughput(one):,.0f} to {_throughput(best):,.0f} output tokens/s, while TPOT "
         f"went from {one['tpot_ms_p50']:.2f} to {best['tpot_ms_p50']:.2f} ms."
@@ -55,15 +80,13 @@ def chosen(choice: Choice, default: int) -> str:
     return " ".join(said) + busy
 
 
-def why_improvement(one: dict, choice: Choice) -> str:
+def why_improvement(choice: Choice) -> str:
     """Why the best configuration gains less than the number of its requests."""
-    best, gain = choice.row, choice.improvement
+    one, best, gain = choice.baseline.metrics, choice.row, choice.improvement
     return (
-        f"Measured in turn, {gain.values} times each: {gain.sentence()}. "
-        f"With {best['configuration']} a usual step (ITL p50) took {best['itl_ms_p50']:.2f} ms "
-        f"instead of {one['itl_ms_p50']:.2f}: more KV cache to read, more arithmetic, more tokens "
-        f"to hand out. TPOT, {best['tpot_ms_p50']:.2f} instead of {one['tpot_ms_p50']:.2f} ms, "
-        "also holds the steps that read other requests' prompts."
+        f"Measured in turn, {gain.values} times each: {gain.sentence()}. With "
+        f"{best['configuration']} a usual step took {best['itl_ms_p50']:.2f} ms instead of "
+        f"{one['itl_ms_p50']:.2f}, because it works on more tokens and reads more KV cache."
     )
 
 
@@ -79,23 +102,16 @@ def engine_life(closed: CloseReport, phases: list[dict]) -> str:
     )
 
 
-def reasons(
-    choice: Choice, default: int, rows: list[dict], small_caches: list[dict], memory: str
-) -> dict[str, str]:
+def reasons(choice: Choice, default: int, rows: list[dict], memory: str) -> dict[str, str]:
     """Why each argument of the chosen configuration is so, for my_learnings.md.
 
-    default: vLLM's own max_num_seqs. small_caches: rows with less KV cache than the engine has.
-    memory: the argument that sets the memory.
+    default: vLLM's own max_num_seqs. memory: the argument that sets the memory.
     """
     tried = ", ".join(str(row["max_num_seqs"]) for row in rows)
-    less = " and ".join(
-        f"{_throughput(row):,.0f} output tokens/s with {row['kv_cache_tokens']:,}"
-        for row in small_caches
-    )
-    kept = f"default kept: {rows[0]['kv_cache_tokens']:,} tokens of KV cache"
     return {
         "max_num_seqs": f"of {tried}: {chosen(choice, default)}",
-        memory: f"{kept}; with less, one run each gave {less}",
+        memory: f"default kept: {rows[0]['kv_cache_tokens']:,} tokens of KV cache; with fewer, "
+        "requests can only wait",
     }
 
 

@@ -1,0 +1,47 @@
+"""What a dense model takes, from its configuration: the guesses of notebook 1, made out of sight.
+
+shape: the model's config as transformers reads it (num_hidden_layers, hidden_size, ...).
+"""
+
+from __future__ import annotations
+
+BYTES = 2  # of a number in bfloat16
+
+
+def head_dim(shape) -> int:
+    """Numbers in one attention head."""
+    return getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+
+
+def weights_bytes(shape) -> dict[str, int]:
+    """Bytes of bfloat16 weights by part; biases and norms, which are small, are left out."""
+    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads  # q and o, k and v
+    embedding = shape.vocab_size * shape.hidden_size
+    tied = shape.tie_word_embeddings
+    numbers = {
+        "attention": shape.num_hidden_layers * shape.hidden_size * head_dim(shape) * heads,
+        "MLP": shape.num_hidden_layers * 3 * shape.hidden_size * shape.intermediate_size,
+        "embedding and output layer": embedding if tied else 2 * embedding,
+    }
+    return {part: BYTES * count for part, count in numbers.items()}
+
+
+def kv_bytes_per_token(shape) -> int:
+    """Bytes of bfloat16 keys and values that one token keeps."""
+    return 2 * shape.num_hidden_layers * shape.num_key_value_heads * head_dim(shape) * BYTES
+
+
+def kv_cache_bytes(profile, shape) -> float:
+    """Bytes for the KV cache: those that are set, else what 0.92 of the GPU leaves over weights."""
+    asked_for = profile.engine_args.get("kv_cache_memory_bytes")
+    return asked_for or 0.92 * profile.memory_gib * 2**30 - sum(weights_bytes(shape).values())
+
+
+def arguments_for_blocks(engine, blocks: int, shape) -> dict[str, float]:
+    """What a new engine would be started with to have so few blocks of KV cache."""
+    profile, info = engine.profile, engine.info
+    size = blocks * info.block_size * kv_bytes_per_token(shape)
+    if profile.name == "cpu":
+        return {"kv_cache_memory_bytes": size}
+    spare = info.kv_cache_tokens * kv_bytes_per_token(shape) - size
+    return {"gpu_memory_utilization": round(0.92 - spare / 2**30 / profile.memory_gib, 3)}

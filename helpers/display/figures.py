@@ -21,6 +21,7 @@ import warnings
 import matplotlib as mpl
 from cycler import cycler
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from helpers.display import card
 from helpers.display.as_typed import in_markdown
@@ -37,6 +38,8 @@ GREY = "#6B6B6B"
 PAPER, INK = card.PAPER, card.INK
 
 DPI = 110
+# JupyterLab's page on a screen of 1280 px beside the file browser, or of 1000 px alone.
+PAGE_PX, SMALLEST_PX = 800, 9
 MAX_PNG_BYTES = 60_000
 
 # For the whole kernel: legends and lines take their style when they are drawn,
@@ -80,7 +83,8 @@ def figure(
 ):
     """A new figure in the workbook's style.
 
-    ``size`` is the whole figure's width and height in inches. With one row
+    ``size`` is the whole figure's width and height in inches; from 7.2 inches
+    on a narrow page shrinks it, and its text with it (see ``problems``). With one row
     and one column the second value is one Axes, else an array of them as
     ``plt.subplots`` gives. Further keywords go to ``Figure.subplots``
     (``sharex=True``, ``width_ratios=[2, 1]``). Write the title as the
@@ -214,8 +218,16 @@ class Caption(str):
 
 
 def problems(fig, caption: str) -> list[str]:
-    """What a reader would miss in ``fig``: a title, a caption, a label on an axis."""
+    """What a reader would miss in ``fig``: a title, a caption, a label on an axis, small text."""
     found = []
+    shrunk = min(1.0, PAGE_PX / (fig.get_figwidth() * DPI))
+    texts = [text for text in fig.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    smallest = min(text.get_fontsize() for text in texts) * DPI / 72 * shrunk
+    if smallest < SMALLEST_PX:
+        found.append(
+            f"on a page of {PAGE_PX} px its smallest text is {smallest:.1f} px, less than "
+            f"{SMALLEST_PX}: make it narrower, with panels below each other."
+        )
     if not caption:
         found.append("it has no caption: give the one line that a reader should take away.")
     axes = [ax for ax in fig.axes if ax.get_visible() and ax.axison]

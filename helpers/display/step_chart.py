@@ -150,7 +150,7 @@ def picture(title: str, caption: str, recordings: dict, names: list[str] | None 
         raise ValueError("No step was recorded: send requests inside the block of record_steps.")
     tall = [min(4.5, max(0.9, 0.3 * len(steps.requests))) for steps in recordings.values()]
     heights = [height for rows in tall for height in (rows, 0.95, 0.7)]
-    size = (9.5, 1.1 + sum(heights) + 0.35 * len(recordings))
+    size = (9.0, 1.1 + sum(heights) + 0.35 * len(recordings))
     fig, axes = figures.figure(
         title, rows=len(heights), size=size, sharex=True, height_ratios=heights
     )
@@ -324,7 +324,7 @@ def label(caption: str, steps, request: int = 0, tokens: int = 8) -> dict[str, f
         "e2e_ms": times[-1] - arrival,
     }
     last = times[:tokens][-1]
-    fig, ax = figures.figure("One request: where its milliseconds are", size=(9.5, 3.2))
+    fig, ax = figures.figure("One request: where its milliseconds are", size=(9.0, 3.2))
     bars = _bars_of_request(steps, request, _begins_ms(steps))
     bars = [replace(bar, row=0) for bar in bars if bar.start_ms < last]
     _draw_rows(ax, bars, [""])

@@ -23,13 +23,15 @@ th, td { text-align: left; vertical-align: top; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .85rem; }
 pre { white-space: pre-wrap; } pre, code { overflow-wrap: anywhere; }
 code { font-size: .9em; } a { color: inherit; }
+.task-list-item { list-style: none; margin-left: -1.3em; }
 .bad { color: #b3261e; font-weight: 600; } .good { color: #1b7f3b; } .soft { opacity: .75; }
 @media print {
-  @page { margin: 14mm; }
-  body { font-size: 9.5pt; line-height: 1.35; max-width: none; margin: 0; padding: 0; }
+  @page { margin: 12mm 14mm; }
+  body { font-size: 9pt; line-height: 1.3; max-width: none; margin: 0; padding: 0; }
   section + section { break-before: page; }
-  h1 { margin: 0 0 .4rem; } h2 { margin: .7rem 0 .2rem; break-after: avoid; }
-  ul, ol, p { margin: .2rem 0; } tr { break-inside: avoid; }
+  h1 { font-size: 14pt; margin: 0 0 .3rem; }
+  h2 { font-size: 10.5pt; margin: .5rem 0 .15rem; break-after: avoid; }
+  ul, ol, p { margin: .15rem 0; } ul, ol { padding-left: 1.4em; } tr { break-inside: avoid; }
 }
 @media (prefers-color-scheme: dark) { .bad { color: #ff8a80; } .good { color: #7bd88f; } }
 """
@@ -54,7 +56,9 @@ def from_markdown(text: str) -> str:
         def inline_html(self, html: str) -> str:
             return html if html == BREAK else super().inline_html(html)
 
-    return mistune.create_markdown(renderer=Page(escape=True), plugins=["table"])(text)
+    return mistune.create_markdown(renderer=Page(escape=True), plugins=["table", "task_lists"])(
+        text
+    )
 
 
 def duration(seconds: float) -> str:

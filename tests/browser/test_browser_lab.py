@@ -2,13 +2,15 @@
 
 import json
 import re
+import shutil
 import time
 
 import pytest
 from nbconvert import HTMLExporter
 
+from helpers import REPO
 from helpers.results import Results
-from helpers.run import jupyterlab, start_page
+from helpers.run import finish, jupyterlab, start_page
 
 WIDGET = jupyterlab.WIDGET
 HEAD = """\
@@ -363,6 +365,28 @@ def test_the_start_page_is_shown_as_a_page(server, browser):
     ticked = page.locator(".jp-RenderedMarkdown li", has_text="☑ Read the PagedAttention paper")
     ticked.wait_for(timeout=15_000)  # nobody opened it again
     context.close()
+
+
+def test_my_learnings_print_on_one_page(server, browser, tmp_path):
+    shutil.copy(REPO / "notebooks/reference/h100/measurements.jsonl", tmp_path)
+    store = Results("01_review", tmp_path)
+    words = "What I would tell a colleague, in two or three lines of a page as people write them. "
+    for key in ("key_challenge", "insight_1", "insight_2", "insight_3", "question_1", "question_2"):
+        store.save("answer", key, {}, text=2 * words, source="typed")
+    for key in ("review", "features", "reading", "planning", "server"):
+        store.save("answer", f"issue_{key}", {}, text=words, source="typed")
+    for n in (10, 20):
+        about = {"source": "student", "question": words, "unit": "tokens"}
+        store.save("prediction", f"p{n}", {"predicted": 1.0, "measured": n}, **about)
+    finish.write(tmp_path)
+    page = browser.new_page()
+    page.goto((tmp_path / finish.PAGE).as_uri())
+    titles = page.locator("h1").all_inner_texts()
+    assert len(titles) == 3 and "Appendix" in titles[1]
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) > 3
+    page.evaluate("document.querySelectorAll('section + section').forEach(e => e.remove())")
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) == 1
+    page.close()
 
 
 def test_strangers_get_nothing_without_the_token(server):

@@ -77,6 +77,7 @@ def test_every_figure_is_in_the_notebook_and_in_each_export(notebook):
     text, resources = MarkdownExporter().from_notebook_node(notebook)
     assert len(re.findall(r"!\[png\]\(output_\d+_\d+\.png\)", text)) == 2
     assert sum(name.endswith(".png") for name in resources["outputs"]) == 2
+    assert text.count("<table") == 2, "the values are in it too"
 
 
 def test_the_pages_of_a_run_have_the_alt_text_and_nothing_else_of_it(notebook):
@@ -117,6 +118,17 @@ def test_missing_labels_title_and_caption_are_named():
         style.Picture(simple(), "  ")
     with pytest.raises(ValueError, match="needs a title"):
         style.figure(" ")
+
+
+def test_text_that_a_narrow_page_would_make_too_small_is_named():
+    for width, size, small in ((7.5, 7, False), (9, 8, False), (11, 8, True), (14, 10, True)):
+        fig, ax = style.figure("Wide", size=(width, 3))
+        ax.set(xlabel="x", ylabel="y")
+        ax.plot([1, 2], [1, 2], label="a")
+        ax.legend(fontsize=size)
+        found = style.problems(fig, "Reading.")
+        assert bool(found) == small, f"{width} inches, {size} points: {found}"
+        assert not small or "its smallest text is" in found[0]
 
 
 def test_shared_twin_and_colour_bar_axes_need_no_second_label():

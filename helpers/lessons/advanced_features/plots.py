@@ -6,6 +6,8 @@ helpers.results.recorded.curve gives them; ``caption`` the sentence below.
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.patheffects import withStroke
 
 from helpers.display import figures
@@ -100,7 +102,7 @@ def chunk_tradeoff(
         ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.25 * top))
         _plain_log_axis(ax, [row["itl_ms_p99"] for row in (*rows, *there)])
     if there:
-        left.legend(fontsize=7, loc="lower left")
+        left.legend(fontsize=8, loc="lower left")
     figures.show(fig, caption, rows, "chunked_tradeoff")
 
 
@@ -283,10 +285,12 @@ def strategies(rows: list[dict], caption: str) -> None:
     told = "stories" in rows[0]
     quality = OF_STORIES if told else OF_TEXTS
     metrics = {"output_tokens_per_s": ("output tokens/s", BLUE, "{:,.0f}"), **quality}
-    layout = {"cols": len(metrics), "size": (2.2 * len(metrics) + 2.6, 3)}
-    fig, axes = figures.figure(title, sharey=True, **layout)
+    rows_down = math.ceil(len(metrics) / 2)
+    size = (8.6, 2.4 * rows_down)
+    fig, grid = figures.figure(title, rows_down, 2, size, sharey=True, squeeze=False)
+    axes = grid.flat
     names = [row["strategy"] for row in rows]
-    for ax, (metric, (label, color, fmt)) in zip(axes, metrics.items(), strict=True):
+    for ax, (metric, (label, color, fmt)) in zip(axes, metrics.items(), strict=False):
         bars = ax.barh(names, [row[metric] for row in rows], color=color, height=0.6)
         ax.bar_label(bars, fmt=fmt, fontsize=8.5, padding=3)
         ax.set_xlabel(label)
@@ -296,8 +300,11 @@ def strategies(rows: list[dict], caption: str) -> None:
             ax.set_xlim(0, 1.3 * rows[0]["stories"])
     else:  # differences of log-probabilities in the third digit are none
         axes[1].set_xlim(1.3 * min(-0.1, *(row["mean_logprob"] for row in rows)), 0)
-    axes[0].invert_yaxis()
-    axes[0].set_ylabel("strategy")
+    for ax in axes[len(metrics) :]:
+        ax.set_axis_off()
+    grid[0][0].invert_yaxis()
+    for ax in grid[:, 0]:
+        ax.set_ylabel("strategy")
     figures.show(fig, caption, rows, "sampling_strategies")
 
 
@@ -352,9 +359,11 @@ def waste(rows: list[dict], caption: str) -> None:
 def services(verdicts: list[Verdict], caption: str) -> None:
     """Gain of each feature for each service, with its range; the chosen one is marked."""
     title = "The same feature, four services"
-    fig, axes = figures.figure(title, cols=len(verdicts), size=(11, 3.2), sharey=True)
+    rows = math.ceil(len(verdicts) / 2)
+    size = (8.6, 2.9 * rows)
+    fig, axes = figures.figure(title, rows, 2, size, sharey=True, squeeze=False)
     table = []
-    for ax, verdict in zip(axes, verdicts, strict=True):
+    for ax, verdict in zip(axes.flat, verdicts, strict=False):
         gains = verdict.gains
         features = list(gains)
         colors = [VERDICT_COLORS.get(verdict.of(feature), GREY) for feature in features]
@@ -376,8 +385,11 @@ def services(verdicts: list[Verdict], caption: str) -> None:
         farthest = max(1.2, *(min(gain.high, 2 * gain.estimate) for gain in gains.values()))
         ax.set(xlabel="times as good as nothing", xlim=(0, 1.9 * farthest))
         table += [_in_words(verdict, feature) for feature in features]
-    axes[0].invert_yaxis()
-    axes[0].set_ylabel("switched on")
+    for ax in axes.flat[len(verdicts) :]:
+        ax.set_axis_off()
+    axes[0][0].invert_yaxis()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("switched on")
     figures.show(fig, caption, table, "services")
 
 

@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab export doctor bench clean
+.PHONY: help setup run test lab export doctor bench next clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -44,9 +44,20 @@ doctor: ## check this machine: [OK] or [FAIL], with what to do
 bench: $(READY) ## the speed and accuracy claims of the README, measured here
 	@$(PY) -m benchmarks $(ARGS)
 
+# Of another vLLM: the sentences about it, the flags that the notebooks use, the records made with it.
+ASKS_VLLM := tests/statements tests/engine/test_check_args.py tests/lessons/reading_notes/test_engine_args.py \
+	tests/lessons/reading_notes/test_then_and_now.py tests/planning/test_rules.py
+
+next: ## what no longer holds with another vLLM for the CPU: make next VLLM=0.33.0
+	@[ -n "$(VLLM)" ] || { echo "Say which vLLM: make next VLLM=0.33.0" >&2; exit 1; }
+	@PYTHON="$(PYTHON)" VENV=".venv-$(VLLM)" VLLM="$(VLLM)" DEVICE=cpu ./setup.sh
+	@echo "With vLLM $(VLLM), no longer true:"
+	@PYTHONPATH="$(CURDIR)" ".venv-$(VLLM)/bin/python" -m pytest --tb=line -rN $(ASKS_VLLM) | \
+		sed -nE '/^E /d; s/^[^ ]+:[0-9]+: (AssertionError: )?/  /p; $$p'
+
 clean: ## remove the environment and caches; runs/ and results/ stay
-	rm -rf .venv .pytest_cache .hypothesis .ruff_cache *.egg-info
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf .venv .venv-* .pytest_cache .hypothesis .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 # The stamp is written last, so an install that failed or was interrupted is repaired by the next call.
 $(VENV)/.ready: requirements.txt requirements-cpu.txt pyproject.toml setup.sh

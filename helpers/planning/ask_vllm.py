@@ -1,9 +1,12 @@
 """Ask vLLM's own model classes how much one rank holds, without a GPU and without weights.
 
+For a family that the planner does not know: python -m helpers.planning.ask_vllm FOLDER --tp 1 2 4
+
 The classes are built on torch's "meta" device, where tensors have shapes and no memory, with
 stand-ins for the process groups, so that one process can be any rank of any layout.
 """
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -11,8 +14,9 @@ from types import SimpleNamespace
 
 from helpers.engine.start import imports_without_gc
 
+from .hardware import GIB, PlanningError
 from .launch import quiet
-from .models import ModelShape
+from .models import ModelShape, load_config
 
 
 class _Group:
@@ -26,17 +30,19 @@ class _Group:
         self.device_communicator = None
 
 
-def rank_bytes(model: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0) -> int:
+def rank_bytes(model: ModelShape | dict, tp: int = 1, pp: int = 1, pp_rank: int = 0) -> int:
     """Bytes of the parameters that vLLM creates on this rank, in bfloat16.
+
+    model: a shape of the planner, or the dict of any config.json.
 
     Raises what vLLM raises for sizes that it refuses. A quantised model cannot be asked on a
     machine whose vLLM has no kernels for it (the CPU build has none for fp8).
     """
     with quiet():
-        return _rank_bytes(model, tp, pp, pp_rank)
+        return _rank_bytes(getattr(model, "config", model), tp, pp, pp_rank)
 
 
-def _rank_bytes(model, tp, pp, pp_rank) -> int:
+def _rank_bytes(settings, tp, pp, pp_rank) -> int:
     with imports_without_gc():
         import torch
         import vllm.distributed.parallel_state as state
@@ -49,7 +55,7 @@ def _rank_bytes(model, tp, pp, pp_rank) -> int:
     before = {name: getattr(state, name, None) for name in groups}
     dtype = torch.get_default_dtype()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(model.config))
+        (Path(folder) / "config.json").write_text(json.dumps(settings))
         config = EngineArgs(
             model=folder,
             skip_tokenizer_init=True,
@@ -69,3 +75,26 @@ def _rank_bytes(model, tp, pp, pp_rank) -> int:
                 setattr(state, name, group)
     parameters = {id(p): p for p in built.parameters()}
     return sum(p.numel() * p.element_size() for p in parameters.values())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print what one rank holds, for each tensor parallel size."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.planning.ask_vllm")
+    parser.add_argument("model", help="a folder with a config.json")
+    parser.add_argument("--tp", type=int, nargs="+", default=[1])
+    args = parser.parse_args(arguments)
+    try:
+        config, name, _ = load_config(args.model)
+        config.pop("quantization_config", None)
+        for tp in args.tp:
+            size = rank_bytes(config, tp) / GIB
+            print(f"{name}, TP {tp}: {size:.2f} GiB of weights on each GPU, in 16 bits")
+    except PlanningError as problem:
+        raise SystemExit(str(problem)) from None
+    except Exception as problem:  # what vLLM raises for a model or a size that it refuses
+        said = str(problem).strip().splitlines() or [type(problem).__name__]
+        raise SystemExit(f"vLLM refuses TP {tp} of {name}: {said[-1]}") from None
+
+
+if __name__ == "__main__":
+    main()

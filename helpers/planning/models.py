@@ -1,4 +1,4 @@
-"""Size a model from its config.json: every tensor that one rank of vLLM holds, and its KV cache.
+"""Size a model from its config.json: every tensor that one rank of vLLM holds.
 
 Nothing here starts vLLM. The rules are read from vLLM 0.32's layers and checked against them: the
 tests build the same models on torch's "meta" device with vLLM's own classes and compare bytes.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from helpers import REPO
 
+from .formats import Formats, read_formats
 from .hardware import PlanningError
 
 CONFIG_FOLDER = REPO / "helpers" / "engine" / "model_configs"
@@ -31,19 +32,52 @@ SHIPPED = {
     "Mixtral-8x7B": "mistralai/Mixtral-8x7B-Instruct-v0.1",
     "Qwen3-30B-A3B": "Qwen/Qwen3-30B-A3B",
     "DeepSeek-V3": "deepseek-ai/DeepSeek-V3",
+    "DeepSeek-V3.2": "deepseek-ai/DeepSeek-V3.2",
+    "Kimi-K2": "moonshotai/Kimi-K2-Instruct",
+    "Gemma-3-27B": "google/gemma-3-27b-it",
+    "gpt-oss-20b": "openai/gpt-oss-20b",
+    "gpt-oss-120b": "openai/gpt-oss-120b",
+    "Llama-4-Scout": "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    "GLM-4.5-Air": "zai-org/GLM-4.5-Air",
+    "GLM-4.5": "zai-org/GLM-4.5",
+    "Qwen3-Next-80B-A3B": "Qwen/Qwen3-Next-80B-A3B-Instruct",
 }
 
 # What differs between the families that the planner can size. Everything else is in the config.
+#   qkv_bias, o_bias: a bias, or the key of the config that says so; norms: of the hidden width in a
+#   layer; others: how the layers attend that are not the every-th; dense_first: dense layers before
+#   the first mixture; router_bytes, rope_bytes: of an element, where it is not the model's own.
 FAMILIES = {
-    "llama": {},
+    "llama": {"qkv_bias": "attention_bias", "o_bias": "attention_bias"},
     "mistral": {},
     "qwen2": {"qkv_bias": True},
-    "qwen3": {"qk_norm": True},
+    "qwen3": {"qkv_bias": "attention_bias", "qk_norm": True},
     "mixtral": {"moe": True},
     "qwen2_moe": {"qkv_bias": True, "moe": True},
-    "qwen3_moe": {"qk_norm": True, "moe": True},
-    "deepseek_v2": {"mla": True, "moe": True},
-    "deepseek_v3": {"mla": True, "moe": True},
+    "qwen3_moe": {"qkv_bias": "attention_bias", "qk_norm": True, "moe": True},
+    "gemma3_text": {"qk_norm": True, "norms": 4, "others": "sliding", "every": 6, "tied": True},
+    "gpt_oss": {
+        "qkv_bias": True, "o_bias": True, "sinks": True, "moe": True, "experts_bias": True,
+        "router_bias": True, "others": "sliding", "every": 2, "rope_bytes": 4,
+    },
+    "llama4_text": {"moe": True, "others": "chunked", "every": 4, "shared": 1},
+    "glm4_moe": {
+        "qkv_bias": "attention_bias", "qk_norm": "use_qk_norm", "moe": True, "dense_first": True,
+        "correction": True, "router_bytes": 4,
+    },
+    "qwen3_next": {
+        "qk_norm": True, "moe": True, "others": "linear", "every": 4, "output_gate": True,
+    },
+    "deepseek_v2": {"mla": True, "moe": True, "dense_first": True},
+    "deepseek_v3": {"mla": True, "moe": True, "dense_first": True},
+    "deepseek_v32": {"mla": True, "moe": True, "dense_first": True},
+    "kimi_k2": {"mla": True, "moe": True, "dense_first": True},
+}  # fmt: skip
+LAYER_TYPES = {
+    "full_attention": "full",
+    "sliding_attention": "sliding",
+    "chunked_attention": "chunked",
+    "linear_attention": "linear",
 }
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4}
@@ -61,12 +95,13 @@ class Tensor:
     """One tensor on one rank.
 
     ``part``: embedding, attention, mlp, experts, router, norms, lm_head, scales; rope and absorbed
-    are made by vLLM and not in the checkpoint.
+    are made by vLLM and not in the checkpoint. ``kernel``: of a matrix (Gpu.flops), "" for others.
     """
 
     part: str
     numel: int
     element_bytes: float
+    kernel: str = ""
 
     @property
     def bytes(self) -> int:
@@ -81,10 +116,13 @@ class ModelShape:
     name: str
     source: str  # what a launch command names: a folder or a Hugging Face id
     config: dict = field(repr=False, compare=False)
+    formats: Formats = field(repr=False, compare=False)
     family: str = "llama"
-    layers: int = 0
+    # how each layer attends: "full", "sliding", "chunked", "linear" or "latent"
+    attention: tuple = ()
+    mixtures: tuple = ()  # whether each layer is a mixture of experts
     hidden: int = 0
-    intermediate: int = 0  # of a dense layer; 0 when every layer is a mixture of experts
+    intermediate: int = 0  # of a dense layer
     heads: int = 0
     kv_heads: int = 0
     head_dim: int = 0
@@ -92,39 +130,58 @@ class ModelShape:
     max_positions: int = 0
     tied: bool = False
     dtype_bytes: int = 2
-    qkv_bias: bool = False
-    o_bias: bool = False
-    qk_norm: bool = False
+    window: int = 0  # tokens that a sliding or chunked layer looks back
+    rotary_dim: int = 0
     # mixture of experts
     experts: int = 0
     experts_per_token: int = 0
     expert_width: int = 0
     shared_width: int = 0  # all shared experts together
     shared_gate: bool = False
-    expert_bias: bool = False
-    moe_layers: int = 0
     # multi-head latent attention
     q_lora: int = 0
     kv_lora: int = 0
     nope_dim: int = 0
     rope_dim: int = 0
     v_dim: int = 0
-    # quantised weights: bytes of one linear weight, and of its scales per weight
-    weight_bytes: float = 2.0
-    scale_bytes: float = 0.0
+    # its indexer (sparse attention): heads, width of a head, and tokens that it picks
+    index_heads: int = 0
+    index_dim: int = 0
+    index_topk: int = 0
+    # linear attention (gated delta net)
+    linear_k_heads: int = 0
+    linear_v_heads: int = 0
+    linear_k_dim: int = 0
+    linear_v_dim: int = 0
+    linear_conv: int = 0
     quantisation: str = ""
-    quant_group: int = 0
     notes: tuple = ()
 
-    # ------------------------------------------------------------------ totals
+    @property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return len(self.attention)
+
+    @property
+    def moe_layers(self) -> int:
+        """Layers with a mixture of experts."""
+        return sum(self.mixtures)
+
     @property
     def mla(self) -> bool:
         """Whether attention keeps one latent for all heads."""
         return self.kv_lora > 0
 
+    def trait(self, name: str):
+        """A flag of the family; a string names the key of the config that decides."""
+        value = FAMILIES[self.family].get(name)
+        return self.config.get(value, False) if isinstance(value, str) else value
+
+    # ------------------------------------------------------------------ totals
     def parameters(self) -> int:
         """All parameters of the model, once (without padding or copies)."""
-        stored = [t for t in rank_tensors(self) if t.part not in ("scales", *NOT_STORED)]
+        plain = replace(self, formats=Formats(self.formats.plain))
+        stored = [t for t in rank_tensors(plain) if t.part not in NOT_STORED]
         padding = padded_vocab(self.vocab) - self.vocab
         copies = 1 if self.tied else 2
         return sum(t.numel for t in stored) - padding * self.hidden * copies
@@ -140,12 +197,35 @@ class ModelShape:
 
         GQA: 2 (K and V) x layers x max(1, kv_heads // tp) x head_dim x bytes. A KV head is copied,
         not split, when tp is larger than kv_heads. MLA: one latent for all heads, on every rank.
+        Layers of linear attention keep a state for the whole request and nothing for a token.
         """
+        kept = self.layers - self.attention.count("linear")
+        layers = kept if layers is None else layers * kept // self.layers
+        return layers * self.layer_kv_bytes(tp, kv_dtype)
+
+    def layer_kv_bytes(self, tp: int, kv_dtype: str) -> int:
+        """Bytes of KV cache of one token in one layer that attends to tokens."""
         size = kv_element_bytes(kv_dtype, self)
-        layers = self.layers if layers is None else layers
-        if self.mla:
-            return layers * (self.kv_lora + self.rope_dim) * size
-        return 2 * layers * max(1, self.kv_heads // tp) * self.head_dim * size
+        if not self.mla:
+            return 2 * max(1, self.kv_heads // tp) * self.head_dim * size
+        if not self.index_heads:
+            return (self.kv_lora + self.rope_dim) * size
+        # DeepSeek-V3.2 keeps its own layout with fp8 (fp8_ds_mla), and a key of the indexer in fp8
+        latent = 656 if size == 1 else (self.kv_lora + self.rope_dim) * size
+        return latent + self.index_dim + 4
+
+    def linear_state_bytes(self, tp: int) -> int:
+        """Bytes that one request keeps in one layer of linear attention, on one rank.
+
+        The convolution's last inputs and, for each value head, a matrix, both in the model's type
+        (MambaStateShapeCalculator.gated_delta_net_state_shape).
+        """
+        keys, values = (
+            self.linear_k_heads * self.linear_k_dim,
+            self.linear_v_heads * self.linear_v_dim,
+        )
+        conv = (2 * keys + values) // tp * (self.linear_conv - 1)
+        return (conv + values // tp * self.linear_k_dim) * self.dtype_bytes
 
 
 def kv_element_bytes(kv_dtype: str, shape: ModelShape) -> int:
@@ -265,129 +345,176 @@ class _Config:
             )
         return dtype
 
-    def sliding_window(self) -> int | None:
-        """Tokens of a sliding window that is in use."""
-        return self.config.get("sliding_window") if self.config.get("use_sliding_window", 1) else 0
+    def layer_count(self, key: str) -> int:
+        """Layers, of which there must be at least one and no absurd number."""
+        count = self.number(key)
+        if not 0 < count <= 1000:
+            raise PlanningError(
+                f"The config of {self.name} has {key} = {count}, so there is nothing to plan."
+            )
+        return count
 
 
-def shape_from_config(config: dict, name: str = "model", source: str = "MODEL") -> ModelShape:
+def shape_from_config(
+    config: dict, name: str = "model", source: str = "MODEL", quantization: str | None = None
+) -> ModelShape:
     """Read a ModelShape from the dict of a config.json.
 
-    Raises PlanningError for what cannot be sized.
+    quantization: vLLM's --quantization. Raises PlanningError for what cannot be sized.
     """
-    config = config.get("text_config") or config
+    whole, config = config, _text_part(config)
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise PlanningError(
             f"The planner cannot size the model type {kind!r} of {name}: it knows "
-            f"{', '.join(FAMILIES)}."
+            f"{', '.join(FAMILIES)}. vLLM itself says what a rank holds: "
+            "python -m helpers.planning.ask_vllm FOLDER --tp 1 2 4."
         )
     family, read = FAMILIES[kind], _Config(config, name)
     number = read.number
-    layers, hidden = number("num_hidden_layers"), number("hidden_size")
+    layers, hidden = read.layer_count("num_hidden_layers"), number("hidden_size")
     heads = number("num_attention_heads")
     kv_heads = number("num_key_value_heads", default=heads)
-    if not (layers and hidden and heads and kv_heads):
+    if not (hidden and heads and kv_heads):
         raise PlanningError(f"The config of {name} has a size of 0, so there is nothing to plan.")
-    head_dim = number("head_dim", default=hidden // heads)
     notes = []
-    if window := read.sliding_window():
+    if "vision_config" in whole:
         notes.append(
-            f"{name} uses a sliding window of {window} tokens: vLLM keeps less KV cache for a long "
-            "request than this plan counts"
+            f"{name} is sized without its vision encoder: start it with --language-model-only, or "
+            "leave room for the encoder and its images"
+        )
+    kinds = _attention_kinds(config, family, layers)
+    if {"sliding", "linear"} & set(kinds):
+        notes.append(
+            f"some layers of {name} look back a window or keep a state: vLLM keeps less KV cache "
+            "for a long request than this plan counts"
         )
     dtype = read.dtype()
     if dtype == "float32":  # config/model.py, _get_and_verify_dtype
         notes.append("a float32 checkpoint: vLLM's default dtype loads it in 16 bits")
         dtype = "bfloat16"
+    positions = number("max_position_embeddings", default=0)
+    if not positions:
+        positions = 4096
+        notes.append(
+            f"the config of {name} says no max_position_embeddings: {positions:,} is assumed here"
+        )
+    size = DTYPE_BYTES[dtype]
+    quantised = {**whole, **config} if "quantization_config" not in config else config
+    formats = read_formats(quantised, name, size, quantization)
+    head_dim = number("head_dim", default=hidden // heads)
     shape = ModelShape(
         name=name,
         source=source,
         config=config,
+        formats=formats,
         family=kind,
-        layers=layers,
+        attention=kinds,
+        mixtures=_mixtures(config, family, layers),
         hidden=hidden,
-        intermediate=number("intermediate_size", default=0 if family.get("moe") else None),
+        intermediate=number(
+            "intermediate_size_mlp", "intermediate_size", default=0 if family.get("moe") else None
+        ),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
+        rotary_dim=int(head_dim * _rotary_share(config, kind)),
         vocab=number("vocab_size"),
-        max_positions=number("max_position_embeddings", default=4096),
-        tied=bool(config.get("tie_word_embeddings", False)),
-        dtype_bytes=DTYPE_BYTES[dtype],
-        weight_bytes=float(DTYPE_BYTES[dtype]),
-        qkv_bias=bool(family.get("qkv_bias") or config.get("attention_bias")),
-        o_bias=bool(kind == "llama" and config.get("attention_bias")),
-        qk_norm=bool(family.get("qk_norm")),
+        max_positions=positions,
+        tied=bool(config.get("tie_word_embeddings", family.get("tied", False))),
+        dtype_bytes=size,
+        window=number("attention_chunk_size", "sliding_window", default=0),
+        quantisation=formats.chosen.name if formats.chosen else "",
         notes=tuple(notes),
     )
     if family.get("moe"):
-        shape = replace(shape, **_moe_fields(config, kind, number, layers))
+        shape = replace(shape, **_moe_fields(config, family, number))
     if family.get("mla"):
-        shape = replace(
-            shape,
-            q_lora=number("q_lora_rank", default=0),
-            kv_lora=number("kv_lora_rank"),
-            nope_dim=number("qk_nope_head_dim"),
-            rope_dim=number("qk_rope_head_dim"),
-            v_dim=number("v_head_dim"),
-            head_dim=number("qk_nope_head_dim") + number("qk_rope_head_dim"),
-        )
-    return _with_quantisation(shape, config.get("quantization_config"))
+        shape = replace(shape, **_latent_fields(number))
+    if "linear" in shape.attention:
+        shape = replace(shape, **_linear_fields(number))
+    return shape
 
 
-def _moe_fields(config, kind, number, layers) -> dict:
-    width = number("moe_intermediate_size", "intermediate_size")
-    dense = number("first_k_dense_replace", default=0) if kind.startswith("deepseek") else 0
-    step = config.get("decoder_sparse_step", config.get("moe_layer_freq", 1)) or 1
+def _text_part(config: dict) -> dict:
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
+
+
+def _rotary_share(config: dict, kind: str) -> float:
+    """Share of a head that is rotated."""
+    default = {"glm4_moe": 0.5, "qwen3_next": 0.25}.get(kind, 1.0)
+    return float(config.get("partial_rotary_factor") or default)
+
+
+def _attention_kinds(config: dict, family: dict, layers: int) -> tuple:
+    """How each layer attends; in a pattern every n-th layer to all tokens, the others less far."""
+    if family.get("mla"):
+        return ("latent",) * layers
+    if said := config.get("layer_types"):
+        return tuple(LAYER_TYPES.get(kind, "full") for kind in said[:layers])
+    if "others" in family:
+        every = config.get("sliding_window_pattern") or config.get("full_attention_interval")
+        every = every or family["every"]
+        return tuple("full" if (i + 1) % every == 0 else family["others"] for i in range(layers))
+    windowed = config.get("sliding_window") and config.get("use_sliding_window", True)
+    return ("sliding" if windowed else "full",) * layers
+
+
+def _mixtures(config: dict, family: dict, layers: int) -> tuple:
+    """Which layers are mixtures of experts."""
+    if not family.get("moe"):
+        return (False,) * layers
+    dense = int(config.get("first_k_dense_replace") or 0) if family.get("dense_first") else 0
+    keys = ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_freq")
+    step = next((config[key] for key in keys if config.get(key)), 1)
     only_mlp = set(config.get("mlp_only_layers") or ())
-    sparse = [
-        i for i in range(dense, layers) if i not in only_mlp and (i + (not dense)) % step == 0
-    ]
+    return tuple(
+        i >= dense and i not in only_mlp and (i + (not dense)) % step == 0 for i in range(layers)
+    )
+
+
+def _moe_fields(config: dict, family: dict, number) -> dict:
+    width = number("moe_intermediate_size", "intermediate_size")
     own_width = config.get("shared_expert_intermediate_size")
+    shared = config.get("n_shared_experts") or family.get("shared") or 0
     return dict(
         experts=number("num_local_experts", "num_experts", "n_routed_experts"),
         experts_per_token=number("num_experts_per_tok"),
         expert_width=width,
-        shared_width=own_width or (config.get("n_shared_experts") or 0) * width,
+        shared_width=own_width or shared * width,
         shared_gate=bool(own_width),
-        expert_bias=config.get("topk_method") == "noaux_tc",
-        moe_layers=len(sparse),
     )
 
 
-def _with_quantisation(shape: ModelShape, quant: dict | None) -> ModelShape:
-    if not quant:
-        return shape
-    method = quant.get("quant_method")
-    if method == "fp8":
-        block = quant.get("weight_block_size")
-        scale = 4 / (block[0] * block[1]) if block else 0.0
-        return replace(
-            shape,
-            weight_bytes=1.0,
-            scale_bytes=scale,
-            quantisation="fp8",
-            quant_group=block[1] if block else 0,
-        )
-    if method in ("awq", "gptq"):
-        bits, group = quant.get("bits", 4), quant.get("group_size", 128)
-        return replace(
-            shape,
-            weight_bytes=bits / 8,
-            # a 16-bit scale and a zero point of `bits` for each group of weights
-            scale_bytes=(2 + bits / 8) / group if group > 0 else 0.0,
-            quantisation=method,
-            quant_group=group if group > 0 else 0,
-        )
-    raise PlanningError(
-        f"The planner has no sizes for the quantisation {method!r} of {shape.name}: it knows fp8, "
-        "awq and gptq."
+def _latent_fields(number) -> dict:
+    nope, rope = number("qk_nope_head_dim"), number("qk_rope_head_dim")
+    return dict(
+        q_lora=number("q_lora_rank", default=0),
+        kv_lora=number("kv_lora_rank"),
+        nope_dim=nope,
+        rope_dim=rope,
+        rotary_dim=rope,
+        v_dim=number("v_head_dim"),
+        head_dim=nope + rope,
+        index_heads=number("index_n_heads", default=0),
+        index_dim=number("index_head_dim", default=0),
+        index_topk=number("index_topk", default=0),
+    )
+
+
+def _linear_fields(number) -> dict:
+    return dict(
+        linear_k_heads=number("linear_num_key_heads"),
+        linear_v_heads=number("linear_num_value_heads"),
+        linear_k_dim=number("linear_key_head_dim"),
+        linear_v_dim=number("linear_value_head_dim"),
+        linear_conv=number("linear_conv_kernel_dim"),
     )
 
 
 # ---------------------------------------------------------------------- what one rank holds
-NOT_STORED = ("rope", "absorbed")  # parts that vLLM makes, beside what a checkpoint holds
+NOT_STORED = ("rope", "absorbed", "scales")  # parts beside the parameters of a checkpoint
 
 
 def padded_vocab(vocab: int) -> int:
@@ -406,6 +533,13 @@ def stage_layers(layers: int, pp: int) -> list[int]:
     return split
 
 
+def stage_range(layers: int, pp: int, pp_rank: int) -> range:
+    """The layers of one pipeline stage by number."""
+    split = stage_layers(layers, pp)
+    first = sum(split[:pp_rank])
+    return range(first, first + split[pp_rank])
+
+
 @dataclass
 class _Rank:
     """One rank's tensors, as they are added."""
@@ -414,73 +548,136 @@ class _Rank:
     tp: int
     ep: int
     dp: int
+    layer: int = 0
     tensors: list[Tensor] = field(default_factory=list)
 
-    def linear(self, part: str, rows: int, columns: int) -> None:
-        self.tensors.append(Tensor(part, rows * columns, self.shape.weight_bytes))
-        if self.shape.scale_bytes:
-            self.tensors.append(Tensor("scales", rows * columns, self.shape.scale_bytes))
+    def linear(self, part: str, module: str, rows: int, columns: int) -> None:
+        kind = self.shape.formats.of(f"model.layers.{self.layer}.{module}")
+        self.tensors.append(Tensor(part, rows * columns, kind.weight_bytes, kind.kernel))
+        if kind.scale_bytes:
+            self.tensors.append(Tensor("scales", rows * columns, kind.scale_bytes))
 
-    def plain(self, part: str, numel: int, size: float | None = None) -> None:
+    def plain(self, part: str, numel: int, size: float | None = None, kernel: str = "") -> None:
         if numel:
-            self.tensors.append(Tensor(part, numel, size or self.shape.dtype_bytes))
+            self.tensors.append(Tensor(part, numel, size or self.shape.dtype_bytes, kernel))
 
-    def attention(self) -> None:
+    def norms(self, count: int, width: int) -> None:
+        for _ in range(count):
+            self.plain("norms", width)
+
+    def attend(self) -> None:
+        """The attention of a layer, by its kind."""
+        kind = self.shape.attention[self.layer]
+        {"latent": self.latent, "linear": self.delta_net}.get(kind, self.grouped)()
+
+    def grouped(self) -> None:
+        """Grouped-query attention, whatever its window."""
         shape, tp = self.shape, self.tp
         queries, keys = shape.heads // tp, max(1, shape.kv_heads // tp)
-        width = (queries + 2 * keys) * shape.head_dim
-        self.linear("attention", width, shape.hidden)
-        if shape.qkv_bias:
+        gated = 2 if shape.trait("output_gate") else 1
+        width = (queries * gated + 2 * keys) * shape.head_dim
+        self.linear("attention", "self_attn.q_proj", width, shape.hidden)
+        if shape.trait("qkv_bias"):
             self.plain("attention", width)
-        self.linear("attention", shape.hidden, queries * shape.head_dim)
-        if shape.o_bias:
+        self.linear("attention", "self_attn.o_proj", shape.hidden, queries * shape.head_dim)
+        if shape.trait("o_bias"):
             self.plain("attention", shape.hidden)
-        if shape.qk_norm:
-            self.plain("norms", shape.head_dim)
-            self.plain("norms", shape.head_dim)
+        if shape.trait("sinks"):
+            self.plain("attention", queries)
+        if shape.trait("qk_norm"):
+            self.norms(2, shape.head_dim)
 
-    def latent_attention(self) -> None:
+    def latent(self) -> None:
+        """Multi-head latent attention."""
         shape = self.shape
         h, heads = shape.hidden, shape.heads // self.tp
         qk = shape.nope_dim + shape.rope_dim
         if shape.q_lora:
             # the two down-projections are one matrix, whole on every rank
-            self.linear("attention", shape.q_lora + shape.kv_lora + shape.rope_dim, h)
-            self.plain("norms", shape.q_lora)
-            self.linear("attention", heads * qk, shape.q_lora)
+            down = shape.q_lora + shape.kv_lora + shape.rope_dim
+            self.linear("attention", "self_attn.q_a_proj", down, h)
+            self.norms(1, shape.q_lora)
+            self.linear("attention", "self_attn.q_b_proj", heads * qk, shape.q_lora)
         else:
-            self.linear("attention", heads * qk, h)
-            self.linear("attention", shape.kv_lora + shape.rope_dim, h)
-        self.plain("norms", shape.kv_lora)
-        self.linear("attention", heads * (shape.nope_dim + shape.v_dim), shape.kv_lora)
-        self.linear("attention", h, heads * shape.v_dim)
+            self.linear("attention", "self_attn.q_proj", heads * qk, h)
+            down = shape.kv_lora + shape.rope_dim
+            self.linear("attention", "self_attn.kv_a_proj_with_mqa", down, h)
+        self.norms(1, shape.kv_lora)
+        up = heads * (shape.nope_dim + shape.v_dim)
+        self.linear("attention", "self_attn.kv_b_proj", up, shape.kv_lora)
+        self.linear("attention", "self_attn.o_proj", h, heads * shape.v_dim)
+        if shape.index_heads:
+            self.indexer()
         # vLLM keeps 16-bit copies of the up-projection, for keys and for values, so that decoding
         # can work on the latent (MLACommonImpl.process_weights_after_loading).
         self.plain("absorbed", heads * shape.nope_dim * shape.kv_lora, 2)
         self.plain("absorbed", heads * shape.v_dim * shape.kv_lora, 2)
 
-    def mlp(self) -> None:
-        width = self.shape.intermediate
-        self.linear("mlp", 2 * width // self.tp, self.shape.hidden)
-        self.linear("mlp", self.shape.hidden, width // self.tp)
+    def indexer(self) -> None:
+        """What picks the tokens that sparse attention looks at; whole on every rank."""
+        shape = self.shape
+        queries = shape.index_heads * shape.index_dim
+        self.linear("attention", "self_attn.indexer.wq_b", queries, shape.q_lora)
+        self.plain("attention", (shape.index_dim + shape.index_heads) * shape.hidden)
+        self.plain("norms", 2 * shape.index_dim, 4)
 
-    def experts(self) -> None:
+    def delta_net(self) -> None:
+        """Linear attention (gated delta net): layers/mamba/gdn/qwen_gdn_linear_attn.py."""
+        shape, tp = self.shape, self.tp
+        keys = shape.linear_k_heads * shape.linear_k_dim // tp
+        values = shape.linear_v_heads * shape.linear_v_dim // tp
+        heads = shape.linear_v_heads // tp
+        self.plain("attention", (2 * keys + values) * shape.linear_conv)
+        self.linear("attention", "linear_attn.in_proj_qkvz", 2 * (keys + values), shape.hidden)
+        self.linear("attention", "linear_attn.in_proj_ba", 2 * heads, shape.hidden)
+        self.plain("attention", heads)
+        self.plain("attention", heads, 4)
+        self.norms(1, shape.linear_v_dim)
+        self.linear("attention", "linear_attn.out_proj", shape.hidden, values)
+
+    def mlp(self) -> None:
+        self.gated("mlp", "mlp", self.shape.intermediate)
+
+    def gated(self, part: str, module: str, width: int) -> None:
+        """Gate and up as one matrix, and down."""
+        self.linear(part, f"{module}.gate_proj", 2 * width // self.tp, self.shape.hidden)
+        self.linear(part, f"{module}.down_proj", self.shape.hidden, width // self.tp)
+
+    def mixture(self) -> None:
         shape, h = self.shape, self.shape.hidden
-        self.plain("router", shape.experts * h)
-        if shape.expert_bias:
+        self.plain("router", shape.experts * h, shape.trait("router_bytes"), "16bit")
+        if shape.trait("router_bias"):
+            self.plain("router", shape.experts)
+        if shape.trait("correction") or shape.config.get("topk_method") == "noaux_tc":
             self.plain("router", shape.experts, 4)
         if shape.shared_width:
-            self.linear("mlp", 2 * shape.shared_width // self.tp, h)
-            self.linear("mlp", h, shape.shared_width // self.tp)
+            self.gated("mlp", "mlp.shared_experts", shape.shared_width)
             if shape.shared_gate:
                 self.plain("router", h)
-        experts, width = shape.experts, shape.expert_width
-        if self.ep > 1:
-            experts = math.ceil(experts / self.ep)
-        else:
-            width //= self.tp * self.dp
-        self.linear("experts", experts * 2 * width, h)
-        self.linear("experts", experts * h, width)
+        experts, width = local_experts(shape, self.tp, self.dp, self.ep)
+        rows, h = padded_expert(shape, self.layer, width)
+        self.linear("experts", "mlp.experts.gate_proj", experts * 2 * rows, h)
+        self.linear("experts", "mlp.experts.down_proj", experts * h, rows)
+        if shape.trait("experts_bias"):
+            self.plain("experts", experts * 2 * rows)
+            self.plain("experts", experts * h)
+
+
+def local_experts(shape: ModelShape, tp: int, dp: int, ep: int) -> tuple[int, int]:
+    """(experts, width of each) on one rank.
+
+    vLLM flattens TP over DP: each expert is cut over tp x dp ranks, or whole experts are spread
+    over ep of them (FusedMoEParallelConfig.make in vllm/model_executor/layers/fused_moe/config.py).
+    """
+    if ep > 1:
+        return math.ceil(shape.experts / ep), shape.expert_width
+    return shape.experts, shape.expert_width // (tp * dp)
+
+
+def padded_expert(shape: ModelShape, layer: int, width: int) -> tuple[int, int]:
+    """(own width, hidden width) of an expert's matrices as its kernel stores them."""
+    hidden, own = shape.formats.of(f"model.layers.{layer}.mlp.experts").pad
+    return math.ceil(width / own) * own, math.ceil(shape.hidden / hidden) * hidden
 
 
 def rank_tensors(
@@ -489,9 +686,8 @@ def rank_tensors(
     """The tensors of one rank in the order in which vLLM creates them.
 
     tp, dp: tensor and data parallel size; pp, pp_rank: pipeline parallel size and stage; ep: over
-    how many ranks whole experts are spread (with --enable-expert-parallel: tp x dp). With ep 1 each
-    expert is cut over tp x dp ranks: data parallelism copies everything but the experts
-    (FusedMoEParallelConfig.make in vllm/model_executor/layers/fused_moe/config.py). Sharding
+    how many ranks whole experts are spread (with --enable-expert-parallel: tp x dp). Data
+    parallelism copies everything but the experts (local_experts). Sharding
     (vllm/model_executor/layers/linear.py): columns of qkv and gate_up, rows of o and down, the
     vocabulary of embedding and lm_head are split by tp; norms and routers are whole on every rank;
     a KV head is copied when tp > kv_heads. Raises PlanningError for sizes that vLLM refuses.
@@ -499,36 +695,31 @@ def rank_tensors(
     if problem := why_invalid(shape, tp, pp, dp, ep):
         raise PlanningError(problem)
     rank = _Rank(shape, tp, ep, dp)
-    split = stage_layers(shape.layers, pp)
-    first = sum(split[:pp_rank])
     vocab_rows = padded_vocab(shape.vocab) // tp
     is_first, is_last = pp_rank == 0, pp_rank == pp - 1
     if is_first or (is_last and shape.tied):
         rank.plain("embedding", vocab_rows * shape.hidden)
     # one rotary table for the whole model: (positions, rotary width), made when the first layer is
-    rank.plain("rope", shape.max_positions * (shape.rope_dim or shape.head_dim))
-    for layer in range(first, first + split[pp_rank]):
-        if shape.mla:
-            rank.latent_attention()
-        else:
-            rank.attention()
-        if layer >= shape.layers - shape.moe_layers:
-            rank.experts()
+    rank.plain("rope", shape.max_positions * shape.rotary_dim, shape.trait("rope_bytes"))
+    for layer in stage_range(shape.layers, pp, pp_rank):
+        rank.layer = layer
+        rank.attend()
+        if shape.mixtures[layer]:
+            rank.mixture()
         else:
             rank.mlp()
-        rank.plain("norms", shape.hidden)
-        rank.plain("norms", shape.hidden)
+        rank.norms(shape.trait("norms") or 2, shape.hidden)
     if is_last:
-        rank.plain("norms", shape.hidden)
+        rank.norms(1, shape.hidden)
         if not shape.tied:
             rank.plain("lm_head", vocab_rows * shape.hidden)
     return rank.tensors
 
 
-def weight_bytes(shape: ModelShape, tp: int = 1, pp: int = 1, pp_rank: int = 0) -> int:
+def weight_bytes(shape: ModelShape, tp=1, pp=1, pp_rank=0, ep=1, dp=1) -> int:
     """Bytes of parameters on one rank (without the rotary table and other buffers)."""
-    tensors = rank_tensors(shape, tp, pp, pp_rank)
-    return sum(t.bytes for t in tensors if t.part not in NOT_STORED)
+    tensors = rank_tensors(shape, tp, pp, pp_rank, ep, dp)
+    return sum(t.bytes for t in tensors if t.part not in ("rope", "absorbed"))
 
 
 def weight_parts(shape: ModelShape, tp: int) -> dict[str, int]:
@@ -570,6 +761,11 @@ def _heads_invalid(shape: ModelShape, tp: int) -> str:
             f': "Total number of attention heads ({shape.heads}) must be divisible by tensor '
             f'parallel size ({tp})."'
         )
+    if shape.linear_k_heads % tp or shape.linear_v_heads % tp:
+        heads = shape.linear_k_heads
+        return (
+            f': the heads of linear attention do not divide ("{heads} is not divisible by {tp}").'
+        )
     many, few = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
     if many % few and not shape.mla:
         return (
@@ -605,12 +801,14 @@ def _experts_invalid(shape: ModelShape, ranks: int, ep: int) -> str:
 
 
 def _blocks_invalid(shape: ModelShape, width: int, ranks: int) -> str:
-    if not shape.quant_group or ranks == 1 or not (width // ranks) % shape.quant_group:
+    """A rank's share of a matrix must be whole groups of weights, unless its kernel pads it."""
+    chosen = shape.formats.chosen
+    group = chosen.group if chosen and chosen.pad == (1, 1) else 0
+    if not group or ranks == 1 or not (width // ranks) % group:
         return ""
     return (
         f' with {shape.quantisation} weights: "Weight input_size_per_partition = '
-        f"{width // ranks} is not divisible by weight quantization block_k = "
-        f'{shape.quant_group}."'
+        f'{width // ranks} is not divisible by weight quantization block_k = {group}."'
     )
 
 
@@ -629,31 +827,14 @@ def matmul_parameters(
     {"attention": (active, element bytes), ...}; experts counted as a token uses them.
     """
     scale = 1.0 if layers is None else layers / shape.layers
-    h, w = shape.hidden, shape.weight_bytes
-    dense_layers = shape.layers - shape.moe_layers
-    mlp = (
-        dense_layers * 3 * h * shape.intermediate // tp
-        + shape.moe_layers * 3 * h * shape.shared_width // tp
-    )
-    experts = shape.moe_layers * (3 * h * shape.expert_width // tp * shape.experts_per_token)
-    router = shape.moe_layers * shape.experts * h
-    parts = {
-        "attention": (int(shape.layers * _attention_parameters(shape, tp) * scale), w),
-        "mlp": (int(mlp * scale), w),
-        "experts": (int(experts * scale), w),
-        "router": (int(router * scale), float(shape.dtype_bytes)),
-    }
+    parts: dict[str, tuple[float, float]] = {}
+    for tensor in rank_tensors(shape, tp):
+        if tensor.kernel:
+            used = shape.experts_per_token / shape.experts if tensor.part == "experts" else 1.0
+            before = parts.get(tensor.part, (0.0, 0.0))[0]
+            parts[tensor.part] = (before + tensor.numel * used * scale, tensor.element_bytes)
+    parts = {part: (int(active), size) for part, (active, size) in parts.items()}
     if last:
-        parts["lm_head"] = (padded_vocab(shape.vocab) // tp * h, float(shape.dtype_bytes))
-    return {k: v for k, v in parts.items() if v[0]}
-
-
-def _attention_parameters(shape: ModelShape, tp: int) -> int:
-    """Parameters of one layer's attention on one rank."""
-    h, heads = shape.hidden, shape.heads // tp
-    if not shape.mla:
-        return (2 * heads + 2 * max(1, shape.kv_heads // tp)) * shape.head_dim * h
-    down = (shape.q_lora + shape.kv_lora + shape.rope_dim) * h
-    up = heads * (shape.nope_dim + shape.rope_dim) * (shape.q_lora or h)
-    up += heads * (shape.nope_dim + shape.v_dim) * shape.kv_lora
-    return down + up + h * heads * shape.v_dim
+        head = padded_vocab(shape.vocab) // tp * shape.hidden
+        parts["lm_head"] = (head, float(shape.dtype_bytes))
+    return parts

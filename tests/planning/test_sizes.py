@@ -14,15 +14,16 @@ from helpers.planning import (
 from helpers.planning.ask_vllm import rank_bytes
 from helpers.planning.models import rank_tensors, shape_from_config
 
+# Layers that a family needs to show all that it is made of.
+LAYERS = {"DeepSeek-V3": 5, "Gemma-3-27B": 7, "GLM-4.5": 5, "Llama-4-Scout": 5}
+
 
 def short_model(name):
-    """The shipped config as vLLM can build it here: few layers, and without fp8."""
+    """The shipped config as vLLM can build it here: few layers, and in 16 bits."""
     config = dict(load_shape(name).config)
-    if name == "DeepSeek-V3":
-        config.update(num_hidden_layers=5)
-        config.pop("quantization_config")  # the CPU build has no fp8 kernels to build layers for
-    else:
-        config.update(num_hidden_layers=4)
+    config.update(num_hidden_layers=LAYERS.get(name, 4))
+    # the CPU build has no fp8 and no mxfp4 kernels to build layers for
+    config.pop("quantization_config", None)
     return shape_from_config(config, name)
 
 
@@ -56,9 +57,22 @@ def test_bytes_of_a_pipeline_stage_are_those_of_vllms_layers(name, pp):
         assert weight_bytes(shape, 2, pp, rank) == rank_bytes(shape, 2, pp, rank), f"stage {rank}"
 
 
-@pytest.mark.parametrize("name", ["Mixtral-8x7B", "Qwen3-30B-A3B", "DeepSeek-V3"])
-@pytest.mark.parametrize("tp", [1, 2, 4])
-def test_bytes_of_a_mixture_of_experts_are_those_of_vllms_layers(name, tp):
+@pytest.mark.parametrize(
+    "name, tp",
+    [
+        ("Mixtral-8x7B", 4),
+        ("Qwen3-30B-A3B", 2),
+        ("DeepSeek-V3", 2),
+        ("Kimi-K2", 4),
+        ("Gemma-3-27B", 2),
+        ("gpt-oss-20b", 2),
+        ("Llama-4-Scout", 4),
+        ("GLM-4.5", 2),
+        ("GLM-4.5-Air", 4),
+        ("Qwen3-Next-80B-A3B", 2),
+    ],
+)
+def test_bytes_of_every_family_are_those_of_vllms_layers(name, tp):
     shape = short_model(name)
     assert weight_bytes(shape, tp) == rank_bytes(shape, tp)
 

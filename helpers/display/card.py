@@ -111,9 +111,7 @@ def table(rows: list[dict], title: str = "", closed: bool = False) -> Static:
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     left = {name for name in names if any(isinstance(row.get(name), str) for row in rows)}
-    columns = {
-        name: [str(name), *(number(row.get(name), trim=True) for row in rows)] for name in names
-    }
+    columns = {name: [str(name), *(number(row.get(name)) for row in rows)] for name in names}
 
     def marked(text: str, name) -> str:
         style = "text-align:left" + (";white-space:nowrap" if len(text) <= SHORT else "")

@@ -6,11 +6,10 @@ import math
 import re
 
 
-def number(value, digits: int = 4, trim: bool = False) -> str:
-    """A value as a reader wants it: ``digits`` significant digits, no long tails; "" for None.
+def number(value, digits: int = 4) -> str:
+    """A value as a reader wants it: up to ``digits`` significant digits, no zeros at the end.
 
-    trim: a float that is whole is written without decimals ("32" instead of "32.00").
-    Text stays as it is, True is "yes", NaN and infinity are "no data".
+    Text stays as it is, None is "", True is "yes", NaN and infinity are "no data".
     """
     if value is None or isinstance(value, str):
         return value or ""
@@ -22,12 +21,11 @@ def number(value, digits: int = 4, trim: bool = False) -> str:
         return str(value)
     if not math.isfinite(value):
         return "no data"
-    if trim and value.is_integer() and abs(value) < 1e9:
-        return f"{int(value):,}"
     if value and not 1e-3 <= abs(value) < 1e9:
         return f"{value:.3g}"
     decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:,.{max(0, min(decimals, 6))}f}"
+    text = f"{value:,.{max(0, min(decimals, 6))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 MOST = 1e15  # nothing in this workbook is larger

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import html
 import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from helpers.display import card
+from helpers.display.as_typed import in_html
 from helpers.display.numbers import NotANumber, number, read_number
 from helpers.lessons import forms
 from helpers.lessons.cell_order import order_help as order_help  # handed on to the notebooks
@@ -461,10 +461,10 @@ def hint(*hints: str, solution: str | None = None) -> None:
         raise ValueError("hint() needs at least one hint or a solution.")
     inside = ""
     for title, text in reversed(steps):
-        text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+        text = re.sub(r"`([^`]+)`", r"<code>\1</code>", in_html(text))
         inside = (
             f'<details style="margin:2px 0 2px 8px"><summary style="cursor:pointer">{title}'
-            f'</summary><div style="padding:2px 0 2px 16px">{_lines(text)}{inside}</div></details>'
+            f'</summary><div style="padding:2px 0 2px 16px">{text}{inside}</div></details>'
         )
     names = ", then ".join(title.lower() for title, _ in steps)
     text = f"(On request, in the notebook: {names}.)"
@@ -475,14 +475,10 @@ def hint(*hints: str, solution: str | None = None) -> None:
 
 
 def _card(kind: str, question: str, text: str) -> card.Static:
-    head = f'<span style="color:{card.MUTED}">{kind}</span> <b>{html.escape(question)}</b>'
+    head = f'<span style="color:{card.MUTED}">{kind}</span> <b>{in_html(question)}</b>'
     style = f"{card.CARD};border-left:4px solid #0072B2"
-    body = f'<div style="{style}">{head}<br>{_lines(html.escape(text))}</div>'
+    body = f'<div style="{style}">{head}<br>{in_html(text)}</div>'
     return card.Static(body, f"{kind}: {question}\n{text}")
-
-
-def _lines(escaped: str) -> str:
-    return escaped.replace("\n", "<br>")
 
 
 def _form(store, title: str, field: Field, status) -> None:
@@ -493,6 +489,6 @@ def _form(store, title: str, field: Field, status) -> None:
 
     def echo() -> card.Static:
         words = status()
-        return card.Static(f'<div style="{card.CARD}">{_lines(html.escape(words))}</div>', words)
+        return card.Static(f'<div style="{card.CARD}">{in_html(words)}</div>', words)
 
     forms.show(f"{store.directory} {store.notebook}", title, [field], echo)

@@ -12,13 +12,13 @@ to edit again.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from helpers.display import card
+from helpers.display.as_typed import in_html
 
 HERE = Path(__file__).parent
 
@@ -118,8 +118,8 @@ def _widget_class():
         def _repr_mimebundle_(self, **options):
             data, about = super()._repr_mimebundle_(**options)
             questions = [one["question"] for one in self.fields] if len(self.fields) < 4 else []
-            head = "".join(f"<b>{html.escape(question)}</b><br>" for question in questions)
-            said = f"{html.escape(self.title)} {head}<small>Run this cell to edit again.</small>"
+            head = "".join(f"<b>{in_html(question)}</b><br>" for question in questions)
+            said = f"{in_html(self.title)} {head}<small>Run this cell to edit again.</small>"
             return data | {"text/html": f'<div style="{card.CARD}">{said}</div>'}, about
 
     return Form

@@ -141,7 +141,7 @@ def test_a_script_prints_nothing_and_a_terminal_gets_one_line():
     seen = os.read(ours, 10_000).decode()
     os.close(ours)
     child.stdout.close()
-    assert "\rwork: 3 of 3 requests, 5.00 tokens/s |" in seen and "\n" not in seen, repr(seen)
+    assert "\rwork: 3 of 3 requests, 5 tokens/s |" in seen and "\n" not in seen, repr(seen)
     assert seen.endswith("\r"), "the line is wiped at the end"
 
 
@@ -172,9 +172,7 @@ def test_status_line_and_time_left():
     view = live.progress("x", 10)
     view.start -= 5.0
     view.update(5, tokens_per_s=1234.5, note="warm")
-    assert view.status() == "5 of 10 requests, 1,234 tokens/s, warm note, 5.00 s left", (
-        view.status()
-    )
+    assert view.status() == "5 of 10 requests, 1,234 tokens/s, warm note, 5 s left", view.status()
 
 
 def test_old_readings_are_thinned_not_lost():

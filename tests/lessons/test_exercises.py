@@ -278,7 +278,7 @@ def test_a_prediction_changed_after_the_outcome_is_shown_as_such(store, page, ca
         assert late["metrics"]["predicted"] == 9.0 and late["said_before"] == 6.0
         assert late["changed_after_measuring"] is True
         shown = capsys.readouterr().out
-        assert "typed after the outcome was shown (before it: 6.000): 9.000 x" in shown
+        assert "typed after the outcome was shown (before it: 6): 9 x" in shown
         assert "is no prediction" in shown and "Your prediction is within" not in shown
         again = exercises.predict(store, "gain", "How many times?", 5.0, "x")
     # Back to what was said before: that is a prediction.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import html
 import linecache
 import math
 import operator
@@ -24,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from helpers.display import card
+from helpers.display.as_typed import in_html
 from helpers.engine.start import prepare_environment
 from helpers.lessons.exercises import hint
 
@@ -186,8 +186,8 @@ def close(yours, spec) -> bool:
 
 def _show(title: str, said: str, solved: bool = False) -> None:
     color = "#009E73" if solved else "#0072B2"
-    head = f'<span style="color:{card.MUTED}">Puzzle</span> <b>{html.escape(title)}</b>'
-    first, *lines = (html.escape(line) for line in said.split("\n"))
+    head = f'<span style="color:{card.MUTED}">Puzzle</span> <b>{in_html(title)}</b>'
+    first, *lines = (in_html(line) for line in said.split("\n"))
     rest = "".join(_paragraph(line) for line in lines)
     style = f"{card.CARD};border-left:4px solid {color}"
     text = f"Puzzle: {title}: {said}"

@@ -45,9 +45,9 @@ class Claim:
         """The line as the table shows it."""
         said, got, ratio = "in words", "not measured here", ""
         if self.paper is not None:
-            said = f"{number(float(self.paper), trim=True)} {self.unit}".strip()
+            said = f"{number(float(self.paper))} {self.unit}".strip()
         if self.ours is not None:
-            got = f"{number(float(self.ours), trim=True)} {self.unit}".strip()
+            got = f"{number(float(self.ours))} {self.unit}".strip()
             got += "" if self.how == "measured" else f" ({self.how})"
             ratio = f"{self.metrics['ratio']:.2f}" if self.paper else ""
         return {

@@ -1,20 +1,15 @@
-"""The planning exercises of notebook 4: a target, the student's plan, a check by the planner.
-
-Each check plans the student's answer and compares it with the best answer found by trying
-everything. The numbers of the target vary with a seed: a remembered answer does not pass twice.
-"""
+"""Services to plan, for the puzzle of the cheapest plan; drawn with a seed, so none repeats."""
 
 import random
 from dataclasses import dataclass
 
-from .choose import combinations, price_per_million
-from .hardware import PlanningError, get_gpu, make_box
+from .choose import combinations
+from .hardware import PlanningError, make_box
 from .memory import EngineOptions, plan_memory
 from .models import load_shape, why_invalid
 from .predict import RequestMix, SpeedPrediction, predict_speed
 
 FOR_RENT = 8  # GPUs of one kind
-TOLERANCE = 0.05  # an answer may cost so much more than the best that is found
 
 
 @dataclass(frozen=True)
@@ -28,15 +23,6 @@ class Task:
     users: int
     tpot_ms: float
     prices: dict
-
-    def __str__(self) -> str:
-        rent = ", ".join(f"{gpu} at {price:.2f}" for gpu, price in self.prices.items())
-        return (
-            f"Serve {self.model} with a context of {self.max_model_len:,} tokens to {self.users} "
-            f"users at once ({self.input_tokens:,} tokens in, {self.output_tokens} out) with TPOT "
-            f"under {self.tpot_ms:g} ms, new prompts included, at the lowest price an hour. For "
-            f"rent, per GPU and hour, up to {FOR_RENT} of a kind: {rent}."
-        )
 
 
 BASE = Task(
@@ -74,20 +60,6 @@ def _draw(r: random.Random) -> Task:
     )
 
 
-@dataclass(frozen=True)
-class Check:
-    """What the planner says of an answer.
-
-    passed: the plan works and costs at most 5 % more than the best that was found.
-    """
-
-    passed: bool
-    text: str
-
-    def __str__(self) -> str:
-        return ("[OK] " if self.passed else "[not yet] ") + self.text
-
-
 def _plan(task: Task, gpu: str, tp: int, pp: int, dp: int) -> SpeedPrediction:
     shape, box = load_shape(task.model), make_box(gpu, tp * pp * dp)
     options = EngineOptions(max_model_len=task.max_model_len)
@@ -117,44 +89,3 @@ def cheapest(task: Task) -> tuple | None:
             if p.mixed_tpot_s * 1e3 <= task.tpot_ms and p.streams_per_replica * dp >= task.users:
                 best = (cost, gpu, tp, pp, dp, p)
     return best
-
-
-def check_plan(task: Task, gpu: str, tp: int, pp: int = 1, dp: int = 1) -> Check:
-    """Check a student's plan against the target and against the best that the planner finds."""
-    for size, given in {"tp": tp, "pp": pp, "dp": dp}.items():
-        if type(given) is not int or given < 1:
-            return Check(False, f"{size} is {given!r}: write a whole number from 1 on, such as 4.")
-    try:
-        name = get_gpu(str(gpu)).name
-        if name not in task.prices:
-            choice = ", ".join(task.prices)
-            return Check(False, f"{gpu} is not for rent here: choose among {choice}.")
-        if tp * pp * dp > FOR_RENT:
-            needs = f"TP {tp} x PP {pp} x DP {dp} needs {tp * pp * dp} GPUs"
-            return Check(False, f"{needs}, and there are {FOR_RENT} of a kind.")
-        p = _plan(task, name, tp, pp, dp)
-    except PlanningError as problem:
-        return Check(False, str(problem))
-    price = task.prices[name] * p.gpus
-    tpot_ms = p.mixed_tpot_s * 1e3
-    per_million = price_per_million(task.prices[name], p.gpus, p.output_tokens_per_s)
-    yours = (
-        f"yours: {p.gpus} x {name}, {price:.2f} an hour, TPOT {tpot_ms:.1f} ms (target "
-        f"{task.tpot_ms:g}), {per_million:.2f} for a million tokens"
-    )
-    at_once = p.streams_per_replica * dp
-    if at_once < task.users:
-        served = f"only {at_once} of {task.users} users are served at once"
-        return Check(False, f"{yours}; {served}, because the KV cache is full.")
-    if tpot_ms > task.tpot_ms:
-        parts = p.decode.ms()
-        largest = max(parts, key=parts.get).removesuffix("_ms").replace("_", " ")
-        return Check(
-            False,
-            f"{yours}: too slow; the largest part of a step is {largest}, and new prompts in the "
-            f"same steps add {tpot_ms - p.tpot_s * 1e3:.1f} ms.",
-        )
-    best_price = cheapest(task)[0]
-    if price <= best_price * (1 + TOLERANCE):
-        return Check(True, f"{yours}; nothing cheaper was found.")
-    return Check(False, f"{yours}: it works, but something at {best_price:.2f} an hour does too.")

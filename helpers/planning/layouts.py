@@ -76,6 +76,13 @@ class Trial:
             return f"TP {self.tp}"
         return f"PP {self.pp}" if self.tp == 1 else f"TP {self.tp} x PP {self.pp}"
 
+    @property
+    def call(self) -> str:
+        """What a person would type to start it."""
+        sizes = {"tensor_parallel_size": self.tp, "pipeline_parallel_size": self.pp}
+        given = [f"{name}={size}" for name, size in sizes.items() if size > 1]
+        return f"LLM({', '.join(['model', *given])})"
+
     def points(self) -> list[Point]:
         """What a calibration needs of one run: a step of one stream, the longest prefill."""
         step = Point(

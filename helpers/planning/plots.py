@@ -1,11 +1,9 @@
-"""The figures of notebook 4: topology, memory, speed-up by cause, the all-reduce line, choices.
+"""The figures of notebook 4: memory, speed-up by cause, the all-reduce line, choices.
 
 ``caption`` is always the sentence below the figure.
 """
 
 from __future__ import annotations
-
-import math
 
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -18,7 +16,6 @@ from helpers.display.figures import (
     INK,
     MARKERS,
     ORANGE,
-    PAPER,
     PURPLE,
     RED,
     curve,
@@ -31,53 +28,6 @@ from helpers.display.figures import (
 )
 from helpers.planning.choose import AHEAD, CANNOT_TELL, MISSES, SAME
 from helpers.planning.wording import PART_NAMES
-
-
-def topology(found, box, caption: str) -> None:
-    """Rings of devices with their links: this machine's GPUs or cores, and the planned box.
-
-    found: planning.Inventory of this machine. box: the planning.Box that is planned for; dashed
-    when it is not present.
-    """
-    title = "What is here, and what is planned for"
-    fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.6))
-    here = [device.name.replace("NVIDIA ", "") for device in found.devices]
-    kind = "GPU" if here else "CPU core"
-    here = here or [f"core {i}" for i in range(min(found.cpu_cores, 8))]
-    links = found.links if found.devices else None
-    _ring(left, here, lambda i, j: links[i][j] if links else "shared memory", present=True)
-    left.set_title(f"Here: {len(here)} {kind}{'s' * (len(here) != 1)}", fontsize=10)
-    planned = [f"GPU {i}" for i in range(min(box.gpus, 8))]
-    _ring(right, planned, lambda i, j: box.link_for(2).kind, present=box.present)
-    where = "Here" if box.present else "Planned, not present"
-    right.set_title(f"{where}: {box.gpus} x {box.gpu.name}", fontsize=10)
-    rows = [{"where": "here", "device": name} for name in here]
-    rows += [{"where": "planned", "device": f"{box.gpu.full_name} {i}"} for i in range(box.gpus)]
-    figures.show(fig, caption, rows, "topology")
-
-
-def _ring(ax, names: list[str], link, present: bool) -> None:
-    """Boxes in a ring; ``link(i, j)`` names what joins two of them."""
-    angles = [math.pi / 2 - 2 * math.pi * i / len(names) for i in range(len(names))]
-    places = [(math.cos(angle), math.sin(angle)) for angle in angles]
-    if len(names) <= 2:
-        places = [(0.0, 0.0)] if len(names) == 1 else [(-0.8, 0.0), (0.8, 0.0)]
-    kinds = set()
-    for i, one in enumerate(places):
-        for j, other in enumerate(places[:i]):
-            kind = link(i, j)
-            kinds.add(kind)
-            strong = kind.startswith(("NV", "Infinity"))
-            look = {"color": GREEN, "lw": 2.0} if strong else {"color": GREY, "lw": 1.2}
-            style = "-" if present else (0, (5, 2.5))
-            ax.plot(*zip(one, other, strict=True), ls=style, zorder=1, **look)
-    box = {"boxstyle": "round,pad=0.45", "fc": PAPER, "ec": BLUE, "lw": 1.6}
-    box["ls"] = "-" if present else "--"
-    for (x, y), name in zip(places, names, strict=True):
-        inside(ax, name, x, y, color=INK, bbox=box, zorder=3)
-    ax.text(0, -1.45, " / ".join(sorted(kinds)), ha="center", fontsize=8, color=GREY)
-    ax.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.4))
-    ax.axis("off")
 
 
 def memory(rows: list[dict], capacity_gib: float, caption: str) -> None:
@@ -179,28 +129,6 @@ def allreduce(
 def _times(ax, rows: list[dict], **look) -> None:
     sizes, us = [row["bytes"] for row in rows], [1e6 * row["seconds"] for row in rows]
     ax.scatter(sizes, us, zorder=3, **look)
-
-
-def pipeline(stages: int, batches: int, caption: str, steps: int = 12) -> None:
-    """A pipeline's timetable of decode steps with so many batches in flight.
-
-    A batch enters the first stage again for its next token when it has left the last one.
-    """
-    title = f"{stages} stages, {batches} batch{'es' * (batches != 1)} in flight: steps of decode"
-    fig, ax = figures.figure(title, size=(7.5, 0.5 * stages + 1.5))
-    busy = 0
-    for step in range(steps):
-        for stage in range(min(stages, step + 1)):
-            batch = (step - stage) % max(stages, batches)
-            if batch < batches:
-                ax.barh(stage, 0.94, left=step, color=COLORS[batch % 7], height=0.8)
-                inside(ax, f"{batch + 1}", step + 0.47, stage)
-                busy += 1
-    ax.set_yticks(range(stages), [f"stage {i + 1}" for i in range(stages)])
-    ax.invert_yaxis()
-    ax.set(xlabel="steps", ylabel="pipeline", xlim=(0, steps))
-    row = {"stages": stages, "batches": batches, "steps": steps, "busy stage-steps": busy}
-    figures.show(fig, caption, [row], f"pipeline_{batches}")
 
 
 def choices(ranking, goal_ms: float | None, caption: str) -> None:

@@ -40,16 +40,21 @@ class RayTrial:
         return "\n".join([*lines, self.problem or self.engine])
 
 
-def run(profile) -> RayTrial:
+def run(profile, devices: int) -> RayTrial:
     """Start two nodes, open an engine with TP 2 on them, generate 16 tokens, and end everything.
 
-    Never raises for what Ray or vLLM do: their words are in ``problem``.
+    Never raises for what Ray or vLLM do: their words are in ``problem``. Where vLLM would refuse
+    Ray, nothing is started.
     """
     ray = shutil.which("ray") or str(Path(sys.executable).with_name("ray"))
     if not Path(ray).exists():
         return RayTrial(
             problem="Ray is not installed here, so nothing was started: pip install ray."
         )
+    if refused := refusal():
+        return RayTrial(problem=refused)
+    if devices < 2:
+        return RayTrial(problem=f"Two Ray nodes need a GPU each, and this machine has {devices}.")
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         nodes = _Nodes(ray, profile, Path(folder))
         try:
@@ -58,19 +63,34 @@ def run(profile) -> RayTrial:
             nodes.end()
 
 
+def refusal() -> str:
+    """Why vLLM's Ray executor cannot run on this platform; "" where it can.
+
+    Its placement asks the platform under which name Ray counts its devices, and raises when there
+    is none (vllm/v1/executor/ray_utils.py). Here the platform is asked, and no node is started.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.ray_device_key:
+        return ""
+    return (
+        "vLLM's Ray executor refuses this machine: current platform "
+        f"{current_platform.device_name} does not support ray. So no node was started."
+    )
+
+
 class _Nodes:
-    """Two Ray nodes, with a core or a GPU each; ``commands``: as a person types them."""
+    """Two Ray nodes with a GPU each; ``commands``: as a person types them."""
 
     def __init__(self, ray: str, profile, folder: Path):
-        on_gpu = profile.name == "gpu"
         self.ray, self.folder, self.processes = ray, folder, []
         self.commands: list[str] = []
-        self.options = ["--num-cpus=1", "--num-gpus=1"] if on_gpu else ["--num-cpus=1"]
+        self.options = ["--num-cpus=1", "--num-gpus=1"]
         # Ray 2.60 lets nobody join without a token: one for this trial alone.
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": "1"}
         self.environment = {**trial_environment(profile), **quiet, **token}
-        self.device = [{"CUDA_VISIBLE_DEVICES": str(i)} if on_gpu else {} for i in range(2)]
+        self.device = [{"CUDA_VISIBLE_DEVICES": str(i)} for i in range(2)]
 
     def start_head(self, deadline: float) -> str | None:
         """Where the second node can join, as the first one says; None when it does not come up."""

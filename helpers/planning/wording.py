@@ -11,6 +11,7 @@ from .layouts import Trial
 from .memory import EngineOptions, MemoryPlan, plan_memory
 from .models import ModelShape, valid_sizes, weight_parts
 from .predict import SpeedPrediction, Tuning, allreduce_seconds
+from .week5_plan import Expected
 
 # The parts of a decode step, as a figure's legend and a sentence name them.
 PART_NAMES = {
@@ -63,25 +64,28 @@ def _device(d: Device) -> str:
     )
 
 
-def about_topology(box: Box) -> str:
-    """Under the picture of what is here and what is planned."""
-    link = box.link_for(2)
-    return (
-        "Solid: present. Dashed: planned. Neighbours of the planned box are joined by "
-        f"{link.kind}, {link.gb_s:g} GB/s from each GPU in one direction."
-    )
-
-
-def about_gpu(gpu: Gpu) -> str:
-    """A GPU's numbers, where they come from, and what is doubtful about them."""
+def about_gpu(box: Box) -> str:
+    """A planned GPU's numbers and its link, where they come from, and what is doubtful."""
+    gpu, link = box.gpu, box.link_for(2)
     lines = [
         f"{gpu.full_name}: {gpu.usable_gib:.2f} GiB, {gpu.bandwidth_gb_s:,.0f} GB/s, "
         f"{gpu.tflops_16bit:,.0f} TFLOP/s in 16 bits; compute and memory take equally long at "
         f"about {gpu.knee():.0f} tokens in a batch",
+        f"to a neighbour: {link.kind}, {link.gb_s:g} GB/s from each GPU in one direction",
         f"source: {gpu.source}",
     ]
     lines += [f"doubt about {what}: {doubt}" for what, doubt in gpu.doubts.items()]
     return "\n".join(lines)
+
+
+def inventory_in_short(box: Box) -> str:
+    """What to keep of an inventory: the memory and the link, beside each other."""
+    gpu, link = box.gpu, box.link_for(2)
+    return (
+        f"One {gpu.name} reads its own memory at {gpu.bandwidth_gb_s:,.0f} GB/s and reaches a "
+        f"neighbour by {link.kind} at {link.gb_s:g} GB/s, {gpu.bandwidth_gb_s / link.gb_s:.0f} "
+        "times slower: what crosses the link must be small."
+    )
 
 
 # ---------------------------------------------------------------------- 2. sizes
@@ -139,6 +143,26 @@ def kv_room(tp: int, memory: MemoryPlan) -> str:
 def about_memory(shape: ModelShape, gpu: Gpu) -> str:
     """Under the bars of one GPU's memory."""
     return f"{shape.name} on {gpu.name}: a bar that is longer than the line does not fit."
+
+
+def sizes_in_short(shape: ModelShape, memories: dict[int, MemoryPlan]) -> list[str]:
+    """What to keep of the sizes. memories: {tensor parallel size: its memory}, smallest first."""
+    few, many = min(memories), max(memories)
+    weights = [memories[tp].weights_gib_per_gpu for tp in (few, many)]
+    out = [
+        f"Weights on each GPU: {weights[0]:.1f} GiB with TP {few}, {weights[1]:.1f} with TP {many}."
+    ]
+    if memories[few].fits and few < many:
+        tokens = [memories[tp].kv_cache_tokens for tp in (few, many)]
+        out.append(
+            f"Tokens that fit the KV cache: {tokens[0]:,} with TP {few}, {tokens[1]:,} with TP "
+            f"{many}. {many // few} times the GPUs keep {tokens[1] / tokens[0]:.1f} times the "
+            "tokens, because the weights are held once and not once on each GPU."
+        )
+    copied = not shape.mla and many > shape.kv_heads
+    if copied:
+        out.append(f"TP {many} copies KV heads, since {shape.name} has {shape.kv_heads}.")
+    return out
 
 
 def kv_bytes_row(shape: ModelShape) -> dict:
@@ -218,21 +242,6 @@ def allreduce_regime(shape: ModelShape, box: Box, tp: int, tuning: Tuning) -> st
     return "\n".join(lines)
 
 
-def about_pipeline(stages: int, batches: int) -> str:
-    """Under a pipeline's timetable of decode steps: the share of it that is empty."""
-    if batches < stages:
-        empty = 1 - batches / stages
-        return (
-            f"With {batches} batch{'es' * (batches > 1)} in flight {empty:.0%} of the stage-steps "
-            f"are empty: each batch must come out of stage {stages} before its next token can "
-            "begin."
-        )
-    return (
-        f"With {batches} batches in flight every stage works in every step once the pipeline is "
-        "full. The requests must be enough to make so many batches."
-    )
-
-
 def batch_rows(predicted: dict[str, list[SpeedPrediction]]) -> list[dict]:
     """Rows of the picture over the requests at once, from {layout: predictions}."""
     return [
@@ -255,6 +264,25 @@ def about_batches(predicted: dict[str, list[SpeedPrediction]]) -> str:
     return f"{what_grows(layout, predicted[layout])} {missing}"
 
 
+def speed_in_short(rows: list[dict], predicted: dict[str, list[SpeedPrediction]]) -> list[str]:
+    """What to keep of the predicted speeds. rows: of tp_speedup_parts; predicted: by layout."""
+    first, last = rows[0], rows[-1]
+    out = [
+        f"{last['layout']}: a decode step of {last['total_ms']:.2f} ms instead of "
+        f"{first['total_ms']:.2f} with {first['layout']}, {last['speedup']:.2f} times as fast."
+    ]
+    if predicted:
+        fastest = min(predicted, key=lambda name: predicted[name][0].mixed_tpot_s)
+        fullest = max(predicted, key=lambda name: predicted[name][-1].output_tokens_per_s)
+        few, many = (predicted[fastest][i].workload.concurrency for i in (0, -1))
+        out += [
+            f"With {few} request{'s' * (few > 1)} at once {fastest} is predicted to have the "
+            "shortest TPOT.",
+            f"With {many} at once {fullest} is predicted to give most tokens/s.",
+        ]
+    return out
+
+
 def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
     """Why a layout's TPOT grows from the fewest requests at once to the most."""
     few, many = predictions[0], predictions[-1]
@@ -272,6 +300,15 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
 
 
 # ---------------------------------------------------------------------- 4. measured here
+def to_multiply(count: int, latency_s: dict[str, float], one_ms: float) -> str:
+    """What a prediction of TP 2 needs, and not what comes out. latency_s: by the way's name."""
+    each = ", ".join(f"{1e6 * seconds:.0f} us with {way}" for way, seconds in latency_s.items())
+    return (
+        f"A decode step of one stream: about {one_ms:.1f} ms with TP 1, predicted.\n"
+        f"All-reduces of a decode step with TP 2: {count}; one takes {each}."
+    )
+
+
 def two_allreduces(count: int, latency_s: dict[str, float], speedups: dict[str, float]) -> str:
     """What a decode step's all-reduces cost by each way to do them. Both by the way's name."""
     lines = [
@@ -388,7 +425,7 @@ def about_errors(rows: list[dict]) -> str:
     )
 
 
-# ---------------------------------------------------------------------- 5. choose
+# ---------------------------------------------------------------------- choose
 def close_calls(ranking: Ranking, goal_ms: float, error: float) -> list[str]:
     """What the planner cannot decide: plans within its error (a share) of the limit or the best."""
     best, out = ranking.best, []
@@ -482,7 +519,79 @@ def against_smallest(best: Choice, smallest: Choice) -> str:
     )
 
 
-# ---------------------------------------------------------------------- 6. launch, 7. in words
+# ---------------------------------------------------------------------- the plan for Week 5
+def week5_row(row: Expected) -> dict:
+    """A row of the table that Week 5 fills in."""
+    return {
+        "layout": row.name,
+        "expected tokens/s": row.output_tokens_per_s,
+        "expected TPOT (ms)": row.tpot_ms,
+        "expected speed-up": row.speedup,
+    }
+
+
+def about_range() -> str:
+    """Where the range of a speed-up comes from."""
+    error, within, numbers = recorded.usual_error()
+    return (
+        f"The range counts with an error of {error:.0%} in each of the two predictions: {within} "
+        f"of {numbers} times recorded on one H100 were predicted within that. Plans of several "
+        "GPUs were not among them."
+    )
+
+
+def reason_for(rows: list[Expected], requests: int) -> str:
+    """Why the last size, in one sentence for the plan of Week 5."""
+    one, best = rows[0], rows[-1]
+    if one is best:
+        return f"{best.name} is the only size that holds the model here."
+    return (
+        f"{best.name} is expected to bring TPOT from {one.tpot_ms:.1f} to {best.tpot_ms:.1f} ms "
+        f"for {requests} requests at once; {one.name} is the smallest that fits."
+    )
+
+
+def week5_in_short(rows: list[Expected]) -> list[str]:
+    """What to keep of the plan."""
+    best = rows[-1]
+    out = [f"Expected of {best.name}, output tokens/s over {rows[0].name}: {best.speedup}."]
+    if best.speedup_x < best.tp / rows[0].tp:
+        out.append(
+            f"That is less than {best.tp / rows[0].tp:.0f} times, so each token costs more GPU "
+            "time: tensor parallelism buys a shorter TPOT, not cheaper tokens."
+        )
+    return out
+
+
+def filled_in(rows: list[Expected], found: list[dict]) -> str:
+    """What Week 5 measured beside what was expected. found: of results.week5.filled_in."""
+    if not found:
+        return (
+            "Nothing is filled in yet. In Week 5 write your tokens/s and TPOT into the table at "
+            "the end of distributed_planning.md, save it, and run this cell again."
+        )
+    expected = {row.tp: row for row in rows}
+    lines = []
+    for one in found:
+        planned = expected.get(one["tp"])
+        for name, unit in (("output_tokens_per_s", "tokens/s"), ("tpot_ms", "ms TPOT")):
+            if planned and name in one:
+                ratio = one[name] / getattr(planned, name)
+                lines.append(
+                    f"{planned.name}: {one[name]:,.1f} {unit} measured, "
+                    f"{getattr(planned, name):,.1f} expected ({ratio:.2f} times)"
+                )
+    return "\n".join(lines)
+
+
+def measured_speedup(rows: list[Expected], found: list[dict]) -> float | None:
+    """Tokens/s of the last size over the first, as filled in; None while one is missing."""
+    rate = {row["tp"]: row.get("output_tokens_per_s") for row in found}
+    one, best = rate.get(rows[0].tp), rate.get(rows[-1].tp)
+    return best / one if one and best else None
+
+
+# ---------------------------------------------------------------------- launch, in words
 def launch_lines(launch: Launch) -> str:
     """Commands with what vLLM said of each; of several each begins with its machine."""
     verdicts = {True: "   # accepted", None: ""}
@@ -492,15 +601,6 @@ def launch_lines(launch: Launch) -> str:
         refused = f"   # REFUSED: {command.objection}"
         lines.append(where + command.text + verdicts.get(command.accepted, refused))
     return "\n".join(lines)
-
-
-def reason_for(best: Choice, smallest: Choice, requests: int) -> str:
-    """Why this layout, in one sentence for the plan of Week 5."""
-    if best.tp == 1:
-        return f"{best.name()}: the model fits without cutting it."
-    tpot_ms = best.prediction.mixed_tpot_s * 1e3
-    keeps = f"{best.name()} keeps TPOT at {tpot_ms:.1f} ms for {requests} requests"
-    return f"{keeps}; {smallest.name()} is the smallest that fits."
 
 
 def concerns(box: Box) -> list[str]:

@@ -125,3 +125,20 @@ def test_a_child_that_ends_says_its_last_words():
         deadline = time.monotonic() + 30
         heard = child.ask("open", deadline, model="/nowhere")
     assert "problem" in heard and child.process.poll() is not None
+
+
+def test_ray_is_refused_at_once_where_vllm_has_no_devices_for_it(monkeypatch):
+    from vllm.platforms import current_platform
+
+    from helpers.planning import ray_nodes
+
+    def no_node(*arguments):
+        raise AssertionError("a node was started")
+
+    monkeypatch.setattr(ray_nodes, "_Nodes", no_node)
+    monkeypatch.setattr(type(current_platform), "ray_device_key", "")
+    assert "does not support ray" in ray_nodes.run(CPU, devices=2).problem
+    monkeypatch.setattr(type(current_platform), "ray_device_key", "GPU")
+    assert "this machine has 1" in ray_nodes.run(CPU, devices=1).problem
+    with pytest.raises(AssertionError, match="a node was started"):
+        ray_nodes.run(CPU, devices=2)

@@ -6,7 +6,7 @@ import pytest
 
 from helpers import planning as plan
 from helpers.display import figures as style
-from helpers.planning import layouts, plots, recorded, wording
+from helpers.planning import layouts, plots, recorded, week5_plan, wording
 from helpers.planning.allreduce import fit_allreduce
 from helpers.planning.layouts import Trial
 from helpers.verdicts.machine import Disturbance
@@ -210,14 +210,30 @@ def test_replicas_of_a_mixture_keep_more_tokens_where_the_cache_is_a_latent():
     assert dp > 3 * tp, both
 
 
-def test_a_pipeline_is_full_with_as_many_batches_as_stages(monkeypatch):
-    shown = []
-    monkeypatch.setattr(style, "show", lambda fig, caption, table, name: shown.append(table[0]))
-    for batches in (1, 4, 5):
-        plots.pipeline(4, batches, "caption", steps=8)
-    filling = 1 + 2 + 3
-    assert [row["busy stage-steps"] for row in shown] == [8, 8 * 4 - filling, 8 * 4 - filling]
-    assert "75%" in wording.about_pipeline(4, 1)
+def test_the_plan_for_week_5_has_a_range_and_is_read_back():
+    requests = plan.RequestMix(1024, 256, 64)
+    model = plan.load_shape("Qwen2.5-7B")
+    rows = week5_plan.expected(model, BOX, [1, 2, 4, 16], requests, OPTIONS)
+    assert [row.tp for row in rows] == [1, 2, 4], "a machine has eight GPUs, and not sixteen"
+    assert rows[0].speedup == "1.00 x"
+    for row in rows[1:]:
+        assert row.speedup_x_low < row.speedup_x <= row.speedup_x_high <= row.tp
+    assert "Nothing is filled in yet" in wording.filled_in(rows, [])
+    found = [{"tp": 1, "output_tokens_per_s": 1000.0}, {"tp": 4, "output_tokens_per_s": 2500.0}]
+    assert wording.measured_speedup(rows, found[1:]) is None
+    assert wording.measured_speedup(rows, found) == 2.5
+    assert "TP 4: 2,500.0 tokens/s measured" in wording.filled_in(rows, found)
+    with pytest.raises(plan.PlanningError, match="WEEK5_TP"):
+        week5_plan.expected(SHAPE, plan.make_box("L40S", 4), [1, 2], requests, OPTIONS)
+
+
+def test_what_to_keep_of_the_sizes_is_said_of_the_smallest_and_the_largest():
+    model = plan.load_shape("Qwen2.5-7B")
+    memories = {tp: plan.plan_memory(model, plan.make_box("H100-SXM", tp), tp) for tp in (1, 4)}
+    weights, tokens = wording.sizes_in_short(model, memories)
+    assert weights == "Weights on each GPU: 14.2 GiB with TP 1, 3.6 with TP 4."
+    assert "4 times the GPUs keep" in tokens
+    assert len(wording.sizes_in_short(model, {1: memories[1]})) == 1, "nothing to compare"
 
 
 @pytest.mark.parametrize("has_gpu, where", [(True, "H200"), (False, "cores")])

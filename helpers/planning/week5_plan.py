@@ -1,0 +1,98 @@
+"""The plan for Week 5: one model, several tensor parallel sizes, and how sure the planner is.
+
+    rows = expected(shape, box, [1, 2, 4], requests, options)
+
+Each row stands in the table that distributed_planning.md leaves to be filled in.
+"""
+
+from dataclasses import dataclass
+
+from . import recorded
+from .choose import Choice, holds
+from .hardware import Box, PlanningError, make_box
+from .launch import Command, check, serve_arguments
+from .models import ModelShape
+from .predict import predict_speed
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the planner expects of one size. speedup_x: of tokens/s, over the first size."""
+
+    tp: int
+    output_tokens_per_s: float
+    tpot_ms: float
+    speedup_x: float
+    speedup_x_low: float
+    speedup_x_high: float
+
+    @property
+    def name(self) -> str:
+        """The layout in words."""
+        return f"TP {self.tp}"
+
+    @property
+    def speedup(self) -> str:
+        """The speed-up with its range."""
+        if self.speedup_x_low == self.speedup_x_high:
+            return f"{self.speedup_x:.2f} x"
+        return f"{self.speedup_x:.2f} x ({self.speedup_x_low:.2f} to {self.speedup_x_high:.2f})"
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers to save; the first size has no range."""
+        first = self.speedup_x_low == self.speedup_x_high
+        left_out = {"speedup_x_low", "speedup_x_high"} if first else set()
+        return {name: value for name, value in vars(self).items() if name not in left_out}
+
+
+def expected(shape: ModelShape, box: Box, tps, requests, options) -> list[Expected]:
+    """Tokens/s and TPOT of each size that the box holds, and the speed-up over the first of them.
+
+    Raises PlanningError when none of the sizes can hold the model.
+    """
+    fitting = [t for t in tps if t <= box.gpus_per_node and holds(shape, box, t, 1, 1, options)]
+    if not fitting:
+        sizes = ", ".join(f"TP {tp}" for tp in tps)
+        raise PlanningError(
+            f"{shape.name} cannot be held by {sizes} on {box.label()}: give WEEK5_TP other sizes, "
+            "or plan for a GPU with more memory."
+        )
+    rows = []
+    for tp in fitting:
+        one = predict_speed(shape, make_box(box.gpu, tp), tp, 1, 1, requests, options)
+        rate, tpot_ms = one.output_tokens_per_s, one.mixed_tpot_s * 1e3
+        times = rate / rows[0].output_tokens_per_s if rows else 1.0
+        low, high = speedup_range(times, tp / fitting[0]) if rows else (1.0, 1.0)
+        rows.append(Expected(tp, rate, tpot_ms, times, low, high))
+    return rows
+
+
+def of_choice(best: Choice, smallest: Choice) -> dict[str, float]:
+    """The numbers to save of a plan; its speed-up is the decode step's, over the smallest."""
+    a, b = best.prediction, smallest.prediction
+    times = b.tpot_s / a.tpot_s
+    low, high = speedup_range(times, best.gpus / smallest.gpus)
+    return {
+        "expected_speedup_x": times,
+        "expected_speedup_x_low": low,
+        "expected_speedup_x_high": high,
+        "output_tokens_per_s": a.output_tokens_per_s,
+        "tpot_ms": a.mixed_tpot_s * 1e3,
+    }
+
+
+def speedup_range(times: float, most: float) -> tuple[float, float]:
+    """(low, high) of a predicted speed-up, when both predictions may be off by the usual error.
+
+    most: the share of the GPUs, such as 2 for TP 2 over TP 1. Cutting the work adds all-reduces to
+    it, so an error does not take the speed-up beyond that.
+    """
+    error = recorded.usual_error()[0]
+    low, high = times * (1 - error) / (1 + error), times * (1 + error) / (1 - error)
+    return low, min(high, max(times, most))
+
+
+def serve_line(shape: ModelShape, tp: int, max_model_len: int) -> Command:
+    """The `vllm serve` line of one size, with what vLLM's parser says of it."""
+    argv = serve_arguments(shape, tp, 1, 1, {"max_model_len": max_model_len})
+    return check(Command("this machine", tuple(argv)), shape)

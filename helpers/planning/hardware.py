@@ -5,6 +5,7 @@ there is "no data": the planner refuses instead of guessing, and says how to add
 """
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -54,6 +55,7 @@ class Gpu:
     pcie: Link
     source: str = ""
     doubts: dict = field(default_factory=dict)
+    tflops_fp4: float | None = None
 
     @property
     def usable_bytes(self) -> int:
@@ -73,6 +75,29 @@ class Gpu:
             "10": "blackwell",
             "12": "blackwell",
         }.get(major, "other")
+
+    def flops(self, kernel: str) -> float:
+        """FLOP/s of the kernels that vLLM multiplies with.
+
+        "16bit"; "fp8" and "nvfp4" where the GPU multiplies in that format, else, as for weights of
+        few bits ("w4a16", ...), in 16 bits after unpacking them (Marlin). Raises PlanningError
+        ("no data") for other kernels.
+        """
+        fast = {"fp8": self.tflops_fp8, "nvfp4": self.tflops_fp4}
+        if kernel == "mxfp8" and self.tflops_fp4:
+            fast["mxfp8"] = self.tflops_fp8
+        if fast.get(kernel):
+            return fast[kernel] * 1e12
+        if kernel == "16bit" or kernel.endswith("a16") or self._unpacks(kernel):
+            return self.tflops_16bit * 1e12
+        raise PlanningError(
+            f"No data for the speed of {kernel} on {self.name}: the planner has it for 16 bits, "
+            "fp8, nvfp4, mxfp4 and weights of 4 or 8 bits with activations of 16."
+        )
+
+    def _unpacks(self, kernel: str) -> bool:
+        """Marlin's kernels for fp8 and nvfp4 weights need an NVIDIA GPU from Ampere on."""
+        return kernel in ("fp8", "nvfp4") and self.family in ("ampere", "hopper", "blackwell")
 
     def knee(self) -> float:
         """Tokens in a batch at which 16-bit products take as long as reading their weights."""
@@ -99,6 +124,7 @@ def _gpu_from(name: str, entry: dict) -> Gpu:
             pcie=Link(**entry.get("pcie", {"kind": "PCIe 4 x16", "gb_s": 32})),
             source=entry.get("source", "given by the user"),
             doubts=entry.get("doubts", {}),
+            tflops_fp4=entry.get("tflops_fp4"),
         )
     except (KeyError, TypeError, ValueError) as problem:
         raise PlanningError(
@@ -197,6 +223,7 @@ class Box:
     gpus: int = 1
     nodes: int = 1
     present: bool = False
+    network_gb_s: float = NETWORK_GB_S
 
     @property
     def gpus_per_node(self) -> int:
@@ -206,7 +233,7 @@ class Box:
     def link_for(self, ranks: int) -> Link:
         """The slowest link that a group of ``ranks`` neighbouring GPUs must use."""
         if ranks > self.gpus_per_node:
-            return Link("network between machines", NETWORK_GB_S, self.gpus)
+            return Link("network between machines", self.network_gb_s, self.gpus)
         if self.gpu.link is not None and ranks <= self.gpu.link.spans:
             return self.gpu.link
         return self.gpu.pcie
@@ -218,9 +245,12 @@ class Box:
         return f"{self.gpus} x {self.gpu.full_name}{nodes}{where}"
 
 
-def make_box(gpu: str | Gpu, gpus: int = 1, nodes: int = 1, *, usable_gib=None) -> Box:
+def make_box(
+    gpu: str | Gpu, gpus: int = 1, nodes: int = 1, *, usable_gib=None, network_gb_s=NETWORK_GB_S
+) -> Box:
     """A box of ``gpus`` GPUs in all, spread evenly over ``nodes`` machines.
 
+    network_gb_s: between machines, GB/s of one GPU in one direction (400 Gb/s for each: 50).
     Raises PlanningError for an unknown GPU and for numbers that make no box.
     """
     gpu = get_gpu(gpu, usable_gib)
@@ -231,4 +261,9 @@ def make_box(gpu: str | Gpu, gpus: int = 1, nodes: int = 1, *, usable_gib=None) 
             f"{gpus} GPUs cannot be spread evenly over {nodes} machines: give a number of machines "
             f"that divides {gpus}."
         )
-    return Box(gpu, gpus, nodes)
+    if not 0 < network_gb_s < math.inf:
+        raise PlanningError(
+            f"The network between machines needs a rate above 0 GB/s, and {network_gb_s!r} was "
+            "given."
+        )
+    return Box(gpu, gpus, nodes, network_gb_s=network_gb_s)

@@ -73,6 +73,7 @@ FAMILIES = {
     "deepseek_v32": {"mla": True, "moe": True, "dense_first": True},
     "kimi_k2": {"mla": True, "moe": True, "dense_first": True},
 }  # fmt: skip
+CONFIG_KEYS = ("qkv_bias", "o_bias", "qk_norm")  # traits that a string looks up in the config
 LAYER_TYPES = {
     "full_attention": "full",
     "sliding_attention": "sliding",
@@ -116,8 +117,9 @@ class ModelShape:
     name: str
     source: str  # what a launch command names: a folder or a Hugging Face id
     config: dict = field(repr=False, compare=False)
-    formats: Formats = field(repr=False, compare=False)
+    formats: Formats = field(repr=False)
     family: str = "llama"
+    traits: tuple = ()  # what FAMILIES says of the family, as (name, value), keys looked up
     # how each layer attends: "full", "sliding", "chunked", "linear" or "latent"
     attention: tuple = ()
     mixtures: tuple = ()  # whether each layer is a mixture of experts
@@ -173,9 +175,8 @@ class ModelShape:
         return self.kv_lora > 0
 
     def trait(self, name: str):
-        """A flag of the family; a string names the key of the config that decides."""
-        value = FAMILIES[self.family].get(name)
-        return self.config.get(value, False) if isinstance(value, str) else value
+        """What FAMILIES says of this model; None for what it does not say."""
+        return dict(self.traits).get(name)
 
     # ------------------------------------------------------------------ totals
     def parameters(self) -> int:
@@ -409,6 +410,7 @@ def shape_from_config(
         config=config,
         formats=formats,
         family=kind,
+        traits=_traits(config, family),
         attention=kinds,
         mixtures=_mixtures(config, family, layers),
         hidden=hidden,
@@ -439,6 +441,17 @@ def shape_from_config(
 def _text_part(config: dict) -> dict:
     text = config.get("text_config")
     return text if isinstance(text, dict) else config
+
+
+def _traits(config: dict, family: dict) -> tuple:
+    """What FAMILIES says, with the keys of the config that decide looked up."""
+    said = {
+        name: config.get(value, False) if name in CONFIG_KEYS and isinstance(value, str) else value
+        for name, value in family.items()
+    }
+    if config.get("topk_method") == "noaux_tc":
+        said["correction"] = True
+    return tuple(said.items())
 
 
 def _rotary_share(config: dict, kind: str) -> float:
@@ -648,7 +661,7 @@ class _Rank:
         self.plain("router", shape.experts * h, shape.trait("router_bytes"), "16bit")
         if shape.trait("router_bias"):
             self.plain("router", shape.experts)
-        if shape.trait("correction") or shape.config.get("topk_method") == "noaux_tc":
+        if shape.trait("correction"):
             self.plain("router", shape.experts, 4)
         if shape.shared_width:
             self.gated("mlp", "mlp.shared_experts", shape.shared_width)

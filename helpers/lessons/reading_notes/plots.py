@@ -20,7 +20,6 @@ from helpers.display.figures import (
     YELLOW,
     curve,
     hollow_line,
-    hollow_points,
     inside,
     legend_below,
     note,
@@ -35,6 +34,22 @@ PARTS = {
     "external": ("free or lost between", YELLOW),
 }
 POLICIES = {"max": "reserve\nmaximum", "pow2": "powers\nof two"}  # the others are called so
+
+
+def reserved_bar(printed: dict[str, float], caption: str) -> None:
+    """Figure 2's bar of "reserve maximum", lying down. printed: percent by part."""
+    title = "Figure 2, 'reserve maximum': what the KV cache of a running server holds"
+    fig, ax = figures.figure(title, size=(8, 2.2))
+    left = 0.0
+    for key, (label, color) in PARTS.items():
+        ax.barh(0, printed[key], left=left, color=color, label=label, height=0.6)
+        ink = "white" if color == BLUE else INK
+        inside(ax, f"{printed[key]:g} %", left + printed[key] / 2, 0, color=ink, fontsize=10)
+        left += printed[key]
+    ax.set(xlabel="share of the KV cache (%)", ylabel="the bar", yticks=[], xlim=(0, 100))
+    legend_below(ax, ncols=4, drop=0.5)
+    rows = [{"part": label, "percent": printed[key]} for key, (label, _) in PARTS.items()]
+    figures.show(fig, caption, rows, "papers_reserved_bar")
 
 
 def allocators(
@@ -118,42 +133,9 @@ def blocks_in_use(rows: list[dict], block_size: int, caption: str) -> None:
     curve(ax, rows, "step", "tokens", color=RED, label="tokens held", marker="")
     ax.set(xlabel="engine step", ylabel="slots", ylim=(0, None))
     legend_below(ax)
-    every = max(1, len(rows) // 40)
-    figures.show(fig, caption, rows[::every], "papers_blocks_in_use")
-
-
-def places(schedules: dict, caption: str, max_batch: int) -> None:
-    """Which request holds which place of the batch over time. schedules: label -> Schedule."""
-    title = "Continuous batching refills a place as soon as it is free"
-    size = (8.5, 1.0 + 1.5 * len(schedules))
-    fig, axes = figures.figure(title, rows=len(schedules), size=size, sharex=True)
-    table = []
-    for ax, (label, schedule) in zip(axes, schedules.items(), strict=True):
-        for request, place, start_ms in _begun(schedule, max_batch):
-            end_ms = 1000 * schedule.served[request].token_s[-1]
-            look = {"left": start_ms, "height": 0.86, "color": COLORS[request % 6]}
-            ax.barh(place + 1, end_ms - start_ms, edgecolor="white", **look)
-            inside(ax, f"{request + 1}", (start_ms + end_ms) / 2, place + 1, color=INK)
-            done_ms = 1000 * schedule.served[request].e2e_s
-            row = {"policy": label, "request": request + 1}
-            table.append(row | {"starts (ms)": start_ms, "done (ms)": done_ms})
-        took = f"{label}: {1000 * schedule.duration_s:,.0f} ms"
-        ax.set_title(took, fontsize=10, fontweight="normal")
-        ax.set(yticks=range(1, max_batch + 1), ylabel="place")
-        ax.grid(axis="y", visible=False)
-    axes[-1].set_xlabel("ms")
-    figures.show(fig, caption, table, "papers_places")
-
-
-def _begun(schedule, max_batch: int):
-    """(request, its place, the ms at which it began) in the order of their beginning."""
-    held: dict[int, int] = {}
-    for step in schedule.steps:
-        held = {request: place for request, place in held.items() if request in step.requests}
-        for request in step.requests:
-            if request not in held:
-                held[request] = min(set(range(max_batch)) - set(held.values()))
-                yield request, held[request], 1000 * step.start_s
+    shown = ("step", "blocks", "blocks_predicted", "tokens")
+    table = [{name: row[name] for name in shown} for row in rows[:: max(1, len(rows) // 40)]]
+    figures.show(fig, caption, table, "papers_blocks_in_use")
 
 
 def traffic(by_tokens: list[dict], by_sram: list[dict], caption: str) -> None:
@@ -191,8 +173,8 @@ def attention_times(
     panels = {"ms": "ms per call"}
     if any(row.get("extra_mib") for row in everything):
         panels["extra_mib"] = "memory besides inputs and output (MiB)"
-    title = f"Attention with (math) and without (flash) the N x N scores, on {device}"
-    layout = {"cols": len(panels), "size": (9.4 if len(panels) > 1 else 7, 4.4)}
+    title = "Attention that writes the N x N scores (math), and attention in tiles (flash)"
+    layout = {"cols": len(panels), "size": (9.4 if len(panels) > 1 else 7, 4.6)}
     fig, axes = figures.figure(title, squeeze=False, **layout)
     for ax, (key, label) in zip(axes[0], panels.items(), strict=True):
         for i, backend in enumerate(dict.fromkeys(row["backend"] for row in rows)):
@@ -202,7 +184,7 @@ def attention_times(
                 for source in (rows, recorded)
             )
             if mine:
-                curve(ax, mine, "tokens", key, i, label=backend)
+                curve(ax, mine, "tokens", key, i, label=f"{backend}, {device}")
             if key == "extra_mib" and any(
                 row["backend"] == backend and row.get(key) == 0 for row in everything
             ):
@@ -257,76 +239,46 @@ def products(
     figures.show(fig, caption, _by_machine(rows, "here", recorded, recorded_on), "papers_products")
 
 
-def stalls(schedules: dict, budgets: list[dict], caption: str) -> None:
-    """Gaps between tokens of running requests (left) and their p99 by token budget (right).
-
-    schedules: label -> Schedule. budgets: token_budget, itl_ms_p99, ttft_ms_p50.
-    """
-    fig, (left, right) = figures.figure(
-        "Chunks keep running answers moving", cols=2, size=(9.4, 3.9)
+def budgets(rows: list[dict], caption: str) -> None:
+    """What a token budget does to both waits. rows: token_budget, itl_ms_p99, ttft_ms_p50."""
+    fig, ax = figures.figure(
+        "A smaller budget is smoother, and the first token pays", size=(7, 3.6)
     )
-    for i, (label, schedule) in enumerate(schedules.items()):
-        gaps = [
-            (1000 * gap, t)
-            for served in schedule.served
-            for t, gap in zip(served.token_s[1:], served.gaps_s, strict=True)
-        ]
-        # The largest gaps tell the story.
-        largest = sorted(gaps, key=lambda gap: -gap[0])[: max(200, len(gaps) // 20)]
-        heights, times = zip(*largest, strict=True)
-        left.scatter(times, heights, s=9, marker=MARKERS[i], color=COLORS[i], label=label)
-    left.set(xlabel="s", ylabel="gap between two tokens (ms)", ylim=(0, None))
-    left.legend(loc="upper right")
-    curve(right, budgets, "token_budget", "itl_ms_p99", 0, label="gap between tokens, p99")
-    curve(right, budgets, "token_budget", "ttft_ms_p50", 1, label="TTFT, p50")
-    right.set_xscale("log", base=2)
-    ticks(right, (row["token_budget"] for row in budgets))
-    right.set(xlabel="token budget of a step", ylabel="ms", ylim=(0, None))
-    right.legend()
-    figures.show(fig, caption, budgets, "papers_stalls")
+    curve(ax, rows, "token_budget", "itl_ms_p99", 0, label="gap between tokens (ITL), p99")
+    curve(ax, rows, "token_budget", "ttft_ms_p50", 1, label="time to first token (TTFT), p50")
+    ax.set_xscale("log", base=2)
+    ticks(ax, (row["token_budget"] for row in rows))
+    ax.set(xlabel="token budget of a step", ylabel="ms", ylim=(0, None))
+    ax.legend()
+    figures.show(fig, caption, rows, "papers_budgets")
 
 
 def speculation(
-    curves: dict[int, list[tuple[float, float]]],
-    printed: dict,
-    measured: list[dict],
-    c: float,
-    caption: str,
+    curves: dict[str, list[tuple[float, float]]], measured: list[dict], gamma: int, caption: str
 ) -> None:
-    """Speed-up over the acceptance rate, by drafted tokens (gamma).
+    """Speed-up over the acceptance rate with `gamma` drafted tokens, a curve by draft cost.
 
-    curves: gamma -> [(alpha, speed-up)]. printed: Table 1, (alpha, gamma) -> (operations, speed).
-    measured: alpha, gamma, speedup and label, drawn as stars with a legend of their own.
+    curves: label -> [(alpha, speed-up)]. measured: alpha, speedup and label, drawn as stars with
+    a legend of their own.
     """
-    title = f"What an acceptance rate is worth (draft cost c = {c:g})"
+    title = f"What an acceptance rate is worth with {gamma} drafted tokens"
     fig, ax = figures.figure(title, size=(9 if measured else 7.2, 4))
-    rows, top = [], 8.0
-    for i, (gamma, points) in enumerate(curves.items()):
-        ax.plot(*zip(*points, strict=True), color=COLORS[i], label=f"{gamma} drafted")
-        paper = [(alpha, seen[1]) for (alpha, g), seen in printed.items() if g == gamma]
-        if paper:
-            ax.scatter(*zip(*paper, strict=True), s=55, zorder=3, **hollow_points(COLORS[i]))
+    rows = []
+    for i, (label, points) in enumerate(curves.items()):
+        ax.plot(*zip(*points, strict=True), color=COLORS[i], label=label)
         few = points[:: max(1, len(points) // 5)]
-        for source, found in (("formula", few), ("Table 1 (c = 0)", paper)):
-            rows += [
-                {"drafted": gamma, "alpha": alpha, "speed-up": speed, "from": source}
-                for alpha, speed in found
-            ]
-    ax.scatter([], [], s=55, label="Table 1 of the paper (c = 0)", **hollow_points())
+        rows += [{"alpha": alpha, "speed-up": speed, "from": label} for alpha, speed in few]
     ax.axhline(1, color=GREY, linewidth=1)
-    ax.set(xlabel="acceptance rate alpha", ylabel="speed-up (x)", xlim=(0, 1.02), ylim=(0, top))
+    ax.set(xlabel="acceptance rate alpha", ylabel="speed-up (x)", xlim=(0, 1.02))
+    ax.set_ylim(0, gamma + 1)
     first = ax.legend(loc="upper left")
     stars = []
     for n, run in enumerate(measured, 1):
-        name, speedup = run.get("label", "measured"), run["speedup"]
-        # A point above the picture stands at its edge, with its number.
-        height = min(speedup, 0.96 * top)
-        label = f"{n}: {name}" + (f" ({speedup:.1f}x)" if height < speedup else "")
-        look = {"marker": "*", "s": 130, "color": BLACK, "zorder": 4, "label": label}
-        stars.append(ax.scatter(run["alpha"], height, **look))
-        note(ax, str(n), (run["alpha"], height), (-9, 5), fontsize=9, fontweight="bold")
-        row = {"drafted": run["gamma"], "alpha": run["alpha"]}
-        rows.append(row | {"speed-up": speedup, "from": name})
+        at = (run["alpha"], run["speedup"])
+        look = {"marker": "*", "s": 150, "color": BLACK, "zorder": 4}
+        stars.append(ax.scatter(*at, label=f"{n}: {run['label']}", **look))
+        note(ax, str(n), at, (-12, 5), fontsize=11, fontweight="bold")
+        rows.append({"alpha": at[0], "speed-up": at[1], "from": run["label"]})
     if stars:  # beside the picture
         ax.add_artist(first)
         beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "handlelength": 0.5}

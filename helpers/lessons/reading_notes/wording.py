@@ -3,13 +3,23 @@
 First the captions of its figures, then the reasons in its cards and tables.
 """
 
-from helpers.lessons.papers import cost, scheduling, speculative
+from helpers.lessons.papers import cost, speculative
 from helpers.verdicts.gain import LEAST_VALUES, Gain
 
 NO_DIFFERENCE = 0.1  # step times (quartiles of many) that differ by less are called equal
 AHEAD = "vLLM plans a step while the one before runs (asynchronous scheduling)"
 
 # ---------------------------------------------------------------- captions
+
+
+def reserved_bar(moments: dict[str, float]) -> str:
+    """What Figure 2's first bar says. moments: of `paged_attention.moments_from_figure_2`."""
+    return (
+        f"Seven requests share the cache, so one holds {moments['held']:.0f} tokens on average "
+        f"(blue) and ends with {moments['final']:.0f} (blue and light blue). From the blue part "
+        f"alone follow answers that spread by {moments['output_cv']:.2f} times their mean and "
+        f"{moments['final_predicted']:.0f} tokens at the end."
+    )
 
 
 def allocators(usage: dict) -> str:
@@ -76,16 +86,6 @@ def gauge(rows: list[dict], plans_ahead: bool) -> str:
     return f"{said}; {which} already those of the next step{reason}"
 
 
-def places(waves, continuous, answers: list[int], batch: int) -> str:
-    """How full waves are. waves, continuous: their `scheduling.Schedule` of `answers` tokens."""
-    ratio = continuous.duration_s / waves.duration_s
-    filled = scheduling.wave_slots_used(answers, batch)
-    return (
-        f"Waves fill {filled:.0%} of their places; "
-        f"continuous admission needs {ratio:.0%} of their time."
-    )
-
-
 def traffic(slopes: dict[str, float], slope_m: float, by_tokens: list[dict]) -> str:
     """The exponents. slopes: in N, by way. by_tokens: tokens, standard, flash; longest last."""
     longest = by_tokens[-1]
@@ -128,24 +128,50 @@ def products(rows: list[dict]) -> str:
     )
 
 
-def stalls(whole: dict, chunks: dict, budgets: list[dict]) -> str:
-    """Gaps with whole prompts and with chunks. All: metrics; budgets: by token_budget, rising."""
-    first, last = budgets[0], budgets[-1]
+def budgets(whole: dict, chunks: dict, rows: list[dict]) -> str:
+    """Gaps with whole prompts and with chunks. All: metrics; rows: by token_budget, rising."""
+    first, last = rows[0], rows[-1]
     return (
         f"Prompt first: gaps up to {whole['itl_ms_max']:.0f} ms. Chunks of 512: at most "
-        f"{chunks['itl_ms_max']:.0f} ms. A smaller budget is smoother, and TTFT pays: "
-        f"{first['ttft_ms_p50']:.0f} ms with {first['token_budget']:,}, "
-        f"{last['ttft_ms_p50']:.0f} with {last['token_budget']:,}."
+        f"{chunks['itl_ms_max']:.0f} ms. TTFT is {first['ttft_ms_p50']:.0f} ms with a budget of "
+        f"{first['token_budget']:,}, {last['ttft_ms_p50']:.0f} with {last['token_budget']:,}."
     )
 
 
-def speculation(draft_cost: float) -> str:
-    """What five drafted tokens are worth at two acceptance rates. draft_cost: share of a step."""
-    good, poor = (speculative.speedup(alpha, 5, draft_cost) for alpha in (0.8, 0.3))
+def policies(rows: list[dict]) -> str:
+    """Which column of the table of policies changes most. rows: policy and metrics."""
+    numbers = [name for name in rows[0] if name != "policy"]
+    spread = {name: max(r[name] for r in rows) / min(r[name] for r in rows) for name in numbers}
+    most = max(spread, key=spread.get)
+    high, low = max(rows, key=lambda r: r[most]), min(rows, key=lambda r: r[most])
     return (
-        f"At alpha 0.8, five drafted tokens give {good:.2f}x when a draft costs "
-        f"{100 * draft_cost:.0f} % of a step; at 0.3 they give {poor:.2f}x."
+        f"{most} changes most: {high[most]:,.0f} with {high['policy']}, {low[most]:,.0f} with "
+        f"{low['policy']}, {spread[most]:.0f} times less. output_tokens_per_s changes "
+        f"{spread['output_tokens_per_s']:.2f} times, because every request is answered in the end."
     )
+
+
+def speculation(own_cost: float | None) -> str:
+    """What four drafted tokens are worth at two acceptance rates. own_cost: c of notebook 2."""
+    c = 0.05 if own_cost is None else own_cost
+    good, poor = (speculative.speedup(alpha, 4, c) for alpha in (0.8, 0.3))
+    whose = "as small as the paper's" if own_cost is None else "as large as yours"
+    return (
+        f"With a draft cost {whose} (c = {c:.2f}), four drafted tokens give {good:.2f}x at alpha "
+        f"0.8 and {poor:.2f}x at 0.3."
+    )
+
+
+def reserved(both) -> str:
+    """Why paging gains what it gains; both: `static_batching.Reserving`."""
+    running = both.running
+    said = (
+        f"Paged, {running['paged']:.1f} requests shared a step on average, reserved "
+        f"{running['reserved']:.1f}: {both.running_x:.1f} times as many."
+    )
+    if both.gain.high < both.running_x:
+        said += " A fuller step takes longer, so the gain in tokens/s is smaller than that."
+    return said
 
 
 def prices(inputs: cost.CostInputs, rows: list[dict]) -> str:
@@ -234,34 +260,6 @@ def table_2(alpha: float, gamma: int, speed: float) -> str:
         "acceptance is not independent from token to token, and the two "
         "programs that were compared differ in more than the drafts."
     )
-
-
-def acceptance(run: dict, least: int) -> str:
-    """A speculative run on record: of `claims.speculation_on_record`.
-
-    least: drafts below which a run says nothing of acceptance.
-    """
-    said = f"{run['label']}: "
-    if run["drafts"] < least:
-        return f"{said}{run['drafts']} drafts in the whole run, too few to say anything"
-    alpha, gamma = run["alpha"], run["gamma"]
-    said += f"{run['mean_length']:.2f} tokens per step with {gamma} drafted, alpha {alpha:.2f}; "
-    said += f"free drafts give {speculative.speedup(alpha, gamma):.2f}x, "
-    return said + (f"measured {run['speedup']:.2f}x" if run["speedup"] else "no speed-up measured")
-
-
-def draft_cost(run: dict) -> str:
-    """What explains a measured speed-up. run: of `claims.speculation_on_record`."""
-    drafts = f"{run['drafts']:,} drafts of {run['gamma']}"
-    if run["label"].startswith("ngram"):
-        return (
-            f"{drafts}. Looking up n-grams costs next to nothing. What is left is that not every "
-            "step has a draft, and that checking several tokens at once is not free."
-        )
-    c = speculative.draft_cost(run["speedup"], run["alpha"], run["gamma"])
-    if c < 0:
-        return f"{drafts}. Faster than free drafts could make it: another cause, or a busy machine."
-    return f"{drafts}. A draft and its check that cost {c:.2f} of a plain step would explain it."
 
 
 def fused(how: str, recorded_x: float) -> str:

@@ -54,3 +54,21 @@ def test_speculation_is_read_from_notebook_2_only(store):
         and run["label"] == "draft 4"
         and run["drafts"] == 40
     )
+
+
+def test_only_runs_with_enough_drafts_are_shown_and_give_a_cost():
+    run = {"gamma": 4, "alpha": 0.8, "mean_length": 3.36, "speedup": 1.4, "drafts": 72}
+    runs = [
+        run | {"label": "draft model, k=4"},
+        run | {"label": "draft model, k=4, two drafts", "speedup": 0.43, "drafts": 2},
+        run | {"label": "draft model, no speed-up", "speedup": None},
+        run | {"label": "ngram, repeats", "speedup": 3.0},
+        run | {"label": "draft model, k=2", "gamma": 2},
+    ]
+    shown = [row["run"] for row in claims.speculation_table(runs)]
+    assert shown == ["draft model, k=4", "ngram, repeats", "draft model, k=2"]
+    cost = (speculative.expected_tokens(0.8, 4) / 1.4 - 1) / 4
+    assert claims.own_draft_cost(runs, 4) == pytest.approx(cost)
+    assert claims.own_draft_cost([run | {"label": "ngram, repeats"}], 4) is None
+    fast = run | {"label": "draft model, k=4", "speedup": 5.0}
+    assert claims.own_draft_cost([fast], 4) == 0, "no draft costs less than nothing"

@@ -3,6 +3,7 @@
 The engine is replaced here; notebook 3's test runs the real one.
 """
 
+import contextlib
 from dataclasses import dataclass, field
 
 import pytest
@@ -80,3 +81,25 @@ def test_every_run_has_prompts_of_its_own_and_the_answers_asked_for(served):
     continuous = [w for w in served if w.name == "continuous"]
     assert [[r.max_tokens for r in w.requests] for w in continuous] == [answers, answers]
     assert all(not r.stop_at_eos for w in served for r in w.requests)
+
+
+def test_paged_and_reserved_are_measured_in_turn_from_the_same_cache(monkeypatch):
+    log, limits = [], {}
+
+    @contextlib.contextmanager
+    def retuned(engine, **values):
+        limits.clear()
+        limits.update(values)
+        yield values
+
+    def run_workload(engine, workload, progress):
+        log.append((workload.name, limits["num_gpu_blocks_override"]))
+        places = limits.get("max_num_seqs", 12)
+        return Run(12 / places, [{"running": places}] * 3 + [{"running": 0}])
+
+    monkeypatch.setattr(static_batching, "retuned", retuned)
+    monkeypatch.setattr(static_batching, "run_workload", run_workload)
+    out = static_batching.reserved_against_paged(Engine(), [8] * 12, blocks=32, places=4)
+    assert log == [("reserved", 33), ("paged", 33)] * 3
+    assert out.running == {"reserved": 4, "paged": 12} and out.running_x == 3
+    assert out.gain.estimate == pytest.approx(3)

@@ -1,7 +1,7 @@
 """helpers/lessons/reading_notes/wording.py: sentences that depend on measurements."""
 
-from helpers.lessons.papers import speculative
 from helpers.lessons.reading_notes import wording
+from helpers.lessons.reading_notes.static_batching import Reserving
 from helpers.verdicts.gain import gain_of_pairs
 
 
@@ -49,17 +49,18 @@ def test_refills_and_the_gain_say_what_the_counts_say():
     assert "not explained" not in wording.gain_in_time(once, 1.92, 1.5), "one run decides nothing"
 
 
-def test_a_run_of_two_drafts_says_nothing_of_acceptance():
-    run = {"label": "ngram, questions", "gamma": 4, "alpha": 0.4, "mean_length": 2.5}
-    run |= {"speedup": 0.43, "drafts": 2}
-    assert "2 drafts in the whole run, too few" in wording.acceptance(run, 30)
-    assert "0.43" not in wording.acceptance(run, 30)
-    assert "measured 0.43x" in wording.acceptance(run | {"drafts": 300}, 30)
+def test_a_fuller_step_is_blamed_only_for_a_gain_that_is_smaller():
+    running = {"reserved": 4.0, "paged": 12.0}
+    small = Reserving(gain_of_pairs([(2.0, 1.0)] * 3, "lower"), running, {})
+    assert "3.0 times as many. A fuller step" in wording.reserved(small)
+    large = Reserving(gain_of_pairs([(3.0, 1.0)] * 3, "lower"), running, {})
+    assert "fuller" not in wording.reserved(large)
 
 
-def test_what_drafts_cost_depends_on_who_drafts():
-    run = {"label": "draft model, k=4", "gamma": 4, "alpha": 0.8, "speedup": 1.4, "drafts": 72}
-    cost = (speculative.expected_tokens(0.8, 4) / 1.4 - 1) / 4
-    assert f"cost {cost:.2f} of a plain step" in wording.draft_cost(run)
-    assert "n-grams costs next to nothing" in wording.draft_cost(run | {"label": "ngram, repeats"})
-    assert "busy machine" in wording.draft_cost(run | {"speedup": 5.0})
+def test_the_column_that_changes_most_is_named():
+    rows = [
+        {"policy": "static", "output_tokens_per_s": 100.0, "ttft_ms_p99": 9000.0},
+        {"policy": "stall_free", "output_tokens_per_s": 120.0, "ttft_ms_p99": 300.0},
+    ]
+    said = wording.policies(rows)
+    assert said.startswith("ttft_ms_p99 changes most: 9,000 with static, 300 with stall_free, 30")

@@ -377,7 +377,7 @@ def dashboard(read, hz: float = 2.0) -> View:
     """What a server does while the requests of a ``with`` block run.
 
     read() -> dict of numbers, asked ``hz`` times a second in a thread, such as
-    {"running": 3, "waiting": 0, "kv_cache_usage": 0.12, "prefix_hits": 0.4}
+    {"running": 3, "waiting": 0, "kv_cache_usage": 0.12}
     (shares from 0 to 1 are shown in percent). Five failures in a row end the
     view, and it says why.
     """
@@ -447,7 +447,7 @@ def _label(name: str) -> tuple[str, float]:
     """("kv cache usage (%)", 100) of "kv_cache_usage": how a number is called and scaled."""
     if name.endswith("_gib"):
         return f"{_words(name.removesuffix('_gib'))} (GiB)", 1
-    if name.endswith(("_usage", "_rate", "_share", "prefix_hits")):
+    if name.endswith(("_usage", "_rate", "_share")):
         return f"{_words(name)} (%)", 100
     return _words(name), 1
 

@@ -35,7 +35,7 @@ from helpers.results.wording import (
 # Experiments that have their own place in the documents and are not rows of the results table.
 NOT_RESULTS = {
     *("answer", "prediction", "checklist", "hardware", "strategy", "self_check", "exercise"),
-    *("puzzle", "week5_plan"),
+    *("puzzle", "week5_plan", "decision"),
 }
 ROWS_PER_EXPERIMENT, LAST_ROWS = 10, 3
 SPEED = "output_tokens_per_s"
@@ -467,6 +467,21 @@ def _predicted_by(record: dict) -> str:
     return f"you, after the measurement{first}"
 
 
+def decisions_table(facts: Facts) -> Fill:
+    """Each choice of notebook 5: what was measured, and what the student would do."""
+    rows = []
+    for record in facts.all("decision"):
+        decided = facts.get("answer", f"decision_{record['variant']}") or {}
+        cells = record.get("choice"), record.get("measured"), decided.get("text")
+        text = table_row(*(in_markdown(one_line(cell or "", 300)) for cell in cells))
+        rows.append(Part(f"row.{record['variant']}", text))
+    if not rows:
+        return NO_LINES
+    head = "| choice | what I measured | what I would do |"
+    lines = [Part("head", head), Part("rule", "|---|---|---|"), *rows]
+    return Fill(lines, "measured", count(len(rows), "decision"))
+
+
 def configuration(facts: Facts) -> Fill:
     """The best configuration, each argument under vLLM's own name, with why it is so.
 
@@ -700,6 +715,7 @@ _MY_LEARNINGS = {
 _APPENDIX = {
     "## Optimal configuration": {"___": configuration},
     "## Predictions against measurements": {"___": predictions_table},
+    "## Production decisions": {"___": decisions_table},
     "## Reading notes": {"- ___": _list_of("note_", "note", _about)},
     "## Week 4 results by experiment": {"___": results_table},
 }

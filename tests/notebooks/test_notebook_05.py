@@ -14,7 +14,7 @@ from tests.notebook_tools import SMALL, alt_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "05_server_mode.ipynb"
-PARAMETERS = SMALL["05_server_mode"] | {"GAIN_OF_8": 5.0}
+PARAMETERS = SMALL["05_server_mode"] | {"GAIN_OF_8": 5.0, "DECISIONS": {"load": "Half of it."}}
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,9 @@ def test_what_it_saves(executed):
         == metrics["offline", "all_at_once"]["requests"]
         == PARAMETERS["REQUESTS"]
     )
-    assert records["checklist", "server_mode"]["done"] is True
+    assert ("checklist", "server_mode") not in records, "nobody was there to tick it"
+    assert records["decision", "load"]["measured"].startswith("the goal held at")
+    assert records["answer", "decision_load"]["text"] == PARAMETERS["DECISIONS"]["load"]
     assert (
         records["prediction", "gain_of_8_clients"]["metrics"]["predicted"]
         == PARAMETERS["GAIN_OF_8"]

@@ -85,22 +85,6 @@ def ask_with_curl(server: Server, path: str, body: dict) -> dict | None:
     return json.loads(done.stdout)
 
 
-def event(line: str) -> str:
-    """A server-sent event of a completion, cut down to what a client reads of it.
-
-    That is text, finish_reason and usage.
-    """
-    data = line.removeprefix("data: ")
-    if data == "[DONE]":
-        return line
-    sent = json.loads(data)
-    choices = [{name: one[name] for name in ("text", "finish_reason")} for one in sent["choices"]]
-    usage = sent.get("usage")
-    if usage:
-        usage = {name: count for name, count in usage.items() if count is not None}
-    return "data: " + json.dumps({"object": sent["object"], "choices": choices, "usage": usage})
-
-
 def mistakes(server: Server, max_model_len: int) -> list[dict]:
     """Requests that a client gets wrong: the status, and the server's own words.
 
@@ -178,27 +162,15 @@ def _cpu_times(server: Server) -> dict[str, float]:
 
 
 def watch(server: Server) -> Callable[[], dict[str, float]]:
-    """What a dashboard reads again and again: running, waiting, kv_cache_usage, and prefix_hits.
-
-    prefix_hits: of the prompt tokens that were looked up in the prefix cache since the reading
-    before, the share (0 to 1) that was found. It is left out where no prompt came meanwhile.
-    """
-    before = server.metrics()
+    """What a dashboard reads again and again: running, waiting, kv_cache_usage (0 to 1)."""
 
     def read() -> dict[str, float]:
-        nonlocal before
         now = server.metrics()
-        looked_up, hits = (
-            now.get(name, 0.0) - before.get(name, 0.0)
-            for name in ("prefix_cache_queries", "prefix_cache_hits")
-        )
-        before = now
-        shown = {
+        return {
             "running": now.get("num_requests_running", 0.0),
             "waiting": now.get("num_requests_waiting", 0.0),
             "kv_cache_usage": now.get("kv_cache_usage_perc", 0.0),
         }
-        return shown | {"prefix_hits": hits / looked_up} if looked_up else shown
 
     return read
 
@@ -247,23 +219,25 @@ def steady_load(server: Server, **load) -> LoadRun:
     return run
 
 
-def at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> tuple[LoadRun, list]:
-    """An open loop for so many seconds: (the run, readings of `watch` meanwhile).
+def at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> LoadRun:
+    """An open loop for so many seconds.
 
-    A run in which the server fell behind is made once more, and the one with more answers counts:
-    other work on the machine can hold up one of them.
+    A run in which the server fell behind narrowly, or on a disturbed machine, is made once more,
+    and the one with more answers counts: other work can hold up one of them.
     To the run's metrics come, of the same run, in_server_mean: the seconds that requests spent in
     the server by its own histogram, per second; and read_mean: the mean of running + waiting over
     the readings (not there when nothing was read).
     """
     first = _at_rate(server, rate_per_s, seconds, **load)
-    if sizing.keeps_up({"offered_per_s": rate_per_s, **first[0].metrics}):
+    row = {"offered_per_s": rate_per_s, **first.metrics}
+    disturbed = first.disturbance and first.disturbance.reasons
+    if sizing.keeps_up(row) or (sizing.far_behind(row) and not disturbed):
         return first
     second = _at_rate(server, rate_per_s, seconds, **load)
-    return max(first, second, key=lambda one: one[0].metrics["answered_per_s"])
+    return max(first, second, key=lambda run: run.metrics["answered_per_s"])
 
 
-def _at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> tuple[LoadRun, list]:
+def _at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> LoadRun:
     requests = max(8, round(rate_per_s * seconds))
     with readings_of(watch(server)) as readings, growth(server.metrics) as grown:
         run = run_load(server, requests=requests, rate_per_s=rate_per_s, **load)
@@ -272,7 +246,7 @@ def _at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> tuple
     mean = mean_in_system(readings)
     if mean == mean:
         run.metrics["read_mean"] = mean
-    return run, readings
+    return run
 
 
 def gain_of_clients(server: Server, clients: int, budget_s: float, **size) -> Gain:

@@ -54,39 +54,6 @@ def token_times(stream: Stream) -> None:
     figures.show(fig, wording.token_times(stream), table, "streamed_tokens")
 
 
-def logprobs(rows: list[dict]) -> None:
-    """The likeliest tokens at each position.
-
-    rows: position, and candidates: list of (token, probability), chosen first. Where no token has
-    1 %, a sentence says so: bars of that width cannot be seen.
-    """
-    likeliest = max(p for row in rows for _, p in row["candidates"])
-    if likeliest < 0.01:
-        print(
-            "The model has no preference: the likeliest of all these tokens has "
-            f"{100 * likeliest:.2g} %. A trained model is surer than that."
-        )
-        return
-    fig, ax = figures.figure("What the model could have said", size=(7.5, 0.9 + 0.42 * len(rows)))
-    fills, inks = (figures.BLUE, figures.SKY, figures.ORANGE), ("white", figures.INK, figures.INK)
-    for row in rows:
-        left = 0.0
-        for i, (token, p) in enumerate(row["candidates"]):
-            y, i = str(row["position"]), min(i, 2)
-            ax.barh(y, p, left=left, height=0.66, color=fills[i], edgecolor="white")
-            if p > 0.07:
-                figures.inside(ax, repr(token)[1:-1], left + p / 2, y, color=inks[i], fontsize=9)
-            left += p
-    figures.rows_down(ax)
-    ax.set(xlabel="probability (the chosen token first)", ylabel="position", xlim=(0, 1))
-    table = [
-        {"position": row["position"], "token": repr(token), "probability": p}
-        for row in rows
-        for token, p in row["candidates"]
-    ]
-    figures.show(fig, wording.logprobs(rows), table, "logprobs")
-
-
 def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] = ((), "")) -> None:
     """Throughput and latency over the number of clients.
 
@@ -154,31 +121,6 @@ def open_loop(
     right.set(xlim=(0, None), ylim=(0, 1.45 * max(offered)))
     right.legend(loc="upper left", fontsize=8)
     figures.show(fig, wording.open_loop(rows, goals_ms, best, share), rows, "open_loop")
-
-
-def queue(readings: dict[float, list[dict]], rows: list[dict]) -> None:
-    """Requests waiting and running over time, a line for each rate of arrivals.
-
-    readings: rows with t_s, running, waiting, by rate. rows: offered_per_s, answered_per_s.
-    """
-    title = "Requests waiting and running, over time"
-    fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.6))
-    table = []
-    for i, (rate, seen) in enumerate(readings.items()):
-        busy = [row["t_s"] for row in seen if row["running"] + row["waiting"]]
-        begin = busy[0] if busy else 0.0
-        shown = [{**row, "seconds": row["t_s"] - begin} for row in seen if row["t_s"] >= begin]
-        curve(left, shown, "seconds", "waiting", i, label=f"{rate:.4g} arrivals/s")
-        curve(right, shown, "seconds", "running", i, label=f"{rate:.4g} arrivals/s")
-        table += [
-            {"arrivals/s": rate, **{name: row[name] for name in ("seconds", "waiting", "running")}}
-            for row in shown
-        ]
-    for ax, what in ((left, "waiting"), (right, "running")):
-        ax.set(xlabel="seconds", ylabel=f"requests {what}", ylim=(0, None))
-        figures.legend_below(ax)
-    answered = {row["offered_per_s"]: row["answered_per_s"] for row in rows}
-    figures.show(fig, wording.queue(readings, answered), table, "queue")
 
 
 def cpu_shares(used_s: dict[str, float], duration_s: float) -> None:

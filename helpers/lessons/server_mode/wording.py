@@ -6,6 +6,7 @@ import os
 import signal
 import statistics
 
+from helpers.engine.steps import Steps
 from helpers.lessons.server_mode import experiments
 from helpers.server.load import Stream
 from helpers.server.server import StopReport
@@ -30,12 +31,6 @@ def token_times(stream: Stream) -> str:
         f"{said}, then {len(stream.gaps_s)} chunks, half of them within {middle_ms:.1f} ms "
         "of the one before."
     )
-
-
-def logprobs(rows: list[dict]) -> str:
-    """How sure the model was of its tokens. rows: candidates (token, probability), chosen first."""
-    sure = statistics.fmean(row["candidates"][0][1] for row in rows)
-    return f"On average the model gave {100 * sure:.0f} % to the token that it chose."
 
 
 def closed_loop(rows: list[dict], knee: dict) -> str:
@@ -96,8 +91,8 @@ def capacity(low: float, high: float, closed_per_s: float) -> str:
     if high == float("inf"):
         return f"The server kept up with every rate tried, up to {low:.4g} arrivals a second."
     said = (
-        f"With {low:.4g} arrivals a second the server kept up; with {high:.4g} it fell behind, "
-        "twice: its capacity lies between them."
+        f"With {low:.4g} arrivals a second the server kept up; with {high:.4g} it fell behind: "
+        "its capacity lies between them."
     )
     closed = f"The closed loop answered {closed_per_s:.4g} requests a second"
     if closed_per_s < 0.97 * low:
@@ -113,18 +108,40 @@ def capacity(low: float, high: float, closed_per_s: float) -> str:
     return f"{said} {closed}, which agrees."
 
 
-def queue(waiting: dict[float, list[dict]], rates: dict[float, float]) -> str:
-    """How long the queue was at each rate. waiting: readings by rate; rates: answered, by rate."""
-    said = []
-    for rate, readings in waiting.items():
-        most = max((row["waiting"] for row in readings), default=0)
-        answered = f"{rates[rate]:.4g} were answered and"
-        if most:
-            last = f"up to {most:.0f} requests waited for a place in the batch"
-        else:
-            last = "no reading found a request that waited for a place in the batch"
-        said.append(f"Of {rate:.4g} arrivals a second {answered} {last}.")
-    return " ".join(said)
+def goal(best: dict | None, share: float) -> str:
+    """Up to which rate of arrivals the goal held for this share of the requests."""
+    if best is None:
+        return f"No rate tried let {100 * share:.0f} % of the requests meet the goal."
+    return (
+        f"{best['offered_per_s']:.4g} arrivals a second were the most at which "
+        f"{100 * share:.0f} % of the requests met the goal."
+    )
+
+
+def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str:
+    """What an overload did. run: offered_per_s, answered_per_s, good_share; readings: waiting."""
+    most = max((row["waiting"] for row in readings), default=0)
+    queued = f"up to {most:.0f} requests waited for a place in the batch"
+    if not most:
+        queued = "no reading found a request that waited for a place in the batch"
+    goal_ms = " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
+    return (
+        f"Of {run['offered_per_s']:.4g} arrivals a second {run['answered_per_s']:.4g} were "
+        f"answered and {queued}.\n{100 * run['good_share']:.0f} % met the goal ({goal_ms})."
+    )
+
+
+def arrivals(steps: Steps) -> str:
+    """How many requests a recorded step worked for at most, and how long they waited for it."""
+    most = max(len(step.work) for step in steps.steps)
+    waits_ms = [
+        1000 * (steps.of(i)[0][0].start_s - request.arrival_s)
+        for i, request in enumerate(steps.requests)
+    ]
+    return (
+        f"Up to {most} of {len(steps.requests)} requests shared a step; half of them waited "
+        f"{statistics.median(waits_ms):.1f} ms or less for their first one."
+    )
 
 
 def cpu_shares(used_s: dict[str, float], duration_s: float) -> str:

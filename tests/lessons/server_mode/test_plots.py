@@ -62,25 +62,6 @@ def test_open_loop_draws_what_was_answered_without_the_drain(shown):
     assert "no rate tried let 99 % of the requests meet it" in none
 
 
-def test_the_queue_is_drawn_over_time_from_the_first_request_on(shown):
-    def reading(t, waiting, running):
-        return {"t_s": t, "waiting": waiting, "running": running}
-
-    calm = [reading(0.1, 0, 0), reading(0.3, 0, 8), reading(0.5, 0, 7)]
-    full = [reading(0.1, 0, 0), reading(0.6, 0, 64), reading(1.6, 40, 64)]
-    rows = [
-        {"offered_per_s": 90.0, "answered_per_s": 89.0},
-        {"offered_per_s": 150.0, "answered_per_s": 101.0},
-    ]
-    plots.queue({90.0: calm, 150.0: full}, rows)
-    ((fig, caption),) = shown
-    lines = {line.get_label(): line for line in fig.axes[0].lines}
-    assert list(lines["150 arrivals/s"].get_xdata()) == pytest.approx([0, 1])
-    assert list(lines["150 arrivals/s"].get_ydata()) == [0, 40]
-    assert "Of 150 arrivals a second 101 were answered and up to 40 requests waited" in caption
-    assert "Of 90 arrivals a second 89 were answered and no reading found a request" in caption
-
-
 def test_the_ttft_of_a_stream_stands_clear_of_its_line(shown):
     times = [0.019 + 0.006 * i for i in range(60)]
     plots.token_times(Stream(times_s=times, chunks=["x"] * 60))
@@ -97,11 +78,3 @@ def test_the_ttft_of_a_stream_stands_clear_of_its_line(shown):
 def test_a_stream_of_one_chunk_has_a_caption(shown):
     plots.token_times(Stream(times_s=[0.019], chunks=["x"]))
     assert shown[0][1] == "19 ms until the first chunk (TTFT)."
-
-
-def test_probabilities_that_cannot_be_seen_are_a_sentence(shown, capsys):
-    plots.logprobs([{"position": 1, "candidates": [("", 6.58e-06), ("w1", 6.5e-06)]}])
-    said = "no preference: the likeliest of all these tokens has 0.00066 %"
-    assert shown == [] and said in capsys.readouterr().out
-    plots.logprobs([{"position": 1, "candidates": [("KV", 0.9), ("key", 0.05)]}])
-    assert "90 %" in shown[0][1]

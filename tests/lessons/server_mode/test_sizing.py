@@ -57,9 +57,3 @@ def test_the_last_answers_may_come_a_little_later():
 def test_capacity_says_what_no_run_has_shown():
     slow, fast = row(50, 10), row(50, 100)
     assert sizing.capacity([slow]) == (0.0, 50) and sizing.capacity([fast]) == (50, math.inf)
-
-
-def test_an_overload_lasts_until_twice_the_places_are_taken():
-    rate, seconds = sizing.overload(100, places=64, seconds=2)
-    assert rate == 150 and seconds * (rate - 100) == pytest.approx(128)
-    assert sizing.overload(100, places=4, seconds=2)[1] == 2

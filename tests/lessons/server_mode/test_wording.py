@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from helpers.engine.steps import RecordedRequest, Step, Steps, Work
 from helpers.lessons.server_mode import wording
 from helpers.server.server import StopReport
 from helpers.verdicts.gain import Gain
@@ -100,6 +101,25 @@ def test_a_goal_that_was_missed_at_less_load_is_no_effect_of_load():
     said = wording.open_loop(rows, {"ttft": 44}, rows[2], 0.9)
     assert "Fewer met it at 37 a second, although less load makes nobody wait longer" in said
     assert "Fewer met it" not in wording.open_loop([rows[0], *rows[2:]], {"ttft": 44}, rows[2], 0.9)
+
+
+def test_an_overload_says_how_many_waited():
+    run = {"offered_per_s": 150.0, "answered_per_s": 101.0, "good_share": 0.12}
+    said = wording.overload(run, [{"waiting": 3}, {"waiting": 40}], {"ttft": 44})
+    assert "Of 150 arrivals a second 101 were answered and up to 40 requests waited" in said
+    assert "12 % met the goal (TTFT 44 ms)" in said
+    assert "no reading found a request that waited" in wording.overload(run, [], {"ttft": 44})
+
+
+def test_arrivals_are_said_as_they_were_recorded():
+    work = Work(1, False, 0, 0, 0, 1)
+    both = Step(0.02, 0.03, 64, 3, 20, {0: work, 1: work}, ())
+    steps = Steps(
+        [RecordedRequest(0.0, 8), RecordedRequest(0.01, 8)],
+        [Step(0.0, 0.01, 64, 1, 20, {0: work}, ()), both],
+    )
+    said = wording.arrivals(steps)
+    assert "Up to 2 of 2 requests shared a step; half of them waited 5.0 ms or less" in said
 
 
 def test_who_ended_a_stopped_server_is_told_as_it_was():

@@ -1,0 +1,28 @@
+"""The decision table: the student's measurements, or a sentence that there are none."""
+
+from helpers.lessons.server_mode import decisions
+from helpers.results import Results
+
+
+def test_without_measurements_every_row_says_so(tmp_path):
+    store = Results("05_server_mode", tmp_path)
+    found = decisions.evidence(store).values()
+    assert all(decisions.NOT_MEASURED in measured for _, measured in found)
+    assert [row["what I would do"] for row in decisions.table(store)] == [""] * len(found)
+
+
+def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
+    store = Results("05_server_mode", tmp_path)
+    ratio = {"ttft_ms_p50_over_default_x_low": 1.4, "ttft_ms_p50_over_default_x_high": 1.9}
+    store.save("options", "changed", {"refused": 14.0, **ratio})
+    store.save("capacity", "open_loop", {"kept_up_per_s": 95.0})
+    store.save("sizing", "goal_met", {"arrivals_per_s": 60.0})
+    store.save("shutdown", "no_timeout", {"complete": 0.0, "streams": 4.0})
+    measured = {key: said for key, (_, said) in decisions.evidence(store).items()}
+    assert "TTFT of 12 clients: 1.40 to 1.90 times" in measured["places"]
+    assert "the goal held at 60/s; the server kept up with 95/s" in measured["load"]
+    assert "with 0, 0 of 4 streams were completed" in measured["shutdown"]
+    store.save("decision", "load", {}, choice="Load of one copy", measured=measured["load"])
+    store.save("answer", "decision_load", {}, text="50 a second, for the chat", source="typed")
+    [row] = [row for row in decisions.table(store) if row["choice"] == "Load of one copy"]
+    assert row["what I would do"] == "50 a second, for the chat"

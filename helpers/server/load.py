@@ -20,6 +20,7 @@ import contextlib
 import gc
 import io
 import itertools
+import logging
 import math
 import shlex
 import threading
@@ -149,6 +150,8 @@ def _prefix_counters(server: Server) -> tuple[float, float]:
 
 def _benchmark(flags: list[str], headers: dict) -> dict:
     """Run vllm.benchmarks.serve in a thread of its own: a kernel has an event loop already."""
+    # Torch says at its import that Triton is missing, which is as it should be on the CPU.
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     from vllm.benchmarks.serve import add_cli_args, main_async
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

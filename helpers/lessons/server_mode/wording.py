@@ -132,7 +132,7 @@ def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str
 
 
 def arrivals(steps: Steps) -> str:
-    """How many requests a recorded step worked for at most, and how long they waited for it."""
+    """How many requests a recorded step worked for at most, and how long they waited before."""
     most = max(len(step.work) for step in steps.steps)
     waits_ms = [
         1000 * (steps.of(i)[0][0].start_s - request.arrival_s)
@@ -140,7 +140,7 @@ def arrivals(steps: Steps) -> str:
     ]
     return (
         f"Up to {most} of {len(steps.requests)} requests shared a step; half of them waited "
-        f"{statistics.median(waits_ms):.1f} ms or less for their first one."
+        f"{statistics.median(waits_ms):.1f} ms or less for a place."
     )
 
 

@@ -67,7 +67,7 @@ def test_sections_are_the_issues_and_every_paper_has_its_idea_in_ten_lines(sourc
     guided = [t for t in text if "ten lines" in t and t.startswith("## ")]
     assert len(guided) == 5
     for note in guided:
-        assert "uestion" in note and "checking" in note
+        assert "uestion" in note and "worth checking" in note
         assert [
             line.split(".")[0] for line in note.splitlines() if line[:2].rstrip(".").isdigit()
         ] == [str(i) for i in range(1, 11)]

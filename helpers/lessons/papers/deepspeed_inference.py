@@ -61,17 +61,6 @@ def chain_bytes(
     return (passes + extra_inputs) * values * bytes_per_value
 
 
-def stream_seconds(
-    layer_bytes: float, link_bytes_per_s: float, flop: float, flop_per_s: float
-) -> dict[str, float]:
-    """One layer of ZeRO-Inference (section VI).
-
-    Its weights come over the link while the layer before computes.
-    """
-    move, compute = layer_bytes / link_bytes_per_s, flop / flop_per_s
-    return {"move_s": move, "compute_s": compute, "step_s": max(move, compute)}
-
-
 def zero_inference_crossover(flop_per_s: float, link_bytes_per_s: float) -> int:
     """Tokens per step from which computing hides the link.
 

@@ -39,7 +39,7 @@ POLICIES = {"max": "reserve\nmaximum", "pow2": "powers\nof two"}  # the others a
 def reserved_bar(printed: dict[str, float], caption: str) -> None:
     """Figure 2's bar of "reserve maximum", lying down. printed: percent by part."""
     title = "Figure 2, 'reserve maximum': what the KV cache of a running server holds"
-    fig, ax = figures.figure(title, size=(8, 2.2))
+    fig, ax = figures.figure(title, size=(8, 2.6))
     left = 0.0
     for key, (label, color) in PARTS.items():
         ax.barh(0, printed[key], left=left, color=color, label=label, height=0.6)
@@ -47,7 +47,7 @@ def reserved_bar(printed: dict[str, float], caption: str) -> None:
         inside(ax, f"{printed[key]:g} %", left + printed[key] / 2, 0, color=ink, fontsize=10)
         left += printed[key]
     ax.set(xlabel="share of the KV cache (%)", ylabel="the bar", yticks=[], xlim=(0, 100))
-    legend_below(ax, ncols=4, drop=0.5)
+    fig.legend(loc="outside lower center", ncols=4)
     rows = [{"part": label, "percent": printed[key]} for key, (label, _) in PARTS.items()]
     figures.show(fig, caption, rows, "papers_reserved_bar")
 

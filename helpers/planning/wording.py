@@ -1,5 +1,7 @@
 """Sentences of notebook 4 that depend on its numbers, whichever way they fall."""
 
+import textwrap
+
 from helpers.verdicts.gain import Gain
 
 from . import recorded
@@ -25,6 +27,7 @@ PART_NAMES = {
     "overhead": "fixed costs",
     "host": "waiting for the CPU",
 }
+LINE = 100  # characters of a printed line, so that a page does not break it within a word
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
 QUANTITIES = {
     "kv_cache_tokens": "KV-cache tokens",
@@ -373,10 +376,11 @@ def beyond_allreduce(gain: Gain, one: Trial, two: Trial, count: int) -> str:
     more_ms = two.tpot_ms[1] - one.tpot_ms[1]
     if more_ms <= own_ms:
         return ""
-    return (
+    return textwrap.fill(
         f"TP 2 takes {more_ms:.2f} ms more a step than TP 1, and its {count} all-reduces by "
         f"themselves {own_ms:.2f} ms of them. The rest is not the transfer: each rank waits for "
-        "the slower one at every all-reduce, and does whole what TP does not cut."
+        "the slower one at every all-reduce, and does whole what TP does not cut.",
+        LINE,
     )
 
 
@@ -533,10 +537,11 @@ def week5_row(row: Expected) -> dict:
 def about_range() -> str:
     """Where the range of a speed-up comes from."""
     error, within, numbers = recorded.usual_error()
-    return (
+    return textwrap.fill(
         f"The range counts with an error of {error:.0%} in each of the two predictions: {within} "
         f"of {numbers} times recorded on one H100 were predicted within that. Plans of several "
-        "GPUs were not among them."
+        "GPUs were not among them.",
+        LINE,
     )
 
 
@@ -555,7 +560,7 @@ def week5_in_short(rows: list[Expected]) -> list[str]:
     """What to keep of the plan."""
     best = rows[-1]
     out = [f"Expected of {best.name}, output tokens/s over {rows[0].name}: {best.speedup}."]
-    if best.speedup_x < best.tp / rows[0].tp:
+    if best.speedup_x_high < best.tp / rows[0].tp:
         out.append(
             f"That is less than {best.tp / rows[0].tp:.0f} times, so each token costs more GPU "
             "time: tensor parallelism buys a shorter TPOT, not cheaper tokens."
@@ -567,7 +572,7 @@ def filled_in(rows: list[Expected], found: list[dict]) -> str:
     """What Week 5 measured beside what was expected. found: of results.week5.filled_in."""
     if not found:
         return (
-            "Nothing is filled in yet. In Week 5 write your tokens/s and TPOT into the table at "
+            "Nothing is filled in yet. In Week 5 write your tokens/s and TPOT into the table at\n"
             "the end of distributed_planning.md, save it, and run this cell again."
         )
     expected = {row.tp: row for row in rows}

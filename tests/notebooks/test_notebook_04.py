@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import yaml
 
-from tests.notebook_tools import SMALL
+from tests.notebook_tools import SMALL, texts
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "04_multi_gpu_planning.ipynb"
 
@@ -36,6 +36,10 @@ def test_it_is_stored_without_outputs_and_with_its_sections():
     assert [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])], (
         "no parameters cell"
     )
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
 
 
 SMALLER = SMALL["04_multi_gpu_planning"]
@@ -89,11 +93,7 @@ def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
     assert "others_share" in trials["TP 1"]["machine"], "what else ran is kept with the trial"
     if not plan:
         assert trials["TP 2 against TP 1"]["metrics"]["speedup_x_values"] >= 3
-        outputs = "".join(
-            "".join(out.get("text", ""))
-            for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells
-            for out in cell.get("outputs", [])
-        )
+        outputs = "".join(map(texts, code_cells(tmp_path / "out.ipynb")))
         assert "us with gloo between two processes" in outputs
         assert "vLLM uses its own, not gloo" in outputs or "disturbed" in outputs
     for key in (

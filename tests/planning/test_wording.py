@@ -231,7 +231,7 @@ def test_what_to_keep_of_the_sizes_is_said_of_the_smallest_and_the_largest():
     model = plan.load_shape("Qwen2.5-7B")
     memories = {tp: plan.plan_memory(model, plan.make_box("H100-SXM", tp), tp) for tp in (1, 4)}
     weights, tokens = wording.sizes_in_short(model, memories)
-    assert weights == "Weights on each GPU: 14.2 GiB with TP 1, 3.6 with TP 4."
+    assert weights == "Weights on each GPU: 14.3 GiB with TP 1, 3.6 with TP 4."
     assert "4 times the GPUs keep" in tokens
     assert len(wording.sizes_in_short(model, {1: memories[1]})) == 1, "nothing to compare"
 

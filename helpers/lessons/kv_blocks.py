@@ -7,6 +7,7 @@ vllm/v1/core/kv_cache_manager.py.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 
 from helpers.measure import Measurement
@@ -84,6 +85,11 @@ def in_flight(measurement: Measurement, block_size: int, max_model_len: int) -> 
             "kv_cache_usage": step["kv_cache_usage"],
         })  # fmt: skip
     return rows
+
+
+def mean_of(rows: list[dict]) -> dict[str, float]:
+    """Each number of `in_flight`, on average over the steps."""
+    return {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
 
 
 def last_steps(

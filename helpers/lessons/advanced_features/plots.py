@@ -42,38 +42,6 @@ OF_TEXTS = {
 EMPTY = {"color": "#D9D9D9", "hatch": "//", "edgecolor": GREY, "linewidth": 0}
 
 
-def interruptions(runs: dict, caption: str) -> None:
-    """Each gap between two tokens of the short streams at its time, one panel a run.
-
-    runs: label -> Measurement of a workload with requests of kinds "short" and "long"; the
-    arrivals of the long ones are marked.
-    """
-    short = {label: [r for r in run.requests if r.kind == "short"] for label, run in runs.items()}
-    longest = [max(max(r.itl_s) for r in streams) for streams in short.values()]
-    title = "Gaps in the streams while long prompts are read"
-    if longest[-1] < 0.7 * longest[0]:
-        title = "A long prompt stops every stream, unless it is cut into chunks"
-    layout = {"rows": len(runs), "size": (8, 2.1 * len(runs) + 0.6), "sharex": True}
-    fig, axes = figures.figure(title, sharey=True, **layout)
-    rows = []
-    for ax, (label, run) in zip(axes, runs.items(), strict=True):
-        arrivals = [r.arrival_s for r in run.requests if r.kind == "long"]
-        for i, arrival in enumerate(arrivals):
-            name = "a long prompt arrives" if i == 0 else None
-            ax.axvline(arrival, color=RED, linewidth=1.2, linestyle=":", label=name)
-        times = [t for r in short[label] for t in r.token_times_s[1:]]
-        gaps = [1000 * gap for r in short[label] for gap in r.itl_s]
-        dots = {"s": 7, "alpha": 0.5, "linewidths": 0}
-        ax.scatter(times, gaps, color=BLUE, label="gap before a token", **dots)
-        ax.set_title(label, fontsize=9.5)
-        ax.set(ylabel="gap (ms)", yscale="log")
-        seen = {"longest gap (ms)": max(gaps), "gaps": len(gaps), "long prompts": len(arrivals)}
-        rows.append({"step budget": label, **seen})
-    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8)
-    axes[-1].set_xlabel("seconds since the streams began")
-    figures.show(fig, caption, rows, "chunked_interruptions")
-
-
 def chunk_tradeoff(
     rows: list[dict], caption: str, recorded: tuple[list[dict], str] = ((), "")
 ) -> None:
@@ -115,43 +83,6 @@ def _plain_log_axis(ax, values) -> None:
     ax.minorticks_off()
 
 
-def prefix_hits(rows: list[dict], caption: str) -> None:
-    """TTFT without and with a filled prefix cache (left), tokens found and predicted (right).
-
-    rows: workload, ttft_cold_ms, ttft_warm_ms, gain, predicted_tokens, hit_tokens, prompt_tokens.
-    """
-    title = "The prefix cache finds what begins alike, block by block"
-    fig, (left, right) = figures.figure(title, cols=2, size=(9.6, 3.8))
-    names = [row["workload"].replace(", ", ",\n") for row in rows]
-    times = {"ttft_cold_ms": ("cold", GREY), "ttft_warm_ms": ("warm", BLUE)}
-    _grouped_bars(left, rows, times, fmt="%.3g")
-    tokens = {
-        "prompt_tokens": ("asked for", "#BDBDBD"),
-        "predicted_tokens": ("predicted to be found", ORANGE),
-        "hit_tokens": ("found (vLLM's counter)", GREEN),
-    }
-    _grouped_bars(right, rows, tokens, fmt="{:,}", rotation=90)
-    left.set(ylabel="TTFT p50 (ms)", title="Time to the first token")
-    right.set(ylabel="prompt tokens, all requests", title="Tokens")
-    for ax, room in ((left, 0.5), (right, 0.9)):  # for the legend, and for labels that stand
-        ax.set_xticks(range(len(rows)), names, fontsize=8.5)
-        ax.set_xlabel("workload")
-        ax.margins(y=room)
-        ax.legend(fontsize=8, loc="upper right")
-    figures.show(fig, caption, _flat(rows), "prefix_hits")
-
-
-def _grouped_bars(ax, rows: list[dict], metrics: dict[str, tuple[str, str]], **label) -> None:
-    """Beside each other for every row: a bar for each metric (its label and colour)."""
-    width = 0.8 / len(metrics)
-    for i, (metric, (name, color)) in enumerate(metrics.items()):
-        shift = (i - (len(metrics) - 1) / 2) * width
-        values = [row[metric] for row in rows]
-        places = [place + shift for place in range(len(rows))]
-        bars = ax.bar(places, values, 0.95 * width, color=color, label=name)
-        ax.bar_label(bars, fontsize=8, padding=2, **label)
-
-
 def conversation(rows: list[dict], caption: str) -> None:
     """A chat turn by turn: prompt tokens found and computed (top), TTFT with and without the cache.
 
@@ -174,23 +105,6 @@ def conversation(rows: list[dict], caption: str) -> None:
     low.set_xticks(turns)
     low.legend(loc="upper left", ncols=2)
     figures.show(fig, caption, rows, "prefix_conversation")
-
-
-def acceptance(positions: dict[str, list[float]], caption: str) -> None:
-    """Share of drafts whose first, second, ... token was accepted, by source of the drafts."""
-    title = "How much of a draft is accepted, position by position"
-    fig, ax = figures.figure(title, size=(7, 3.8))
-    for i, (label, shares) in enumerate(positions.items()):
-        rows = [{"position": n, "share": share} for n, share in enumerate(shares, 1)]
-        curve(ax, rows, "position", "share", i, scale=100, label=label)
-    ticks(ax, range(1, max(map(len, positions.values())) + 1))
-    ax.set(xlabel="position in the draft", ylabel="accepted (% of drafts)", ylim=(0, 104))
-    ax.legend(loc="lower left")
-    table = [
-        {"drafts": label, **{f"position {i}": 100 * s for i, s in enumerate(shares, 1)}}
-        for label, shares in positions.items()
-    ]
-    figures.show(fig, caption, table, "speculation_acceptance")
 
 
 def _break_even(ax) -> None:
@@ -219,7 +133,7 @@ def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     ax.set_xlabel("drafted tokens in a step (num_speculative_tokens)")
     ticks(ax, (row["k"] for row in rows))
     _break_even(ax)
-    ax.legend(loc="lower left", fontsize=8.5)
+    ax.legend(loc="best", fontsize=8.5)
     figures.show(fig, caption, _flat(rows), "speculation_by_drafts")
 
 
@@ -308,37 +222,20 @@ def strategies(rows: list[dict], caption: str) -> None:
     figures.show(fig, caption, rows, "sampling_strategies")
 
 
-def preemption(runs: dict, caption: str) -> None:
-    """Requests running and waiting (top), use of the KV cache (bottom) over time, a column a run.
+def waste(held: dict, block_size: int, max_model_len: int, caption: str) -> None:
+    """Slots that requests in flight hold, with blocks and with a reservation for each request.
 
-    runs: label -> Measurement.
+    held: averages of kv_blocks.in_flight.
     """
-    title = "When the KV cache is too small: requests lose their blocks and wait again"
-    layout = {"rows": 2, "cols": len(runs), "size": (9.4, 4.4), "height_ratios": [1.3, 1]}
-    fig, axes = figures.figure(title, sharex=True, sharey="row", **layout)
-    table = []
-    for (top, low), (label, run) in zip(axes.T, runs.items(), strict=True):
-        steps = {"drawstyle": "steps-post", "marker": ""}
-        curve(top, run.timeline, "t_s", "running", label="running", **steps)
-        waiting = {"label": "waiting", "color": ORANGE, "linestyle": "--"}
-        curve(top, run.timeline, "t_s", "waiting", **waiting, **steps)
-        top.set_title(label, fontsize=9.5)
-        curve(low, run.timeline, "t_s", "kv_cache_usage", scale=100, color=GREEN, marker="")
-        low.set(xlabel="seconds", ylim=(0, 105))
-        row = {"run": label, "preemptions": int(run.counters.get("num_preemptions", 0))}
-        row |= {f"e2e {p} (ms)": run.metrics[f"e2e_ms_{p}"] for p in ("p50", "p99")}
-        table.append(row | {"output tokens/s": run.metrics["output_tokens_per_s"]})
-    axes[0][0].set_ylabel("requests")
-    axes[1][0].set_ylabel("KV cache in use (%)")
-    axes[0][0].legend(loc="upper right", fontsize=8.5)
-    figures.show(fig, caption, table, "memory_preemption")
-
-
-def waste(rows: list[dict], caption: str) -> None:
-    """Slots that requests in flight hold, with blocks and with contiguous reservation.
-
-    rows: scheme, used_slots, unused_slots (averages over the steps).
-    """
+    reserved = held["contiguous_slots"] - held["tokens"]
+    empty_of = {
+        f"blocks of {block_size}": held["unused_slots"],
+        f"{max_model_len:,} reserved\nfor each request": reserved,
+    }
+    rows = [
+        {"scheme": scheme, "used_slots": held["tokens"], "unused_slots": empty}
+        for scheme, empty in empty_of.items()
+    ]
     title = "What requests in flight hold, and what of it is empty"
     fig, ax = figures.figure(title, size=(8, 2.6))
     names, used, empty = (

@@ -163,6 +163,12 @@ def equal_outputs(first: Generated, second: Generated) -> int:
     return sum(a == b for a, b in zip(first.token_ids, second.token_ids, strict=True))
 
 
+def rows_of(runs: list[Generated]) -> list[dict]:
+    """For the figure: a row a strategy, its name short."""
+    names = [run.name.removeprefix("sampling, ").replace(", top_k", ",\ntop_k") for run in runs]
+    return [{"strategy": name, **run.metrics} for name, run in zip(names, runs, strict=True)]
+
+
 def side_by_side(runs: list[Generated], questions: list[str], prompts: int = 2) -> None:
     """Show what each setting wrote for the first few prompts, a table for each."""
     for i, question in enumerate(questions[:prompts]):

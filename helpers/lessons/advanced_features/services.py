@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from helpers import workloads
-from helpers.engine.engine import Engine
+from helpers.engine.engine import Engine, open_engine
 from helpers.engine.retune import retuned
-from helpers.measure import Measurement, run_workload
+from helpers.lessons.advanced_features import speculation
+from helpers.measure import Measurement, run_workload, warm_up
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_runs
 from helpers.verdicts.in_turn import in_turn
 from helpers.workloads import Workload
@@ -146,6 +147,38 @@ def serve_repeatedly(engine: Engine, services: dict[str, Service]) -> dict[str, 
         for key, service in services.items():
             runs[key].append(serve(engine, service, [*chain(*runs.values())]))
     return runs
+
+
+def serve_with_drafts(pair, synthetic, services, k: int, **base) -> dict[str, list[Measurement]]:
+    """Each service, repeatedly, on an engine that drafts k tokens a step.
+
+    pair, synthetic: of helpers.lessons.advanced_features.speculation. Random text cannot be
+    drafted: a model with random weights accepts its drafts at a chosen rate of 0.7.
+    """
+    if synthetic.model == pair.model:
+        engine = open_engine(synthetic, speculative_config=speculation.drafts(pair, k), **base)
+        warm_up(engine)
+        return serve_repeatedly(engine, services)
+    by_hand = speculation.synthetic_drafts(synthetic, k, 0.5)
+    engine = open_engine(synthetic, speculative_config=by_hand, **base)
+    rates = speculation.acceptance_rates(0.7, k)
+    with retuned(engine, synthetic_acceptance_rates=rates):
+        warm_up(engine)
+        return serve_repeatedly(engine, services)
+
+
+def save(store, verdicts: list[Verdict], runs: dict[str, dict], profile) -> None:
+    """A record for each service and feature: its median run. runs: service -> feature -> runs."""
+    for verdict in verdicts:
+        service = verdict.service
+        for feature, of_feature in runs[service.key].items():
+            gain = verdict.gains.get(feature)  # none for "nothing"
+            run = median_run(service, of_feature)
+            numbers = gain.metrics() if gain else {"improvement_x": 1.0}
+            numbers[service.metric] = service.value(run)
+            name = f"{service.key}, {feature}"
+            chosen = feature == verdict.chosen
+            store.save_run("services", name, run, numbers, profile=profile, chosen=chosen)
 
 
 def compare(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from helpers import tiny_model
 from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
+from helpers.engine.retune import retuned
 from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement, percentile, run_workload
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_groups, gain_of_runs
@@ -79,6 +80,109 @@ def repeated(engine, workload, concurrency: int = 1) -> list[Measurement]:
         run_workload(engine, workload, concurrency=concurrency, progress=False)
         for _ in range(LEAST_VALUES)
     ]
+
+
+def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) -> dict[str, float]:
+    """What a record keeps of single streams with k drafts a step, beside those without."""
+    counted = acceptance(drafting[:1], k)
+    numbers = faster_stream(plain, drafting).metrics("speedup_x") | counted.metrics
+    numbers |= {"alpha": counted.alpha, "step_ms": statistics.median(map(step_ms, drafting))}
+    for i, share in enumerate(counted.per_position, 1):
+        numbers[f"accepted_position_{i}"] = share
+    return numbers
+
+
+def curve_by_drafts(
+    plain: list[Measurement], by_k: dict[int, list[Measurement]]
+) -> tuple[list[dict], float, float]:
+    """(rows, c, fixed): single streams by the number of drafts, beside the formula.
+
+    rows: k, alpha, measured_x, gain, formula_x and, where there is a fixed cost, with_overhead_x.
+    c, fixed: of `draft_cost`.
+    """
+    steps = {k: [step_ms(run) for run in by_k[k]] for k in sorted(by_k)}
+    c, fixed = draft_cost(steps, [step_ms(run) for run in plain])
+    rows = []
+    for k in steps:
+        alpha = acceptance(by_k[k][:1], k).alpha
+        gain = faster_stream(plain, by_k[k])
+        row = {"k": k, "alpha": alpha, "measured_x": gain.estimate, "gain": gain}
+        row["formula_x"] = formula.speedup(alpha, k, c)
+        if fixed:
+            row["with_overhead_x"] = formula.expected_tokens(alpha, k) / (1 + k * c + fixed)
+        rows.append(row)
+    return rows, c, fixed
+
+
+def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> dict:
+    """Of n requests at once, without and with drafts; plain_step_ms: of full steps."""
+
+    def tokens_per_s(runs: list[Measurement]) -> float:
+        return statistics.median(run.metrics["output_tokens_per_s"] for run in runs)
+
+    gain = more_tokens(plain, drafting)
+    return {
+        "requests": n,
+        "plain_tokens_per_s": tokens_per_s(plain),
+        "speculative_tokens_per_s": tokens_per_s(drafting),
+        "speedup_x": gain.estimate,
+        "plain_step_ms": statistics.median(step_ms(run, tokens=0.75 * n) for run in plain),
+        "gain": gain,
+    }
+
+
+def at_rates(engine, stream, rates: list[float], k: int) -> dict[float, list[Measurement]]:
+    """The stream at each rate of acceptance that is set by hand, in rounds: rate -> its runs."""
+    runs: dict[float, list[Measurement]] = {rate: [] for rate in rates}
+    for _ in range(LEAST_VALUES):
+        for rate, of_rate in runs.items():
+            with retuned(engine, synthetic_acceptance_rates=acceptance_rates(rate, k)):
+                of_rate.append(run_workload(engine, stream, progress=False))
+    return runs
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What rates of acceptance set by hand did.
+
+    rows: one a rate: alpha, measured_alpha, measured_x, gain, mean_acceptance_length,
+    expected_length, and counts. slower_step: a median step with drafts over one without; c: all
+    that it takes longer, shared out over the drafts.
+    """
+
+    rows: list[dict]
+    slower_step: float
+    c: float
+
+
+def judged_rates(lone: list[Measurement], runs: dict[float, list[Measurement]], k: int) -> Rates:
+    """Beside a lone stream without drafts. runs: as `at_rates` gives them."""
+    rows = []
+    for alpha, drafting in runs.items():
+        counted = acceptance(drafting, k)
+        gain = faster_at_median_step(lone, drafting, counted.mean_length)
+        row = {
+            "alpha": alpha,
+            "measured_alpha": counted.alpha,
+            "measured_x": gain.estimate,
+            "expected_length": formula.expected_tokens(alpha, k),
+            "step_ms": _median_step(drafting),
+            "gain": gain,
+        }
+        rows.append(row | counted.metrics)
+    all_steps = [step_ms(run, 50) for drafting in runs.values() for run in drafting]
+    slower = statistics.median(all_steps) / _median_step(lone)
+    return Rates(rows, slower, (slower - 1) / k)
+
+
+def _median_step(runs: list[Measurement]) -> float:
+    return statistics.median(step_ms(run, 50) for run in runs)
+
+
+def kept(row: dict, name: str) -> dict[str, float]:
+    """A row's numbers for a record: its gain as `name` with its range."""
+    numbers = {key: value for key, value in row.items() if key != "gain"}
+    return numbers | row["gain"].metrics(name)
 
 
 def faster_stream(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
@@ -218,7 +322,16 @@ def acceptance_rates(alpha: float, k: int) -> list[float]:
     return [alpha**i for i in range(1, k + 1)]
 
 
+def share_of_layers(pair: Profile) -> float:
+    """Layers of the draft model over those of the model: a guess at c."""
+    return _config(pair.draft_model).num_hidden_layers / _config(pair.model).num_hidden_layers
+
+
 def _vocabulary(model: str) -> int:
+    return _config(model).vocab_size
+
+
+def _config(model: str):
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(model).vocab_size
+    return AutoConfig.from_pretrained(model)

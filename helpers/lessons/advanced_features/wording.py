@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from helpers.lessons.advanced_features.prefix import ColdAndWarm
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.services import Verdict
-from helpers.lessons.advanced_features.speculation import FEW_DRAFTS, Acceptance
+from helpers.lessons.advanced_features.speculation import (
+    FEW_DRAFTS,
+    Acceptance,
+    Rates,
+    acceptance,
+    faster_stream,
+)
 from helpers.measure import Measurement
 from helpers.verdicts.gain import Gain
 
@@ -24,7 +31,7 @@ FULL = 2.0
 def longest_gaps(whole: dict, small: dict) -> str:
     """Rows of the whole prompt in one step and of a small budget."""
     return (
-        f"The longest gap was {whole['itl_ms_max']:.0f} ms with whole prompts and "
+        f"The longest gap in a stream was {whole['itl_ms_max']:.0f} ms with whole prompts and "
         f"{small['itl_ms_max']:.0f} ms with chunks of at most {small['max_num_batched_tokens']:,} "
         "tokens."
     )
@@ -32,16 +39,17 @@ def longest_gaps(whole: dict, small: dict) -> str:
 
 def chunk_tradeoff(rows: list[dict]) -> str:
     """Rows of all budgets, the whole prompt in one step first."""
-    whole, best = rows[0], min(rows, key=lambda row: row["itl_ms_p99"])
+    whole, best = rows[0], min(rows, key=lambda row: row["max_num_batched_tokens"])
 
     def change(metric: str, digits: int) -> str:
         return f"{whole[metric]:,.{digits}f} to {best[metric]:,.{digits}f}"
 
     return (
-        f"From {change('max_num_batched_tokens', 0)} tokens a step, p99 of the gaps went from "
+        f"With {best['max_num_batched_tokens']:,} tokens a step instead of "
+        f"{whole['max_num_batched_tokens']:,}, p99 of the gaps went from "
         f"{change('itl_ms_p99', 1)} ms, TTFT of the long prompts from "
-        f"{change('ttft_long_ms_p50', 0)} ms, throughput from {change('total_tokens_per_s', 0)} "
-        "tokens/s."
+        f"{change('ttft_long_ms_p50', 0)} ms and throughput from "
+        f"{change('total_tokens_per_s', 0)} tokens/s (one run each)."
     )
 
 
@@ -53,8 +61,8 @@ def why_gap(ratio: float) -> str:
             "prompts can meet in one step."
         )
     return (
-        "The calibration read its prompts alone, one of them first of all; a prompt among streams "
-        "can take less."
+        "The machine was slower while the prompts were read alone than while streams ran beside "
+        "them."
     )
 
 
@@ -66,26 +74,33 @@ WHY_SMALL_GAP = (
 # --- prefix caching ---
 
 
-def prefix_hits(rows: list[dict]) -> str:
-    """Rows: the system prompt, few-shot examples, and those with another first token.
+def hits_table(shared: dict[str, ColdAndWarm]) -> list[dict]:
+    """A row for each kind of requests."""
+    return [
+        {
+            "requests": name,
+            "prompt tokens": one.numbers["prompt_tokens"],
+            "predicted to be found": one.numbers["predicted_tokens"],
+            "found": one.numbers["hit_tokens"],
+            "first token with the cache": one.gain.sentence("times as soon"),
+        }
+        for name, one in shared.items()
+    ]
 
-    gain: of TTFT without over with the cache.
-    """
-    exact = all(row["predicted_tokens"] == row["hit_tokens"] for row in rows)
-    _, few_shot, changed = (row["gain"] for row in rows)
-    counted = (
-        "Every predicted hit was counted, and no other"
-        if exact
-        else "Prediction and counter differ"
-    )
-    said = (
-        f"{counted}. The first token with few-shot examples in the cache: "
-        f"{few_shot.sentence('times as soon')}; with another first token: "
-        f"{changed.sentence('times as soon')}."
-    )
+
+def prefix_hits(shared: dict[str, ColdAndWarm]) -> list[str]:
+    """Of the system prompt, few-shot examples, and those with another first token."""
+    every = [one.numbers for one in shared.values()]
+    exact = all(numbers["predicted_tokens"] == numbers["hit_tokens"] for numbers in every)
+    _, few_shot, changed = (one.gain for one in shared.values())
+    counted = "Prediction and counter differ."
+    if exact:
+        counted = "Every predicted hit was counted, and no other: whole blocks from the start on."
+    other = f"With another first token in front: {changed.sentence('times as soon')}."
     if changed.verdict in ("better", "worse"):
-        said += " Nothing was found there, so that is the machine, which was disturbed."
-    return said
+        other += " Nothing was found there, so that is the machine, which was disturbed."
+    found = few_shot.sentence("times as soon")
+    return [counted, f"The first token with few-shot examples in the cache: {found}.", other]
 
 
 def full_blocks(shared_tokens: int, block_size: int) -> str:
@@ -221,16 +236,6 @@ def why_beams(ratio: float) -> str:
 # --- speculation ---
 
 
-def acceptance(counted: Acceptance) -> str:
-    """A draft model's drafts, by position."""
-    first, *_, last = (100 * share for share in (*counted.per_position, counted.per_position[-1]))
-    return (
-        f"With {len(counted.per_position)} drafted tokens the first was accepted in {first:.0f} % "
-        f"of the drafts, the last in {last:.0f} %; a step of the draft model's gained "
-        f"{counted.mean_length:.1f} tokens on average."
-    )
-
-
 def busy(runs: list[Measurement]) -> str:
     """A sentence on what else the machine did during the runs, " " before it; "" if nothing."""
     worst = max(runs, key=lambda run: run.disturbance.slowdown)
@@ -239,19 +244,26 @@ def busy(runs: list[Measurement]) -> str:
     return f" The machine was disturbed meanwhile: {'; '.join(worst.disturbance.reasons)}."
 
 
-def ngram(name: str, counted: Acceptance, gain: Gain, async_scheduling: bool) -> str:
+def ngram(
+    name: str, plain: list[Measurement], drafting: list[Measurement], k: int, async_scheduling: bool
+) -> str:
     """What the n-gram drafter did for one kind of text, and why it gained or lost.
 
     async_scheduling: whether the engine without drafts prepared its next step during a step; with
     "ngram" vLLM does not.
     """
+    counted, gain = acceptance(drafting[:1], k), faster_stream(plain, drafting)
     said = f"{name}: {counted.drafts} draft{'' if counted.drafts == 1 else 's'}"
     if counted.drafts:
         said += f", {100 * counted.rate:.0f} % of the drafted tokens accepted"
     said += f"; {gain.sentence()}."
-    lost = " Asynchronous scheduling is off with this drafter, which costs time too."
+    return said + _why_ngram(counted, gain, async_scheduling) + busy([*plain, *drafting])
+
+
+def _why_ngram(counted: Acceptance, gain: Gain, async_scheduling: bool) -> str:
+    said = ""
     if counted.drafts < FEW_DRAFTS:
-        said += " The drafter found hardly anything to propose, so there is nothing to gain."
+        said = " The drafter found hardly anything to propose, so there is nothing to gain."
         if gain.verdict == "worse":
             said += " What it costs is the search in every step."
     if gain.verdict == "better" and counted.mean_length < gain.low:
@@ -259,7 +271,25 @@ def ngram(name: str, counted: Acceptance, gain: Gain, async_scheduling: bool) ->
             f"{said} Its steps made {counted.mean_length:.2f} tokens on average, which cannot "
             "explain such a gain: the machine was disturbed."
         )
-    return said + (lost if async_scheduling and gain.verdict != "better" else "")
+    if async_scheduling and gain.verdict != "better":
+        said += " Asynchronous scheduling is off with this drafter, which costs time too."
+    return said
+
+
+def equality(counted: dict[str, int]) -> str:
+    """counted: answers, and how many of them are equal with and without drafts."""
+    said = f"{counted['equal']} of {counted['answers']} answers are the same, token by token."
+    if counted["equal"] == counted["answers"]:
+        return said
+    return (
+        f"{said} Steps of another shape round differently in bfloat16; where two tokens are nearly "
+        "equally likely, that decides."
+    )
+
+
+def by_drafts(rows: list[dict], c: float, fixed: float) -> str:
+    """Of speculation.curve_by_drafts: the best number of drafts, and what drafts cost."""
+    return f"{best_drafts(rows)} c = {c:.2f}; {fixed_cost(fixed)}."
 
 
 def fixed_cost(fixed: float) -> str:
@@ -318,14 +348,12 @@ def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
     return said
 
 
-def gain_by_acceptance(rows: list[dict], model: str, slower_step: float, c: float) -> str:
-    """What a sweep over acceptance rates shows.
-
-    rows: dicts with alpha, gain, by alpha. slower_step: a step with drafts over one without.
-    """
+def gain_by_acceptance(rates: Rates, model: str) -> str:
+    """What a sweep over acceptance rates shows."""
+    rows = rates.rows
     said = (
-        f"{model}: the median step takes {slower_step:.1f} times as long as without drafts, "
-        f"c = {c:.2f}. "
+        f"{model}: the median step takes {rates.slower_step:.1f} times as long as without drafts, "
+        f"c = {rates.c:.2f}. "
     )
     last = rows[-1]
     gained = [row["alpha"] for row in rows if row["gain"].verdict == "better"]
@@ -339,19 +367,20 @@ def gain_by_acceptance(rows: list[dict], model: str, slower_step: float, c: floa
 # --- services ---
 
 
-def services(verdicts: list[Verdict]) -> str:
-    """What gained for each service, and where the machine was disturbed."""
-    said = []
-    for verdict in verdicts:
-        won = " and ".join(_gained(verdict, feature) for feature in verdict.winners)
-        said.append(f"{verdict.service.name}: {won or 'no gain that this run can see'}")
-    return " ".join(
-        [
-            "; ".join(said) + ".",
-            *(line for verdict in verdicts for line in _impossible(verdict)),
-            "Grey bars: no difference that this run can see.",
-        ]
-    )
+def services(verdicts: list[Verdict]) -> list[str]:
+    """What gained for which service; where nothing did; where the machine was disturbed."""
+    gained = [
+        f"{verdict.service.name}: {' and '.join(_gained(verdict, f) for f in verdict.winners)}"
+        for verdict in verdicts
+        if verdict.winners
+    ]
+    none = [verdict.service.name for verdict in verdicts if not verdict.winners]
+    impossible = [line for verdict in verdicts for line in _impossible(verdict)]
+    return [
+        *([f"{'; '.join(gained)}."] if gained else []),
+        *([f"No gain that this run can see: {', '.join(none)}."] if none else []),
+        *([" ".join(impossible)] if impossible else []),
+    ]
 
 
 def _gained(verdict: Verdict, feature: str) -> str:

@@ -24,28 +24,6 @@ def shown(monkeypatch):
     return figures
 
 
-def test_labels_of_the_hits_do_not_touch(shown):
-    tokens = {
-        "system prompt": (16192, 14000),
-        "few-shot examples": (56192, 48944),
-        "few-shot, first token changed": (56192, 0),
-    }
-    same = {"ttft_cold_ms": 166.7, "ttft_warm_ms": 21.8, "gain": GAIN}
-    rows = [
-        {"workload": name, "prompt_tokens": n, "predicted_tokens": hit, "hit_tokens": hit, **same}
-        for name, (n, hit) in tokens.items()
-    ]
-    plots.prefix_hits(rows, "Reading.")
-    right = shown[0].axes[1]
-    boxes = [label.get_window_extent() for label in right.texts] + [
-        right.get_legend().get_window_extent()
-    ]
-    for i, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[i + 1 :]), (
-            "two labels of the token counts touch"
-        )
-
-
 def test_points_stand_at_the_share_that_was_accepted(shown):
     rows = [
         {"alpha": 0.8, "measured_x": 1.5, "gain": GAIN, "mean_acceptance_length": 3.923},

@@ -114,6 +114,38 @@ def test_rates_are_compared_by_the_median_step_and_their_tokens():
     assert (gain.estimate, gain.low, gain.high) == pytest.approx((1.5, 1.5, 1.5))
 
 
+def drafting(step_s):
+    """A stream whose steps make two tokens: one drafted token, accepted every time."""
+    run = stream(step_s)
+    run.requests[0].token_times_s = [step_s * (i // 2) for i in range(18)]
+    run.counters = counted(8, 8, 8, [8]).counters
+    return run
+
+
+def test_a_record_of_drafts_has_its_gain_and_its_counts():
+    numbers = spec.numbers_of([stream(0.01)] * 3, [drafting(0.012)] * 3, 1)
+    assert numbers["speedup_x"] == pytest.approx(0.01 / (0.096 / 17))
+    assert numbers["acceptance_rate"] == numbers["accepted_position_1"] == 1.0
+    assert numbers["step_ms"] == pytest.approx(12.0) and numbers["drafts"] == 8
+
+
+def test_the_curve_has_the_formula_with_the_measured_cost():
+    by_k = {1: [drafting(0.012)] * 3, 2: [drafting(0.014)] * 3}
+    rows, c, fixed = spec.curve_by_drafts([stream(0.01)] * 3, by_k)
+    assert [row["k"] for row in rows] == [1, 2] and c == pytest.approx(0.2) and fixed == 0.0
+    assert rows[0]["formula_x"] == pytest.approx(2 / 1.2, rel=0.01)
+    assert spec.kept(rows[0], "speedup_x")["speedup_x_values"] == 3
+    assert "gain" not in spec.kept(rows[0], "speedup_x")
+
+
+def test_rates_share_what_a_step_takes_longer_among_the_drafts():
+    rates = spec.judged_rates([stream(0.01)] * 3, {0.9: [drafting(0.014)] * 3}, 2)
+    assert rates.slower_step == pytest.approx(1.4) and rates.c == pytest.approx(0.2)
+    [row] = rates.rows
+    assert row["alpha"] == 0.9 and row["mean_acceptance_length"] == 2.0
+    assert row["measured_x"] == pytest.approx(2 / 1.4)
+
+
 def test_first_difference_names_its_place():
     plain = Run(
         [

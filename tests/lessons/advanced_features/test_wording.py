@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from helpers.lessons.advanced_features import services, wording
 from helpers.lessons.advanced_features.sampling import Generated
-from helpers.lessons.advanced_features.speculation import Acceptance
+from helpers.lessons.advanced_features.speculation import Acceptance, Rates
 from helpers.verdicts.gain import Gain
 from helpers.verdicts.machine import Disturbance
 
@@ -67,18 +67,19 @@ def test_a_gain_is_said_with_its_range_and_an_open_one_is_none():
     said = wording.services(
         [verdict("chat", prefix_caching=within(4.5, 5.25)), verdict("batch", **open_ones)]
     )
-    assert said.startswith(
-        "chat: prefix caching (4.50 to 5.25 times as good); "
-        "batch: no gain that this run can see. Grey bars"
-    )
+    assert said == [
+        "chat: prefix caching (4.50 to 5.25 times as good).",
+        "No gain that this run can see: batch.",
+    ]
 
 
 def test_a_gain_without_a_mechanism_is_a_disturbed_machine():
     prefix = {"prefix_caching": within(1.1, 1.2), "cannot_act": {"prefix caching": "why"}}
-    said = wording.services([verdict("batch", **prefix)])
-    assert said.startswith("batch: no gain") and "1.10 to 1.20" in said
-    assert "it cannot act there (why): the machine was disturbed" in said
-    assert "disturbed" not in wording.services([verdict("batch", cannot_act=prefix["cannot_act"])])
+    none, why = wording.services([verdict("batch", **prefix)])
+    assert none == "No gain that this run can see: batch." and "1.10 to 1.20" in why
+    assert "it cannot act there (why): the machine was disturbed" in why
+    calm = [verdict("batch", cannot_act=prefix["cannot_act"])]
+    assert wording.services(calm) == [none]
 
 
 def test_ranges_that_overlap_are_named():
@@ -101,21 +102,33 @@ def drafts(count, accepted=0):
     return Acceptance(count, 4 * count, accepted, [], length, 0.0)
 
 
-def test_few_drafts_are_explained_by_the_text_not_by_their_cost():
-    said = wording.ngram("questions", drafts(2, 3), within(0.8, 0.95), async_scheduling=True)
+def ngram(monkeypatch, counted, gain, async_scheduling):
+    monkeypatch.setattr(wording, "acceptance", lambda runs, k: counted)
+    monkeypatch.setattr(wording, "faster_stream", lambda plain, drafting: gain)
+    calm = [SimpleNamespace(disturbance=Disturbance(0.0, 0.0))]
+    return wording.ngram("questions", calm, calm, 4, async_scheduling)
+
+
+def test_few_drafts_are_explained_by_the_text_not_by_their_cost(monkeypatch):
+    said = ngram(monkeypatch, drafts(2, 3), within(0.8, 0.95), async_scheduling=True)
     assert "questions: 2 drafts" in said and "found hardly anything to propose" in said
     assert "search in every step" in said and "Asynchronous scheduling is off" in said
-    said = wording.ngram("questions", drafts(0), within(0.97, 1.05), async_scheduling=False)
+    said = ngram(monkeypatch, drafts(0), within(0.97, 1.05), async_scheduling=False)
     assert "no difference that this run can see" in said and "Asynchronous" not in said
     assert "costs" not in said and "accepted" not in said
 
 
-def test_a_gain_that_no_draft_can_explain_is_not_credited_to_the_drafts():
-    said = wording.ngram("questions", drafts(338, 3), within(1.08, 1.18), True)
+def test_a_gain_that_no_draft_can_explain_is_not_credited_to_the_drafts(monkeypatch):
+    said = ngram(monkeypatch, drafts(338, 3), within(1.08, 1.18), True)
     assert "1.01 tokens on average" in said and said.endswith("the machine was disturbed.")
-    said = wording.ngram("repeats", drafts(66, 255), within(3.7, 3.9), True)
+    said = ngram(monkeypatch, drafts(66, 255), within(3.7, 3.9), True)
     assert "97 % of the drafted tokens accepted; 3.70 to 3.90 times as fast." in said
     assert "disturbed" not in said
+
+
+def test_answers_that_differ_are_explained():
+    assert wording.equality({"answers": 5, "equal": 5}).endswith("token by token.")
+    assert "round differently" in wording.equality({"answers": 5, "equal": 4})
 
 
 def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
@@ -143,28 +156,31 @@ def test_a_fixed_cost_is_named_only_where_there_is_one():
 def test_the_gain_begins_where_its_range_does():
     spans = ((0.2, (0.7, 0.8)), (0.6, (0.98, 1.3)), (0.8, (1.3, 1.5)))
     rows = [{"alpha": alpha, "gain": within(*span)} for alpha, span in spans]
-    said = wording.gain_by_acceptance(rows, "a model", 1.6, 0.15)
+    said = wording.gain_by_acceptance(Rates(rows, 1.6, 0.15), "a model")
     assert "gained from a = 0.8 on. At a = 0.8: 1.30 to 1.50 times as fast." in said
-    said = wording.gain_by_acceptance(rows[:1], "a model", 1.6, 0.15)
+    said = wording.gain_by_acceptance(Rates(rows[:1], 1.6, 0.15), "a model")
     assert "At no acceptance rate did it gain here, the drafts cost too much. At a = 0.2" in said
     wide = {"alpha": 0.95, "gain": within(0.75, 3.6)}
-    said = wording.gain_by_acceptance([*rows[:2], wide], "a model", 1.6, 0.15)
+    said = wording.gain_by_acceptance(Rates([*rows[:2], wide], 1.6, 0.15), "a model")
     assert said.endswith("At a = 0.95: undecided, 0.75 to 3.60 times as fast.")
     assert "cost too much" not in said, "an open range is no proof of a loss"
 
 
 def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
-    rows = [
-        {"gain": within(*span), "predicted_tokens": 9, "hit_tokens": 9}
-        for span in ((1.8, 2.2), (4.5, 5.5), (0.9, 1.1))
-    ]
-    said = wording.prefix_hits(rows)
-    assert said.startswith("Every predicted hit was counted, and no other. The first token")
-    assert "4.50 to 5.50 times as soon; with another first token: no difference" in said
-    assert "disturbed" not in said
-    other = [*rows[:2], {**rows[2], "gain": within(1.1, 1.2)}]
-    assert "the machine, which was disturbed" in wording.prefix_hits(other)
-    assert "differ" in wording.prefix_hits([{**row, "hit_tokens": 1} for row in rows])
+    def shared(last=(0.9, 1.1), hits=9):
+        spans = {"system": (1.8, 2.2), "few-shot": (4.5, 5.5), "changed": last}
+        numbers = {"predicted_tokens": 9, "hit_tokens": hits, "prompt_tokens": 20}
+        return {
+            name: SimpleNamespace(gain=within(*span), numbers=numbers)
+            for name, span in spans.items()
+        }
+
+    counted, few_shot, other = wording.prefix_hits(shared())
+    assert counted.startswith("Every predicted hit was counted")
+    assert "4.50 to 5.50 times as soon" in few_shot and "no difference" in other
+    assert "the machine, which was disturbed" in wording.prefix_hits(shared((1.1, 1.2)))[2]
+    assert "differ" in wording.prefix_hits(shared(hits=1))[0]
+    assert wording.hits_table(shared())[0]["predicted to be found"] == 9
     assert wording.full_blocks(256, 128) == "256 tokens fill 2 blocks of 128 exactly."
     assert "the other 44 lie" in wording.full_blocks(300, 128)
     turns = [{"ttft_ms": 5.0, "ttft_ms_without": 20.0}]

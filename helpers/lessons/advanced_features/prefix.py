@@ -1,0 +1,100 @@
+"""Prefix caching: the same requests without and with the cache, and a conversation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helpers import measure
+from helpers.engine.engine import Engine
+from helpers.engine.steps import Steps, record_steps
+from helpers.lessons import kv_blocks
+from helpers.lessons.advanced_features.services import UNREAD
+from helpers.measure import Measurement, run_workload
+from helpers.verdicts.gain import Gain, gain_of_groups, gain_of_pairs
+from helpers.workloads import Workload
+
+
+@dataclass(frozen=True)
+class ColdAndWarm:
+    """Requests one after the other, without reading the cache and with it, empty at first.
+
+    warm: the run with the cache. steps: recorded, by "cold" and "warm". gain: of the TTFT of all
+    requests but the first, which fills the cache. numbers: what a record keeps.
+    """
+
+    warm: Measurement
+    steps: dict[str, Steps]
+    gain: Gain
+    numbers: dict[str, float]
+
+
+def cold_and_warm(engine: Engine, load: Workload) -> ColdAndWarm:
+    """Measure both, and count vLLM's hits beside those that its rule predicts."""
+    with record_steps(engine) as cold_steps:
+        cold = run_workload(engine, load, UNREAD, concurrency=1, progress=False)
+    engine.llm.reset_prefix_cache()
+    with record_steps(engine) as warm_steps:
+        warm = run_workload(engine, load, concurrency=1, progress=False)
+    ttft_cold = [request.ttft_s for request in cold.requests]
+    ttft_warm = [request.ttft_s for request in warm.requests[1:]]
+    gain = gain_of_groups(ttft_cold, ttft_warm, better="lower")
+    sent = [request.prompt_token_ids for request in load.requests]
+    asked = int(warm.counters["prefix_cache_queries"])
+    found = int(warm.counters["prefix_cache_hits"])
+    numbers = {
+        "ttft_cold_ms": cold.metrics["ttft_ms_p50"],
+        "ttft_warm_ms": 1000 * measure.percentile(ttft_warm, 50),
+        "prompt_tokens": asked,
+        "predicted_tokens": sum(kv_blocks.predicted_hits(sent, engine.info.block_size)),
+        "hit_tokens": found,
+        "prefix_cache_hit_rate": found / asked,
+        **gain.metrics("ttft_gain_x"),
+    }
+    return ColdAndWarm(warm, {"cold": cold_steps, "warm": warm_steps}, gain, numbers)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A chat, once with the cache and once without; numbers: what a record keeps.
+
+    rows: one a turn: turn, cached_tokens, computed_tokens, ttft_ms, ttft_ms_without. gain: of TTFT
+    in the later half of the turns. share: of all prompt tokens, those found (0 to 1).
+    """
+
+    run: Measurement
+    rows: list[dict]
+    gain: Gain
+    share: float
+    numbers: dict[str, float]
+
+
+def conversation(engine: Engine, talk: Workload) -> Conversation:
+    """Measure the turns one after the other."""
+    without = run_workload(engine, talk, UNREAD, concurrency=1)
+    engine.llm.reset_prefix_cache()
+    turns = run_workload(engine, talk, concurrency=1)
+    rows = [
+        {
+            "turn": i,
+            "cached_tokens": request.cached_tokens,
+            "computed_tokens": request.input_tokens - request.cached_tokens,
+            "ttft_ms": 1000 * request.ttft_s,
+            "ttft_ms_without": 1000 * other.ttft_s,
+        }
+        for i, (request, other) in enumerate(zip(turns.requests, without.requests, strict=True), 1)
+    ]
+    later = rows[len(rows) // 2 :]
+    gain = gain_of_pairs([(row["ttft_ms_without"], row["ttft_ms"]) for row in later], "lower")
+    sent = [request.prompt_token_ids for request in talk.requests]
+    answers = [request.token_ids for request in turns.requests]
+    found = sum(row["cached_tokens"] for row in rows)
+    share = found / sum(request.input_tokens for request in turns.requests)
+    numbers = {
+        **gain.metrics("ttft_gain_x"),
+        "prefix_cache_hit_rate": share,
+        "ttft_last_turn_ms": rows[-1]["ttft_ms"],
+        "ttft_last_turn_without_ms": rows[-1]["ttft_ms_without"],
+        "hit_tokens": int(turns.counters["prefix_cache_hits"]),
+        "predicted_tokens": sum(kv_blocks.predicted_hits(sent, engine.info.block_size, answers)),
+    }
+    return Conversation(turns, rows, gain, share, numbers)

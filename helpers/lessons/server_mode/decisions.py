@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helpers.results.store import Results
 
-NOT_MEASURED = "not measured yet"
+NOT_MEASURED, NOT_DECIDED = "not measured yet", "not decided yet"
 
 
 def evidence(store: Results) -> dict[str, tuple[str, str]]:
@@ -22,7 +22,7 @@ def table(store: Results) -> list[dict]:
         about = store.get("decision", key) or {}
         decided = store.get("answer", f"decision_{key}") or {}
         row = {"choice": about.get("choice", ""), "what I measured": about.get("measured", "")}
-        rows.append(row | {"what I would do": decided.get("text", "")})
+        rows.append(row | {"what I would do": decided.get("text") or NOT_DECIDED})
     return rows
 
 
@@ -35,7 +35,10 @@ def _number(store: Results, experiment: str, variant: str, name: str) -> float |
 
 def _range(store: Results, experiment: str, variant: str, name: str) -> str:
     low, high = (_number(store, experiment, variant, f"{name}_{end}") for end in ("low", "high"))
-    return NOT_MEASURED if low is None or high is None else f"{low:.2f} to {high:.2f} times"
+    if low is None or high is None:
+        return NOT_MEASURED
+    open_ = " (undecided)" if low <= 1 <= high else ""
+    return f"{low:.2f} to {high:.2f} times{open_}"
 
 
 def _changed(store: Results, name: str) -> str:
@@ -44,12 +47,12 @@ def _changed(store: Results, name: str) -> str:
 
 def _places(store: Results) -> str:
     ttft, tpot = _changed(store, "ttft_ms_p50"), _changed(store, "tpot_ms_p50")
-    return f"with 4 places, the TTFT of 12 clients: {ttft}; their TPOT: {tpot}"
+    return f"4 places against the default, 12 clients: TTFT {ttft}; TPOT {tpot}"
 
 
 def _chunks(store: Results) -> str:
     gap, ttft = _changed(store, "gap_ms"), _changed(store, "long_ttft_ms")
-    return f"with 256 tokens, the longest gap in a stream: {gap}; a long prompt's TTFT: {ttft}"
+    return f"256 against the default: longest gap in a stream {gap}; a long prompt's TTFT {ttft}"
 
 
 def _prefixes(store: Results) -> str:
@@ -84,11 +87,11 @@ def _server(store: Results) -> str:
 
 def _stop(store: Results) -> str:
     said = []
-    for variant, timeout in (("no_timeout", "0"), ("timeout_30_s", "30 s")):
+    for variant, timeout in (("no_timeout", "0 s"), ("timeout_30_s", "30 s")):
         complete = _number(store, "shutdown", variant, "complete")
         streams = _number(store, "shutdown", variant, "streams")
         if complete is not None and streams is not None:
-            said.append(f"with {timeout}, {complete:.0f} of {streams:.0f} streams were completed")
+            said.append(f"with {timeout}, {complete:.0f} of {streams:.0f} streams were complete")
     return "; ".join(said) or NOT_MEASURED
 
 

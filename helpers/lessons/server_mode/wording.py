@@ -139,7 +139,7 @@ def arrivals(steps: Steps) -> str:
         for i, request in enumerate(steps.requests)
     ]
     return (
-        f"Up to {most} of {len(steps.requests)} requests shared a step; half of them waited "
+        f"up to {most} of {len(steps.requests)} requests shared a step; half of them waited "
         f"{statistics.median(waits_ms):.1f} ms or less for a place."
     )
 
@@ -204,8 +204,8 @@ def why_server_differs(gain: Gain, used_s: dict[str, float], duration_s: float) 
     )
 
 
-def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> str:
-    """What each changed option gave and cost, a line each, with the range that was measured.
+def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> list[str]:
+    """What the options that trade one wait for another gave and cost, with the measured ranges.
 
     default, changed: of `experiments.options`.
     """
@@ -223,20 +223,13 @@ def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> 
     without = again.sentence()
     if again.verdict in ("better", "worse"):
         without += ", although nothing can act there: the machine was disturbed"
-    [fit, fit_before], [status, status_before], [refused, refused_before] = (
-        (changed[key][0], default[key][0]) for key in ("fit_together", "too_long_status", "refused")
-    )
-    return (
-        f"Fewer sequences at a time: TTFT {differ('ttft_ms_p50')}; TPOT {differ('tpot_ms_p50')}.\n"
+    return [
+        f"Fewer sequences at a time: TTFT {differ('ttft_ms_p50')}; TPOT {differ('tpot_ms_p50')}.",
         f"Smaller batches of tokens: the longest gap of running streams {differ('gap_ms')}; "
-        f"the long prompt's TTFT {differ('long_ttft_ms')}.\n"
+        f"the long prompt's TTFT {differ('long_ttft_ms')}.",
         f"No prefix caching: the first token of a prompt that comes again: {without}. With "
-        f"caching: {cached.sentence()}.\n"
-        f"A shorter context: {fit:.0f} requests of full length fit instead of {fit_before:.0f}; "
-        f"the long prompt gets status {status:.0f} instead of {status_before:.0f}.\n"
-        f"Admission control: of {experiments.BURST} requests sent at once {refused:.0f} were "
-        f"refused with status 503 instead of {refused_before:.0f}."
-    )
+        f"caching: {cached.sentence()}.",
+    ]
 
 
 def how_it_stopped(report: StopReport) -> str:

@@ -20,13 +20,15 @@ import itertools
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from helpers.display import live
 from helpers.engine.engine import Engine
-from helpers.engine.failure import EngineError
+from helpers.engine.failure import EngineError, died
 from helpers.verdicts.machine import Disturbance, MachineWatch
 from helpers.workloads import Workload, uniform
 
@@ -87,7 +89,7 @@ class Measurement:
     engine_args: dict  # those in force, also inside `retuned`
     disturbance: Disturbance  # what else the machine did meanwhile
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, float]:
         """Totals and percentiles of all requests."""
         return self.summary()
@@ -192,14 +194,13 @@ def run_workload(
         if view:
             view.close()
     disturbance = watch.stop()
-    timeline = run.timeline()
     run.complete()
     after = counters(engine.llm)
     return Measurement(
         requests=list(run.records.values()),
         duration_s=run.duration_s,
         counters={n: np.subtract(v, before.get(n, 0)).tolist() for n, v in after.items()},
-        timeline=timeline,
+        timeline=run.timeline(),
         workload=workload.describe(),
         engine_args=engine.engine_args,
         disturbance=disturbance,
@@ -302,7 +303,11 @@ class _Run:
             client.get_output = original
 
     def complete(self) -> None:
-        """Put what vLLM's final outputs say into the records."""
+        """Put into the records when their tokens came, and what vLLM's final outputs say."""
+        for at_s, outputs, _ in self._own_steps():
+            for output in outputs:
+                times = self.records[self.sent[output.request_id]].token_times_s
+                times += [at_s] * len(output.new_token_ids)
         for output in self.finished:
             record, answer = self.records[output.request_id], output.outputs[0]
             record.text, record.token_ids = answer.text, list(answer.token_ids)
@@ -312,27 +317,26 @@ class _Run:
                 record.queue_s = max(0.0, stamps.scheduled_ts - stamps.queued_ts)
 
     def timeline(self) -> list[dict]:
-        """One row a step; on the way each record gets the times of its tokens."""
-        rows = []
+        """One row a step that the scheduler has numbers of."""
+        return [
+            {
+                "t_s": at_s,
+                "running": stats.num_running_reqs,
+                "waiting": stats.num_waiting_reqs,
+                "kv_cache_usage": stats.kv_cache_usage,
+                "tokens": sum(len(output.new_token_ids) for output in outputs),
+            }
+            for at_s, outputs, stats in self._own_steps()
+            if stats is not None
+        ]
+
+    def _own_steps(self) -> Iterator[tuple[float, list, object]]:
+        """Each step: seconds since the start, the outputs of this run, the scheduler's numbers."""
         for when, outputs, stats in self.steps:
             ours = [output for output in outputs if output.request_id in self.sent]
-            if outputs and not ours:
-                continue  # an engine in another process had worked ahead for a run that was stopped
-            at = when - self.start
-            for output in ours:
-                times = self.records[self.sent[output.request_id]].token_times_s
-                times += [at] * len(output.new_token_ids)
-            if stats is not None:
-                rows.append(
-                    {
-                        "t_s": at,
-                        "running": stats.num_running_reqs,
-                        "waiting": stats.num_waiting_reqs,
-                        "kv_cache_usage": stats.kv_cache_usage,
-                        "tokens": sum(len(output.new_token_ids) for output in ours),
-                    }
-                )
-        return rows
+            # An engine in another process may have worked ahead for a run that was stopped.
+            if ours or not outputs:
+                yield when - self.start, ours, stats
 
 
 def _sampling_params(request, sampling: dict):
@@ -377,7 +381,7 @@ def _give_up(engine: Engine, what: str, error: Exception | None = None) -> str:
 
     if isinstance(error, EngineDeadError) or not engine.is_open:
         engine.close()
-        return engine.ended
+        return died(engine.log_path)
     engine.end_requests()  # closes an engine that cannot end them
     if engine.is_open:
         return f"{what}; its requests were ended and the engine is ready for the next cell."

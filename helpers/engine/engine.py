@@ -14,8 +14,6 @@ default. vLLM's log goes to a file that `engine.log_path` and every error name.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import os
 import threading
 import time
@@ -28,14 +26,16 @@ from helpers import gpu_memory
 from helpers.display import live
 from helpers.engine import holders, processes
 from helpers.engine.cache import new_log
-from helpers.engine.failure import EngineError, why
+from helpers.engine.failure import EngineError, died, why
 from helpers.engine.info import EngineInfo, read_info
 from helpers.engine.profile import Profile
 from helpers.engine.start import (
     PHASES,
     collecting_nothing,
+    give_back_host_memory,
     imports_without_gc,
     keep_registered_kernels,
+    leave_out_modules,
     logged_to,
     prepare_environment,
 )
@@ -81,7 +81,7 @@ class Engine:
         own_processes: list[psutil.Process],
     ):
         self._llm = llm
-        self._closing = False
+        self._closed = False  # no longer to be used; `close_report` when all of it has gone
         self.profile = profile
         self.started_with = engine_args
         self.engine_args = engine_args  # those in force: `retuned` changes them for its block
@@ -115,20 +115,11 @@ class Engine:
     @property
     def llm(self):
         """The `vllm.LLM`. Raises EngineError when it is closed or its processes are gone."""
-        if self._closing:
+        if self._closed:
             raise EngineError("This engine is closed: run the cell with open_engine(...) again.")
         if not self.is_open:
-            raise EngineError(self.ended)
+            raise EngineError(died(self.log_path))
         return self._llm
-
-    @property
-    def ended(self) -> str:
-        """What to say of an engine whose processes have ended by themselves."""
-        return (
-            "The engine's process has ended by itself, often because the machine ran out of "
-            "memory: run the cell with open_engine(...) again. Why it ended may be in vLLM's log: "
-            f"{self.log_path}"
-        )
 
     @property
     def tokenizer(self):
@@ -143,7 +134,7 @@ class Engine:
     @property
     def is_open(self) -> bool:
         """Neither closed nor without its processes, which can be killed while this one lives."""
-        return not self._closing and all(map(processes.runs, self._needed))
+        return not self._closed and all(map(processes.runs, self._needed))
 
     @property
     def kv_cache_usage(self) -> float | None:
@@ -173,7 +164,7 @@ class Engine:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else "its process has ended"
+        state = "closed" if self._closed else "its process has ended"
         if self.is_open:
             state = str(self.info)
         return f"<Engine {self.profile.model_label} on {self.profile.machine}: {state}>"
@@ -194,16 +185,16 @@ class Engine:
         if self.close_report:
             return self.close_report
         began = time.perf_counter()
-        self._closing = True
+        self._closed = True
         try:
             if self._llm is not None:
                 with logged_to(self.log_path):
                     _shut_down(self._llm)
                 self._llm = None
             processes.end(self._processes)  # a worker outlives an engine that was killed
-            holders.release("engine")
             after = _settled_memory_gib(self._before_gib)
             left = [process.pid for process in self._processes if processes.runs(process)]
+            holders.release("engine")  # others may take the GPU once its memory is back
         finally:
             seen = self.sampler.stop()
         self.close_report = CloseReport(
@@ -225,14 +216,14 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
     """Start vLLM with the profile's arguments, changed by `engine_args` (vLLM's own names).
 
     An argument given as None is left to vLLM's default. Returns the open engine when it has this
-    configuration already; closes it first when it has another.
+    profile and these arguments already; closes it first when it has others.
     Raises EngineError, with the cause in one sentence, when vLLM does not start.
     """
     global _open
     args = {"model": profile.model, **profile.engine_args, **engine_args}
     args = {name: value for name, value in args.items() if value is not None}
     if _open is not None:
-        if _open.is_open and _open.started_with == args:
+        if _open.is_open and (_open.profile, _open.started_with) == (profile, args):
             return _open
         _open.close()
     with holders.taken("engine", profile, close=close_engine):
@@ -252,7 +243,7 @@ def _start(profile: Profile, args: dict) -> Engine:
     log_path = new_log("engine")
     prepare_environment(profile, args)
     os.environ["WORKBOOK_STEPS"] = str(steps_path(log_path))
-    known = set(_children())
+    known = set(processes.started_here())
     began = time.perf_counter()
     try:
         with live.engine_start(log_path, PHASES) as view, logged_to(log_path):
@@ -263,7 +254,7 @@ def _start(profile: Profile, args: dict) -> Engine:
             if args.get("distributed_executor_backend") == "uni":
                 keep_registered_kernels()
             before = _memory_gib()  # after the import: Python's modules stay when the engine goes
-            gc.freeze()  # vLLM's collections look at what this engine makes, not at all modules
+            leave_out_modules()
             llm = LLM(**args, use_tqdm_on_load=False)
     except KeyboardInterrupt:
         _clean_up_failed_start(known)
@@ -277,29 +268,17 @@ def _start(profile: Profile, args: dict) -> Engine:
     startup_s = time.perf_counter() - began
     log = log_path.read_text(errors="replace")
     info = read_info(llm.llm_engine.vllm_config, log, startup_s, view.phases_s())
-    new = [child for child in _children() if child not in known]
+    new = [process for process in processes.started_here() if process not in known]
     return Engine(llm, profile, args, log_path, info, before, new)
 
 
 def _clean_up_failed_start(known: set[psutil.Process]) -> None:
-    for child in set(_children()) - known:
-        with contextlib.suppress(psutil.Error):
-            child.kill()
+    processes.kill(set(processes.started_here()) - known)
     with contextlib.suppress(Exception):
         from vllm.distributed import cleanup_dist_env_and_memory
 
         cleanup_dist_env_and_memory()
-    _give_back_host_memory()
-
-
-def _children() -> list[psutil.Process]:
-    """This process's descendants, without those helpers that live as long as it does."""
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if not processes.is_lifeline(child.pid)
-        and "resource_tracker" not in processes.title(child.pid)
-    ]
+    give_back_host_memory()
 
 
 # --- closing --------------------------------------------------------------------------------------
@@ -322,14 +301,7 @@ def _shut_down(llm) -> None:
     for holder in (getattr(worker, "model_runner", None), worker, core, engine, llm):
         with contextlib.suppress(TypeError):
             vars(holder).clear()
-    _give_back_host_memory()
-
-
-def _give_back_host_memory() -> None:
-    gc.unfreeze()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    give_back_host_memory()
 
 
 def _settled_memory_gib(target: float, patience_s: float = 5.0) -> float:

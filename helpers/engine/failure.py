@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 
 from helpers import OneLineError, gpu_memory
 
@@ -73,6 +74,15 @@ def explain(message: str, model: str) -> str:
     if _NO_MODEL.search(said):
         return not_found(model, said)
     return f"vLLM did not start: {said[:500]}."
+
+
+def died(log_path: Path) -> str:
+    """What to say of an engine whose processes have ended by themselves."""
+    return (
+        "The engine's process has ended by itself, often because the machine ran out of memory: "
+        "run the cell with open_engine(...) again. Why it ended may be in vLLM's log: "
+        f"{log_path}"
+    )
 
 
 def not_found(model: str, cause: str) -> str:

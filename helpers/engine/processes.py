@@ -82,9 +82,18 @@ def resident_gib(pid: int) -> float:
     return 0.0
 
 
-def is_lifeline(pid: int) -> bool:
-    """Whether the process is one of this module's helpers (to leave out of a list of leftovers)."""
+def is_helper(pid: int) -> bool:
+    """Whether the process is one of this module's helpers."""
     return str(Path(__file__).resolve()) in title(pid)
+
+
+def started_here() -> list[psutil.Process]:
+    """The processes below this one, but for helpers that end with it (this module's, Python's)."""
+    return [
+        process
+        for process in below(os.getpid())
+        if not is_helper(process.pid) and "resource_tracker" not in title(process.pid)
+    ]
 
 
 def find_orphans() -> list[dict]:
@@ -175,14 +184,14 @@ def stop(process: subprocess.Popen, grace_s: float | None = None) -> int:
             return process.wait(wait_s)
     left = below(process.pid)
     process.kill()
-    _kill(left)
+    kill(left)
     return process.wait()
 
 
-def end(them: Iterable[psutil.Process], grace_s: float = GRACE_S) -> None:
+def end(them: Iterable[psutil.Process]) -> None:
     """SIGTERM, wait, SIGKILL, for processes that need not be our children."""
     them = list(them)
-    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 2.0)):
+    for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 2.0)):
         them = list(filter(runs, them))
         for process in them:
             with contextlib.suppress(psutil.Error):
@@ -190,6 +199,18 @@ def end(them: Iterable[psutil.Process], grace_s: float = GRACE_S) -> None:
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline and any(map(runs, them)):
             time.sleep(0.05)
+
+
+def kill(them: Iterable[psutil.Process]) -> None:
+    """SIGKILL, without waiting."""
+    for process in them:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def adopt_orphans() -> None:
+    """What loses its parent below this process is handed to this one, not to process 1."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 _guard: tuple[int, subprocess.Popen] | None = None
@@ -209,18 +230,12 @@ def guard_children() -> None:
         _guard = os.getpid(), _start_helper(["watch", "--parent", str(os.getpid())], **quiet)
 
 
-def _kill(them: Iterable[psutil.Process]) -> None:
-    for process in them:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-
-
 # --- the two helpers themselves -------------------------------------------------------------------
 
 
 def _supervise(parent: int, grace_s: float, cmd: list[str]) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
+    libc = ctypes.CDLL(None)  # loaded before the fork
     wanted = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
 
@@ -251,7 +266,7 @@ def _supervise(parent: int, grace_s: float, cmd: list[str]) -> int:
     deadline = time.monotonic() + 1.0
     while left := below(os.getpid()):
         late = time.monotonic() > deadline
-        _kill(p for p in left if late or "resource_tracker" not in title(p.pid))
+        kill(p for p in left if late or "resource_tracker" not in title(p.pid))
         time.sleep(0.02)
     code = command.wait()
     return code if code >= 0 else 128 - code

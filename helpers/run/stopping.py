@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import signal
 from collections.abc import Iterator
 
 from helpers.engine import processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PR_SET_CHILD_SUBREAPER = 36
 
 
 class Stopped(BaseException):
@@ -31,9 +28,7 @@ def everything_ends() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)
         raise Stopped(number)
 
-    with contextlib.suppress(OSError, AttributeError):
-        # Orphaned descendants are handed to this process, where sweep() finds them.
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    processes.adopt_orphans()  # for sweep()
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
@@ -45,7 +40,4 @@ def everything_ends() -> Iterator[None]:
 
 def sweep() -> None:
     """End what is still below this process: a supervisor leaves nothing, unless it was killed."""
-    for pid in processes.descendants(os.getpid()):
-        if not processes.is_lifeline(pid):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+    processes.kill(processes.started_here())

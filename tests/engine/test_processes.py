@@ -176,7 +176,7 @@ KERNEL = textwrap.dedent("""
     if sys.argv[2] == "guard":
         time.sleep(0.5)
         below = processes.descendants(os.getpid())
-        guards = " ".join(str(p) for p in below if processes.is_lifeline(p))
+        guards = " ".join(str(p) for p in below if processes.is_helper(p))
         open(folder + "/guards", "w").write(guards)
     open(folder + "/ready", "w").write("1")
     time.sleep(600)

@@ -100,7 +100,7 @@ def test_an_interrupted_start_leaves_nothing():
     assert parent.stdout.readline() == "go\n"
 
     def is_server(pid: int) -> bool:
-        return "quick_server" in processes.title(pid) and not processes.is_lifeline(pid)
+        return "quick_server" in processes.title(pid) and not processes.is_helper(pid)
 
     deadline = time.monotonic() + 60
     while not any(map(is_server, processes.descendants(parent.pid))):

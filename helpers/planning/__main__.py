@@ -246,7 +246,9 @@ def _sizes(shape, box, p: SpeedPrediction) -> dict:
         "parameters": shape.parameters(),
         "weights_gib_per_gpu": round(m.weights_gib_per_gpu, 4),
         "memory_gib_per_gpu": {"usable": round(box.gpu.usable_gib, 3), **in_gib},
-        "kv_bytes_per_token_per_gpu": stage.kv_page // m.options.block_size,
+        "kv_bytes_per_token_per_gpu": shape.kv_bytes_per_token(
+            p.tp, m.options.kv_cache_dtype, stage.layers
+        ),
         "kv_cache_tokens": m.kv_cache_tokens,
         "kv_cache_tokens_all_replicas": m.kv_cache_tokens * p.dp,
         "max_concurrency": round(m.max_concurrency, 3),

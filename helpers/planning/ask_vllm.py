@@ -9,6 +9,7 @@ stand-ins for the process groups, so that one process can be any rank of any lay
 import argparse
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,19 +31,52 @@ class _Group:
         self.device_communicator = None
 
 
+@dataclass(frozen=True)
+class Built:
+    """A model of vLLM on the meta device, and the configuration that it was built with."""
+
+    model: object
+    config: object
+
+
 def rank_bytes(model: ModelShape | dict, tp: int = 1, pp: int = 1, pp_rank: int = 0) -> int:
     """Bytes of the parameters that vLLM creates on this rank, in bfloat16.
 
-    model: a shape of the planner, or the dict of any config.json.
-
-    Raises what vLLM raises for sizes that it refuses. A quantised model cannot be asked on a
-    machine whose vLLM has no kernels for it (the CPU build has none for fp8).
+    model: a shape of the planner, or the dict of any config.json. Raises what vLLM raises for sizes
+    that it refuses. A quantised model cannot be asked on a machine whose vLLM has no kernels for it
+    (the CPU build has none for fp8).
     """
     with quiet():
-        return _rank_bytes(getattr(model, "config", model), tp, pp, pp_rank)
+        built = _build(model, tp, pp, pp_rank, max_model_len=128)
+    parameters = {id(p): p for p in built.model.parameters()}
+    return sum(p.numel() * p.element_size() for p in parameters.values())
 
 
-def _rank_bytes(settings, tp, pp, pp_rank) -> int:
+def kv_blocks(
+    model: ModelShape | dict, tp: int, available: int, max_model_len: int, **engine_args
+) -> tuple[int, float]:
+    """(blocks that ``available`` bytes hold, requests of max_model_len at once) on this rank.
+
+    From the groups that vLLM makes of the layers (get_kv_cache_groups), with async scheduling as on
+    GPUs. Raises what vLLM raises.
+    """
+    with quiet():
+        from vllm.v1.core import kv_cache_utils as utils
+
+        built = _build(model, tp, 1, 0, max_model_len=max_model_len, **engine_args)
+        config = built.config
+        config.scheduler_config.async_scheduling = True
+        config.cache_config.kv_cache_layout = "LBNHC"  # FlashAttention's
+        layers = config.compilation_config.static_forward_context.items()
+        kept = [(name, layer) for name, layer in layers if hasattr(layer, "get_kv_cache_spec")]
+        specs = {name: layer.get_kv_cache_spec(config) for name, layer in kept}
+        specs = {name: spec for name, spec in specs.items() if spec}
+        groups = utils.get_kv_cache_groups(config, specs)
+        cache = utils.get_kv_cache_config_from_groups(config, groups, available)
+        return cache.num_blocks, utils.get_max_concurrency_for_kv_cache_config(config, cache)
+
+
+def _build(model, tp, pp, pp_rank, **engine_args) -> Built:
     with imports_without_gc():
         import torch
         import vllm.distributed.parallel_state as state
@@ -55,26 +89,26 @@ def _rank_bytes(settings, tp, pp, pp_rank) -> int:
     before = {name: getattr(state, name, None) for name in groups}
     dtype = torch.get_default_dtype()
     with tempfile.TemporaryDirectory() as folder:
+        settings = model if isinstance(model, dict) else model.config
         (Path(folder) / "config.json").write_text(json.dumps(settings))
         config = EngineArgs(
             model=folder,
             skip_tokenizer_init=True,
             load_format="dummy",
-            max_model_len=128,
             dtype="bfloat16",
+            **engine_args,
         ).create_engine_config()
+        config.parallel_config.tensor_parallel_size = tp
         try:
             for name, (size, rank) in groups.items():
                 setattr(state, name, _Group(size, rank))
             torch.set_default_dtype(torch.bfloat16)
             with set_current_vllm_config(config), torch.device("meta"):
-                built = initialize_model(config)
+                return Built(initialize_model(config), config)
         finally:
             torch.set_default_dtype(dtype)
             for name, group in before.items():
                 setattr(state, name, group)
-    parameters = {id(p): p for p in built.parameters()}
-    return sum(p.numel() * p.element_size() for p in parameters.values())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,17 +9,21 @@ take, and the driver's own cost of a CUDA graph, are measured constants.
 """
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 
 from .hardware import GIB, Box, Gpu, PlanningError
-from .models import ModelShape, kv_element_bytes, rank_tensors, stage_layers, why_invalid
+from .kv_cache import block_bytes, block_tokens, blocks_of_request
+from .models import ModelShape, kv_element_bytes, rank_tensors, stage_range, why_invalid
 
 MIB = 2**20
 
 # ---------------------------------------------------------------------- measured constants
 # H100 SXMs, vLLM 0.32.0, Qwen2.5-0.5B to 32B (benchmarks/planner); a guess for other GPUs.
 NON_TORCH_GIB = 0.29  # kernels' code, cuBLAS workspace, attention scratch: 0.27 to 0.33 seen
-NON_TORCH_TP_GIB = 0.15  # more for NCCL's channels of a tensor-parallel group; a guess
+# More in a tensor-parallel group: NCCL's channels (0.33 GiB for 2 GPUs, 0.38 for 4 and 8 by
+# AIConfigurator's system files), buffers of symmetric memory and of vLLM's own all-reduce.
+NON_TORCH_TP_GIB = 0.65
 COMPILE_GIB = 0.05  # more at the peak of a start that compiles than of one that finds the code
 GRAPH_BASE_MIB = 60  # graph pool and driver state, whatever the model
 FULL_GRAPH_MIB = 2  # a full decode graph: the driver's smallest piece
@@ -59,7 +63,7 @@ class StageMemory:
     graphs_estimate: int
     budget: int  # total x utilisation
     kv_available: int
-    kv_page: int  # one block of tokens over this stage's layers
+    kv_page: int  # one block of the pool, over the layers of a group
 
     @property
     def consumed(self) -> int:
@@ -82,8 +86,18 @@ class MemoryPlan:
     kv_cache_tokens: int  # of one replica, as vLLM's "GPU KV cache size" line reports it
     max_concurrency: float  # requests of max_model_len tokens at once
     fits: bool
+    shape: ModelShape = field(repr=False)
+    in_flight: int = 0  # tokens that are scheduled and not yet settled
     problem: str = ""
     notes: tuple = field(default_factory=tuple)
+
+    def blocks_of(self, length: int) -> int:
+        """Blocks that a request of so many tokens holds at most."""
+        return blocks_of_request(self.shape, length, self.in_flight, self.options.block_size)
+
+    def room_for(self, length: int) -> int:
+        """Requests of so many tokens that the KV cache holds at once."""
+        return self.num_blocks // self.blocks_of(length)
 
     @property
     def worst(self) -> StageMemory:
@@ -322,26 +336,28 @@ def plan_memory(
     if problem := why_invalid(shape, tp, pp, dp, ep):
         raise PlanningError(problem)
     options = default_options(gpu, shape, given, tp * pp, usage)
+    tokens = block_tokens(shape, tp, options.kv_cache_dtype, options.block_size)
+    options = replace(options, block_size=tokens)
     budget = math.ceil(gpu.usable_bytes * options.gpu_memory_utilization)
     stages = []
-    for rank, layers in enumerate(stage_layers(shape.layers, pp)):
+    for rank in range(pp):
+        layers = stage_range(shape.layers, pp, rank)
         weights = loaded_bytes(shape, gpu, tp, pp, rank, ep, dp)
-        parts = _working_memory(shape, gpu, options, layers, tp, ep, rank == 0, rank == pp - 1)
+        parts = _working_memory(shape, gpu, options, len(layers), tp, ep, rank == 0, rank == pp - 1)
         left = options.kv_cache_memory_bytes
         if left is None:
             left = budget - weights - sum(parts.values())
         stages.append(
             StageMemory(
-                layers=layers,
+                layers=len(layers),
                 weights=weights,
                 budget=budget,
                 kv_available=left,
-                kv_page=shape.kv_bytes_per_token(tp, options.kv_cache_dtype, layers)
-                * options.block_size,
+                kv_page=block_bytes(shape, layers, tp, options.kv_cache_dtype, tokens),
                 **parts,
             )
         )
-    return _kv_plan(shape, gpu, tuple(stages), options)
+    return _kv_plan(shape, gpu, tuple(stages), options, pp)
 
 
 def _working_memory(shape, gpu, options, layers, tp, ep, is_first, is_last) -> dict:
@@ -358,9 +374,12 @@ def _working_memory(shape, gpu, options, layers, tp, ep, is_first, is_last) -> d
     )
 
 
-def _kv_plan(shape, gpu, stages, options) -> MemoryPlan:
+def _kv_plan(shape, gpu, stages, options, pp) -> MemoryPlan:
     blocks = max(0, min(s.kv_available // s.kv_page for s in stages))
-    concurrency = blocks / math.ceil(options.max_model_len / options.block_size)
+    # async scheduling: a step is planned while another runs (VllmConfig.max_concurrent_batches)
+    in_flight = (pp + 1) * options.max_num_batched_tokens
+    per_request = blocks_of_request(shape, options.max_model_len, in_flight, options.block_size)
+    concurrency = blocks / per_request
     plan = MemoryPlan(
         stages=stages,
         options=options,
@@ -368,16 +387,25 @@ def _kv_plan(shape, gpu, stages, options) -> MemoryPlan:
         kv_cache_tokens=int(concurrency * options.max_model_len),
         max_concurrency=concurrency,
         fits=True,
+        shape=shape,
+        in_flight=in_flight,
         notes=shape.notes,
     )
     problem = _why_it_does_not_fit(gpu, plan)
     return replace(plan, fits=not problem, problem=problem)
 
 
+def _longest(plan: MemoryPlan) -> int:
+    """Tokens of the longest request that the blocks hold, in whole blocks."""
+    lengths = range(0, plan.options.max_model_len, plan.options.block_size)
+    fitting = bisect_right(lengths, plan.num_blocks - 1, key=plan.blocks_of)
+    return lengths[max(0, fitting - 1)]
+
+
 def _why_it_does_not_fit(gpu: Gpu, plan: MemoryPlan) -> str:
     worst, options = plan.worst, plan.options
     has = f"a {gpu.name} has {gpu.usable_gib:.1f} GiB"
-    per_request = math.ceil(options.max_model_len / options.block_size)
+    per_request = plan.blocks_of(options.max_model_len)
     if worst.weights >= gpu.usable_bytes:
         return f"the weights alone take {worst.weights / GIB:.1f} GiB on each GPU, and {has}"
     if options.kv_cache_memory_bytes is not None and worst.taken > gpu.usable_bytes:
@@ -393,7 +421,7 @@ def _why_it_does_not_fit(gpu: Gpu, plan: MemoryPlan) -> str:
         )
     if plan.num_blocks - 1 < per_request:
         need = per_request * worst.kv_page / GIB
-        length = max(0, plan.num_blocks - 1) * options.block_size
+        length = _longest(plan)
         return (
             "vLLM stops with \"To serve at least one request with the model's max seq len "
             f"({options.max_model_len}), ({need:.2f} GiB KV cache is needed, which is larger than "

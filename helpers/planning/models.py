@@ -218,15 +218,15 @@ class ModelShape:
     def linear_state_bytes(self, tp: int) -> int:
         """Bytes that one request keeps in one layer of linear attention, on one rank.
 
-        The convolution's last inputs and, for each value head, a matrix, both in the model's type
-        (MambaStateShapeCalculator.gated_delta_net_state_shape).
+        The convolution's last inputs in the model's type and, for each value head, a matrix in
+        float32 (MambaStateShapeCalculator.gated_delta_net_state_shape).
         """
         keys, values = (
             self.linear_k_heads * self.linear_k_dim,
             self.linear_v_heads * self.linear_v_dim,
         )
         conv = (2 * keys + values) // tp * (self.linear_conv - 1)
-        return (conv + values // tp * self.linear_k_dim) * self.dtype_bytes
+        return conv * self.dtype_bytes + values // tp * self.linear_k_dim * 4
 
 
 def kv_element_bytes(kv_dtype: str, shape: ModelShape) -> int:
@@ -384,12 +384,6 @@ def shape_from_config(
             f"{name} is sized without its vision encoder: start it with --language-model-only, or "
             "leave room for the encoder and its images"
         )
-    kinds = _attention_kinds(config, family, layers)
-    if {"sliding", "linear"} & set(kinds):
-        notes.append(
-            f"some layers of {name} look back a window or keep a state: vLLM keeps less KV cache "
-            "for a long request than this plan counts"
-        )
     dtype = read.dtype()
     if dtype == "float32":  # config/model.py, _get_and_verify_dtype
         notes.append("a float32 checkpoint: vLLM's default dtype loads it in 16 bits")
@@ -411,7 +405,7 @@ def shape_from_config(
         formats=formats,
         family=kind,
         traits=_traits(config, family),
-        attention=kinds,
+        attention=_attention_kinds(config, family, layers),
         mixtures=_mixtures(config, family, layers),
         hidden=hidden,
         intermediate=number(

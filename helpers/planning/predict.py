@@ -459,8 +459,8 @@ def _streams(shape, workload: RequestMix, tp: int, dp: int, memory: MemoryPlan):
             "times, which are those of replicas with experts of their own"
         )
     wanted = math.ceil(workload.concurrency / dp)
-    blocks = math.ceil((workload.input_tokens + workload.output_tokens) / opts.block_size)
-    room = memory.num_blocks // blocks if memory.num_blocks else wanted
+    room = memory.room_for(workload.input_tokens + workload.output_tokens)
+    room = room if memory.num_blocks else wanted
     streams = max(1, min(wanted, opts.max_num_seqs, room))
     if streams < wanted:
         limit = "KV cache" if room < opts.max_num_seqs else "max_num_seqs"

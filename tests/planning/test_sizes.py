@@ -11,7 +11,8 @@ from helpers.planning import (
     weight_bytes,
     why_invalid,
 )
-from helpers.planning.ask_vllm import rank_bytes
+from helpers.planning.ask_vllm import kv_blocks, rank_bytes
+from helpers.planning.kv_cache import block_bytes, block_tokens, blocks_of_request
 from helpers.planning.models import rank_tensors, shape_from_config
 
 # Layers that a family needs to show all that it is made of.
@@ -117,3 +118,34 @@ def test_a_mixture_whose_experts_are_shared_fits_two_replicas():
     assert plan_memory(shape, box, dp=2, options=options).fits
     speed = predict_speed(shape, box, dp=2, options=options)
     assert any("share the experts" in note for note in speed.notes)
+
+
+@pytest.mark.parametrize(
+    "name, layers, tp, block",
+    [
+        ("Gemma-3-27B", 14, 2, 32),  # five sliding layers for each full one, in seven groups
+        ("gpt-oss-20b", 6, 2, 32),  # half of each
+        ("Llama-4-Scout", 8, 4, 32),  # chunked
+        ("Qwen3-Next-80B-A3B", 8, 2, 16),  # states
+    ],
+)
+def test_kv_groups_are_those_that_vllm_makes(name, layers, tp, block):
+    config = {**load_shape(name).config, "num_hidden_layers": layers}
+    config.pop("quantization_config", None)
+    shape, length, available = shape_from_config(config, name), 32_768, 4 * 2**30
+    tokens = block_tokens(shape, tp, "auto", block)
+    theirs = kv_blocks(
+        config, tp, available, length, block_size=tokens, max_num_batched_tokens=8192
+    )
+    blocks = available // block_bytes(shape, range(layers), tp, "auto", tokens)
+    per_request = blocks_of_request(shape, length, 2 * 8192, tokens)
+    assert theirs == (blocks, pytest.approx(blocks / per_request))
+
+
+def test_windows_leave_room_for_more_requests():
+    """gpt-oss: of a long request half of the layers keep the window and what is in flight."""
+    memory = plan_memory(load_shape("gpt-oss-120b"), make_box("H100", 2), tp=2)
+    per_token = 36 * 2 * 4 * 64 * 2
+    bytes_kept = memory.blocks_of(131_072) * memory.stages[0].kv_page
+    assert 0.5 < bytes_kept / (131_072 * per_token) < 0.65
+    assert memory.room_for(1_000) > 50 * memory.room_for(131_072)

@@ -62,7 +62,7 @@ def test_windows_states_and_indexers_bound_what_a_long_context_reads():
     for name, most in (("gpt-oss-120b", 0.51), ("Gemma-3-27B", 0.17), ("Qwen3-Next-80B-A3B", 1.01)):
         shape, tokens = load_shape(name), 100_000
         read = model_stage(shape).step(1, tokens).kv_read_bytes
-        assert read < most * tokens * shape.kv_bytes_per_token() + 1e8, name
+        assert read < most * tokens * shape.kv_bytes_per_token() + 2e8, name
     sparse, dense = (
         model_stage(load_shape(n)).step(1, 100_000) for n in ("DeepSeek-V3.2", "DeepSeek-V3")
     )

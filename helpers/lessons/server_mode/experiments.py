@@ -261,7 +261,7 @@ def gain_of_clients(server: Server, clients: int, budget_s: float, **size) -> Ga
     return gains["many"]
 
 
-def burst(server: Server, requests: int, max_tokens: int = 64) -> list[dict]:
+def burst(server: Server, requests: int, max_tokens: int = 128) -> list[dict]:
     """Send so many requests at once: a row for each status, with the first words of the server.
 
     Raises ServerError when nothing answers.

@@ -1,8 +1,16 @@
 """Run cells as papermill does, and read what they leave. For tests of what students see."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+
+from helpers import REPO
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -18,9 +26,36 @@ SMALL = {
         **{"MEMORY_REQUESTS": 10, "SERVICE_REQUESTS": 3},
     },
     "03_reading_notes": {"TRACE_REQUESTS": 600, "REQUESTS": 24, "REPEATS": 1},
-    "04_multi_gpu_planning": {"MEASURE_DP": False, "TRY_RAY": False},
+    "04_multi_gpu_planning": {
+        "PLAN_GPU": "L40S",
+        "PLAN_GPUS": 2,
+        "MEASURE_DP": False,
+        "TRY_RAY": False,
+    },  # fmt: skip
     "05_server_mode": {"REQUESTS": 24, "CLIENTS": [1, 4, 16], "RATES": [8, 16, 60], "SECONDS": 2},
 }
+
+
+def execute(name: str, folder: Path, parameters: dict, cores=None) -> nbformat.NotebookNode:
+    """The notebook as plain papermill executes it; what it saves is in folder/results.
+
+    It runs in a folder that is not the repository: nothing may depend on where. Its processes carry
+    the folder as TEST_MARKER. cores: those that it may use; None is all.
+    """
+    given = folder / "given.yaml"
+    given.write_text(yaml.safe_dump({"RESULTS_DIR": str(folder / "results"), **parameters}))
+    command = [sys.executable, "-m", "papermill", str(REPO / "notebooks" / f"{name}.ipynb")]
+    command += ["out.ipynb", "--no-progress-bar", "-f", str(given)]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"TEST_MARKER": str(folder)},
+        capture_output=True,
+        text=True,
+        preexec_fn=cores and (lambda: os.sched_setaffinity(0, cores)),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return nbformat.read(folder / "out.ipynb", as_version=4)
 
 
 def run_cells(*cells, env=None, allow_errors=False, cwd=None):

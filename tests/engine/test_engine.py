@@ -25,8 +25,12 @@ SMALL = {"max_model_len": 512, "kv_cache_memory_bytes": 60 * 2**20}
 
 @pytest.fixture
 def engine():
-    engine = open_engine(PROFILE, **SMALL)
-    yield engine
+    return open_engine(PROFILE, **SMALL)  # that of the test before, unless it was closed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_at_the_end():
+    yield
     close_engine()
 
 
@@ -131,6 +135,7 @@ def test_the_stop_button_leaves_the_engine_usable(engine):
 
 
 def test_nothing_is_printed_by_vllm(capfd):
+    close_engine()
     with open_engine(PROFILE, **SMALL) as engine:
         engine.llm.generate([{"prompt_token_ids": [5] * 8}], use_tqdm=False)
     printed = "".join(capfd.readouterr())

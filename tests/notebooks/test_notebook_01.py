@@ -2,18 +2,14 @@
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from helpers.results import documents
 from helpers.results import store as results
 from helpers.results.wording import rounded
-from tests.notebook_tools import SMALL
+from tests.notebook_tools import SMALL, execute
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -21,31 +17,14 @@ pytestmark = pytest.mark.slow
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "week2.json").write_text('{"throughput": "212 tokens/sec", "gpu": "A10G"}')
-    arguments = {
+    given = {
         "PROFILE": "cpu",
-        "RESULTS_DIR": str(folder / "results"),
         "BASELINE_FILE": str(folder / "week2.json"),
         "KEY_CHALLENGE": "Understanding TTFT",
+        "INSIGHTS": ["batching pays"],
+        "QUESTIONS": ["what about TP"],
     }
-    sizes = SMALL["01_review"]
-    arguments |= {name: value for name, value in sizes.items() if name != "MAX_NUM_SEQS"}
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(ROOT / "notebooks/01_review.ipynb"),
-        "out.ipynb",
-        "--no-progress-bar",
-    ]
-    for name, value in arguments.items():
-        command += ["-p", name, str(value)]
-    command += [
-        "-y",
-        f"{{MAX_NUM_SEQS: {sizes['MAX_NUM_SEQS']}, INSIGHTS: [batching pays], "
-        "QUESTIONS: [what about TP]}",
-    ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
+    execute("01_review", folder, SMALL["01_review"] | given)
     return folder
 
 

@@ -4,19 +4,12 @@ Counts are exact and checked as such. Times are checked only where the effect is
 noise of a busy machine.
 """
 
-import subprocess
-import sys
-from pathlib import Path
-
-import nbformat
 import pytest
-import yaml
 
 from helpers.lessons.papers.speculative import expected_tokens
 from helpers.results import store as results
-from tests.notebook_tools import SMALL, alt_texts
+from tests.notebook_tools import SMALL, alt_texts, execute
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PARAMETERS = SMALL["02_advanced_features"] | {
     "PROFILE": "cpu",
@@ -29,32 +22,18 @@ PARAMETERS = SMALL["02_advanced_features"] | {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere")
-    (folder / "given.yaml").write_text(
-        yaml.safe_dump(PARAMETERS | {"RESULTS_DIR": str(folder / "results")})
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(ROOT / "notebooks/02_advanced_features.ipynb"),
-        "out.ipynb",
-        "--no-progress-bar",
-        "-f",
-        "given.yaml",
-    ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=880)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-@pytest.fixture(scope="module")
-def store(run):
-    return results.Results("test", run / "results")
+    notebook = execute("02_advanced_features", folder, PARAMETERS)
+    return notebook.cells, results.Results("test", folder / "results")
 
 
 @pytest.fixture(scope="module")
 def cells(run):
-    return nbformat.read(run / "out.ipynb", 4).cells
+    return run[0]
+
+
+@pytest.fixture(scope="module")
+def store(run):
+    return run[1]
 
 
 def metrics(store, experiment):

@@ -5,12 +5,11 @@ import re
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
 
 from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results.store import Results
-from tests.notebook_tools import SMALL, alt_texts, texts
+from tests.notebook_tools import SMALL, alt_texts, execute, texts
 
 # The whole notebook is executed; on a busy machine it takes minutes instead of one.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -30,12 +29,6 @@ WORDS = (
 @pytest.fixture(scope="module")
 def source():
     return nbformat.read(NOTEBOOK, 4)
-
-
-def test_it_is_committed_without_outputs(source):
-    assert all(
-        not c.outputs and c.execution_count is None for c in source.cells if c.cell_type == "code"
-    )
 
 
 def test_no_prediction_is_spoiled(source):
@@ -82,21 +75,12 @@ def executed(tmp_path_factory):
     questions = make_quiz(STUDENT)
     answers = {q.id: q.answer for q in questions if q.section == "1"} | {"idle": 3}
     parameters = SMALL["03_reading_notes"] | {
-        "RESULTS_DIR": str(folder / "results"), "STUDENT": STUDENT, "QUIZ_ANSWERS": answers,
+        "STUDENT": STUDENT, "QUIZ_ANSWERS": answers,
         "PREDICTIONS": {"paged_percent": 80}, "NOTES": {"orca": WORDS},
         "PRICE_PER_HOUR": 3.0, "UTILISATION": 0.25,
     }  # fmt: skip
-    out = folder / "out.ipynb"
-    # From a folder that is not the repository: nothing may depend on where the notebook runs.
-    papermill.execute_notebook(
-        str(NOTEBOOK),
-        str(out),
-        parameters,
-        cwd=str(folder),
-        progress_bar=False,
-        kernel_name="python3",
-    )
-    return nbformat.read(out, 4), Results("03_reading_notes", folder / "results")
+    notebook = execute("03_reading_notes", folder, parameters)
+    return notebook, Results("03_reading_notes", folder / "results")
 
 
 def all_text(notebook) -> str:

@@ -2,22 +2,18 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 
-from tests.notebook_tools import SMALL, texts
+from tests.notebook_tools import SMALL, execute, texts
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "04_multi_gpu_planning.ipynb"
 
 
-def test_it_is_stored_without_outputs_and_with_its_sections():
+def test_it_has_its_sections():
     notebook = nbformat.read(NOTEBOOK, 4)
-    assert not any(cell.get("outputs") for cell in notebook.cells)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     for number, word in enumerate(
         (
@@ -33,55 +29,18 @@ def test_it_is_stored_without_outputs_and_with_its_sections():
         1,
     ):
         assert f"## {number}. {word}" in text
-    assert [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])], (
-        "no parameters cell"
-    )
 
 
-def code_cells(path):
-    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-
-
-SMALLER = SMALL["04_multi_gpu_planning"]
+MIXTURE = {"PLAN_MODEL": "Mixtral-8x7B", "PLAN_GPU": "A100-SXM-80GB", "PLAN_GPUS": 16}
+OTHER = SMALL["04_multi_gpu_planning"] | MIXTURE | {"PLAN_NODES": 2}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "plan",
-    [
-        {},  # as it is: the course's model, 70B on eight H100s, every measurement
-        {**SMALLER, "PLAN_GPU": "L40S", "PLAN_GPUS": 2},
-        {
-            **SMALLER,
-            "PLAN_MODEL": "Mixtral-8x7B",
-            "PLAN_GPU": "A100-SXM-80GB",
-            "PLAN_GPUS": 16,
-            "PLAN_NODES": 2,
-        },
-    ],
-)
+@pytest.mark.parametrize("plan", [{}, OTHER], ids=["as it is", "mixture, one core"])
 def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
-    # The other plans on one core, where TP 2 and PP 2 cannot be tried: the notebook goes on.
-    cores = {min(os.sched_getaffinity(0))} if plan else os.sched_getaffinity(0)
-    given = yaml.safe_dump({"RESULTS_DIR": str(tmp_path / "results"), **plan})
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "papermill",
-            str(NOTEBOOK),
-            "out.ipynb",
-            "--no-progress-bar",
-            "-y",
-            given,
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    # The other plan on one core, where TP 2 and PP 2 cannot be tried: the notebook goes on.
+    cores = {min(os.sched_getaffinity(0))} if plan else None
+    notebook = execute("04_multi_gpu_planning", tmp_path, plan, cores)
     records = [
         json.loads(line)
         for line in (tmp_path / "results" / "measurements.jsonl").read_text().splitlines()
@@ -93,7 +52,8 @@ def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
     assert "others_share" in trials["TP 1"]["machine"], "what else ran is kept with the trial"
     if not plan:
         assert trials["TP 2 against TP 1"]["metrics"]["speedup_x_values"] >= 3
-        outputs = "".join(map(texts, code_cells(tmp_path / "out.ipynb")))
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        outputs = "".join(map(texts, code))
         assert "us with gloo between two processes" in outputs
         assert "vLLM uses its own, not gloo" in outputs or "disturbed" in outputs
     for key in (

@@ -1,6 +1,5 @@
 """Notebook 5 from top to bottom, as papermill runs it, with short loads."""
 
-import os
 import re
 import statistics
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers.engine import processes
 from helpers.results.store import load
-from tests.notebook_tools import SMALL, alt_texts
+from tests.notebook_tools import SMALL, alt_texts, execute
+from tests.run.tools import no_process_with
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "05_server_mode.ipynb"
@@ -25,40 +24,25 @@ def text_of(output) -> str:
     return "" if output.output_type == "error" else str(output.data.get("text/plain", ""))
 
 
-def test_the_source_is_clean():
+def test_its_cells_are_short():
     notebook = nbformat.read(NOTEBOOK, 4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not [c for c in code if c.outputs or c.execution_count], "outputs are never committed"
-    assert [c.metadata.get("tags") for c in code].count(["parameters"]) == 1
     assert statistics.median(len(c.source.splitlines()) for c in code) <= 8
 
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    import papermill
-
     folder = tmp_path_factory.mktemp("notebook_05")
-    before = set(processes.descendants(os.getpid()))
-    papermill.execute_notebook(
-        str(NOTEBOOK),
-        str(folder / "out.ipynb"),
-        parameters={**PARAMETERS, "RESULTS_DIR": str(folder)},
-        cwd=str(folder),
-        progress_bar=False,
-        kernel_name="python3",
-        execution_timeout=400,
-    )
-    notebook = nbformat.read(folder / "out.ipynb", 4)
-    records, problems = load(folder)
+    notebook = execute("05_server_mode", folder, PARAMETERS)
+    records, problems = load(folder / "results")
     assert problems == []
-    left = set(processes.descendants(os.getpid())) - before
-    return notebook, {(r["experiment"], r["variant"]): r for r in records}, left
+    return notebook, {(r["experiment"], r["variant"]): r for r in records}, folder
 
 
 @pytest.mark.timeout(600)
 def test_it_runs_and_leaves_no_process(executed):
-    notebook, _, left = executed
-    assert left == set()
+    notebook, _, folder = executed
+    no_process_with(str(folder))
     errors = [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
     assert errors == []
     shouted = [

@@ -304,12 +304,15 @@ def _shipped_name(text: str) -> str | None:
     return next((name for name in SHIPPED if name.lower() == tail), None)
 
 
-def load_shape(model) -> ModelShape:
-    """The ModelShape of a config (see load_config for what ``model`` may be)."""
+def load_shape(model, quantization: str | None = None) -> ModelShape:
+    """The ModelShape of a config (see load_config for what ``model`` may be).
+
+    quantization: vLLM's --quantization, which converts a 16-bit checkpoint while loading.
+    """
     if isinstance(model, ModelShape):
         return model
     config, name, source = load_config(model)
-    return shape_from_config(config, name, source)
+    return shape_from_config(config, name, source, quantization)
 
 
 class _Config:

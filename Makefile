@@ -30,7 +30,7 @@ CODE := helpers tests benchmarks explore_server_mode.py notebooks
 test: $(READY) ## check the form of the code (ruff), run the tests
 	@$(PY) -m ruff format -q --check $(CODE) && $(PY) -m ruff check -q $(CODE) || \
 		{ echo "The code is not as ruff wants it: see above; ruff format and ruff check --fix help." >&2; exit 1; }
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lab: $(READY) ## open the notebooks in JupyterLab, on this machine only
 	@$(PY) -m helpers.run.jupyterlab $(ARGS)

@@ -1,4 +1,4 @@
-"""What several test files share: Ctrl-C, and one running server."""
+"""What several test files share: how they run at a time, Ctrl-C, and one running server."""
 
 import json
 import signal
@@ -6,6 +6,13 @@ import subprocess
 import sys
 
 import pytest
+
+from helpers.gpu_memory import has_gpu
+
+
+def pytest_xdist_auto_num_workers():
+    """Two tests at a time: an engine's start is mostly one core's work. A GPU holds one engine."""
+    return 1 if has_gpu() else 2
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -34,10 +34,10 @@ from helpers.engine.start import (
     collecting_nothing,
     give_back_host_memory,
     imports_without_gc,
-    keep_registered_kernels,
     leave_out_modules,
     logged_to,
     prepare_environment,
+    register_kernels_once,
 )
 from helpers.engine.steps import steps_path
 
@@ -252,7 +252,7 @@ def _start(profile: Profile, args: dict) -> Engine:
 
             envs.disable_envs_cache()  # an earlier engine of this process may have had others
             if args.get("distributed_executor_backend") == "uni":
-                keep_registered_kernels()
+                register_kernels_once()
             before = _memory_gib()  # after the import: Python's modules stay when the engine goes
             leave_out_modules()
             llm = LLM(**args, use_tqdm_on_load=False)

@@ -58,18 +58,24 @@ def prepare_environment(profile: Profile, args: dict) -> None:
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # the same for the n-gram drafter
 
 
-def keep_registered_kernels() -> None:
-    """Later engines of this process use the CPU kernels that the first one registered.
+def register_kernels_once() -> None:
+    """Register the CPU's kernels in this process, once, without a look into llvmlite.
 
-    vLLM would register them again by looking into every object of every module, and stops at
-    numba's, which the n-gram drafter brings in: "'_lib_fn_wrapper' object has no attribute 'get'"
-    (vllm/triton_utils/dispatcher.py).
+    vLLM registers them at every start by looking into every object of every module, and stops at
+    those of llvmlite, which numba brings in and the n-gram drafter numba:
+    "'_lib_fn_wrapper' object has no attribute 'get'" (vllm/triton_utils/dispatcher.py).
     """
     from vllm.platforms import current_platform
     from vllm.triton_utils import dispatcher
 
-    if dispatcher._registry:  # noqa: SLF001 - vLLM has no public way to ask
-        type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
+    if not dispatcher._registry:  # noqa: SLF001 - vLLM has no public way to ask
+        names = [name for name in sys.modules if name.partition(".")[0] == "llvmlite"]
+        hidden = {name: sys.modules.pop(name) for name in names}
+        try:
+            current_platform.register_triton_kernel_overrides()
+        finally:
+            sys.modules.update(hidden)
+    type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
 
 
 @contextlib.contextmanager

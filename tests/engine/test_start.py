@@ -1,8 +1,11 @@
 """The phases of an engine's start, in the log of an H100's first one (2026-11-24, vLLM 0.32.0)."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+from helpers import REPO
 from helpers.engine.start import PHASES
 
 LOG = Path(__file__).parent / "engine_start_h100.txt"
@@ -19,3 +22,14 @@ def test_each_phase_of_a_gpus_start_begins_in_its_order():
     assert None not in begins.values(), begins
     found = list(begins.values())
     assert found == sorted(found) and len(set(found)) == len(found) == len(PHASES), begins
+
+
+def test_an_engine_starts_where_numba_came_first():
+    program = (
+        "from vllm.v1.spec_decode import ngram_proposer\n"  # brings numba and llvmlite
+        "from helpers.engine import close_engine, load_profile, open_engine\n"
+        "open_engine(load_profile('cpu'))\n"
+        "close_engine()\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr[-2000:]

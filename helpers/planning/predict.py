@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from .hardware import Box, Gpu, Link, PlanningError
 from .memory import EngineOptions, MemoryPlan, plan_memory
 from .models import ModelShape, matmul_parameters, stage_layers
+from .work import experts_touched
 
 
 # ---------------------------------------------------------------------- parameters of the model
@@ -111,14 +112,6 @@ class Parts:
 def soft_max(a: float, b: float) -> float:
     """A roofline with a round corner, sqrt(a^2 + b^2): reading and computing nearly overlap."""
     return math.hypot(a, b)
-
-
-def experts_touched(experts: int, per_token: int, tokens: float) -> float:
-    """Distinct experts that a batch reads when each token picks k of E at random.
-
-    E (1 - (1 - k/E)^tokens)
-    """
-    return experts * (1 - (1 - per_token / experts) ** tokens)
 
 
 def moved_per_token(shape: ModelShape, tp: int) -> int:

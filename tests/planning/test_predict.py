@@ -27,7 +27,7 @@ from helpers.planning import (
     tp_speedup_parts,
 )
 from helpers.planning import __main__ as command
-from helpers.planning.predict import experts_touched
+from helpers.planning.work import experts_touched
 
 IDEAL = Tuning(
     read_efficiency=1,

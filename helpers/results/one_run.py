@@ -10,6 +10,7 @@ from __future__ import annotations
 from helpers.results.store import key_of, latest_of
 
 CHOICE = ("optimised", "best")
+SOURCES = ("baseline", "sweep_max_num_seqs")  # experiments that the choice is made from
 OTHER_RUN = "other_run"  # key of a record that the choice was not made from
 SETUP = ("session", "machine", "model", "weights", "vllm")
 
@@ -43,9 +44,12 @@ def setup(record: dict) -> tuple:
 
 
 def belongs(record: dict) -> bool:
-    """Whether a choice is made from such a record: the measured baseline and the sweeps."""
-    baseline = (record["experiment"], record["variant"]) == ("baseline", "one_at_a_time")
-    return baseline or record["experiment"].startswith("sweep_")
+    """Whether a choice is made from such a record: the measured baseline, the sweep of sequences.
+
+    Not from the smaller KV caches of notebook 1, which are tried after the choice.
+    """
+    experiment, variant = record["experiment"], record["variant"]
+    return experiment in SOURCES and (experiment != "baseline" or variant == "one_at_a_time")
 
 
 def _is_choice(record: dict) -> bool:

@@ -423,11 +423,17 @@ def predictions_table(facts: Facts) -> Fill:
         if finite(r["metrics"].get("predicted")) is not None
         and finite(r["metrics"].get("measured")) is not None
     ]
+    columns = ("prediction", "predicted", "measured", "ratio", "predicted by", "why they differ")
+    return _table(columns, rows, "measured", "prediction")
+
+
+def _table(columns: tuple[str, ...], rows: list[Part], kind: str, what: str) -> Fill:
+    """A table of such rows, each of them `what`; nothing where there is none."""
     if not rows:
         return NO_LINES
-    head = "| prediction | predicted | measured | ratio | predicted by | why they differ |"
-    lines = [Part("head", head), Part("rule", "|---|---|---|---|---|---|"), *rows]
-    return Fill(lines, "measured", count(len(rows), "prediction"))
+    rule = "|" + "---|" * len(columns)
+    lines = [Part("head", table_row(*columns)), Part("rule", rule), *rows]
+    return Fill(lines, kind, count(len(rows), what))
 
 
 def _prediction(record: dict) -> str:
@@ -475,11 +481,8 @@ def decisions_table(facts: Facts) -> Fill:
         cells = record.get("choice"), record.get("measured"), decided.get("text")
         text = table_row(*(in_markdown(one_line(cell or "", 300)) for cell in cells))
         rows.append(Part(f"row.{record['variant']}", text))
-    if not rows:
-        return NO_LINES
-    head = "| choice | what I measured | what I would do |"
-    lines = [Part("head", head), Part("rule", "|---|---|---|"), *rows]
-    return Fill(lines, "measured", count(len(rows), "decision"))
+    columns = ("choice", "what I measured", "what I would do")
+    return _table(columns, rows, "measured", "decision")
 
 
 def configuration(facts: Facts) -> Fill:
@@ -642,15 +645,9 @@ def _speedup(which: str) -> Slot:
 
 def week5_table(facts: Facts) -> Fill:
     """What the planner expects of each size, and the blanks for what Week 5 measures."""
-    planned = facts.all("week5_plan")
-    if not planned:
-        return NO_LINES
-    rows = [Part(f"row.{r['variant']}", _to_fill_in(r)) for r in planned]
-    head = (
-        "| layout | expected tokens/s | expected TPOT ms | expected speed-up | tokens/s | TPOT ms |"
-    )
-    lines = [Part("head", head), Part("rule", "|---|---|---|---|---|---|"), *rows]
-    return Fill(lines, "calculated", count(len(rows), "row"))
+    rows = [Part(f"row.{r['variant']}", _to_fill_in(r)) for r in facts.all("week5_plan")]
+    expected = ("expected tokens/s", "expected TPOT ms", "expected speed-up")
+    return _table(("layout", *expected, "tokens/s", "TPOT ms"), rows, "calculated", "row")
 
 
 def _to_fill_in(record: dict) -> str:

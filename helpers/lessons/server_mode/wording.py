@@ -54,7 +54,7 @@ def closed_loop(rows: list[dict], knee: dict) -> str:
 
 def open_loop(rows: list[dict], goals_ms: dict, best: dict | None, share: float) -> str:
     """The goal, the highest rate at which it held, and how many met it at the highest rate."""
-    goal = " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
+    goal = limits(goals_ms)
     found = f"no rate tried let {100 * share:.0f} % of the requests meet it"
     if best:
         found = (
@@ -108,6 +108,11 @@ def capacity(low: float, high: float, closed_per_s: float) -> str:
     return f"{said} {closed}, which agrees."
 
 
+def limits(goals_ms: dict[str, float]) -> str:
+    """Such as "TTFT 36 ms and TPOT 5 ms"."""
+    return " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
+
+
 def goal(best: dict | None, share: float) -> str:
     """Up to which rate of arrivals the goal held for this share of the requests."""
     if best is None:
@@ -124,10 +129,10 @@ def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str
     queued = f"up to {most:.0f} requests waited for a place in the batch"
     if not most:
         queued = "no reading found a request that waited for a place in the batch"
-    goal_ms = " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
     return (
         f"Of {run['offered_per_s']:.4g} arrivals a second {run['answered_per_s']:.4g} were "
-        f"answered and {queued}.\n{100 * run['good_share']:.0f} % met the goal ({goal_ms})."
+        f"answered and {queued}.\n{100 * run['good_share']:.0f} % met the goal "
+        f"({limits(goals_ms)})."
     )
 
 

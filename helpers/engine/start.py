@@ -78,14 +78,30 @@ def register_kernels_once() -> None:
     type(current_platform).register_triton_kernel_overrides = classmethod(lambda cls: None)
 
 
+def say_nothing_of_triton() -> None:
+    """Torch says at its import that Triton is missing, which is as it should be on the CPU."""
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keep vLLM and torch from saying anything below an error, such as a page of configuration."""
+    say_nothing_of_triton()
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # of all loggers: vLLM sets levels while it is imported
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 @contextlib.contextmanager
 def logged_to(log_path: Path):
     """Send all that vLLM prints to the log: Python's streams, its logger, C++'s fd 1 and 2.
 
     Processes that vLLM starts meanwhile inherit the redirection and keep it.
     """
-    # Torch says at its import that Triton is missing, which is as it should be on the CPU.
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    say_nothing_of_triton()
     with open(log_path, "a", buffering=1, encoding="utf-8", errors="replace") as log:
         handler = logging.FileHandler(log_path)
         handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s [%(name)s] %(message)s"))

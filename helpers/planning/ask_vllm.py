@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from helpers.engine.start import imports_without_gc
+from helpers.engine.start import imports_without_gc, quiet
 
 from .hardware import GIB, PlanningError
-from .launch import quiet
 from .models import ModelShape, load_config
 
 

@@ -7,13 +7,14 @@ parser and its configuration checks (no engine is started) and returns vLLM's ob
 import contextlib
 import io
 import json
-import logging
 import re
 import shlex
 import tempfile
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+
+from helpers.engine.start import quiet
 
 from .hardware import PlanningError
 from .models import ModelShape
@@ -201,19 +202,6 @@ def _check_first(tp: int, dp: int, nodes: int, launcher: str) -> tuple[str, ...]
 
 
 # ---------------------------------------------------------------------- asking the installed vLLM
-@contextlib.contextmanager
-def quiet():
-    """Keep vLLM and torch from saying anything below an error, such as a page of configuration."""
-    # speaks once, when vLLM imports torch
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # of all loggers: vLLM sets levels while it is imported
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
 @lru_cache(maxsize=1)
 def _parser():
     """The parser of `vllm serve`. Importing vLLM takes some seconds, once."""

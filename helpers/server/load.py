@@ -20,7 +20,6 @@ import contextlib
 import gc
 import io
 import itertools
-import logging
 import math
 import shlex
 import threading
@@ -28,6 +27,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from helpers.engine.start import say_nothing_of_triton
 from helpers.server.server import Server, ServerError
 from helpers.verdicts.machine import Disturbance, MachineWatch
 
@@ -150,8 +150,7 @@ def _prefix_counters(server: Server) -> tuple[float, float]:
 
 def _benchmark(flags: list[str], headers: dict) -> dict:
     """Run vllm.benchmarks.serve in a thread of its own: a kernel has an event loop already."""
-    # Torch says at its import that Triton is missing, which is as it should be on the CPU.
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    say_nothing_of_triton()
     from vllm.benchmarks.serve import add_cli_args, main_async
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

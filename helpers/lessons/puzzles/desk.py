@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 from unittest import mock
 
+from helpers.engine.start import quiet
 from helpers.tiny_model import TARGET
 
 BLOCK = 16
-
-
-@contextlib.contextmanager
-def quiet():
-    """Nothing is logged meanwhile but errors; vLLM's import configures its loggers anew."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
 
 
 def config_of(**engine_args):

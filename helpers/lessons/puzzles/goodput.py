@@ -7,8 +7,8 @@ import io
 import random
 from collections.abc import Iterator
 
+from helpers.engine.start import quiet
 from helpers.lessons.puzzles.check import Case, Puzzle, close
-from helpers.lessons.puzzles.desk import quiet
 
 TTFT_MS, TPOT_MS = 200, 50
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.engine.dummy_model import CONFIGS
+from helpers.engine.start import quiet
 from helpers.lessons.puzzles.check import Case, Puzzle
-from helpers.lessons.puzzles.desk import Desk, quiet
+from helpers.lessons.puzzles.desk import Desk
 
 BLOCK_SIZES = (16, 32, 128)
 

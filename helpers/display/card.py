@@ -10,7 +10,9 @@ import sys
 from helpers.display.as_typed import in_html
 from helpers.display.numbers import number
 
-INK, PAPER = "#1F1F1F", "#FFFFFF"  # of pictures, in every theme
+# Of pictures, in every theme; blue and green also at the edge of a card.
+INK, PAPER = "#1F1F1F", "#FFFFFF"
+BLUE, GREEN = "#0072B2", "#009E73"
 
 
 def _themed(jupyterlab: str, vs_code: str, light: str) -> str:
@@ -67,6 +69,12 @@ class Static:
 
     def __str__(self) -> str:
         return self.text
+
+
+def box(page: str, edge: str = "") -> str:
+    """HTML on a card; edge: the colour of its left side, where it has one."""
+    side = f";border-left:4px solid {edge}" if edge else ""
+    return f'<div style="{CARD}{side}">{page}</div>'
 
 
 def show(thing) -> None:

@@ -29,7 +29,7 @@ from helpers.display.as_typed import in_markdown
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), told apart by
 # people with any of the common colour-vision deficiencies. The order puts the
 # ones with the most contrast on white first; yellow is for areas, not lines.
-BLUE, RED, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+BLUE, RED, GREEN, PURPLE = card.BLUE, "#D55E00", card.GREEN, "#CC79A7"
 ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", "#000000", "#F0E442"
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
 # Colour is never the only difference: give each line a marker of its own.

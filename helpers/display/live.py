@@ -62,7 +62,7 @@ class _Lines:
         if len(self.done) > len(shown):
             shown = [f"... and {len(self.done) - len(shown)} before these", *shown]
         lines = "<br>".join(html.escape(line) for line in shown)
-        return card.Static(f'<div style="{card.CARD}">{lines}</div>', "\n".join(shown))
+        return card.Static(card.box(lines), "\n".join(shown))
 
 
 class _Line:
@@ -321,7 +321,7 @@ class View:
 
     def _card(self, body: str) -> str:
         note = f"<div>{html.escape(self.stopped_early)}</div>" if self.stopped_early else ""
-        return f'<div style="{card.CARD}"><b>{html.escape(self.title)}</b>{body}{note}</div>'
+        return card.box(f"<b>{html.escape(self.title)}</b>{body}{note}")
 
     def _nothing_read(self) -> card.Static:
         said = self.stopped_early or "nothing was read"

@@ -468,7 +468,7 @@ def hint(*hints: str, solution: str | None = None) -> None:
         )
     names = ", then ".join(title.lower() for title, _ in steps)
     text = f"(On request, in the notebook: {names}.)"
-    card.show(card.Static(f'<div style="{card.CARD}">{inside}</div>', text))
+    card.show(card.Static(card.box(inside), text))
 
 
 # ---------------------------------------------------------------- what a cell shows
@@ -476,9 +476,8 @@ def hint(*hints: str, solution: str | None = None) -> None:
 
 def _card(kind: str, question: str, text: str) -> card.Static:
     head = f'<span style="color:{card.MUTED}">{kind}</span> <b>{in_html(question)}</b>'
-    style = f"{card.CARD};border-left:4px solid #0072B2"
-    body = f'<div style="{style}">{head}<br>{in_html(text)}</div>'
-    return card.Static(body, f"{kind}: {question}\n{text}")
+    page = card.box(f"{head}<br>{in_html(text)}", card.BLUE)
+    return card.Static(page, f"{kind}: {question}\n{text}")
 
 
 def _form(store, title: str, field: Field, status) -> None:
@@ -489,6 +488,6 @@ def _form(store, title: str, field: Field, status) -> None:
 
     def echo() -> card.Static:
         words = status()
-        return card.Static(f'<div style="{card.CARD}">{in_html(words)}</div>', words)
+        return card.Static(card.box(in_html(words)), words)
 
     forms.show(f"{store.directory} {store.notebook}", title, [field], echo)

@@ -120,6 +120,6 @@ def _widget_class():
             questions = [one["question"] for one in self.fields] if len(self.fields) < 4 else []
             head = "".join(f"<b>{in_html(question)}</b><br>" for question in questions)
             said = f"{in_html(self.title)} {head}<small>Run this cell to edit again.</small>"
-            return data | {"text/html": f'<div style="{card.CARD}">{said}</div>'}, about
+            return data | {"text/html": card.box(said)}, about
 
     return Form

@@ -13,7 +13,6 @@ def takeaways(*sentences: str) -> None:
     if not 1 <= len(sentences) <= MOST:
         raise ValueError(f"a section has one to {MOST} takeaways, not {len(sentences)}")
     items = "".join(f"<li>{in_html(sentence)}</li>" for sentence in sentences)
-    style = f"{card.CARD};border-left:4px solid #009E73"
-    page = f'<div style="{style}"><b>Take away</b><ul style="margin:2px 0">{items}</ul></div>'
+    page = f'<b>Take away</b><ul style="margin:2px 0">{items}</ul>'
     text = "\n".join(["Take away:", *(f"- {sentence}" for sentence in sentences)])
-    card.show(card.Static(page, text))
+    card.show(card.Static(card.box(page, card.GREEN), text))

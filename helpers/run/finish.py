@@ -98,7 +98,7 @@ def _shown(lines: list[Line], start: Path) -> card.Static:
         ]
         page.append(": ".join(filter(None, [" and ".join(links), html.escape(said)])))
         text.append(": ".join(filter(None, [" and ".join(map(str, paths)), said])))
-    return card.Static(f'<div style="{card.CARD}">{"<br>".join(page)}</div>', "\n".join(text))
+    return card.Static(card.box("<br>".join(page)), "\n".join(text))
 
 
 def main(argv: list[str]) -> int:

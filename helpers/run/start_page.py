@@ -204,7 +204,7 @@ def progress(store: Results) -> None:
     text = f"{known.sentence()}. "
     text += f"Next: {following[0]}" if following else "All of the core path is done."
     text += f", then {further} more." if further > 0 else ""
-    card.show(card.Static(f'<div style="{card.CARD}">{html.escape(text)}</div>', text))
+    card.show(card.Static(card.box(html.escape(text)), text))
 
 
 def _follow(folder: Path) -> None:

@@ -180,7 +180,7 @@ def try_it(engine: Engine, question: str) -> None:
     """A form to try settings by hand; without a widget front end, one line that says so."""
     if not card.has_widgets():
         said = "Open this notebook in JupyterLab to try settings in a form here."
-        card.show(card.Static(f'<div style="{card.CARD}">{said}</div>', said))
+        card.show(card.Static(card.box(said), said))
         return
     from ipywidgets import interact_manual
 

@@ -185,13 +185,11 @@ def close(yours, spec) -> bool:
 
 
 def _show(title: str, said: str, solved: bool = False) -> None:
-    color = "#009E73" if solved else "#0072B2"
     head = f'<span style="color:{card.MUTED}">Puzzle</span> <b>{in_html(title)}</b>'
     first, *lines = (in_html(line) for line in said.split("\n"))
     rest = "".join(_paragraph(line) for line in lines)
-    style = f"{card.CARD};border-left:4px solid {color}"
-    text = f"Puzzle: {title}: {said}"
-    card.show(card.Static(f'<div style="{style}">{head}: {first}{rest}</div>', text))
+    page = card.box(f"{head}: {first}{rest}", card.GREEN if solved else card.BLUE)
+    card.show(card.Static(page, f"Puzzle: {title}: {said}"))
 
 
 def _paragraph(line: str) -> str:

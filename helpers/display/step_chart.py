@@ -286,6 +286,7 @@ def _table(label: str, steps) -> list[dict]:
     for i, request in enumerate(steps.requests):
         work = steps.of(i)
         times = steps.token_times_s(i)
+        queue_s = steps.queue_s(i)
         rows.append(
             {
                 **({"run": label} if label else {}),
@@ -295,7 +296,7 @@ def _table(label: str, steps) -> list[dict]:
                 "prefill steps": sum(w.prefill for _, w in work),
                 "decode steps": sum(not w.prefill for _, w in work),
                 "preempted": sum(i in step.preempted for step in steps.steps),
-                "queue ms": 1000 * (work[0][0].start_s - request.arrival_s) if work else None,
+                "queue ms": None if queue_s is None else 1000 * queue_s,
                 "TTFT ms": 1000 * (times[0] - request.arrival_s) if times else None,
             }
         )
@@ -315,9 +316,8 @@ def label(caption: str, steps, request: int = 0, tokens: int = 8) -> dict[str, f
     if len(times) < 2:
         raise ValueError("The request needs an answer of at least two tokens.")
     arrival = 1000 * steps.requests[request].arrival_s
-    begin = 1000 * steps.of(request)[0][0].start_s
     terms = {
-        "queue_ms": begin - arrival,
+        "queue_ms": 1000 * steps.queue_s(request),
         "ttft_ms": times[0] - arrival,
         "itl_ms": times[1] - times[0],
         "tpot_ms": (times[-1] - times[0]) / (len(times) - 1),
@@ -335,7 +335,7 @@ def label(caption: str, steps, request: int = 0, tokens: int = 8) -> dict[str, f
     for start, end, y, name, meaning in (
         (arrival, times[0], 0.75, "ttft", "until the first token"),
         (times[0], last, 0.75, "tpot", f"a token, mean of {gaps} gaps"),
-        (arrival, begin, 1.3, "queue", "until its first step"),
+        (arrival, arrival + terms["queue_ms"], 1.3, "queue", "until its first step"),
         (times[0], times[1], 1.3, "itl", "between two tokens"),
     ):
         called = "queue time" if name == "queue" else name.upper()

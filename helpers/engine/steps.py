@@ -3,7 +3,7 @@
     engine = open_engine(profile, **RETUNABLE)        # or start_server(profile, **RECORDABLE)
     with record_steps(engine) as steps:
         run_workload(engine, workload)                # or engine.llm.generate(...), or a load
-    step_chart.show(steps, "...")                     # helpers.display.step_chart
+    step_chart.show("title", "caption", steps)        # helpers.display.step_chart
 
 `steps.requests` are in the order of their arrival, `steps.steps` in the order of their end. Times
 are seconds since the first arrival, on the clock of the scheduler's process.
@@ -70,6 +70,11 @@ class Steps:
     def of(self, request: int) -> list[tuple[Step, Work]]:
         """The steps that worked for one request."""
         return [(step, step.work[request]) for step in self.steps if request in step.work]
+
+    def queue_s(self, request: int) -> float | None:
+        """From its arrival to the start of its first step; None when no step worked for it."""
+        first = next((step for step, _ in self.of(request)), None)
+        return first.start_s - self.requests[request].arrival_s if first else None
 
     def token_times_s(self, request: int) -> list[float]:
         """When each token of its answer was there."""

@@ -139,13 +139,11 @@ def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str
 def arrivals(steps: Steps) -> str:
     """How many requests a recorded step worked for at most, and how long they waited before."""
     most = max(len(step.work) for step in steps.steps)
-    waits_ms = [
-        1000 * (steps.of(i)[0][0].start_s - request.arrival_s)
-        for i, request in enumerate(steps.requests)
-    ]
+    waits_s = [steps.queue_s(i) for i in range(len(steps.requests))]
+    wait_ms = 1000 * statistics.median(wait for wait in waits_s if wait is not None)
     return (
         f"up to {most} of {len(steps.requests)} requests shared a step; half of them waited "
-        f"{statistics.median(waits_ms):.1f} ms or less for a place."
+        f"{wait_ms:.1f} ms or less for a place."
     )
 
 

@@ -155,21 +155,18 @@ def picture(title: str, caption: str, recordings: dict, names: list[str] | None 
         title, rows=len(heights), size=size, sharex=True, height_ratios=heights
     )
     marks: list[tuple] = []
-    kinds: set[str] = set()
+    bars = [bars_of(steps) for steps in recordings.values()]
     for i, (label, steps) in enumerate(recordings.items()):
         rows, tokens, blocks = axes[3 * i : 3 * i + 3]
-        bars = bars_of(steps)
-        kinds |= {bar.kind for bar in bars}
-        _draw_rows(rows, bars, _called(names, len(steps.requests)))
+        marks += _draw_rows(rows, bars[i], _called(names, len(steps.requests)))
         rows.set_title(label)
-        marks += [(rows, bar.start_ms, bar.end_ms, bar.row - 0.4, 0.8, bar.said) for bar in bars]
         marks += _draw_tokens(tokens, steps)
         _draw_blocks(blocks, steps)
     axes[-1].set_xlabel("ms since the first request arrived")
-    _add_legend(fig, axes[0], kinds)
+    _add_legend(fig, axes[0], {bar.kind for of_one in bars for bar in of_one})
     fig.canvas.draw()
-    for i, steps in enumerate(recordings.values()):
-        _write_into_bars(axes[3 * i], bars_of(steps))
+    for i, of_one in enumerate(bars):
+        _write_into_bars(axes[3 * i], of_one)
     table = [row for label, steps in recordings.items() for row in _table(label, steps)]
     return Chart(fig, caption, table, marks)
 
@@ -178,7 +175,8 @@ def _called(names: list[str] | None, requests: int) -> list[str]:
     return names or [str(i) for i in range(requests)]
 
 
-def _draw_rows(ax, bars: list[Bar], names: list[str]) -> None:
+def _draw_rows(ax, bars: list[Bar], names: list[str]) -> list[tuple]:
+    """A row for each request; the marks for the mouse."""
     for row in range(len(names)):
         mine = [bar for bar in bars if bar.row == row]
         if mine:
@@ -194,6 +192,7 @@ def _draw_rows(ax, bars: list[Bar], names: list[str]) -> None:
     ax.set_yticks(range(len(names)) if few else [], names if few else [])
     ax.set(ylabel="request", ylim=(len(names) - 0.4, -0.6))
     ax.grid(axis="y", visible=False)
+    return [(ax, bar.start_ms, bar.end_ms, bar.row - 0.4, 0.8, bar.said) for bar in bars]
 
 
 def _box(bar: Bar) -> Path:
@@ -327,7 +326,7 @@ def label(caption: str, steps, request: int = 0, tokens: int = 8) -> dict[str, f
     fig, ax = figures.figure("One request: where its milliseconds are", size=(9.0, 3.2))
     bars = _bars_of_request(steps, request, _begins_ms(steps))
     bars = [replace(bar, row=0) for bar in bars if bar.start_ms < last]
-    _draw_rows(ax, bars, [""])
+    marks = _draw_rows(ax, bars, [""])
     for i, when in enumerate(times[:tokens]):
         ax.plot(when, -0.5, marker="v", color=INK, markersize=6)
         figures.note(ax, str(i + 1), (when, -0.5), (0, 6), fontsize=7.5, ha="center")
@@ -344,7 +343,6 @@ def label(caption: str, steps, request: int = 0, tokens: int = 8) -> dict[str, f
     ax.set(ylim=(1.7, -1.0), ylabel="request", xlabel="ms since the first request arrived")
     ax.set_xlim(arrival - 0.02 * (last - arrival), last + 0.1 * (last - arrival))
     _add_legend(fig, ax, {bar.kind for bar in bars})
-    marks = [(ax, b.start_ms, b.end_ms, -0.4, 0.8, b.said) for b in bars]
     fig.canvas.draw()
     card.show(Chart(fig, caption, [terms], marks))
     return terms

@@ -43,23 +43,27 @@ class Drawing:
         self.parts: list[str] = []
 
     def box(self, x, y, width, height, text="", fill="none", kind="", dashed=False) -> None:
-        """A box with its text, whose lines are split at a newline, in the middle."""
+        """A box with its text in the middle."""
         line = "line dashed" if dashed else "line"
         self.parts.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="4" class="{line}" '
             f'style="fill:var(--{fill})"/>'
         )
-        lines = text.split("\n") if text else []
-        for i, words in enumerate(lines):
-            middle = y + height / 2 + 18 * (i - (len(lines) - 1) / 2) + 5
-            self.words(x + width / 2, middle, words, kind, "middle")
+        if text:
+            first = y + height / 2 - 9 * text.count("\n") + 5
+            self.words(x + width / 2, first, text, kind, "middle")
 
-    def words(self, x, y, text, kind="", anchor="start") -> None:
-        """A line of text from x, or around it (anchor="middle"), or up to it ("end")."""
-        said = html.escape(text)
-        self.parts.append(
-            f'<text x="{x}" y="{y}" class="{kind}" text-anchor="{anchor}">{said}</text>'
-        )
+    def words(self, x, y, text, kind="", anchor="start", apart=18) -> None:
+        """Lines of text from x, or around it (anchor="middle"), or up to it ("end").
+
+        y: of the first line; the others follow, `apart` from each other.
+        """
+        for i, line in enumerate(text.split("\n")):
+            said = html.escape(line)
+            self.parts.append(
+                f'<text x="{x}" y="{y + apart * i}" class="{kind}" '
+                f'text-anchor="{anchor}">{said}</text>'
+            )
 
     def arrow(self, *points, dashed=False) -> None:
         """A line through the points (x, y) with a tip at its end."""
@@ -238,11 +242,10 @@ def pipeline() -> Drawing:
     d.arrow((180, 226), (730, 226))
     d.words(735, 231, "t", "soft")
     said = (
-        "A batch starts its next step when its last token is sampled (dashed). With one batch each",
-        "GPU would idle half the time: vLLM keeps as many as stages, one more if it plans ahead.",
+        "A batch starts its next step when its last token is sampled (dashed). With one batch each"
+        "\nGPU would idle half the time: vLLM keeps as many as stages, one more if it plans ahead."
     )
-    for i, line in enumerate(said):
-        d.words(20, 256 + 20 * i, line, "soft")
+    d.words(20, 256, said, "soft", apart=20)
     return d
 
 
@@ -299,8 +302,7 @@ def gpu_memory() -> Drawing:
     )
     for middle, text in notes:
         d.arrow((middle, 176), (middle, 158))
-        for i, line in enumerate(text.split("\n")):
-            d.words(middle, 192 + 18 * i, line, "soft", "middle")
+        d.words(middle, 192, text, "soft", "middle")
     d.words(
         20,
         240,

@@ -15,9 +15,13 @@ from helpers.lessons.puzzles.sharding import SHARDED_MLP
 from helpers.lessons.puzzles.speculation import ACCEPT_OR_REPLACE, DRAFT
 
 PUZZLES = (
-    *(KV_BYTES_PER_TOKEN, BLOCKS_HELD),
-    *(TOKENS_FOUND, ONE_STEP, DRAFT),
-    *(ACCEPT_OR_REPLACE, TILED_ATTENTION),
+    KV_BYTES_PER_TOKEN,
+    BLOCKS_HELD,
+    TOKENS_FOUND,
+    ONE_STEP,
+    DRAFT,
+    ACCEPT_OR_REPLACE,
+    TILED_ATTENTION,
     SHARDED_MLP,
     GOODPUT,
 )

@@ -19,9 +19,6 @@ BLOCK_SIZES = (16, 32, 128)
 # ---------------------------------------------------------------- blocks that a request holds
 
 
-PLAIN = ("Qwen2.5", "Llama-3", "Mixtral")
-
-
 def _requests(draw: random.Random) -> Iterator[Case]:
     """Prompts that end before, on and after the edge of a block, and some output tokens."""
     for block_size in BLOCK_SIZES:
@@ -62,10 +59,12 @@ BLOCKS_HELD = Puzzle(
 
 # ---------------------------------------------------------------- bytes that a token takes
 
+# Every layer of these keeps the keys and values of all tokens: no latent, window or state.
+PLAIN = ("Qwen2.5", "Llama-3", "Mixtral")
+
 
 def _shapes(draw: random.Random) -> Iterator[Case]:
     """Real models and variations of them, with a cache of 16 and of 8 bits."""
-    # Every layer of these keeps the keys and values of all tokens: no latent, window or state.
     names = [path.stem for path in CONFIGS.glob("*.json") if path.stem.startswith(PLAIN)]
     for name in ["Qwen2.5-7B-Instruct", "Qwen3-30B-A3B", *draw.sample(sorted(names), 4)]:
         changed = {"num_hidden_layers": draw.randrange(2, 100)}
@@ -78,15 +77,17 @@ class Shape:
     """What a model's config.json says of attention, under its own names."""
 
     NAMES = (
-        *("num_hidden_layers", "hidden_size", "head_dim"),
-        *("num_attention_heads", "num_key_value_heads"),
+        "num_hidden_layers",
+        "hidden_size",
+        "head_dim",
+        "num_attention_heads",
+        "num_key_value_heads",
     )
 
     def __init__(self, config):
-        heads = config.num_attention_heads
         for name in self.NAMES:
             setattr(self, name, getattr(config, name, None))
-        self.head_dim = self.head_dim or self.hidden_size // heads
+        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
 
     def __repr__(self) -> str:
         return ", ".join(f"{name} {getattr(self, name)}" for name in self.NAMES)

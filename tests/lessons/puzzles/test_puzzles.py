@@ -1,6 +1,7 @@
 """Right answers pass, wrong ones that look right fail, and a check never stops a notebook."""
 
 import ast
+import functools
 import importlib.util
 import inspect
 import json
@@ -28,6 +29,7 @@ SOLUTIONS = REPO / "notebooks" / "solutions.ipynb"
 PUZZLES = {puzzle.name: puzzle for puzzle in (*SHARED, CHEAPEST_PLAN)}
 
 
+@functools.cache
 def solutions() -> dict:
     """The functions of the solution notebook."""
     names = {"np": np, "torch": torch, "__name__": "__main__"}

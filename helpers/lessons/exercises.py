@@ -349,8 +349,9 @@ def ask(store, key: str, question: str, given: str | None = None, lines: int = 2
 
     first = Reply("")
     if by_hand and by_hand != answer.text:
-        choice = {"use": "Use the document's", "keep": "Keep the form's"} if answer.text else {}
-        choice = choice or {"use": "Use it here"}
+        choice = {"use": "Use it here"}
+        if answer.text:
+            choice = {"use": "Use the document's", "keep": "Keep the form's"}
         first = Reply(f"The document, edited by hand, reads: {by_hand}", actions=choice)
     words = Field(key, question, take, "text", answer.text, first, act, lines=max(1, lines))
     _form(store, "In your words", words, lambda: answer.text or empty)

@@ -232,16 +232,14 @@ class Quiz:
 
     def verdict(self, question: Question) -> Reply:
         """What stands beside a question now."""
-        (graded,) = grade([question], self._only(question), self.shown).graded
+        given = {question.id: self.answers.get(question.id)}
+        (graded,) = grade([question], given, self.shown).graded
         if question.id in self.shown and not graded.correct:
             return Reply(f"Solution: {right_answer(question)}. {question.why}")
         if graded.correct is False:
             actions = SOLUTION if self.attempts[question.id] > 1 else {}
             return Reply(f"{graded.marked} Hint: {question.hint}", actions=actions)
         return Reply(graded.marked if graded.correct else "")
-
-    def _only(self, question: Question) -> dict:
-        return {k: v for k, v in self.answers.items() if k == question.id}
 
     def save(self) -> None:
         """Save the score as "self_check", "score"."""

@@ -491,4 +491,4 @@ def _form(store, title: str, field: Field, status) -> None:
         words = status()
         return card.Static(card.box(in_html(words)), words)
 
-    forms.show(f"{store.directory} {store.notebook}", title, [field], echo)
+    forms.show(store, title, [field], echo)

@@ -1,7 +1,7 @@
 """Forms: fields whose text stays in the browser until this kernel has taken it.
 
     one = Field("insight_1", "What did you learn?", take)
-    forms.show("01_review", "In your words", [one], echo)
+    forms.show(store, "In your words", [one], echo)
 
 The page's side is form.js: it keeps a draft of every field, sends what was typed when typing
 pauses (a choice, Enter and leaving the field: at once), and says so when no kernel answers. This
@@ -81,13 +81,17 @@ class Field:
         return sent if reply.value is None else sent | {"value": reply.value}
 
 
-def show(place: str, title: str, fields: list[Field], echo: Callable[[], object]) -> None:
+def show(
+    store, title: str, fields: list[Field], echo: Callable[[], object], drafts_of: str = ""
+) -> None:
     """Show the form and, below it, echo(): what is saved, anew after each change.
 
-    place: distinguishes the drafts of one browser: the results folder and the notebook.
+    A browser keeps the drafts of each results folder and notebook apart, and within them those of
+    each `drafts_of`.
     """
     from IPython.display import display
 
+    place = " ".join(filter(None, (str(store.directory), store.notebook, drafts_of)))
     form = _widget_class()(place=place, title=title, fields=[one.drawn() for one in fields])
     below, by_key = card.Place(), {one.key: one for one in fields}
 

@@ -112,8 +112,7 @@ def cost_form(store, inputs: CostInputs, source: str, draw) -> None:
         field("utilisation", "Share of the hours in which it is busy", float, **busy),
         field("overhead", "On top, as a share", lambda t: read_number(t, "share", 0, 10), **more),
     ]
-    place = f"{store.directory} {store.notebook}"
-    forms.show(place, "Cost", fields, lambda: draw(CostInputs(**now)))
+    forms.show(store, "Cost", fields, lambda: draw(CostInputs(**now)))
 
 
 def _save(store, inputs: CostInputs, source: str, by: str) -> None:

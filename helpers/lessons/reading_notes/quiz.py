@@ -274,8 +274,7 @@ def take(store, student: str = "", given=None) -> Quiz:
         return _table(quiz, [g for g in quiz.score.graded if g.correct is not None])
 
     # Drafts belong to the numbers that they answer.
-    place = f"{store.directory} {store.notebook} {quiz.drawn_for}"
-    forms.show(place, "Self-check", fields, echo)
+    forms.show(store, "Self-check", fields, echo, drafts_of=quiz.drawn_for)
     return quiz
 
 

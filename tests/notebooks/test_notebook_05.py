@@ -13,7 +13,10 @@ from tests.run.tools import no_process_with
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "05_server_mode.ipynb"
-PARAMETERS = SMALL["05_server_mode"] | {"GAIN_OF_8": 5.0, "DECISIONS": {"load": "Half of it."}}
+PARAMETERS = SMALL["05_server_mode"] | {
+    "PREDICTIONS": {"gain_of_8_clients": 5.0},
+    "DECISIONS": {"load": "Half of it."},
+}
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +89,7 @@ def test_what_it_saves(executed):
     assert records["answer", "decision_load"]["text"] == PARAMETERS["DECISIONS"]["load"]
     assert (
         records["prediction", "gain_of_8_clients"]["metrics"]["predicted"]
-        == PARAMETERS["GAIN_OF_8"]
+        == PARAMETERS["PREDICTIONS"]["gain_of_8_clients"]
     )
     assert {"server_share", "littles_law"} <= {v for e, v in records if e == "prediction"}
 

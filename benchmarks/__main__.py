@@ -46,7 +46,9 @@ class Stage(NamedTuple):
 
 LIMITS = "-m benchmarks.limits {model} --parts "
 # On a CPU that is `make run`. The runner ends a notebook itself before the stage's limit.
-NOTEBOOK = "-m helpers.run --out {out}/notebooks --timeout {left} {parameters} --notebooks "
+NOTEBOOK = (
+    "-m benchmarks.example_student --out {out}/notebooks --timeout {left} {parameters} --notebooks "
+)
 PLANNER = (
     "-m benchmarks.planner.record measure benchmarks/planner/configs/gpu1.json "
     "--budget-s {left} --timeout-s 150 --folder {out}/planner"

@@ -27,6 +27,10 @@ LIMIT = 1_500_000  # bytes of a page
 LONGEST_TEXT = 12_000  # characters of one text output
 LONGEST_LIST = 64  # values of a list in a record: tables stay, one number for each token does not
 SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
+DUMMY = (
+    " The model has its real shape and random weights: memory and speed are its own, the words of "
+    "its answers mean nothing. Lessons about text use the model that ships with the workbook."
+)
 STYLE = """
 .cell { margin: 1rem 0; } .output img { max-width: 100%; height: auto; background: #fff; }
 .highlight pre, pre { line-height: 1.35; }
@@ -80,10 +84,12 @@ def page_of(path: Path, label: str) -> str:
     )
     body, _ = exporter.from_notebook_node(lean(nbformat.read(path, as_version=4)))
     colours = HtmlFormatter(style="default").get_style_defs(".highlight")
+    dummy = DUMMY if "dummy weights" in label else ""
     head = (
         f"<style>{colours}{STYLE}</style>\n<p class='note'>Executed on: "
         f"<b>{html.escape(label)}</b>. A recorded run, kept as it was; the notebook itself is "
-        f"notebooks/{html.escape(path.name)}.</p>\n"
+        f"notebooks/{html.escape(path.name)}. Predictions, puzzles and answers are an example "
+        f"student's.{dummy}</p>\n"
     )
     text = summary.page(f"{path.stem}, executed", head + body)
     if (size := len(text.encode())) > LIMIT:

@@ -1,11 +1,14 @@
 """benchmarks/reference_pages.py: small pages and records from a run."""
 
 import json
+import re
 
 import nbformat
 
-from benchmarks import reference_pages
+from benchmarks import example_student, reference_pages
+from helpers.lessons.puzzles.check import PUZZLES
 from helpers.results.store import Results
+from helpers.run.course_file import parameters_of
 
 H100 = {
     "gpu": "NVIDIA H100 80GB HBM3",
@@ -84,3 +87,17 @@ def test_a_run_becomes_pages_and_records(tmp_path):
 def test_a_run_without_measurements_is_refused(tmp_path, capsys):
     assert reference_pages.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "no measurements" in capsys.readouterr().err
+
+
+def test_the_example_student_solves_every_puzzle_and_answers_what_the_notebooks_ask(tmp_path):
+    example_student.fill_in(tmp_path)
+    declared, asked, solved = set(), set(), []
+    for path in sorted(tmp_path.glob("*.ipynb")):
+        sources = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+        solved += [source for source in sources if source.startswith(example_student.LABEL)]
+        declared |= parameters_of(path)
+        asked |= set(re.findall(r'PREDICTIONS\.get\("(\w+)"', "".join(sources)))
+    assert len(solved) == PUZZLES
+    said = example_student.answers()
+    assert said.keys() <= declared
+    assert said["PREDICTIONS"].keys() == asked

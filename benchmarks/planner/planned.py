@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from helpers import planning as plan
-from helpers.planning.predict import streams_at_once
 from helpers.tiny_model import TARGET
 
 
@@ -54,7 +53,7 @@ class Planned:
 
     def streams(self, requests: int) -> int:
         """Streams of one replica that run at once; the others wait."""
-        return streams_at_once(requests, self.config["dp"], self.memory.options)
+        return min(max(1, -(-requests // self.config["dp"])), self.memory.options.max_num_seqs)
 
     def step_ms(self, case: str, tuning=None) -> float:
         """A decode step. case: "256x128" is 256 requests of 128 tokens in."""

@@ -28,6 +28,7 @@ from .choose import (
     price_per_million,
     pure_layouts,
     rank,
+    rank_again,
 )
 from .hardware import (
     GIB,
@@ -42,6 +43,7 @@ from .hardware import (
 )
 from .inventory import Inventory, box_here, cpu_box, probe_cpu, take_inventory
 from .launch import Command, Launch, check, check_all, commands
+from .load import RequestMix, SpeedPrediction, predict_speed
 from .memory import EngineOptions, MemoryPlan, plan_memory
 from .models import (
     SHIPPED,
@@ -55,13 +57,11 @@ from .models import (
 )
 from .predict import (
     Parts,
-    RequestMix,
-    SpeedPrediction,
+    Steps,
     Tuning,
     allreduce_seconds,
     decode_parts,
     default_tuning,
-    predict_speed,
     prefill_parts,
     tp_speedup_parts,
 )

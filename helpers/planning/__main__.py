@@ -6,6 +6,7 @@ python -m helpers.planning plan --model Qwen2.5-7B --gpu H200-SXM --gpus 2
 import argparse
 import contextlib
 import json
+import math
 import sys
 
 from . import (
@@ -256,29 +257,38 @@ def _sizes(shape, box, p: SpeedPrediction) -> dict:
 
 
 def _speed(p: SpeedPrediction) -> dict:
-    tpot_ms, mixed_ms, prefill_ms, ttft_ms = (
-        round(s * 1e3, 4) for s in (p.tpot_s, p.mixed_tpot_s, p.prefill_s, p.ttft_s)
-    )
-    waiting_ms, stall_ms = (
-        round(s * 1e3, 4) for s in (p.ttft_s - p.prefill_s, p.mixed_tpot_s - p.tpot_s)
-    )
+    tpot_ms, step_ms = _ms(p.tpot_s), _ms(p.decode.total)
+    prefill_ms, ttft_ms = _ms(p.prefill_s), _ms(p.ttft_s)
+    ttft, tpot = map(_ms, p.ttft_percentiles_s), map(_ms, p.tpot_percentiles_s)
     return {
         "streams_per_replica": p.streams_per_replica,
         "tpot_ms": tpot_ms,
-        "tpot_parts_ms": p.decode.ms(),
-        "mixed_tpot_ms": mixed_ms,
+        "tpot_parts_ms": p.tpot.ms(),
+        "mixed_tpot_ms": tpot_ms,  # the name that it had beside a TPOT without prompts
+        "tpot_p50_ms": next(tpot),
+        "tpot_p99_ms": next(tpot),
+        "decode_step_ms": step_ms,
+        "decode_step_parts_ms": p.decode.ms(),
         "prefill_ms": prefill_ms,
         "prefill_parts_ms": p.prefill.ms(),
         "ttft_ms": ttft_ms,
-        "ttft_parts_ms": {"prefill_ms": prefill_ms, "waiting_ms": waiting_ms},
+        "ttft_parts_ms": {"prefill_ms": prefill_ms, "waiting_ms": _ms(p.ttft_s - p.prefill_s)},
+        "ttft_p50_ms": next(ttft),
+        "ttft_p99_ms": next(ttft),
+        "requests_per_s": round(p.requests_per_s, 4),
         "output_tokens_per_s": round(p.output_tokens_per_s, 2),
         "output_tokens_per_s_parts": {
             "replicas": p.dp,
             "streams_per_replica": p.streams_per_replica,
-            "decode_step_ms": tpot_ms,
-            "prefill_between_steps_ms": stall_ms,
+            "decode_step_ms": step_ms,
+            "prompts_in_the_same_steps_ms": _ms(p.prompts_s),
         },
     }
+
+
+def _ms(seconds: float) -> float | None:
+    """Milliseconds for JSON, which has no infinity: None."""
+    return None if math.isinf(seconds) else round(float(seconds) * 1e3, 4)
 
 
 def _launch(launch: Launch) -> dict:
@@ -311,9 +321,10 @@ def _row(c: Choice) -> dict:
     return row | {
         "kv_cache_tokens": p.memory.kv_cache_tokens,
         "weights_gib_per_gpu": round(p.memory.weights_gib_per_gpu, 4),
-        "tpot_ms": round(p.tpot_s * 1e3, 4),
-        "mixed_tpot_ms": round(p.mixed_tpot_s * 1e3, 4),
-        "ttft_ms": round(p.ttft_s * 1e3, 4),
+        "tpot_ms": _ms(p.tpot_s),
+        "mixed_tpot_ms": _ms(p.tpot_s),
+        "ttft_ms": _ms(p.ttft_s),
+        "ttft_p99_ms": _ms(p.ttft_percentiles_s[1]),
         "output_tokens_per_s": round(p.output_tokens_per_s, 2),
         "price_per_million": c.price_per_million,
     }

@@ -9,8 +9,9 @@ import math
 from dataclasses import dataclass, replace
 
 from .hardware import Box, Gpu, PlanningError
+from .load import check_counts
 from .models import ModelShape
-from .predict import Tuning, check_counts, decode_parts, default_tuning, prefill_parts
+from .predict import Tuning, decode_parts, default_tuning, prefill_parts
 
 TRUST = 0.02  # one standard deviation of a measured time, as a share of it
 COUNTS = ("tp", "pp", "dp", "concurrency", "input_tokens", "output_tokens")
@@ -23,7 +24,7 @@ DOUBT = {
     "attention_efficiency": 0.30,
     "layer_s": 0.35,
     "step_s": 0.60,
-    "prefill_step_s": 0.60,
+    "eager_step_s": 0.60,
     "stream_s": 1.0,
     "allreduce_s": 0.50,
     "nccl_s": 0.30,
@@ -31,7 +32,7 @@ DOUBT = {
     "hop_s": 0.70,
     "host_s": 0.50,
     "host_stream_s": 0.50,
-    "host_prefill_s": 0.50,
+    "host_layer_s": 0.50,
 }
 
 

@@ -6,19 +6,20 @@ documented advice beside it.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .hardware import Box, PlanningError, make_box
+from .load import RequestMix, SpeedPrediction, predict_speed
 from .memory import EngineOptions, plan_memory
 from .models import ModelShape, why_invalid
-from .predict import RequestMix, SpeedPrediction, Tuning, predict_speed
+from .predict import Tuning
 
 
 @dataclass(frozen=True)
 class Goal:
     """What the service must do. Times in ms; None means no limit.
 
-    tpot_ms: the TPOT with new prompts in the same steps. prefer: which of the plans that meet the
+    tpot_ms, ttft_ms: the mean under the load. prefer: which of the plans that meet the
     limits is best. "throughput": most tokens per second of the whole box; "latency": lowest TPOT;
     "price": with a limit the fewest GPUs, then most tokens (the hour is what costs), without one
     the fewest GPUs per token per second (the cheapest token).
@@ -69,6 +70,7 @@ class Ranking:
     choices: tuple
     best: Choice | None
     thumb: Choice | None
+    box: Box
     reasons: tuple = field(default_factory=tuple)
 
     @property
@@ -120,38 +122,57 @@ def rank(
 
     Raises PlanningError, naming the nearest thing that works, when no plan fits.
     """
-    workload, goal = workload or RequestMix(), goal or Goal()
+    workload = workload or RequestMix()
+    choices = [
+        _one(shape, box, layout, workload, options, tuning, price_per_gpu_hour, usage)
+        for layout in combinations(box.gpus)
+    ]
+    if not any(c.fits for c in choices):
+        raise PlanningError(nearest_that_fits(shape, box, options, usage, choices))
+    return _ranked(choices, box, goal or Goal())
+
+
+def rank_again(ranking: Ranking, goal: Goal) -> Ranking:
+    """The same plans for another goal: nothing is predicted anew."""
+    return _ranked(ranking.choices, ranking.box, goal)
+
+
+def _ranked(choices, box: Box, goal: Goal) -> Ranking:
+    check_goal(goal)
+    judged = [_judged(c, goal) if c.fits else c for c in choices]
+    fitting = [c for c in judged if c.fits]
+    fitting.sort(key=lambda c: (not c.meets, *_order(c, goal)))
+    ordered = (*fitting, *(c for c in judged if not c.fits))
+    best = ordered[0] if ordered[0].meets else None
+    thumb = rule_of_thumb(box, ordered)
+    return Ranking(ordered, best, thumb, box, tuple(_reasons(ordered, best, thumb, goal)))
+
+
+def check_goal(goal: Goal) -> None:
+    """Raise PlanningError for a goal that cannot be one."""
     if goal.prefer not in ("throughput", "latency", "price"):
         raise PlanningError(
             f'A goal prefers "throughput", "latency" or "price", not {goal.prefer!r}.'
         )
-    choices = [
-        _one(shape, box, layout, workload, options, goal, tuning, price_per_gpu_hour, usage)
-        for layout in combinations(box.gpus)
-    ]
-    fitting = [c for c in choices if c.fits]
-    if not fitting:
-        raise PlanningError(nearest_that_fits(shape, box, options, usage, choices))
-    fitting.sort(key=lambda c: (not c.meets, *_order(c, goal)))
-    ordered = (*fitting, *(c for c in choices if not c.fits))
-    best = ordered[0] if ordered[0].meets else None
-    thumb = rule_of_thumb(box, ordered)
-    return Ranking(ordered, best, thumb, tuple(_reasons(ordered, best, thumb, goal, workload)))
+    for name in ("tpot_ms", "ttft_ms"):
+        limit = getattr(goal, name)
+        if limit is not None and not 0 < limit < math.inf:
+            raise PlanningError(f"The limit {name} must be a number above 0, not {limit}.")
 
 
 def _order(choice: Choice, goal: Goal) -> tuple[float, float]:
     """The smaller, the better for this goal."""
     p = choice.prediction
     if goal.prefer == "throughput":
-        return -p.output_tokens_per_s, p.mixed_tpot_s
+        return -p.output_tokens_per_s, p.tpot_s
     if goal.prefer == "latency":
-        return p.mixed_tpot_s, -p.output_tokens_per_s
+        return p.tpot_s, -p.output_tokens_per_s
     by_token = goal.tpot_ms is None and goal.ttft_ms is None
     price = choice.gpus / p.output_tokens_per_s if by_token else choice.gpus
     return price, -p.output_tokens_per_s
 
 
-def _one(shape, box, layout, workload, options, goal, tuning, price, usage) -> Choice:
+def _one(shape, box, layout, workload, options, tuning, price, usage) -> Choice:
     tp, pp, dp = layout
     ep = tp * dp if options and options.enable_expert_parallel else 1
     if problem := why_invalid(shape, tp, pp, dp, ep):
@@ -160,17 +181,23 @@ def _one(shape, box, layout, workload, options, goal, tuning, price, usage) -> C
     if not memory.fits:
         return Choice(tp, pp, dp, why=memory.problem)
     p = predict_speed(shape, box, tp, pp, dp, workload, options, tuning, usage, memory)
-    tpot_ms, ttft_ms = p.mixed_tpot_s * 1e3, p.ttft_s * 1e3
-    missed = []
+    cost = None if price is None else price_per_million(price, tp * pp * dp, p.output_tokens_per_s)
+    return Choice(tp, pp, dp, p, fits=True, price_per_million=cost)
+
+
+def _judged(choice: Choice, goal: Goal) -> Choice:
+    """Whether a plan that fits meets the goal, and why not."""
+    p, mix, missed = choice.prediction, choice.prediction.workload, []
+    tpot_ms, ttft_ms = p.tpot_s * 1e3, p.ttft_s * 1e3
     if goal.tpot_ms is not None and tpot_ms > goal.tpot_ms:
         missed.append(f"TPOT {tpot_ms:.1f} ms is over {goal.tpot_ms:g} ms")
-    if goal.ttft_ms is not None and ttft_ms > goal.ttft_ms:
+    if mix.rate is not None and math.isinf(p.ttft_s):
+        missed.append(f"it serves {p.requests_per_s:.2f} of {mix.rate:g} requests/s")
+    elif goal.ttft_ms is not None and ttft_ms > goal.ttft_ms:
         missed.append(f"TTFT {ttft_ms:.0f} ms is over {goal.ttft_ms:g} ms")
-    at_once = p.streams_per_replica * dp
-    if at_once < workload.concurrency:
-        missed.append(f"only {at_once} of {workload.concurrency} requests run at once")
-    cost = None if price is None else price_per_million(price, tp * pp * dp, p.output_tokens_per_s)
-    return Choice(tp, pp, dp, p, True, not missed, "; ".join(missed), cost)
+    if mix.rate is None and choice.at_once < mix.concurrency:
+        missed.append(f"only {choice.at_once} of {mix.concurrency} requests run at once")
+    return replace(choice, meets=not missed, why="; ".join(missed))
 
 
 def rule_of_thumb(box: Box, choices) -> Choice | None:
@@ -230,30 +257,30 @@ def _replicas_for(ranking: Ranking, goal: Goal) -> Choice | None:
     return min(enough, key=lambda c: c.gpus, default=thumb)
 
 
-def _reasons(ordered, best, thumb, goal, workload):
+def _reasons(ordered, best, thumb, goal):
     if best is None:
-        nearest = min((c for c in ordered if c.fits), key=lambda c: c.prediction.mixed_tpot_s)
+        nearest = min((c for c in ordered if c.fits), key=lambda c: c.prediction.tpot_s)
         yield (
             f"No plan on this box meets the goal; the nearest is {nearest.name()}, which misses "
             f"because {nearest.why}."
         )
         return
     p, m = best.prediction, best.prediction.memory
-    plural = "s" * (workload.concurrency > 1)
     yield (
         f"{best.name()} is predicted to give {p.output_tokens_per_s:,.0f} output tokens/s, TPOT "
-        f"{p.mixed_tpot_s * 1e3:.1f} ms and TTFT {p.ttft_s * 1e3:.0f} ms for "
-        f"{workload.concurrency} request{plural} at once."
+        f"{p.tpot_s * 1e3:.1f} ms and TTFT {p.ttft_s * 1e3:.0f} ms for {_load(p.workload)}."
     )
     yield (
         f"Each GPU holds {m.weights_gib_per_gpu:.1f} GiB of weights, and a replica has room for "
         f"{m.kv_cache_tokens:,} tokens of KV cache, or {m.max_concurrency:.1f} requests of "
         f"{m.options.max_model_len:,} tokens."
     )
-    part, ms = max(p.decode.ms().items(), key=lambda item: item[1])
-    share = ms / (p.decode.total * 1e3)
+    part, ms = max(p.tpot.ms().items(), key=lambda item: item[1])
     words = part.removesuffix("_ms").replace("_", " ")
-    yield f"The largest part of a decode step is {words} ({share:.0%})."
+    yield (
+        f"The largest part of its steps is {words} ({ms / p.tpot_s / 1e3:.0%}); the prompts of "
+        f"others in the same steps are {p.prompts_s / p.tpot_s:.0%} of TPOT."
+    )
     second = next((c for c in ordered[1:] if c.meets), None)
     if second:
         yield f"Next comes {second.name()} with {_speed(second, ' and ')}."
@@ -268,9 +295,16 @@ def _reasons(ordered, best, thumb, goal, workload):
     yield f"The rule of thumb says {thumb.name()} ({_speed(thumb, ', ')}): {why}"
 
 
+def _load(mix: RequestMix) -> str:
+    """What comes, in words."""
+    if mix.rate is not None:
+        return f"{mix.rate:g} requests/s"
+    return f"{mix.concurrency} request{'s' * (mix.concurrency > 1)} at once"
+
+
 def _speed(choice: Choice, between: str) -> str:
     p = choice.prediction
-    tokens, tpot_ms = f"{p.output_tokens_per_s:,.0f} tokens/s", p.mixed_tpot_s * 1e3
+    tokens, tpot_ms = f"{p.output_tokens_per_s:,.0f} tokens/s", p.tpot_s * 1e3
     return f"{tokens}{between}TPOT {tpot_ms:.1f} ms"
 
 

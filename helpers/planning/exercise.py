@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from .choose import combinations
 from .hardware import PlanningError, make_box
+from .load import RequestMix, SpeedPrediction, predict_speed
 from .memory import EngineOptions, plan_memory
 from .models import load_shape, why_invalid
-from .predict import RequestMix, SpeedPrediction, predict_speed
 
 FOR_RENT = 8  # GPUs of one kind
 
@@ -86,6 +86,6 @@ def cheapest(task: Task) -> tuple | None:
                 p = _plan(task, gpu, tp, pp, dp)
             except PlanningError:
                 continue
-            if p.mixed_tpot_s * 1e3 <= task.tpot_ms and p.streams_per_replica * dp >= task.users:
+            if p.tpot_s * 1e3 <= task.tpot_ms and p.streams_per_replica * dp >= task.users:
                 best = (cost, gpu, tp, pp, dp, p)
     return best

@@ -8,9 +8,9 @@ from helpers.lessons.puzzles.check import Case, Puzzle
 from .choose import Choice, Goal, rank
 from .exercise import FOR_RENT, Task, variant
 from .hardware import make_box
+from .load import RequestMix
 from .memory import EngineOptions
 from .models import load_shape
-from .predict import RequestMix
 
 OFFERED = 12  # plans of each service
 
@@ -54,7 +54,7 @@ def _plan(gpu: str, price: float, choice: Choice) -> dict:
     name = f"{choice.name()} on {gpu}"
     plan = {"name": name, "gpus": choice.gpus, "price_per_hour": price, "fits": choice.fits}
     if choice.fits:
-        tpot_ms = choice.prediction.mixed_tpot_s * 1e3
+        tpot_ms = choice.prediction.tpot_s * 1e3
         plan |= {"tpot_ms": tpot_ms, "at_once": choice.at_once}
     return plan
 

@@ -87,7 +87,7 @@ def over_batch(rows: list[dict], caption: str) -> None:
         alone["label"] = f"{layout}, decode step alone"
         curve(left, mine, "streams", "decode_step_ms", i, **alone)
         curve(right, mine, "streams", "output_tokens_per_s", i)
-    left.set(ylabel="TPOT, new prompts in between (ms)", ylim=(0, None))
+    left.set(ylabel="TPOT, prompts in the same steps (ms)", ylim=(0, None))
     right.set(yscale="log", ylabel="output tokens/s of the box")
     for ax in (left, right):
         ax.set(xscale="log", xlabel="requests at once")
@@ -155,7 +155,7 @@ def choices(ranking, goal_ms: float | None, caption: str) -> None:
     if thumb is not None and thumb is not best:
         place = (8, -14) if best is not None else (8, 8)
         note(ax, f"{thumb.name()} (rule of thumb)", _point(thumb), place, fontsize=8)
-    ax.set(xlabel="TPOT with new prompts arriving (ms)", ylabel="output tokens/s per GPU")
+    ax.set(xlabel="TPOT under the load (ms)", ylabel="output tokens/s per GPU")
     if goal_ms:
         ax.axvline(goal_ms, color=INK, lw=1, ls=":")
         note(ax, "goal", (goal_ms, ax.get_ylim()[0]), (3, 4), fontsize=8)
@@ -168,7 +168,7 @@ def choices(ranking, goal_ms: float | None, caption: str) -> None:
 
 def _point(choice) -> tuple[float, float]:
     prediction = choice.prediction
-    return 1e3 * prediction.mixed_tpot_s, prediction.output_tokens_per_s / choice.gpus
+    return 1e3 * prediction.tpot_s, prediction.output_tokens_per_s / choice.gpus
 
 
 def _values(choice) -> dict:

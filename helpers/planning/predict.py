@@ -1,19 +1,24 @@
-"""Predict how long a step takes: rooflines, all-reduces, pipeline hops and fixed costs, by part.
+"""How long a step takes: streams that decode and prompt tokens, computed together by vLLM.
 
-    step = matrices + elementwise + attention + sampling + all-reduce + hops + overhead, but never
-           shorter than the CPU needs to prepare it: what is missing is the part "host"
+    GPU = matrices + elementwise + attention + sampling + all-reduce + hops + overhead
+    step = the larger of GPU and CPU: what is missing to the CPU's time is the part "host"
 
-Matrices take the time to read their weights or to compute, whichever is longer, with a soft corner
-between the two. Every efficiency is a parameter; ``calibrate`` fits them to a machine.
+Weights are read once a step, however many streams and prompt tokens share it. Matrices take the
+time to read them or to compute, whichever is longer, with a soft corner between the two. Every
+efficiency is a parameter; ``calibrate`` fits them to a machine. ``load`` makes TPOT, TTFT and
+throughput of these steps.
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
-from .hardware import Box, Gpu, Link, PlanningError
-from .memory import EngineOptions, MemoryPlan, plan_memory
-from .models import ModelShape, matmul_parameters, stage_layers
-from .work import experts_touched
+import numpy as np
+
+from .collectives import allreduce_seconds, exchange_seconds
+from .hardware import Box, Gpu
+from .memory import EngineOptions, default_options, graph_sizes
+from .models import ModelShape, stage_layers
+from .work import Stage, Work, model_stage
 
 
 # ---------------------------------------------------------------------- parameters of the model
@@ -21,7 +26,7 @@ from .work import experts_touched
 class Tuning:
     """What the datasheet does not say about a machine. Times in seconds, efficiencies as shares.
 
-    Defaults: H100 SXMs beside a Xeon, vLLM 0.32.0, Qwen2.5-0.5B to 32B (benchmarks/planner). For
+    Defaults: H100 SXMs beside a Xeon, vLLM 0.32.0, Qwen2.5-1.5B to 32B (benchmarks/planner). For
     all-reduces: NCCL's times on two H200s joined by NVLink. On other machines they are guesses
     until a point is measured.
     """
@@ -29,25 +34,26 @@ class Tuning:
     read_efficiency: float = 0.85  # of the memory bandwidth, by matrix products of small batches
     compute_efficiency: float = 0.77  # of the dense FLOPs, by large matrix products
     kv_efficiency: float = 0.75  # of the memory bandwidth, by reading the KV cache
-    attention_efficiency: float = 0.50  # of the dense FLOPs, by attention in prefill
+    attention_efficiency: float = 0.50  # of the dense FLOPs, by attention of prompt tokens
     layer_s: float = 25e-6  # small kernels of one layer in one step, replayed from a CUDA graph
-    step_s: float = 450e-6  # scheduler, launch and sampler of one step
-    prefill_step_s: float = 4e-3  # the same for a step that is too large for a CUDA graph
-    stream_s: float = 1.5e-6  # bookkeeping for one running request in one step
+    step_s: float = 450e-6  # launch and sampler of one step
+    eager_step_s: float = 4e-3  # the same for a step that is too large for a CUDA graph
+    stream_s: float = 1.5e-6  # more on the GPU for each row that is sampled
     allreduce_s: float = 9e-6  # vLLM's own all-reduce between GPUs that see each other, small
     nccl_s: float = 20e-6  # NCCL's all-reduce, small payload
     link_efficiency: float = 0.60  # of the link's one-way rate, by a large all-reduce
     hop_s: float = 50e-6  # handing a step from one pipeline stage to the next
-    # CPU time of a step; it overlaps with the GPU's, so it counts only where it is longer.
-    host_s: float = 2.55e-3
-    host_stream_s: float = 29e-6  # more for each stream
-    host_prefill_s: float = 27.5e-3  # of a step too large for a CUDA graph
+    # CPU time of a step. It overlaps with the GPU's, so it counts only where it is longer.
+    host_s: float = 2.4e-3
+    host_stream_s: float = 23e-6  # more for each stream
+    host_layer_s: float = 0.64e-3  # more for each layer of a step too large for a CUDA graph
+    # What a request waits for before and after its steps: tokenised, handed over, sent.
+    frontend_s: float = 1.6e-3
+    frontend_token_s: float = 0.35e-6  # more for each prompt token
 
-
-GRAPHED_TOKENS = 512  # steps of up to so many tokens are replayed from CUDA graphs
 
 # A CPU's bandwidth and FLOPs are measured (inventory.probe_cpu). The rest: the shipped model on one
-# core of an AMD EPYC (benchmarks/planner, tiny-tp1).
+# core of an AMD EPYC (benchmarks/planner, tiny-tp1). Its scheduler runs between the steps.
 CPU_TUNING = Tuning(
     read_efficiency=0.60,
     compute_efficiency=0.65,
@@ -55,7 +61,7 @@ CPU_TUNING = Tuning(
     attention_efficiency=0.35,
     layer_s=180e-6,
     step_s=600e-6,
-    prefill_step_s=600e-6,
+    eager_step_s=600e-6,
     stream_s=26e-6,
     allreduce_s=60e-6,
     nccl_s=60e-6,
@@ -63,13 +69,13 @@ CPU_TUNING = Tuning(
     hop_s=300e-6,
     host_s=0.0,
     host_stream_s=0.0,
-    host_prefill_s=0.0,
+    host_layer_s=0.0,
+    frontend_s=1.5e-3,
 )
 # Ranks on cores of one socket slow each other: two of the shipped model side by side on two cores.
 CPU_CROWDED = 1.13
 # Then vLLM's front end has no core of its own: more bookkeeping for each stream (tiny-tp2).
 CPU_FRONT_END = 0.4
-NETWORK_S = 10e-6  # one crossing of the network between machines
 
 
 def default_tuning(gpu: Gpu) -> Tuning:
@@ -77,10 +83,10 @@ def default_tuning(gpu: Gpu) -> Tuning:
     return CPU_TUNING if gpu.family == "cpu" else Tuning()
 
 
-# ---------------------------------------------------------------------- one forward pass
+# ---------------------------------------------------------------------- parts of a step
 @dataclass(frozen=True)
 class Parts:
-    """Seconds of one step by cause."""
+    """Seconds of one step by cause; numbers, or numpy arrays of one shape for many steps."""
 
     matrices: float = 0.0
     elementwise: float = 0.0
@@ -100,368 +106,262 @@ class Parts:
     def __add__(self, other: "Parts") -> "Parts":
         return Parts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    def scaled(self, factor: float) -> "Parts":
+    def each(self, change) -> "Parts":
+        """``change`` applied to every part."""
+        return Parts(*(change(getattr(self, f.name)) for f in fields(self)))
+
+    def scaled(self, factor) -> "Parts":
         """Every part times ``factor``."""
-        return Parts(*(getattr(self, f.name) * factor for f in fields(self)))
+        return self.each(lambda seconds: seconds * factor)
 
     def ms(self) -> dict:
         """{"matrices_ms": ..., ...}: the parts in milliseconds."""
-        return {f.name + "_ms": round(getattr(self, f.name) * 1e3, 6) for f in fields(self)}
+        return {f.name + "_ms": round(float(getattr(self, f.name)) * 1e3, 6) for f in fields(self)}
 
 
-def soft_max(a: float, b: float) -> float:
+def soft_max(a, b):
     """A roofline with a round corner, sqrt(a^2 + b^2): reading and computing nearly overlap."""
-    return math.hypot(a, b)
+    return np.hypot(a, b)
 
 
-def moved_per_token(shape: ModelShape, tp: int) -> int:
-    """Bytes that the small kernels of one layer read and write for one token.
+# ---------------------------------------------------------------------- one plan's steps
+class Steps:
+    """The steps of one replica: how long each takes, given what it computes.
 
-    Two norms with their residual (4h each), rotary embedding of queries and keys, the new KV entry,
-    and the MLP's activation (2f in, f out).
+    A step of a pipeline is a round: every stream gets one token, in ``batches`` that follow each
+    other through the stages. vLLM keeps a stream in the batch that its prompt was scheduled with.
     """
-    h = shape.hidden
-    heads = (shape.heads // tp + max(1, shape.kv_heads // tp)) * shape.head_dim
-    width = shape.intermediate // tp if shape.moe_layers < shape.layers else 0
-    if shape.experts:
-        width = max(
-            width,
-            shape.experts_per_token * (shape.expert_width // tp + h) + shape.shared_width // tp,
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        box: Box,
+        tp: int = 1,
+        pp: int = 1,
+        dp: int = 1,
+        options: EngineOptions | None = None,
+        tuning: Tuning | None = None,
+    ):
+        options = options or EngineOptions()
+        if options.max_num_seqs is None or options.max_num_batched_tokens is None:
+            options = default_options(box.gpu, shape, options, tp * pp)
+        self.shape, self.box, self.tp, self.pp = shape, box, tp, pp
+        self.options, self.tuning = options, tuning or default_tuning(box.gpu)
+        sizes = stage_layers(shape.layers, pp)
+        ep = tp * dp if options.enable_expert_parallel else 1
+        self.stages = [
+            model_stage(shape, tp, pp, rank, dp, ep, options.kv_cache_dtype) for rank in range(pp)
+        ]
+        self.slowest = max(sizes) / shape.layers  # share of a step in the stage that decides
+        self.graphed = max(graph_sizes(options, box.gpu), default=0)
+
+    def parts(
+        self, streams, context, prompt_tokens=0, prompt_keys=0, rows=None, batches=None
+    ) -> Parts:
+        """One step by cause; numbers, or numpy arrays of one shape for many steps.
+
+        streams: that decode, each with ``context`` tokens in the KV cache. prompt_tokens: computed
+        in the same step; each attends to ``prompt_keys`` tokens on average. rows: of logits, one
+        for each stream and each prompt that ends here. batches: in the pipeline, at most its
+        stages; None: as many as there are streams for.
+        """
+        streams, context, prompt_tokens, prompt_keys = (
+            np.asarray(x, float) for x in (streams, context, prompt_tokens, prompt_keys)
         )
-    return shape.dtype_bytes * (8 * h + 3 * heads + 3 * width)
+        rows = streams + (prompt_tokens > 0) if rows is None else np.asarray(rows, float)
+        k = np.clip(streams, 1, self.pp) if batches is None else batches
+        j = self.prompt_batches(prompt_tokens, rows - streams)
+        share = streams / k
+        small = self._one_batch(share, context, 0 * share, 0 * share, share)
+        if self.pp == 1:
+            big = self._one_batch(streams, context, prompt_tokens, prompt_keys, rows)
+            host = self.host_seconds(streams, prompt_tokens)
+            return big + Parts(host=np.maximum(0.0, host - big.total))
+        ending = (rows - streams) / j
+        big = self._one_batch(share, context, prompt_tokens / j, prompt_keys, share + ending)
+        seconds = self.round_seconds(small.total, big.total, k, j, prompt_tokens)
+        host = np.maximum(k, j) * self.host_seconds(share, prompt_tokens / j)
+        whole = big.scaled(seconds / big.total)
+        return whole + Parts(host=np.maximum(0.0, host - seconds))
 
+    def prompt_batches(self, prompt_tokens, prompts):
+        """How many of a round's batches carry prompt tokens: as many as can, one prompt each."""
+        full = np.ceil(prompt_tokens / self.options.max_num_batched_tokens)
+        return np.clip(np.maximum(full, prompts), 1, self.pp)
 
-def custom_allreduce_limit(gpu: Gpu, tp: int) -> int:
-    """Largest payload in bytes that vLLM gives to its own all-reduce, 0 when it cannot be used.
+    def round_seconds(self, small, big, k, j, prompt_tokens):
+        """Seconds of a round: k batches, j of them with prompts, through all the stages.
 
-    vllm/distributed/device_communicators/custom_all_reduce.py and all_reduce_utils.py: 2, 4, 6 or 8
-    ranks, at most 8 MiB and a cap by compute capability; more than 2 ranks need NVLink between all.
-    """
-    without_peers = gpu.family == "cpu" or gpu.name == "RTX-4090"
-    if without_peers or tp not in (2, 4, 6, 8) or (tp > 2 and gpu.link is None):
-        return 0
-    mib = 2**20
-    caps = {
-        "9.0": {2: 64 * mib, 4: 32 * mib, 6: mib // 2, 8: mib // 4},
-        "10.0": {2: 2 * mib, 4: 2 * mib, 6: mib, 8: mib},
-    }
-    return min(8 * mib, caps.get(gpu.capability, {}).get(tp, 8 * mib))
+        Either the last of the batches with prompts has to come out, or the slowest stage has to
+        work on all the batches.
+        """
+        through = big + (j - 1) * self.slowest * big
+        in_turn = self.slowest * (np.maximum(k - j, 0) * small + j * big)
+        decode = np.maximum(small, self.slowest * k * small)
+        return np.where(prompt_tokens > 0, np.maximum(through, in_turn), decode)
 
+    def _one_batch(self, streams, context, prompt_tokens, prompt_keys, rows) -> Parts:
+        """One batch through all stages, one after the other, on the GPU."""
+        total = Parts()
+        for stage in self.stages:
+            work = stage.step(streams, context, prompt_tokens, prompt_keys, rows)
+            total += self._stage_parts(stage, work, streams + prompt_tokens, rows)
+        if self.pp > 1:
+            tokens = streams + prompt_tokens
+            payload = 2 * tokens * self.shape.hidden * self.shape.dtype_bytes / self.tp
+            link = self.box.link_for(self.tp * self.pp)
+            rate = link.gb_s * 1e9 * self.tuning.link_efficiency
+            total += Parts(hops=(self.pp - 1) * (self.tuning.hop_s + payload / rate))
+        return total
 
-def allreduce_seconds(nbytes: float, tp: int, box: Box, tuning: Tuning) -> tuple[float, float]:
-    """(latency, bandwidth) seconds of one all-reduce of ``nbytes`` on each of ``tp`` ranks.
-
-    Ring: every GPU sends and receives 2 (t - 1) / t of the payload, in 2 (t - 1) steps; the latency
-    grows by a tenth for each rank beyond two.
-    """
-    if tp == 1:
-        return 0.0, 0.0
-    link = box.link_for(tp)
-    own = nbytes <= custom_allreduce_limit(box.gpu, tp) and tp <= box.gpus_per_node
-    latency = (tuning.allreduce_s if own else tuning.nccl_s) * (1 + 0.1 * (tp - 2))
-    if tp > box.gpus_per_node:
-        latency += 2 * NETWORK_S
-    return latency, 2 * (tp - 1) / tp * nbytes / _link_rate(link, tuning)
-
-
-def _link_rate(link: Link, tuning: Tuning) -> float:
-    """Bytes per second that large transfers reach on a link."""
-    return link.gb_s * 1e9 * tuning.link_efficiency
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One forward pass of a rank.
-
-    layers: how many this rank runs, the last ones of the model when ``last``. streams: rows of
-    logits that are sampled. context: tokens of KV cache that each stream reads (decode), or that
-    lie before the chunk (prefill, where tokens attend to half of their own chunk on average).
-    """
-
-    tp: int
-    layers: int
-    tokens: float
-    streams: float
-    context: float
-    prefill: bool
-    last: bool = True
-    kv_dtype: str = "auto"
-
-
-def forward_parts(shape: ModelShape, box: Box, run: Pass, tuning: Tuning) -> Parts:
-    """One forward pass on one rank of a tensor-parallel group, by cause."""
-    gpu = box.gpu
-    streaming = gpu.bandwidth_gb_s * 1e9 * tuning.read_efficiency
-    moved = run.layers * run.tokens * moved_per_token(shape, run.tp)
-    # logits (16 bits) are written once and read about three times; then argmax
-    logits = 4 * run.streams * shape.vocab * shape.dtype_bytes if run.last else 0
-    own = Parts(
-        matrices=_matrices(shape, gpu, run, tuning),
-        elementwise=moved / streaming,
-        attention=_attention(shape, gpu, run, tuning),
-        sampling=logits / streaming,
-        overhead=_overhead(gpu, run, tuning),
-    )
-    crowded = CPU_CROWDED if gpu.family == "cpu" and run.tp > 1 else 1.0
-    latency, volume = _communication(shape, box, run, tuning)
-    return own.scaled(crowded) + Parts(allreduce_latency=latency, allreduce_bandwidth=volume)
-
-
-def _matrices(shape: ModelShape, gpu: Gpu, run: Pass, tuning: Tuning) -> float:
-    bandwidth, flops = gpu.bandwidth_gb_s * 1e9, gpu.tflops_16bit * 1e12
-    fast = gpu.tflops_fp8 * 1e12 if shape.quantisation == "fp8" and gpu.tflops_fp8 else flops
-    seconds = 0.0
-    parts = matmul_parameters(shape, run.tp, run.layers, run.last)
-    for part, (params, size) in parts.items():
-        rows = run.streams if part == "lm_head" else run.tokens
-        read = params * size
-        if part == "experts":
-            touched = experts_touched(shape.experts, shape.experts_per_token, run.tokens)
-            read = read / shape.experts_per_token * touched
-        rate = flops if part in ("lm_head", "router") else fast
-        seconds += soft_max(
-            read / (bandwidth * tuning.read_efficiency),
-            2 * params * rows / (rate * tuning.compute_efficiency),
-        )
-    return seconds
-
-
-def _attention(shape: ModelShape, gpu: Gpu, run: Pass, tuning: Tuning) -> float:
-    if not run.prefill:
-        each = shape.kv_bytes_per_token(run.tp, run.kv_dtype, run.layers)
+    def _stage_parts(self, stage: Stage, work: Work, tokens, rows) -> Parts:
+        gpu, tuning = self.box.gpu, self.tuning
         bandwidth = gpu.bandwidth_gb_s * 1e9
-        return each * run.context * run.streams / (bandwidth * tuning.kv_efficiency)
-    pairs = run.tokens * (run.context + run.tokens / 2)
-    latent = (shape.nope_dim + shape.rope_dim + shape.v_dim) / 2
-    width = latent if shape.mla else shape.head_dim
-    flops = 4 * run.layers * (shape.heads // run.tp) * width * pairs
-    return flops / (gpu.tflops_16bit * 1e12 * tuning.attention_efficiency)
+        streaming = bandwidth * tuning.read_efficiency
+        attending = gpu.flops("16bit") * tuning.attention_efficiency
+        matrices = 0.0
+        for product in work.products:
+            compute = product.flops / (gpu.flops(product.kernel) * tuning.compute_efficiency)
+            matrices = matrices + soft_max(product.read_bytes / streaming, compute)
+        decoding = soft_max(
+            work.kv_read_bytes / (bandwidth * tuning.kv_efficiency), work.decode_flops / attending
+        )
+        own = Parts(
+            matrices=matrices,
+            elementwise=work.moved_bytes / streaming,
+            attention=decoding + work.prompt_flops / attending,
+            sampling=work.logits_bytes / streaming,
+            overhead=self._overhead(stage, tokens, rows),
+        )
+        crowded = CPU_CROWDED if gpu.family == "cpu" and self.tp > 1 else 1.0
+        latency, volume = self._communication(work)
+        return own.scaled(crowded) + Parts(allreduce_latency=latency, allreduce_bandwidth=volume)
+
+    def _communication(self, work: Work):
+        """(latency, bandwidth) seconds of all-reduces, experts' exchanges, gathered logits."""
+        latency, volume = 0.0, 0.0
+        times = [
+            (count, allreduce_seconds(nbytes, self.tp, self.box, self.tuning))
+            for count, nbytes in work.allreduces
+        ]
+        times += [
+            (count, exchange_seconds(nbytes, ranks, self.box, self.tuning))
+            for count, nbytes, ranks in work.exchanges
+        ]
+        if self.tp > 1:  # a gather moves half of what an all-reduce does
+            times.append(
+                (0.5, allreduce_seconds(work.logits_bytes / 4, self.tp, self.box, self.tuning))
+            )
+        for count, (one_latency, one_volume) in times:
+            latency, volume = latency + count * one_latency, volume + count * one_volume
+        return latency, volume
+
+    def _overhead(self, stage: Stage, tokens, rows):
+        tuning = self.tuning
+        seconds = tuning.layer_s * len(stage.layers) + stage.extra_s() + 0.0 * tokens
+        if not stage.is_last:
+            return seconds
+        step_s = np.where(tokens <= self.graphed, tuning.step_s, tuning.eager_step_s)
+        stream_s = tuning.stream_s
+        if self.box.gpu.family == "cpu" and self.tp > 1:
+            stream_s *= 1 + CPU_FRONT_END
+        return seconds + step_s + stream_s * rows
+
+    def host_seconds(self, streams, prompt_tokens):
+        """CPU seconds of one batch's step: scheduler and inputs, and launches without a graph."""
+        tuning = self.tuning
+        launches = tuning.host_layer_s * self.shape.layers
+        eager = streams + prompt_tokens > self.graphed
+        return tuning.host_s + tuning.host_stream_s * streams + launches * eager
+
+    def prompt(self, tokens: int, found: int = 0) -> Parts:
+        """One prompt alone, in chunks of max_num_batched_tokens; ``found`` tokens are cached.
+
+        With a pipeline the chunks follow each other through the stages, so m chunks take
+        (m + p - 1) / m of the time that one stage needs for all (GPipe's bubble, arXiv 1811.06965).
+        """
+        chunk = self.options.max_num_batched_tokens
+        done = np.arange(found, tokens, chunk)
+        now = np.minimum(chunk, tokens - done).astype(float)
+        m = len(done)
+        each = self.parts(0 * now, 0 * now, now, done + now / 2, done + now >= tokens)
+        total = each.each(np.sum)
+        return total.scaled((m + self.pp - 1) / (m * self.pp)) if m > 1 else total
+
+    def clock(self, most_context: int):
+        """A fast ``seconds(streams, context, prompt_tokens, prompt_keys, rows)`` of one step.
+
+        The same formulas as ``parts``, looked up in tables: a step's time is a sum of what depends
+        on its tokens, on its rows, on the KV cache that it reads, and on its prompts' attention.
+        """
+        tokens = np.arange(self.options.max_num_batched_tokens + self.options.max_num_seqs + 2.0)
+        nothing = 0 * tokens
+        by_tokens = self._one_batch(tokens, nothing, nothing, nothing, nothing).total
+        rows = np.arange(self.options.max_num_seqs + 2.0)
+        none = 0 * rows
+        one = none + 1
+        by_rows = self._one_batch(one, none, none, none, rows).total
+        contexts = np.linspace(0, most_context, 65)
+        alone = self._one_batch(*(0 * contexts + 1, contexts, *(0 * contexts,) * 3)).total
+        by_context = np.interp(np.arange(most_context + 1), contexts, alone - alone[0])
+        pair_s = float(self._one_batch(0.0, 0.0, 1.0, 1.0, 0.0).attention)
+        return _Clock(
+            self, by_tokens.tolist(), (by_rows - by_rows[0]).tolist(), by_context.tolist(), pair_s
+        )
 
 
-def _communication(shape: ModelShape, box: Box, run: Pass, tuning: Tuning) -> tuple[float, float]:
-    """(latency, bandwidth) seconds of all all-reduces, and of gathering the logits."""
-    tp = run.tp
-    if tp == 1:
-        return 0.0, 0.0
-    payload = run.tokens * shape.hidden * shape.dtype_bytes
-    one_latency, one_volume = allreduce_seconds(payload, tp, box, tuning)
-    count = 2 * run.layers + (1 if run.last else 0)
-    latency, volume = count * one_latency, count * one_volume
-    if run.last:
-        gather = run.streams * shape.vocab * shape.dtype_bytes * (tp - 1) / tp
-        latency += tuning.nccl_s
-        volume += gather / _link_rate(box.link_for(tp), tuning)
-    return latency, volume
-
-
-def _overhead(gpu: Gpu, run: Pass, tuning: Tuning) -> float:
-    seconds = tuning.layer_s * run.layers
-    if not run.last:
-        return seconds
-    seconds += (tuning.prefill_step_s if run.prefill else tuning.step_s) + (
-        tuning.stream_s * run.streams
-    )
-    if gpu.family == "cpu" and run.tp > 1:
-        seconds += CPU_FRONT_END * tuning.stream_s * run.streams
-    return seconds
-
-
-# ---------------------------------------------------------------------- a plan's speed
 @dataclass(frozen=True)
-class RequestMix:
-    """Requests: tokens in, tokens out, and how many are in flight at once over the whole box."""
+class _Clock:
+    """Tables of one plan's steps; see ``Steps.clock``."""
 
-    input_tokens: int = 1024
-    output_tokens: int = 128
-    concurrency: int = 1
+    steps: Steps
+    by_tokens: list
+    by_rows: list
+    by_context: list
+    pair_s: float
 
+    def _batch_s(self, streams, context, prompt_tokens, prompt_keys, rows) -> float:
+        tokens, context = math.ceil(streams + prompt_tokens), min(context, len(self.by_context) - 1)
+        rows = min(math.ceil(rows), len(self.by_rows) - 1)
+        return (
+            self.by_tokens[tokens]
+            + self.by_rows[rows]
+            + streams * self.by_context[int(context)]
+            + prompt_tokens * prompt_keys * self.pair_s
+        )
 
-@dataclass(frozen=True)
-class SpeedPrediction:
-    """Speed of one plan for one workload. Seconds and tokens; parts add up to their totals."""
-
-    tp: int
-    pp: int
-    dp: int
-    workload: RequestMix
-    decode: Parts  # one output token of one stream
-    prefill: Parts  # one prompt alone
-    streams_per_replica: int
-    tpot_s: float  # decode step with all streams running, no prefill between
-    prefill_s: float
-    ttft_s: float
-    # TPOT when new prompts keep coming: each is counted as a whole prefill more for all streams.
-    # vLLM computes it in the same steps, so under load this is an upper estimate.
-    mixed_tpot_s: float
-    output_tokens_per_s: float
-    memory: MemoryPlan
-    notes: tuple = field(default_factory=tuple)
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of all replicas together."""
-        return self.tp * self.pp * self.dp
-
-
-def streams_at_once(concurrency: int, dp: int, options: EngineOptions) -> int:
-    """Streams that one of dp replicas decodes at once of so many requests; the others wait."""
-    return min(max(1, -(-concurrency // dp)), options.max_num_seqs)
+    def seconds(self, streams, context, prompt_tokens, prompt_keys, rows) -> float:
+        """Seconds of one step (of a round of a pipeline)."""
+        steps = self.steps
+        if steps.pp == 1:
+            gpu = self._batch_s(streams, context, prompt_tokens, prompt_keys, rows)
+            return max(gpu, float(steps.host_seconds(streams, prompt_tokens)))
+        k = min(max(streams, 1), steps.pp)
+        j = float(steps.prompt_batches(prompt_tokens, rows - streams))
+        share, ending = streams / k, (rows - streams) / j
+        small = self._batch_s(share, context, 0, 0, share)
+        big = self._batch_s(share, context, prompt_tokens / j, prompt_keys, share + ending)
+        host = max(k, j) * float(steps.host_seconds(share, prompt_tokens / j))
+        return max(float(steps.round_seconds(small, big, k, j, prompt_tokens)), host)
 
 
-def _stages(shape, box, tp, pp, tuning, **run) -> Parts:
-    """One batch through all pipeline stages, one after the other, hops included."""
-    total = Parts()
-    for rank, layers in enumerate(stage_layers(shape.layers, pp)):
-        one = Pass(tp, layers, last=rank == pp - 1, **run)
-        total += forward_parts(shape, box, one, tuning)
-    if pp > 1:
-        payload = 2 * run["tokens"] * shape.hidden * shape.dtype_bytes / tp
-        hop = tuning.hop_s + payload / _link_rate(box.link_for(tp * pp), tuning)
-        total += Parts(hops=(pp - 1) * hop)
-    return total
+# ---------------------------------------------------------------------- steps that are measured
+def decode_parts(
+    shape, box, tp, pp, streams, context, *, kv_dtype="auto", tuning=None, batches=None
+) -> Parts:
+    """One decode step of ``streams`` with so many tokens each in the KV cache, no prompt beside it.
 
-
-def decode_parts(shape, box, tp, pp, streams, context, *, kv_dtype="auto", tuning=None) -> Parts:
-    """One decode step as a stream sees it: with a pipeline, its own batch passes every stage."""
-    tuning = tuning or default_tuning(box.gpu)
-    batch = streams if pp == 1 else max(1.0, streams / pp)
-    total = _stages(
-        shape,
-        box,
-        tp,
-        pp,
-        tuning,
-        tokens=batch,
-        streams=batch,
-        context=context,
-        prefill=False,
-        kv_dtype=kv_dtype,
-    )
-    # One scheduler prepares the batches of all stages, one after the other.
-    host = min(pp, streams) * (tuning.host_s + tuning.host_stream_s * batch)
-    return total + Parts(host=max(0.0, host - total.total))
+    batches: in a pipeline; streams whose prompts were scheduled together stay in one batch.
+    """
+    options = EngineOptions(kv_cache_dtype=kv_dtype)
+    steps = Steps(shape, box, tp, pp, 1, options, tuning)
+    return steps.parts(streams, context, batches=batches)
 
 
 def prefill_parts(shape, box, tp, pp, prompt, chunk, *, tuning=None) -> Parts:
-    """One prompt alone, in chunks of at most ``chunk`` tokens (max_num_batched_tokens).
-
-    With a pipeline the chunks follow each other through the stages, so m chunks take
-    (m + p - 1) / m of the time that one stage needs for all (GPipe's bubble, arXiv 1811.06965).
-    """
-    tuning = tuning or default_tuning(box.gpu)
-    total, m = Parts(), 0
-    for done in range(0, prompt, chunk):
-        now = min(chunk, prompt - done)
-        step = _stages(
-            shape, box, tp, pp, tuning, tokens=now, streams=1, context=done, prefill=True
-        )
-        host = tuning.host_prefill_s if now > GRAPHED_TOKENS else tuning.host_s
-        total += step + Parts(host=max(0.0, host - step.total))
-        m += 1
-    return total.scaled((m + pp - 1) / (m * pp)) if pp > 1 and m > 1 else total
-
-
-def check_counts(of, names) -> None:
-    """Raise PlanningError unless the named fields are whole numbers of at least 1."""
-    for name in names:
-        value = getattr(of, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise PlanningError(f"{name} must be a whole number of at least 1, not {value!r}.")
-
-
-def predict_speed(
-    shape: ModelShape,
-    box: Box,
-    tp: int = 1,
-    pp: int = 1,
-    dp: int = 1,
-    workload: RequestMix | None = None,
-    options: EngineOptions | None = None,
-    tuning: Tuning | None = None,
-    usage: str = "server",
-    memory: MemoryPlan | None = None,
-) -> SpeedPrediction:
-    """Predict TPOT, prefill, TTFT and throughput of one plan. The memory must fit (plan_memory).
-
-    Raises PlanningError for sizes that vLLM refuses and for requests longer than max_model_len.
-    """
-    workload = workload or RequestMix()
-    check_counts(workload, ("input_tokens", "output_tokens", "concurrency"))
-    memory = memory or plan_memory(shape, box, tp, pp, dp, options, usage)
-    tuning = tuning or default_tuning(box.gpu)
-    opts, out = memory.options, workload.output_tokens
-    _check_length(workload, opts, shape)
-    streams, notes = _streams(shape, workload, tp, dp, memory)
-    context = workload.input_tokens + out / 2
-    decode = decode_parts(
-        shape, box, tp, pp, streams, context, kv_dtype=opts.kv_cache_dtype, tuning=tuning
-    )
-    prefill = prefill_parts(
-        shape, box, tp, pp, workload.input_tokens, opts.max_num_batched_tokens, tuning=tuning
-    )
-    tpot, prefill_s = decode.total, prefill.total
-    # In steady state each stream costs one prefill for every output_tokens steps; a pipeline
-    # overlaps them. vLLM schedules the running requests first and the prompt's tokens into the same
-    # step (v1/core/sched/scheduler.py), so reading the weights is counted twice here: under load
-    # this is pessimistic. A prompt that arrives waits for half of a step on average.
-    stall = streams * prefill_s / pp / out if streams > 1 else 0.0
-    waiting = tpot / 2 if streams > 1 else 0.0
-    mixed = tpot + stall
-    per_request = prefill_s + (out - 1) * mixed if streams == 1 else out * mixed
-    at_once = min(workload.concurrency, dp * streams)  # fewer than replicas leave some idle
-    return SpeedPrediction(
-        tp=tp,
-        pp=pp,
-        dp=dp,
-        workload=workload,
-        decode=decode,
-        prefill=prefill,
-        streams_per_replica=streams,
-        tpot_s=tpot,
-        prefill_s=prefill_s,
-        ttft_s=prefill_s + waiting,
-        mixed_tpot_s=mixed,
-        output_tokens_per_s=at_once / per_request * out,
-        memory=memory,
-        notes=(*memory.notes, *notes),
-    )
-
-
-def _check_length(workload: RequestMix, options: EngineOptions, shape: ModelShape) -> None:
-    length = workload.input_tokens + workload.output_tokens
-    if length <= options.max_model_len:
-        return
-    more = f" or --max-model-len {length}." if length <= shape.max_positions else "."
-    raise PlanningError(
-        f"A request of {workload.input_tokens} + {workload.output_tokens} tokens is longer than "
-        f"max_model_len {options.max_model_len}: give shorter requests{more}"
-    )
-
-
-def _streams(shape, workload: RequestMix, tp: int, dp: int, memory: MemoryPlan):
-    """(streams of one replica that run at once, a list of what is to be said about it)."""
-    opts, notes = memory.options, []
-    if opts.enable_expert_parallel and tp * dp > 1:
-        notes.append(
-            "expert parallelism is sized here, its speed is not predicted: the times are those "
-            "without it"
-        )
-    elif shape.experts and dp > 1:
-        notes.append(
-            "the replicas share the experts and step together: that is sized here, and not in the "
-            "times, which are those of replicas with experts of their own"
-        )
-    wanted = math.ceil(workload.concurrency / dp)
-    room = memory.room_for(workload.input_tokens + workload.output_tokens)
-    room = room if memory.num_blocks else wanted
-    streams = max(1, min(wanted, opts.max_num_seqs, room))
-    if streams < wanted:
-        limit = "KV cache" if room < opts.max_num_seqs else "max_num_seqs"
-        notes.append(
-            f"{wanted} requests on a replica are more than {streams} at once: the others wait in "
-            f"the queue ({limit} is the limit)"
-        )
-    return streams, notes
+    """One prompt alone, in chunks of at most ``chunk`` tokens (max_num_batched_tokens)."""
+    options = EngineOptions(max_num_batched_tokens=chunk)
+    return Steps(shape, box, tp, pp, 1, options, tuning).prompt(prompt)
 
 
 def tp_speedup_parts(shape, box, tps, streams, context) -> list[dict]:
@@ -473,6 +373,6 @@ def tp_speedup_parts(shape, box, tps, streams, context) -> list[dict]:
     for tp in tps:
         parts = decode_parts(shape, box, tp, 1, streams, context)
         first = first or parts.total
-        row = {"layout": f"TP {tp}", "tp": tp, "speedup": first / parts.total}
-        rows.append({**row, "total_ms": parts.total * 1e3, **parts.ms()})
+        row = {"layout": f"TP {tp}", "tp": tp, "speedup": float(first / parts.total)}
+        rows.append({**row, "total_ms": float(parts.total) * 1e3, **parts.ms()})
     return rows

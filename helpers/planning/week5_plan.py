@@ -11,8 +11,8 @@ from . import recorded
 from .choose import Choice, holds
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
+from .load import predict_speed
 from .models import ModelShape
-from .predict import predict_speed
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def expected(shape: ModelShape, box: Box, tps, requests, options) -> list[Expect
     rows = []
     for tp in fitting:
         one = predict_speed(shape, make_box(box.gpu, tp), tp, 1, 1, requests, options)
-        rate, tpot_ms = one.output_tokens_per_s, one.mixed_tpot_s * 1e3
+        rate, tpot_ms = one.output_tokens_per_s, one.tpot_s * 1e3
         times = rate / rows[0].output_tokens_per_s if rows else 1.0
         low, high = speedup_range(times, tp / fitting[0]) if rows else (1.0, 1.0)
         rows.append(Expected(tp, rate, tpot_ms, times, low, high))
@@ -70,14 +70,14 @@ def expected(shape: ModelShape, box: Box, tps, requests, options) -> list[Expect
 def of_choice(best: Choice, smallest: Choice) -> dict[str, float]:
     """The numbers to save of a plan; its speed-up is the decode step's, over the smallest."""
     a, b = best.prediction, smallest.prediction
-    times = b.tpot_s / a.tpot_s
+    times = float(b.decode.total / a.decode.total)
     low, high = speedup_range(times, best.gpus / smallest.gpus)
     return {
         "expected_speedup_x": times,
         "expected_speedup_x_low": low,
         "expected_speedup_x_high": high,
         "output_tokens_per_s": a.output_tokens_per_s,
-        "tpot_ms": a.mixed_tpot_s * 1e3,
+        "tpot_ms": a.tpot_s * 1e3,
     }
 
 

@@ -10,9 +10,10 @@ from .hardware import GIB, Box, Gpu, make_box
 from .inventory import Device, Inventory
 from .launch import Launch
 from .layouts import Trial
+from .load import SpeedPrediction
 from .memory import EngineOptions, MemoryPlan, plan_memory
 from .models import ModelShape, valid_sizes, weight_parts
-from .predict import SpeedPrediction, Tuning, allreduce_seconds
+from .predict import Tuning, allreduce_seconds
 from .week5_plan import Expected
 
 # The parts of a decode step, as a figure's legend and a sentence name them.
@@ -251,8 +252,8 @@ def batch_rows(predicted: dict[str, list[SpeedPrediction]]) -> list[dict]:
         {
             "layout": layout,
             "streams": p.workload.concurrency,
-            "tpot_ms": p.mixed_tpot_s * 1e3,
-            "decode_step_ms": p.tpot_s * 1e3,
+            "tpot_ms": p.tpot_s * 1e3,
+            "decode_step_ms": float(p.decode.total) * 1e3,
             "output_tokens_per_s": p.output_tokens_per_s,
         }
         for layout, predictions in predicted.items()
@@ -275,7 +276,7 @@ def speed_in_short(rows: list[dict], predicted: dict[str, list[SpeedPrediction]]
         f"{first['total_ms']:.2f} with {first['layout']}, {last['speedup']:.2f} times as fast."
     ]
     if predicted:
-        fastest = min(predicted, key=lambda name: predicted[name][0].mixed_tpot_s)
+        fastest = min(predicted, key=lambda name: predicted[name][0].tpot_s)
         fullest = max(predicted, key=lambda name: predicted[name][-1].output_tokens_per_s)
         few, many = (predicted[fastest][i].workload.concurrency for i in (0, -1))
         out += [
@@ -291,13 +292,12 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
     few, many = predictions[0], predictions[-1]
     was, now = few.decode.ms(), many.decode.ms()
     grown = {part: now[part] - was[part] for part in now}
-    stalls = [1e3 * (p.mixed_tpot_s - p.tpot_s) for p in (few, many)]
-    grown["new prompts in the same steps"] = stalls[1] - stalls[0]
+    grown["the prompts of others in the same steps"] = 1e3 * (many.prompts_s - few.prompts_s)
     running, wanted = many.streams_per_replica * many.dp, many.workload.concurrency
     waiting = f" Only {running} of the {wanted} run at once: the others wait."
     return (
         f"{layout}, from {few.workload.concurrency} to {wanted} requests: TPOT grows from "
-        f"{few.mixed_tpot_s * 1e3:.1f} to {many.mixed_tpot_s * 1e3:.1f} ms, above all by "
+        f"{few.tpot_s * 1e3:.1f} to {many.tpot_s * 1e3:.1f} ms, above all by "
         f"{main_causes(grown)}.{waiting if running < wanted else ''}"
     )
 
@@ -437,7 +437,7 @@ def close_calls(ranking: Ranking, goal_ms: float, error: float) -> list[str]:
     for c in ranking.choices:
         if not c.fits or c.at_once < c.prediction.workload.concurrency:
             continue
-        over_ms = c.prediction.mixed_tpot_s * 1e3 - goal_ms
+        over_ms = c.prediction.tpot_s * 1e3 - goal_ms
         if abs(over_ms) > error * goal_ms:
             continue
         if c is best:
@@ -477,7 +477,7 @@ def about_choices(ranking: Ranking, goal_ms: float) -> str:
     left = [
         c
         for c in ranking.choices
-        if c.fits and not c.meets and c.prediction.mixed_tpot_s * 1e3 <= goal_ms
+        if c.fits and not c.meets and c.prediction.tpot_s * 1e3 <= goal_ms
     ]
     crosses = ""
     if left:
@@ -488,7 +488,7 @@ def about_choices(ranking: Ranking, goal_ms: float) -> str:
     p = best.prediction
     line = (
         f"Chosen: {best.name()}, {p.output_tokens_per_s / best.gpus:,.0f} tokens/s per GPU at "
-        f"{p.mixed_tpot_s * 1e3:.1f} ms."
+        f"{p.tpot_s * 1e3:.1f} ms."
     )
     if thumb is not None:
         says = "agrees" if thumb.layout == best.layout else f"would take {thumb.name()}"
@@ -516,10 +516,10 @@ def against_smallest(best: Choice, smallest: Choice) -> str:
     """The chosen plan against the smallest that fits, by the decode step and by TPOT."""
     a, b = best.prediction, smallest.prediction
     return (
-        f"{best.name()}: the decode step alone is {b.tpot_s / a.tpot_s:.2f} times as fast as with "
-        f"{smallest.name()}, the smallest plan that fits ({a.streams_per_replica} and "
-        f"{b.streams_per_replica} requests on a replica); TPOT with new prompts "
-        f"{a.mixed_tpot_s * 1e3:.1f} instead of {b.mixed_tpot_s * 1e3:.1f} ms"
+        f"{best.name()}: the decode step alone is {b.decode.total / a.decode.total:.2f} times as "
+        f"fast as with {smallest.name()}, the smallest plan that fits ({a.streams_per_replica} and "
+        f"{b.streams_per_replica} requests on a replica); TPOT under the load "
+        f"{a.tpot_s * 1e3:.1f} instead of {b.tpot_s * 1e3:.1f} ms"
     )
 
 

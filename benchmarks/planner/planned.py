@@ -70,10 +70,10 @@ class Planned:
             kv_dtype=self.memory.options.kv_cache_dtype,
             tuning=tuning,
         )
-        return parts.total * 1e3
+        return float(parts.total) * 1e3
 
     def prefill_ms(self, prompt: int, chunk: int, tuning=None) -> float:
         """One prompt alone, in chunks of at most so many tokens."""
         tp, pp, _ = self.sizes
         parts = plan.prefill_parts(self.shape, self.box, tp, pp, prompt, chunk, tuning=tuning)
-        return parts.total * 1e3
+        return float(parts.total) * 1e3

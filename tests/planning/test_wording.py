@@ -131,7 +131,8 @@ def test_a_difference_that_the_planners_error_explains_is_none():
     assert (sure["verdict"], unsure["verdict"]) == ("ranking ahead", "cannot tell")
     said = wording.about_rule([sure, unsure])
     assert "In 1 more" in said and "1.35 times" in said and "hypothesis" in said
-    assert "65 of 71 times recorded on one H100" in said
+    _, within, numbers = recorded.usual_error()
+    assert f"{within} of {numbers} times recorded on one H100" in said
 
 
 def test_a_goal_that_nothing_meets_says_why():
@@ -198,8 +199,10 @@ def test_the_recorded_errors_are_one_row_for_each_machine_and_quantity():
     keys = [(row["machine"], row["quantity"]) for row in rows]
     assert len(keys) == len(set(keys)) == 8
     assert all(row["mean"] <= row["worst"] for row in rows)
+    worst = max(rows, key=lambda row: row["worst"])
     said = wording.about_errors(rows)
-    assert "TPOT on one H100, 27% at worst" in said and "two CPU cores alone" in said
+    assert f"on {worst['machine']}, {worst['worst']:.0%} at worst" in said
+    assert "two CPU cores alone" in said
 
 
 def test_replicas_of_a_mixture_keep_more_tokens_where_the_cache_is_a_latent():

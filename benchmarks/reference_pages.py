@@ -59,6 +59,8 @@ def _kept(output) -> bool:
         return True
     for mime in [m for m in data if m.startswith("application/") or m == "text/latex"]:
         del data[mime]
+    if "image/png" in data:
+        data.pop("text/html", None)  # a chart to hover over: no script runs in a page
     if "text/html" in data:
         data["text/html"] = SCRIPT.sub("", data["text/html"])
     if "text/plain" in data:

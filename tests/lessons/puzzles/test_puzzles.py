@@ -1,12 +1,14 @@
 """Right answers pass, wrong ones that look right fail, and a check never stops a notebook."""
 
 import ast
+import builtins
 import functools
 import importlib.util
 import inspect
 import json
 import os
 import random
+import symtable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -577,6 +579,21 @@ def test_the_solutions_are_none_of_the_five():
     from helpers.run.course_file import find_notebooks
 
     assert len(find_notebooks()) == 5 and SOLUTIONS not in find_notebooks()
+
+
+def test_a_notebook_imports_what_its_puzzles_need():
+    needed = {}
+    for cell in nbformat.read(SOLUTIONS, 4).cells:
+        if cell.cell_type == "code" and cell.source.startswith("def "):
+            [function] = symtable.symtable(cell.source, "solutions", "exec").get_children()
+            needed[function.get_name()] = set(function.get_globals()) - set(dir(builtins))
+    for path in sorted((REPO / "notebooks").glob("0[1-5]_*.ipynb")):
+        cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        nodes = [node for cell in cells for node in ast.parse(cell).body]
+        imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.asname or alias.name for node in imports for alias in node.names}
+        for stub in (node.name for node in nodes if isinstance(node, ast.FunctionDef)):
+            assert needed.get(stub, set()) <= names, f"{path.stem}: {stub}"
 
 
 def test_stubs_and_solutions_have_the_same_arguments():

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tiny_model import MARKDOWN, anchor, to_markdown
 from helpers.tiny_model import DRAFT, GLOSSARY, TARGET, load_glossary, phrasings
-from helpers.tiny_model.glossary import MARKDOWN, anchor, to_markdown
 
 DRAFTED = 4
 CONTEXT = 4096
@@ -60,7 +60,7 @@ def test_a_term_is_found_by_its_alias():
 
 def test_the_markdown_page_is_up_to_date_and_its_anchors_are_unique():
     assert MARKDOWN.read_text(encoding="utf-8") == to_markdown(ENTRIES), (
-        "GLOSSARY.md is older than glossary.json: run python -m helpers.tiny_model.train --glossary"
+        "GLOSSARY.md is older than glossary.json: run python -m benchmarks.tiny_model --glossary"
     )
     anchors = [anchor(e["term"]) for e in ENTRIES]
     assert len(set(anchors)) == len(anchors)
@@ -100,7 +100,7 @@ def test_both_models_share_one_tokenizer():
 def test_loaders_split_text_as_the_tokenizer_file_says():
     """Loaders rebuild a Qwen2 tokenizer with Qwen2's own rules, whatever the file says.
 
-    What train.py learnt from must be split by the same rules, or texts with digits come as other
+    What a model learnt from must be split by the same rules, or texts with digits come as other
     tokens than in training.
     """
     from tokenizers import Tokenizer

@@ -1,11 +1,9 @@
-"""Read glossary.json, ask its terms in words, and render it as GLOSSARY.md."""
+"""Read glossary.json and ask its terms in words."""
 
 import json
-import re
 from pathlib import Path
 
 GLOSSARY: Path = Path(__file__).resolve().parent / "glossary.json"
-MARKDOWN: Path = GLOSSARY.with_name("GLOSSARY.md")
 
 # {a} is the term with its article ("the KV cache"), {n} one of its names ("kv-cache").
 _BY_TERM = (
@@ -60,34 +58,6 @@ def phrasings(term: str | dict) -> tuple[list[str], list[str]]:
     alias = entry["aliases"][turn % len(entry["aliases"])]
     held_out = [_HELD_OUT_BY_TERM.format(a=with_article), _HELD_OUT_BY_NAME.format(n=alias)]
     return list(dict.fromkeys(trained)), held_out
-
-
-def anchor(term: str) -> str:
-    """The id of the term in GLOSSARY.md: as GitHub forms it, and written there for JupyterLab."""
-    return re.sub(r"[^\w\- ]", "", term.lower()).replace(" ", "-")
-
-
-def to_markdown(entries: list[dict]) -> str:
-    """GLOSSARY.md: an index by category, then all terms from A to Z."""
-    lines = [
-        "# Glossary of LLM inference",
-        "",
-        f"{len(entries)} terms, as the model in this folder learned them. "
-        "Written by `python -m helpers.tiny_model.train --glossary` from glossary.json: "
-        "edit that file, not this one.",
-        "",
-    ]
-    by_category: dict[str, list[dict]] = {}
-    for entry in entries:
-        by_category.setdefault(entry["category"], []).append(entry)
-    for category in sorted(by_category):
-        links = " · ".join(f"[{e['term']}](#{anchor(e['term'])})" for e in by_category[category])
-        lines += [f"**{category}:** {links}", ""]
-    for entry in entries:
-        lines += [f'### <a id="{anchor(entry["term"])}"></a>{entry["term"]}', ""]
-        lines += [entry["answer"], ""]
-        lines += [f"Also: {', '.join(entry['aliases'])}.", ""]
-    return "\n".join(lines)
 
 
 def _find(name: str) -> dict:

@@ -1,8 +1,8 @@
 """Train the target and the draft model that ship with the workbook.
 
-    python -m helpers.tiny_model.train              tokenizer, both models, checks, GLOSSARY.md
-    python -m helpers.tiny_model.train --only draft one of the two, with the tokenizer on disk
-    python -m helpers.tiny_model.train --glossary   only rewrite GLOSSARY.md from glossary.json
+    python -m benchmarks.tiny_model              tokenizer, both models, checks, GLOSSARY.md
+    python -m benchmarks.tiny_model --only draft one of the two, with the tokenizer on disk
+    python -m benchmarks.tiny_model --glossary   only rewrite GLOSSARY.md from glossary.json
 
 Both models learn the answers of glossary.json by heart, from many phrasings of each
 question, and to tell stories with the chances of stories.py. That is all they know; it is
@@ -14,16 +14,17 @@ import argparse
 import math
 import os
 import random
+import re
 import time
 from pathlib import Path
+
+from helpers.tiny_model import DRAFT, GLOSSARY, TARGET, load_glossary, phrasings, stories
 
 # Before torch is imported: threads that wait must sleep. Spinning made training ten times
 # slower on two cores that other programs used as well.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from . import DRAFT, TARGET, stories  # noqa: E402
-from .glossary import MARKDOWN, load_glossary, phrasings, to_markdown  # noqa: E402
-
+MARKDOWN = GLOSSARY.with_name("GLOSSARY.md")
 SEED = 0
 VOCABULARY = 2048
 CONTEXT = 4096
@@ -48,6 +49,8 @@ LONG_PROMPT_FROM = 0.25
 LONG_PROMPT_SHARE = 0.08
 REPEATED = 40  # the terms of highest loss are asked twice in a round
 STORIES = 4  # about each hero in a round, every one drawn anew
+TOLD = 8  # stories about each hero in the check
+DRAFTED = 4  # tokens a step in the check
 NO_TERM = -1  # the index of a sample that asks no term
 
 CHAT_TEMPLATE = (
@@ -296,8 +299,8 @@ def matches(model, tokenizer, pairs):
     return found
 
 
-def accepted_share(right: list[list[bool]], drafted: int = 4) -> float:
-    """The acceptance rate that these matches give with `drafted` tokens per step.
+def accepted_share(right: list[list[bool]]) -> float:
+    """The acceptance rate that these matches give with DRAFTED tokens per step.
 
     The target's output is the answer: drafts are accepted up to the first wrong one.
     """
@@ -306,14 +309,14 @@ def accepted_share(right: list[list[bool]], drafted: int = 4) -> float:
         at = 1  # the first token comes from the target's prefill
         while at < len(row):
             run = 0
-            while run < drafted and at + run < len(row) and row[at + run]:
+            while run < DRAFTED and at + run < len(row) and row[at + run]:
                 run += 1
-            proposed, accepted, at = proposed + drafted, accepted + run, at + run + 1
+            proposed, accepted, at = proposed + DRAFTED, accepted + run, at + run + 1
     return accepted / proposed
 
 
-def told(model, tokenizer, each: int = 8) -> list[tuple[str, str]]:
-    """(hero, story) as the model tells them, sampled at temperature 1, `each` for every hero."""
+def told(model, tokenizer) -> list[tuple[str, str]]:
+    """(hero, story) as the model tells them, sampled at temperature 1."""
     import torch
 
     torch.manual_seed(SEED)
@@ -322,7 +325,7 @@ def told(model, tokenizer, each: int = 8) -> list[tuple[str, str]]:
         asked = stories.QUESTIONS[0].format(a=stories.with_article(hero))
         prompt = tokenizer(chat(asked), add_special_tokens=False, return_tensors="pt")
         out = model.generate(
-            **prompt, do_sample=True, top_k=0, max_new_tokens=80, num_return_sequences=each
+            **prompt, do_sample=True, top_k=0, max_new_tokens=80, num_return_sequences=TOLD
         )
         texts = tokenizer.batch_decode(
             out[:, prompt["input_ids"].shape[1] :], skip_special_tokens=True
@@ -357,6 +360,34 @@ def save(model, tokenizer, directory: Path) -> None:
     model.save_pretrained(directory)
     (directory / "model.safetensors").chmod(0o644)  # written readable by the owner alone
     tokenizer.save_pretrained(directory)
+
+
+def anchor(term: str) -> str:
+    """The id of the term in GLOSSARY.md: as GitHub forms it, and written there for JupyterLab."""
+    return re.sub(r"[^\w\- ]", "", term.lower()).replace(" ", "-")
+
+
+def to_markdown(entries: list[dict]) -> str:
+    """GLOSSARY.md: an index by category, then all terms from A to Z."""
+    lines = [
+        "# Glossary of LLM inference",
+        "",
+        f"{len(entries)} terms, as the model in this folder learned them. "
+        "Written by `python -m benchmarks.tiny_model --glossary` from glossary.json: "
+        "edit that file, not this one.",
+        "",
+    ]
+    by_category: dict[str, list[dict]] = {}
+    for entry in entries:
+        by_category.setdefault(entry["category"], []).append(entry)
+    for category in sorted(by_category):
+        links = " · ".join(f"[{e['term']}](#{anchor(e['term'])})" for e in by_category[category])
+        lines += [f"**{category}:** {links}", ""]
+    for entry in entries:
+        lines += [f'### <a id="{anchor(entry["term"])}"></a>{entry["term"]}', ""]
+        lines += [entry["answer"], ""]
+        lines += [f"Also: {', '.join(entry['aliases'])}.", ""]
+    return "\n".join(lines)
 
 
 def main() -> None:

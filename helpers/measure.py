@@ -122,7 +122,8 @@ class Measurement:
         ):
             if values:
                 summary[f"{name}_ms_mean"] = 1000 * sum(values) / len(values)
-                summary |= {f"{name}_ms_p{p}": 1000 * percentile(values, p) for p in PERCENTILES}
+                at_ms = (1000 * np.percentile(values, PERCENTILES)).tolist()
+                summary |= {f"{name}_ms_p{p}": ms for p, ms in zip(PERCENTILES, at_ms, strict=True)}
         return summary
 
     def __str__(self) -> str:
@@ -133,13 +134,6 @@ class Measurement:
             f"{m['output_tokens_per_s']:,.0f} output tokens/s, "
             f"TTFT p50 {m['ttft_ms_p50']:.1f} ms{tpot}{self.disturbance.label()}"
         )
-
-
-def percentile(values: list[float], p: float) -> float:
-    """The p-th percentile by linear interpolation. Raises ValueError on an empty list."""
-    if not values:
-        raise ValueError("A percentile of no values is not defined.")
-    return float(np.percentile(values, p))
 
 
 def counters(llm) -> dict[str, float | list[float]]:
@@ -181,7 +175,7 @@ def run_workload(
         engine.end_requests()
     before = counters(engine.llm)
     watch = MachineWatch()
-    view = live.progress(workload.name, len(workload)) if progress else None
+    view = live.Progress(workload.name, len(workload)) if progress else None
     try:
         run.work(view)
     except KeyboardInterrupt:

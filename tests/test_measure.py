@@ -2,11 +2,10 @@
 
 from itertools import pairwise
 
-import numpy as np
 import pytest
 
 from helpers.engine import EngineError, close_engine, load_profile, open_engine
-from helpers.measure import counters, percentile, run_workload
+from helpers.measure import counters, run_workload
 from helpers.workloads import Workload, chat, mixed, questions, shared_prefix, uniform
 
 
@@ -112,11 +111,3 @@ def test_sampling_that_is_not_for_a_workload_is_refused_in_one_sentence(engine, 
     with pytest.raises(EngineError, match=instead):
         run_workload(engine, uniform(engine.tokenizer, 1, 8, 2), sampling)
     assert not engine.llm.llm_engine.has_unfinished_requests()
-
-
-@pytest.mark.parametrize("p", [0, 1, 50, 90, 99, 100])
-def test_percentile_is_numpys(p):
-    values = list(np.random.default_rng(p).exponential(size=37))
-    assert percentile(values, p) == pytest.approx(np.percentile(values, p))
-    with pytest.raises(ValueError):
-        percentile([], p)

@@ -159,39 +159,29 @@ def legend_below(ax, ncols: int = 2, drop: float = 0.2) -> None:
 # ---------------------------------------------------------------- how a figure is shown
 
 
-def show(
-    fig, caption: str, table: list[dict] | None = None, name: str = "figure", alt: str | None = None
-) -> None:
+def show(fig, caption: str, table: list[dict] | None = None, name: str = "figure") -> None:
     """Display ``fig``, its caption and its values: three outputs; the figure is cleared after it.
 
     caption: the one line that a reader should take away. table: the values
     behind the picture, one dict for each row, shown when the reader opens it.
-    alt: the text for people who do not see the picture; without it the title
-    and the caption are used. In a terminal title and caption are printed.
+    In a terminal title and caption are printed.
     """
-    card.show(Picture(fig, caption, table, name, alt))
+    card.show(Picture(fig, caption, table, name))
 
 
 class Picture:
     """A drawn figure: PNG bytes, caption and values.
 
-    As an output it is an ordinary ``image/png``. Its alt text is in the output's
-    metadata, where nbconvert looks for it, and is its ``text/plain``, where VS Code does.
+    As an output it is an ordinary ``image/png``. Its alt text is title and caption, in the
+    output's metadata, where nbconvert looks for it, and in its ``text/plain``, where VS Code does.
     """
 
-    def __init__(
-        self,
-        fig,
-        caption: str,
-        table: list[dict] | None = None,
-        name: str = "figure",
-        alt: str | None = None,
-    ):
+    def __init__(self, fig, caption: str, table: list[dict] | None = None, name: str = "figure"):
         self.title = fig.get_suptitle()
         self.caption = " ".join((caption or "").split())
         self.table = [dict(row) for row in table] if table else []
         self.name = name
-        self.alt = alt or f"{self.title}. {self.caption}"
+        self.alt = f"{self.title}. {self.caption}"
         for problem in problems(fig, self.caption):
             warnings.warn(f"Figure {name!r}: {problem}", stacklevel=3)
         self.png = _png(fig)

@@ -104,12 +104,15 @@ class _Line:
 
 
 class Progress:
-    """How far a piece of work is. Made by ``progress``."""
+    """How far ``total`` requests are: ``.update(done, **numbers)``, ``.close()``.
+
+    All views of one cell share one output, so a sweep leaves one short list.
+    """
 
     EVERY_S = 0.2
 
-    def __init__(self, label: str, total: int, unit: str = "requests"):
-        self.label, self.total, self.unit = label, total, unit
+    def __init__(self, label: str, total: int):
+        self.label, self.total = label, total
         self.done, self.numbers = 0, {}
         self.start = time.perf_counter()
         self._last = -1.0
@@ -125,7 +128,7 @@ class Progress:
 
     def status(self) -> str:
         """Such as "12 of 32 requests, 812 tokens/s, 3.00 s left"."""
-        said = f"{self.done} of {self.total} {self.unit}{self._numbers()}"
+        said = f"{self.done} of {self.total} requests{self._numbers()}"
         if 0 < self.done < self.total:
             left_s = (time.perf_counter() - self.start) * (self.total - self.done) / self.done
             said += f", {number(left_s, 3)} s left"
@@ -135,14 +138,13 @@ class Progress:
         items = self.numbers.items()
         return "".join(f", {number(value, 3)} {_words(name)}" for name, value in items)
 
-    def close(self, note: str | None = None) -> None:
+    def close(self) -> None:
         """The work is over (or was stopped): leave one line about it."""
         if self._line is None:
             return
         stopped = "" if self.done >= self.total else f"stopped after {self.done} of "
         took = f"in {number(time.perf_counter() - self.start, 3)} s"
-        said = f"{self.label}: {stopped}{self.total} {self.unit} {took}{self._numbers()}"
-        self._line.close(f"{said} ({note})" if note else said)
+        self._line.close(f"{self.label}: {stopped}{self.total} requests {took}{self._numbers()}")
         self._line = None
 
     def __enter__(self):
@@ -152,32 +154,19 @@ class Progress:
         self.close()
 
 
-def progress(label: str, total: int, unit: str = "requests") -> Progress:
-    """A progress view of ``total`` things: ``.update(done, **numbers)``, ``.close()``.
-
-    All views of one cell share one output, so a sweep leaves one short list.
-    """
-    return Progress(label, total, unit)
-
-
 # ---------------------------------------------------------------- engine start
 
 
-def engine_start(log_path, phases, what: str = "engine") -> EngineStart:
-    """Shows phase and seconds while an engine starts; leaves one line about where the time went.
+class EngineStart:
+    """Around a start: shows phase and seconds, then leaves one line about where the time went.
 
     phases: pairs (label, pattern): the phase begins when ``pattern`` (a regular
     expression) first appears in the log at ``log_path``. what: "engine" or "server".
     """
-    return EngineStart(log_path, phases, what)
-
-
-class EngineStart:
-    """A context manager around the start. Made by ``engine_start``."""
 
     EVERY_S = 0.1
 
-    def __init__(self, log_path, phases, what: str):
+    def __init__(self, log_path, phases, what: str = "engine"):
         self.log_path, self.what = log_path, what
         self.phases = [(label, re.compile(pattern)) for label, pattern in phases]
         self.begun: list[tuple[str, float]] = [("load vLLM", 0.0)]

@@ -246,7 +246,7 @@ def _start(profile: Profile, args: dict) -> Engine:
     known = set(processes.started_here())
     began = time.perf_counter()
     try:
-        with live.engine_start(log_path, PHASES) as view, logged_to(log_path):
+        with live.EngineStart(log_path, PHASES) as view, logged_to(log_path):
             with imports_without_gc():
                 from vllm import LLM, envs
 
@@ -304,9 +304,9 @@ def _shut_down(llm) -> None:
     give_back_host_memory()
 
 
-def _settled_memory_gib(target: float, patience_s: float = 5.0) -> float:
+def _settled_memory_gib(target: float) -> float:
     """Memory once it is back at `target`, or falls no more: a driver frees it after the process."""
-    deadline = time.perf_counter() + patience_s
+    deadline = time.perf_counter() + 5
     now = _memory_gib()
     while now > target * 1.01 + 0.01 and time.perf_counter() < deadline:
         time.sleep(0.1)

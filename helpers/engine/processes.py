@@ -15,13 +15,13 @@ process:
 ``find_orphans()``
     what an earlier run without a guard has left. Found and reported, never ended.
 
-The file is also the program of both helpers (``python processes.py supervise|watch``). A helper
-starts in 0.05 s and holds about 13 MiB. Linux only (``prctl(2)``).
+The file is also the program of both helpers: ``processes.py watch PARENT`` and ``processes.py
+supervise PARENT GRACE_S COMMAND ...``. A helper starts in 0.05 s and holds about 13 MiB. Linux only
+(``prctl(2)``).
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import os
@@ -101,7 +101,7 @@ def find_orphans() -> list[dict]:
 
     An orphan has a title that begins with ``VLLM::`` and was handed to process 1 (or to the
     session's own init) because its parent died; the processes below it are listed too.
-    Returns dicts ``pid``, ``title``, ``memory_gib`` (host memory), ``age_s``; [] when clean.
+    Returns dicts ``pid``, ``title``, ``memory_gib`` (host memory); [] when clean.
     """
     found: dict[psutil.Process, None] = {}
     for process in psutil.process_iter():
@@ -114,7 +114,6 @@ def find_orphans() -> list[dict]:
             "pid": process.pid,
             "title": title(process.pid),
             "memory_gib": round(resident_gib(process.pid), 3),
-            "age_s": round(time.time() - process.create_time()),
         }
         for process in found
     ]
@@ -159,10 +158,10 @@ def spawn(cmd, *, env=None, log=None, cwd=None, grace_s: float = GRACE_S) -> sub
     Raises OSError when the log cannot be opened. A command that does not exist shows as exit
     code 127, with the cause in the log.
     """
-    arguments = ["supervise", "--parent", str(os.getpid()), "--grace", str(grace_s), "--"]
+    arguments = ["supervise", str(os.getpid()), str(grace_s), *map(str, cmd)]
     with open(log, "ab") if log else contextlib.nullcontext(subprocess.DEVNULL) as output:
         process = _start_helper(
-            [*arguments, *map(str, cmd)], env=env, cwd=cwd, stdout=output, stderr=subprocess.STDOUT
+            arguments, env=env, cwd=cwd, stdout=output, stderr=subprocess.STDOUT
         )
     process.grace_s = grace_s
     return process
@@ -227,7 +226,7 @@ def guard_children() -> None:
     # A forked child has a copy of the variable, but the watcher belongs to its parent.
     if _guard is None or _guard[0] != os.getpid() or _guard[1].poll() is not None:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        _guard = os.getpid(), _start_helper(["watch", "--parent", str(os.getpid())], **quiet)
+        _guard = os.getpid(), _start_helper(["watch", str(os.getpid())], **quiet)
 
 
 # --- the two helpers themselves -------------------------------------------------------------------
@@ -247,7 +246,7 @@ def _supervise(parent: int, grace_s: float, cmd: list[str]) -> int:
     try:
         command = subprocess.Popen(cmd, preexec_fn=in_child)
     except OSError as error:
-        print(f"lifeline: cannot start {cmd[0]}: {error.strerror}", flush=True)
+        print(f"processes.py: cannot start {cmd[0]}: {error.strerror}", flush=True)
         return 127
     while command.poll() is None and os.getppid() == parent:
         got = signal.sigtimedwait(wanted, _POLL_S)
@@ -302,22 +301,9 @@ def _concerns_watch(pid: int) -> bool:
     return line.startswith("VLLM::") or "from multiprocessing.spawn" in line
 
 
-def main() -> int:
-    """The program of a helper: ``supervise`` returns its command's exit code, ``watch`` 0."""
-    parser = argparse.ArgumentParser(prog="lifeline", description=__doc__.splitlines()[0])
-    jobs = parser.add_subparsers(dest="job", required=True)
-    supervise = jobs.add_parser("supervise", help="run a command; end its tree when PARENT dies")
-    supervise.add_argument("--grace", type=float, help="seconds from SIGTERM to SIGKILL")
-    supervise.add_argument("cmd", nargs="+", help="the command, after --")
-    watch = jobs.add_parser("watch", help="end vLLM's processes below PARENT when it dies")
-    for job in (supervise, watch):
-        job.add_argument("--parent", type=int, required=True, help="pid of the process to outlive")
-    given = parser.parse_args()
-    if given.job == "supervise":
-        return _supervise(given.parent, given.grace, given.cmd)
-    _watch(given.parent)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    job, parent, *rest = sys.argv[1:]
+    if job == "watch":
+        _watch(int(parent))
+    else:
+        sys.exit(_supervise(int(parent), float(rest[0]), rest[1:]))

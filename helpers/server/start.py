@@ -66,7 +66,7 @@ def launch(
         argv, env=environment(profile, api_key, quick, log_path), log=log_path, grace_s=15
     )
     try:
-        with live.engine_start(log_path, PHASES, what="server") as view:
+        with live.EngineStart(log_path, PHASES, what="server") as view:
             patience_s = max_wait_s or (300 if profile.name == "cpu" else 1200)
             _wait_until_up(process, url, log_path, patience_s, view, profile.model)
     except KeyboardInterrupt:

@@ -11,25 +11,21 @@ MOST_ROUNDS = 9
 
 
 def in_turn(
-    settings: dict[str, Callable[[], float]],
-    plain: str,
-    better: str,
-    budget_s: float,
-    most: int = MOST_ROUNDS,
+    settings: dict[str, Callable[[], float]], plain: str, better: str, budget_s: float
 ) -> tuple[dict[str, Gain], dict[str, list[float]]]:
     """Compare each setting with `plain`; returns (gains, values), both by the setting's name.
 
     settings: a function each that measures once and returns a positive number. better: "higher" or
     "lower" numbers are good. Three rounds are always run; further ones, of those settings whose
-    verdict is open, while a round like the last still fits `budget_s` seconds, at most `most` in
-    all. Every other round runs backwards, so that no setting is always the first.
+    verdict is open, while a round like the last still fits `budget_s` seconds, at most
+    MOST_ROUNDS in all. Every other round runs backwards, so that no setting is always the first.
     """
     values: dict[str, list[float]] = {name: [] for name in settings}
     pairs: dict[str, list[tuple[float, float]]] = {n: [] for n in settings if n != plain}
     gains: dict[str, Gain] = {}
     begin = time.perf_counter()
     still_open = list(settings)
-    for number in range(most):
+    for number in range(MOST_ROUNDS):
         start = time.perf_counter()
         order = still_open if number % 2 == 0 else still_open[::-1]
         seen = {name: settings[name]() for name in order}

@@ -221,7 +221,7 @@ def test_a_verdict_of_the_quiz_belongs_to_the_text_beside_it(server, open_notebo
 
 
 SWEEP = """\
-with live.progress('a sweep', 60) as view:
+with live.Progress('a sweep', 60) as view:
     for i in range(60):
         time.sleep(0.05); view.update(i + 1, tokens_per_s=812.3)"""
 DASHBOARD = """\

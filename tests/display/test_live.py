@@ -18,7 +18,7 @@ from tests.notebook_tools import WIDGET, kinds, run_cells, texts, to_html
 SWEEP = """
 from helpers.display import card, live
 for batch in range(18):
-    view = live.progress(f"batch {batch}", 8)
+    view = live.Progress(f"batch {batch}", 8)
     for i in range(8):
         view.update(i + 1, tokens_per_s=812.4)
     view.close()
@@ -28,7 +28,7 @@ import tempfile, time
 from helpers.display import card, live
 log = tempfile.NamedTemporaryFile("w", suffix=".log")
 phases = [("load the weights", "Starting to load"), ("warm up", "init engine")]
-with live.engine_start(log.name, phases):
+with live.EngineStart(log.name, phases):
     time.sleep(0.3); print("Starting to load model", file=log, flush=True); time.sleep(0.9)
 """
 DASHBOARD = """
@@ -48,13 +48,13 @@ print(view.summary()["peak_gib"] > 0)
 """
 STOPPED = """
 from helpers.display import live
-with live.progress("long", 10) as view:
+with live.Progress("long", 10) as view:
     view.update(4)
     1 / 0
 """
 SCRIPT = """
 from helpers.display import live
-view = live.progress("work", 3)
+view = live.Progress("work", 3)
 for done in (1, 2, 3):
     view.update(done, tokens_per_s=5.0)
 view.close()
@@ -107,7 +107,7 @@ def test_with_widgets_the_view_is_replaced_by_its_static_form():
 def test_one_cell_has_one_list_in_the_order_of_its_work():
     cell = (
         START
-        + "\nwith live.progress('work', 2) as view:\n    view.update(2)\n"
+        + "\nwith live.Progress('work', 2) as view:\n    view.update(2)\n"
         + "\n".join(START.splitlines()[3:])
     )
     for env in (None, {"WORKBOOK_WIDGETS": "1"}):
@@ -169,7 +169,7 @@ def test_a_dashboard_that_read_nothing_is_a_sentence(capsys):
 
 
 def test_status_line_and_time_left():
-    view = live.progress("x", 10)
+    view = live.Progress("x", 10)
     view.start -= 5.0
     view.update(5, tokens_per_s=1234.5, note="warm")
     assert view.status() == "5 of 10 requests, 1,234 tokens/s, warm note, 5 s left", view.status()

@@ -107,7 +107,7 @@ def test_rounds_are_spent_where_the_answer_is_open():
         "twice": of("twice", 20, 0.01),
         "hardly": of("hardly", 10.6, 0.1),
     }
-    gains, values = in_turn(settings_, "plain", "higher", budget_s=60, most=7)
+    gains, values = in_turn(settings_, "plain", "higher", budget_s=60)
     assert gains["twice"].verdict == "better" and len(values["twice"]) == 3
     assert len(values["hardly"]) > 3 and len(values["plain"]) == len(values["hardly"])
     assert order[:6] == ["plain", "twice", "hardly", "hardly", "twice", "plain"]

@@ -12,12 +12,14 @@ import os
 import statistics
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from helpers import tiny_model
 from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
 from helpers.engine.retune import retuned
 from helpers.lessons.papers import speculative as formula
-from helpers.measure import Measurement, percentile, run_workload
+from helpers.measure import Measurement, run_workload
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_groups, gain_of_runs
 
 FEW_DRAFTS = 10  # shares of fewer say nothing
@@ -215,7 +217,8 @@ def step_ms(measurement: Measurement, percent: float = 25, tokens: int = 0) -> f
     """
     pairs = list(itertools.pairwise(measurement.timeline))
     full = [(before, step) for before, step in pairs if step["tokens"] >= tokens] or pairs
-    return 1000 * percentile([step["t_s"] - before["t_s"] for before, step in full], percent)
+    took_s = [step["t_s"] - before["t_s"] for before, step in full]
+    return 1000 * float(np.percentile(took_s, percent))
 
 
 def decode_ms_per_token(measurement: Measurement) -> float:

@@ -16,7 +16,7 @@ GAIN = Gain(1.5, 1.4, 1.6, 3)
 def shown(monkeypatch):
     figures = []
 
-    def show(fig, caption, table=None, name="figure", alt=None):
+    def show(fig, caption, table=None, name="figure"):
         fig.draw_without_rendering()
         figures.append(fig)
 

@@ -17,10 +17,10 @@ def pictures(monkeypatch):
     """Every figure that is shown, as a Picture; a missing label or title is an error."""
     shown = []
 
-    def show(fig, caption, table=None, name="figure", alt=None):
+    def show(fig, caption, table=None, name="figure"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            shown.append(style.Picture(fig, caption, table, name, alt))
+            shown.append(style.Picture(fig, caption, table, name))
 
     monkeypatch.setattr(style, "show", show)
     return shown

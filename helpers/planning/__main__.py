@@ -8,46 +8,77 @@ import contextlib
 import json
 import math
 import sys
+from dataclasses import fields
 
 from . import (
-    GIB,
     SHIPPED,
     Calibration,
-    Choice,
     EngineOptions,
     Goal,
-    Launch,
+    MemoryPlan,
     PlanningError,
     Point,
-    Ranking,
     RequestMix,
-    SpeedPrediction,
     calibrate,
     catalogue,
     check_all,
     commands,
     cpu_box,
     default_tuning,
+    does_not_fit,
     load_hardware,
     load_shape,
     make_box,
-    nearest_that_fits,
     nearest_valid,
     plan_memory,
     predict_speed,
-    price_per_million,
     rank,
     why_invalid,
 )
+from .answer import answer, readable
 from .calibration import COUNTS
+from .hardware import NETWORK_GB_S
 from .launch import OPTIONS
 
 POINT_KEYS = (*COUNTS, "tpot_ms", "prefill_ms")
+IN_MEMORY = {field.name for field in fields(EngineOptions)}
+MOST = 100_000  # of anything that is counted in requests: more than one box serves
+
+
+# ---------------------------------------------------------------------- what is asked
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one sentence, and takes no abbreviations of its options."""
+
+    def __init__(self, **about):
+        super().__init__(allow_abbrev=False, **about)
+
+    def error(self, message: str):
+        raise PlanningError(message.removeprefix("argument ").rstrip(".") + ".")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
+def _clients(text: str) -> int:
+    if (clients := _count(text)) > MOST:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST:,} at once")
+    return clients
+
+
+def _number(text: str) -> float:
+    """A finite number above 0."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; engine arguments have vLLM's names."""
-    top = argparse.ArgumentParser(prog="python -m helpers.planning", description=__doc__)
+    top = _Parser(prog="python -m helpers.planning", description=__doc__)
     sub = top.add_subparsers(dest="what", required=True)
     plan = sub.add_parser("plan", help="size, predict and launch one plan, or rank all of them")
     add = plan.add_argument
@@ -63,18 +94,25 @@ def parser() -> argparse.ArgumentParser:
         help="a name of the catalogue (see: python -m helpers.planning gpus), or 'cpu' for this "
         "machine's cores",
     )
-    add("--gpus", type=int, default=1, help="GPUs in all")
-    add("--nodes", type=int, default=1, help="machines that they are spread over")
-    add("--gpu-memory-gib", type=float, help="memory of one GPU as the driver reports it")
+    add("--gpus", type=_count, default=1, help="GPUs in all")
+    add("--nodes", type=_count, default=1, help="machines that they are spread over")
+    add(
+        "--network-gb-s",
+        type=_number,
+        default=NETWORK_GB_S,
+        help="GB/s of one GPU between machines, one direction: 50 for 400 Gb/s each",
+    )
+    add("--gpu-memory-gib", type=_number, help="memory of one GPU as the driver reports it")
     add("--hardware", help="a JSON file with more GPUs")
     for short in ("tp", "pp", "dp"):
-        add(f"--{short}", type=int)
-    add("--max-model-len", type=int)
-    add("--gpu-memory-utilization", type=float, default=0.92)
+        add(f"--{short}", type=_count, help="without any of --tp, --pp, --dp all are ranked")
+    add("--quantization", help="makes a 16-bit checkpoint one of 8 bits while loading: fp8, ...")
+    add("--max-model-len", type=_count)
+    add("--gpu-memory-utilization", type=_number, default=0.92)
     add("--kv-cache-dtype", default="auto")
-    add("--kv-cache-memory-bytes", type=int)
-    add("--max-num-batched-tokens", type=int)
-    add("--max-num-seqs", type=int)
+    add("--kv-cache-memory-bytes", type=_count)
+    add("--max-num-batched-tokens", type=_count)
+    add("--max-num-seqs", type=_count)
     add("--enforce-eager", action="store_true")
     add("--enable-expert-parallel", action="store_true")
     add(
@@ -83,11 +121,19 @@ def parser() -> argparse.ArgumentParser:
         default="server",
         help="whose defaults: `vllm serve` or the class LLM",
     )
-    add("--input-tokens", type=int)
-    add("--output-tokens", type=int)
-    add("--concurrency", type=int, default=1)
-    add("--tpot-ms", type=float, help="limit for the ranking")
-    add("--ttft-ms", type=float, help="limit for the ranking")
+    add("--input-tokens", type=_count)
+    add("--output-tokens", type=_count)
+    load = plan.add_mutually_exclusive_group()
+    load.add_argument(
+        "--concurrency",
+        type=_clients,
+        default=1,
+        help="clients, each of which sends its next request when it has an answer",
+    )
+    load.add_argument("--rate", type=_number, help="requests a second that arrive at random")
+    add("--prefix-hit-rate", type=float, default=0.0, help="share of a prompt that is cached")
+    add("--tpot-ms", type=_number, help="limit for the ranking")
+    add("--ttft-ms", type=_number, help="limit for the ranking")
     add("--prefer", choices=("throughput", "latency", "price"), default="throughput")
     add("--price", type=float, help="price of one GPU for an hour")
     add(
@@ -104,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the command without asking the installed vLLM",
     )
-    add("--json", action="store_true", help="one JSON object")
+    add("--json", action="store_true", help="one JSON object, of an error too")
     sub.add_parser("gpus", help="the catalogue, with sources and doubts")
     sub.add_parser("models", help="the shipped model configs")
     return top
@@ -142,10 +188,17 @@ def plan(args) -> dict:
     if args.gpu.lower() == "cpu":
         box = cpu_box(args.gpus)
     else:
-        box = make_box(args.gpu, args.gpus, args.nodes, usable_gib=args.gpu_memory_gib)
-    shape = load_shape(args.model)
+        box = make_box(
+            args.gpu,
+            args.gpus,
+            args.nodes,
+            usable_gib=args.gpu_memory_gib,
+            network_gb_s=args.network_gb_s,
+        )
+    shape = load_shape(args.model, args.quantization)
     given = {name: getattr(args, name) for name in OPTIONS}
-    options, workload = EngineOptions(**given), _workload(args, shape)
+    options = EngineOptions(**{name: value for name, value in given.items() if name in IN_MEMORY})
+    workload = _workload(args, shape)
     calibration = _calibration(args, shape, box, workload)
     tuning = calibration.tuning if calibration else default_tuning(box.gpu)
     ranking = None
@@ -154,27 +207,18 @@ def plan(args) -> dict:
         ranking = rank(shape, box, workload, options, goal, tuning, args.price, args.usage)
         prediction = (ranking.best or ranking.choices[0]).prediction
     else:
-        layout = tuple(1 if size is None else size for size in (args.tp, args.pp, args.dp))
-        prediction = _one_plan(shape, box, layout, workload, options, tuning, args.usage)
+        layout = args.tp or 1, args.pp or 1, args.dp or 1
+        memory = _memory_of(shape, box, layout, options, args.usage)
+        prediction = predict_speed(
+            shape, box, *layout, workload, options, tuning, args.usage, memory
+        )
     tp, pp, dp = prediction.tp, prediction.pp, prediction.dp
     launch = commands(shape, tp, pp, dp, _machines(box, prediction.gpus), args.launcher, given)
     if not args.no_check:
         # what vLLM has to say while it is imported is not the answer
         with contextlib.redirect_stdout(sys.stderr):
             launch = check_all(launch, shape)
-    answer = {"model": shape.name, "gpu": box.gpu.name, "box": box.label()}
-    answer |= {**_sizes(shape, box, prediction), **_speed(prediction), **_launch(launch)}
-    answer["notes"] = list(prediction.notes)
-    if args.price is not None:
-        price = price_per_million(args.price, prediction.gpus, prediction.output_tokens_per_s)
-        answer["price_per_million_output_tokens"] = round(price, 4)
-    if calibration:
-        answer["calibration"] = {
-            "error_before": [round(e, 5) for e in calibration.before],
-            "error_after": [round(e, 5) for e in calibration.after],
-            "factors": {k: round(v, 4) for k, v in calibration.moved.items()},
-        }
-    return answer | (_ranking(ranking) if ranking else {})
+    return answer(shape, box, prediction, launch, args.price, calibration, ranking)
 
 
 def _workload(args, shape) -> RequestMix:
@@ -184,37 +228,35 @@ def _workload(args, shape) -> RequestMix:
         output = min(128, max(1, limit // 4))
     if prompt is None:
         prompt = max(1, min(1024, limit - output))
-    return RequestMix(prompt, output, args.concurrency)
+    return RequestMix(prompt, output, args.concurrency, args.rate, args.prefix_hit_rate)
 
 
 def _calibration(args, shape, box, workload) -> Calibration | None:
     points = [parse_point(text, workload) for text in args.calibrate]
     for point in points:
-        if problem := why_invalid(shape, point.tp, point.pp, point.dp):
+        ep = point.tp * point.dp if args.enable_expert_parallel else 1
+        if problem := why_invalid(shape, point.tp, point.pp, point.dp, ep):
             raise PlanningError(f"The calibration point cannot have been measured: {problem}")
     return calibrate(shape, box, points) if points else None
 
 
-def _one_plan(shape, box, layout, workload, options, tuning, usage) -> SpeedPrediction:
+def _memory_of(shape, box, layout, options, usage) -> MemoryPlan:
+    """The memory of the layout that was asked for, which must fit."""
     tp, pp, dp = layout
-    for label, size in zip(("tp", "pp", "dp"), layout, strict=True):
-        if size < 1:
-            raise PlanningError(f"--{label} must be at least 1, not {size}.")
     sizes, gpus = f"TP {tp} x PP {pp} x DP {dp}", tp * pp * dp
-    near = nearest_valid(shape, box, tp, pp, dp, options, usage)
+    problem = why_invalid(shape, tp, pp, dp, options.expert_ranks(tp, dp))
     if gpus > box.gpus:
-        instead = f"{near}." if near else "give more GPUs with --gpus."
-        raise PlanningError(f"{sizes} needs {gpus} GPUs and the box has {box.gpus}: {instead}")
-    if problem := why_invalid(shape, tp, pp, dp):
-        raise PlanningError(problem.rstrip(".") + (f"; {near}." if near else "."))
-    memory = plan_memory(shape, box, tp, pp, dp, options, usage)
-    if memory.fits:
-        return predict_speed(shape, box, tp, pp, dp, workload, options, tuning, usage, memory)
-    if near:
+        problem = f"{sizes} needs {gpus} GPUs and the box has {box.gpus}"
+    elif problem is None:
+        memory = plan_memory(shape, box, tp, pp, dp, options, usage)
+        if memory.fits:
+            return memory
         where = f"with {sizes} on {box.gpu.name}"
-        raise PlanningError(f"{shape.name} does not fit {where}: {memory.problem}; {near}.")
-    tried = [Choice(tp, pp, dp, why=memory.problem)]
-    raise PlanningError(nearest_that_fits(shape, box, options, usage, tried))
+        problem = f"{shape.name} does not fit {where}: {memory.problem}"
+    if near := nearest_valid(shape, box, tp, pp, dp, options, usage):
+        why = problem.rstrip(".")
+        raise PlanningError(f"{why}; the nearest that works here is {near}.", near)
+    raise does_not_fit(shape, box, options, usage)
 
 
 def _machines(box, ranks: int) -> int:
@@ -223,202 +265,6 @@ def _machines(box, ranks: int) -> int:
     while ranks % nodes:
         nodes += 1
     return nodes
-
-
-def _sizes(shape, box, p: SpeedPrediction) -> dict:
-    m, stage = p.memory, p.memory.worst
-    parts = {
-        "budget": stage.budget,
-        "weights": stage.weights,
-        "sampler_state": stage.sampler_state,
-        "non_torch": stage.non_torch,
-        "peak_activation": stage.activation,
-        "cuda_graphs": stage.graphs_estimate,
-        "kv_cache": stage.kv_available,
-    }
-    in_gib = {name: round(b / GIB, 4) for name, b in parts.items()}
-    return {
-        "gpus": p.gpus,
-        "tp": p.tp,
-        "pp": p.pp,
-        "dp": p.dp,
-        "options": vars(m.options),
-        "workload": vars(p.workload),
-        "parameters": shape.parameters(),
-        "weights_gib_per_gpu": round(m.weights_gib_per_gpu, 4),
-        "memory_gib_per_gpu": {"usable": round(box.gpu.usable_gib, 3), **in_gib},
-        "kv_bytes_per_token_per_gpu": shape.kv_bytes_per_token(
-            p.tp, m.options.kv_cache_dtype, stage.layers
-        ),
-        "kv_cache_tokens": m.kv_cache_tokens,
-        "kv_cache_tokens_all_replicas": m.kv_cache_tokens * p.dp,
-        "max_concurrency": round(m.max_concurrency, 3),
-    }
-
-
-def _speed(p: SpeedPrediction) -> dict:
-    tpot_ms, step_ms = _ms(p.tpot_s), _ms(p.decode.total)
-    prefill_ms, ttft_ms = _ms(p.prefill_s), _ms(p.ttft_s)
-    ttft, tpot = map(_ms, p.ttft_percentiles_s), map(_ms, p.tpot_percentiles_s)
-    return {
-        "streams_per_replica": p.streams_per_replica,
-        "tpot_ms": tpot_ms,
-        "tpot_parts_ms": p.tpot.ms(),
-        "mixed_tpot_ms": tpot_ms,  # the name that it had beside a TPOT without prompts
-        "tpot_p50_ms": next(tpot),
-        "tpot_p99_ms": next(tpot),
-        "decode_step_ms": step_ms,
-        "decode_step_parts_ms": p.decode.ms(),
-        "prefill_ms": prefill_ms,
-        "prefill_parts_ms": p.prefill.ms(),
-        "ttft_ms": ttft_ms,
-        "ttft_parts_ms": {"prefill_ms": prefill_ms, "waiting_ms": _ms(p.ttft_s - p.prefill_s)},
-        "ttft_p50_ms": next(ttft),
-        "ttft_p99_ms": next(ttft),
-        "requests_per_s": round(p.requests_per_s, 4),
-        "output_tokens_per_s": round(p.output_tokens_per_s, 2),
-        "output_tokens_per_s_parts": {
-            "replicas": p.dp,
-            "streams_per_replica": p.streams_per_replica,
-            "decode_step_ms": step_ms,
-            "prompts_in_the_same_steps_ms": _ms(p.prompts_s),
-        },
-    }
-
-
-def _ms(seconds: float) -> float | None:
-    """Milliseconds for JSON, which has no infinity: None."""
-    return None if math.isinf(seconds) else round(float(seconds) * 1e3, 4)
-
-
-def _launch(launch: Launch) -> dict:
-    serve = [c for c in launch.commands if c.argv[:2] == ("vllm", "serve")]
-    checked = all(c.accepted is not None for c in serve)
-    objections = dict.fromkeys(c.objection for c in serve if c.objection)
-    return {
-        "launch": launch.text,
-        "launch_accepted": all(c.accepted for c in serve) if checked else None,
-        "launch_objection": "; ".join(objections),
-        "check_first": list(launch.check_first),
-    }
-
-
-def _ranking(ranking: Ranking) -> dict:
-    return {
-        "goal_met": ranking.best is not None,
-        "reasons": list(ranking.reasons),
-        "rule_of_thumb": ranking.thumb.name() if ranking.thumb else None,
-        "ranking": [_row(choice) for choice in ranking.choices],
-    }
-
-
-def _row(c: Choice) -> dict:
-    row = {"tp": c.tp, "pp": c.pp, "dp": c.dp, "gpus": c.gpus}
-    row |= {"fits": c.fits, "meets": c.meets, "why": c.why}
-    p = c.prediction
-    if p is None:
-        return row
-    return row | {
-        "kv_cache_tokens": p.memory.kv_cache_tokens,
-        "weights_gib_per_gpu": round(p.memory.weights_gib_per_gpu, 4),
-        "tpot_ms": _ms(p.tpot_s),
-        "mixed_tpot_ms": _ms(p.tpot_s),
-        "ttft_ms": _ms(p.ttft_s),
-        "ttft_p99_ms": _ms(p.ttft_percentiles_s[1]),
-        "output_tokens_per_s": round(p.output_tokens_per_s, 2),
-        "price_per_million": c.price_per_million,
-    }
-
-
-# ---------------------------------------------------------------------- the answer in lines
-def readable(r: dict) -> str:
-    """The answer of ``plan`` for a terminal."""
-    o, w, mem = r["options"], r["workload"], r["memory_gib_per_gpu"]
-    device = f"{'core' if r['gpu'] == 'CPU' else 'GPU'}{'s' * (r['gpus'] > 1)}"
-    rows = [
-        (
-            "engine",
-            f"max_model_len {o['max_model_len']:,}, max_num_batched_tokens "
-            f"{o['max_num_batched_tokens']:,}, max_num_seqs {o['max_num_seqs']:,}, KV cache "
-            f"{o['kv_cache_dtype']}, utilisation {o['gpu_memory_utilization']}",
-        ),
-        (
-            "memory",
-            f"of {mem['usable']:.1f} GiB vLLM may use {mem['budget']:.1f}: weights "
-            f"{mem['weights']:.2f}, sampler state {mem['sampler_state']:.2f}, kernels and "
-            f"libraries {mem['non_torch']:.2f}, peak activation {mem['peak_activation']:.2f}, "
-            f"CUDA graphs {mem['cuda_graphs']:.2f}, KV cache {mem['kv_cache']:.2f}",
-        ),
-        (
-            "KV cache",
-            f"{r['kv_cache_tokens']:,} tokens a replica, {r['max_concurrency']:.1f} requests of "
-            f"{o['max_model_len']:,} tokens ({r['kv_bytes_per_token_per_gpu']:,} bytes a token on "
-            "each GPU)",
-        ),
-        (
-            "requests",
-            f"{w['input_tokens']:,} tokens in, {w['output_tokens']:,} out, {w['concurrency']} at "
-            "once",
-        ),
-        ("TPOT", f"{r['tpot_ms']:.2f} ms  ({_parts(r['tpot_parts_ms'])})"),
-        ("prefill", f"{r['prefill_ms']:.1f} ms  ({_parts(r['prefill_parts_ms'])})"),
-        ("TTFT", f"{r['ttft_ms']:.1f} ms"),
-        (
-            "throughput",
-            f"{r['output_tokens_per_s']:,.0f} output tokens/s with new prompts in the same steps "
-            f"(TPOT then {r['mixed_tpot_ms']:.2f} ms)",
-        ),
-    ]
-    if (price := r.get("price_per_million_output_tokens")) is not None:
-        rows.append(("price", f"{price:.2f} for a million output tokens"))
-    if c := r.get("calibration"):
-        before, after = (
-            ", ".join(f"{e:+.1%}" for e in c[key]) for key in ("error_before", "error_after")
-        )
-        rows.append(("calibrated", f"error of the points before {before}, after {after}"))
-    sizes = f"TP {r['tp']} x PP {r['pp']} x DP {r['dp']} = {r['gpus']} {device}"
-    lines = [f"{r['model']} on {r['box']}: {sizes}"]
-    lines += [f"  {label:<12}{text}" for label, text in rows]
-    if "ranking" in r:
-        lines += _ranking_lines(r)
-    lines += _launch_lines(r)
-    return "\n".join(lines + [f"  note        {note}" for note in r["notes"]])
-
-
-def _parts(parts: dict) -> str:
-    return ", ".join(
-        f"{k.removesuffix('_ms').replace('_', ' ')} {v:.2f}" for k, v in parts.items() if v >= 0.005
-    )
-
-
-def _ranking_lines(r: dict) -> list[str]:
-    lines = ["  ranking     " + ("" if r["goal_met"] else "(no plan meets the goal) ")]
-    for row in (row for row in r["ranking"] if row["fits"]):
-        misses = "" if row["meets"] else "misses: " + row["why"]
-        lines.append(
-            f"    TP {row['tp']:>2} PP {row['pp']:>2} DP {row['dp']:>2}  "
-            f"{row['output_tokens_per_s']:>10,.0f} tokens/s  TPOT {row['mixed_tpot_ms']:>7.2f} ms  "
-            f"TTFT {row['ttft_ms']:>7.1f} ms  {misses}"
-        )
-    rest = [row for row in r["ranking"] if not row["fits"]]
-    if rest:
-        first = rest[0]
-        sizes = f"TP {first['tp']} PP {first['pp']} DP {first['dp']}"
-        lines.append(
-            f"    {len(rest)} more are refused or do not fit; the first: {sizes}: {first['why']}"
-        )
-    return lines + [f"  why         {reason}" for reason in r["reasons"]]
-
-
-def _launch_lines(r: dict) -> list[str]:
-    verdict = {
-        True: "accepted by the installed vLLM's parser and configuration checks",
-        False: "REFUSED by the installed vLLM",
-        None: "not checked",
-    }[r["launch_accepted"]]
-    objection = f" ({r['launch_objection']})" if r["launch_objection"] else ""
-    lines = ["    " + line for line in r["launch"].splitlines()]
-    return [f"  launch      {verdict}{objection}", *lines]
 
 
 def list_gpus() -> None:
@@ -446,17 +292,21 @@ def list_models() -> None:
 
 def main(argv=None) -> int:
     """Run the command; returns the exit code (2 for what cannot be planned)."""
-    args = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
     try:
+        args = parser().parse_args(argv)
         if args.what == "gpus":
             list_gpus()
         elif args.what == "models":
             list_models()
         else:
-            answer = plan(args)
-            print(json.dumps(answer, indent=1) if args.json else readable(answer))
+            said = plan(args)
+            print(json.dumps(said, indent=1) if args.json else readable(said))
     except PlanningError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        if "--json" in argv:
+            print(json.dumps({"error": str(problem), "nearest": problem.nearest or None}))
+        else:
+            print(f"error: {problem}", file=sys.stderr)
         return 2
     return 0
 

@@ -14,6 +14,8 @@ from .memory import EngineOptions, plan_memory
 from .models import ModelShape, why_invalid
 from .predict import Tuning
 
+MOST_GPUS = 64  # whose layouts are compared
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -94,7 +96,12 @@ def price_per_million(price_per_gpu_hour: float, gpus: int, tokens_per_s: float)
 
 
 def combinations(gpus: int) -> list[tuple[int, int, int]]:
-    """All (tp, pp, dp) whose product is at most ``gpus``."""
+    """All (tp, pp, dp) whose product is at most ``gpus``. Raises PlanningError for very many."""
+    if gpus > MOST_GPUS:
+        raise PlanningError(
+            f"The layouts of up to {MOST_GPUS} GPUs can be compared, not of {gpus}: say which one "
+            "with --tp, --pp and --dp."
+        )
     return [
         (tp, pp, dp)
         for tp in range(1, gpus + 1)
@@ -128,7 +135,7 @@ def rank(
         for layout in combinations(box.gpus)
     ]
     if not any(c.fits for c in choices):
-        raise PlanningError(nearest_that_fits(shape, box, options, usage, choices))
+        raise does_not_fit(shape, box, options, usage)
     return _ranked(choices, box, goal or Goal())
 
 
@@ -174,7 +181,7 @@ def _order(choice: Choice, goal: Goal) -> tuple[float, float]:
 
 def _one(shape, box, layout, workload, options, tuning, price, usage) -> Choice:
     tp, pp, dp = layout
-    ep = tp * dp if options and options.enable_expert_parallel else 1
+    ep = (options or EngineOptions()).expert_ranks(tp, dp)
     if problem := why_invalid(shape, tp, pp, dp, ep):
         return Choice(tp, pp, dp, why=problem)
     memory = plan_memory(shape, box, tp, pp, dp, options, usage)
@@ -312,8 +319,9 @@ def holds(
     shape: ModelShape, box: Box, tp: int, pp: int, dp: int = 1, options=None, usage="server"
 ) -> bool:
     """Whether vLLM accepts these sizes and every GPU of the box has room for its part."""
+    ep = (options or EngineOptions()).expert_ranks(tp, dp)
     return (
-        why_invalid(shape, tp, pp, dp) is None
+        why_invalid(shape, tp, pp, dp, ep) is None
         and plan_memory(shape, box, tp, pp, dp, options, usage).fits
     )
 
@@ -356,33 +364,50 @@ def planned_box(
     return needed[0] if needed and needed[0].gpus > 8 else make_box(kind, 8, nodes)
 
 
-def nearest_that_fits(shape: ModelShape, box: Box, options, usage: str, tried) -> str:
-    """One sentence: why none of the choices that were tried fits, and the nearest that does."""
-    whole = (c for c in tried if c.gpus == box.gpus and c.dp == 1 and c.why)
-    first = next(whole, tried[0])
-    head = f"{shape.name} does not fit on {box.gpus} x {box.gpu.name} ({first.name()}): {first.why}"
+def does_not_fit(shape: ModelShape, box: Box, options, usage: str) -> PlanningError:
+    """The error for a box that has no plan: why its most hopeful layout fails, and what works."""
+    ep = (options or EngineOptions()).expert_ranks
+    memories = {
+        layout: plan_memory(shape, box, *layout, options, usage)
+        for layout in combinations(min(box.gpus, MOST_GPUS))
+        if why_invalid(shape, *layout, ep(layout[0], layout[2])) is None
+    }
+
+    def hope(layout):
+        return memories[layout].max_concurrency, memories[layout].worst.kv_available
+
+    tp, pp, dp = best = max(memories, key=hope)
+    memory, longest = memories[best], memories[best].longest
+    head = (
+        f"{shape.name} does not fit on {box.gpus} x {box.gpu.name} (TP {tp} x PP {pp} x DP {dp}): "
+        f"{memory.problem}"
+    )
+    nearest = f"{layout_flags(tp, pp, dp)} --max-model-len {longest}" if longest else ""
     if found := smallest_box(shape, box.gpu, options, usage, more_than=box.gpus):
         bigger, tp, pp = found
-        size = f"--tp {tp}" + (f" --pp {pp}" if pp > 1 else "")
-        return f"{head}; the nearest that works is {bigger.gpus} GPUs of this kind with {size}."
-    return (
-        f"{head}; no box of up to 64 of these GPUs holds it: take a smaller model or a GPU with "
-        "more memory."
-    )
+        flags = layout_flags(tp, pp, 1)
+        nearest = nearest or f"--gpus {bigger.gpus} {flags}"
+        works = f"the nearest that works is {bigger.gpus} GPUs of this kind with {flags}"
+        return PlanningError(f"{head}; {works}.", nearest)
+    works = "take a smaller model or a GPU with more memory"
+    return PlanningError(f"{head}; no box of up to 64 of these GPUs holds it: {works}.", nearest)
+
+
+def layout_flags(tp: int, pp: int, dp: int) -> str:
+    """A layout as the command's flags; sizes of 1 are left out, but for --tp."""
+    return f"--tp {tp}" + f" --pp {pp}" * (pp > 1) + f" --dp {dp}" * (dp > 1)
 
 
 def nearest_valid(
     shape: ModelShape, box: Box, tp: int, pp: int, dp: int, options=None, usage="server"
 ) -> str:
-    """A clause that names the valid plan of this box nearest to (tp, pp, dp); "" without one."""
+    """Flags of the valid plan of this box nearest to (tp, pp, dp); "" without one."""
 
     def distance(layout):
         t, p, d = layout
         between = abs(math.log(t / tp)) * 2 + abs(math.log(p / pp))
         return between, -(t * p * d), abs(math.log(d / dp)), layout
 
-    found = [c for c in combinations(box.gpus) if holds(shape, box, *c, options, usage)]
-    if not found:
-        return ""
-    t, p, d = min(found, key=distance)
-    return f"the nearest that works here is --tp {t} --pp {p} --dp {d}"
+    layouts = combinations(min(box.gpus, MOST_GPUS))
+    found = [c for c in layouts if holds(shape, box, *c, options, usage)]
+    return layout_flags(*min(found, key=distance)) if found else ""

@@ -7,7 +7,7 @@ from .choose import combinations
 from .hardware import PlanningError, make_box
 from .load import RequestMix, SpeedPrediction, predict_speed
 from .memory import EngineOptions, plan_memory
-from .models import load_shape, why_invalid
+from .models import load_shape
 
 FOR_RENT = 8  # GPUs of one kind
 
@@ -63,8 +63,6 @@ def _draw(r: random.Random) -> Task:
 def _plan(task: Task, gpu: str, tp: int, pp: int, dp: int) -> SpeedPrediction:
     shape, box = load_shape(task.model), make_box(gpu, tp * pp * dp)
     options = EngineOptions(max_model_len=task.max_model_len)
-    if problem := why_invalid(shape, tp, pp, dp):
-        raise PlanningError(problem)
     memory = plan_memory(shape, box, tp, pp, dp, options)
     if not memory.fits:
         raise PlanningError(

@@ -19,7 +19,14 @@ NETWORK_GB_S = 50.0  # of one GPU between machines, one direction: an adapter of
 
 
 class PlanningError(OneLineError, ValueError):
-    """Raised for input that cannot be planned for: one sentence, the cause and what would work."""
+    """Raised for input that cannot be planned for: one sentence, the cause and what would work.
+
+    nearest: flags of the command that would work instead, such as "--tp 4"; "" when none is known.
+    """
+
+    def __init__(self, sentence: str, nearest: str = ""):
+        super().__init__(sentence)
+        self.nearest = nearest
 
 
 @dataclass(frozen=True)
@@ -207,11 +214,12 @@ def _look_up(name: str) -> Gpu:
         if wanted and wanted in {_squash(n).removeprefix("nvidia") for n in names}:
             return _gpu_from(key, entry)
     known = {_squash(key): key for key in sorted(entries)}
-    near = [known[n] for n in get_close_matches(wanted, known, 3, 0.3)]
+    near = [known[n] for n in get_close_matches(wanted, known, 3, 0.3)] or sorted(entries)[:3]
     raise PlanningError(
         f"No data for the GPU {name!r}: the nearest that the catalogue has is "
-        f"{' or '.join(near or sorted(entries)[:3])}; add yours with helpers.planning.add_gpu("
-        "name, memory_gb=..., bandwidth_gb_s=..., tflops_16bit=..., source=...) or --hardware FILE."
+        f"{' or '.join(near)}; add yours with helpers.planning.add_gpu(name, memory_gb=..., "
+        "bandwidth_gb_s=..., tflops_16bit=..., source=...) or --hardware FILE.",
+        f"--gpu {near[0]}",
     )
 
 

@@ -55,6 +55,7 @@ class Launch:
 
 # Options that a plan may set, and vLLM's default where one need not be written.
 OPTIONS = {
+    "quantization": None,
     "max_model_len": None,
     "gpu_memory_utilization": 0.92,
     "kv_cache_dtype": "auto",

@@ -50,6 +50,10 @@ class EngineOptions:
     enforce_eager: bool = False
     enable_expert_parallel: bool = False
 
+    def expert_ranks(self, tp: int, dp: int) -> int:
+        """Over how many ranks whole experts are spread; 1: every expert is cut instead."""
+        return tp * dp if self.enable_expert_parallel else 1
+
 
 @dataclass(frozen=True)
 class StageMemory:
@@ -98,6 +102,13 @@ class MemoryPlan:
     def room_for(self, length: int) -> int:
         """Requests of so many tokens that the KV cache holds at once."""
         return self.num_blocks // self.blocks_of(length)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest request that the blocks hold, in whole blocks."""
+        lengths = range(0, self.options.max_model_len, self.options.block_size)
+        fitting = bisect_right(lengths, self.num_blocks - 1, key=self.blocks_of)
+        return lengths[max(0, fitting - 1)]
 
     @property
     def worst(self) -> StageMemory:
@@ -166,17 +177,23 @@ def check_options(options: EngineOptions, shape: ModelShape) -> None:
             f"gpu_memory_utilization is a share of the GPU's memory, above 0 and at most 1, not "
             f"{options.gpu_memory_utilization!r}; vLLM's default is 0.92."
         )
-    if options.max_model_len and options.max_model_len > shape.max_positions:
+    says = shape.config.get("max_position_embeddings")
+    if says and options.max_model_len and options.max_model_len > shape.max_positions:
         raise PlanningError(
             f'vLLM refuses max_model_len {options.max_model_len}: "User-specified max_model_len '
             f'({options.max_model_len}) is greater than the derived max_model_len" '
-            f"({shape.max_positions}); plan with at most {shape.max_positions}."
+            f"({shape.max_positions}); plan with at most {shape.max_positions}.",
+            f"--max-model-len {shape.max_positions}",
         )
     tokens, seqs = options.max_num_batched_tokens, options.max_num_seqs
     if tokens and seqs and tokens < seqs:
         raise PlanningError(
             f"vLLM refuses max_num_batched_tokens {tokens} with max_num_seqs {seqs}: every running "
             f"request needs one token in a step; give max_num_batched_tokens of at least {seqs}."
+        )
+    if options.enable_expert_parallel and not shape.experts:
+        raise PlanningError(
+            f"{shape.name} has no experts, so vLLM refuses --enable-expert-parallel: plan without."
         )
     kv_element_bytes(options.kv_cache_dtype, shape)
 
@@ -332,7 +349,7 @@ def plan_memory(
     """
     gpu, given = box.gpu, options or EngineOptions()
     check_options(given, shape)
-    ep = tp * dp if given.enable_expert_parallel else 1
+    ep = given.expert_ranks(tp, dp)
     if problem := why_invalid(shape, tp, pp, dp, ep):
         raise PlanningError(problem)
     options = default_options(gpu, shape, given, tp * pp, usage)
@@ -395,13 +412,6 @@ def _kv_plan(shape, gpu, stages, options, pp) -> MemoryPlan:
     return replace(plan, fits=not problem, problem=problem)
 
 
-def _longest(plan: MemoryPlan) -> int:
-    """Tokens of the longest request that the blocks hold, in whole blocks."""
-    lengths = range(0, plan.options.max_model_len, plan.options.block_size)
-    fitting = bisect_right(lengths, plan.num_blocks - 1, key=plan.blocks_of)
-    return lengths[max(0, fitting - 1)]
-
-
 def _why_it_does_not_fit(gpu: Gpu, plan: MemoryPlan) -> str:
     worst, options = plan.worst, plan.options
     has = f"a {gpu.name} has {gpu.usable_gib:.1f} GiB"
@@ -421,11 +431,10 @@ def _why_it_does_not_fit(gpu: Gpu, plan: MemoryPlan) -> str:
         )
     if plan.num_blocks - 1 < per_request:
         need = per_request * worst.kv_page / GIB
-        length = _longest(plan)
         return (
             "vLLM stops with \"To serve at least one request with the model's max seq len "
             f"({options.max_model_len}), ({need:.2f} GiB KV cache is needed, which is larger than "
             f'the available KV cache memory ({worst.kv_available / GIB:.2f} GiB)"; max_model_len '
-            f"{length} fits"
+            f"{plan.longest} fits"
         )
     return ""

@@ -4,8 +4,10 @@ Nothing here starts vLLM. The rules are read from vLLM 0.32's layers and checked
 tests build the same models on torch's "meta" device with vLLM's own classes and compare bytes.
 """
 
+import contextlib
 import json
 import math
+import threading
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -260,7 +262,8 @@ def load_config(model) -> tuple[dict, str, str]:
     near = get_close_matches(text, SHIPPED, 3, 0.3) or list(SHIPPED)[:3]
     raise PlanningError(
         f"There is no model {text!r}: the nearest shipped configs are {', '.join(near)}; a folder "
-        "with a config.json and a Hugging Face id work too."
+        "with a config.json and a Hugging Face id work too.",
+        f"--model {near[0]}",
     )
 
 
@@ -282,17 +285,44 @@ def _config_of_file(path: Path) -> tuple[dict, str, str]:
 
 
 def _config_of_hub(model: str) -> tuple[dict, str, str]:
-    try:
-        from huggingface_hub import hf_hub_download
+    """The config of the hub's cache, or of the hub itself where it answers within a second."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-        file = hf_hub_download(model, "config.json", etag_timeout=5)
+    try:
+        try:
+            file = hf_hub_download(model, "config.json", local_files_only=True)
+        except LocalEntryNotFoundError:
+            if not _hub_answers():
+                raise
+            file = hf_hub_download(model, "config.json")
         return json.loads(Path(file).read_text()), Path(model).name, model
     except Exception as problem:  # the hub raises many kinds; each means "no config from there"
+        why = f"could not be fetched from Hugging Face ({type(problem).__name__})"
+        if isinstance(problem, LocalEntryNotFoundError):
+            why = "is not on this machine, and Hugging Face does not answer within a second"
         raise PlanningError(
-            f"The config of {model!r} could not be fetched from Hugging Face "
-            f"({type(problem).__name__}): give a folder with its config.json, or one of "
+            f"The config of {model!r} {why}: give a folder with its config.json, or one of "
             f"{', '.join(SHIPPED)}."
         ) from None
+
+
+def _hub_answers(within_s: float = 1.0) -> bool:
+    """Whether Hugging Face can be reached, by the proxy or mirror that is set, if any."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    answers = []
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):
+            answers.append(get_session().head(constants.ENDPOINT, timeout=within_s))
+
+    # In a thread: looking up a name that nobody knows may take longer than any timeout.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(within_s)
+    return bool(answers)
 
 
 def _shipped_name(text: str) -> str | None:
@@ -395,7 +425,8 @@ def shape_from_config(
     if not positions:
         positions = 4096
         notes.append(
-            f"the config of {name} says no max_position_embeddings: {positions:,} is assumed here"
+            f"the config of {name} says no max_position_embeddings: {positions:,} is assumed here, "
+            "unless max_model_len says more"
         )
     size = DTYPE_BYTES[dtype]
     quantised = {**whole, **config} if "quantization_config" not in config else config
@@ -755,8 +786,6 @@ def why_invalid(shape: ModelShape, tp: int, pp: int = 1, dp: int = 1, ep: int = 
     if why := _experts_invalid(shape, tp * dp, ep):
         size = f"{tp}" if dp == 1 else f"{tp} x data parallel size {dp}"
         return f"vLLM refuses tensor parallel size {size}{why}"
-    if ep > 1 and not shape.experts:
-        return f"{shape.name} has no experts, so --enable-expert-parallel has nothing to spread."
     if pp > shape.layers:
         return (
             f"A pipeline of {pp} stages needs at least {pp} layers, and {shape.name} has "

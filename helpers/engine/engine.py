@@ -215,15 +215,16 @@ class Engine:
 def open_engine(profile: Profile, **engine_args) -> Engine:
     """Start vLLM with the profile's arguments, changed by `engine_args` (vLLM's own names).
 
-    An argument given as None is left to vLLM's default. Returns the open engine when it has this
-    profile and these arguments already; closes it first when it has others.
+    An argument given as None is left to vLLM's default. Returns the open engine when it has these
+    arguments already; closes it first when it has others.
     Raises EngineError, with the cause in one sentence, when vLLM does not start.
     """
     global _open
     args = {"model": profile.model, **profile.engine_args, **engine_args}
     args = {name: value for name, value in args.items() if value is not None}
     if _open is not None:
-        if _open.is_open and (_open.profile, _open.started_with) == (profile, args):
+        if _open.is_open and _open.started_with == args:
+            _open.profile = profile  # another draft model may go with the same engine
             return _open
         _open.close()
     with holders.taken("engine", profile, close=close_engine):

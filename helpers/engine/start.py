@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from helpers.engine import processes
+from helpers.engine.cache import triton_cache
 from helpers.engine.profile import Profile
 
 # What the log says when a phase of the start begins, in the order of the start.
@@ -40,6 +41,7 @@ def prepare_environment(profile: Profile, args: dict) -> None:
     # is slow, "fork" saves the import in the engine's process.)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.update(triton_cache() | os.environ)
     if "kv_cache_memory_bytes" in args:
         # It would overrule the argument (vllm/platforms/cpu.py).
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)

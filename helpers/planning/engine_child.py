@@ -21,6 +21,7 @@ from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 from helpers.engine import processes
+from helpers.engine.cache import triton_cache
 from helpers.engine.start import imports_without_gc
 
 LATE = "no answer in the time allowed"
@@ -41,7 +42,7 @@ class EngineChild:
         self._connection = None
         self.process = processes.spawn(
             [sys.executable, "-P", "-m", "helpers.planning.engine_child", self._socket],
-            env={**os.environ, "VLLM_NO_USAGE_STATS": "1", **environment},
+            env={**triton_cache(), **os.environ, "VLLM_NO_USAGE_STATS": "1", **environment},
             log=str(self.log),
         )
 

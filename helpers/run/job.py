@@ -153,6 +153,9 @@ def execute(job: Job) -> dict | None:
             cwd=job.cwd,
             start_timeout=START_TIMEOUT_S,
             execution_timeout=job.cell_timeout_s,
+            # A kernel with vLLM in it takes 3 s to leave by itself. Its last cell has closed all
+            # that it held, and what a failed one leaves, the supervisor ends.
+            shutdown_kernel="immediate",
         )
     except Exception as caught:  # whatever a notebook can do ends up in the verdict
         error = caught

@@ -18,7 +18,7 @@ import httpx
 
 from helpers.display import live
 from helpers.engine import failure, processes
-from helpers.engine.cache import new_log
+from helpers.engine.cache import new_log, triton_cache
 from helpers.engine.failure import EngineError
 from helpers.engine.profile import Profile
 from helpers.engine.start import MODEL_PHASES
@@ -137,6 +137,7 @@ def environment(profile: Profile, api_key: str, quick: bool, log_path: Path) -> 
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         **({"HF_HUB_OFFLINE": "1"} if Path(profile.model).exists() else {}),
+        **triton_cache(),
         **os.environ,
         "VLLM_API_KEY": api_key,
         "WORKBOOK_STEPS": str(steps_path(log_path)),

@@ -223,7 +223,8 @@ def open_engine(profile: Profile, **engine_args) -> Engine:
     args = {"model": profile.model, **profile.engine_args, **engine_args}
     args = {name: value for name, value in args.items() if value is not None}
     if _open is not None:
-        if _open.is_open and _open.started_with == args:
+        same = (_open.profile.name, _open.started_with) == (profile.name, args)
+        if _open.is_open and same:
             _open.profile = profile  # another draft model may go with the same engine
             return _open
         _open.close()

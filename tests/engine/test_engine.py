@@ -49,6 +49,8 @@ def test_info_is_what_vllm_reports(engine):
 
 def test_same_configuration_is_the_same_engine_and_another_closes_it(engine):
     assert open_engine(PROFILE, **SMALL) is engine
+    other_draft = replace(PROFILE, draft_model="another")
+    assert open_engine(other_draft, **SMALL) is engine and engine.profile is other_draft
     other = open_engine(PROFILE, **{**SMALL, "max_num_seqs": 4})
     assert other is not engine and other.is_open and not engine.is_open
     assert other.info.max_num_seqs == 4

@@ -40,7 +40,6 @@ PAPER, INK = card.PAPER, card.INK
 DPI = 110
 # JupyterLab's page on a screen of 1280 px beside the file browser, or of 1000 px alone.
 PAGE_PX, SMALLEST_PX = 800, 9
-MAX_PNG_BYTES = 60_000
 
 # For the whole kernel: legends and lines take their style when they are drawn,
 # and a student's own plt.plot() then looks like the rest.
@@ -238,14 +237,4 @@ def problems(fig, caption: str) -> list[str]:
 def _png(fig) -> bytes:
     out = io.BytesIO()
     fig.savefig(out, format="png", dpi=DPI, facecolor=PAPER, pil_kwargs={"optimize": True})
-    data = out.getvalue()
-    colours = 256
-    # A crowded plot is stored with fewer colours, so that executed notebooks stay small.
-    while len(data) > MAX_PNG_BYTES and colours >= 32:
-        from PIL import Image
-
-        small = io.BytesIO()
-        image = Image.open(io.BytesIO(out.getvalue())).convert("RGB")
-        image.quantize(colours, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
-        data, colours = small.getvalue(), colours // 2
-    return data
+    return out.getvalue()

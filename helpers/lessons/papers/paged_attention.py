@@ -177,7 +177,6 @@ class Usage:
     mean_running: float
     steps: int
     finished: int
-    worst_waste_per_request: int  # slots given to a request beyond the tokens it held, at most
 
     def as_percent(self) -> dict[str, float]:
         """The four parts in percent, under the names of `FIGURE_2`."""
@@ -189,20 +188,19 @@ class _Tally:
 
     def __init__(self, pool_slots: int):
         self.pool_slots = pool_slots
-        self.sums, self.steps, self.finished, self.worst = np.zeros(5), 0, 0, 0
+        self.sums, self.steps, self.finished = np.zeros(5), 0, 0
 
-    def count(self, held: int, final: int, given: int, wasted: list[int]) -> None:
+    def count(self, held: int, final: int, given: int, running: int) -> None:
         """One step: tokens held, tokens that the running requests end with, slots given to them."""
-        self.sums += (held, final - held, given - final, self.pool_slots - given, len(wasted))
+        self.sums += (held, final - held, given - final, self.pool_slots - given, running)
         self.steps += 1
-        self.worst = max([self.worst, *wasted])
 
     def usage(self) -> Usage:
         """The averages."""
         steps = max(1, self.steps)
         parts = map(float, self.sums[:4] / (steps * self.pool_slots))
         running = float(self.sums[4] / steps)
-        return Usage(*parts, running, self.steps, self.finished, self.worst)
+        return Usage(*parts, running, self.steps, self.finished)
 
 
 def simulate_allocator(
@@ -268,7 +266,7 @@ def _simulate_contiguous(requests, policy, pool_slots, max_len) -> Usage:
                 held=sum(r.held for r in running),
                 final=sum(r.request.total for r in running),
                 given=sum(r.asked for r in running),
-                wasted=[r.chunk[1] - r.held for r in running],
+                running=len(running),
             )
         for one in running:
             one.held += 1
@@ -301,7 +299,7 @@ def _simulate_paged(requests, pool_slots, block_size) -> Usage:
         if waiting:
             held = sum(r.held for r in running)
             given = block_size * sum(r.blocks for r in running)
-            tally.count(held, held, given, [r.blocks * block_size - r.held for r in running])
+            tally.count(held, held, given, len(running))
         for one in list(running):
             if one.blocks == 0:  # evicted in this step by an older one
                 continue

@@ -73,11 +73,6 @@ class Score:
         """All questions."""
         return len(self.graded)
 
-    def of_section(self, section: str) -> tuple[int, int]:
-        """(right, asked) in one section."""
-        mine = [g for g in self.graded if g.question.section == section]
-        return sum(g.counts is True for g in mine), len(mine)
-
     @property
     def reread(self) -> list[str]:
         """Sections with a wrong answer, most wrong answers first."""

@@ -99,7 +99,6 @@ def test_wrong_answers_name_the_sections_worst_first():
     score = quiz.grade(questions, wrong)
     assert score.correct == 0 and score.reread == ["5", "3"]
     assert "section 5 (Sarathi-Serve and speculation)" in str(score)
-    assert score.of_section("5") == (0, 4)
 
 
 def test_unknown_ids_are_an_error():

@@ -19,11 +19,21 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 SMALL = {
     "01_review": {"REQUESTS": 24, "OUTPUT_TOKENS": 24, "MAX_NUM_SEQS": [1, 8]},
     "02_advanced_features": {
-        **{"LONG_PROMPTS": 3, "STREAM_TOKENS": 150, "CHUNK_BUDGETS": [512, 256]},
-        **{"FEW_SHOT_TOKENS": 1100, "SYSTEM_PROMPT_TOKENS": 400, "PREFIX_REQUESTS": 3, "TURNS": 5},
-        **{"DRAFTED_TOKENS": [1, 4], "SPECULATION_QUESTIONS": 3, "LARGEST_BATCH": 4},
-        **{"SYNTHETIC_TOKENS": 120, "ACCEPTANCE_RATES": [0.3, 0.9], "SAMPLING_PROMPTS": 3},
-        **{"MEMORY_REQUESTS": 10, "SERVICE_REQUESTS": 3},
+        "LONG_PROMPTS": 3,
+        "STREAM_TOKENS": 150,
+        "CHUNK_BUDGETS": [512, 256],
+        "FEW_SHOT_TOKENS": 1100,
+        "SYSTEM_PROMPT_TOKENS": 400,
+        "PREFIX_REQUESTS": 3,
+        "TURNS": 5,
+        "DRAFTED_TOKENS": [1, 4],
+        "SPECULATION_QUESTIONS": 3,
+        "LARGEST_BATCH": 4,
+        "SYNTHETIC_TOKENS": 120,
+        "ACCEPTANCE_RATES": [0.3, 0.9],
+        "SAMPLING_PROMPTS": 3,
+        "MEMORY_REQUESTS": 10,
+        "SERVICE_REQUESTS": 3,
     },
     "03_reading_notes": {"TRACE_REQUESTS": 600, "REQUESTS": 24, "REPEATS": 1},
     "04_multi_gpu_planning": {
@@ -31,7 +41,7 @@ SMALL = {
         "PLAN_GPUS": 2,
         "MEASURE_DP": False,
         "TRY_RAY": False,
-    },  # fmt: skip
+    },
     "05_server_mode": {"REQUESTS": 24, "CLIENTS": [1, 4, 16], "RATES": [8, 16, 60], "SECONDS": 2},
 }
 

@@ -34,9 +34,9 @@ from helpers.results.wording import (
 
 # Experiments that have their own place in the documents and are not rows of the results table.
 NOT_RESULTS = {
-    *("answer", "prediction", "checklist", "hardware", "strategy", "self_check", "exercise"),
-    *("puzzle", "week5_plan", "decision"),
-}
+    "answer", "prediction", "checklist", "hardware", "strategy", "self_check", "exercise",
+    "puzzle", "week5_plan", "decision",
+}  # fmt: skip
 ROWS_PER_EXPERIMENT, LAST_ROWS = 10, 3
 SPEED = "output_tokens_per_s"
 MOST_SURPRISES = 2

@@ -25,9 +25,9 @@ CHIEF = (
 CHIEF_METRICS = 3
 # What was asked for, not what came out.
 ASKED_FOR = {
-    *("requests", "input_tokens", "output_tokens", "duration_s"),
-    *("max_num_seqs", "max_num_batched_tokens"),
-}
+    "requests", "input_tokens", "output_tokens", "duration_s",
+    "max_num_seqs", "max_num_batched_tokens",
+}  # fmt: skip
 UNITS_IN_NAMES = {
     "_tokens_per_s": "tokens/s",
     "_gb_per_s": "GB/s",

@@ -22,7 +22,9 @@ def command(arguments: list[str] = (), page: Path | None = None, root: Path = RE
     page: shown first, when it lies in there.
     """
     line = [
-        *(sys.executable, "-m", "jupyterlab"),
+        sys.executable,
+        "-m",
+        "jupyterlab",
         f"--ServerApp.root_dir={root}",
         "--FileContentsManager.pre_save_hook=helpers.run.jupyterlab.before_saving",
         f"--LabApp.extra_labextensions_path={REPO / 'helpers' / 'run' / 'lab_extensions'}",

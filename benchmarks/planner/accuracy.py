@@ -101,10 +101,10 @@ class Machine:
             output_tokens=reference["config"]["output"],
             tpot_s=measured["tpot_ms"][case] / 1e3,
         )
-        chunk = measured["max_num_batched_tokens"]
         prefill_s = measured["prefill_ms"][prompt] / 1e3
-        prefill = Point(input_tokens=int(prompt), prefill_s=prefill_s, chunk=chunk)
-        return calibrate(planned.shape, planned.box, [step, prefill]).tuning
+        prefill = Point(input_tokens=int(prompt), prefill_s=prefill_s)
+        options = planned.memory.options
+        return calibrate(planned.shape, planned.box, [step, prefill], options).tuning
 
     def rows(self) -> list[Row]:
         """Every number of every record, then the speed-ups."""

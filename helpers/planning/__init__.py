@@ -30,6 +30,7 @@ from .choose import (
     rank,
     rank_again,
 )
+from .doubts import Range, speed_range
 from .hardware import (
     GIB,
     Box,

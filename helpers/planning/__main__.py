@@ -33,14 +33,15 @@ from . import (
     plan_memory,
     predict_speed,
     rank,
+    speed_range,
     why_invalid,
 )
 from .answer import answer, readable
-from .calibration import COUNTS
+from .calibration import SIZES
 from .hardware import NETWORK_GB_S
 from .launch import OPTIONS
 
-POINT_KEYS = (*COUNTS, "tpot_ms", "prefill_ms")
+POINT_KEYS = ("model", *SIZES, "tpot_ms", "ttft_ms", "prefill_ms", "output_tokens_per_s")
 IN_MEMORY = {field.name for field in fields(EngineOptions)}
 MOST = 100_000  # of anything that is counted in requests: more than one box serves
 
@@ -141,8 +142,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="tp=1,concurrency=1,tpot_ms=4.9",
-        help="a measured point: tp, pp, dp, concurrency, input_tokens, output_tokens, tpot_ms or "
-        "prefill_ms",
+        help="a point that was measured on this machine, of any model: "
+        + ", ".join(POINT_KEYS)
+        + "; one of the last four is enough, and --calibrate may be given several times",
     )
     add("--launcher", choices=("mp", "ray"), default="mp")
     add(
@@ -157,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse_point(text: str, workload: RequestMix) -> Point:
-    """'tp=1,concurrency=1,tpot_ms=4.9' as a Point; the lengths that it does not say are the plan's.
+    """'model=Qwen2.5-7B,concurrency=1,tpot_ms=4.9' as a Point; lengths not said are the plan's.
 
     Raises PlanningError for what cannot be read.
     """
@@ -166,15 +168,19 @@ def parse_point(text: str, workload: RequestMix) -> Point:
         key, _, value = pair.strip().partition("=")
         if key not in POINT_KEYS or not value:
             raise PlanningError(
-                f"--calibrate cannot read {pair!r}: write pairs of "
-                f"{', '.join(sorted(POINT_KEYS))}, such as tp=1,concurrency=1,tpot_ms=4.9."
+                f"--calibrate cannot read {pair!r}: write pairs of {', '.join(POINT_KEYS)}, such "
+                "as tp=1,concurrency=1,tpot_ms=4.9."
             )
         try:
-            if key.endswith("_ms"):
+            if key == "model":
+                values["shape"] = load_shape(value)
+            elif key.endswith("_ms"):
                 values[key.replace("_ms", "_s")] = float(value) / 1e3
             else:
-                values[key] = int(value)
-        except ValueError:
+                values[key] = int(value) if key in SIZES else float(value)
+        except ValueError as problem:
+            if isinstance(problem, PlanningError):
+                raise
             raise PlanningError(
                 f"--calibrate cannot read {pair!r}: {value!r} is not a number."
             ) from None
@@ -199,7 +205,7 @@ def plan(args) -> dict:
     given = {name: getattr(args, name) for name in OPTIONS}
     options = EngineOptions(**{name: value for name, value in given.items() if name in IN_MEMORY})
     workload = _workload(args, shape)
-    calibration = _calibration(args, shape, box, workload)
+    calibration = _calibration(args, shape, box, workload, options)
     tuning = calibration.tuning if calibration else default_tuning(box.gpu)
     ranking = None
     if args.tp is None and args.pp is None and args.dp is None:
@@ -218,7 +224,8 @@ def plan(args) -> dict:
         # what vLLM has to say while it is imported is not the answer
         with contextlib.redirect_stdout(sys.stderr):
             launch = check_all(launch, shape)
-    return answer(shape, box, prediction, launch, args.price, calibration, ranking)
+    between = speed_range(prediction, box, tuning, calibration and calibration.doubt)
+    return answer(shape, box, prediction, between, launch, args.price, calibration, ranking)
 
 
 def _workload(args, shape) -> RequestMix:
@@ -231,13 +238,9 @@ def _workload(args, shape) -> RequestMix:
     return RequestMix(prompt, output, args.concurrency, args.rate, args.prefix_hit_rate)
 
 
-def _calibration(args, shape, box, workload) -> Calibration | None:
+def _calibration(args, shape, box, workload, options) -> Calibration | None:
     points = [parse_point(text, workload) for text in args.calibrate]
-    for point in points:
-        ep = point.tp * point.dp if args.enable_expert_parallel else 1
-        if problem := why_invalid(shape, point.tp, point.pp, point.dp, ep):
-            raise PlanningError(f"The calibration point cannot have been measured: {problem}")
-    return calibrate(shape, box, points) if points else None
+    return calibrate(shape, box, points, options) if points else None
 
 
 def _memory_of(shape, box, layout, options, usage) -> MemoryPlan:

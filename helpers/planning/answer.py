@@ -4,6 +4,7 @@ import math
 
 from .calibration import Calibration
 from .choose import Choice, Ranking, price_per_million
+from .doubts import Range
 from .hardware import GIB, Box
 from .launch import Launch
 from .load import SpeedPrediction
@@ -14,15 +15,16 @@ def answer(
     shape: ModelShape,
     box: Box,
     p: SpeedPrediction,
+    between: Range | None,
     launch: Launch,
     price_per_gpu_hour: float | None = None,
     calibration: Calibration | None = None,
     ranking: Ranking | None = None,
 ) -> dict:
-    """A plan as one dict; a key ends in the unit of its value."""
+    """A plan as one dict; a key ends in the unit of its value. between: of its speed."""
     said = {"model": shape.name, "gpu": box.gpu.name, "box": box.label()}
     said |= {**_sizes(shape, box, p), **_speed(p), **_launch(launch)}
-    said |= {"notes": list(p.notes), "doubts": box.gpu.doubts}
+    said |= {"range": _range(between), "notes": list(p.notes), "doubts": box.gpu.doubts}
     if box.gpu.family not in ("hopper", "cpu") and not calibration:
         said["notes"].append(
             f"the fixed costs and efficiencies are those of H100s: what a {box.gpu.name} reaches "
@@ -98,6 +100,16 @@ def _speed(p: SpeedPrediction) -> dict:
             "decode_step_ms": step_ms,
             "prompts_in_the_same_steps_ms": _ms(p.prompts_s),
         },
+    }
+
+
+def _range(r: Range | None) -> dict | None:
+    """Lowest and highest; None: no doubt changes the answer."""
+    return r and {
+        "tpot_ms": list(map(_ms, r.tpot_s)),
+        "ttft_ms": list(map(_ms, r.ttft_s)),
+        "output_tokens_per_s": [round(n, 2) for n in r.output_tokens_per_s],
+        "because": list(r.because),
     }
 
 
@@ -181,6 +193,8 @@ def readable(r: dict) -> str:
             f"requests/s; prompts in the same steps are {beside_ms:.2f} ms of TPOT",
         ),
     ]
+    if between := r["range"]:
+        rows.append(("range", f"{_between(between)}: {'; '.join(between['because'])}"))
     if (price := r.get("price_per_million_output_tokens")) is not None:
         rows.append(("price", f"{price:.2f} for a million output tokens"))
     if c := r.get("calibration"):
@@ -215,6 +229,12 @@ def _spread(r: dict, name: str) -> str:
     """The percentiles, where requests differ."""
     p50, p99 = r[f"{name}_p50_ms"], r[f"{name}_p99_ms"]
     return "" if p50 == p99 or p50 is None else f", p50 {p50:.1f}, p99 {p99:.1f}"
+
+
+def _between(r: dict) -> str:
+    tpot, ttft = (" to ".join(map(_duration, r[key])) for key in ("tpot_ms", "ttft_ms"))
+    low, high = r["output_tokens_per_s"]
+    return f"TPOT {tpot}, TTFT {ttft}, {low:,.0f} to {high:,.0f} tokens/s"
 
 
 def _parts(parts: dict) -> str:

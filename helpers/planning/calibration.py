@@ -1,20 +1,34 @@
 """Move the planner's parameters by what was measured, each in proportion to its doubt.
 
-Least squares on logarithms (Gauss-Newton): (log predicted / measured)^2 / TRUST^2 for every point
+Least squares on logarithms (Gauss-Newton): (log predicted / measured)^2 / trust^2 for every number
 plus (log factor)^2 / doubt^2 for every parameter. One point cannot tell slow memory from costly
 launches; it moves both, the more doubtful one more. Points with TP 1 leave the all-reduce alone.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .hardware import Box, Gpu, PlanningError
-from .load import check_counts
-from .models import ModelShape
-from .predict import Tuning, decode_parts, default_tuning, prefill_parts
+import numpy as np
 
-TRUST = 0.02  # one standard deviation of a measured time, as a share of it
-COUNTS = ("tp", "pp", "dp", "concurrency", "input_tokens", "output_tokens")
+from .hardware import Box, Gpu, PlanningError
+from .load import RequestMix, check_counts, predict_speed
+from .memory import EngineOptions, plan_memory
+from .models import ModelShape
+from .predict import Tuning, default_tuning
+
+SIZES = ("tp", "pp", "dp", "concurrency", "input_tokens", "output_tokens")
+# What a point may have measured: field of a Point and of a SpeedPrediction, in words.
+MEASURED = {
+    "tpot_s": "TPOT",
+    "ttft_s": "TTFT",
+    "prefill_s": "prefill",
+    "output_tokens_per_s": "output tokens/s",
+}
+# One standard deviation of such a number, as a share of it.
+TRUST = {"tpot_s": 0.02, "ttft_s": 0.10, "prefill_s": 0.02, "output_tokens_per_s": 0.02}
+MOST = 3.0  # a parameter that has to move further than so many times is not what was wrong
+UNIT = 300.0  # a point that is so many times off was typed in another unit
 
 # One standard deviation of the logarithm of each parameter: how wrong the default may be.
 DOUBT = {
@@ -33,6 +47,7 @@ DOUBT = {
     "host_s": 0.50,
     "host_stream_s": 0.50,
     "host_layer_s": 0.50,
+    "frontend_s": 0.70,
 }
 
 
@@ -47,7 +62,11 @@ def doubt_for(gpu: Gpu) -> dict:
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement: ``tpot_s`` (a decode step of ``concurrency`` streams) or ``prefill_s``."""
+    """One measurement of ``concurrency`` clients, each with one request at a time.
+
+    shape: the model that was measured; None: the planned one. tpot_s, ttft_s: means under that
+    load; prefill_s: one prompt alone; output_tokens_per_s: of all replicas.
+    """
 
     tp: int = 1
     pp: int = 1
@@ -56,18 +75,30 @@ class Point:
     input_tokens: int = 128
     output_tokens: int = 64
     tpot_s: float | None = None
+    ttft_s: float | None = None
     prefill_s: float | None = None
-    chunk: int = 8192  # max_num_batched_tokens of the engine that was measured
+    output_tokens_per_s: float | None = None
+    shape: ModelShape | None = None
+
+    def measured(self) -> dict[str, float]:
+        """{field: what was measured}."""
+        values = {name: getattr(self, name) for name in MEASURED}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Parameters after measurements, with each point's error before and after (ratio - 1)."""
+    """Parameters after measurements, with each number's error before and after (ratio - 1).
+
+    moved: factor of each parameter. doubt: what is left of each parameter's doubt, one standard
+    deviation of its logarithm.
+    """
 
     tuning: Tuning
     before: tuple
     after: tuple
-    moved: dict  # parameter -> factor
+    moved: dict
+    doubt: dict
 
     def __str__(self) -> str:
         before, after = (
@@ -77,42 +108,45 @@ class Calibration:
         return f"error before {before}; after {after}; moved: {', '.join(moved) or 'nothing'}"
 
 
-def calibrate(shape: ModelShape, box: Box, points) -> Calibration:
-    """Move the parameters so that the points are met.
+def calibrate(
+    shape: ModelShape, box: Box, points, options: EngineOptions | None = None
+) -> Calibration:
+    """Move the parameters of a machine so that the points are met.
 
-    Raises PlanningError for points that cannot have been measured, and when no reasonable setting
-    explains one of them.
+    options: of the engines that were measured. Raises PlanningError for points that cannot have
+    been measured, and for those that only parameters far from any machine's would explain.
     """
     points = list(points)
     _check(points)
     start, doubt = default_tuning(box.gpu), doubt_for(box.gpu)
-    names = list(doubt)
+    names, on_cpu = list(doubt), box.gpu.family == "cpu"
+    predict = [_predictor(point, shape, box, options) for point in points]
 
     def tuned(logs) -> Tuning:
         moved = zip(names, logs, strict=True)
         return replace(start, **{n: getattr(start, n) * math.exp(x) for n, x in moved})
 
     def ratios(tuning) -> list[float]:
-        return [r for point in points for r in _ratios(point, shape, box, tuning)]
+        return [ratio for of_point in predict for ratio in of_point(tuning)]
 
-    factors = _fit(
-        lambda logs: [math.log(r) for r in ratios(tuned(logs))], [doubt[n] for n in names]
-    )
+    trust = np.array([TRUST[name] for point in points for name in point.measured()])
+    doubts = np.array([doubt[n] for n in names])
+    factors, left = _fit(lambda logs: np.log(ratios(tuned(logs))) / trust, doubts)
     result = tuned(factors)
-    if box.gpu.family != "cpu":  # efficiencies stay below the datasheet; a CPU's cache does not
+    if not on_cpu:  # efficiencies stay below the datasheet; a CPU's cache does not
         efficiencies = [n for n in names if n.endswith("efficiency")]
         result = replace(result, **{n: min(getattr(result, n), 1.0) for n in efficiencies})
-    before = tuple(r - 1 for r in ratios(start))
-    after = tuple(r - 1 for r in ratios(result))
-    worst = max(after, key=abs)
-    if abs(worst) > 0.5 and box.gpu.family != "cpu":
-        raise PlanningError(
-            f"No reasonable setting of {box.gpu.name} explains the calibration: after moving every "
-            f"parameter as far as its doubt allows, a point is still predicted {worst + 1:.2f} "
-            "times what was measured; check its unit (ms), its model, tp and concurrency."
-        )
     moved = {n: getattr(result, n) / getattr(start, n) if getattr(start, n) else 1.0 for n in names}
-    return Calibration(result, before, after, moved)
+    before, after = ratios(start), ratios(result)
+    if not on_cpu:
+        _refuse_the_impossible(points, shape, box, before, after, moved)
+    return Calibration(
+        result,
+        tuple(r - 1 for r in before),
+        tuple(r - 1 for r in after),
+        moved,
+        dict(zip(names, left.tolist(), strict=True)),
+    )
 
 
 def _check(points: list[Point]) -> None:
@@ -122,65 +156,111 @@ def _check(points: list[Point]) -> None:
             "tp=1,concurrency=1,tpot_ms=4.9."
         )
     for point in points:
-        check_counts(point, (*COUNTS, "chunk"))
-        times = [t for t in (point.tpot_s, point.prefill_s) if t is not None]
-        if not times:
+        check_counts(point, SIZES)
+        if not point.measured():
             raise PlanningError(
-                "A calibration point needs tpot_ms or prefill_ms, the time that was measured."
+                "A calibration point needs what was measured: tpot_ms, ttft_ms, prefill_ms or "
+                "output_tokens_per_s."
             )
-        for value in times:
-            if not (isinstance(value, (int, float)) and 0 < value < 1e4):
+        for name, value in point.measured().items():
+            most = 1e4 if name.endswith("_s") and "per" not in name else 1e7
+            if not (isinstance(value, (int, float)) and 0 < value < most):
                 raise PlanningError(
-                    f"A measured time must be a positive number, and {value!r} is not one."
+                    f"What was measured must be a positive number, and {value!r} is not one."
                 )
+        if point.tpot_s is not None and point.output_tokens == 1:
+            raise PlanningError("An answer of one token has no TPOT: give output_tokens.")
 
 
-def _ratios(point: Point, shape, box, tuning) -> list[float]:
-    """Predicted / measured of what the point measured."""
-    ratios = []
-    if point.tpot_s is not None:
-        streams = max(1, math.ceil(point.concurrency / point.dp))
-        context = point.input_tokens + point.output_tokens / 2
-        parts = decode_parts(shape, box, point.tp, point.pp, streams, context, tuning=tuning)
-        ratios.append(parts.total / point.tpot_s)
-    if point.prefill_s is not None:
-        parts = prefill_parts(
-            shape, box, point.tp, point.pp, point.input_tokens, point.chunk, tuning=tuning
-        )
-        ratios.append(parts.total / point.prefill_s)
+def _predictor(point: Point, shape, box, options) -> Callable[[Tuning], list[float]]:
+    """A function that gives predicted / measured of what the point measured."""
+    if point.shape is not None and options:  # the planned model's length says nothing of this one
+        options = replace(options, max_model_len=None)
+    shape = point.shape or shape
+    sizes = point.tp, point.pp, point.dp
+    mix = RequestMix(point.input_tokens, point.output_tokens, point.concurrency)
+    try:
+        memory = plan_memory(shape, box, *sizes, options)
+        if not memory.fits:
+            raise PlanningError(f"{shape.name} does not fit: {memory.problem}")
+        predict_speed(shape, box, *sizes, mix, memory=memory)
+    except PlanningError as problem:
+        raise PlanningError(f"The calibration point cannot have been measured: {problem}") from None
+
+    def ratios(tuning: Tuning) -> list[float]:
+        p = predict_speed(shape, box, *sizes, mix, tuning=tuning, memory=memory)
+        return [getattr(p, name) / value for name, value in point.measured().items()]
+
     return ratios
 
 
-def _fit(residuals, doubts: list[float]) -> list[float]:
-    """Logarithms of the factors that make the residuals and the moves small together."""
-    import numpy as np
+def _fit(residuals, doubts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(logarithms of the factors that make residuals and moves small together, doubt that is left).
 
-    prior = 1 / np.array(doubts)
-    factors = [0.0] * len(doubts)
+    A load is played, so its numbers change in small jumps: the slopes are taken over 1 %.
+    """
+    prior = 1 / doubts
+    factors = np.zeros(len(doubts))
 
-    def cost(logs) -> float:
-        moves = sum((x * w) ** 2 for x, w in zip(logs, prior, strict=True))
-        return sum((r / TRUST) ** 2 for r in residuals(logs)) + moves
+    def cost(logs, found) -> float:
+        return float((found**2).sum() + ((logs * prior) ** 2).sum())
 
-    for _ in range(40):
-        base = np.array(residuals(factors))
-        jacobian = np.zeros((len(base), len(factors)))
-        for i in range(len(factors)):
-            moved = list(factors)
-            moved[i] += 1e-4
-            jacobian[:, i] = (np.array(residuals(moved)) - base) / 1e-4
-        a = np.vstack([jacobian / TRUST, np.diag(prior)])
-        b = np.concatenate([-base / TRUST, -np.array(factors) * prior])
+    base = residuals(factors)
+    for _ in range(15):
+        moves = 0.01 * np.eye(len(factors))
+        jacobian = np.stack([(residuals(factors + one) - base) / 0.01 for one in moves], axis=1)
+        a = np.vstack([jacobian, np.diag(prior)])
+        b = np.concatenate([-base, -factors * prior])
         step, *_ = np.linalg.lstsq(a, b, rcond=None)
-        scale, here = 1.0, cost(factors)
+        scale, here = 1.0, cost(factors, base)
         # A full step may overshoot where the roofline bends: half of it, until it helps.
-        while scale > 1e-3:
-            clipped = [scale * float(np.clip(x, -1, 1)) for x in step]
-            tried = [f + x for f, x in zip(factors, clipped, strict=True)]
-            if cost(tried) < here:
-                factors = tried
+        while scale > 0.05:
+            tried = factors + scale * np.clip(step, -1, 1)
+            found = residuals(tried)
+            if cost(tried, found) < here:
+                factors, base = tried, found
                 break
             scale /= 2
-        if max(abs(step)) < 1e-4 or scale <= 1e-3:
+        if scale <= 0.05 or here - cost(factors, base) < 1e-3 * (1 + here):
             break
-    return factors
+    return factors, np.sqrt(np.diag(np.linalg.inv(a.T @ a)))
+
+
+def _refuse_the_impossible(points, shape, box, before, after, moved) -> None:
+    """Raise PlanningError when a point needs parameters that no machine has."""
+    numbers = [(point, name, value) for point in points for name, value in point.measured().items()]
+    name, factor = max(moved.items(), key=lambda item: abs(math.log(item[1])))
+    worst = max(range(len(after)), key=lambda i: abs(math.log(after[i])))
+    if max(factor, 1 / factor) <= MOST and abs(after[worst] - 1) <= 0.5:
+        return
+    worst = max(range(len(before)), key=lambda i: abs(math.log(before[i])))
+    point, quantity, value = numbers[worst]
+    model = (point.shape or shape).name
+    unit = 1.0 if quantity == "output_tokens_per_s" else 1e3
+    in_unit = "" if unit == 1.0 else " ms"
+    times = f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"
+    raise PlanningError(
+        f"The calibration is refused, because {name} would have to be {times} times what it is for "
+        f"{box.gpu.name}: {MEASURED[quantity]} of {model} was given as {value * unit:.4g}{in_unit} "
+        f"where {value * unit * before[worst]:.4g}{in_unit} is predicted; likely "
+        f"{_likely_cause(quantity, before[worst])}."
+    )
+
+
+def _likely_cause(quantity: str, ratio: float) -> str:
+    """Why a number is so far from its prediction. ratio: predicted / measured."""
+    if not 1 / UNIT < ratio < UNIT:
+        per_s = "tokens a second" if quantity == "output_tokens_per_s" else "milliseconds"
+        return f"its unit is not {per_s}"
+    slower = ratio > 1 if quantity == "output_tokens_per_s" else ratio < 1
+    if slower:
+        return (
+            "another program used the GPU or its CPU, the engine ran without CUDA graphs, or the "
+            "point is of a larger model (model=) or a heavier load (concurrency=, input_tokens=)"
+        )
+    if quantity in ("ttft_s", "prefill_s"):
+        return (
+            "the prefix cache held the prompts, or the point is of a smaller model (model=), "
+            "shorter prompts (input_tokens=) or more GPUs (tp=)"
+        )
+    return "the point is of a smaller or quantised model (model=), more GPUs (tp=) or another load"

@@ -63,6 +63,7 @@ class Gpu:
     source: str = ""
     doubts: dict = field(default_factory=dict)
     tflops_fp4: float | None = None
+    between: dict = field(default_factory=dict)  # {name of a number: (lowest, highest) quoted}
 
     @property
     def usable_bytes(self) -> int:
@@ -132,6 +133,7 @@ def _gpu_from(name: str, entry: dict) -> Gpu:
             source=entry.get("source", "given by the user"),
             doubts=entry.get("doubts", {}),
             tflops_fp4=entry.get("tflops_fp4"),
+            between=entry.get("between", {}),
         )
     except (KeyError, TypeError, ValueError) as problem:
         raise PlanningError(

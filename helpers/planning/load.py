@@ -244,7 +244,8 @@ def play_clients(
             replica.already_running(1 + int(draw.random() * (mix.output_tokens - 1)))
         for _ in range(clients - running):
             replica.send(0.0)
-        _play(replica, clients, max(clients, AT_LEAST), lambda: replica.send(replica.now))
+        counted = clients * math.ceil(AT_LEAST / clients)  # whole turns: everyone as often
+        _play(replica, clients, counted, lambda: replica.send(replica.now))
     return replica.trace
 
 

@@ -171,34 +171,41 @@ class Steps:
         rows = streams + (prompt_tokens > 0) if rows is None else np.asarray(rows, float)
         k = np.clip(streams, 1, self.pp) if batches is None else batches
         j = self.prompt_batches(prompt_tokens, rows - streams)
-        share = streams / k
-        small = self._one_batch(share, context, 0 * share, 0 * share, share)
         if self.pp == 1:
-            big = self._one_batch(streams, context, prompt_tokens, prompt_keys, rows)
-            host = self.host_seconds(streams, prompt_tokens)
-            return big + Parts(host=np.maximum(0.0, host - big.total))
-        ending = (rows - streams) / j
-        big = self._one_batch(share, context, prompt_tokens / j, prompt_keys, share + ending)
-        seconds = self.round_seconds(small.total, big.total, k, j, prompt_tokens)
-        host = np.maximum(k, j) * self.host_seconds(share, prompt_tokens / j)
-        whole = big.scaled(seconds / big.total)
-        return whole + Parts(host=np.maximum(0.0, host - seconds))
+            whole = self._one_batch(streams, context, prompt_tokens, prompt_keys, rows)
+            host = self.schedule_seconds(streams) + self.launch_seconds(streams + prompt_tokens)
+            return whole + Parts(host=np.maximum(0.0, host - whole.total))
+        share, tokens, ending = streams / k, prompt_tokens / j, (rows - streams) / j
+        small = self._one_batch(share, context, 0 * share, 0 * share, share)
+        big = self._one_batch(share, context, tokens, prompt_keys, share + ending)
+        seconds = self.round_seconds(small.total, big.total, k, j, share, tokens)
+        gpu = self.round_seconds(small.total, big.total, k, j, share, tokens, with_host=False)
+        whole = big.scaled(gpu / big.total)
+        return whole + Parts(host=seconds - gpu)
 
     def prompt_batches(self, prompt_tokens, prompts):
         """How many of a round's batches carry prompt tokens: as many as can, one prompt each."""
         full = np.ceil(prompt_tokens / self.options.max_num_batched_tokens)
         return np.clip(np.maximum(full, prompts), 1, self.pp)
 
-    def round_seconds(self, small, big, k, j, prompt_tokens):
+    def round_seconds(self, small, big, k, j, streams, prompt_tokens, with_host=True):
         """Seconds of a round: k batches, j of them with prompts, through all the stages.
 
-        Either the last of the batches with prompts has to come out, or the slowest stage has to
-        work on all the batches.
+        small, big: seconds of a batch on the GPUs, of ``streams`` without and with so many
+        ``prompt_tokens``. Either the last of the batches with prompts has to come out, or the
+        slowest stage has to work on all the batches. Each stage launches its own layers, beside the
+        others. One scheduler plans a batch while the workers prepare the one before it.
         """
+        host = 0.0
+        if with_host:
+            small = np.maximum(small, self.launch_seconds(streams))
+            big = np.maximum(big, self.launch_seconds(streams + prompt_tokens))
+            host = np.maximum(1, np.maximum(k, j) / 2) * self.schedule_seconds(streams)
         through = big + (j - 1) * self.slowest * big
         in_turn = self.slowest * (np.maximum(k - j, 0) * small + j * big)
         decode = np.maximum(small, self.slowest * k * small)
-        return np.where(prompt_tokens > 0, np.maximum(through, in_turn), decode)
+        gpus = np.where(prompt_tokens > 0, np.maximum(through, in_turn), decode)
+        return np.maximum(gpus, host)
 
     def _one_batch(self, streams, context, prompt_tokens, prompt_keys, rows) -> Parts:
         """One batch through all stages, one after the other, on the GPU."""
@@ -267,12 +274,13 @@ class Steps:
             stream_s *= 1 + CPU_FRONT_END
         return seconds + step_s + stream_s * rows
 
-    def host_seconds(self, streams, prompt_tokens):
-        """CPU seconds of one batch's step: scheduler and inputs, and launches without a graph."""
-        tuning = self.tuning
-        launches = tuning.host_layer_s * self.shape.layers
-        eager = streams + prompt_tokens > self.graphed
-        return tuning.host_s + tuning.host_stream_s * streams + launches * eager
+    def schedule_seconds(self, streams):
+        """CPU seconds of one batch: scheduler, inputs, outputs."""
+        return self.tuning.host_s + self.tuning.host_stream_s * streams
+
+    def launch_seconds(self, tokens):
+        """CPU seconds of launching the kernels of a batch that is too large for a CUDA graph."""
+        return self.tuning.host_layer_s * self.shape.layers * (tokens > self.graphed)
 
     def prompt(self, tokens: int, found: int = 0) -> Parts:
         """One prompt alone, in chunks of max_num_batched_tokens; ``found`` tokens are cached.
@@ -335,14 +343,14 @@ class _Clock:
         steps = self.steps
         if steps.pp == 1:
             gpu = self._batch_s(streams, context, prompt_tokens, prompt_keys, rows)
-            return max(gpu, float(steps.host_seconds(streams, prompt_tokens)))
+            launches = steps.launch_seconds(streams + prompt_tokens)
+            return max(gpu, steps.schedule_seconds(streams) + launches)
         k = min(max(streams, 1), steps.pp)
         j = float(steps.prompt_batches(prompt_tokens, rows - streams))
-        share, ending = streams / k, (rows - streams) / j
+        share, tokens, ending = streams / k, prompt_tokens / j, (rows - streams) / j
         small = self._batch_s(share, context, 0, 0, share)
-        big = self._batch_s(share, context, prompt_tokens / j, prompt_keys, share + ending)
-        host = max(k, j) * float(steps.host_seconds(share, prompt_tokens / j))
-        return max(float(steps.round_seconds(small, big, k, j, prompt_tokens)), host)
+        big = self._batch_s(share, context, tokens, prompt_keys, share + ending)
+        return float(steps.round_seconds(small, big, k, j, share, tokens))
 
 
 # ---------------------------------------------------------------------- steps that are measured

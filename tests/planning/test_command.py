@@ -103,6 +103,11 @@ def test_calibration_by_command(ask):
     plain, answer = ask(base), ask(f"{base} --calibrate tp=1,concurrency=1,tpot_ms=5.5")
     assert abs(answer["calibration"]["error_after"][0]) < 0.01
     assert answer["tpot_ms"] > plain["tpot_ms"]
+    assert "wait for the CPU" in plain["range"]["because"][0]
+    other = "model=Llama-3.1-8B,concurrency=32,output_tokens_per_s=3000,ttft_ms=60"
+    answer = ask(f"{base} --calibrate {other}")
+    assert len(answer["calibration"]["error_after"]) == 2
+    assert answer["output_tokens_per_s"] != plain["output_tokens_per_s"]
 
 
 def test_without_sizes_it_ranks(run, ask):
@@ -164,6 +169,8 @@ def test_doubts_and_guesses_are_said(run, ask):
         ("--gpu H100 --tp 1 --calibrate tpot_ms=5,concurrency=0", ("concurrency", "at least 1")),
         ("--gpu H100 --tp 1 --calibrate prefill_ms=5,input_tokens=0", ("input_tokens",)),
         ("--gpu H100 --tp 1 --calibrate tpot_ms=nan", ("nan",)),
+        ("--gpu H100 --tp 1 --calibrate tpot_ms=400", ("refused", "another program")),
+        ("--gpu H100 --tp 1 --calibrate tp=3,tpot_ms=5", ("cannot have been measured",)),
         ("--gpu H100 --launch", ("--launch",)),
         ("--gpus 2", ("--gpu",)),
         ("--gpu H100 --model Qwen2.5-8B", ("no model 'Qwen2.5-8B'", "nearest")),

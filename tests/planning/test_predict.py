@@ -1,5 +1,7 @@
 """Predictions: roofs worked out by hand, parts that add up, calibration, ranking, the command."""
 
+from dataclasses import replace
+
 import pytest
 
 from helpers.planning import (
@@ -19,8 +21,10 @@ from helpers.planning import (
     prefill_parts,
     price_per_million,
     rank,
+    speed_range,
     tp_speedup_parts,
 )
+from helpers.planning.calibration import SIZES, doubt_for
 from helpers.planning.work import experts_touched
 
 IDEAL = Tuning(
@@ -143,8 +147,6 @@ def test_streams_are_limited_by_the_kv_cache_and_it_is_said():
 def test_calibration_meets_its_point_and_improves_another():
     """A pretended machine, slower in memory: one point brings the other batch sizes nearer."""
     shape, box = load_shape("Qwen2.5-7B"), make_box("H100")
-    from dataclasses import replace
-
     truth = replace(default_tuning(box.gpu), read_efficiency=0.72, layer_s=35e-6)
     real = {n: decode_parts(shape, box, 1, 1, n, 160, tuning=truth).total for n in (1, 32, 128)}
     done = calibrate(shape, box, [Point(tpot_s=real[1])])
@@ -162,20 +164,33 @@ def test_calibration_meets_its_point_and_improves_another():
 
 def test_more_points_tell_causes_apart():
     shape, box = load_shape("Qwen2.5-7B"), make_box("H100")
-    from dataclasses import replace
-
     truth = replace(default_tuning(box.gpu), kv_efficiency=0.5, compute_efficiency=0.6)
-    points = [
-        Point(
-            concurrency=n,
-            input_tokens=c,
-            output_tokens=64,
-            tpot_s=decode_parts(shape, box, 1, 1, n, c + 32, tuning=truth).total,
-        )
-        for n, c in ((1, 128), (32, 128), (256, 128), (16, 8192))
-    ]
+    sizes = ((1, 128), (32, 128), (256, 128), (16, 8192))
+    points = [loaded((c, 1024, n), shape, box, truth, "tpot_s") for n, c in sizes]
     done = calibrate(shape, box, points)
     assert done.tuning.kv_efficiency == pytest.approx(0.5, rel=0.05)
+    assert done.doubt["kv_efficiency"] < 0.1 and done.doubt["hop_s"] == pytest.approx(0.7)
+
+
+def loaded(requests, shape, box, tuning, *measured) -> Point:
+    """What a machine with these parameters would do with (tokens in, tokens out, clients)."""
+    mix = RequestMix(*requests)
+    real = predict_speed(shape, box, workload=mix, tuning=tuning)
+    values = {name: getattr(real, name) for name in measured}
+    return Point(**{name: getattr(mix, name) for name in SIZES[3:]}, shape=shape, **values)
+
+
+def test_a_load_of_one_model_calibrates_the_machine_for_another():
+    box, other, planned = make_box("H100"), load_shape("Llama-3.1-8B"), load_shape("Qwen2.5-14B")
+    slow = replace(default_tuning(box.gpu), compute_efficiency=0.55)
+    point = loaded((1024, 64, 64), other, box, slow, "output_tokens_per_s", "ttft_s")
+    done = calibrate(planned, box, [point])
+    mix = RequestMix(1024, 64, 32)
+    real, before, after = (
+        predict_speed(planned, box, workload=mix, tuning=t).output_tokens_per_s
+        for t in (slow, None, done.tuning)
+    )
+    assert abs(before / real - 1) > 0.1 > 0.05 > abs(after / real - 1)
 
 
 def test_a_cpu_can_be_calibrated_however_far_off_its_guess_was():
@@ -255,14 +270,39 @@ def test_the_activation_peak_is_what_a_first_start_on_an_h100_logged(model, opti
         ([Point(input_tokens=0, prefill_s=5e-3)], "input_tokens must"),
         ([Point(dp=0, tpot_s=5e-3)], "dp must"),
         ([], "at least one"),
-        ([Point()], "tpot_ms or prefill_ms"),
+        ([Point()], "tpot_ms, ttft_ms, prefill_ms or output_tokens_per_s"),
         ([Point(tpot_s=-1.0)], "positive"),
-        ([Point(tpot_s=1e-6)], "unit"),
+        ([Point(output_tokens=1, tpot_s=1.0)], "no TPOT"),
+        ([Point(tp=3, tpot_s=5e-3)], "cannot have been measured: .*divisible"),
+        ([Point(tpot_s=6.0)], "6,?000 ms where 6.* its unit is not milliseconds"),
+        ([Point(tpot_s=0.4)], "refused, because step_s .* 400 ms .* without CUDA graphs"),
+        ([Point(tpot_s=1.5e-3)], "refused.*smaller or quantised model"),
+        ([Point(input_tokens=4096, ttft_s=0.01)], "refused.*prefix cache held"),
+        ([Point(output_tokens_per_s=3.0)], "refused.*another program"),
     ],
 )
 def test_a_calibration_that_cannot_be(points, words):
     with pytest.raises(PlanningError, match=words):
         calibrate(load_shape("Qwen2.5-7B"), make_box("H100"), points)
+
+
+def test_a_range_stands_where_the_cpu_or_the_catalogue_decides():
+    """A small model waits for its CPU; a bandwidth has two sources; a 32B on an H100 neither."""
+
+    def of(model, gpu, doubt=None):
+        box = make_box(gpu)
+        p = predict_speed(load_shape(model), box, workload=RequestMix(128, 512, 4))
+        return p, speed_range(p, box, default_tuning(box.gpu), doubt)
+
+    p, small = of("Qwen2.5-0.5B", "H100")
+    low, high = small.output_tokens_per_s
+    assert low < p.output_tokens_per_s < high and "wait for the CPU" in small.because[0]
+    assert of("Qwen2.5-32B", "H100")[1] is None
+    left = dict.fromkeys(doubt_for(make_box("H100").gpu), 0.01)
+    assert of("Qwen2.5-0.5B", "H100", left)[1] is None, "a calibration has told"
+    p, server = of("Qwen2.5-32B", "RTX-PRO-6000")
+    assert server.because == ("bandwidth_gb_s of RTX-PRO-6000 is between 1597 and 1792",)
+    assert server.tpot_s[0] < p.tpot_s / 1.05 and server.tpot_s[1] == pytest.approx(p.tpot_s)
 
 
 # ---------------------------------------------------------------- ranking

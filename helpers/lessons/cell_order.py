@@ -39,7 +39,8 @@ def order_help(notebook: str) -> None:
         if missing and (advice := which_cell(path, missing)):
             error._render_traceback_ = lambda: [f"NameError: {advice}"]
         elif advice := _again(shell.user_ns.get("In", [""])[-1], unfinished):
-            error.add_note(advice)
+            what = ": ".join(filter(None, [kind.__name__, str(error)]))
+            error._render_traceback_ = lambda: [f"{what.rstrip('.')}. {advice}"]
         shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
     def remember(result) -> None:

@@ -232,27 +232,22 @@ class EngineStart:
 class View:
     """Reads numbers again and again while a cell runs, and shows each with its recent past.
 
-    A context manager, or ``start()`` and ``stop()`` in two cells. With widgets
-    it moves; when it ends, one static picture takes its place.
+    A context manager. With widgets it moves; when it ends, one static picture
+    takes its place.
     """
 
-    KEPT = 2_000  # readings; older ones are thinned out
     FAILURES = 5  # in a row that end the view
+    RECENT = 40  # readings that it shows while it moves
 
     def __init__(self, title: str, read, hz: float):
-        if not 0 < hz <= 20:
-            raise ValueError(f"hz is {hz}; give readings per second, more than 0 and at most 20.")
         self.title, self.read, self.hz = title, read, hz
         self.readings: list[dict] = []
         self.stopped_early: str | None = None
         self._end = threading.Event()
-        self._thread = self._widget = self._place = None
-        self._t0 = 0.0
+        self._thread = threading.Thread(target=self._loop, name=title, daemon=True)
+        self._widget = self._place = None
 
-    def start(self):
-        """Begin to read. Raises RuntimeError when it was started before."""
-        if self._thread is not None:
-            raise RuntimeError("This view has been started before: make a new one.")
+    def __enter__(self):
         self._t0 = time.perf_counter()
         with contextlib.suppress(Exception):  # a view must never stop the work
             if card.kernel() is not None:
@@ -262,29 +257,19 @@ class View:
 
                     self._widget = ipywidgets.HTML(self._card("..."))
                     self._place.put(self._widget)
-        self._thread = threading.Thread(target=self._loop, name=self.title, daemon=True)
         self._thread.start()
         return self
 
-    def stop(self) -> list[dict]:
-        """End the view; the static picture is left. Returns the readings. Twice does no more."""
-        if self._thread is not None and not self._end.is_set():
-            self._end.set()
-            self._thread.join(timeout=10)
-            if self._widget is not None:
-                self._widget.close()
-            left = self.picture() if self._quantities() else self._nothing_read()
-            if self._place is None:
-                print(left)
-            else:
-                self._place.put(left)
-        return self.readings
-
-    def __enter__(self):
-        return self.start()
-
     def __exit__(self, *exc) -> None:
-        self.stop()
+        self._end.set()
+        self._thread.join(timeout=10)
+        if self._widget is not None:
+            self._widget.close()
+        left = self.picture() if self._quantities() else self._nothing_read()
+        if self._place is None:
+            print(left)
+        else:
+            self._place.put(left)
 
     def _loop(self) -> None:
         failures = 0
@@ -300,8 +285,6 @@ class View:
                 failures = 0
                 numbers = {k: v for k, v in found.items() if isinstance(v, (int, float))}
                 self.readings.append({"t_s": time.perf_counter() - self._t0, **numbers})
-                if len(self.readings) > self.KEPT:
-                    del self.readings[1 : self.KEPT // 2 : 2]
             if self._widget is not None:
                 with contextlib.suppress(Exception):
                     self._widget.value = self._card(self.now())
@@ -316,10 +299,10 @@ class View:
         said = self.stopped_early or "nothing was read"
         return card.Static(self._card(f"<div>{html.escape(said)}</div>"), f"{self.title}: {said}")
 
-    def _quantities(self) -> dict[str, list[tuple[float, float]]]:
-        """(seconds, value) of each number by its label, with the unit in it."""
+    def _quantities(self, last: int = 0) -> dict[str, list[tuple[float, float]]]:
+        """(seconds, value) of each number by its label with the unit; of the last readings."""
         found: dict[str, list] = {}
-        for row in self.readings:
+        for row in self.readings[-last:]:
             for name, value in row.items():
                 if name != "t_s":
                     label, factor = _label(name)
@@ -329,8 +312,8 @@ class View:
     def now(self) -> str:
         """HTML of each number with its recent past, as a widget shows it meanwhile."""
         rows = ""
-        for label, points in self._quantities().items():
-            recent = [value for _, value in points[-40:]]
+        for label, points in self._quantities(self.RECENT).items():
+            recent = [value for _, value in points]
             top = max(recent) or 1
             bars = "".join("▁▂▃▄▅▆▇█"[round(7 * max(0, value) / top)] for value in recent)
             said = f"<b>{number(recent[-1], 3)}</b> {html.escape(label)}"
@@ -395,19 +378,17 @@ class MemoryView(View):
                 self.kv.append({"t_s": self.sampler.elapsed_s, "kv_cache_usage": share})
         return found
 
-    def start(self):
-        """Begin to sample and to read. Raises RuntimeError when it was started before."""
+    def __enter__(self):
         self.sampler.start()
-        return super().start()
+        return super().__enter__()
 
-    def stop(self) -> list[dict]:
-        """End it; the memory's timeline is left as a picture. Returns the readings."""
+    def __exit__(self, *exc) -> None:
         self.sampler.stop()
-        return super().stop()
+        super().__exit__(*exc)
 
-    def mark(self, label: str, at_s: float | None = None) -> None:
-        """A phase named ``label`` begins now: see MemorySampler.mark."""
-        self.sampler.mark(label, at_s)
+    def mark(self, label: str) -> None:
+        """A phase named ``label`` begins now."""
+        self.sampler.mark(label)
 
     def summary(self) -> dict:
         """Peak and sustained use: see MemorySampler.summary."""

@@ -331,36 +331,41 @@ def ask(store, key: str, question: str, given: str | None = None, lines: int = 2
     the document by hand, both are shown, and the student chooses.
     """
     answer = _saved_answer(store, key, given)
-    by_hand = _by_hand(store, key)
     empty = "No answer yet."
     if not card.has_widgets():
         empty = "No answer yet: open this notebook in JupyterLab and type one."
 
-    def take(text: str) -> Reply:
-        _save_answer(store, answer, text.strip(), question)
-        return Reply("Saved." if answer.text else empty)
+    def by_hand() -> documents.HandEdit | None:
+        return documents.hand_edits(store.directory).get(key)
 
-    def act(action: str) -> Reply:
-        if action == "use":
-            _save_answer(store, answer, by_hand, question)
-            return Reply("Saved: the document's text.", value=by_hand)
-        _save_answer(store, answer, answer.text, question, replaces=by_hand)
-        return Reply("Saved: yours; the next export puts it into the document.")
-
-    first = Reply("")
-    if by_hand and by_hand != answer.text:
+    def saved(said: str) -> Reply:
+        """`said`, and the choice where the document has been edited to say something else."""
+        edit = by_hand()
+        if edit is None:
+            return Reply(said)
         choice = {"use": "Use it here"}
         if answer.text:
             choice = {"use": "Use the document's", "keep": "Keep the form's"}
-        first = Reply(f"The document, edited by hand, reads: {by_hand}", actions=choice)
-    words = Field(key, question, take, "text", answer.text, first, act, lines=max(1, lines))
+        differs = f"The document, edited by hand, reads: {edit.text}"
+        return Reply(f"{said} {differs}".strip(), actions=choice)
+
+    def take(text: str) -> Reply:
+        _save_answer(store, answer, text.strip(), question)
+        return saved("Saved." if answer.text else empty)
+
+    def act(action: str) -> Reply:
+        edit = by_hand()
+        if edit is None:  # edited again in the meantime
+            return Reply("The document and the form agree now.")
+        if action == "use":
+            _save_answer(store, answer, edit.text, question)
+            return Reply("Saved: the document's text.", value=edit.text)
+        _save_answer(store, answer, answer.text, question, replaces=edit.line)
+        return Reply("Saved: yours; the next export puts it into the document.")
+
+    words = Field(key, question, take, "text", answer.text, saved(""), act, lines=max(1, lines))
     _form(store, "In your words", words, lambda: answer.text or empty)
     return answer
-
-
-def _by_hand(store, key: str) -> str:
-    """What the student wrote in the document by hand where this answer goes; "" if nothing."""
-    return documents.hand_edits(store.directory).get(key, "")
 
 
 def choose(store, key: str, question: str, options: list[str], given: str | None = None) -> Answer:
@@ -383,7 +388,7 @@ def choose(store, key: str, question: str, options: list[str], given: str | None
 
 
 def _save_answer(store, answer: Answer, text: str, question: str, replaces: str = "") -> None:
-    """replaces: what the document says instead and the student gave up for it."""
+    """replaces: the document's line that the student wrote and gave up for it."""
     if text == answer.text and not replaces:
         return
     answer.text, answer.source = text, "typed" if text else "none"

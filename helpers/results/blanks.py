@@ -44,17 +44,21 @@ MOST_SURPRISES = 2
 
 @dataclass(frozen=True)
 class Part:
-    """One line of a region. key: its identity over exports. text: None takes the line out."""
+    """One line of a region. key: its identity over exports. text: None takes the line out.
+
+    replaces: as of a Fill.
+    """
 
     key: str
     text: str | None
+    replaces: str = ""
 
 
 @dataclass(frozen=True)
 class Fill:
     """What a slot has for its blank, as Markdown. note: where it is from.
 
-    replaces: what a person wrote into the document by hand and gave up for the form's words.
+    replaces: the line that a person wrote into the document and gave up for the form's words.
     """
 
     value: str | list[Part]
@@ -135,16 +139,24 @@ def _answer(variant: str) -> Slot:
         if record and record.get("withdrawn"):
             return TAKEN_BACK
         fill = _text(record, "text")
-        given_up = record.get("replaces") if record else None
         # Words are never measured.
         kind = "typed" if fill.kind == "measured" else fill.kind
-        return replace(fill, kind=kind, replaces=given_up if isinstance(given_up, str) else "")
+        return replace(fill, kind=kind, replaces=_given_up(record))
 
     slot.answer = variant
     return slot
 
 
-def _list_of(prefix: str, thing: str = "answer", label: Callable[[str], str] | None = None) -> Slot:
+def _given_up(record: dict | None) -> str:
+    line = (record or {}).get("replaces")
+    return line if isinstance(line, str) else ""
+
+
+def _unlabelled(variant: str) -> str:
+    return ""
+
+
+def _list_of(prefix: str, thing: str = "answer", label: Callable[[str], str] = _unlabelled) -> Slot:
     """A list that grows: a line for each answer whose variant begins so (concern_1, concern_2)."""
 
     def slot(facts: Facts) -> Fill:
@@ -153,15 +165,16 @@ def _list_of(prefix: str, thing: str = "answer", label: Callable[[str], str] | N
             text = _text(record, "text").value
             if text:
                 kinds.add(kind_of(record))
-                text = f"- {label(record['variant']) if label else ''}{text}"
+                text = f"- {label(record['variant'])}{text}"
             if text or record.get("withdrawn"):
-                parts.append(Part(record["variant"], text or None))
+                parts.append(Part(record["variant"], text or None, _given_up(record)))
         if not kinds:
             return replace(NO_LINES, value=parts)
         written = sum(part.text is not None for part in parts)
         kind = "calculated" if kinds == {"calculated"} else "typed"
         return Fill(parts, kind, count(written, thing))
 
+    slot.label = label
     return slot
 
 
@@ -453,7 +466,7 @@ def _prediction(record: dict) -> str:
         f"{rounded(measured)}{_unit(record)}{how}",
         times,
         _predicted_by(record),
-        in_markdown(one_line(record.get("residual") or "", 300)),
+        in_markdown(one_line(record.get("residual") or "")),
     )
 
 

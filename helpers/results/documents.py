@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -26,6 +27,7 @@ from helpers.display.as_typed import out_of_markdown
 from helpers.results.blanks import SLOTS, TAKEN_BACK, Facts, Fill
 from helpers.results.merge import BLANK, OPEN_BOX, Base, Line, Merged, line_key, merge
 from helpers.results.store import ResultsError, results_folder
+from helpers.results.wording import spaced
 
 TEMPLATES = REPO / "templates"
 DOCUMENTS = ("my_learnings", "my_learnings_appendix", "distributed_planning")
@@ -143,6 +145,11 @@ def _export_one(document: str, folder: Path, facts: Facts, report: ExportReport)
     report.blanks += [
         _stands(document, open_lines[key], fill, merged) for key, fill in fills.items()
     ]
+    if differ := [spaced(v) for v in _disagreeing(document, merged, facts) if _answered(facts, v)]:
+        report.notes.append(
+            f"{path.name}: your own edits stay where a form says something else "
+            f"({', '.join(differ)}); to choose, run the cell of that question."
+        )
     if base.lost and any(line.open != line.text for line in lines):
         report.notes.append(
             f"{path.name}: the record of the last export is missing or damaged, so lines that "
@@ -180,24 +187,27 @@ def _filled(section: str, key: str, raw: str, fill: Fill) -> Iterator[Line]:
     if isinstance(fill.value, list):  # a region: its parts replace the blank
         yield Line(key, None if fill.value else raw, raw)
         for part in fill.value:
-            yield Line(line_key(section, raw, part.key), part.text)
+            yield Line(line_key(section, raw, part.key), part.text, replaces=part.replaces)
     elif raw.startswith(OPEN_BOX):
         text = f"- [x] {raw[len(OPEN_BOX) :]} ({fill.value})" if fill.value else raw
         yield Line(key, text, raw, missing)
     else:
-        given_up = raw.replace(BLANK, fill.replaces, 1) if fill.replaces else ""
-        yield Line(key, _in_the_blank(raw, fill.value), raw, missing, given_up)
+        yield Line(key, _in_the_blank(raw, fill.value), raw, missing, fill.replaces)
 
 
 def _in_the_blank(raw: str, value: str) -> str:
     return BLANK_AND_CHOICE.sub(lambda _: value, raw, count=1) if value else raw
 
 
-def hand_edits(results_dir: str | os.PathLike | None = None) -> dict[str, str]:
-    """What a person wrote into a document in the place of a form's answer: {variant: text}.
+class HandEdit(NamedTuple):
+    """What a person wrote into a document where a form's answer goes: the words, the whole line."""
 
-    Only where it differs from what the form holds.
-    """
+    text: str
+    line: str
+
+
+def hand_edits(results_dir: str | os.PathLike | None = None) -> dict[str, HandEdit]:
+    """What differs from what the forms hold, by the answers' variants."""
     folder = results_folder(results_dir)
     facts = Facts.of(folder)
     edits = {}
@@ -206,12 +216,23 @@ def hand_edits(results_dir: str | os.PathLike | None = None) -> dict[str, str]:
         current, _ = _split(_read(path))
         lines, _ = render(document, facts)
         merged = merge(current, _read_base(path, current is not None), lines)
-        for key, text in merged.edited.items():
-            slot = SLOTS.get((document, *key.split("|", 1)))
-            variant = getattr(slot, "answer", None)
-            own = out_of_markdown(LIST_SIGN.sub("", text).removeprefix(_label(key)).lstrip(" :"))
-            if variant and BLANK not in text and own != _answered(facts, variant):
-                edits[variant] = own
+        edits |= _disagreeing(document, merged, facts)
+    return edits
+
+
+def _disagreeing(document: str, merged: Merged, facts: Facts) -> dict[str, HandEdit]:
+    edits = {}
+    for key, line in merged.edited.items():
+        section, _, rest = key.partition("|")
+        raw, _, part = rest.partition("||")
+        slot = SLOTS.get((document, section, raw))
+        variant = part or getattr(slot, "answer", None)
+        if variant and BLANK not in line:
+            label = slot.label(part) if part else _label(key)
+            words = LIST_SIGN.sub("", line).removeprefix(label).lstrip(" :")
+            edit = HandEdit(out_of_markdown(words), line)
+            if edit.text != _answered(facts, variant):
+                edits[variant] = edit
     return edits
 
 

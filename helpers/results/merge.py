@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 BLANK = "___"
+ITEM = "- "
 OPEN_BOX = "- [ ] "
 
 
@@ -30,12 +31,17 @@ class Line:
     text: str | None
     open: str = ""
     missing: bool = False  # this run has no value for the blank; an earlier one stays
-    replaces: str = ""  # a line that the student wrote, and has since given up for ours
+    replaces: str = ""  # the whole line that the student wrote, and has since given up for ours
 
     @property
     def group(self) -> str:
         """See group_of()."""
         return group_of(self.key)
+
+    @property
+    def in_a_list(self) -> bool:
+        """Whether it is a list's blank, or one of the items in its place."""
+        return self.key.partition("||")[0].endswith(f"|{ITEM}{BLANK}")
 
     @property
     def label(self) -> str:
@@ -92,7 +98,8 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
 
     ours = match(current, base, new)
     known = base.known | (_known_without_record(ours, new) if base.lost else set())
-    added, at_end = _additions(ours, known, new)
+    theirs = _in_their_place(current, ours, known, new)
+    added, at_end = _additions(ours | {i: key for key, i in theirs.items()}, known, new)
     by_key = {line.key: line for line in new}
     document: list[tuple[str | None, str, int | None]] = []  # key, text, where it stood
     for i, text in enumerate(current):
@@ -111,13 +118,13 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
         [text for _, text, _ in document],
         [place for _, _, place in document],
         Base(record, known | written),
-        _edited(current, ours, new, written),
+        {key: current[i] for key, i in theirs.items()},
     )
 
 
 def match(current: list[str], base: Base, new: list[Line]) -> dict[int, str]:
     """Which lines of the document are ours: {index in current: key}. Others are the student's."""
-    given_up = {line.replaces: line.open for line in new if line.replaces}
+    given_up = {line.replaces: line.open or line.text for line in new if line.replaces}
     current = [given_up.get(text, text) for text in current]
     written = _pairs([text for _, text in base.lines], current)
     ours = {i: base.lines[b][0] for b, i in written}
@@ -212,26 +219,36 @@ def _brought_up_to_date(text: str, line: Line | None) -> str | None:
     return text if line is None or line.missing else line.text
 
 
-def _edited(
-    current: list[str], ours: dict[int, str], new: list[Line], written: set[str]
-) -> dict[str, str]:
-    """For lines of ours that are gone: the student's line with the same label. For the report only.
+def _in_their_place(
+    current: list[str], ours: dict[int, str], known: set[str], new: list[Line]
+) -> dict[str, int]:
+    """For lines of ours that the student rewrote: where theirs stands, {key: index in current}.
 
-    It is the nearest after our last line before it.
+    It has the same label (of several the nearest after our last line before it), or is the first
+    item where an item of ours was.
     """
     place = {key: i for i, key in ours.items()}
     theirs = {i: _without_box(text) for i, text in enumerate(current) if i not in ours}
-    edited = {}
+    filled = {line.group for line in new if line.in_a_list and not line.open and line.key in known}
+    found = {}
     last = -1
     for line in new:
-        if line.key not in written and line.label:
-            found = [i for i, text in theirs.items() if text.startswith(line.label)]
-            if found:
-                nearest = min(found, key=lambda i: (i <= last, i))
-                edited[line.key] = current[nearest]
+        if line.key in place:
+            last = place[line.key]
+        elif line.in_a_list:
+            if line.key not in known or (line.open and line.group in filled):
+                continue
+            stretch = (i for i in _free(last + 1, 1, set(ours), len(current)) if i in theirs)
+            at = next((i for i in stretch if theirs[i].startswith(ITEM)), None)
+            if at is not None:
+                found[line.key] = last = at
+                del theirs[at]
+        elif line.label:
+            like = [i for i, text in theirs.items() if text.startswith(line.label)]
+            if like:
+                found[line.key] = nearest = min(like, key=lambda i: (i <= last, i))
                 del theirs[nearest]
-        last = max(last, place.get(line.key, -1))
-    return edited
+    return found
 
 
 def _without_box(line: str) -> str:

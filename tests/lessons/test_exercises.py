@@ -329,18 +329,36 @@ def test_a_cleared_answer_is_withdrawn(store, page):
     assert "No answer yet" in str(page.shown[-1])
 
 
-def test_a_hand_edit_and_the_form_are_both_shown_and_one_is_chosen(store, page, monkeypatch):
-    edits = {"insight_1": "By hand"}
-    monkeypatch.setattr(exercises.documents, "hand_edits", lambda folder: edits)
-    store.save("answer", "insight_1", {}, text="In the form", source="typed")
+def test_a_hand_edit_and_the_form_are_both_shown_and_one_is_chosen(store, page):
+    exercises.ask(store, "insight_1", "What?")
+    document = store.directory / "my_learnings.md"
+
+    def by_hand(old: str, new: str) -> str:
+        """The document with this edit, exported again with what the form holds."""
+        exercises.documents.export(store.directory)
+        assert old in document.read_text()
+        document.write_text(document.read_text().replace(old, new))
+
+    def exported() -> list[str]:
+        exercises.documents.export(store.directory)
+        return document.read_text().splitlines()
+
+    page.type("In the form")
+    by_hand("1. In the form", "1. By hand")
+    # The form has been open all the time.
+    reply = page.type("Newer, in the form")
+    assert reply["said"] == "Saved. The document, edited by hand, reads: By hand"
+    assert list(reply["actions"]) == ["use", "keep"] and "1. By hand" in exported()
+    page.type("Newer, in the form", action="keep")
+    assert "1. Newer, in the form" in exported()
+    by_hand("1. Newer, in the form", "1. By *hand*")
+    page.shown.clear()
     exercises.ask(store, "insight_1", "What?")
     field = page.shown[0].fields[0]
-    assert field["value"] == "In the form" and "By hand" in field["said"]
-    assert list(field["actions"]) == ["use", "keep"]
-    page.type("In the form", action="keep")
-    assert store.get("answer", "insight_1")["replaces"] == "By hand"
-    assert page.type("In the form", action="use")["value"] == "By hand"
-    assert store.get("answer", "insight_1")["text"] == "By hand"
+    assert field["value"] == "Newer, in the form" and "By *hand*" in field["said"]
+    assert page.type("Newer, in the form", action="use")["value"] == "By *hand*"
+    assert store.get("answer", "insight_1")["text"] == "By *hand*" and "1. By *hand*" in exported()
+    assert page.type("Third")["actions"], "the document's line stays a hand edit"
 
 
 def test_a_new_kernel_restores_forms_and_ticks_can_be_taken_back(store, page):

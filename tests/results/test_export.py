@@ -331,20 +331,61 @@ def test_an_answer_that_is_cleared_leaves_the_document(tmp_path):
     assert "1. again" in text(tmp_path).splitlines()
 
 
-def test_a_hand_edit_is_named_and_given_up_only_by_the_students_word(tmp_path):
+EDITS = [  # an answer, its document, its line and what a student makes of it, what that reads
+    (
+        "key_challenge",
+        "my_learnings.md",
+        r"- Key challenge: \$2 a GPU",
+        r"- Key challenge: \$2, *always*",
+        "$2, *always*",
+    ),
+    (
+        "concern_1",
+        "distributed_planning.md",
+        r"- \$2 a GPU",
+        r"- \$2 and slow links",
+        "$2 and slow links",
+    ),
+    (
+        "note_orca",
+        "my_learnings_appendix.md",
+        r"- orca: \$2 a GPU",
+        r"- orca: in waves, \$2",
+        "in waves, $2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "document", "ours", "theirs", "reads"), EDITS)
+def test_a_hand_edit_is_named_and_given_up_only_by_the_students_word(
+    tmp_path, key, document, ours, theirs, reads
+):
     store = Results("01_review", tmp_path)
-    store.save("answer", "key_challenge", {}, text="memory", source="typed")
+    store.save("answer", key, {}, text="$2 a GPU", source="typed")
     export(tmp_path)
     assert hand_edits(tmp_path) == {}
-    edit(tmp_path, "- Key challenge: memory", "- Key challenge: memory, *always*")
-    assert hand_edits(tmp_path) == {"key_challenge": "memory, *always*"}
-    store.save("answer", "key_challenge", {}, text="time", source="typed")
+    edit(tmp_path, ours, theirs, document)
+    assert hand_edits(tmp_path) == {key: (reads, theirs)}
+    store.save("answer", key, {}, text="time", source="typed")
+    report = export(tmp_path)
+    assert theirs in text(tmp_path, document).splitlines(), "never silently"
+    assert key.replace("_", " ") in report.notes[0], "and the export says so"
+    given_up = {"text": "time", "source": "typed", "replaces": hand_edits(tmp_path)[key].line}
+    store.save("answer", key, {}, **given_up)
+    assert not export(tmp_path).notes
+    assert ours.replace(r"\$2 a GPU", "time") in text(tmp_path, document).splitlines()
+    assert hand_edits(tmp_path) == {}
+
+
+def test_an_answer_joins_a_list_in_which_the_student_wrote(tmp_path):
+    store = Results("04_multi_gpu_planning", tmp_path)
     export(tmp_path)
-    assert "- Key challenge: memory, *always*" in text(tmp_path), "never silently"
-    given_up = {"text": "time", "source": "typed", "replaces": "memory, *always*"}
-    store.save("answer", "key_challenge", {}, **given_up)
-    export(tmp_path)
-    assert "- Key challenge: time" in text(tmp_path).splitlines() and hand_edits(tmp_path) == {}
+    document = "distributed_planning.md"
+    edit(tmp_path, "## Concerns\n- ___", "## Concerns\n- my own", document)
+    for number in (1, 2):
+        store.save("answer", f"concern_{number}", {}, text=f"form {number}", source="typed")
+        export(tmp_path)
+    assert "## Concerns\n- my own\n- form 1\n- form 2\n" in text(tmp_path, document)
 
 
 def test_typed_numbers_of_week_2_come_before_the_measured_ones(tmp_path):

@@ -62,15 +62,6 @@ class ExportReport:
     blanks: list[Blank] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # damaged lines, a lost record, ...
 
-    def of(self, kind: str) -> list[Blank]:
-        """The blanks that are measured, calculated, typed or missing."""
-        return [blank for blank in self.blanks if blank.kind == kind]
-
-    def summary(self) -> str:
-        """A line for each document: how many of its blanks are filled, and how."""
-        lines = [f"{path}: {self.counts(path)}" for path in self.paths]
-        return "\n".join([*lines, *self.notes])
-
     def __str__(self) -> str:
         lines = []
         for path in self.paths:

@@ -28,7 +28,7 @@ def number(value, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-MOST = 1e15  # nothing in this workbook is larger
+MOST = 1e15  # nothing in this workbook is larger, and nothing smaller than 1 / MOST but 0
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _MAGNITUDES = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
 _MAGNITUDES |= {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
@@ -66,7 +66,9 @@ def read_number(text: str, unit: str = "", least: float = 0.0, most: float = MOS
     value, rest = split_number(text)
     if value is None:
         example = f"3.5 {unit}".strip()
-        raise NotANumber(f"“{text.strip()}” cannot be read as one number: write {example}.")
+        raise NotANumber(
+            f"“{text.strip()}” cannot be read as one number: write one such as {example}."
+        )
     factor, rest = _magnitude(rest, unit)
     scale = _scale(rest, unit)
     if scale is None:
@@ -96,9 +98,10 @@ def split_number(text: str) -> tuple[float | None, str]:
         text = re.sub(r"(?<=\d)[,_\s'](?=\d{3}(\D|$))", "", text)
     found = _NUMBER.match(text)
     rest = text[found.end() :].strip() if found else text
-    if not found or re.search(r"\d", rest) or not math.isfinite(float(found.group())):
+    if not found or re.search(r"\d", rest):
         return None, rest
-    return float(found.group()), rest
+    value = float(found.group())
+    return (value if value == 0 or 1 / MOST <= abs(value) < math.inf else None), rest
 
 
 def is_unit(text: str) -> bool:

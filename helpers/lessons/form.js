@@ -4,6 +4,7 @@
 
 const PAUSE_MS = 600; // of no typing, then it is sent
 const ANSWER_MS = 1500; // that a kernel with nothing else to do never needs
+const KEPT = "Kept in this browser.";
 const BUSY = "Kept in this browser. The kernel is busy: it is saved as soon as the kernel is free.";
 const GONE =
   "The kernel behind this form is gone. What you type is kept in this browser: " +
@@ -86,7 +87,7 @@ function draw(field, model, place) {
     clearTimeout(pause);
     clearTimeout(patience);
     asked += 1;
-    const notYet = () => say(alive ? BUSY : GONE);
+    const notYet = () => say(alive ? BUSY : KEPT); // that it is gone stands below the form
     patience = setTimeout(notYet, alive ? ANSWER_MS : 0);
     try {
       model.send({ key: field.key, value: control.read(), id: asked, action });
@@ -156,7 +157,7 @@ function draw(field, model, place) {
   if (!input.ariaLabel) input.ariaLabel = field.question;
   return {
     node: make("div", { className: `field ${field.kind}` }, question, control.node, unit, said, actions),
-    lost: () => { alive = false; if (draft.read()) say(GONE); },
+    lost: () => { alive = false; if (draft.read()) say(KEPT); },
     again: () => { alive = true; finish(); },
   };
 }

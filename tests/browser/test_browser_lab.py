@@ -146,7 +146,7 @@ def test_nothing_typed_is_lost_by_a_busy_a_restarted_or_a_killed_kernel(server, 
     area.fill("typed before the restart")
     notebook.restart()
     area.fill("typed after the restart")
-    notebook.output(1).get_by_text("kernel behind this form is gone").first.wait_for(timeout=2000)
+    notebook.output(1).get_by_text("kernel behind this form is gone").wait_for(timeout=2000)
     assert draft(notebook) == ["typed after the restart"]
     notebook.run(0)
     notebook.run(1)
@@ -154,7 +154,7 @@ def test_nothing_typed_is_lost_by_a_busy_a_restarted_or_a_killed_kernel(server, 
     notebook.output(1).get_by_text("Saved.").wait_for()
     # Killed, and the page reloaded before anything ran again.
     notebook.run(3, wait=False)
-    notebook.output(1).get_by_text("kernel behind this form is gone").first.wait_for()
+    notebook.output(1).get_by_text("kernel behind this form is gone").wait_for()
     area.fill("typed after the crash")
     notebook.open()
     notebook.run(0)

@@ -151,12 +151,13 @@ class Quiz:
     """The open quiz of a notebook. `score` is always what has been answered so far.
 
     The numbers of the questions are drawn for a name. Answers that were given without a name are
-    those of whoever sets one later, who keeps their numbers. `other` is the record of another name,
-    until its answers are claimed.
+    those of whoever sets one first, who keeps their numbers. `names` are all that this person has
+    had. `other` is the record of another person, until its answers are claimed.
     """
 
     def __init__(self, store, student: str = "", given=None):
         self.store, self.student, self.drawn_for = store, student, student
+        self.names = [student]
         self.other: dict | None = None
         self._continue(self._saved(), claimed=False)
         if given := read_answers(given):
@@ -169,20 +170,20 @@ class Quiz:
                 self.save()
 
     def _saved(self) -> dict:
-        """The record to go on with: this name's, else the one without a name, else the last."""
+        """The last record of this person, else the last of all."""
         records = self.store.records(experiment="self_check", variant="score", latest=False)
-        names = (self.student, "") if self.student else ()
-        found = (r for name in names for r in reversed(records) if r.get("student", "") == name)
-        return next(found, records[-1] if records else {})
+        mine = [record for record in records if self.student in _names(record)]
+        return (mine or records or [{}])[-1]
 
     def _continue(self, saved: dict, claimed: bool) -> None:
-        name = saved.get("student", "")
-        if name and self.student and name != self.student and not claimed:
+        names = _names(saved) if saved else [self.student]
+        if self.student and self.student not in names and any(names) and not claimed:
             self._start(self.student)
             self.other = saved
             return
-        self._start(saved.get("drawn_for", name or ("" if saved else self.student)))
-        self.student = self.student or name
+        self._start(saved.get("drawn_for", names[-1]))
+        self.student = self.student or names[-1]
+        self.names = list(dict.fromkeys([*names, self.student]))
         known = {q.id for q in self.questions}
         self.answers = {k: v for k, v in (saved.get("answers") or {}).items() if k in known}
         self.attempts.update(saved.get("attempts") or {})
@@ -246,10 +247,16 @@ class Quiz:
             {name: getattr(score, name) for name in names},
             answers={g.question.id: g.given for g in score.graded if g.correct is not None},
             student=self.student,
+            names=self.names,
             drawn_for=self.drawn_for,
             attempts=dict(self.attempts),
             solution_shown=sorted(self.shown),
         )
+
+
+def _names(record: dict) -> list[str]:
+    """The names of whoever gave a record's answers, the last one last."""
+    return record.get("names") or [record.get("student", "")]
 
 
 # ---------------------------------------------------------------- in the notebook

@@ -151,7 +151,19 @@ def test_answers_under_another_name_are_kept_when_the_person_says_so(store, monk
     notebook.type(True, "same_person")
     again = quiz.take(store, "Bob")
     assert again.score.correct == 6 and again.drawn_for == "Ada"
-    assert quiz.take(store, "Ada").score.correct == 6
+    seventh = again.questions[6]
+    again.answer(seventh, seventh.answer)
+    assert quiz.take(store, "Ada").score.correct == 7, "one person now, under both names"
+
+
+def test_a_second_name_finds_what_was_answered_under_the_first(store, monkeypatch):
+    quiz.take(store, "", given=right_ones("", 2))
+    ada = quiz.take(store, "Ada")
+    ada.answer(ada.questions[2], ada.questions[2].answer)
+    notebook = Outputs(monkeypatch)
+    assert quiz.take(store, "Ada Lovelace").score.answered == 0
+    notebook.type(True, "same_person")
+    assert quiz.take(store, "Ada Lovelace").score.correct == 3, "not those without a name only"
 
 
 def test_answers_from_a_file(tmp_path):

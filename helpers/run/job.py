@@ -29,7 +29,7 @@ SHOWN_CELL = 600  # characters of a failed cell's code
 START_TIMEOUT_S = 120  # of a kernel
 KERNEL = "workbook-run"
 _LOG_PATH = re.compile(r"(/[^\s'\"<>]+\.log)\b")
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Of these the notebook's outputs show an interrupt at most.
 ENDINGS = {
     "DeadKernelError": "The kernel died; the usual cause is that the machine ran out of memory.",
@@ -74,9 +74,9 @@ def failure(
         "of": len(cells) or None,
         "section": cell.section if cell else "",
         "ename": ename,
-        "evalue": _ANSI.sub("", evalue)[:4000],
+        "evalue": ANSI.sub("", evalue)[:4000],
         "source": cell.source[:SHOWN_CELL] if cell else "",
-        "traceback": _ANSI.sub("", traceback)[-6000:],
+        "traceback": ANSI.sub("", traceback)[-6000:],
     }
 
 
@@ -123,7 +123,7 @@ def tail_of_log(text: str, since: float, ename: str) -> tuple[str, list[str]]:
             candidates = sorted(logs, key=lambda p: p.stat().st_mtime)[-1:]
     for path in candidates:
         with contextlib.suppress(OSError):
-            lines = [_ANSI.sub("", line)[:400] for line in tail(path).splitlines() if line.strip()]
+            lines = [ANSI.sub("", line)[:400] for line in tail(path).splitlines() if line.strip()]
             return str(path), lines[-LOG_LINES:]
     return "", []
 
@@ -187,12 +187,12 @@ def make_page(job: Job) -> None:
         print(f"No page: {type(error).__name__}: {str(error)[:500]}", flush=True)  # in the log
 
 
-def page_exporter(**options):
-    """The HTML exporter of nbconvert, with the alt text of each picture; options are its own."""
+def page_exporter():
+    """The HTML exporter of nbconvert, with the alt text of each picture."""
     from nbconvert import HTMLExporter
 
     folders = [str(Path(__file__).parent / "templates")]
-    return HTMLExporter(template_name="notebook_page", extra_template_basedirs=folders, **options)
+    return HTMLExporter(template_name="notebook_page", extra_template_basedirs=folders)
 
 
 def limit_resources(limits: dict[str, int]) -> None:

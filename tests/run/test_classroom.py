@@ -21,8 +21,9 @@ from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import Results, export
 from helpers.results.store import load
 from helpers.run import notebook_file
-from helpers.run.classroom import contents, intake, pages, results, safe_html
+from helpers.run.classroom import contents, intake, pages, results
 from helpers.run.classroom.intake import Refused, find_submissions, take_in
+from helpers.run.classroom.notebook_page import page
 from tests.run.tools import SAVE, leaves_a_process, no_process_with, notebook, run, start, wait_for
 
 MARK = f"class-{os.getpid()}"
@@ -232,7 +233,7 @@ def test_nothing_escaped_and_the_submissions_are_untouched(the_class):
     _, root, out, _, _, before = the_class
     assert not list(root.parent.rglob("escaped.txt"))
     assert times(root, "**/*") == before
-    assert not list(out.glob("students/*/sandbox")), "where student code ran is removed"
+    assert not list(out.rglob("sandbox")), "where student code ran is removed"
 
 
 def test_no_process_is_left(the_class):
@@ -314,7 +315,7 @@ def test_the_same_command_again_does_nothing_twice_and_a_new_submission_only(the
 
 def sleeping(out: Path) -> bool:
     """Whether a student's notebook has come to its last cell."""
-    running = [notebook_file.executed(p) for p in out.glob("students/*/sandbox/01.ipynb")]
+    running = [notebook_file.executed(p) for p in out.glob("attempts/*/sandbox/01.ipynb")]
     return any(cells and cells[-1].started for cells in running)
 
 
@@ -522,19 +523,17 @@ def test_a_students_html_cannot_run(tmp_path, html):
         v4.new_raw_cell(html),
     ]
     metadata = {"title": html, "widgets": {"x": html}, "kernelspec": kernel}
-    book, made = tmp_path / "a.ipynb", tmp_path / "a.html"
-    book.write_text(json.dumps(v4.new_notebook(cells=cells, metadata=metadata)))
-    (tmp_path / "list.json").write_text(json.dumps([[str(book), str(made)]]))
-    assert safe_html.main(str(tmp_path / "list.json")) == 0
-    page = BeautifulSoup(made.read_text(), "html.parser")
-    policy = page.head.find("meta")["content"]
-    assert policy.startswith("default-src 'none'"), "the policy must come first"
+    (tmp_path / "a.ipynb").write_text(json.dumps(v4.new_notebook(cells=cells, metadata=metadata)))
+    made = BeautifulSoup(page(tmp_path / "a.ipynb"), "html.parser")
+    policy = made.head.find("meta", attrs={"http-equiv": True})
+    assert policy["content"].startswith("default-src 'none'")
+    assert made.title.find_previous("meta") is policy, "it comes before what it governs"
     active = ["script", "iframe", "form", "input", "object", "embed", "link", "base"]
-    assert not page.find_all(active)
-    for tag in page.find_all(True):
+    assert not made.find_all(active)
+    for tag in made.find_all(True):
         assert not [a for a in tag.attrs if a.lower().startswith("on")], tag
         assert not str(tag.attrs.get("href", "")).lower().strip().startswith("javascript:"), tag
-    equivalents = page.find_all("meta", attrs={"http-equiv": True})
+    equivalents = made.find_all("meta", attrs={"http-equiv": True})
     assert [m.get("http-equiv") for m in equivalents] == ["Content-Security-Policy"]
 
 

@@ -1,7 +1,7 @@
 """A whole class in one command: `python -m helpers.run class SUBMISSIONS --out FOLDER`.
 
-SUBMISSIONS holds a folder, an archive or a notebook per student; class_run.py says what is done
-with each. FOLDER gets class.csv, class.html and a folder per student. A student's result is on
+SUBMISSIONS holds a folder, an archive or a notebook per student; attempt.py says what is done with
+each. FOLDER gets class.csv, class.html and a folder per student. A student's result is on
 disk before the next begins, so the same command again goes on where a run was cut off.
 """
 
@@ -14,8 +14,10 @@ from pathlib import Path
 
 from helpers.engine.profile import gpus
 from helpers.run import course_file
-from helpers.run.classroom.class_run import Class, run_class
+from helpers.run.classroom.attempt import Class
+from helpers.run.classroom.class_run import run_class
 from helpers.run.classroom.sandbox import Limits
+from helpers.run.classroom.workers import on_this_machine
 from helpers.run.course_file import UsageError, assign_parameters, find_notebooks, parameters_of
 
 CONTAINER = (
@@ -102,10 +104,10 @@ def main(argv: list[str]) -> int:
         read_only=given.read_only,
         parameters=course.parameters,
         course={path.stem: parameters_of(path) for path in notebooks},
-        gpus=devices,
         keep_work=given.keep_work,
+        at_once=given.jobs,
     )
-    students = run_class(given.submissions, work, given.jobs)
+    students = run_class(given.submissions, work, on_this_machine(given.jobs, devices))
     tally = Counter(student.verdict for student in students)
     verdicts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(tally.items()))
     print(f"\n{len(students)} students: {verdicts}. Read: {out / 'class.html'}")

@@ -2,7 +2,7 @@
 
     python -m helpers.run.classroom.intake SOURCE DESTINATION RESULT.json
 
-helpers/run/classroom/class_run.py starts this for each submission, in a process with limits on
+helpers/run/classroom/attempt.py starts this for each submission, in a process with limits on
 memory, file size and time, because an archive can be built to exhaust all three. Only plain files
 are copied. A submission is refused as a whole when it tries to reach outside its folder or to fill
 the disk. (tarfile's data filter would let an absolute path or an inner link pass; here neither

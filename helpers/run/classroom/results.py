@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import shutil
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from helpers import replace_file
 from helpers.run.classroom.intake import Submission
 
-VERSION = 2  # of result.json
+VERSION = 3  # of result.json
 
 
 @dataclass
@@ -19,13 +22,15 @@ class Student:
     """A student's result as it is kept in result.json.
 
     verdict: ran, failed (a notebook), read (--read-only), empty (nothing to go by), refused,
-    error (this machine's fault) or waiting.
+    error (this machine's fault) or waiting. began: seconds since 1970, on `machine`.
     """
 
     name: str
     slug: str
     verdict: str = "waiting"
     why: str = ""
+    machine: str = ""
+    began: float = 0.0
     seconds: float = 0.0
     notebooks: list[dict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -62,7 +67,22 @@ def earlier(folder: Path, mark: str) -> Student | None:
     return student if complete and student.fingerprint == mark else None
 
 
-def keep(student: Student, folder: Path) -> None:
-    """Write result.json, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "result.json", json.dumps(asdict(student)).encode())
+def keep(student: Student, attempt: Path, folder: Path) -> None:
+    """Write result.json and move the attempt's folder to the student's, in an older one's place."""
+    replace_file(attempt / "result.json", json.dumps(asdict(student)).encode())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        folder.rename(attempt.with_name(f"{attempt.name}-before"))
+    attempt.rename(folder)
+    shutil.rmtree(attempt.with_name(f"{attempt.name}-before"), ignore_errors=True)
+
+
+def beside(students: list[dict]) -> dict[str, int]:
+    """{slug: how many others were executed on the same machine in the same time}."""
+    executed = [s for s in students if s["verdict"] in ("ran", "failed")]
+    together = Counter()
+    for one, other in itertools.permutations(executed, 2):
+        first, last = sorted((one, other), key=lambda student: student["began"])
+        overlap = last["began"] < first["began"] + first["seconds"]
+        together[one["slug"]] += overlap and one["machine"] == other["machine"]
+    return together

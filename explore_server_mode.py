@@ -22,6 +22,7 @@ import statistics
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 EXAMPLES = """\
@@ -238,16 +239,21 @@ def streamed_chat(server, common: dict) -> tuple[dict, dict]:
 
 def concurrent_chats(server, given: argparse.Namespace, common: dict, alone: dict) -> dict:
     """Ask with many clients at once, and compare with the one that was `alone`."""
-    from helpers.server.load import together
+    from helpers.server import timed_stream
 
     clients = given.concurrency
     heading(
         f"4. Concurrent chats: {given.requests} requests, {clients} at a time",
         "continuous batching",
     )
-    requests = [{"messages": asking(i)} for i in range(given.requests)]
+    client = server.openai(timeout=300)
+
+    def ask(i: int):
+        return timed_stream(server, messages=asking(i), client=client, **common)
+
     started = time.perf_counter()
-    answers = together(server, requests, concurrency=clients, **common)
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(ask, range(given.requests)))
     many = summary(answers, time.perf_counter() - started)
     if lost := [one.error for one in answers if one.error]:
         raise Failure(

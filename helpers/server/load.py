@@ -24,7 +24,7 @@ import math
 import shlex
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from helpers.engine.start import say_nothing_of_triton
@@ -318,16 +318,3 @@ def timed_stream(
         stream.error = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
     stream.e2e_s = time.perf_counter() - stream.started_s
     return stream
-
-
-def together(
-    server: Server, requests: list[dict], concurrency: int | None = None, **common
-) -> list[Stream]:
-    """Send several requests, each from a thread of its own, and wait for all.
-
-    Each dict goes to `timed_stream`, with the fields of `common`, which all share.
-    concurrency: at most so many at a time; None sends all at once.
-    """
-    common["client"] = server.openai(timeout=600)
-    with ThreadPoolExecutor(concurrency or len(requests) or 1) as pool:
-        return list(pool.map(lambda one: timed_stream(server, **common, **one), requests))

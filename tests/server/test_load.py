@@ -6,7 +6,7 @@ import time
 import pytest
 
 from helpers import tiny_model
-from helpers.server.load import metrics_of, run_load, timed_stream, together
+from helpers.server.load import metrics_of, run_load, timed_stream
 from helpers.server.server import Server, ServerError
 
 
@@ -22,14 +22,6 @@ def test_a_stream_comes_in_order_and_its_usage_is_right(server):
     assert len(stream.chunks) == len(stream.times_s) <= 40
     assert stream.times_s == sorted(stream.times_s) and 0 < stream.ttft_s <= stream.e2e_s
     assert stream.tpot_s == pytest.approx((stream.times_s[-1] - stream.times_s[0]) / 39)
-
-
-def test_together_keeps_the_order_of_its_requests(server):
-    prompts = [f"number {i} " * (i + 1) for i in range(8)]
-    requests = [{"prompt": prompt, "echo": True} for prompt in prompts]
-    streams = together(server, requests, max_tokens=3, temperature=0)
-    for prompt, stream in zip(prompts, streams, strict=True):
-        assert stream.error == "" and stream.text.startswith(prompt)
 
 
 def test_a_client_that_hangs_up_keeps_what_it_has(server):

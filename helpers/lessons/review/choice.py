@@ -8,33 +8,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from statistics import geometric_mean
 
 from helpers import workloads
 from helpers.engine import retuned
 from helpers.measure import Measurement, run_workload
 from helpers.verdicts.gain import Gain, gain_of_pairs
 from helpers.verdicts.in_turn import in_turn
+from helpers.verdicts.machine import Disturbance
 
 ONE = "one at a time"
 # One run each that differ by more than this factor need no second look: what else a machine does
 # slows a run of seconds by less.
 FAR = 1.5
+SPEED, TPOT = "output_tokens_per_s", "tpot_ms_p50"
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """A setting's runs in turn as one: the median run, with the means of all where a gain is named.
+
+    The means are geometric, so that the ratio of two is the gain that was measured in turn.
+    """
+
+    metrics: dict
+    disturbance: Disturbance
+
+    @classmethod
+    def of(cls, runs: list[Measurement]) -> InTurn:
+        """Of all runs that a gain was worked out from."""
+        median = sorted(runs, key=lambda run: run.metrics[SPEED])[(len(runs) - 1) // 2]
+        means = {name: geometric_mean(run.metrics[name] for run in runs) for name in (SPEED, TPOT)}
+        preempted = {"preemptions": median.counters["num_preemptions"]}
+        return cls({**median.metrics, **preempted, **means}, median.disturbance)
 
 
 @dataclass(frozen=True)
 class Choice:
     """The chosen configuration.
 
-    row: as in the sweep, with the numbers of its median run in turn. run: that run. baseline: the
-    median run of one request at a time. improvement: output tokens/s over that baseline.
+    row: as in the sweep, with the numbers of its runs in turn. run: those runs. baseline: the
+    runs of one request at a time. improvement: output tokens/s over that baseline.
     slower: its TPOT p50, as a multiple of that of one request at a time. rival: the other row, or
     None; over_rival: the chosen one's output tokens/s over it. is_default: whether it changes
     nothing. goal_x: the most that `slower` may be.
     """
 
     row: dict
-    run: Measurement
-    baseline: Measurement
+    run: InTurn
+    baseline: InTurn
     improvement: Gain
     slower: Gain
     rival: dict | None
@@ -95,11 +117,7 @@ def contenders(rows: list[dict], tpot_limit_ms: float, default: dict) -> list[di
 
 
 def _speed(row: dict) -> float:
-    return row["output_tokens_per_s"]
-
-
-def _median_run(runs: list[Measurement]) -> Measurement:
-    return sorted(runs, key=lambda run: _speed(run.metrics))[(len(runs) - 1) // 2]
+    return row[SPEED]
 
 
 def best_in_turn(
@@ -127,7 +145,7 @@ def best_in_turn(
             with retuned(engine, max_num_seqs=max_num_seqs):
                 run = run_workload(engine, load, concurrency=concurrency, progress=False)
             runs.setdefault(name, []).append(run)
-            return run.metrics["output_tokens_per_s"]
+            return run.metrics[SPEED]
 
         return once
 
@@ -144,23 +162,23 @@ def best_in_turn(
         values = [[run.metrics[metric] for run in runs[who]] for who in (other, name)]
         return gain_of_pairs(list(zip(*values, strict=False)), "higher")
 
-    slower = {name: compare(name, ONE, "tpot_ms_p50") for name in by_name}
+    slower = {name: compare(name, ONE, TPOT) for name in by_name}
     chosen = first
     for other in others:
         first_fits, other_fits = (slower[name].estimate <= goal_x for name in (first, other))
         if other_fits and (gains[other].verdict == "better" or not first_fits):
             chosen = other
     rival = next((name for name in by_name if name != chosen), None)
-    speed = "output_tokens_per_s"
-    run = _median_run(runs[chosen])
+    rounds = slower[chosen].values
+    run, baseline = (InTurn.of(runs[name][:rounds]) for name in (chosen, ONE))
     return Choice(
-        row={**by_name[chosen], **run.metrics, "preemptions": run.counters["num_preemptions"]},
+        row={**by_name[chosen], **run.metrics},
         run=run,
-        baseline=_median_run(runs[ONE]),
-        improvement=compare(chosen, ONE, speed),
+        baseline=baseline,
+        improvement=compare(chosen, ONE, SPEED),
         slower=slower[chosen],
         rival=by_name[rival] if rival else None,
-        over_rival=compare(chosen, rival, speed) if rival else None,
+        over_rival=compare(chosen, rival, SPEED) if rival else None,
         is_default=by_name[chosen] is default,
         goal_x=goal_x,
     )

@@ -89,6 +89,9 @@ def test_one_lucky_run_does_not_make_an_optimum():
     said = wording.chosen(best, 256)
     assert "default is kept (max_num_seqs=256" in said and "no difference that this run" in said
     assert best.baseline.metrics["output_tokens_per_s"] == pytest.approx(100.0, rel=0.03)
+    for gain, name in ((best.improvement, choice.SPEED), (best.slower, choice.TPOT)):
+        ratio = best.row[name] / best.baseline.metrics[name]
+        assert ratio == pytest.approx(gain.estimate), "the numbers shown give the gain shown"
     assert best.improvement.values >= 3 and best.improvement.estimate == pytest.approx(5.4, rel=0.1)
 
 

@@ -201,6 +201,14 @@ def run_workload(
     )
 
 
+def _label(engine: Engine, workload: Workload) -> str:
+    """The workload's name, with what has been changed since the engine's start."""
+    started = engine.started_with
+    changed = {n: v for n, v in engine.engine_args.items() if v != started.get(n)}
+    settings = [f"{n}={v}" for n, v in changed.items() if isinstance(v, int)]
+    return ", ".join([workload.name, *settings])
+
+
 # What the workload or the measurement decides, and where to say it instead.
 _NOT_SAMPLING = {
     "max_tokens": "give it to the workload (its output tokens)",

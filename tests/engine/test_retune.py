@@ -3,6 +3,7 @@
 import pytest
 from vllm import SamplingParams
 
+from helpers.display import live
 from helpers.engine import (
     RETUNABLE,
     EngineError,
@@ -116,9 +117,13 @@ def test_the_steps_that_the_scheduler_recorded_are_those_of_the_run():
     assert max(step.blocks for step in steps.steps) == steps.steps[0].of_blocks == 16
 
 
-def test_places_in_the_batch_as_if_restarted():
+def test_places_in_the_batch_as_if_restarted(monkeypatch):
+    labels, progress = [], live.progress
+    note = lambda label, total: labels.append(label) or progress(label, total)  # noqa: E731
+    monkeypatch.setattr(live, "progress", note)
+
     def steps(engine):
-        run = run_workload(engine, asked, NO_CACHE, progress=False)
+        run = run_workload(engine, asked, NO_CACHE)
         return [step["running"] for step in run.timeline]
 
     engine = open_engine(PROFILE, **SMALL, **RETUNABLE)
@@ -126,6 +131,7 @@ def test_places_in_the_batch_as_if_restarted():
     with retuned(engine, max_num_seqs=5) as engine_args:
         assert engine_args["max_num_seqs"] == 5
         five = steps(engine)
+    assert labels == ["uniform, max_num_seqs=5"], "a sweep's lines say which is which"
     assert max(five) == 5, five
     assert max(steps(engine)) == 12, "the limit stayed after the block"
     assert steps(open_engine(PROFILE, **SMALL | {"max_num_seqs": 5})) == five

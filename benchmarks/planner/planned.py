@@ -18,6 +18,7 @@ class Planned:
     gpu: str
     probe: dict | None = None
     usable_gib: float | None = None
+    usage: str = "llm"  # whose defaults: the class LLM's, or "server"
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -34,7 +35,8 @@ class Planned:
     def shape(self) -> plan.ModelShape:
         """The model."""
         model = self.config["model"]
-        return plan.load_shape(TARGET if model == "shipped" else model)
+        quantization = self.config["engine_args"].get("quantization")
+        return plan.load_shape(TARGET if model == "shipped" else model, quantization)
 
     @cached_property
     def box(self) -> plan.Box:
@@ -45,11 +47,11 @@ class Planned:
 
     @cached_property
     def memory(self) -> plan.MemoryPlan:
-        """Sizes, with the defaults of vLLM's class LLM."""
+        """Sizes, with the defaults of vLLM."""
         known = plan.EngineOptions.__dataclass_fields__
         given = {k: v for k, v in self.config["engine_args"].items() if k in known}
         options = plan.EngineOptions(**given)
-        return plan.plan_memory(self.shape, self.box, *self.sizes, options, usage="llm")
+        return plan.plan_memory(self.shape, self.box, *self.sizes, options, self.usage)
 
     def streams(self, requests: int) -> int:
         """Streams of one replica that run at once; the others wait."""
@@ -77,3 +79,9 @@ class Planned:
         tp, pp, _ = self.sizes
         parts = plan.prefill_parts(self.shape, self.box, tp, pp, prompt, chunk, tuning=tuning)
         return float(parts.total) * 1e3
+
+    def under(self, requests: plan.RequestMix, tuning=None) -> plan.SpeedPrediction:
+        """The steady state under a load."""
+        return plan.predict_speed(
+            self.shape, self.box, *self.sizes, requests, tuning=tuning, memory=self.memory
+        )

@@ -116,8 +116,8 @@ def predict(path, folder: Path = RECORDS, gpu: str | None = None) -> Path:
     about = {
         "about": "the planner's predictions, without calibration, written before measuring",
         "gpu": gpu,
-        "time_utc": _now(),
-        "commit": _commit(),
+        "time_utc": now(),
+        "commit": commit(),
         "probe": probe,
         "predictions": rows,
     }
@@ -274,9 +274,9 @@ def measure(path, folder=RECORDS, budget_s=3600.0, timeout_s=200.0, only=None, g
             "predicted": written["predictions"].get(config["id"]),
             "measured": measured,
             "took_s": round(took_s, 1),
-            "time_utc": _now(),
+            "time_utc": now(),
             "machine": machine,
-            "commit": _commit(),
+            "commit": commit(),
             "weights": "shipped" if config["model"] == "shipped" else "dummy",
         }
         append(out, record)
@@ -389,11 +389,13 @@ def describe_machine() -> dict:
     }
 
 
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of this repository, in short."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     result = subprocess.run(command, cwd=RECORDS, capture_output=True, text=True, check=False)
     return result.stdout.strip() or "unknown"

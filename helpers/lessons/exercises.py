@@ -1,6 +1,7 @@
 """Exercises: predict, measure, reconcile; answers in the student's own words; hints on request.
 
-    guess = predict(store, "kv_tokens", "How many tokens fit the KV cache?", None, "tokens")
+    predict = predictions(store, PREDICTIONS)
+    guess = predict("kv_tokens", "How many tokens fit the KV cache?", "tokens")
     guess.formula = 104_832            # in a later cell: the student has committed by then
     reconcile(store, guess, measured=info.kv_cache_tokens)
 
@@ -16,6 +17,7 @@ import contextlib
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -62,7 +64,7 @@ class Guess(_Quiet):
     key: str
     question: str
     unit: str
-    formula: float | None
+    formula: float | None = None
     given: float | None = None
     typed: float | None = None
     measured: float | None = dataclasses.field(default=None, repr=False)
@@ -132,22 +134,23 @@ def _remember(guess: Guess, store) -> None:
             guess.measured = _finite(record["metrics"].get("measured"))
 
 
-def predict(
-    store,
-    key: str,
-    question: str,
-    formula_value: float | None,
-    unit: str,
-    given: float | None = None,
-) -> Guess:
+def predictions(store, given: dict[str, float]) -> Callable[[str, str, str], Guess]:
+    """The notebook's `predict(key, question, unit)`. given: answers of a headless run, by key."""
+
+    def predict_here(key: str, question: str, unit: str) -> Guess:
+        return predict(store, key, question, unit, given.get(key))
+
+    return predict_here
+
+
+def predict(store, key: str, question: str, unit: str, given: float | None = None) -> Guess:
     """Ask for a number before it is measured.
 
-    key: the exercise's name in the results. formula_value: what the notebook's formula says, or
-    None, and `guess.formula` is set in a later cell; not shown in a form, so that it gives nothing
-    away. given: a notebook parameter for runs without a front end; what a student has typed in an
-    earlier session comes before it.
+    key: the exercise's name in the results. given: for runs without a front end; what a student has
+    typed in an earlier session comes before it. What a formula says is set in a later cell, as
+    `guess.formula`, so that the question gives nothing away.
     """
-    guess = Guess(key, question, unit, _finite(formula_value), _finite(given))
+    guess = Guess(key, question, unit, given=_finite(given))
     _remember(guess, store)
     in_a_form = card.has_widgets()  # now: what the page sends later comes from no cell
 

@@ -121,8 +121,8 @@ def saved_by(source: str) -> Iterator[tuple[str, str]]:
         first, second = call.args[0], call.args[1] if len(call.args) > 1 else None
         if name == "check" and isinstance(first, ast.Name):
             yield "puzzle", first.id
-        elif name in EXERCISES and second is not None:
-            yield EXERCISES[name], _beginning(second)
+        elif name in EXERCISES and (key := _beginning(first) or _beginning(second)):
+            yield EXERCISES[name], key
         elif name in ("save", "save_run") and second is not None and _beginning(first):
             yield _beginning(first), _beginning(second)
 

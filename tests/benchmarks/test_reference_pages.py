@@ -96,7 +96,7 @@ def test_the_example_student_solves_every_puzzle_and_answers_what_the_notebooks_
         sources = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
         solved += [source for source in sources if source.startswith(example_student.LABEL)]
         declared |= parameters_of(path)
-        asked |= set(re.findall(r'PREDICTIONS\.get\("(\w+)"', "".join(sources)))
+        asked |= set(re.findall(r'\bpredict\(\s*"(\w+)"', "".join(sources)))
     assert len(solved) == PUZZLES
     said = example_student.answers()
     assert said.keys() <= declared

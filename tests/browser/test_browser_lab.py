@@ -22,11 +22,11 @@ store = Results('01_review')"""
 FORMS = [
     ("markdown", "# Forms"),
     HEAD,
-    "guess = exercises.predict(store, 'kv', 'How many tokens fit?', 104832, 'tokens')",
+    "guess = exercises.predict(store, 'kv', 'How many tokens fit?', 'tokens')",
     "exercises.ask(store, 'insight_1', 'What did you learn?')",
     "exercises.choose(store, 'pick', 'Which one?', ['chunked prefill', 'prefix caching'])",
     "exercises.tick(store, 'paper', 'Read the PagedAttention paper')",
-    "exercises.reconcile(store, guess, 100_000)",
+    "guess.formula = 104832\nexercises.reconcile(store, guess, 100_000)",
 ]
 
 

@@ -65,7 +65,8 @@ def written_in(source):
         if name in ("save", "save_run") and isinstance(node.args[0], ast.Constant):
             yield node.args[0].value, pattern_of(node.args[1])
         elif name in EXERCISES:
-            yield EXERCISES[name], pattern_of(node.args[1])
+            key = node.args[0] if name == "predict" else node.args[1]
+            yield EXERCISES[name], pattern_of(key)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def test_the_start_page_shows_what_is_done_and_what_is_next(tmp_path):
 LESSON = """
 ## Predict (10 min)
 ---
-guess = predict(store, "weights", "How large?", 3, "GiB")
+guess = predict("weights", "How large?", "GiB")
 ## Measure (optional, 5 min)
 ---
 for n in (1, 2):

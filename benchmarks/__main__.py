@@ -83,6 +83,10 @@ STAGES = {
         "-m benchmarks.planner.accuracy", 60, 60,
         "How far are the planner's predictions from every recorded configuration?",
     ),
+    "drafters": Stage(
+        "-m benchmarks.drafters {model}", 120, 480,
+        "What do an EAGLE-3 head, n-gram and a draft model gain, by acceptance and by batch?",
+    ),
     "kills": Stage(
         "-m benchmarks.kills --times 5", None, 200,
         "Is all memory free within 10 s after SIGKILL of kernels and servers?",

@@ -29,7 +29,7 @@ SMALL = {
         "DRAFTED_TOKENS": [1, 4],
         "SPECULATION_QUESTIONS": 3,
         "LARGEST_BATCH": 4,
-        "SYNTHETIC_TOKENS": 120,
+        "SYNTHETIC_TOKENS": 40,
         "ACCEPTANCE_RATES": [0.3, 0.9],
         "SAMPLING_PROMPTS": 3,
         "MEMORY_REQUESTS": 10,

@@ -1,18 +1,20 @@
 """The figures of notebook 2: each feature's gain, and where it turns into a loss.
 
-``recorded`` is always rows of another machine and their label, as
-helpers.results.recorded.curve gives them; ``caption`` the sentence below.
+``recorded`` is rows of another machine and their label, as helpers.results.recorded.curve gives
+them, or of several drafters there by their names; ``caption`` the sentence below.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 from matplotlib.patheffects import withStroke
 
 from helpers.display import figures
 from helpers.display.figures import (
     BLUE,
+    COLORS,
     GREEN,
     GREY,
     ORANGE,
@@ -137,21 +139,34 @@ def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     figures.show(fig, caption, _flat(rows), "speculation_by_drafts")
 
 
-def speedup_by_batch(rows: list[dict], caption: str) -> None:
+def speedup_by_batch(
+    rows: list[dict], caption: str, recorded: dict[str, list[dict]] | None = None
+) -> None:
     """Throughput with over throughput without speculation.
 
     rows: requests (at once), speedup_x, gain.
     """
     title = "What speculation gains or loses, by requests at once"
     fig, ax = figures.figure(title, size=(7, 3.8))
-    curve(ax, rows, "requests", "speedup_x")
+    curve(ax, rows, "requests", "speedup_x", label="measured")
     _with_range(ax, rows, "requests")
     for row in rows:
         note(ax, f"{row['speedup_x']:.2f}x", (row["requests"], row["speedup_x"]), (6, 6))
+    there = recorded or {}
+    _drafters_there(ax, there, "requests")
     ax.set(xlabel="requests at once", xscale="log")
-    ticks(ax, (row["requests"] for row in rows))
+    ticks(ax, (row["requests"] for row in chain(rows, *there.values())))
     _break_even(ax)
+    if there:
+        ax.legend(loc="best", fontsize=8)
     figures.show(fig, caption, _flat(rows), "speculation_by_batch")
+
+
+def _drafters_there(ax, recorded: dict[str, list[dict]], x: str) -> None:
+    """The hollow lines of drafters on another machine: speedup_x over ``x``."""
+    for i, (name, rows) in enumerate(recorded.items(), start=1):
+        look = hollow_line(COLORS[i])
+        curve(ax, rows, x, "speedup_x", i, label=f"{name}, recorded elsewhere", **look)
 
 
 def speedup_by_acceptance(
@@ -159,13 +174,12 @@ def speedup_by_acceptance(
     formula: list[tuple[float, float]],
     k: int,
     caption: str,
-    recorded: tuple[list[dict], str] = ((), ""),
+    recorded: dict[str, list[dict]] | None = None,
 ) -> None:
     """Speed-up over the chance that a draft of ``k`` tokens was accepted, as measured.
 
     rows: measured_x, gain and mean_acceptance_length. formula: (chance, speed-up) points.
     """
-    there, where = recorded
     title = f"What an acceptance rate is worth, with {k} drafted tokens"
     fig, ax = figures.figure(title, size=(7, 4))
     look = {"color": GREY, "linestyle": "--", "linewidth": 1.6}
@@ -179,8 +193,8 @@ def speedup_by_acceptance(
     points = {"linestyle": "", "markersize": 8, "label": "measured"}
     curve(ax, by_chance(rows), "chance", "measured_x", **points)
     _with_range(ax, by_chance(rows), "chance")
-    if there:
-        curve(ax, by_chance(there), "chance", "measured_x", label=where, **hollow_line())
+    there = {name: by_chance(points) for name, points in (recorded or {}).items()}
+    _drafters_there(ax, there, "chance")
     ax.set_xlabel("share of drafted tokens accepted, each given that those before it were")
     ax.set_xlim(0, 1)
     _break_even(ax)

@@ -20,6 +20,7 @@ from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
 from helpers.engine.retune import retuned
 from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement, run_workload
+from helpers.results import recorded
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_groups, gain_of_runs
 
 FEW_DRAFTS = 10  # shares of fewer say nothing
@@ -175,6 +176,18 @@ def judged_rates(lone: list[Measurement], runs: dict[float, list[Measurement]], 
     all_steps = [step_ms(run, 50) for drafting in runs.values() for run in drafting]
     slower = statistics.median(all_steps) / _median_step(lone)
     return Rates(rows, slower, (slower - 1) / k)
+
+
+def drafters_elsewhere(kind: str, by: str) -> tuple[dict[str, list[dict]], str]:
+    """What benchmarks/drafters.py recorded: a drafter's name -> its rows, in the order of `by`.
+
+    kind: "one stream" or "batch". And where that was, in one line; ({}, "") without a record.
+    """
+    rows, where = recorded.curve("drafters", by, kind)
+    by_name: dict[str, list[dict]] = {}
+    for row in rows:
+        by_name.setdefault(row["variant"].split(", ")[1], []).append(row)
+    return by_name, where.replace(",\n", ", ")
 
 
 def _median_step(runs: list[Measurement]) -> float:

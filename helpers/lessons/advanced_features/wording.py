@@ -5,6 +5,7 @@ Every function takes the rows (or runs) that its figure draws and returns senten
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from helpers.lessons.advanced_features.prefix import ColdAndWarm
@@ -362,6 +363,20 @@ def gain_by_acceptance(rates: Rates, model: str) -> str:
     elif last["gain"].verdict == "worse":
         said += "At no acceptance rate did it gain here, the drafts cost too much. "
     return f"{said}At a = {last['alpha']}: {last['gain'].sentence()}."
+
+
+def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
+    """Of speculation.drafters_elsewhere: the last point of each hollow line; "" without any."""
+    if not rows_by_name:
+        return ""
+    said = []
+    for name, rows in rows_by_name.items():
+        last = rows[-1]
+        low, high = last.get("speedup_x_low", 0.0), last.get("speedup_x_high", math.inf)
+        gain = Gain(last["speedup_x"], low, high, last.get("speedup_x_values", 1))
+        said.append(f"{name} {gain.sentence()}")
+    at = f"a = {rows[-1]['alpha']}, {rows[-1].get('requests', 1)} at once"
+    return f" Hollow, {where}; at {at}: {'; '.join(said)}."
 
 
 # --- services ---

@@ -29,11 +29,12 @@ def test_points_stand_at_the_share_that_was_accepted(shown):
         {"alpha": 0.8, "measured_x": 1.5, "gain": GAIN, "mean_acceptance_length": 3.923},
         {"alpha": 0.3, "measured_x": 0.7, "gain": GAIN, "mean_acceptance_length": 1.425},
     ]
+    there = {"speedup_x": 1.8, "mean_acceptance_length": 3.923}
     plots.speedup_by_acceptance(
-        rows, [(0.0, 0.3), (1.0, 2.0)], 4, "Reading.", recorded=(rows[:1], "recorded: elsewhere")
+        rows, [(0.0, 0.3), (1.0, 2.0)], 4, "Reading.", recorded={"a head": [there]}
     )
     lines = {line.get_label(): line for line in shown[0].axes[0].get_lines()}
-    measured, recorded = lines["measured"], lines["recorded: elsewhere"]
+    measured, recorded = lines["measured"], lines["a head, recorded elsewhere"]
     assert list(measured.get_xdata()) == pytest.approx([0.3, 0.879], abs=0.005)
     assert list(recorded.get_xdata()) == pytest.approx([0.879], abs=0.005)
 

@@ -166,6 +166,15 @@ def test_the_gain_begins_where_its_range_does():
     assert "cost too much" not in said, "an open range is no proof of a loss"
 
 
+def test_drafters_elsewhere_are_said_with_their_range():
+    once = {"speedup_x": 0.3, "alpha": 0.95}
+    often = once | {"speedup_x_low": 1.8, "speedup_x_high": 2.2, "speedup_x_values": 3}
+    said = wording.drafters_elsewhere({"a model": [once], "a head": [often]}, "recorded: there")
+    assert "at a = 0.95, 1 at once: a model 0.30 times as fast in 1 of the 3 runs" in said
+    assert said.endswith("a head 1.80 to 2.20 times as fast.")
+    assert wording.drafters_elsewhere({}, "") == ""
+
+
 def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
     def shared(last=(0.9, 1.1), hits=9):
         spans = {"system": (1.8, 2.2), "few-shot": (4.5, 5.5), "changed": last}

@@ -12,7 +12,8 @@ from .load import RequestMix
 from .memory import EngineOptions
 from .models import load_shape
 
-OFFERED = 12  # plans of each service
+SERVICES = 3
+OFFERED = 12  # plans of each
 
 # Small numbers first: every reason to refuse a plan is there, and each refused one is cheaper.
 BY_HAND = [
@@ -25,13 +26,14 @@ BY_HAND = [
 
 
 def _services(draw: random.Random) -> Iterator[Case]:
-    """Services with other models, users, limits and prices; the last one nobody can offer."""
+    """Services with other models, users, limits and prices; the second one nobody can offer."""
     plans = draw.sample(BY_HAND, len(BY_HAND))
     yield Case({"plans": plans, "users": 64, "goal_ms": 40}, "B")
-    for _ in range(6):
+    for number in range(SERVICES):
         task = variant(draw.randrange(1, 10**6))
+        if number == 0:
+            yield _case(task, 0.01, draw)
         yield _case(task, task.tpot_ms, draw)
-    yield _case(task, 0.01, draw)
 
 
 def _case(task: Task, tpot_ms: float, draw: random.Random) -> Case:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from . import (
     SHIPPED,
@@ -40,6 +40,8 @@ from .answer import answer, readable
 from .calibration import SIZES
 from .hardware import NETWORK_GB_S
 from .launch import OPTIONS
+from .memory import why_refused
+from .speculation import METHODS, about_speculation, read_speculation
 
 POINT_KEYS = ("model", *SIZES, "tpot_ms", "ttft_ms", "prefill_ms", "output_tokens_per_s")
 IN_MEMORY = {field.name for field in fields(EngineOptions)}
@@ -116,6 +118,13 @@ def parser() -> argparse.ArgumentParser:
     add("--max-num-seqs", type=_count)
     add("--enforce-eager", action="store_true")
     add("--enable-expert-parallel", action="store_true")
+    add("--decode-context-parallel-size", type=_count, default=1)
+    add(
+        "--speculative",
+        metavar="method=mtp,num_speculative_tokens=2,acceptance=0.8",
+        help=f"drafts by {', '.join(METHODS)}; model= names the drafter, acceptance is the "
+        "probability that a drafted token is kept, given that those before it were",
+    )
     add(
         "--usage",
         choices=("server", "llm"),
@@ -202,8 +211,12 @@ def plan(args) -> dict:
             network_gb_s=args.network_gb_s,
         )
     shape = load_shape(args.model, args.quantization)
-    given = {name: getattr(args, name) for name in OPTIONS}
+    given = {name: getattr(args, name, None) for name in OPTIONS}
     options = EngineOptions(**{name: value for name, value in given.items() if name in IN_MEMORY})
+    drafts = read_speculation(shape, args.speculative) if args.speculative else None
+    if drafts:
+        options = replace(options, speculative=drafts)
+        given["speculative_config"] = drafts.vllm_config()
     workload = _workload(args, shape)
     calibration = _calibration(args, shape, box, workload, options)
     tuning = calibration.tuning if calibration else default_tuning(box.gpu)
@@ -223,9 +236,15 @@ def plan(args) -> dict:
     if not args.no_check:
         # what vLLM has to say while it is imported is not the answer
         with contextlib.redirect_stdout(sys.stderr):
-            launch = check_all(launch, shape)
+            external = drafts and "model" in drafts.vllm_config()
+            launch = check_all(launch, shape, drafts.shape if external else None)
     between = speed_range(prediction, box, tuning, calibration and calibration.doubt)
-    return answer(shape, box, prediction, between, launch, args.price, calibration, ranking)
+    said = answer(shape, box, prediction, between, launch, args.price, calibration, ranking)
+    if drafts:
+        alone = replace(options, speculative=None)
+        without = predict_speed(shape, box, tp, pp, dp, workload, alone, tuning, args.usage)
+        said["speculative"] = about_speculation(prediction, without.tpot_s)
+    return said
 
 
 def _workload(args, shape) -> RequestMix:
@@ -247,7 +266,7 @@ def _memory_of(shape, box, layout, options, usage) -> MemoryPlan:
     """The memory of the layout that was asked for, which must fit."""
     tp, pp, dp = layout
     sizes, gpus = f"TP {tp} x PP {pp} x DP {dp}", tp * pp * dp
-    problem = why_invalid(shape, tp, pp, dp, options.expert_ranks(tp, dp))
+    problem = why_refused(shape, tp, pp, dp, options)
     if gpus > box.gpus:
         problem = f"{sizes} needs {gpus} GPUs and the box has {box.gpus}"
     elif problem is None:

@@ -59,7 +59,7 @@ def _sizes(shape, box, p: SpeedPrediction) -> dict:
         "tp": p.tp,
         "pp": p.pp,
         "dp": p.dp,
-        "options": vars(m.options),
+        "options": {k: v for k, v in vars(m.options).items() if k != "speculative"},
         "workload": vars(p.workload),
         "parameters": shape.parameters(),
         "weights_gib_per_gpu": round(m.weights_gib_per_gpu, 4),
@@ -195,6 +195,8 @@ def readable(r: dict) -> str:
     ]
     if between := r["range"]:
         rows.append(("range", f"{_between(between)}: {'; '.join(between['because'])}"))
+    if drafts := r.get("speculative"):
+        rows.append(("drafts", _drafts(drafts)))
     if (price := r.get("price_per_million_output_tokens")) is not None:
         rows.append(("price", f"{price:.2f} for a million output tokens"))
     if c := r.get("calibration"):
@@ -219,6 +221,20 @@ def _load(workload: dict) -> str:
     if workload["rate"] is None:
         return f"{workload['concurrency']} at once{cached}"
     return f"{workload['rate']:g} requests/s at random{cached}"
+
+
+def _drafts(d: dict) -> str:
+    held = ""
+    if d["drafter"]:
+        held = (
+            f"; {d['drafter']} takes {d['drafter_weights_gib_per_gpu']:.2f} GiB and "
+            f"{d['drafter_kv_bytes_per_token_per_gpu']:,} bytes a token on each GPU"
+        )
+    return (
+        f"{d['num_speculative_tokens']} by {d['method']}, {d['tokens_per_step']:.2f} tokens a step "
+        f"when each is kept with probability {d['acceptance']:g} (TPOT without: "
+        f"{d['tpot_ms_without']:.2f} ms){held}"
+    )
 
 
 def _duration(ms: float | None) -> str:

@@ -75,6 +75,17 @@ def kv_blocks(
         return cache.num_blocks, utils.get_max_concurrency_for_kv_cache_config(config, cache)
 
 
+def head_bytes(target: ModelShape, tp: int, speculative_config: dict) -> int:
+    """Bytes that a drafting head adds to this rank, in bfloat16: all but what is the target's."""
+    with quiet():
+        drafts = speculative_config
+        head = _build(target, tp, 1, 0, max_model_len=128, speculative_config=drafts).model
+    own = {name: p for name, p in head.named_parameters() if "embed_tokens" not in name}
+    if drafts["method"] == "mtp":  # its output layer is a copy of the target's, and given up
+        own = {name: p for name, p in own.items() if "shared_head.head" not in name}
+    return sum(p.numel() * p.element_size() for p in own.values())
+
+
 def _build(model, tp, pp, pp_rank, **engine_args) -> Built:
     with imports_without_gc():
         import torch
@@ -103,7 +114,9 @@ def _build(model, tp, pp, pp_rank, **engine_args) -> Built:
                 setattr(state, name, _Group(size, rank))
             torch.set_default_dtype(torch.bfloat16)
             with set_current_vllm_config(config), torch.device("meta"):
-                return Built(initialize_model(config), config)
+                drafts = config.speculative_config
+                kind = drafts.draft_model_config if drafts else config.model_config
+                return Built(initialize_model(config, model_config=kind), config)
         finally:
             torch.set_default_dtype(dtype)
             for name, group in before.items():

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from .hardware import Box, PlanningError, make_box
 from .load import RequestMix, SpeedPrediction, predict_speed
-from .memory import EngineOptions, plan_memory
-from .models import ModelShape, why_invalid
+from .memory import EngineOptions, plan_memory, why_refused
+from .models import ModelShape
 from .predict import Tuning
 
 MOST_GPUS = 64  # whose layouts are compared
@@ -181,8 +181,7 @@ def _order(choice: Choice, goal: Goal) -> tuple[float, float]:
 
 def _one(shape, box, layout, workload, options, tuning, price, usage) -> Choice:
     tp, pp, dp = layout
-    ep = (options or EngineOptions()).expert_ranks(tp, dp)
-    if problem := why_invalid(shape, tp, pp, dp, ep):
+    if problem := why_refused(shape, tp, pp, dp, options):
         return Choice(tp, pp, dp, why=problem)
     memory = plan_memory(shape, box, tp, pp, dp, options, usage)
     if not memory.fits:
@@ -319,9 +318,8 @@ def holds(
     shape: ModelShape, box: Box, tp: int, pp: int, dp: int = 1, options=None, usage="server"
 ) -> bool:
     """Whether vLLM accepts these sizes and every GPU of the box has room for its part."""
-    ep = (options or EngineOptions()).expert_ranks(tp, dp)
     return (
-        why_invalid(shape, tp, pp, dp, ep) is None
+        why_refused(shape, tp, pp, dp, options) is None
         and plan_memory(shape, box, tp, pp, dp, options, usage).fits
     )
 
@@ -366,11 +364,10 @@ def planned_box(
 
 def does_not_fit(shape: ModelShape, box: Box, options, usage: str) -> PlanningError:
     """The error for a box that has no plan: why its most hopeful layout fails, and what works."""
-    ep = (options or EngineOptions()).expert_ranks
     memories = {
         layout: plan_memory(shape, box, *layout, options, usage)
         for layout in combinations(min(box.gpus, MOST_GPUS))
-        if why_invalid(shape, *layout, ep(layout[0], layout[2])) is None
+        if why_refused(shape, *layout, options) is None
     }
 
     def hope(layout):

@@ -64,6 +64,8 @@ OPTIONS = {
     "kv_cache_memory_bytes": None,
     "enforce_eager": False,
     "enable_expert_parallel": False,
+    "decode_context_parallel_size": 1,
+    "speculative_config": None,
 }
 
 
@@ -85,7 +87,8 @@ def serve_arguments(shape: ModelShape, tp: int, pp: int, dp: int, given: dict) -
             raise PlanningError(f"The planner knows no engine option {name!r}.")
         if value in (None, False, OPTIONS[name]):
             continue
-        argv += ["--" + name.replace("_", "-")] + ([] if value is True else [str(value)])
+        text = json.dumps(value) if isinstance(value, dict) else str(value)
+        argv += ["--" + name.replace("_", "-")] + ([] if value is True else [text])
     return argv
 
 
@@ -212,18 +215,30 @@ def _parser():
     return make_arg_parser(FlexibleArgumentParser(prog="vllm serve", add_help=False))
 
 
-def check(command: Command, shape: ModelShape) -> Command:
+def check(command: Command, shape: ModelShape, drafter: ModelShape | None = None) -> Command:
     """Give one `vllm serve` line to vLLM's parser and checks; other lines come back unchanged.
 
-    The model's config comes from the planner (nothing is downloaded); the machine may have no GPU,
+    The models' configs come from the planner (nothing is downloaded); the machine may have no GPU,
     or fewer than the plan. vLLM's objection, if it has one, is in ``objection``, in its own words.
     """
     if command.argv[:2] != ("vllm", "serve"):
         return command
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(shape.config))
-        objection = _objection([folder, *command.argv[3:], "--skip-tokenizer-init"])
+        target = _folder_of(shape, folder, "target")
+        arguments = [target, *command.argv[3:], "--skip-tokenizer-init"]
+        if drafter:
+            i = arguments.index("--speculative-config") + 1
+            drafts = json.loads(arguments[i]) | {"model": _folder_of(drafter, folder, "drafter")}
+            arguments[i] = json.dumps(drafts)
+        objection = _objection(arguments)
     return replace(command, accepted=not objection, objection=objection)
+
+
+def _folder_of(shape: ModelShape, parent: str, name: str) -> str:
+    folder = Path(parent) / name
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(shape.config))
+    return str(folder)
 
 
 @contextlib.contextmanager
@@ -261,9 +276,9 @@ def _objection(arguments: list[str]) -> str:
     return ""
 
 
-def check_all(launch: Launch, shape: ModelShape) -> Launch:
+def check_all(launch: Launch, shape: ModelShape, drafter: ModelShape | None = None) -> Launch:
     """``check`` every command of a launch."""
-    return replace(launch, commands=tuple(check(c, shape) for c in launch.commands))
+    return replace(launch, commands=tuple(check(c, shape, drafter) for c in launch.commands))
 
 
 def quoted_objection(problem: BaseException) -> str:

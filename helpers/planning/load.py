@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .drafting import SpeculativeSteps
 from .hardware import Box, PlanningError
 from .memory import EngineOptions, MemoryPlan, plan_memory
 from .models import ModelShape
@@ -140,6 +141,9 @@ class Replica:
         self.front_s = tuning.frontend_s + tuning.frontend_token_s * mix.input_tokens
         self.found = min(int(mix.prefix_hit_rate * mix.input_tokens), mix.input_tokens - 1)
         self.budget = steps.options.max_num_batched_tokens * steps.pp * together
+        self.gain = steps.tokens_per_step
+        self.answer_steps = math.ceil((mix.output_tokens - 1) / self.gain)
+        self.whole = mix.input_tokens + 1 + self.answer_steps * self.gain  # tokens at its end
         self.overlaps = steps.box.gpu.family != "cpu"  # async scheduling: a step is planned ahead
         self.trace = Trace(self.found)
         self.reset()
@@ -159,9 +163,9 @@ class Replica:
         heapq.heappush(self.arrivals, (sent + self.front_s, sent))
 
     def already_running(self, left: int) -> None:
-        """A stream in the middle of its answer, with so many tokens left."""
+        """A stream in the middle of its answer, with so many steps left."""
         heapq.heappush(self.ends, (left, -math.inf, 0.0))
-        self.keys += self.mix.input_tokens + self.mix.output_tokens - left
+        self.keys += self.whole - left * self.gain
 
     def advance(self) -> list[tuple[float, float]]:
         """Play a step, or many equal ones; (sent, first token) of the answers that are whole."""
@@ -173,19 +177,20 @@ class Replica:
         streams = len(self.ends)
         tokens, keys, begun = self._prompts(streams)
         count = 1 if tokens or not streams else self._equal_steps(streams)
-        context = (self.keys + streams * (count - 1) / 2) / streams if streams else 0.0
+        grown = self.gain * (count - 1) / 2
+        context = self.keys / streams + grown if streams else 0.0
         each = [n / self.together for n in (streams, tokens, len(begun))]
         seconds = self.clock.seconds(each[0], context, each[1], keys, each[0] + each[2])
         self.trace.steps.append((count, each[0], context, each[1], keys, each[2]))
         self.before = self.now + (count - 1) * seconds
         self.now += count * seconds
         self.step += count
-        self.keys += count * streams
+        self.keys += count * streams * self.gain
         return self._finished() + self._begin(begun)
 
     def _prompts(self, streams: int) -> tuple[int, float, list[float]]:
         """(prompt tokens of this step, mean keys of each, when those that end here were sent)."""
-        left, running = self.budget - streams, streams
+        left, running = self.budget - streams * self.steps.query_len, streams
         tokens, pairs, begun = 0, 0.0, []
         length = self.mix.input_tokens
         while left > 0:
@@ -214,10 +219,10 @@ class Replica:
         return count
 
     def _finished(self) -> list[tuple[float, float]]:
-        whole, mix = [], self.mix
+        whole = []
         while self.ends and self.ends[0][0] <= self.step:
             _, sent, first = heapq.heappop(self.ends)
-            self.keys -= mix.input_tokens + mix.output_tokens
+            self.keys -= self.whole
             whole.append((sent, first))
         return whole
 
@@ -226,8 +231,7 @@ class Replica:
         if self.mix.output_tokens == 1:
             return [(sent, self.now) for sent in begun]
         for sent in begun:
-            last = self.step + self.mix.output_tokens - 1
-            heapq.heappush(self.ends, (last, sent, self.now))
+            heapq.heappush(self.ends, (self.step + self.answer_steps, sent, self.now))
             self.keys += self.mix.input_tokens + 1
         return []
 
@@ -241,7 +245,7 @@ def play_clients(
     for _ in range(WAYS[clients > FEW_CLIENTS]):
         replica.reset()
         for _ in range(running):
-            replica.already_running(1 + int(draw.random() * (mix.output_tokens - 1)))
+            replica.already_running(1 + int(draw.random() * replica.answer_steps))
         for _ in range(clients - running):
             replica.send(0.0)
         counted = clients * math.ceil(AT_LEAST / clients)  # whole turns: everyone as often
@@ -324,8 +328,10 @@ def predict_speed(
     check_mix(mix)
     memory = memory or plan_memory(shape, box, tp, pp, dp, options, usage)
     _check_length(mix, memory.options, shape)
-    steps = Steps(shape, box, tp, pp, dp, memory.options, tuning)
+    kind = SpeculativeSteps if memory.options.speculative else Steps
+    steps = kind(shape, box, tp, pp, dp, memory.options, tuning)
     at_once, notes = _at_once(mix, dp, memory)
+    at_once = min(at_once, memory.options.max_num_batched_tokens // steps.query_len)
     trace, per_second, more = _under_load(steps, mix, dp, at_once)
     too_many = bool(more)
     ttft_s = [math.inf] if too_many else trace.ttft_s

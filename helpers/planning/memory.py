@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from .hardware import GIB, Box, Gpu, PlanningError
 from .kv_cache import block_bytes, block_tokens, blocks_of_request
 from .models import ModelShape, kv_element_bytes, rank_tensors, stage_range, why_invalid
+from .speculation import Speculation
 
 MIB = 2**20
 
@@ -49,10 +50,50 @@ class EngineOptions:
     block_size: int | None = None
     enforce_eager: bool = False
     enable_expert_parallel: bool = False
+    decode_context_parallel_size: int = 1
+    speculative: Speculation | None = None
 
     def expert_ranks(self, tp: int, dp: int) -> int:
         """Over how many ranks whole experts are spread; 1: every expert is cut instead."""
         return tp * dp if self.enable_expert_parallel else 1
+
+
+def why_refused(
+    shape: ModelShape, tp: int, pp: int, dp: int, options: EngineOptions | None = None
+) -> str | None:
+    """None when vLLM accepts these sizes with these options, else one sentence."""
+    options = options or EngineOptions()
+    if problem := why_invalid(shape, tp, pp, dp, options.expert_ranks(tp, dp)):
+        return problem
+    if problem := _contexts_invalid(shape, tp, options.decode_context_parallel_size):
+        return problem
+    return options.speculative and options.speculative.why_invalid(shape, tp, pp)
+
+
+def _contexts_invalid(shape: ModelShape, tp: int, dcp: int) -> str | None:
+    """Why the KV cache of a request cannot be shared by so many of the ranks.
+
+    (ModelConfig.verify_with_parallel_config)
+    """
+    if dcp == 1:
+        return None
+    if tp % dcp:
+        return f'vLLM refuses this: "tp_size={tp} must be divisible by dcp_size={dcp}."'
+    if len(set(shape.attention)) > 1 or shape.attention[0] not in ("full", "latent"):
+        return f"No data for --decode-context-parallel-size with the attention of {shape.name}."
+    if not shape.mla and dcp > tp // shape.kv_heads:
+        return (
+            f"vLLM refuses --decode-context-parallel-size {dcp} with tensor parallel size {tp}: it "
+            f"shares what TP copies, and {shape.name} has {shape.kv_heads} KV heads, so "
+            f"{max(1, tp // shape.kv_heads)} is the most."
+        )
+    if not shape.mla and shape.heads // shape.kv_heads % dcp:
+        queries = shape.heads // shape.kv_heads
+        return (
+            f"vLLM refuses --decode-context-parallel-size {dcp}: \"The model's number of query "
+            f'heads per KV head ({queries}) must be divisible" by it.'
+        )
+    return None
 
 
 @dataclass(frozen=True)
@@ -203,14 +244,16 @@ def graph_sizes(options: EngineOptions, gpu: Gpu) -> list[int]:
     if options.enforce_eager or gpu.family == "cpu":
         return []
     most = 1024 if gpu.family == "blackwell" and gpu.capability[:2] == "10" else 512
-    largest = min(options.max_num_seqs * 2, most, options.max_num_batched_tokens)
+    drafted = options.speculative.num_speculative_tokens if options.speculative else 0
+    rows = options.max_num_seqs * (1 + drafted)
+    largest = min(rows * 2, most, options.max_num_batched_tokens)
     sizes = [i for i in (1, 2, 4) if i <= largest]
     sizes += list(range(8, min(largest + 1, 256), 8))
     sizes += list(range(256, largest + 1, 16))
     if options.max_num_batched_tokens <= largest:
         sizes.append(options.max_num_batched_tokens)
-    if options.max_num_seqs <= largest:
-        sizes.append(options.max_num_seqs)
+    if rows <= largest:
+        sizes.append(rows)
     return sorted(set(sizes))
 
 
@@ -349,17 +392,20 @@ def plan_memory(
     """
     gpu, given = box.gpu, options or EngineOptions()
     check_options(given, shape)
-    ep = given.expert_ranks(tp, dp)
-    if problem := why_invalid(shape, tp, pp, dp, ep):
+    if problem := why_refused(shape, tp, pp, dp, given):
         raise PlanningError(problem)
+    ep, drafts = given.expert_ranks(tp, dp), given.speculative
     options = default_options(gpu, shape, given, tp * pp, usage)
     tokens = block_tokens(shape, tp, options.kv_cache_dtype, options.block_size)
-    options = replace(options, block_size=tokens)
+    # a block is spread over the ranks that share a context: each keeps an equal share of its tokens
+    options = replace(options, block_size=tokens * given.decode_context_parallel_size)
+    draft_bytes = drafts.weight_bytes(tp) if drafts else 0
+    draft_page = tokens * drafts.kv_bytes_per_token(tp, options.kv_cache_dtype) if drafts else 0
     budget = math.ceil(gpu.usable_bytes * options.gpu_memory_utilization)
     stages = []
     for rank in range(pp):
         layers = stage_range(shape.layers, pp, rank)
-        weights = loaded_bytes(shape, gpu, tp, pp, rank, ep, dp)
+        weights = loaded_bytes(shape, gpu, tp, pp, rank, ep, dp) + draft_bytes
         parts = _working_memory(shape, gpu, options, len(layers), tp, ep, rank == 0, rank == pp - 1)
         left = options.kv_cache_memory_bytes
         if left is None:
@@ -370,7 +416,7 @@ def plan_memory(
                 weights=weights,
                 budget=budget,
                 kv_available=left,
-                kv_page=block_bytes(shape, layers, tp, options.kv_cache_dtype, tokens),
+                kv_page=block_bytes(shape, layers, tp, options.kv_cache_dtype, tokens) + draft_page,
                 **parts,
             )
         )
@@ -406,10 +452,25 @@ def _kv_plan(shape, gpu, stages, options, pp) -> MemoryPlan:
         fits=True,
         shape=shape,
         in_flight=in_flight,
-        notes=shape.notes,
+        notes=(*shape.notes, *_without_data(options)),
     )
     problem = _why_it_does_not_fit(gpu, plan)
     return replace(plan, fits=not problem, problem=problem)
+
+
+def _without_data(options: EngineOptions) -> list[str]:
+    """What of the options is not in the numbers."""
+    notes, drafts = [], options.speculative
+    if options.decode_context_parallel_size > 1:
+        notes.append(
+            "the KV cache is shared over the ranks of --decode-context-parallel-size: that is "
+            "sized here; no data for its exchanges, so the times are those without it"
+        )
+    if drafts and drafts.shape:
+        notes.append("no data for the drafter's own CUDA graphs and working memory: leave room")
+    elif drafts:
+        notes.append("no data for the CPU time of looking n-grams up: it is counted as none")
+    return notes
 
 
 def _why_it_does_not_fit(gpu: Gpu, plan: MemoryPlan) -> str:

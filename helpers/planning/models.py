@@ -617,7 +617,8 @@ class _Rank:
         queries, keys = shape.heads // tp, max(1, shape.kv_heads // tp)
         gated = 2 if shape.trait("output_gate") else 1
         width = (queries * gated + 2 * keys) * shape.head_dim
-        self.linear("attention", "self_attn.q_proj", width, shape.hidden)
+        seen = shape.hidden * (2 if shape.trait("wide") else 1)
+        self.linear("attention", "self_attn.q_proj", width, seen)
         if shape.trait("qkv_bias"):
             self.plain("attention", width)
         self.linear("attention", "self_attn.o_proj", shape.hidden, queries * shape.head_dim)
@@ -740,6 +741,8 @@ def rank_tensors(
     is_first, is_last = pp_rank == 0, pp_rank == pp - 1
     if is_first or (is_last and shape.tied):
         rank.plain("embedding", vocab_rows * shape.hidden)
+    if rows := shape.trait("joins"):  # a drafting head makes one row of several; see speculation.py
+        rank.plain("attention", rows * shape.hidden**2, kernel="16bit")
     # one rotary table for the whole model: (positions, rotary width), made when the first layer is
     rank.plain("rope", shape.max_positions * shape.rotary_dim, shape.trait("rope_bytes"))
     for layer in stage_range(shape.layers, pp, pp_rank):

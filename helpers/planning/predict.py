@@ -132,6 +132,9 @@ class Steps:
     other through the stages. vLLM keeps a stream in the batch that its prompt was scheduled with.
     """
 
+    query_len = 1  # tokens that a stream has computed in a step
+    tokens_per_step = 1.0  # and gets; both are more with drafts (speculation.py)
+
     def __init__(
         self,
         shape: ModelShape,
@@ -148,7 +151,7 @@ class Steps:
         self.shape, self.box, self.tp, self.pp = shape, box, tp, pp
         self.options, self.tuning = options, tuning or default_tuning(box.gpu)
         sizes = stage_layers(shape.layers, pp)
-        ep = tp * dp if options.enable_expert_parallel else 1
+        ep = options.expert_ranks(tp, dp)
         self.stages = [
             model_stage(shape, tp, pp, rank, dp, ep, options.kv_cache_dtype) for rank in range(pp)
         ]
@@ -302,10 +305,11 @@ class Steps:
         The same formulas as ``parts``, looked up in tables: a step's time is a sum of what depends
         on its tokens, on its rows, on the KV cache that it reads, and on its prompts' attention.
         """
-        tokens = np.arange(self.options.max_num_batched_tokens + self.options.max_num_seqs + 2.0)
+        most_rows = self.options.max_num_seqs * self.query_len
+        tokens = np.arange(self.options.max_num_batched_tokens + most_rows + 2.0)
         nothing = 0 * tokens
         by_tokens = self._one_batch(tokens, nothing, nothing, nothing, nothing).total
-        rows = np.arange(self.options.max_num_seqs + 2.0)
+        rows = np.arange(most_rows + 2.0)
         none = 0 * rows
         one = none + 1
         by_rows = self._one_batch(one, none, none, none, rows).total
@@ -328,7 +332,8 @@ class _Clock:
     by_context: list
     pair_s: float
 
-    def _batch_s(self, streams, context, prompt_tokens, prompt_keys, rows) -> float:
+    def batch_s(self, streams, context, prompt_tokens, prompt_keys, rows) -> float:
+        """Seconds of one batch on the GPU, through all stages."""
         tokens, context = math.ceil(streams + prompt_tokens), min(context, len(self.by_context) - 1)
         rows = min(math.ceil(rows), len(self.by_rows) - 1)
         return (
@@ -342,14 +347,14 @@ class _Clock:
         """Seconds of one step (of a round of a pipeline)."""
         steps = self.steps
         if steps.pp == 1:
-            gpu = self._batch_s(streams, context, prompt_tokens, prompt_keys, rows)
+            gpu = self.batch_s(streams, context, prompt_tokens, prompt_keys, rows)
             launches = steps.launch_seconds(streams + prompt_tokens)
             return max(gpu, steps.schedule_seconds(streams) + launches)
         k = min(max(streams, 1), steps.pp)
         j = float(steps.prompt_batches(prompt_tokens, rows - streams))
         share, tokens, ending = streams / k, prompt_tokens / j, (rows - streams) / j
-        small = self._batch_s(share, context, 0, 0, share)
-        big = self._batch_s(share, context, tokens, prompt_keys, share + ending)
+        small = self.batch_s(share, context, 0, 0, share)
+        big = self.batch_s(share, context, tokens, prompt_keys, share + ending)
         return float(steps.round_seconds(small, big, k, j, share, tokens))
 
 

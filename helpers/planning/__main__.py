@@ -34,7 +34,6 @@ from . import (
     predict_speed,
     rank,
     speed_range,
-    why_invalid,
 )
 from .answer import answer, readable
 from .calibration import SIZES

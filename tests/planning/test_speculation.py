@@ -17,6 +17,7 @@ from helpers.planning import (
     predict_speed,
 )
 from helpers.planning.ask_vllm import head_bytes
+from helpers.planning.drafting import SpeculativeSteps
 from helpers.planning.memory import why_refused
 from helpers.planning.models import rank_tensors, shape_from_config
 from helpers.planning.speculation import read_speculation
@@ -90,6 +91,16 @@ def test_speed_follows_acceptance_and_drafts_cost_most_when_the_gpu_computes():
     assert tpot(None, 1) < tpot(0, 1)
     gain = [tpot(None, streams) / tpot(0.7, streams) for streams in (1, 512)]
     assert gain[0] > 1.5 > gain[1]
+
+
+@pytest.mark.parametrize("streams, tokens", [(1, 0), (24, 0), (24, 2048)])
+def test_a_load_is_played_with_the_same_seconds_that_are_shown_by_part(streams, tokens):
+    target = load_shape("Llama-3.1-70B")
+    drafts = drafts_of(target, "model=Llama-3.1-8B,num_speculative_tokens=4,acceptance=0.8")
+    steps = SpeculativeSteps(target, make_box("H100", 4), 4, 1, 1, drafts, None)
+    step = (streams, 500, tokens, tokens / 2, streams + tokens / 1024)
+    shown = float(steps.parts(*step).total)
+    assert steps.clock(4096).seconds(*step) == pytest.approx(shown, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -319,16 +319,15 @@ class MemorySampler:
         """The run in numbers.
 
         peak_gib (the largest sample) and peak_t_s; sustained_gib (the median of the samples in the
-        second half of the run); start_gib, end_gib; peak_process_gib (None where unknown); devices
-        (peak of each); phases (label, start_s, end_s, peak_gib, end_gib of each mark); samples, hz
-        (as achieved), seconds, source, stopped_early.
+        second half of the run); start_gib, end_gib; peak_process_gib (None where unknown); phases
+        (label, start_s, end_s, peak_gib, end_gib of each mark); samples, hz (as achieved), seconds,
+        source, stopped_early.
         Memory values are None when nothing could be read.
         """
         samples = list(self.samples)
         times = [s["t_s"] for s in samples]
         used = [self.used(s) for s in samples]
         process = [s["process_gib"] for s in samples if s["process_gib"] is not None]
-        per_device = [s["device_used_gib"] for s in samples]
         seconds = self._seconds if self._seconds is not None else self.elapsed_s
         out = {
             "source": self.source,
@@ -337,7 +336,6 @@ class MemorySampler:
             "seconds": seconds,
             "hz": (len(samples) - 1) / seconds if seconds and len(samples) > 1 else None,
             "peak_process_gib": max(process, default=None),
-            "devices": [max(column) for column in zip(*per_device, strict=True)],
             "phases": self._phases(times, used, seconds),
         }
         if not used:
@@ -378,7 +376,7 @@ def describe(summary: dict) -> str:
         f"sustained {summary['sustained_gib']:.2f} GiB (median of the second half), "
         f"{summary['samples']} samples in {summary['seconds']:.1f} s"
     )
-    if summary["devices"] and (process := summary["peak_process_gib"]) is not None:
+    if summary["source"] == DEVICE and (process := summary["peak_process_gib"]) is not None:
         line += f", of it by this command's processes: peak {process:.2f} GiB"
     return f"{line}. {early}" if early else line
 

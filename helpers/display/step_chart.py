@@ -38,6 +38,7 @@ LOOK = {
     "found in the prefix cache": {"facecolor": GREEN},
 }
 LOWEST = 0.6  # on the logarithmic axis of tokens
+LABELLED = 8  # tokens of the one request
 MOST_BARS = 700  # in a chart; beyond that a request's decode steps in a row become one bar
 
 
@@ -305,10 +306,10 @@ def _table(label: str, steps) -> list[dict]:
 # ---------------------------------------------------------------- one request, its times labelled
 
 
-def label(caption: str, steps, request: int = 0, tokens: int = 8) -> dict[str, float]:
+def label(caption: str, steps, request: int = 0) -> dict[str, float]:
     """One request with its queue time, TTFT, ITL and TPOT drawn where they are; in ms, returned.
 
-    tokens: so many of its answer are drawn. The values are of the whole answer.
+    The values are of the whole answer, of which LABELLED tokens are drawn.
     Raises ValueError when the request has fewer than two tokens.
     """
     times = [1000 * t for t in steps.token_times_s(request)]
@@ -322,12 +323,12 @@ def label(caption: str, steps, request: int = 0, tokens: int = 8) -> dict[str, f
         "tpot_ms": (times[-1] - times[0]) / (len(times) - 1),
         "e2e_ms": times[-1] - arrival,
     }
-    last = times[:tokens][-1]
+    last = times[:LABELLED][-1]
     fig, ax = figures.figure("One request: where its milliseconds are", size=(9.0, 3.2))
     bars = _bars_of_request(steps, request, _begins_ms(steps))
     bars = [replace(bar, row=0) for bar in bars if bar.start_ms < last]
     marks = _draw_rows(ax, bars, [""])
-    for i, when in enumerate(times[:tokens]):
+    for i, when in enumerate(times[:LABELLED]):
         ax.plot(when, -0.5, marker="v", color=INK, markersize=6)
         figures.note(ax, str(i + 1), (when, -0.5), (0, 6), fontsize=7.5, ha="center")
     gaps = len(times) - 1

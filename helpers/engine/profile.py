@@ -39,7 +39,7 @@ DRAFT_FOR_GPU = "Qwen/Qwen2.5-0.5B-Instruct"
 SIZES = {
     # notebook 1
     "baseline_requests": (6, 4),
-    "requests": (48, 256),
+    "requests": (32, 256),
     "input_tokens": (96, 256),
     "output_tokens": (48, 128),
     # notebook 2
@@ -62,7 +62,7 @@ SIZES = {
     "server_requests": (64, 256),
     "server_input_tokens": (96, 256),
     "server_output_tokens": (48, 128),
-    "server_seconds": (3, 5),  # of load at each number of clients and each request rate
+    "server_seconds": (3, 4),  # of load at each number of clients and each request rate
 }
 
 

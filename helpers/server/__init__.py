@@ -6,7 +6,7 @@ fast start on a CPU). `run_load` puts the load of `vllm bench serve` on it, and 
 one request with a clock beside it (load.py).
 """
 
-from helpers.server.load import run_load, timed_stream
+from helpers.server.load import import_early, run_load, timed_stream
 from helpers.server.server import connect, start_server
 
-__all__ = ["connect", "run_load", "start_server", "timed_stream"]
+__all__ = ["connect", "import_early", "run_load", "start_server", "timed_stream"]

@@ -27,7 +27,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from helpers.engine.start import say_nothing_of_triton
+from helpers.engine.start import imports_without_gc, say_nothing_of_triton
 from helpers.server.server import Server, ServerError
 from helpers.verdicts.machine import Disturbance, MachineWatch
 
@@ -59,6 +59,19 @@ class LoadRun:
         if cached > 0.02:
             said += f"; {100 * cached:.0f} % of the prompt tokens came from the prefix cache"
         return said + (self.disturbance.label() if self.disturbance else "")
+
+
+def import_early() -> None:
+    """Import what `run_load` needs in a thread: seconds that a server's start takes anyway."""
+    threading.Thread(target=_import, name="import of vllm bench serve", daemon=True).start()
+
+
+def _import():
+    """The module of `vllm bench serve`."""
+    say_nothing_of_triton()
+    with imports_without_gc():
+        from vllm.benchmarks import serve
+    return serve
 
 
 def run_load(
@@ -150,17 +163,16 @@ def _prefix_counters(server: Server) -> tuple[float, float]:
 
 def _benchmark(flags: list[str], headers: dict) -> dict:
     """Run vllm.benchmarks.serve in a thread of its own: a kernel has an event loop already."""
-    say_nothing_of_triton()
-    from vllm.benchmarks.serve import add_cli_args, main_async
+    serve = _import()
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser = FlexibleArgumentParser()
-    add_cli_args(parser)
+    serve.add_cli_args(parser)
     given = parser.parse_args(flags)
     # Not among the flags: what is printed and kept must not hold the key.
     given.header = [f"{name}={value}" for name, value in headers.items()]
     loop, done = asyncio.new_event_loop(), Future()
-    task = loop.create_task(main_async(given))
+    task = loop.create_task(serve.main_async(given))
 
     def work() -> None:
         try:

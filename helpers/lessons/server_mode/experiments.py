@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 from helpers.lessons.server_mode import sizing
-from helpers.server.load import LoadRun, Stream, run_load, timed_stream, together
+from helpers.server.load import LoadRun, Stream, run_load, timed_stream
 from helpers.server.server import Server, ServerError, StopReport
 from helpers.verdicts.gain import Gain, gain_of_groups, gain_of_pairs
 from helpers.verdicts.in_turn import in_turn
@@ -253,7 +253,7 @@ def gain_of_clients(server: Server, clients: int, budget_s: float, **size) -> Ga
     """Output tokens/s of so many clients against those of one, measured in turn."""
 
     def throughput(count: int) -> Callable[[], float]:
-        load = {"requests": max(5, 3 * count), "concurrency": count, **size}
+        load = {"requests": max(3, 2 * count), "concurrency": count, **size}
         return lambda: run_load(server, **load).metrics["output_tokens_per_s"]
 
     settings = {"one": throughput(1), "many": throughput(clients)}
@@ -385,18 +385,20 @@ def gap_under_prefill(
     Raises ServerError when one of them breaks off or ends before.
     """
     streams, answered = [Stream() for _ in prompts], threading.Event()
-    requests = [{"prompt": p, "into": s} for p, s in zip(prompts, streams, strict=True)]
-    common = {"max_tokens": len(long_prompt) - len(prompts[0]), "ignore_eos": True}
-    common |= {"temperature": 0, "until": answered}
     client = server.openai(timeout=600)  # made before: the work would hold the streams up
-    worker = threading.Thread(target=together, args=(server, requests), kwargs=common)
-    worker.start()
-    while worker.is_alive() and not all(len(stream.times_s) > 4 for stream in streams):
-        time.sleep(0.002)
-    request = {"prompt": long_prompt, "max_tokens": 2, "ignore_eos": True}
-    long = timed_stream(server, client=client, **request)
-    answered.set()
-    worker.join()
+    common = {"ignore_eos": True, "client": client}
+    endless = {"max_tokens": len(long_prompt) - len(prompts[0]), "temperature": 0} | common
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        running = [
+            pool.submit(timed_stream, server, prompt=p, into=s, until=answered, **endless)
+            for p, s in zip(prompts, streams, strict=True)
+        ]
+        while not all(len(stream.times_s) > 4 for stream in streams):
+            if all(future.done() for future in running):
+                break
+            time.sleep(0.002)
+        long = timed_stream(server, prompt=long_prompt, max_tokens=2, **common)
+        answered.set()
     if broken := [stream.error for stream in (*streams, long) if stream.error]:
         raise ServerError(f"The server broke a stream off ({broken[0]}). {server.advice}")
     first_token = long.started_s + long.ttft_s

@@ -148,7 +148,6 @@ def test_streams_that_break_off_while_options_are_measured_are_one_sentence(serv
     load = LoadRun(numbers, {}, {}, "")
     monkeypatch.setattr(experiments, "run_load", lambda *_, **__: load)
     monkeypatch.setattr(experiments, "timed_stream", lambda *_, **__: broken)
-    monkeypatch.setattr(experiments, "together", lambda *_, **__: [broken] * 3)
     with pytest.raises(ServerError, match="broke a stream off .*peer closed connection"):
         experiments.options(server, 64, 4096, 1000)
 

@@ -175,7 +175,7 @@ def run_workload(
         engine.end_requests()
     before = counters(engine.llm)
     watch = MachineWatch()
-    view = live.Progress(workload.name, len(workload)) if progress else None
+    view = live.Progress(_label(engine, workload), len(workload)) if progress else None
     try:
         run.work(view)
     except KeyboardInterrupt:

@@ -118,9 +118,9 @@ def test_the_steps_that_the_scheduler_recorded_are_those_of_the_run():
 
 
 def test_places_in_the_batch_as_if_restarted(monkeypatch):
-    labels, progress = [], live.progress
+    labels, progress = [], live.Progress
     note = lambda label, total: labels.append(label) or progress(label, total)  # noqa: E731
-    monkeypatch.setattr(live, "progress", note)
+    monkeypatch.setattr(live, "Progress", note)
 
     def steps(engine):
         run = run_workload(engine, asked, NO_CACHE)

@@ -12,10 +12,12 @@ from dataclasses import fields, replace
 
 from . import (
     SHIPPED,
+    Box,
     Calibration,
     EngineOptions,
     Goal,
     MemoryPlan,
+    ModelShape,
     PlanningError,
     Point,
     RequestMix,
@@ -37,6 +39,7 @@ from . import (
 )
 from .answer import answer, readable
 from .calibration import SIZES
+from .disaggregation import commands_of, disaggregate
 from .hardware import NETWORK_GB_S
 from .launch import OPTIONS
 from .memory import why_refused
@@ -125,6 +128,11 @@ def parser() -> argparse.ArgumentParser:
         "probability that a drafted token is kept, given that those before it were",
     )
     add(
+        "--disaggregate",
+        action="store_true",
+        help="also split the box into instances of --tp GPUs for prompts and for answers",
+    )
+    add(
         "--usage",
         choices=("server", "llm"),
         default="server",
@@ -197,53 +205,75 @@ def parse_point(text: str, workload: RequestMix) -> Point:
 
 def plan(args) -> dict:
     """The whole answer of the command as one dict (what --json prints)."""
-    if args.hardware:
-        load_hardware(args.hardware)
-    if args.gpu.lower() == "cpu":
-        box = cpu_box(args.gpus)
-    else:
-        box = make_box(
-            args.gpu,
-            args.gpus,
-            args.nodes,
-            usable_gib=args.gpu_memory_gib,
-            network_gb_s=args.network_gb_s,
-        )
-    shape = load_shape(args.model, args.quantization)
-    given = {name: getattr(args, name, None) for name in OPTIONS}
-    options = EngineOptions(**{name: value for name, value in given.items() if name in IN_MEMORY})
-    drafts = read_speculation(shape, args.speculative) if args.speculative else None
-    if drafts:
-        options = replace(options, speculative=drafts)
-        given["speculative_config"] = drafts.vllm_config()
+    box, shape = _box(args), load_shape(args.model, args.quantization)
+    options, given = _options(args, shape)
     workload = _workload(args, shape)
     calibration = _calibration(args, shape, box, workload, options)
     tuning = calibration.tuning if calibration else default_tuning(box.gpu)
     ranking = None
-    if args.tp is None and args.pp is None and args.dp is None:
+    if not (args.tp or args.pp or args.dp or args.disaggregate):
         goal = Goal(args.tpot_ms, args.ttft_ms, args.prefer)
         ranking = rank(shape, box, workload, options, goal, tuning, args.price, args.usage)
         prediction = (ranking.best or ranking.choices[0]).prediction
     else:
-        layout = args.tp or 1, args.pp or 1, args.dp or 1
+        layout = _layout(args, box)
         memory = _memory_of(shape, box, layout, options, args.usage)
         prediction = predict_speed(
             shape, box, *layout, workload, options, tuning, args.usage, memory
         )
     tp, pp, dp = prediction.tp, prediction.pp, prediction.dp
     launch = commands(shape, tp, pp, dp, _machines(box, prediction.gpus), args.launcher, given)
+    more = {}
+    if args.disaggregate:
+        split = disaggregate(shape, box, tp, workload, options, tuning, args.usage)
+        launch = commands_of(shape, box, tp, split, given)
+        more["disaggregated"] = split.row()
+    if options.speculative:
+        alone = replace(options, speculative=None)
+        without = predict_speed(shape, box, tp, pp, dp, workload, alone, tuning, args.usage)
+        more["speculative"] = about_speculation(prediction, without.tpot_s)
     if not args.no_check:
         # what vLLM has to say while it is imported is not the answer
         with contextlib.redirect_stdout(sys.stderr):
-            external = drafts and "model" in drafts.vllm_config()
-            launch = check_all(launch, shape, drafts.shape if external else None)
+            launch = check_all(launch, shape, _drafting_model(options))
     between = speed_range(prediction, box, tuning, calibration and calibration.doubt)
     said = answer(shape, box, prediction, between, launch, args.price, calibration, ranking)
-    if drafts:
-        alone = replace(options, speculative=None)
-        without = predict_speed(shape, box, tp, pp, dp, workload, alone, tuning, args.usage)
-        said["speculative"] = about_speculation(prediction, without.tpot_s)
-    return said
+    return said | more
+
+
+def _box(args) -> Box:
+    if args.hardware:
+        load_hardware(args.hardware)
+    if args.gpu.lower() == "cpu":
+        return cpu_box(args.gpus)
+    memory_gib, network = args.gpu_memory_gib, args.network_gb_s
+    return make_box(args.gpu, args.gpus, args.nodes, usable_gib=memory_gib, network_gb_s=network)
+
+
+def _options(args, shape) -> tuple[EngineOptions, dict]:
+    """(what decides memory and speed, what the launch command says)."""
+    given = {name: getattr(args, name, None) for name in OPTIONS}
+    options = EngineOptions(**{name: value for name, value in given.items() if name in IN_MEMORY})
+    if not args.speculative:
+        return options, given
+    drafts = read_speculation(shape, args.speculative)
+    return replace(options, speculative=drafts), given | {
+        "speculative_config": drafts.vllm_config()
+    }
+
+
+def _drafting_model(options) -> ModelShape | None:
+    """The drafter, where it is a model of its own that vLLM would look for."""
+    drafts = options.speculative
+    return drafts.shape if drafts and "model" in drafts.vllm_config() else None
+
+
+def _layout(args, box) -> tuple[int, int, int]:
+    """The layout that was asked for; every instance of a split box is a replica beside it."""
+    tp, pp = args.tp or 1, args.pp or 1
+    if args.disaggregate and pp > 1:
+        raise PlanningError("No data for --disaggregate with a pipeline: plan with --tp alone.")
+    return tp, pp, args.dp or (max(1, box.gpus // tp) if args.disaggregate else 1)
 
 
 def _workload(args, shape) -> RequestMix:

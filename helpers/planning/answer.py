@@ -195,6 +195,8 @@ def readable(r: dict) -> str:
     ]
     if between := r["range"]:
         rows.append(("range", f"{_between(between)}: {'; '.join(between['because'])}"))
+    if split := r.get("disaggregated"):
+        rows += _split(split)
     if drafts := r.get("speculative"):
         rows.append(("drafts", _drafts(drafts)))
     if (price := r.get("price_per_million_output_tokens")) is not None:
@@ -221,6 +223,25 @@ def _load(workload: dict) -> str:
     if workload["rate"] is None:
         return f"{workload['concurrency']} at once{cached}"
     return f"{workload['rate']:g} requests/s at random{cached}"
+
+
+def _split(d: dict) -> list[tuple[str, str]]:
+    """Prefill and decode apart, under the same GPUs together."""
+    return [
+        (
+            "apart",
+            f"{d['prefill_instances']} instances for prompts ({d['prompts_per_s']:.2f}/s) and "
+            f"{d['decode_instances']} for answers ({d['answers_per_s']:.2f}/s): at most "
+            f"{d['requests_per_s']:.2f} requests/s with TPOT {d['tpot_ms']:.2f} ms and TTFT of "
+            f"{d['ttft_ms_at_least']:.1f} ms and more",
+        ),
+        (
+            "",
+            f"{d['kv_bytes_of_a_prompt_per_gpu'] / 1e6:,.1f} MB of KV cache from each GPU for a "
+            f"prompt, {d['kv_transfer_ms_at_least']:.2f} ms at the full rate of {d['link']}; no "
+            f"data: {d['no_data']}",
+        ),
+    ]
 
 
 def _drafts(d: dict) -> str:

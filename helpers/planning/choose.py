@@ -370,6 +370,10 @@ def does_not_fit(shape: ModelShape, box: Box, options, usage: str) -> PlanningEr
         if why_refused(shape, *layout, options) is None
     }
 
+    if not memories:
+        widest = (why_refused(shape, tp, 1, 1, options) for tp in (box.gpus_per_node, 1))
+        return PlanningError(next(filter(None, widest)))
+
     def hope(layout):
         return memories[layout].max_concurrency, memories[layout].worst.kv_available
 

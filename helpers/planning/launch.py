@@ -66,6 +66,7 @@ OPTIONS = {
     "enable_expert_parallel": False,
     "decode_context_parallel_size": 1,
     "speculative_config": None,
+    "kv_transfer_config": None,
 }
 
 

@@ -4,14 +4,8 @@ Paper: Aminabadi et al., "DeepSpeed Inference: Enabling Efficient Inference of T
 Unprecedented Scale", SC 2022, arXiv 2207.00032.
 """
 
-import math
 from dataclasses import dataclass
 
-# The paper has two published abstracts with different numbers. Say which one you cite.
-ABSTRACTS = {
-    "arXiv": {"latency_x": 7.3, "throughput_x": 1.5},  # 2207.00032, and MSR-TR-2022-21
-    "SC22": {"latency_x": 6.4, "throughput_x": 1.5},  # ieeexplore.ieee.org/document/10046087
-}
 BYTES_PER_VALUE = 2  # of a weight and an activation: bfloat16
 
 
@@ -59,11 +53,3 @@ def chain_bytes(
     """
     passes = 2 if fused else 2 * operations
     return (passes + extra_inputs) * values * bytes_per_value
-
-
-def zero_inference_crossover(flop_per_s: float, link_bytes_per_s: float) -> int:
-    """Tokens per step from which computing hides the link.
-
-    2 * parameters * tokens / FLOP/s = parameters * bytes per value / link.
-    """
-    return math.ceil(BYTES_PER_VALUE * flop_per_s / (2 * link_bytes_per_s))

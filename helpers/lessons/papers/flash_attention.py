@@ -8,11 +8,7 @@ tokens, head size d, fast memory ("SRAM") of M numbers.
 import math
 from dataclasses import dataclass
 
-# Figure 2 (left), GB moved, exists in two versions with different numbers. Both: sequence 1024,
-# head 64, 16 heads, batch 64, A100, forward and backward. arXiv (v2) names GPT-2 medium and prints
-# 41.7 and 7.3 ms; the other edition says "key-padding mask and no dropout", 35.1 and 11.7 ms.
-FIGURE_2 = {"arXiv": {"standard": 40.3, "flash": 4.4}, "masked": {"standard": 35.3, "flash": 4.4}}
-FIGURE_2_SHAPE = {"tokens": 1024, "head_dim": 64, "heads": 16, "batch": 64, "bytes_per_value": 2}
+import torch
 
 
 @dataclass
@@ -80,56 +76,21 @@ def tiled_attention(q, k, v, block_q: int, block_k: int, traffic: Traffic | None
     return out
 
 
-def standard_traffic(tokens: int, head_dim: int) -> int:
-    """Numbers moved by Algorithm 0: Q, K, V, O once, 4 passes over N x N (Theorem 2: Nd + N^2)."""
-    return 4 * tokens * head_dim + 4 * tokens**2
+def count_both_ways(tokens: int, sram: int, head_dim: int = 64) -> dict[str, float]:
+    """Both ways on random numbers, for a fast memory of `sram` numbers: what each has moved.
 
-
-def flash_traffic(tokens: int, head_dim: int, sram: int) -> int:
-    """Numbers moved by Algorithm 1 (Theorem 2: N^2 d^2 / M for d <= M <= N d).
-
-    K and V once; for each tile of keys all of Q, O in and out, and l, m in and out.
+    `largest difference` is between the two results, in float32.
     """
-    _, columns = tile_sizes(head_dim, sram)
-    tiles = math.ceil(tokens / columns)
-    return 2 * tokens * head_dim + tiles * (3 * tokens * head_dim + 4 * tokens)
-
-
-def standard_traffic_backward(tokens: int, head_dim: int) -> int:
-    """Numbers moved by the standard backward pass.
-
-    P twice, dP and dS out and in, dS once more, and 8 N d.
-    """
-    return 7 * tokens**2 + 8 * tokens * head_dim
-
-
-def flash_traffic_backward(tokens: int, head_dim: int, sram: int) -> int:
-    """Numbers moved by the tiled backward pass.
-
-    K, V, dK, dV once; for each tile Q, O, dO, dQ in, dQ out, l, m.
-    """
-    _, columns = tile_sizes(head_dim, sram)
-    tiles = math.ceil(tokens / columns)
-    return 4 * tokens * head_dim + tiles * (5 * tokens * head_dim + 2 * tokens)
-
-
-def slope(x, y) -> float:
-    """Slope of log y over log x, by least squares: the exponent of a power law."""
-    lx, ly = [math.log(v) for v in x], [math.log(v) for v in y]
-    mx, my = sum(lx) / len(lx), sum(ly) / len(ly)
-    return sum((a - mx) * (b - my) for a, b in zip(lx, ly, strict=True)) / sum(
-        (a - mx) ** 2 for a in lx
-    )
-
-
-def caption_traffic_gb(sram_bytes: int = 192 * 1024) -> dict[str, float]:
-    """GB moved at the shape of Figure 2: `standard`, `flash`, and `one_pass` over N x N.
-
-    192 KiB is what one multiprocessor of an A100 has; no mask and no dropout are counted.
-    """
-    s = FIGURE_2_SHAPE
-    n, d, sram = s["tokens"], s["head_dim"], sram_bytes // s["bytes_per_value"]
-    gb = s["heads"] * s["batch"] * s["bytes_per_value"] / 1e9
-    standard = standard_traffic(n, d) + standard_traffic_backward(n, d)
-    flash = flash_traffic(n, d, sram) + flash_traffic_backward(n, d, sram)
-    return {"standard": gb * standard, "flash": gb * flash, "one_pass": gb * n**2}
+    q, k, v = (torch.randn(tokens, head_dim) for _ in range(3))
+    standard, tiled = Traffic(), Traffic()
+    reference = standard_attention(q, k, v, standard)
+    ours = tiled_attention(q, k, v, *tile_sizes(head_dim, sram), traffic=tiled)
+    return {
+        "tokens": tokens,
+        "fast memory": sram,
+        "standard moves": standard.moved,
+        "tiles move": tiled.moved,
+        "standard keeps": standard.extra,
+        "tiles keep": tiled.extra,
+        "largest difference": float((ours - reference).abs().max()),
+    }

@@ -5,22 +5,15 @@ PagedAttention", SOSP 2023, arXiv 2309.06180. Numbers marked "printed" are the p
 computed here.
 """
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
-GIB = 2**30
 POLICIES = ("max", "pow2", "oracle", "paged")
 MAX_LEN = 2048  # of OPT: prompt and answer
 
-# Table 1, printed: layers and width of OPT, GPUs, KV-cache memory in GB, slots.
-TABLE_1 = {
-    "OPT-13B": {"layers": 40, "hidden": 5120, "gpus": 1, "kv_cache_gb": 12, "slots": 15_700},
-    "OPT-66B": {"layers": 64, "hidden": 9216, "gpus": 4, "kv_cache_gb": 21, "slots": 9_700},
-    "OPT-175B": {"layers": 96, "hidden": 12288, "gpus": 8, "kv_cache_gb": 264, "slots": 60_100},
-}
-OPT_13B_SLOTS = 15_729  # computed from its 12 GB
+OPT_13B_SLOTS = 15_729  # of 800 KiB, in the 12 GB that Table 1 gives it
 
 # Figure 2, printed: percent of the KV-cache memory, averaged over the run. The paper gives only the
 # first number for vLLM; what is left of 100 is 3.7.
@@ -31,18 +24,13 @@ FIGURE_2 = {
     "paged": {"tokens": 96.3},
 }
 
-# Figure 11, printed: mean tokens of prompt and answer in the two traces.
-TRACES = {
-    "ShareGPT": {"input": 161.31, "output": 337.99},
-    "Alpaca": {"input": 19.31, "output": 58.45},
-}
+# Figure 11, printed: mean tokens of prompt and answer in the ShareGPT trace. The answers' spread
+# (standard deviation / mean) follows from Figure 2: with reserved maxima 7 requests hold 20.4 % of
+# the slots, so one holds E[in] + E[out^2] / (2 E[out]) = 458 tokens.
+SHAREGPT = {"input": 161.31, "output": 337.99, "output_cv": 0.87}
 
 # Figure 13, printed: requests batched on average, OPT-13B, ShareGPT at 2 requests/s.
 FIGURE_13 = {"max": 7.00, "pow2": 9.81, "oracle": 13.62, "paged": 30.42}
-
-# Figure 15, printed: percent of KV blocks saved by sharing on the Alpaca trace, by number of
-# sequences.
-FIGURE_15 = {"parallel": {2: 6.09, 4: 8.53, 6: 9.79}, "beam": {2: 37.56, 4: 53.13, 6: 55.16}}
 
 
 def kv_bytes_per_token(layers: int, kv_width: int) -> int:
@@ -52,11 +40,6 @@ def kv_bytes_per_token(layers: int, kv_width: int) -> int:
     has its own keys and values (OPT), less with grouped heads (Qwen2.5).
     """
     return 2 * layers * kv_width * 2
-
-
-def slots(kv_cache_bytes: float, bytes_per_token: int) -> int:
-    """How many tokens fit into `kv_cache_bytes` (last row of Table 1)."""
-    return int(kv_cache_bytes // bytes_per_token)
 
 
 @dataclass(frozen=True)
@@ -72,49 +55,21 @@ class Lengths:
         return self.prompt + self.output
 
 
-def moments_from_figure_2() -> dict[str, float]:
-    """What Figure 2's first bar and the batch of Figure 13 say about the lengths of the trace.
-
-    "max" holds 7 requests whatever they ask for, so its bar is lengths alone: a running request
-    holds on average `held` tokens (20.4 % of the pool / 7) and ends with `final` (20.4 + 13.3 %).
-    With prompt and answer independent, held = E[in] + E[out^2] / (2 E[out]) and
-    final = E[in] + E[out^2] / E[out]; the first gives the spread of the answers, the second is then
-    a check.
-
-    Returns tokens `held`, `final`, `final_predicted`, and `output_cv` (standard deviation / mean).
-    """
-    trace, bar = TRACES["ShareGPT"], FIGURE_2["max"]
-    slots_of_one = OPT_13B_SLOTS / FIGURE_13["max"]
-    held = bar["tokens"] / 100 * slots_of_one
-    final = (bar["tokens"] + bar["reserved"]) / 100 * slots_of_one
-    second_over_first = 2 * (held - trace["input"])
-    variance = second_over_first * trace["output"] - trace["output"] ** 2
-    return {
-        "held": held,
-        "final": final,
-        "final_predicted": trace["input"] + second_over_first,
-        "output_cv": variance**0.5 / trace["output"],
-    }
-
-
-def draw_lengths(
-    n: int, trace: str = "ShareGPT", seed: int = 0, output_cv: float = 0.87
-) -> list[Lengths]:
-    """`n` requests whose mean lengths match a trace of Figure 11 before cutting to `MAX_LEN`.
+def draw_lengths(n: int, seed: int = 0) -> list[Lengths]:
+    """`n` requests whose mean lengths match the ShareGPT trace before cutting to `MAX_LEN`.
 
     Gamma distributed: the traces themselves are not shipped, and the paper prints only their means
-    and histograms. `output_cv` (spread / mean of the answers) is what `moments_from_figure_2` gives
-    for ShareGPT; prompts spread by their mean.
+    and histograms. Prompts spread by their mean.
     """
     rng = np.random.default_rng(seed)
-    mean = TRACES[trace]
 
     def gamma(average, cv):
         shape = 1 / cv**2
         return np.maximum(1, np.rint(rng.gamma(shape, average / shape, n))).astype(int)
 
-    prompts = np.minimum(gamma(mean["input"], 1.0), MAX_LEN - 1)
-    outputs = np.minimum(gamma(mean["output"], output_cv), MAX_LEN - prompts)
+    prompts = np.minimum(gamma(SHAREGPT["input"], 1.0), MAX_LEN - 1)
+    answers = gamma(SHAREGPT["output"], SHAREGPT["output_cv"])
+    outputs = np.minimum(answers, MAX_LEN - prompts)
     return [Lengths(int(p), int(o)) for p, o in zip(prompts, outputs, strict=True)]
 
 
@@ -319,114 +274,3 @@ def _simulate_paged(requests, pool_slots, block_size) -> Usage:
                     one.held -= 1  # its own step is undone: the token is not there yet
     assert free == total_blocks, "the paged pool lost blocks"
     return tally.usage()
-
-
-class BlockPool:
-    """Blocks with reference counts: sequences share them until one writes (sections 4.3 and 4.4).
-
-    A sequence is a list of block ids and a length; it grows with `append`, splits with `fork` and
-    ends with `free`. Writing into a block that another sequence also holds copies it first.
-    """
-
-    def __init__(self, blocks: int, block_size: int = 16):
-        self.block_size = block_size
-        self._free = deque(range(blocks))
-        self.references: Counter[int] = Counter()
-        self.tables: dict[int, list[int]] = {}
-        self.lengths: dict[int, int] = {}
-        self.copies = 0
-        self._next = 0
-
-    def _take(self) -> int:
-        if not self._free:
-            raise MemoryError("no free KV block is left: a real engine would now evict a request")
-        block = self._free.popleft()
-        self.references[block] = 1
-        return block
-
-    def _drop(self, block: int) -> None:
-        self.references[block] -= 1
-        if self.references[block] == 0:
-            del self.references[block]
-            self._free.append(block)
-
-    def new(self, tokens: int = 0) -> int:
-        """A sequence that holds `tokens` tokens; returns its id."""
-        sequence, self._next = self._next, self._next + 1
-        self.tables[sequence] = [self._take() for _ in range(-(-tokens // self.block_size))]
-        self.lengths[sequence] = tokens
-        return sequence
-
-    def append(self, sequence: int) -> None:
-        """One more token: a new block at a boundary, a copy when the last block is shared."""
-        table = self.tables[sequence]
-        if self.lengths[sequence] % self.block_size == 0:
-            table.append(self._take())
-        elif self.references[table[-1]] > 1:
-            shared = table[-1]
-            table[-1] = self._take()
-            self._drop(shared)
-            self.copies += 1
-        self.lengths[sequence] += 1
-
-    def fork(self, sequence: int) -> int:
-        """A second sequence with the same tokens that shares every block."""
-        child, self._next = self._next, self._next + 1
-        self.tables[child] = list(self.tables[sequence])
-        self.lengths[child] = self.lengths[sequence]
-        for block in self.tables[child]:
-            self.references[block] += 1
-        return child
-
-    def free(self, sequence: int) -> None:
-        """The sequence has ended: blocks that nobody else holds become free."""
-        for block in self.tables.pop(sequence):
-            self._drop(block)
-        del self.lengths[sequence]
-
-    @property
-    def used(self) -> int:
-        """Blocks in use, each counted once."""
-        return len(self.references)
-
-    @property
-    def unshared(self) -> int:
-        """Blocks that the same sequences would need without sharing."""
-        return sum(len(table) for table in self.tables.values())
-
-
-def sharing_savings(
-    requests: list[Lengths], width: int, kind: str = "parallel"
-) -> dict[str, float]:
-    """Blocks saved when `width` sequences of a request share what they have in common (Figure 15).
-
-    "parallel": all samples share the prompt. "beam": in addition the beams are regrouped at every
-    step: each takes a parent among the beams at random. Real beams follow the model's scores, which
-    this does not know; parallel samples, which are never regrouped, are the other end.
-
-    Returns `saved_percent` (averaged over all steps of all requests) and `copies_per_sequence`.
-    Raises ValueError for another kind.
-    """
-    if kind not in ("parallel", "beam"):
-        raise ValueError(f"kind {kind!r} is not 'parallel' or 'beam'")
-    rng = np.random.default_rng(0)
-    used = unshared = copies = 0
-    for request in requests:
-        pool = BlockPool(width * (-(-request.total // 16) + 2))
-        first = pool.new(request.prompt)
-        beams = [first] + [pool.fork(first) for _ in range(width - 1)]
-        for _ in range(request.output):
-            if kind == "beam":
-                children = [pool.fork(beams[p]) for p in rng.integers(0, width, width)]
-                for beam in beams:
-                    pool.free(beam)
-                beams = children
-            for beam in beams:
-                pool.append(beam)
-            used += pool.used
-            unshared += pool.unshared
-        copies += pool.copies
-    return {
-        "saved_percent": 100 * (1 - used / unshared),
-        "copies_per_sequence": copies / (width * len(requests)),
-    }

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 from functools import partial
 
 from helpers.display import card
 from helpers.display.numbers import number
-from helpers.lessons.papers import (
-    deepspeed_inference,
-    flash_attention,
-    paged_attention,
-    scheduling,
-    speculative,
-)
+from helpers.lessons.papers import paged_attention, speculative
 from helpers.lessons.reading_notes import wording
 
 
@@ -60,6 +55,7 @@ class Claim:
         }
 
 
+NAMES = {"max": "maximum reserved", "paged": "paged"}
 calculated = partial(Claim, how="calculated")
 
 
@@ -83,26 +79,16 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
 # ---------------------------------------------------------------- the papers' lines
 
 
-def paged(slots: dict[str, int], usage: dict) -> list[Claim]:
-    """PagedAttention. slots: model -> our slots. usage: policy -> `paged_attention.Usage`."""
-    table = paged_attention.TABLE_1
-    row = table["OPT-13B"]
-    kib = paged_attention.kv_bytes_per_token(row["layers"], row["hidden"]) / 1024
-    what = "KV cache of one token, OPT-13B (section 3)"
-    claims = [calculated("opt13b_kib", what, 800, kib, "KiB", "Counted, not measured.")]
-    why = "The paper's GB are rounded to whole ones."
-    for name, ours in slots.items():
-        what = f"slots, {name} (Table 1)"
-        claims.append(calculated(f"slots_{name}", what, table[name]["slots"], ours, "tokens", why))
+def paged(usage: dict) -> list[Claim]:
+    """PagedAttention's Figures 2 and 13. usage: policy -> `paged_attention.Usage`."""
     drawn = "Lengths drawn, not the trace's."
-    for policy, printed in paged_attention.FIGURE_2.items():
-        what = f"share that holds tokens, {policy} (Figure 2)"
-        ours, why = 100 * usage[policy].tokens, f"{drawn} Our queue is never empty."
-        claims.append(calculated(f"tokens_{policy}", what, printed["tokens"], ours, "%", why))
+    held = paged_attention.FIGURE_2["paged"]["tokens"]
+    share = "share of the cache that holds tokens, paged (Figure 2)"
+    claims = [calculated("tokens_paged", share, held, 100 * usage["paged"].tokens, "%", drawn)]
     fuller = "Theirs took 2 requests/s; ours waits for memory all the time, so it is fuller."
-    for policy, printed in paged_attention.FIGURE_13.items():
-        what = f"requests in the batch, {policy} (Figure 13)"
-        ours, why = usage[policy].mean_running, fuller if policy == "paged" else drawn
+    for policy, why in (("max", drawn), ("paged", fuller)):
+        what = f"requests in the batch, {NAMES[policy]} (Figure 13)"
+        printed, ours = paged_attention.FIGURE_13[policy], usage[policy].mean_running
         claims.append(calculated(f"batch_{policy}", what, printed, ours, "", why))
     return claims
 
@@ -121,149 +107,25 @@ def headline(both) -> list[Claim]:
     ]
 
 
-def sharing(rows: list[dict]) -> list[Claim]:
-    """PagedAttention's Figure 15. rows: kind, width, printed, saved_percent."""
-    why = {
-        "parallel": "Lengths drawn, not the trace's.",
-        "beam": "Parents at random at every step: an upper end.",
-    }
-    return [
-        calculated(
-            f"{r['kind']}_{r['width']}",
-            f"blocks saved, {r['kind']}, {r['width']} sequences (Figure 15)",
-            r["printed"],
-            r["saved_percent"],
-            "%",
-            why[r["kind"]],
-        )
-        for r in rows
-    ]
+def flash(counted: list[dict]) -> list[Claim]:
+    """FlashAttention: exactness, memory and theorem 2's exponents.
 
-
-def orca(
-    simulated: dict[str, int], calibrated_x: float, waves, plans_ahead: bool = False
-) -> list[Claim]:
-    """Orca. simulated: steps by policy ("static", "iteration").
-
-    calibrated_x: ratio of times with the engine's own step times. waves: what the engine did,
-    `static_batching.Waves`. plans_ahead: `static_batching.plans_ahead` of this engine.
+    counted: three rows of `flash_attention.count_both_ways`: a start, twice its tokens, and then
+    also twice its fast memory.
     """
-    simulated_x = simulated["static"] / simulated["iteration"]
-    refills = wording.refills(waves.continuous_steps, simulated["iteration"], plans_ahead)
-    whole_system = "A whole system and a 175B model on many GPUs: not rebuilt here."
-    programs = f"In seconds: {waves.gain.sentence()}. Prompts and scheduling take time, too."
-    what = (
-        "throughput over FasterTransformer at the same latency (abstract)",
-        "continuous over waves, steps that cost the same (simulated)",
-        "the same with this engine's step times (simulated)",
-        "the same on the real engine, in steps",
-        "the same on the real engine, in time",
-    )
-    mechanism = "The mechanism alone: places left empty."
-    return [
-        Claim("throughput", what[0], scheduling.ORCA_THROUGHPUT_X, None, "x", whole_system),
-        calculated("simulated", what[1], None, simulated_x, "x", mechanism),
-        calculated(
-            "calibrated", what[2], None, calibrated_x, "x", wording.step_cost(waves.step_ms)
-        ),
-        Claim("steps", what[3], None, waves.steps_x, "x", refills),
-        Claim("measured", what[4], None, waves.gain.estimate, "x", programs),
-    ]
-
-
-def flash(
-    difference: float, slope_standard: float, slope_sram: float, extra_per_token: float
-) -> list[Claim]:
-    """FlashAttention: exactness, theorem 2's exponents, memory, both versions of Figure 2."""
-    gb, printed = flash_attention.caption_traffic_gb(), flash_attention.FIGURE_2
-    small = flash_attention.caption_traffic_gb(100 * 1024)["flash"]
-    arxiv, masked = (printed[edition]["standard"] for edition in ("arXiv", "masked"))
-
-    def passes(theirs: float) -> str:
-        return f"{(theirs - gb['standard']) / gb['one_pass']:.0f}"
-
+    first, longer, larger = counted
+    moves = [row["tiles move"] for row in counted]
+    by_tokens, by_memory = (math.log2(moves[i + 1] / moves[i]) for i in (0, 1))
     exact = "largest difference to standard attention, float32 (exact, section 3)"
-    memory = "extra numbers per token, tiled (theorem 1: a constant)"
-    moved = "GB moved, standard, forward and backward (Figure 2, arXiv version)"
-    tiled = "GB moved, tiled, forward and backward (Figure 2, both versions)"
-    masks = (
-        f"Counted without mask and dropout. A pass over N x N is {gb['one_pass']:.1f} GB: "
-        f"theirs has {passes(arxiv)} more."
-    )
-    versions = f"{passes(masked)} passes more. Two editions, two numbers: say which you quote."
-    sram = f"For the 192 KiB of one A100 multiprocessor; with 100 KiB it would be {small:.1f} GB."
-    short = "N d is not yet negligible at 1,024 tokens."
-    last = "The last tile is not full; K and V are read once whatever M."
+    memory = "numbers kept besides Q, K, V and O, tiled, for each token (theorem 1: a constant)"
+    kept = longer["tiles keep"] / longer["tokens"]
+    last = "K and V are read once whatever M."
     return [
-        Claim("exact", exact, None, difference, "", "Rounding."),
-        calculated(
-            "slope_standard", "exponent of N, standard (theorem 2)", 2, slope_standard, "", short
-        ),
-        calculated("slope_sram", "exponent of M, tiled (theorem 2)", -1, slope_sram, "", last),
-        calculated("memory", memory, None, extra_per_token, "", "l and m."),
-        calculated("hbm_arxiv", moved, arxiv, gb["standard"], "GB", masks),
-        calculated(
-            "hbm_later",
-            "the same in the other version of Figure 2 (key-padding mask, no dropout)",
-            masked,
-            gb["standard"],
-            "GB",
-            versions,
-        ),
-        calculated("hbm_flash", tiled, printed["arXiv"]["flash"], gb["flash"], "GB", sram),
+        Claim("exact", exact, None, larger["largest difference"], "", "Rounding."),
+        Claim("memory", memory, None, kept, "", "A maximum and a sum."),
+        Claim("tokens", "exponent of N, tiled (theorem 2)", 2, by_tokens, "", "Reading Q, K, V."),
+        Claim("memory_size", "exponent of M, tiled (theorem 2)", -1, by_memory, "", last),
     ]
-
-
-def deepspeed(
-    bandwidth_share: float, fusion_x: float, crossover: int, measured_on: str
-) -> list[Claim]:
-    """DeepSpeed Inference: both abstracts, and its mechanisms as measured here."""
-    arxiv, sc22 = (deepspeed_inference.ABSTRACTS[version] for version in ("arXiv", "SC22"))
-    others = "Against other systems on many GPUs: not rebuilt here."
-    cite = "The same sentence, another number: say which you cite."
-    row = "one row: share of the memory ceiling (section III: small batches wait for memory)"
-    fused = "fused over apart, eight operations (section III: Deep-Fusion)"
-    link = "tokens per step that hide the link (section VI: ZeRO-Inference)"
-    kernel = "torch's kernel on this machine."
-    return [
-        Claim(
-            "latency_arxiv",
-            "latency, up to (arXiv abstract)",
-            arxiv["latency_x"],
-            None,
-            "x",
-            others,
-        ),
-        Claim("latency_sc22", "latency (SC22 abstract)", sc22["latency_x"], None, "x", cite),
-        Claim(
-            "throughput",
-            "throughput, over (both abstracts)",
-            arxiv["throughput_x"],
-            None,
-            "x",
-            "Not rebuilt here.",
-        ),
-        Claim("bandwidth", row, None, 100 * bandwidth_share, "%", kernel),
-        Claim("fusion", fused, None, fusion_x, "x", "Their fusion also spans products."),
-        calculated("crossover", link, None, crossover, "tokens", measured_on),
-    ]
-
-
-def leviathan() -> list[Claim]:
-    """Speculative decoding: Table 1 in one line, and what the authors measured (Table 2)."""
-    off = max(
-        abs(round(speculative.speedup(alpha, gamma), 2) - speed)
-        for (alpha, gamma), (_, speed) in speculative.TABLE_1.items()
-    )
-    what = "Table 1: largest difference of its six speeds from the formula"
-    claims = [calculated("table_1", what, None, off, "x", "They are the formula's.")]
-    keys = ("t5", "t5_cnndm", "t5_cnndm_t1")
-    for key, (task, row) in zip(keys, speculative.TABLE_2.items(), strict=True):
-        ours = speculative.speedup(row["alpha"], row["gamma"], 0.02)
-        rates = f"alpha {row['alpha']}, gamma {row['gamma']} (Table 2, measured by the authors)"
-        what, why = f"T5-XXL, {task}: {rates}", wording.table_2(**row)
-        claims.append(calculated(key, what, row["speed"], ours, "x", why))
-    return claims
 
 
 def speculation_table(measured: list[dict]) -> list[dict]:
@@ -274,7 +136,7 @@ def speculation_table(measured: list[dict]) -> list[dict]:
             "k": run["gamma"],
             "drafts": run["drafts"],
             "tokens per step": round(run["mean_length"], 2),
-            "alpha": round(run["alpha"], 2),
+            "a": round(run["alpha"], 2),
             "measured (x)": round(run["speedup"], 2),
             "with free drafts (x)": round(speculative.speedup(run["alpha"], run["gamma"]), 2),
         }

@@ -36,22 +36,6 @@ PARTS = {
 POLICIES = {"max": "reserve\nmaximum", "pow2": "powers\nof two"}  # the others are called so
 
 
-def reserved_bar(printed: dict[str, float], caption: str) -> None:
-    """Figure 2's bar of "reserve maximum", lying down. printed: percent by part."""
-    title = "Figure 2, 'reserve maximum': what the KV cache of a running server holds"
-    fig, ax = figures.figure(title, size=(8, 2.6))
-    left = 0.0
-    for key, (label, color) in PARTS.items():
-        ax.barh(0, printed[key], left=left, color=color, label=label, height=0.6)
-        ink = "white" if color == BLUE else INK
-        inside(ax, f"{printed[key]:g} %", left + printed[key] / 2, 0, color=ink, fontsize=10)
-        left += printed[key]
-    ax.set(xlabel="share of the KV cache (%)", ylabel="the bar", yticks=[], xlim=(0, 100))
-    fig.legend(loc="outside lower center", ncols=4)
-    rows = [{"part": label, "percent": printed[key]} for key, (label, _) in PARTS.items()]
-    figures.show(fig, caption, rows, "papers_reserved_bar")
-
-
 def allocators(
     ours: dict[str, dict[str, float]], printed: dict[str, dict[str, float]], caption: str
 ) -> None:
@@ -87,79 +71,20 @@ def allocators(
     figures.show(fig, caption, rows, "papers_allocators")
 
 
-def block_sizes(rows: list[dict], caption: str) -> None:
-    """Cache that holds tokens and slots wasted. rows: block_size, tokens (%), waste_per_request."""
-    title = "Large blocks waste what small ones keep"
-    fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.5))
-    curve(left, rows, "block_size", "tokens")
-    left.set(ylabel="cache that holds tokens (%)", ylim=(None, 100))
-    # Blocks of one token waste nothing, which a log axis cannot show.
-    waste = [{**r, "formula": (r["block_size"] - 1) / 2} for r in rows if r["block_size"] > 1]
-    curve(right, waste, "block_size", "waste_per_request", label="simulated")
-    formula = {"label": "(block - 1) / 2", "marker": "s", **hollow_line()}
-    curve(right, waste, "block_size", "formula", **formula)
-    right.set(yscale="log", ylabel="slots wasted per request")
-    right.legend()
-    for ax in (left, right):
-        ax.set(xscale="log", xlabel="block size (tokens)")
-        ticks(ax, (row["block_size"] for row in rows))
-    figures.show(fig, caption, rows, "papers_block_sizes")
-
-
-def sharing(rows: list[dict], caption: str) -> None:
-    """Blocks saved by sharing. rows: width, kind ("parallel" or "beam"), saved_percent, printed."""
-    fig, ax = figures.figure("Sequences that share a past share its blocks", size=(7, 3.6))
-    kinds = {"parallel": "parallel samples", "beam": "beams, regrouped at every step"}
-    for i, (kind, label) in enumerate(kinds.items()):
-        mine = [row for row in rows if row["kind"] == kind]
-        curve(ax, mine, "width", "saved_percent", i, label=f"{label}, ours")
-        paper = {"label": f"{kind}, Figure 15", **hollow_line(COLORS[i])}
-        curve(ax, mine, "width", "printed", i, **paper)
-    ax.set(xlabel="sequences of one request", ylabel="blocks saved (%)", ylim=(0, None))
-    ticks(ax, (row["width"] for row in rows))
-    legend_below(ax)
-    figures.show(fig, caption, rows, "papers_sharing")
-
-
 def blocks_in_use(rows: list[dict], block_size: int, caption: str) -> None:
     """The real engine, step by step. rows: step, blocks (vLLM), blocks_predicted, tokens."""
     fig, ax = figures.figure("vLLM hands out a block when a request reaches it", size=(7.5, 3.8))
-    steps = {"drawstyle": "steps-mid", "marker": "", "scale": block_size}
-    gauge = {"label": "slots in the blocks in use (vLLM's gauge)", "linewidth": 2.4}
-    curve(ax, rows, "step", "blocks", **gauge, **steps)
-    formula = {"color": BLACK, "linewidth": 1, "linestyle": ":"}
-    formula["label"] = "sum of ceil(tokens / block), in slots"
+    steps = {"drawstyle": "steps-mid", "marker": ""}
+    curve(ax, rows, "step", "blocks", label="in use (vLLM's gauge)", linewidth=2.4, **steps)
+    formula = {"color": BLACK, "linewidth": 1, "linestyle": ":", "label": "tokens, rounded up"}
     curve(ax, rows, "step", "blocks_predicted", **formula, **steps)
-    curve(ax, rows, "step", "tokens", color=RED, label="tokens held", marker="")
-    ax.set(xlabel="engine step", ylabel="slots", ylim=(0, None))
+    held = {"color": RED, "marker": "", "label": f"tokens held / {block_size}"}
+    curve(ax, rows, "step", "tokens", scale=1 / block_size, **held)
+    ax.set(xlabel="engine step", ylabel="blocks", ylim=(0, None))
     legend_below(ax)
     shown = ("step", "blocks", "blocks_predicted", "tokens")
     table = [{name: row[name] for name in shown} for row in rows[:: max(1, len(rows) // 40)]]
     figures.show(fig, caption, table, "papers_blocks_in_use")
-
-
-def traffic(by_tokens: list[dict], by_sram: list[dict], caption: str) -> None:
-    """Numbers moved: over the sequence (left) and over the fast memory (right), log-log.
-
-    by_tokens: tokens, standard, flash. by_sram: sram, flash, standard.
-    """
-    title = "Traffic to slow memory: quadratic, but with a smaller factor"
-    fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.8))
-    table = []
-    for ax, rows, x, label, over in (
-        (left, by_tokens, "tokens", "tokens N", "tokens"),
-        (right, by_sram, "sram", "fast memory M (numbers)", "fast memory"),
-    ):
-        curve(ax, rows, x, "standard", 0, label="standard")
-        curve(ax, rows, x, "flash", 1, label="tiled")
-        ax.set(yscale="log", xlabel=label, ylabel="numbers moved per head")
-        ax.set_xscale("log", base=2)
-        table += [
-            {"over": over, "value": r[x], "standard": r["standard"], "tiled": r["flash"]}
-            for r in rows
-        ]
-    left.legend()
-    figures.show(fig, caption, table, "papers_traffic")
 
 
 def attention_times(
@@ -239,20 +164,6 @@ def products(
     figures.show(fig, caption, _by_machine(rows, "here", recorded, recorded_on), "papers_products")
 
 
-def budgets(rows: list[dict], caption: str) -> None:
-    """What a token budget does to both waits. rows: token_budget, itl_ms_p99, ttft_ms_p50."""
-    fig, ax = figures.figure(
-        "A smaller budget is smoother, and the first token pays", size=(7, 3.6)
-    )
-    curve(ax, rows, "token_budget", "itl_ms_p99", 0, label="gap between tokens (ITL), p99")
-    curve(ax, rows, "token_budget", "ttft_ms_p50", 1, label="time to first token (TTFT), p50")
-    ax.set_xscale("log", base=2)
-    ticks(ax, (row["token_budget"] for row in rows))
-    ax.set(xlabel="token budget of a step", ylabel="ms", ylim=(0, None))
-    ax.legend()
-    figures.show(fig, caption, rows, "papers_budgets")
-
-
 def speculation(
     curves: dict[str, list[tuple[float, float]]], measured: list[dict], gamma: int, caption: str
 ) -> None:
@@ -267,9 +178,9 @@ def speculation(
     for i, (label, points) in enumerate(curves.items()):
         ax.plot(*zip(*points, strict=True), color=COLORS[i], label=label)
         few = points[:: max(1, len(points) // 5)]
-        rows += [{"alpha": alpha, "speed-up": speed, "from": label} for alpha, speed in few]
+        rows += [{"a": alpha, "speed-up": speed, "from": label} for alpha, speed in few]
     ax.axhline(1, color=GREY, linewidth=1)
-    ax.set(xlabel="acceptance rate alpha", ylabel="speed-up (x)", xlim=(0, 1.02))
+    ax.set(xlabel="acceptance rate a", ylabel="speed-up (x)", xlim=(0, 1.02))
     ax.set_ylim(0, gamma + 1)
     first = ax.legend(loc="upper left")
     stars = []
@@ -278,7 +189,7 @@ def speculation(
         look = {"marker": "*", "s": 150, "color": BLACK, "zorder": 4}
         stars.append(ax.scatter(*at, label=f"{n}: {run['label']}", **look))
         note(ax, str(n), at, (-12, 5), fontsize=11, fontweight="bold")
-        rows.append({"alpha": at[0], "speed-up": at[1], "from": run["label"]})
+        rows.append({"a": at[0], "speed-up": at[1], "from": run["label"]})
     if stars:  # beside the picture
         ax.add_artist(first)
         beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "handlelength": 0.5}
@@ -286,16 +197,13 @@ def speculation(
     figures.show(fig, caption, rows, "papers_speculation")
 
 
-def cost_bars(rows: list[dict], caption: str) -> figures.Picture:
-    """Price per million tokens after each change: returned, as a form shows it again and again.
-
-    rows: change, per_million, ratio.
-    """
+def cost_bars(rows: list[dict], caption: str) -> None:
+    """Price per million tokens after each change. rows: change, per_million, ratio."""
     fig, ax = figures.figure("What changes the price of a million tokens", size=(8, 3.3))
     names, values = ([row[key] for row in rows] for key in ("change", "per_million"))
     bars = ax.barh(names, values, color=[RED if name == "as it is" else BLUE for name in names])
-    ax.bar_label(bars, [number(float(value)) for value in values], fontsize=9, padding=4)
+    ax.bar_label(bars, [number(float(value), 2) for value in values], fontsize=9, padding=4)
     ax.set(xlabel="price of a million output tokens (your currency)", ylabel="change")
     ax.set_xlim(0, max(values) * 1.15)
     figures.rows_down(ax)
-    return figures.Picture(fig, caption, rows, "papers_cost")
+    figures.show(fig, caption, rows, "papers_cost")

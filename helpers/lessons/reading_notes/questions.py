@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from helpers.lessons.papers import (
-    cost,
-    deepspeed_inference,
-    paged_attention,
-    scheduling,
-    speculative,
-)
+from helpers.lessons.papers import cost, deepspeed_inference, orca, paged_attention, speculative
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ def _paged(quiz: _Quiz) -> None:
     per_token = paged_attention.kv_bytes_per_token(layers, heads * 128)
     quiz.add("kv_per_token", per_token / 1024, layers=layers, heads=heads, per_token=per_token)
     pool = pick(8, 12, 20, 40)
-    fit = paged_attention.slots(pool * 2**30, per_token)
+    fit = pool * 2**30 // per_token
     quiz.add("slots", fit, pool=pool, per_token=per_token)
     block, prompt, output = pick(16, 32), rng.randrange(50, 400), rng.randrange(20, 200)
     blocks = math.ceil((prompt + output) / block)
@@ -111,29 +105,16 @@ def _paged(quiz: _Quiz) -> None:
     quiz.add("worst_waste", block - 1, block=block)
     total = pick(200, 300, 450, 600)
     quiz.add("reserve_max", 100 * (1 - total / 2048), total=total, empty=2048 - total)
-    samples = pick(3, 4, 6)
-    length = pick(16 * rng.randrange(2, 9), 16 * rng.randrange(2, 9) + rng.randrange(1, 16))
-    full, rest = divmod(length, 16)
-    because = "The prompt ends at a block's edge: nobody writes into a shared block."
-    if rest:
-        because = "Each writes into the shared last block; all but the last writer copy it: "
-        because += f"{samples} - 1."
-    drawn = {"samples": samples, "length": length, "full": full, "rest": rest}
-    quiz.add("copy_on_write", samples - 1 if rest else 0, because=because, **drawn)
     quiz.add("external")
 
 
 def _batching(quiz: _Quiz) -> None:
     outputs = quiz.rng.sample([10, 20, 30, 40, 60, 80, 120, 160], 4)
-    share = 100 * scheduling.wave_slots_used(outputs, 4)
+    share = 100 * orca.wave_slots_used(outputs, 4)
     quiz.add("wave", share, outputs=outputs, sum=sum(outputs), longest=max(outputs))
     lengths = [quiz.pick(10, 20, 40, 80) for _ in range(6)]
-    requests = [scheduling.Arrival(0.0, 1, o) for o in lengths]
-    flat = scheduling.StepCost(1.0, 0.0, 0.0)
-    schedule = scheduling.simulate_schedule(requests, "iteration", flat, 2)
-    quiz.add("continuous_steps", len(schedule.steps), lengths=lengths)
+    quiz.add("continuous_steps", orca.steps_continuously(lengths, 2), lengths=lengths)
     quiz.add("orca")
-    quiz.add("selective")
 
 
 def _flash(quiz: _Quiz) -> None:
@@ -143,7 +124,6 @@ def _flash(quiz: _Quiz) -> None:
     quiz.add("standard_growth", factor**2, factor=factor)
     more = quiz.pick(2, 4)
     quiz.add("sram", 1 / more, more=more)
-    quiz.add("exact")
 
 
 def _deepspeed(quiz: _Quiz) -> None:
@@ -156,7 +136,6 @@ def _deepspeed(quiz: _Quiz) -> None:
     billions, bandwidth = quiz.pick(7, 8, 14, 32), quiz.pick(1.0, 2.0, 3.35)
     drawn = {"billions": billions, "bandwidth": bandwidth, "gigabytes": 2 * billions}
     quiz.add("floor", 2 * billions / bandwidth, **drawn)
-    quiz.add("abstracts")
 
 
 def _steps(quiz: _Quiz) -> None:
@@ -177,7 +156,6 @@ def _steps(quiz: _Quiz) -> None:
 
 
 def _docs(quiz: _Quiz) -> None:
-    quiz.add("argument")
     heads, kv = quiz.pick((28, 4), (40, 8), (32, 8))
     sizes = range(2, 9)
     fits = [t for t in sizes if heads % t == 0 and (kv % t == 0 if kv >= t else t % kv == 0)]

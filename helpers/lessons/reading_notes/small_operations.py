@@ -259,20 +259,7 @@ def tiled_against_math(rows: list[dict]) -> dict:
     }
 
 
-# ---------------------------------------------------------------- the link to the host
-
-
-def link_gb_per_s() -> float | None:
-    """GB/s from the host's pinned memory to the GPU; None without a GPU."""
-    if not torch.cuda.is_available():
-        return None
-    size = 256 * 2**20
-    host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-    there = torch.empty_like(host, device="cuda")
-    return size / seconds_of(lambda: there.copy_(host, non_blocking=True), "cuda") / 1e9
-
-
 def recorded_on_h100() -> dict:
-    """The same from an H100: limits, products, fusion, attention, link_gb_per_s, provenance."""
+    """The same from an H100: limits, products, fusion, attention, provenance."""
     path = REPO / "notebooks" / "reference" / "ceilings_h100.json"
     return json.loads(path.read_text(encoding="utf-8"))

@@ -39,14 +39,6 @@ class Waves:
         """Times fewer steps than in waves."""
         return self.wave_steps / self.continuous_steps
 
-    def step_s(self, requests: int) -> float:
-        """Seconds of a step with so many requests, from the nearest number that was seen.
-
-        A cost for the simulator.
-        """
-        nearest = min(self.step_ms, key=lambda seen: abs(seen - requests))
-        return self.step_ms[nearest] / 1000
-
     def metrics(self, way: str) -> dict[str, float]:
         """What is saved of one way, "waves" or "continuous"."""
         seconds = self.wave_s if way == "waves" else self.continuous_s

@@ -4,22 +4,11 @@ First the captions of its figures, then the reasons in its cards and tables.
 """
 
 from helpers.lessons.papers import cost, speculative
-from helpers.verdicts.gain import LEAST_VALUES, Gain
 
 NO_DIFFERENCE = 0.1  # step times (quartiles of many) that differ by less are called equal
 AHEAD = "vLLM plans a step while the one before runs (asynchronous scheduling)"
 
 # ---------------------------------------------------------------- captions
-
-
-def reserved_bar(moments: dict[str, float]) -> str:
-    """What Figure 2's first bar says. moments: of `paged_attention.moments_from_figure_2`."""
-    return (
-        f"Seven requests share the cache, so one holds {moments['held']:.0f} tokens on average "
-        f"(blue) and ends with {moments['final']:.0f} (blue and light blue). From the blue part "
-        f"alone follow answers that spread by {moments['output_cv']:.2f} times their mean and "
-        f"{moments['final_predicted']:.0f} tokens at the end."
-    )
 
 
 def allocators(usage: dict) -> str:
@@ -32,32 +21,11 @@ def allocators(usage: dict) -> str:
     )
 
 
-def block_sizes(rows: list[dict]) -> str:
-    """Blocks of 16 against the largest. rows: block_size, tokens (percent)."""
-    share = {row["block_size"]: f"{row['tokens']:.1f} %" for row in rows}
-    largest = max(share)
-    return (
-        f"Blocks of 16 keep {share[16]} for tokens, blocks of {largest} only {share[largest]}; "
-        "the waste is half a block per request."
-    )
-
-
-def sharing(rows: list[dict]) -> str:
-    """Six parallel samples and six beams. rows: kind, width, saved_percent, printed."""
-    six = {row["kind"]: row for row in rows if row["width"] == 6}
-    samples, beams = six["parallel"], six["beam"]
-    return (
-        f"Six parallel samples save {samples['saved_percent']:.0f} % of the blocks "
-        f"(paper: {samples['printed']:.0f}), six beams {beams['saved_percent']:.0f} % "
-        f"(paper: {beams['printed']:.0f})."
-    )
-
-
 def blocks_in_use(rows: list[dict], block_size: int, plans_ahead: bool) -> str:
     """What vLLM's gauge said and how much of it was empty. rows: see `gauge`, and tokens."""
     empty = empty_share(rows, block_size)
     return (
-        f"{gauge(rows, plans_ahead)}. {empty:.0%} of the slots in them were empty, "
+        f"{gauge(rows, plans_ahead)}. {100 * empty:.0f} % of the places in them were empty, "
         f"for short requests and blocks of {block_size}."
     )
 
@@ -73,7 +41,7 @@ def gauge(rows: list[dict], plans_ahead: bool) -> str:
     rows: blocks, blocks_predicted. plans_ahead: `static_batching.plans_ahead` of the engine.
     """
     differ = [i for i, r in enumerate(rows) if r["blocks"] != r["blocks_predicted"]]
-    share = f"{1 - len(differ) / len(rows):.0%} of the steps"
+    share = f"{100 * (1 - len(differ) / len(rows)):.0f} % of the steps"
     said = f"In {share} vLLM held exactly the blocks that the sum predicts"
     following = [r["blocks_predicted"] for r in rows[1:]]
     early = [i for i in differ if i < len(following) and rows[i]["blocks"] == following[i]]
@@ -84,17 +52,6 @@ def gauge(rows: list[dict], plans_ahead: bool) -> str:
         which = f"in {len(early)} of the {len(differ)} others"
     reason = f": {AHEAD}" if plans_ahead else ""
     return f"{said}; {which} already those of the next step{reason}"
-
-
-def traffic(slopes: dict[str, float], slope_m: float, by_tokens: list[dict]) -> str:
-    """The exponents. slopes: in N, by way. by_tokens: tokens, standard, flash; longest last."""
-    longest = by_tokens[-1]
-    fewer = longest["standard"] / longest["flash"]
-    return (
-        f"Slopes: {slopes['standard']:.2f} in N for the standard way, {slopes['flash']:.2f} for "
-        f"tiles, {slope_m:.2f} in M; at {longest['tokens']:,} tokens tiles move {fewer:.1f} times "
-        "less."
-    )
 
 
 def attention(against: dict, recorded: dict | None = None) -> str:
@@ -123,31 +80,8 @@ def products(rows: list[dict]) -> str:
     return (
         f"One row takes {first['ms']:.3g} ms, {middle['batch']} rows {middle['ms']:.3g} ms, "
         f"{last['batch']} rows {last['ms']:.3g} ms; one row reaches "
-        f"{first['share_of_bandwidth']:.0%} of the memory ceiling, {last['batch']} rows "
-        f"{last['share_of_arithmetic']:.0%} of the arithmetic one."
-    )
-
-
-def budgets(whole: dict, chunks: dict, rows: list[dict]) -> str:
-    """Gaps with whole prompts and with chunks. All: metrics; rows: by token_budget, rising."""
-    first, last = rows[0], rows[-1]
-    return (
-        f"Prompt first: gaps up to {whole['itl_ms_max']:.0f} ms. Chunks of 512: at most "
-        f"{chunks['itl_ms_max']:.0f} ms. TTFT is {first['ttft_ms_p50']:.0f} ms with a budget of "
-        f"{first['token_budget']:,}, {last['ttft_ms_p50']:.0f} with {last['token_budget']:,}."
-    )
-
-
-def policies(rows: list[dict]) -> str:
-    """Which column of the table of policies changes most. rows: policy and metrics."""
-    numbers = [name for name in rows[0] if name != "policy"]
-    spread = {name: max(r[name] for r in rows) / min(r[name] for r in rows) for name in numbers}
-    most = max(spread, key=spread.get)
-    high, low = max(rows, key=lambda r: r[most]), min(rows, key=lambda r: r[most])
-    return (
-        f"{most} changes most: {high[most]:,.0f} with {high['policy']}, {low[most]:,.0f} with "
-        f"{low['policy']}, {spread[most]:.0f} times less. output_tokens_per_s changes "
-        f"{spread['output_tokens_per_s']:.2f} times, because every request is answered in the end."
+        f"{100 * first['share_of_bandwidth']:.0f} % of the memory ceiling, {last['batch']} rows "
+        f"{100 * last['share_of_arithmetic']:.0f} % of the arithmetic one."
     )
 
 
@@ -157,8 +91,8 @@ def speculation(own_cost: float | None) -> str:
     good, poor = (speculative.speedup(alpha, 4, c) for alpha in (0.8, 0.3))
     whose = "as small as the paper's" if own_cost is None else "as large as yours"
     return (
-        f"With a draft cost {whose} (c = {c:.2f}), four drafted tokens give {good:.2f}x at alpha "
-        f"0.8 and {poor:.2f}x at 0.3."
+        f"With a draft cost {whose} (c = {c:.2f}), four drafted tokens give {good:.1f} times "
+        f"the speed at a = 0.8 and {poor:.1f} times at a = 0.3."
     )
 
 
@@ -179,8 +113,8 @@ def prices(inputs: cost.CostInputs, rows: list[dict]) -> str:
     best = rows[0]
     return (
         f"At {inputs.tokens_per_s:,.0f} tokens/s when busy, a million tokens cost "
-        f"{cost.cost_per_million(inputs):.4g}; of these changes, "
-        f"'{best['change']}' lowers it most, to {best['per_million']:.4g}."
+        f"{cost.cost_per_million(inputs):.2g}; of these changes, "
+        f"'{best['change']}' lowers it most, to {best['per_million']:.2g}."
     )
 
 
@@ -212,54 +146,21 @@ def step_cost(step_ms: dict[int, float]) -> str:
         return f"Small batches are cheaper steps: {times}."
     said = f"Small batches are no cheaper steps here: {times}"
     if step_ms[few] < (1 + NO_DIFFERENCE) * step_ms[many]:
-        said += f", no difference above {NO_DIFFERENCE:.0%}"
+        said += f", no difference above {100 * NO_DIFFERENCE:.0f} %"
     return f"{said}."
 
 
-def refills(steps: int, simulated: int, plans_ahead: bool) -> str:
-    """How soon vLLM refills a place.
-
-    steps: of the engine. simulated: with places refilled in the very next step.
-    """
-    if steps == simulated:
-        return "vLLM refills a place in the very next step."
-    said = f"{steps} steps, simulated {simulated}."
-    if plans_ahead and steps > simulated:
-        said += f" One reason: {AHEAD}, so a place is refilled one step later."
-    return said
-
-
-def gain_in_time(gain: Gain, steps_x: float, calibrated_x: float) -> str:
-    """The measured gain of continuous admission, in seconds, beside the two that explain it."""
-    counted = f"Counting its steps, the engine gained {steps_x:.2f}x"
-    said = f"{counted}, and with its own step times the simulation says {calibrated_x:.2f}x. "
-    said += f"In seconds the runs say: {gain.sentence()}"
-    if gain.values < LEAST_VALUES:
-        return f"{said}."
-    if gain.low <= calibrated_x <= gain.high:
-        return f"{said}; the simulated gain lies within that."
-    causes = "prompts, time between steps, other programs on this machine"
-    return f"{said}; the rest is not explained by steps: {causes}."
+def gain_in_time(waves) -> str:
+    """Why continuous admission gains what it gains; waves: `static_batching.Waves`."""
+    counted = f"The engine needed {waves.steps_x:.2f} times fewer steps"
+    return f"{counted}; in seconds it was {waves.gain.sentence()}. {step_cost(waves.step_ms)}"
 
 
 def knee(first: dict) -> str:
     """Why the knee is where it is; first: the row of one row of `product_sweep`."""
-    share = f"{first['share_of_bandwidth']:.0%} of the memory ceiling"
+    share = f"{100 * first['share_of_bandwidth']:.0f} % of the memory ceiling"
     between = "Between two batches in the plot the time is interpolated."
     return f"{between} One row reached {share}: the slower the reading, the later the knee."
-
-
-def table_2(alpha: float, gamma: int, speed: float) -> str:
-    """Why theorem 3.8 with c = 0.02 is off what the paper measured; a row of its Table 2."""
-    assumed = "The paper gives c only as below 0.05; 0.02 is assumed here."
-    free = speculative.speedup(alpha, gamma)
-    if speed <= free:
-        return assumed
-    return (
-        f"{assumed} With free drafts the formula gives {free:.2f}x, less than was measured: "
-        "acceptance is not independent from token to token, and the two "
-        "programs that were compared differ in more than the drafts."
-    )
 
 
 def fused(how: str, recorded_x: float) -> str:
@@ -270,3 +171,26 @@ def fused(how: str, recorded_x: float) -> str:
         f"Fused by running it {how}: bytes are one of the costs, arithmetic and the calls stay. "
         f"With one compiled kernel, {recorded_x:.2f}x was recorded on an H100."
     )
+
+
+def tiles(counted: list[dict]) -> str:
+    """What tiles change. counted: see `claims.flash`."""
+    first, longer, larger = (row["tiles move"] for row in counted)
+    return (
+        f"Tiles gave the same result to within {counted[1]['largest difference']:.0e}. Twice the "
+        f"tokens moved {longer / first:.1f} times as much, twice the fast memory "
+        f"{larger / longer:.1f} times."
+    )
+
+
+def then_and_now(rows: list[dict]) -> list[dict]:
+    """Lines of `then_and_now` as the notebook shows them: what was seen only where one differs."""
+    words = {True: "yes", None: "not checked"}
+    return [
+        {
+            "older material": f"{row['topic']}: {row['older material']}",
+            "now": row["now"],
+            "holds": words.get(row["holds"], f"NO: {row['seen']}"),
+        }
+        for row in rows
+    ]

@@ -108,7 +108,3 @@ def test_without_a_compiler_the_chain_is_not_compiled(monkeypatch):
     x, residual, out = torch.randn(50), torch.randn(50), torch.empty(50)
     expected = small_operations.chain(x, residual, out, torch.empty(50))
     assert torch.allclose(small_operations.compiled_chain(x, residual)(), expected)
-
-
-def test_no_link_without_a_gpu():
-    assert torch.cuda.is_available() or small_operations.link_gb_per_s() is None

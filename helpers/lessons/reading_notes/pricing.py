@@ -1,11 +1,7 @@
-"""What a million tokens cost: price, utilisation and overhead to play with."""
+"""What a million tokens cost on a machine whose speed is on record."""
 
 from __future__ import annotations
 
-from helpers.display import card
-from helpers.display.numbers import NotANumber, read_number
-from helpers.lessons import forms
-from helpers.lessons.forms import Field, Reply
 from helpers.lessons.papers.cost import (
     CostInputs,
     cost_per_million,
@@ -74,48 +70,8 @@ def cost_rows(inputs: CostInputs) -> list[dict]:
     return what_changes_it(inputs, changes)
 
 
-def cost_form(store, inputs: CostInputs, source: str, draw) -> None:
-    """A form for the price; `draw(inputs)` returns the picture. Saved as experiment "cost".
-
-    source: where `inputs.tokens_per_s` is from. Without widgets it draws and saves once. With them
-    the picture is an output of its own below the form, so that a saved notebook keeps the last one.
-    """
-    _save(store, inputs, source, "parameter")
-    if not card.has_widgets():
-        card.show(draw(inputs))
-        return
-    now = vars(inputs).copy()
-
-    def field(name: str, question: str, read, **about) -> Field:
-        def take(given: str) -> Reply:
-            try:
-                value = read(given)
-            except NotANumber as error:
-                return Reply(f"{error} The picture keeps {now[name]:g}.", taken=False)
-            if value != now[name]:
-                now[name] = value
-                _save(store, CostInputs(**now), source, "typed")
-            return Reply("")
-
-        return Field(f"cost_{name}", question, take, value=f"{now[name]:g}", **about)
-
-    price = {"kind": "number", "unit": "of your currency an hour"}
-    busy = {"kind": "slider", "span": (0.01, 1.0, 0.01)}
-    more = {"kind": "number", "hint": "0.3 for 30 %"}
-    fields = [
-        field(
-            "price_per_hour",
-            "Price per hour",
-            lambda t: read_number(t, "of your currency", 1e-3),
-            **price,
-        ),
-        field("utilisation", "Share of the hours in which it is busy", float, **busy),
-        field("overhead", "On top, as a share", lambda t: read_number(t, "share", 0, 10), **more),
-    ]
-    forms.show(store, "Cost", fields, lambda: draw(CostInputs(**now)))
-
-
-def _save(store, inputs: CostInputs, source: str, by: str) -> None:
+def save(store, inputs: CostInputs, source: str) -> None:
+    """Save the price as experiment "cost". source: where `inputs.tokens_per_s` is from."""
     metrics = {
         "cost_per_million_tokens": cost_per_million(inputs),
         "price_per_hour": inputs.price_per_hour,
@@ -124,5 +80,4 @@ def _save(store, inputs: CostInputs, source: str, by: str) -> None:
         "output_tokens_per_s": inputs.tokens_per_s,
         "million_tokens_per_month": million_tokens_a_month(inputs),
     }
-    about = {"throughput_from": source, "price_from": by, "source": "formula"}
-    store.save("cost", "per_million", metrics, **about)
+    store.save("cost", "per_million", metrics, throughput_from=source, source="formula")

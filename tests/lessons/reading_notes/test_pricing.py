@@ -1,0 +1,57 @@
+"""helpers/lessons/reading_notes/pricing.py: which speed is priced, what changes the price."""
+
+import pytest
+
+from helpers.lessons.papers import cost
+from helpers.lessons.reading_notes import pricing
+from helpers.results.store import Results
+from helpers.results.wording import kind_of
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_WIDGETS", "0")
+    return Results("03_reading_notes", tmp_path)
+
+
+def test_throughput_prefers_the_best_of_notebook_1(store):
+    assert pricing.throughput_on_record(store) is None
+    store.save("continuous_batching", "continuous", {"output_tokens_per_s": 100.0})
+    assert pricing.throughput_on_record(store)[0] == 100
+    Results("01_review", store.directory).save(
+        "baseline", "one_at_a_time", {"output_tokens_per_s": 50.0}
+    )
+    assert pricing.throughput_on_record(store) == (50.0, "notebook 1, one request at a time")
+    Results("01_review", store.directory).save("optimised", "best", {"output_tokens_per_s": 400.0})
+    assert pricing.throughput_on_record(store) == (400.0, "notebook 1, best configuration")
+
+
+def test_a_recorded_7b_is_priced_unless_the_own_machine_is_asked_for(store):
+    speed, source = pricing.throughput(store, "here")
+    assert source.startswith("recorded: NVIDIA H100"), "nothing was measured here yet"
+    store.save("continuous_batching", "continuous", {"output_tokens_per_s": 90_000.0})
+    assert pricing.throughput(store, "here")[0] == 90_000
+    assert pricing.throughput(store, "recorded") == (speed, source)
+    assert "7B" in source and 1_000 < speed < 50_000
+    with pytest.raises(ValueError, match="'here'"):
+        pricing.throughput(store, "mine")
+
+
+def test_changes_to_the_price_point_the_right_way():
+    rows = {r["change"]: r["ratio"] for r in pricing.cost_rows(cost.CostInputs(2.0, 1000, 0.4))}
+    assert rows["busy twice the hours"] == pytest.approx(0.5) and rows[
+        "busy half the hours"
+    ] == pytest.approx(2)
+    assert rows["half the price (spot, reserved)"] == pytest.approx(0.5) and rows[
+        "1.5 times the tokens/s (tuning)"
+    ] == pytest.approx(2 / 3)
+    assert pricing.cost_rows(cost.CostInputs(2.0, 1000, 0.9))[0]["ratio"] >= 0.5, (
+        "nobody is busy more than all hours"
+    )
+
+
+def test_a_price_is_saved_as_calculated(store):
+    pricing.save(store, cost.CostInputs(2.0, 1000, 0.5), "a test")
+    saved = store.get("cost", "per_million")
+    assert saved["metrics"]["cost_per_million_tokens"] == pytest.approx(4 / 3.6)
+    assert saved["throughput_from"] == "a test" and kind_of(saved) == "calculated"

@@ -5,8 +5,9 @@
     python -m benchmarks.planner.accuracy --write          # planner_accuracy.md, recorded.json
 
 KV-cache tokens and weights are predicted without any calibration; times after one run of that
-machine (the TPOT of one stream and one prefill of its reference configuration). Needs no GPU. Exits
-with 1 when a target is missed. helpers/planning/recorded.json is what notebook 4 shows of it.
+machine (the TPOT of one stream and one prefill of its reference configuration; of servers under
+load, TPOT and TTFT of the first load). Needs no GPU. Exits with 1 when a target is missed.
+helpers/planning/recorded.json is what notebook 4 shows of it.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import json
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from benchmarks.planner import FOLDER, RECORDS, record
+from benchmarks.planner import FOLDER, RECORDS, record, record_load
+from benchmarks.planner.clients import Load
 from benchmarks.planner.planned import Planned
-from helpers.planning import GIB, Point, Tuning, calibrate
+from helpers.planning import GIB, Point, RequestMix, Tuning, calibrate
 from helpers.planning.recorded import FILE as RECORDED
 
 TARGETS = {
@@ -27,6 +30,9 @@ TARGETS = {
     "tpot_ms": 0.15,
     "prefill_ms": 0.15,
     "speedup": 0.15,
+    "load_output_tokens_per_s": 0.15,
+    "load_tpot_ms": 0.15,
+    "load_ttft_p50_ms": 0.25,
 }
 UNITS = {
     "kv_cache_tokens": "KV-cache tokens",
@@ -34,7 +40,12 @@ UNITS = {
     "tpot_ms": "TPOT, ms",
     "prefill_ms": "prefill, ms",
     "speedup": "speed-up over one GPU",
+    "load_output_tokens_per_s": "output tokens/s under load",
+    "load_tpot_ms": "TPOT under load, ms",
+    "load_ttft_p50_ms": "TTFT under load (p50), ms",
 }
+LOADS = [name for name in UNITS if name.startswith("load_")]
+BEFORE = RECORDS / "before.json"
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,8 @@ class Row:
     """One number of one configuration; errors are predicted / measured - 1.
 
     ``committed``: predicted before the run; ``plain``: today, without calibration; ``calibrated``:
-    today, after one run of that machine, of which ``reference`` numbers are part.
+    today, after one run of that machine, of which ``reference`` numbers are part; ``before``: by
+    the planner of before.json; ``outside``: of what the planner covers.
     """
 
     machine: str
@@ -55,9 +67,11 @@ class Row:
     calibrated: float
     holdout: bool = False
     reference: bool = False
+    before: float | None = None
+    outside: bool = False
 
     def error(self, which: str = "calibrated") -> float | None:
-        """The error of one of the three predictions; None when there is none."""
+        """The error of one of the four predictions; None when there is none."""
         value = getattr(self, which)
         return None if value is None else value / self.measured - 1
 
@@ -73,6 +87,12 @@ def load_records(folder=RECORDS) -> list[dict]:
 
 
 # ---------------------------------------------------------------------- comparing
+@lru_cache(maxsize=1)
+def _before() -> dict:
+    """{file: {id: {quantity: {case: predicted}}}} of the planner that was."""
+    return json.loads(BEFORE.read_text())["predictions"]
+
+
 class Machine:
     """The records of one file, and what the planner says of them now."""
 
@@ -114,8 +134,9 @@ class Machine:
     def _row(self, r: dict, quantity: str, case: str, real, committed, predicted) -> Row:
         known = r is self.reference and (quantity, case) in self.used
         held = bool(r["config"].get("holdout"))
-        name = r["id"]
-        return Row(self.name, name, quantity, case, real, committed, *predicted, held, known)
+        old = _before().get(self.name, {}).get(r["id"], {}).get(quantity, {}).get(case)
+        marks = held, known, old, bool(r["config"].get("outside"))
+        return Row(self.name, r["id"], quantity, case, real, committed, *predicted, *marks)
 
     def _sizes(self, r: dict) -> list[Row]:
         measured, committed = r["measured"], r.get("predicted") or {}
@@ -165,11 +186,57 @@ class Machine:
         return rows
 
 
+class LoadMachine(Machine):
+    """The records of one file of servers under load."""
+
+    def __init__(self, records: list[dict]):
+        self.name, self.records = records[0]["file"], records
+        self.reference = records[0]
+        self.used = {(quantity, self.reference["case"]) for quantity in LOADS}
+        self.tunings = [None, self._from_load(self.reference)]
+
+    def _from_load(self, r: dict) -> Tuning:
+        measured, planned = r["measured"], _planned(r)
+        load = Load.read(r["case"])
+        tp, pp, dp = planned.sizes
+        point = Point(
+            tp,
+            pp,
+            dp,
+            load.clients,
+            load.input_tokens,
+            load.output_tokens,
+            tpot_s=measured["tpot_ms"] / 1e3,
+            ttft_s=measured["ttft_ms"] / 1e3,
+        )
+        return calibrate(planned.shape, planned.box, [point], planned.memory.options).tuning
+
+    def rows(self) -> list[Row]:
+        """Three numbers of every load; arrivals give the tokens/s that their rate is."""
+        return [row for r in self.records for row in self._of_load(r)]
+
+    def _of_load(self, r: dict) -> list[Row]:
+        load, measured, planned = Load.read(r["case"]), r["measured"], _planned(r)
+        requests = RequestMix(
+            load.input_tokens, load.output_tokens, load.clients or 1, measured["rate_per_s"]
+        )
+        ours = [record_load.numbers_of(planned.under(requests, t)) for t in self.tunings]
+        committed = r["predicted"] or {}
+        rows = []
+        for quantity in LOADS if load.clients else LOADS[1:]:
+            name = quantity.removeprefix("load_")
+            predicted = [one[name] for one in ours]
+            numbers = measured[name], committed.get(name), predicted
+            rows.append(self._row(r, quantity, r["case"], *numbers))
+        return rows
+
+
 def _planned(r: dict) -> Planned:
     ranks = r["measured"].get("memory_by_rank") or [{}]
     total = ranks[0].get("total")
     probe = r["machine"].get("probe")
-    return Planned(r["config"], r["gpu"], probe, total / GIB if total else None)
+    usage = "server" if "case" in r else "llm"
+    return Planned(r["config"], r["gpu"], probe, total / GIB if total else None, usage)
 
 
 def _is_base(r: dict) -> bool:
@@ -181,8 +248,41 @@ def _is_base(r: dict) -> bool:
 def compare(records: list[dict]) -> list[Row]:
     """Rows for all records, machine by machine; without a reference a machine is not calibrated."""
     files = dict.fromkeys(r["file"] for r in records)
-    machines = [Machine([r for r in records if r["file"] == name]) for name in files]
-    return [row for machine in machines for row in machine.rows()]
+    rows = []
+    for name in files:
+        mine = [r for r in records if r["file"] == name]
+        machine = LoadMachine if "case" in mine[0] else Machine
+        rows += machine(mine).rows()
+    return rows
+
+
+def regrets(records: list[dict]) -> list[dict]:
+    """What following the planner costs where several layouts of a model were measured.
+
+    One row for each model and load: the layout that was predicted to give most tokens/s, the one
+    that did, and what the first lacks of the second's tokens/s, as a share.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for r in (r for r in records if "case" in r and Load.read(r["case"]).clients):
+        groups.setdefault((r["file"], r["config"]["model"], r["case"]), []).append(r)
+    rows = []
+    for (machine, model, case), of_group in groups.items():
+        if len(of_group) < 2:
+            continue
+        measured = {_layout(r): r["measured"]["output_tokens_per_s"] for r in of_group}
+        predicted = {_layout(r): r["predicted"]["output_tokens_per_s"] for r in of_group}
+        chosen, best = max(predicted, key=predicted.get), max(measured, key=measured.get)
+        row = {"machine": machine, "model": model, "case": case, "layouts": len(of_group)}
+        row |= {"chosen": chosen, "best": best}
+        rows.append(row | {"regret": 1 - measured[chosen] / measured[best]})
+    return rows
+
+
+def _layout(r: dict) -> str:
+    config = r["config"]
+    sizes = [f"{name.upper()} {config[name]}" for name in ("tp", "pp", "dp") if config[name] > 1]
+    ep = " with EP" if config["engine_args"].get("enable_expert_parallel") else ""
+    return (" ".join(sizes) or "TP 1") + ep
 
 
 # ---------------------------------------------------------------------- summing up
@@ -194,18 +294,21 @@ def _mean_and_worst(rows: list[Row], which: str) -> tuple[float | None, float | 
 def summary(rows: list[Row]) -> list[dict]:
     """For each machine and quantity: how many numbers, mean and worst error, and the target.
 
-    Errors are absolute: as committed, plain, calibrated, and calibrated on the configurations that
-    were held out. Numbers used to calibrate are left out.
+    Errors are absolute: of the planner before, as committed, plain, calibrated, and calibrated on
+    the configurations that were held out. Numbers used to calibrate, and those outside, are left
+    out.
     """
     out = []
     for machine in dict.fromkeys(r.machine for r in rows):
         for quantity, target in TARGETS.items():
             of_kind = [r for r in rows if (r.machine, r.quantity) == (machine, quantity)]
-            mine = [r for r in of_kind if not r.reference]
+            mine = [r for r in of_kind if not r.reference and not r.outside]
             if not mine:
                 continue
             line = {"machine": machine, "quantity": quantity, "numbers": len(mine)}
+            line["kind"] = "cpu" if "_CPU" in machine else "gpu"
             for name, chosen, which in (
+                ("before_", mine, "before"),
                 ("committed_", mine, "committed"),
                 ("plain_", mine, "plain"),
                 ("", mine, "calibrated"),
@@ -221,6 +324,7 @@ def recorded(records: list[dict]) -> dict:
     """What helpers/planning/recorded.json keeps for a reader without these machines."""
     rows = compare(records)
     cpu = [r for r in records if r["gpu"] == "CPU" and not r["config"].get("holdout")]
+    cpu = [r for r in cpu if "case" not in r]
     two = next(r for r in cpu if r["config"]["tp"] == 2)
     one = next(r for r in cpu if _is_base(r) and r["file"] == two["file"])
     steps = [
@@ -236,6 +340,7 @@ def recorded(records: list[dict]) -> dict:
     return {
         "about": "written by python -m benchmarks.planner.accuracy --write",
         "accuracy": summary(rows),
+        "regrets": regrets(records),
         "tp2": {"machine": machine, "steps": steps, "allreduce": allreduce},
     }
 
@@ -246,7 +351,13 @@ Errors are predicted / measured - 1. `committed`: the prediction that was writte
 `uncalibrated`: the present formulas as they are. `predicted`: after one run of that machine \
 (marked *, and left out of the means). h: held out while the formulas were fitted. Of the H100's, \
 14B-util0.6, 7B-fp8kv and 1.5B have since been used to fit the memory of starts and the CPU's part \
-of a step; what was predicted before they were measured is under `committed`.
+of a step; what was predicted before they were measured is under `committed`. `before`: the \
+planner that computed prompts between the steps of the streams, after the same run of that \
+machine (of loads: without, on GPUs). o: outside of what the planner covers, and of the means: two \
+ranks of a CPU that share two cores with the server's front end and the clients.
+
+On the H100 of November 23 and 24 the process of the next configuration imported vLLM while one \
+was measured. Steps that wait for the CPU, those of 0.5B to 3B, may have been longer for it.
 """
 
 
@@ -282,12 +393,13 @@ def report(records: list[dict]) -> str:
     for machine in dict.fromkeys(r["file"] for r in records):
         lines.append(_title(machine, [r for r in records if r["file"] == machine]))
         lines += _table(
-            "quantity | numbers | mean error | worst | of those held out: mean | worst | "
-            "as committed: mean | worst | target | met",
+            "quantity | numbers | before: mean | worst | now: mean | worst | of those held out: "
+            "mean | worst | as committed: mean | worst | target | met",
             [
                 [
                     UNITS[s["quantity"]],
                     s["numbers"],
+                    *(_share(s[k]) for k in ("before_mean", "before_worst")),
                     *(_share(s[k]) for k in ("mean", "worst", "holdout_mean", "holdout_worst")),
                     *(_share(s[k]) for k in ("committed_mean", "committed_worst")),
                     f"{s['target']:.0%}",
@@ -299,22 +411,39 @@ def report(records: list[dict]) -> str:
         )
         lines.append("")
         lines += _table(
-            "configuration | quantity | case | measured | predicted | error | uncalibrated | "
-            "committed",
+            "configuration | quantity | case | measured | predicted | error | before | "
+            "uncalibrated | committed",
             [
                 [
-                    r.config + (" (h)" if r.holdout else ""),
+                    r.config + (" (h)" if r.holdout else " (o)" if r.outside else ""),
                     UNITS[r.quantity],
                     r.case + ("*" if r.reference else ""),
                     _number(r.measured),
                     _number(r.calibrated),
-                    *(_share(r.error(k), "+") for k in ("calibrated", "plain", "committed")),
+                    *(
+                        _share(r.error(k), "+")
+                        for k in ("calibrated", "before", "plain", "committed")
+                    ),
                 ]
                 for r in rows
                 if r.machine == machine
             ],
         )
+    lines += _regret_lines(regrets(records))
     return "\n".join(lines) + "\n"
+
+
+def _regret_lines(rows: list[dict]) -> list[str]:
+    if not rows:
+        return []
+    keys = ("machine", "model", "case", "layouts", "chosen", "best")
+    return [
+        "\n## Was the plan that measured best ranked first?\n",
+        *_table(
+            "machine | model | load | layouts | predicted best | measured best | regret, tokens/s",
+            [[*(row[key] for key in keys), _share(row["regret"])] for row in rows],
+        ),
+    ]
 
 
 def main(argv=None) -> int:

@@ -1,7 +1,9 @@
 """Clients of a server: so many at once, or arrivals at random, seen through a window of time.
 
-The clients are spread before the window opens, as users are, and nothing that happens outside of it
-counts: what is measured is the steady state, which is what the planner predicts.
+The clients are spread before the window opens, and answers have between half and one and a half
+times their mean length, as users' have: of equal ones those that met once would stay together for
+good. Nothing that happens outside of the window counts: what is measured is the steady state, which
+is what the planner predicts.
 """
 
 import asyncio
@@ -22,9 +24,10 @@ PATTERN = re.compile(r"(\d+)(%?)x(\d+)\+(\d+)")
 
 @dataclass(frozen=True)
 class Load:
-    """Requests of so many tokens in and out; from ``clients`` at once, or arriving at random.
+    """Requests of so many tokens in and, on average, out.
 
-    share: of the requests per second that the server was measured to serve at most.
+    clients: so many at once; None: they arrive at random. share: of the requests per second that
+    the server was measured to serve at most.
     """
 
     input_tokens: int
@@ -102,7 +105,7 @@ class Clients:
         waiting = asyncio.create_task(spread.wait())
         try:
             while True:
-                await self._ask(session, self.load.output_tokens)
+                await self._ask(session, self._length())
         finally:
             waiting.cancel()
 
@@ -112,7 +115,11 @@ class Clients:
             while True:
                 due += self.draw.expovariate(rate_per_s)
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                group.create_task(self._ask(session, self.load.output_tokens))
+                group.create_task(self._ask(session, self._length()))
+
+    def _length(self) -> int:
+        mean = self.load.output_tokens
+        return self.draw.randint(mean - mean // 2, mean + mean // 2)
 
     async def _ask(self, session, output: int) -> None:
         prompt = [self.draw.randrange(3, self.vocabulary) for _ in range(self.load.input_tokens)]

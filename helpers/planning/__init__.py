@@ -64,5 +64,6 @@ from .predict import (
     decode_parts,
     default_tuning,
     prefill_parts,
+    prompt_beside_parts,
     tp_speedup_parts,
 )

@@ -52,10 +52,12 @@ def memory(rows: list[dict], capacity_gib: float, caption: str) -> None:
     figures.show(fig, caption, rows, "memory_by_plan")
 
 
-def step_by_cause(rows: list[dict], caption: str, title: str) -> None:
-    """Decode step as a stacked bar for each layout, the speed-up above it.
+def step_by_cause(
+    rows: list[dict], caption: str, title: str, xlabel="layout", name="step_by_cause"
+) -> None:
+    """A step as a stacked bar for each row, a label above it.
 
-    rows: {"layout", "total_ms", "speedup", part_ms...}.
+    rows: {"layout", "total_ms", "above", part_ms...}. name: of the figure's file.
     """
     fig, ax = figures.figure(title, size=(7.5, 4.2))
     parts = [part for part in PART_NAMES if any(row.get(f"{part}_ms", 0) > 0 for row in rows)]
@@ -66,11 +68,11 @@ def step_by_cause(rows: list[dict], caption: str, title: str) -> None:
         ax.bar(places, ms, bottom=bottom, **look)
         bottom = [a + b for a, b in zip(bottom, ms, strict=True)]
     for x, row in enumerate(rows):
-        note(ax, f"{row['speedup']:.2f}x", (x, bottom[x]), (0, 4), ha="center", fontsize=9)
+        note(ax, row["above"], (x, bottom[x]), (0, 4), ha="center", fontsize=9)
     ax.set_xticks(places, [row["layout"] for row in rows])
-    ax.set(ylabel="ms per decode step", xlabel="layout", ylim=(0, max(bottom) * 1.18))
+    ax.set(ylabel="ms per step", xlabel=xlabel, ylim=(0, max(bottom) * 1.18))
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    figures.show(fig, caption, rows, "step_by_cause")
+    figures.show(fig, caption, rows, name)
 
 
 def over_batch(rows: list[dict], caption: str) -> None:

@@ -380,12 +380,32 @@ def prefill_parts(shape, box, tp, pp, prompt, chunk, *, tuning=None) -> Parts:
 def tp_speedup_parts(shape, box, tps, streams, context) -> list[dict]:
     """Decode step by cause for several tensor parallel sizes: why t GPUs are not t times faster.
 
-    Rows: {"layout", "tp", "speedup", "total_ms", part_ms...}; the first of ``tps`` has speed-up 1.
+    Rows: {"layout", "tp", "speedup", "total_ms", "above", part_ms...}; the first of ``tps`` has
+    speed-up 1; "above" is the label of a bar.
     """
     rows, first = [], None
     for tp in tps:
         parts = decode_parts(shape, box, tp, 1, streams, context)
         first = first or parts.total
-        row = {"layout": f"TP {tp}", "tp": tp, "speedup": float(first / parts.total)}
+        speedup = float(first / parts.total)
+        row = {"layout": f"TP {tp}", "tp": tp, "speedup": speedup, "above": f"{speedup:.2f}x"}
         rows.append({**row, "total_ms": float(parts.total) * 1e3, **parts.ms()})
     return rows
+
+
+def prompt_beside_parts(shape, box, tp, streams, context, prompt) -> list[dict]:
+    """A step of ``streams``, the same with a prompt in it, and the prompt alone, by cause.
+
+    Rows: {"layout", "total_ms", "above", part_ms...}; "above" is the label of a bar.
+    """
+    steps = Steps(shape, box, tp)
+    parts = {
+        f"{streams} streams": steps.parts(streams, context),
+        f"{streams} streams\nand a prompt": steps.parts(streams, context, prompt, prompt / 2),
+        "the prompt\nalone": steps.parts(0, 0, prompt, prompt / 2),
+    }
+    return [
+        {"layout": name, "total_ms": ms, "above": f"{ms:.1f} ms", **one.ms()}
+        for name, one in parts.items()
+        for ms in [float(one.total) * 1e3]
+    ]

@@ -37,8 +37,8 @@ def errors() -> list[dict]:
     """
     kinds = {"one H100": "gpu", "two CPU cores": "cpu"}
     rows = []
-    for machine, prefix in kinds.items():
-        mine = [row for row in accuracy() if row["machine"].startswith(prefix)]
+    for machine, kind in kinds.items():
+        mine = [row for row in accuracy() if row["kind"] == kind]
         for quantity in dict.fromkeys(row["quantity"] for row in mine):
             of_kind = [row for row in mine if row["quantity"] == quantity]
             numbers = sum(row["numbers"] for row in of_kind)
@@ -53,7 +53,7 @@ def _gpu_times() -> list[dict]:
     return [
         row
         for row in accuracy()
-        if row["machine"].startswith("gpu") and row["quantity"] in ("tpot_ms", "prefill_ms")
+        if row["kind"] == "gpu" and row["quantity"] in ("tpot_ms", "prefill_ms")
     ]
 
 

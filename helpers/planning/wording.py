@@ -36,6 +36,9 @@ QUANTITIES = {
     "tpot_ms": "TPOT",
     "prefill_ms": "prefill",
     "speedup": "speed-up of TP 2",
+    "load_output_tokens_per_s": "tokens/s under load",
+    "load_tpot_ms": "TPOT under load",
+    "load_ttft_p50_ms": "TTFT under load",
 }
 
 
@@ -244,6 +247,16 @@ def allreduce_regime(shape: ModelShape, box: Box, tp: int, tuning: Tuning) -> st
             f"latency + {volume * 1e6:.0f} us transfer, so {decides} decides"
         )
     return "\n".join(lines)
+
+
+def slowed_down(rows: list[dict], prompt: int) -> str:
+    """What a prompt does to the streams in its step. rows: of prompt_beside_parts."""
+    streams, both, alone = (row["total_ms"] for row in rows)
+    return (
+        f"With a prompt of {prompt:,} tokens in it a step takes {both:.1f} ms instead of "
+        f"{streams:.1f}: every stream gets its next token {both - streams:.1f} ms later, and none "
+        f"stops. One after the other, the two would take {streams + alone:.1f} ms."
+    )
 
 
 def batch_rows(predicted: dict[str, list[SpeedPrediction]]) -> list[dict]:

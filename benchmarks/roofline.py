@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from helpers.planning import ModelShape
+from helpers.planning.work import model_stage
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,15 @@ class Work:
         }
 
 
+def active_parameters(shape: ModelShape) -> float:
+    """Parameters that one token passes through, without the embedding table."""
+    products = model_stage(shape).step(streams=1, context=0).products
+    return sum(product.flops for product in products) / 2
+
+
 def decode_work(shape: ModelShape, streams: int, context: float) -> Work:
     """One decode step: `streams` sequences of `context` tokens each, one new token each."""
-    weights = shape.active_parameters()
+    weights = active_parameters(shape)
     attention = 4 * shape.layers * shape.heads * shape.head_dim * context
     moved = weights * shape.dtype_bytes + streams * context * shape.kv_bytes_per_token()
     return Work(moved, streams * (2 * weights + attention))
@@ -49,7 +56,7 @@ def prefill_work(shape: ModelShape, tokens: int, prompts: int) -> Work:
 
     The output layer runs for last tokens alone; attention is causal.
     """
-    weights = shape.active_parameters()
+    weights = active_parameters(shape)
     head = shape.vocab * shape.hidden
     length = tokens // prompts
     pairs = prompts * length * (length + 1) / 2

@@ -189,10 +189,6 @@ class ModelShape:
         copies = 1 if self.tied else 2
         return sum(t.numel for t in stored) - padding * self.hidden * copies
 
-    def active_parameters(self) -> int:
-        """Parameters that one token passes through, without the embedding table."""
-        return sum(n for n, _ in matmul_parameters(self).values())
-
     def kv_bytes_per_token(
         self, tp: int = 1, kv_dtype: str = "auto", layers: int | None = None
     ) -> int:
@@ -858,25 +854,3 @@ def valid_sizes(shape: ModelShape, up_to: int) -> list[dict]:
     """One row for every tensor parallel size up to ``up_to``: {"tp", "valid", "why"}."""
     reasons = {tp: why_invalid(shape, tp) for tp in range(1, up_to + 1)}
     return [{"tp": tp, "valid": why is None, "why": why or ""} for tp, why in reasons.items()]
-
-
-# ---------------------------------------------------------------------- work of one token
-def matmul_parameters(
-    shape: ModelShape, tp: int = 1, layers: int | None = None, last: bool = True
-) -> dict:
-    """Parameters that matrix products use for one token, on one rank that holds ``layers`` layers.
-
-    {"attention": (active, element bytes), ...}; experts counted as a token uses them.
-    """
-    scale = 1.0 if layers is None else layers / shape.layers
-    parts: dict[str, tuple[float, float]] = {}
-    for tensor in rank_tensors(shape, tp):
-        if tensor.kernel:
-            used = shape.experts_per_token / shape.experts if tensor.part == "experts" else 1.0
-            before = parts.get(tensor.part, (0.0, 0.0))[0]
-            parts[tensor.part] = (before + tensor.numel * used * scale, tensor.element_bytes)
-    parts = {part: (int(active), size) for part, (active, size) in parts.items()}
-    if last:
-        head = padded_vocab(shape.vocab) // tp * shape.hidden
-        parts["lm_head"] = (head, float(shape.dtype_bytes))
-    return parts

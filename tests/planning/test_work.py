@@ -1,11 +1,13 @@
 """What a step reads, computes and sends, by hand; all-reduces against vLLM's published tables."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from helpers.planning import Tuning, load_shape, make_box
 from helpers.planning.collectives import allreduce_seconds, exchange_seconds
-from helpers.planning.models import matmul_parameters
+from helpers.planning.models import rank_tensors
 from helpers.planning.work import experts_touched, model_stage
 
 KIB, MIB = 2**10, 2**20
@@ -18,9 +20,14 @@ def product(work, part):
 def test_a_dense_step_reads_every_weight_once_and_computes_two_flops_for_each():
     shape = load_shape("Qwen2.5-7B")
     step = model_stage(shape, tp=2).step(streams=8, context=1000, prompt_tokens=100, prompt_keys=50)
-    for part, (parameters, size) in matmul_parameters(shape, 2).items():
+    matrices = Counter()
+    for tensor in rank_tensors(shape, 2):
+        if tensor.kernel or tensor.part == "lm_head":
+            matrices[tensor.part] += tensor.numel
+    assert matrices.keys() == {"attention", "mlp", "lm_head"}
+    for part, parameters in matrices.items():
         now = product(step, part)
-        assert now.read_bytes == parameters * size
+        assert now.read_bytes == 2 * parameters
         assert now.flops == 2 * parameters * (8 if part == "lm_head" else 108)
     assert step.kv_read_bytes == 8 * 1000 * shape.kv_bytes_per_token(2)
     assert step.allreduces == ((2 * 28 + 1, 108 * 3584 * 2),) and not step.exchanges

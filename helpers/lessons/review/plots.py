@@ -71,14 +71,15 @@ def throughput_latency(
 
 
 def _points(ax, rows: list[dict], names: list[str], **look) -> None:
-    """Labelled points; the labels take turns on both sides, so that neighbours stay apart."""
+    """Labelled points; each label stands on the side that is away from the nearest other point."""
     xs = [row["tpot_ms_p50"] for row in rows]
     ys = [row["output_tokens_per_s"] for row in rows]
     ax.scatter(xs, ys, s=50, zorder=3, **look)
-    for i, place in enumerate(sorted(zip(xs, ys, names, strict=True))):
-        left = i % 2
-        offset, side = ((-7, 4), "right") if left else ((7, -9), "left")
-        note(ax, place[2], place[:2], offset, ha=side, fontsize=8)
+    for name, x, y in zip(names, xs, ys, strict=True):
+        away = [((x - x2) / max(xs), (y - y2) / max(ys)) for x2, y2 in zip(xs, ys, strict=True)]
+        right, up = min(filter(any, away), key=lambda d: d[0] ** 2 + d[1] ** 2, default=(1, -1))
+        offset = (7 if right >= 0 else -7, 4 if up > 0 else -9)
+        note(ax, name, (x, y), offset, ha="left" if right >= 0 else "right", fontsize=8)
     ax.set(xlabel="TPOT p50 (ms per output token)", ylabel="output tokens/s, all requests")
     ax.set_ylim(0, 1.12 * max(ys))
     ax.set_xlim(0, 1.3 * max(xs))

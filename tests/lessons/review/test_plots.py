@@ -1,0 +1,40 @@
+"""helpers/lessons/review/plots.py: what is written in the figures can be read."""
+
+from itertools import combinations
+
+import pytest
+
+from helpers.display import figures
+from helpers.lessons.review import plots
+
+# (TPOT ms, tokens/s) of one at a time, 1, 4, 16, 48: quiet and busy machines, as they came out.
+MAPS = [
+    [(2.34, 413), (1.92, 473), (2.07, 1735), (4.77, 3007), (11.7, 2678)],
+    [(1.91, 490), (1.74, 520), (1.92, 1835), (3.15, 3699), (7.67, 4537)],
+    [(1.62, 573), (1.70, 520), (2.2, 1500), (2.3, 1600), (7.0, 4000)],
+]
+
+
+@pytest.mark.parametrize("points", MAPS)
+def test_labels_of_the_map_cover_no_point_and_no_other_label(monkeypatch, points):
+    drawn = []
+    monkeypatch.setattr(figures, "show", lambda fig, *_: drawn.append(fig))
+    names = ["one at a time", *(f"max_num_seqs={n}" for n in (1, 4, 16, 48))]
+    rows = [
+        {"configuration": name, "tpot_ms_p50": ms, "output_tokens_per_s": speed, "ttft_ms_p50": 1.0}
+        for name, (ms, speed) in zip(names, points, strict=True)
+    ]
+    there = [{**row, "variant": str(n)} for n, row in enumerate(rows)]
+    where = "recorded: a GPU,\nvLLM,\na model,\na day"
+    plots.throughput_latency(rows, names[3], "caption", 5.0, recorded=(there, where))
+    fig = drawn[0]
+    fig.canvas.draw()
+    ax = fig.axes[0]
+    labels = [t for t in ax.texts if t.get_text() != "the goal's limit"]
+    boxes = [label.get_window_extent() for label in labels]
+    for (a, one), (b, other) in combinations(zip(labels, boxes, strict=True), 2):
+        assert not one.overlaps(other), f"{a.get_text()} and {b.get_text()}"
+    for label, box in zip(labels, boxes, strict=True):
+        near = box.padded(5)  # pixels: half of a point's mark
+        covered = [point for point in points if near.contains(*ax.transData.transform(point))]
+        assert not covered, f"{label.get_text()} covers {covered}"

@@ -105,6 +105,8 @@ def provenance(profile=None) -> dict:
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "session": SESSION,
         "attended": has_widgets(),  # a person ran the cell, in a front end
+        # Of a class: so many submissions at a time shared the machine.
+        "at_once": int(os.environ.get("WORKBOOK_AT_ONCE", "1")),
     }
 
 

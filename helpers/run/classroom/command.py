@@ -16,6 +16,7 @@ from helpers.engine.profile import gpus
 from helpers.run import course_file
 from helpers.run.classroom.attempt import Class
 from helpers.run.classroom.class_run import run_class
+from helpers.run.classroom.cluster import on_ray
 from helpers.run.classroom.sandbox import Limits
 from helpers.run.classroom.workers import on_this_machine
 from helpers.run.course_file import UsageError, assign_parameters, find_notebooks, parameters_of
@@ -51,8 +52,10 @@ def arguments() -> argparse.ArgumentParser:
     again = "folder for the results; the same again goes on where a run stopped"
     add("--out", again, type=Path, required=True)
     add("--read-only", "execute nothing, only read what was submitted", action="store_true")
-    jobs = "students at a time; with GPUs at most one per GPU (default 1)"
+    jobs = "students at a time on a machine; with GPUs at most one per GPU (default 1)"
     add("--jobs", jobs, type=int, default=1)
+    cluster = "run them on this Ray cluster (`auto`: the one of this machine)"
+    add("--ray", cluster, metavar="ADDRESS")
     course_file.add_arguments(parser)
     for name, what, default in (
         ("--cell-timeout", "one cell", Limits.cell_s),
@@ -83,7 +86,7 @@ def main(argv: list[str]) -> int:
     course = course_file.asked(given)
     notebooks = find_notebooks(course.notebooks)
     assign_parameters(notebooks, course.parameters)
-    devices = [] if given.read_only else gpu_ids()
+    devices = [] if given.read_only or given.ray else gpu_ids()
     if devices and given.jobs > len(devices):
         most = f"one student per GPU at a time, so at most --jobs {len(devices)}"
         raise UsageError(f"--jobs {given.jobs} with {len(devices)} GPU: {most}.")
@@ -107,7 +110,9 @@ def main(argv: list[str]) -> int:
         keep_work=given.keep_work,
         at_once=given.jobs,
     )
-    students = run_class(given.submissions, work, on_this_machine(given.jobs, devices))
+    here = on_this_machine(given.jobs, devices)
+    workers = on_ray(given.ray, given.jobs) if given.ray else here
+    students = run_class(given.submissions, work, workers)
     tally = Counter(student.verdict for student in students)
     verdicts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(tally.items()))
     print(f"\n{len(students)} students: {verdicts}. Read: {out / 'class.html'}")

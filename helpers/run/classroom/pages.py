@@ -20,6 +20,7 @@ import jinja2
 from helpers.lessons.puzzles.check import PUZZLES
 from helpers.results.wording import rounded
 from helpers.run import summary
+from helpers.run.classroom import results
 
 TYPED = ("student", "parameter")  # who made a prediction; else a formula
 FILES = {
@@ -177,7 +178,12 @@ def _predictions(students: list[dict]) -> list[dict]:
 def write(out: Path, students: list[dict], notes: list[str], read_only: bool) -> None:
     """class.csv and class.html in `out`; called again whenever there is more."""
     common = shared(students)
-    rows = [row(student, common.get(student["slug"], [])) for student in students]
+    beside = results.beside(students)
+    rows = [
+        row(student, common.get(student["slug"], []))
+        | {"ran_beside": beside[student["slug"]] or ""}
+        for student in students
+    ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(rows[0])

@@ -1,5 +1,6 @@
 """A student in JupyterLab: cells one by one, forms, the stop button, a new kernel, an export."""
 
+import io
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import time
 
 import pytest
 from nbconvert import HTMLExporter
+from PIL import Image
 
 from helpers import REPO
 from helpers.results import Results
@@ -337,6 +339,8 @@ def test_pictures_read_well_in_both_themes(open_notebook, theme):
     image.wait_for()
     alt = image.get_attribute("alt")
     assert alt.startswith("Throughput grows with the batch."), "its text for who does not see it"
+    paper = Image.open(io.BytesIO(image.screenshot())).convert("L").getpixel((3, 3))
+    assert (paper > 128) == theme.endswith("Light"), f"a picture on {paper} in {theme}"
     caption = notebook.output(0).get_by_text("Four at a time give")
     notebook.output(0).locator("summary").click()
     cell = notebook.output(0).locator("td", has_text="33")

@@ -18,7 +18,10 @@
           await draw(model);
           const image = widget.node.querySelector("img");
           const alt = model.metadata[options.mimeType]?.alt ?? model.metadata.alt;
-          if (image && typeof alt === "string") image.alt = alt;
+          if (image && typeof alt === "string") {
+            image.alt = alt;
+            image.classList.add("workbook-picture");
+          }
         };
         return widget;
       }
@@ -27,6 +30,16 @@
 
     const requires = [IRenderMimeRegistry];
     return { id: "workbook:alt-text", autoStart: true, requires, activate };
+  }
+
+  // Pictures are drawn on white paper: on a dark page light and dark change places, hues stay.
+  function darkPictures() {
+    const pictures = ".workbook-picture, .steps, .jp-RenderedMarkdown img[src*='docs/drawings']";
+    const textContent =
+      `body[data-jp-theme-light="false"] :is(${pictures}) { filter: invert(0.93) hue-rotate(180deg); }`;
+    const activate = () => document.head.append(
+      Object.assign(document.createElement("style"), { textContent }));
+    return { id: "workbook:dark-pictures", autoStart: true, activate };
   }
 
   // START.md is written anew at every save of a notebook: where it is seen, it is read anew.
@@ -50,7 +63,7 @@
   window._JUPYTERLAB["workbook"] = {
     init: (scope) => { shared = scope; },
     get: async () => {
-      const found = { __esModule: true, default: [await altText(), startPage()] };
+      const found = { __esModule: true, default: [await altText(), darkPictures(), startPage()] };
       return () => found;
     },
   };

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from benchmarks.planner import FOLDER, RECORDS, record, record_load
+from benchmarks.planner import FOLDER, RECORDS, published, record, record_load
 from benchmarks.planner.clients import Load
 from benchmarks.planner.planned import Planned
 from helpers.planning import GIB, Point, RequestMix, Tuning, calibrate
@@ -361,6 +361,13 @@ was measured. Steps that wait for the CPU, those of 0.5B to 3B, may have been lo
 """
 
 
+PUBLISHED = """
+## What others published
+
+Nothing was fitted to these numbers, and nothing of their machines is known but what stands here.
+"""
+
+
 def _share(value, sign: str = "") -> str:
     return "" if value is None else f"{value:{sign}.1%}"
 
@@ -430,6 +437,13 @@ def report(records: list[dict]) -> str:
             ],
         )
     lines += _regret_lines(regrets(records))
+    lines += [
+        PUBLISHED,
+        *_table(
+            "model | GPUs | load | quantity | published | predicted | error | source",
+            published.table(),
+        ),
+    ]
     return "\n".join(lines) + "\n"
 
 

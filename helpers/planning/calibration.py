@@ -34,6 +34,7 @@ UNIT = 300.0  # a point that is so many times off was typed in another unit
 DOUBT = {
     "read_efficiency": 0.08,
     "compute_efficiency": 0.15,
+    "experts_efficiency": 0.45,
     "kv_efficiency": 0.25,
     "attention_efficiency": 0.30,
     "layer_s": 0.35,

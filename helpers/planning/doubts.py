@@ -9,7 +9,13 @@ from .load import SpeedPrediction, predict_speed
 from .predict import Tuning
 
 MATTERS = 1.05  # a doubt that changes the answer by fewer times is not worth a range
-CPU_PARAMETERS = ("host_s", "host_stream_s", "host_layer_s")
+# Parameters that are doubtful together, and why.
+DOUBTFUL = {
+    ("host_s", "host_stream_s", "host_layer_s"): "steps wait for the CPU that prepares them, and "
+    "CPUs differ: --calibrate with a run of this machine",
+    ("experts_efficiency",): "how fast experts compute prompts differs by kernel, and none was "
+    "measured here",
+}
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,13 @@ def speed_range(
         tokens = fast.output_tokens_per_s / slow.output_tokens_per_s
         return max(tokens, slow.tpot_s / fast.tpot_s) > MATTERS
 
-    slow, fast, because = (box, tuning), (box, tuning), []
-    slower, faster = _cpus(tuning, doubt or doubt_for(box.gpu))
-    if matters(predicted(box, slower), predicted(box, faster)):
-        slow, fast = (box, slower), (box, faster)
-        because.append(
-            "steps wait for the CPU that prepares them, and CPUs differ: --calibrate with a run of "
-            "this machine"
-        )
+    doubt, because = doubt or doubt_for(box.gpu), []
+    slow, fast = (box, tuning), (box, tuning)
+    for names, why in DOUBTFUL.items():
+        if matters(*(predicted(box, _moved(tuning, doubt, names, way)) for way in (1, -1))):
+            slow = (box, _moved(slow[1], doubt, names, 1))
+            fast = (box, _moved(fast[1], doubt, names, -1))
+            because.append(why)
     for name, (low, high) in box.gpu.between.items():
         lower, higher = (replace(box.gpu, **{name: value}) for value in (low, high))
         if matters(*(predicted(replace(box, gpu=gpu), tuning) for gpu in (lower, higher))):
@@ -64,9 +69,11 @@ def speed_range(
     )
 
 
-def _cpus(tuning: Tuning, doubt: dict) -> tuple[Tuning, Tuning]:
-    """The same machine beside a slower and a faster CPU, one standard deviation each."""
-    factors = {name: math.exp(doubt[name]) for name in CPU_PARAMETERS}
-    slower = {name: getattr(tuning, name) * factor for name, factor in factors.items()}
-    faster = {name: getattr(tuning, name) / factor for name, factor in factors.items()}
-    return replace(tuning, **slower), replace(tuning, **faster)
+def _moved(tuning: Tuning, doubt: dict, names, way: int) -> Tuning:
+    """The same machine with these parameters slower (1) or faster (-1) by a standard deviation."""
+
+    def factor(name: str) -> float:
+        slower = -1 if name.endswith("efficiency") else 1
+        return math.exp(slower * way * doubt[name])
+
+    return replace(tuning, **{name: getattr(tuning, name) * factor(name) for name in names})

@@ -19,62 +19,9 @@ from .hardware import PlanningError
 
 CONFIG_FOLDER = REPO / "helpers" / "engine" / "model_configs"
 
-# Shipped configs: the short name, and the Hugging Face id that a launch command names.
-SHIPPED = {
-    "Qwen2.5-0.5B": "Qwen/Qwen2.5-0.5B-Instruct",
-    "Qwen2.5-1.5B": "Qwen/Qwen2.5-1.5B-Instruct",
-    "Qwen2.5-3B": "Qwen/Qwen2.5-3B-Instruct",
-    "Qwen2.5-7B": "Qwen/Qwen2.5-7B-Instruct",
-    "Qwen2.5-14B": "Qwen/Qwen2.5-14B-Instruct",
-    "Qwen2.5-32B": "Qwen/Qwen2.5-32B-Instruct",
-    "Qwen2.5-72B": "Qwen/Qwen2.5-72B-Instruct",
-    "Llama-3.1-8B": "meta-llama/Llama-3.1-8B-Instruct",
-    "Llama-3.1-70B": "meta-llama/Llama-3.1-70B-Instruct",
-    "Llama-3.1-405B": "meta-llama/Llama-3.1-405B-Instruct",
-    "Mixtral-8x7B": "mistralai/Mixtral-8x7B-Instruct-v0.1",
-    "Qwen3-30B-A3B": "Qwen/Qwen3-30B-A3B",
-    "DeepSeek-V3": "deepseek-ai/DeepSeek-V3",
-    "DeepSeek-V3.2": "deepseek-ai/DeepSeek-V3.2",
-    "Kimi-K2": "moonshotai/Kimi-K2-Instruct",
-    "Gemma-3-27B": "google/gemma-3-27b-it",
-    "gpt-oss-20b": "openai/gpt-oss-20b",
-    "gpt-oss-120b": "openai/gpt-oss-120b",
-    "Llama-4-Scout": "meta-llama/Llama-4-Scout-17B-16E-Instruct",
-    "GLM-4.5-Air": "zai-org/GLM-4.5-Air",
-    "GLM-4.5": "zai-org/GLM-4.5",
-    "Qwen3-Next-80B-A3B": "Qwen/Qwen3-Next-80B-A3B-Instruct",
-}
-
-# What differs between the families that the planner can size. Everything else is in the config.
-#   qkv_bias, o_bias: a bias, or the key of the config that says so; norms: of the hidden width in a
-#   layer; others: how the layers attend that are not the every-th; dense_first: dense layers before
-#   the first mixture; router_bytes, rope_bytes: of an element, where it is not the model's own.
-FAMILIES = {
-    "llama": {"qkv_bias": "attention_bias", "o_bias": "attention_bias"},
-    "mistral": {},
-    "qwen2": {"qkv_bias": True},
-    "qwen3": {"qkv_bias": "attention_bias", "qk_norm": True},
-    "mixtral": {"moe": True},
-    "qwen2_moe": {"qkv_bias": True, "moe": True},
-    "qwen3_moe": {"qkv_bias": "attention_bias", "qk_norm": True, "moe": True},
-    "gemma3_text": {"qk_norm": True, "norms": 4, "others": "sliding", "every": 6, "tied": True},
-    "gpt_oss": {
-        "qkv_bias": True, "o_bias": True, "sinks": True, "moe": True, "experts_bias": True,
-        "router_bias": True, "others": "sliding", "every": 2, "rope_bytes": 4,
-    },
-    "llama4_text": {"moe": True, "others": "chunked", "every": 4, "shared": 1},
-    "glm4_moe": {
-        "qkv_bias": "attention_bias", "qk_norm": "use_qk_norm", "moe": True, "dense_first": True,
-        "correction": True, "router_bytes": 4,
-    },
-    "qwen3_next": {
-        "qk_norm": True, "moe": True, "others": "linear", "every": 4, "output_gate": True,
-    },
-    "deepseek_v2": {"mla": True, "moe": True, "dense_first": True},
-    "deepseek_v3": {"mla": True, "moe": True, "dense_first": True},
-    "deepseek_v32": {"mla": True, "moe": True, "dense_first": True},
-    "kimi_k2": {"mla": True, "moe": True, "dense_first": True},
-}  # fmt: skip
+# What comes along, and what differs between families: families.json says what its words mean.
+_DATA = json.loads(Path(__file__).with_name("families.json").read_text())
+SHIPPED, FAMILIES = _DATA["shipped"], _DATA["families"]
 CONFIG_KEYS = ("qkv_bias", "o_bias", "qk_norm")  # traits that a string looks up in the config
 LAYER_TYPES = {
     "full_attention": "full",

@@ -131,7 +131,7 @@ def rank(
     """
     workload = workload or RequestMix()
     choices = [
-        _one(shape, box, layout, workload, options, tuning, price_per_gpu_hour, usage)
+        choice_of(shape, box, layout, workload, options, tuning, price_per_gpu_hour, usage)
         for layout in combinations(box.gpus)
     ]
     if not any(c.fits for c in choices):
@@ -146,10 +146,10 @@ def rank_again(ranking: Ranking, goal: Goal) -> Ranking:
 
 def _ranked(choices, box: Box, goal: Goal) -> Ranking:
     check_goal(goal)
-    judged = [_judged(c, goal) if c.fits else c for c in choices]
-    fitting = [c for c in judged if c.fits]
+    choices = [judged(c, goal) if c.fits else c for c in choices]
+    fitting = [c for c in choices if c.fits]
     fitting.sort(key=lambda c: (not c.meets, *_order(c, goal)))
-    ordered = (*fitting, *(c for c in judged if not c.fits))
+    ordered = (*fitting, *(c for c in choices if not c.fits))
     best = ordered[0] if ordered[0].meets else None
     thumb = rule_of_thumb(box, ordered)
     return Ranking(ordered, best, thumb, box, tuple(_reasons(ordered, best, thumb, goal)))
@@ -179,7 +179,10 @@ def _order(choice: Choice, goal: Goal) -> tuple[float, float]:
     return price, -p.output_tokens_per_s
 
 
-def _one(shape, box, layout, workload, options, tuning, price, usage) -> Choice:
+def choice_of(
+    shape, box, layout, workload, options, tuning=None, price=None, usage="server"
+) -> Choice:
+    """One layout (tp, pp, dp), sized and predicted; not yet judged by a goal."""
     tp, pp, dp = layout
     if problem := why_refused(shape, tp, pp, dp, options):
         return Choice(tp, pp, dp, why=problem)
@@ -191,7 +194,7 @@ def _one(shape, box, layout, workload, options, tuning, price, usage) -> Choice:
     return Choice(tp, pp, dp, p, fits=True, price_per_million=cost)
 
 
-def _judged(choice: Choice, goal: Goal) -> Choice:
+def judged(choice: Choice, goal: Goal) -> Choice:
     """Whether a plan that fits meets the goal, and why not."""
     p, mix, missed = choice.prediction, choice.prediction.workload, []
     tpot_ms, ttft_ms = p.tpot_s * 1e3, p.ttft_s * 1e3

@@ -2,16 +2,19 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from helpers.lessons.puzzles.check import Case, Puzzle
 
-from .choose import Choice, Goal, rank
-from .exercise import FOR_RENT, Task, variant
+from .choose import Choice, Goal, choice_of, combinations, judged
 from .hardware import make_box
 from .load import RequestMix
 from .memory import EngineOptions
 from .models import load_shape
 
+# What a GPU costs an hour, about; services draw their own prices around these.
+PRICES = {"A100-SXM-80GB": 1.6, "H100-SXM": 2.6, "H200-SXM": 3.4, "L40S": 0.9}
+FOR_RENT = 8  # GPUs of one kind
 SERVICES = 3
 OFFERED = 12  # plans of each
 
@@ -25,34 +28,53 @@ BY_HAND = [
 ]
 
 
+@dataclass(frozen=True)
+class Service:
+    """What is asked for, and the plans that are offered for it, no two at the same price."""
+
+    users: int
+    tpot_ms: float
+    offered: list[tuple[float, str, Choice]]  # price of a GPU for an hour, its kind, the plan
+
+    def case(self, tpot_ms: float) -> Case:
+        """The question for a limit, and the planner's answer."""
+        goal = Goal(tpot_ms=tpot_ms)
+        good = [one for one in self.offered if one[2].fits and judged(one[2], goal).meets]
+        cheapest = min(good, key=lambda one: one[0] * one[2].gpus, default=None)
+        plans = [_plan(*one) for one in self.offered]
+        arguments = {"plans": plans, "users": self.users, "goal_ms": tpot_ms}
+        return Case(arguments, cheapest and _plan(*cheapest)["name"])
+
+
 def _services(draw: random.Random) -> Iterator[Case]:
     """Services with other models, users, limits and prices; the second one nobody can offer."""
     plans = draw.sample(BY_HAND, len(BY_HAND))
     yield Case({"plans": plans, "users": 64, "goal_ms": 40}, "B")
     for number in range(SERVICES):
-        task = variant(draw.randrange(1, 10**6))
+        service = _draw(draw)
+        while service.case(service.tpot_ms).spec is None:  # nothing on offer is good
+            service = _draw(draw)
         if number == 0:
-            yield _case(task, 0.01, draw)
-        yield _case(task, task.tpot_ms, draw)
+            yield service.case(0.01)
+        yield service.case(service.tpot_ms)
 
 
-def _case(task: Task, tpot_ms: float, draw: random.Random) -> Case:
-    """Some of the planner's plans, no two at the same price; which ones are good, it says too."""
-    shape, options = load_shape(task.model), EngineOptions(max_model_len=task.max_model_len)
-    workload = RequestMix(task.input_tokens, task.output_tokens, task.users)
+def _draw(draw: random.Random) -> Service:
+    shape = load_shape(draw.choice(["Llama-3.1-70B", "Qwen2.5-72B", "Qwen2.5-32B", "Llama-3.1-8B"]))
+    options = EngineOptions(max_model_len=draw.choice([4096, 8192, 16384]))
+    users = draw.choice([16, 32, 64, 128])
+    requests = RequestMix(draw.choice([512, 1024, 2048]), draw.choice([128, 256, 512]), users)
     by_price = {}
-    for gpu, price in task.prices.items():
-        ranked = rank(shape, make_box(gpu, FOR_RENT), workload, options, Goal(tpot_ms=tpot_ms))
-        for choice in ranked.choices:
-            by_price.setdefault(price * choice.gpus, (_plan(gpu, price, choice), choice.meets))
-    offered = draw.sample(sorted(by_price), min(OFFERED, len(by_price)))
-    good = [price for price in offered if by_price[price][1]]
-    plans = [by_price[price][0] for price in offered]
-    cheapest = by_price[min(good)][0]["name"] if good else None
-    return Case({"plans": plans, "users": task.users, "goal_ms": tpot_ms}, cheapest)
+    for gpu, about in PRICES.items():
+        price = round(about * draw.uniform(0.7, 1.4), 2)
+        for layout in draw.sample(combinations(FOR_RENT), OFFERED // len(PRICES)):
+            choice = choice_of(shape, make_box(gpu, FOR_RENT), layout, requests, options)
+            by_price[price * choice.gpus] = price, gpu, choice
+    offered = draw.sample(list(by_price.values()), len(by_price))
+    return Service(users, draw.choice([25.0, 40.0, 60.0]), offered)
 
 
-def _plan(gpu: str, price: float, choice: Choice) -> dict:
+def _plan(price: float, gpu: str, choice: Choice) -> dict:
     name = f"{choice.name()} on {gpu}"
     plan = {"name": name, "gpus": choice.gpus, "price_per_hour": price, "fits": choice.fits}
     if choice.fits:

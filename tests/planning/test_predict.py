@@ -371,11 +371,3 @@ def test_a_model_that_fits_nowhere_says_what_would_hold_it():
     assert "nearest that works is 16 GPUs" in str(caught.value) and "weights alone" in str(
         caught.value
     )
-
-
-# ---------------------------------------------------------------- services of the puzzle
-def test_services_to_plan_differ_and_every_one_of_them_can_be_offered():
-    from helpers.planning.exercise import cheapest, variant
-
-    best = {cheapest(variant(seed))[1:5] for seed in range(6)}
-    assert len(best) > 1

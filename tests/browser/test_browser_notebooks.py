@@ -9,10 +9,13 @@ import re
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter, MarkdownExporter
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from helpers import REPO
+from helpers.run.job import page_exporter
 from helpers.run.jupyterlab import WIDGET
 from tests.notebook_tools import SMALL
 
@@ -51,10 +54,46 @@ def run_and_type(notebook, cells) -> tuple[int, int]:
     return numbers, words
 
 
+SHOWN = """selector => [...document.querySelectorAll(`.jp-OutputArea ${selector}`)]
+  .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height)
+  .length"""
+
+
+def every_export_shows_all(book, context, folder) -> None:
+    """As many figures and tables in nbconvert's HTML and Markdown, and in the page's print."""
+    data = [o["data"] for cell in book.cells for o in cell.get("outputs", []) if "data" in o]
+    figures = sum("image/png" in one for one in data)
+    tables = sum("<table" in one.get("text/html", "") for one in data)
+    assert figures and tables
+
+    page, _ = HTMLExporter(template_name="basic").from_notebook_node(book)
+    outputs = BeautifulSoup(page, "html.parser").select(".output")
+    assert sum(len(output.find_all("img")) for output in outputs) == figures
+    assert sum(len(output.find_all("table")) for output in outputs) == tables
+
+    for cell in book.cells:  # what is written is not counted
+        cell.source = ""
+    text, resources = MarkdownExporter().from_notebook_node(book)
+    assert len(re.findall(r"!\[png\]\(|<img ", text)) == figures
+    assert sum(name.endswith(".png") for name in resources["outputs"]) == figures
+    assert text.count("<table") == tables
+
+    file = folder / "page.html"
+    file.write_text(page_exporter().from_notebook_node(book)[0])
+    printed = context.new_page()
+    printed.goto(file.as_uri())
+    printed.emulate_media(media="print")
+    assert printed.evaluate(SHOWN, "img") == figures
+    assert printed.evaluate(SHOWN, "table") == tables
+    pdf = printed.pdf()
+    assert len(re.findall(rb"/Subtype */Image", pdf)) >= figures - text.count("image/svg+xml")
+    printed.close()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_cell_by_cell(server, open_notebook, name):
+def test_cell_by_cell(server, open_notebook, name, tmp_path):
     (server.results / "measurements.jsonl").unlink(missing_ok=True)
     source = load_notebook_node(str(REPO / "notebooks" / f"{name}.ipynb"))
     book = parameterize_notebook(source, SMALL[name])
@@ -70,7 +109,9 @@ def test_cell_by_cell(server, open_notebook, name):
     assert bool(numbers) == bool(typed), f"{numbers} numbers typed, {len(typed)} saved: {typed}"
     assert bool(words) == bool(answers), f"{words} answers typed, {len(answers)} saved"
 
-    outputs = [o for cell in notebook.save().cells for o in cell.get("outputs", [])]
+    book = notebook.save()
+    every_export_shows_all(book, notebook.context, tmp_path)
+    outputs = [o for cell in book.cells for o in cell.get("outputs", [])]
     for data in (output.get("data", {}) for output in outputs):
         assert WIDGET not in data, data
         text = str(data.get("text/plain", ""))

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from helpers.engine.start import quiet
-
 from .hardware import PlanningError
 from .models import ModelShape
 
@@ -224,6 +222,8 @@ def check(command: Command, shape: ModelShape, drafter: ModelShape | None = None
     """
     if command.argv[:2] != ("vllm", "serve"):
         return command
+    from helpers.engine.start import quiet  # the engine's room: a plan alone does not need it
+
     with quiet(), tempfile.TemporaryDirectory() as folder:
         target = _folder_of(shape, folder, "target")
         arguments = [target, *command.argv[3:], "--skip-tokenizer-init"]

@@ -198,6 +198,21 @@ def test_one_sentence_for_what_cannot_be_planned(args, words, run):
         assert answer["nearest"].startswith("--")
 
 
+@pytest.mark.parametrize(
+    "args, seconds",
+    [
+        (f"{SEVEN} --tp 1 --concurrency 256", 0.5),
+        (f"{SEVEN} --tp 1 --rate 20", 0.5),
+        ("--model Llama-3.1-70B --gpu H100 --gpus 8 --max-model-len 8192 --concurrency 256", 2),
+        ("--model Qwen3-30B-A3B --gpu H100 --gpus 8 --concurrency 64", 2),
+    ],
+)
+def test_a_plan_takes_half_a_second_and_a_ranking_of_eight_gpus_two(args, seconds, ask):
+    begin = time.process_time()  # of this process: other programs do not count
+    assert "error" not in ask(args)
+    assert time.process_time() - begin < seconds
+
+
 CONFIG = dict(load_shape("Llama-3.1-8B").config)
 AWQ = {"quant_method": "awq", "bits": "4", "group_size": 128}
 

@@ -6,7 +6,8 @@ Pure functions over configs; only ``inventory`` looks at (and times) the machine
     shape = load_shape("Qwen2.5-7B")                     # models: what a config.json decides
     box = make_box("H200-SXM", gpus=2)                   # hardware: what the GPUs can do
     memory = plan_memory(shape, box, tp=2)               # memory: GiB by part, tokens of KV cache
-    speed = predict_speed(shape, box, tp=2, workload=...)  # predict: TPOT, TTFT, tokens/s, by part
+    step = Steps(shape, box, tp=2).parts(64, 1024)       # predict: one step by cause
+    speed = predict_speed(shape, box, tp=2, workload=...)  # load: TPOT, TTFT, tokens/s under load
     ranking = rank(shape, box, workload, goal=...)       # choose: every TP x PP x DP, with reasons
     launch = commands(shape, tp=2)                       # launch: what to type, checked by vLLM
 

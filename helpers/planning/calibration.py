@@ -167,7 +167,8 @@ def _check(points: list[Point]) -> None:
             most = 1e4 if name.endswith("_s") and "per" not in name else 1e7
             if not (isinstance(value, (int, float)) and 0 < value < most):
                 raise PlanningError(
-                    f"What was measured must be a positive number, and {value!r} is not one."
+                    f"{MEASURED[name]} of a calibration point must be a positive number, and "
+                    f"{value!r} is not one."
                 )
         if point.tpot_s is not None and point.output_tokens == 1:
             raise PlanningError("An answer of one token has no TPOT: give output_tokens.")

@@ -9,7 +9,6 @@ stand-ins for the process groups, so that one process can be any rank of any lay
 import argparse
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,14 +29,6 @@ class _Group:
         self.device_communicator = None
 
 
-@dataclass(frozen=True)
-class Built:
-    """A model of vLLM on the meta device, and the configuration that it was built with."""
-
-    model: object
-    config: object
-
-
 def rank_bytes(model: ModelShape | dict, tp: int = 1, pp: int = 1, pp_rank: int = 0) -> int:
     """Bytes of the parameters that vLLM creates on this rank, in bfloat16.
 
@@ -46,47 +37,13 @@ def rank_bytes(model: ModelShape | dict, tp: int = 1, pp: int = 1, pp_rank: int 
     (the CPU build has none for fp8).
     """
     with quiet():
-        built = _build(model, tp, pp, pp_rank, max_model_len=128)
-    parameters = {id(p): p for p in built.model.parameters()}
+        built, _ = build(model, tp, pp, pp_rank, max_model_len=128)
+    parameters = {id(p): p for p in built.parameters()}
     return sum(p.numel() * p.element_size() for p in parameters.values())
 
 
-def kv_blocks(
-    model: ModelShape | dict, tp: int, available: int, max_model_len: int, **engine_args
-) -> tuple[int, float]:
-    """(blocks that ``available`` bytes hold, requests of max_model_len at once) on this rank.
-
-    From the groups that vLLM makes of the layers (get_kv_cache_groups), with async scheduling as on
-    GPUs. Raises what vLLM raises.
-    """
-    with quiet():
-        from vllm.v1.core import kv_cache_utils as utils
-
-        built = _build(model, tp, 1, 0, max_model_len=max_model_len, **engine_args)
-        config = built.config
-        config.scheduler_config.async_scheduling = True
-        config.cache_config.kv_cache_layout = "LBNHC"  # FlashAttention's
-        layers = config.compilation_config.static_forward_context.items()
-        kept = [(name, layer) for name, layer in layers if hasattr(layer, "get_kv_cache_spec")]
-        specs = {name: layer.get_kv_cache_spec(config) for name, layer in kept}
-        specs = {name: spec for name, spec in specs.items() if spec}
-        groups = utils.get_kv_cache_groups(config, specs)
-        cache = utils.get_kv_cache_config_from_groups(config, groups, available)
-        return cache.num_blocks, utils.get_max_concurrency_for_kv_cache_config(config, cache)
-
-
-def head_bytes(target: ModelShape, tp: int, speculative_config: dict) -> int:
-    """Bytes that a drafting head adds to this rank, in bfloat16: all but what is the target's."""
-    with quiet():
-        drafts = speculative_config
-        head = _build(target, tp, 1, 0, max_model_len=128, speculative_config=drafts).model
-    own = {name: p for name, p in head.named_parameters() if "embed_tokens" not in name}
-    if drafts["method"] == "mtp":  # its output layer is a copy of the target's, and given up
-        own = {name: p for name, p in own.items() if "shared_head.head" not in name}
-    return sum(p.numel() * p.element_size() for p in own.values())
-
-
-def _build(model, tp, pp, pp_rank, **engine_args) -> Built:
+def build(model, tp: int, pp: int, pp_rank: int, **engine_args) -> tuple:
+    """(vLLM's model of this rank on the meta device, its configuration); model: see rank_bytes."""
     with imports_without_gc():
         import torch
         import vllm.distributed.parallel_state as state
@@ -116,7 +73,7 @@ def _build(model, tp, pp, pp_rank, **engine_args) -> Built:
             with set_current_vllm_config(config), torch.device("meta"):
                 drafts = config.speculative_config
                 kind = drafts.draft_model_config if drafts else config.model_config
-                return Built(initialize_model(config, model_config=kind), config)
+                return initialize_model(config, model_config=kind), config
         finally:
             torch.set_default_dtype(dtype)
             for name, group in before.items():

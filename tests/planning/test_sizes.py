@@ -2,6 +2,7 @@
 
 import pytest
 
+from helpers.engine.start import quiet
 from helpers.planning import (
     EngineOptions,
     load_shape,
@@ -10,12 +11,34 @@ from helpers.planning import (
     weight_bytes,
     why_invalid,
 )
-from helpers.planning.ask_vllm import kv_blocks, rank_bytes
+from helpers.planning.ask_vllm import build, rank_bytes
 from helpers.planning.kv_cache import block_bytes, block_tokens, blocks_of_request
 from helpers.planning.models import rank_tensors, shape_from_config
 
 # Layers that a family needs to show all that it is made of.
 LAYERS = {"DeepSeek-V3": 5, "Gemma-3-27B": 7, "GLM-4.5": 5, "Llama-4-Scout": 5}
+
+
+def kv_blocks(
+    config: dict, tp: int, available: int, max_model_len: int, **engine_args
+) -> tuple[int, float]:
+    """Of vLLM: (blocks that ``available`` bytes hold, requests of max_model_len at once) on a rank.
+
+    From the groups that it makes of the layers, with async scheduling as on GPUs.
+    """
+    with quiet():
+        from vllm.v1.core import kv_cache_utils as utils
+
+        _, config = build(config, tp, 1, 0, max_model_len=max_model_len, **engine_args)
+        config.scheduler_config.async_scheduling = True
+        config.cache_config.kv_cache_layout = "LBNHC"  # FlashAttention's
+        layers = config.compilation_config.static_forward_context.items()
+        kept = [(name, layer) for name, layer in layers if hasattr(layer, "get_kv_cache_spec")]
+        specs = {name: layer.get_kv_cache_spec(config) for name, layer in kept}
+        specs = {name: spec for name, spec in specs.items() if spec}
+        groups = utils.get_kv_cache_groups(config, specs)
+        cache = utils.get_kv_cache_config_from_groups(config, groups, available)
+        return cache.num_blocks, utils.get_max_concurrency_for_kv_cache_config(config, cache)
 
 
 def short_model(name):

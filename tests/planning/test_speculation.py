@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.engine.start import quiet
 from helpers.planning import (
     EngineOptions,
     PlanningError,
@@ -16,7 +17,7 @@ from helpers.planning import (
     plan_memory,
     predict_speed,
 )
-from helpers.planning.ask_vllm import head_bytes
+from helpers.planning.ask_vllm import build
 from helpers.planning.drafting import SpeculativeSteps
 from helpers.planning.memory import why_refused
 from helpers.planning.models import rank_tensors, shape_from_config
@@ -28,6 +29,17 @@ EAGLE3 = {
     "num_key_value_heads": 8, "vocab_size": 128256, "draft_vocab_size": 32000,
     "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "torch_dtype": "bfloat16",
 }  # fmt: skip
+
+
+def head_bytes(target, tp: int, speculative_config: dict) -> int:
+    """Bytes that a drafting head adds to this rank, in bfloat16: all but what is the target's."""
+    with quiet():
+        drafts = speculative_config
+        head, _ = build(target, tp, 1, 0, max_model_len=128, speculative_config=drafts)
+    own = {name: p for name, p in head.named_parameters() if "embed_tokens" not in name}
+    if drafts["method"] == "mtp":  # its output layer is a copy of the target's, and given up
+        own = {name: p for name, p in own.items() if "shared_head.head" not in name}
+    return sum(p.numel() * p.element_size() for p in own.values())
 
 
 def few_layers(name):

@@ -34,7 +34,7 @@
 
   // Pictures are drawn on white paper: on a dark page light and dark change places, hues stay.
   function darkPictures() {
-    const pictures = ".workbook-picture, .steps, .jp-RenderedMarkdown img[src*='docs/drawings']";
+    const pictures = ".workbook-picture, .steps"; // drawings have colours of their own for it
     const textContent =
       `body[data-jp-theme-light="false"] :is(${pictures}) { filter: invert(0.93) hue-rotate(180deg); }`;
     const activate = () => document.head.append(

@@ -271,7 +271,8 @@ def _spread(r: dict, name: str) -> str:
 def _between(r: dict) -> str:
     tpot, ttft = (" to ".join(map(_duration, r[key])) for key in ("tpot_ms", "ttft_ms"))
     low, high = r["output_tokens_per_s"]
-    return f"TPOT {tpot}, TTFT {ttft}, {low:,.0f} to {high:,.0f} tokens/s"
+    tokens = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+    return f"TPOT {tpot}, TTFT {ttft}, {tokens} tokens/s"
 
 
 def _parts(parts: dict) -> str:

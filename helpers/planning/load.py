@@ -239,8 +239,13 @@ class Replica:
 def play_clients(
     steps: Steps, mix: RequestMix, clients: int, at_once: int, together: int = 1
 ) -> Trace:
-    """A closed loop: each client sends its next request when its answer is whole."""
+    """A closed loop: each client sends its next request when its answer is whole.
+
+    Of many that wait, some are played: each of the others makes all wait for one answer more.
+    """
     replica, draw = Replica(steps, mix, at_once, together), random.Random(0)
+    others = max(0, clients - replica.at_once - FEW_CLIENTS)
+    clients -= others
     running = min(clients, replica.at_once) if mix.output_tokens > 1 else 0
     for _ in range(WAYS[clients > FEW_CLIENTS]):
         replica.reset()
@@ -250,7 +255,9 @@ def play_clients(
             replica.send(0.0)
         counted = clients * math.ceil(AT_LEAST / clients)  # whole turns: everyone as often
         _play(replica, clients, counted, lambda: replica.send(replica.now))
-    return replica.trace
+    trace = replica.trace
+    trace.ttft_s = [seconds + others / trace.per_second for seconds in trace.ttft_s]
+    return trace
 
 
 def play_arrivals(

@@ -41,7 +41,7 @@ def test_a_prompt_beside_streams_reads_the_weights_once():
     assert apart - together.matrices > 2e-3, "reading 14 GB takes 5 ms"
 
 
-@pytest.mark.parametrize("clients", [1, 7, 64, 300])
+@pytest.mark.parametrize("clients", [1, 7, 64, 300, 100_000])
 def test_littles_law(clients):
     p = predict_speed(SHAPE, BOX, workload=RequestMix(512, 64, clients), options=OPTIONS)
     inside = p.requests_per_s * (p.ttft_s + 63 * p.tpot_s)

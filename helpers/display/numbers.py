@@ -6,7 +6,7 @@ import math
 import re
 
 
-def number(value, digits: int = 4) -> str:
+def number(value, digits: int = 3) -> str:
     """A value as a reader wants it: up to ``digits`` significant digits, no zeros at the end.
 
     Text stays as it is, None is "", True is "yes", NaN and infinity are "no data".

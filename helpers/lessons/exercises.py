@@ -227,7 +227,7 @@ def reconcile(
     if guess.source == "formula" and kind == "calculated":
         said.append("Nobody typed a prediction, and a formula cannot confirm itself.")
     elif guess.late:
-        lines.append(f"{guess.whose}: {_short(guess.value)} {unit}".rstrip())
+        lines.append(f"{guess.whose}: {number(guess.value)} {unit}".rstrip())
         said.append(f"A number that is typed after the {noun} was shown is no prediction.")
     else:
         lines.append(_compared(guess.whose, guess.value, unit, ratio, kind))
@@ -259,22 +259,17 @@ def reconcile(
 
 
 def _compared(label: str, value: float, unit: str, ratio: float | None, kind: str) -> str:
-    said = f"{label}: {_short(value)} {unit}".rstrip()
+    said = f"{label}: {number(value)} {unit}".rstrip()
     if ratio is None:
         return said
     share = f"{ratio:.2f}" if 0.1 <= abs(ratio) < 1000 else f"{ratio:.3g}"
     return f"{said}; {kind} / predicted = {share}"
 
 
-def _short(value: float) -> str:
-    """More digits than three would say more than a run does."""
-    return number(value, digits=3)
-
-
 def _with_range(measured: float, unit: str, span: tuple[float, float] | None) -> str:
     if span is None:
-        return f"{_short(measured)} {unit}".rstrip()
-    return f"{_short(span[0])} to {_short(span[1])} {unit} (middle: {_short(measured)})"
+        return f"{number(measured)} {unit}".rstrip()
+    return f"{number(span[0])} to {number(span[1])} {unit} (middle: {number(measured)})"
 
 
 def _inside(value: float, span: tuple[float, float] | None, whose: str) -> str:

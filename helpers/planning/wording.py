@@ -274,6 +274,12 @@ def batch_rows(predicted: dict[str, list[SpeedPrediction]]) -> list[dict]:
     ]
 
 
+def short_name(tp: int, pp: int, dp: int) -> str:
+    """A layout by the sizes that are more than 1: "TP 4", "PP 2 x DP 2"."""
+    sizes = {"TP": tp, "PP": pp, "DP": dp}
+    return " x ".join(f"{way} {n}" for way, n in sizes.items() if n > 1) or "one GPU"
+
+
 def about_batches(predicted: dict[str, list[SpeedPrediction]]) -> str:
     """Under that picture: why TPOT grows with the widest tensor parallel size."""
     layout = max(predicted, key=lambda name: predicted[name][-1].tp)

@@ -43,7 +43,7 @@ class Claim:
         if self.paper is not None:
             said = f"{number(float(self.paper))} {self.unit}".strip()
         if self.ours is not None:
-            got = f"{number(float(self.ours), digits=3)} {self.unit}".strip()
+            got = f"{number(float(self.ours))} {self.unit}".strip()
             got += "" if self.how == "measured" else f" ({self.how})"
             ratio = f"{self.metrics['ratio']:.2f}" if self.paper else ""
         return {

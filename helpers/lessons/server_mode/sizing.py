@@ -91,3 +91,14 @@ def best_rate(rows: list[dict], share: float) -> dict | None:
     """
     met = (row for row in rows if row["good_share"] >= share)
     return max(met, key=lambda row: row["offered_per_s"], default=None)
+
+
+def copies(best: dict | None, kept_up_per_s: float, target_per_s: float) -> dict[str, float]:
+    """Copies of the server for so many requests a second, and the rate that each of them takes.
+
+    best: of `best_rate`. Without a rate that met the goal, `kept_up_per_s` stands in, and there is
+    no `good_share`.
+    """
+    rate = best["offered_per_s"] if best else kept_up_per_s
+    met = {"good_share": best["good_share"]} if best else {}
+    return {"arrivals_per_s": rate, "copies": math.ceil(target_per_s / rate), **met}

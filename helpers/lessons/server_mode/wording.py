@@ -113,6 +113,22 @@ def limits(goals_ms: dict[str, float]) -> str:
     return " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
 
 
+def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list[str]:
+    """How many copies, and on what that number rests. sized: of `sizing.copies`."""
+    rate, count = f"{sized['arrivals_per_s']:.1f}", sized["copies"]
+    if "good_share" in sized:
+        first = f"At {rate} arrivals a second {100 * sized['good_share']:.0f} % met the goal "
+        first += f"({limits(goals_ms)})."
+    else:
+        first = f"No rate met the goal ({limits(goals_ms)}): loosen it, or try lower RATES. "
+        first += f"{rate} a second, which the server kept up with, is too much for it."
+    fewest = "" if "good_share" in sized else "at least "
+    return [
+        first,
+        f"For {target_per_s:g} a second: {fewest}{count} copies, and one more for restarts.",
+    ]
+
+
 def goal(best: dict | None, share: float) -> str:
     """Up to which rate of arrivals the goal held for this share of the requests."""
     if best is None:

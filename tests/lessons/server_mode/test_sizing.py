@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from helpers.lessons.server_mode import sizing
+from helpers.lessons.server_mode import sizing, wording
 
 
 def test_the_knee_is_where_rate_over_latency_is_highest():
@@ -57,3 +57,15 @@ def test_the_last_answers_may_come_a_little_later():
 def test_capacity_says_what_no_run_has_shown():
     slow, fast = row(50, 10), row(50, 100)
     assert sizing.capacity([slow]) == (0.0, 50) and sizing.capacity([fast]) == (50, math.inf)
+
+
+def test_copies_follow_the_goal_else_what_the_server_kept_up_with():
+    best = {"offered_per_s": 40.0, "good_share": 0.95}
+    assert sizing.copies(best, 90.0, 500) == {
+        "arrivals_per_s": 40.0,
+        "copies": 13,
+        "good_share": 0.95,
+    }
+    assert sizing.copies(None, 90.0, 500) == {"arrivals_per_s": 90.0, "copies": 6}
+    said = wording.copies(sizing.copies(None, 90.0, 500), 500, {"ttft": 30, "tpot": 5})
+    assert "No rate met the goal (TTFT 30 ms and TPOT 5 ms)" in said[0] and "at least 6" in said[1]

@@ -1,12 +1,14 @@
 """The command: what it answers, and one sentence for whatever cannot be planned."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 
 import pytest
 
+from helpers import REPO
 from helpers.planning import __main__ as command
 from helpers.planning import load_shape, models
 
@@ -263,6 +265,19 @@ def test_expert_parallelism_allows_what_cutting_the_experts_does_not(ask):
     box = "--model DeepSeek-V3 --gpu H200 --gpus 32 --nodes 4 --tp 8 --dp 4"
     refused, allowed = ask(box), ask(f"{box} --enable-expert-parallel")
     assert "not divisible" in refused["error"] and allowed["dp"] == 4
+
+
+def test_the_readmes_plan_can_be_typed_and_its_flags_exist(ask, capsys):
+    section = (REPO / "README.md").read_text().split("## A plan from a terminal")[1]
+    section = section.split("\n## ")[0]
+    typed = section.split("```")[1].replace("\\\n", " ").split("helpers.planning plan")[1]
+    answer = ask(typed)
+    assert answer["goal_met"] and answer["ranking"]
+    with pytest.raises(SystemExit):
+        command.main(["plan", "--help"])
+    known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    named = set(re.findall(r"--[a-z][a-z-]+", section))
+    assert named <= known, named - known
 
 
 def test_it_runs_as_a_module():

@@ -87,12 +87,16 @@ def say_nothing_of_triton() -> None:
 
 @contextlib.contextmanager
 def quiet():
-    """Keep vLLM and torch from saying anything below an error, such as a page of configuration."""
+    """Keep vLLM and torch from saying anything below an error, such as a page of configuration.
+
+    Imports of vLLM in here are quick, too.
+    """
     say_nothing_of_triton()
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # of all loggers: vLLM sets levels while it is imported
     try:
-        yield
+        with imports_without_gc():
+            yield
     finally:
         logging.disable(before)
 

@@ -24,7 +24,8 @@ from filelock import FileLock, Timeout
 
 from helpers import REPO, replace_file
 from helpers.display.as_typed import out_of_markdown
-from helpers.results.blanks import SLOTS, TAKEN_BACK, Facts, Fill
+from helpers.results.blanks import SLOTS
+from helpers.results.facts import TAKEN_BACK, Facts, Fill
 from helpers.results.merge import BLANK, OPEN_BOX, Base, Line, Merged, line_key, merge
 from helpers.results.store import ResultsError, results_folder
 from helpers.results.wording import spaced

@@ -8,7 +8,7 @@ import re
 
 from helpers.display.as_typed import out_of_markdown
 from helpers.display.numbers import NotANumber, read_number
-from helpers.results.blanks import Facts
+from helpers.results.facts import Facts
 from helpers.results.store import results_folder
 
 DOCUMENT = "distributed_planning.md"

@@ -177,3 +177,22 @@ def origin_of(record: dict) -> str:
     if kind_of(record) == "typed":
         return f"typed, {record.get('origin', record['notebook'])}"
     return f"{record['notebook']} on {machine_of(record)}"
+
+
+def where(records: list[dict]) -> str:
+    """Machine, vLLM, model and weights; of several machines or models all."""
+    texts = []
+    for record in records:
+        place = record.get("provenance") or {}
+        text = f"{machine_of(record)}, vLLM {place.get('vllm')}"
+        if place.get("model"):
+            text += f", model {one_line(place['model'], 80)}"
+            text += f" ({place['weights']} weights)" if place.get("weights") else ""
+        texts.append(in_markdown(text))
+    return "; ".join(dict.fromkeys(texts))
+
+
+def unit_of(record: dict) -> str:
+    """Its unit behind a number, with a space where one belongs."""
+    unit = in_markdown(one_line(record.get("unit") or "", 30))
+    return unit if unit in ("", "x", "%") else f" {unit}"

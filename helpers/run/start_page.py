@@ -21,10 +21,11 @@ from pathlib import Path
 
 from helpers import REPO, replace_file
 from helpers.display import card
-from helpers.results import blanks
-from helpers.results.blanks import SLOTS, Facts
+from helpers.results.blanks import SLOTS
 from helpers.results.documents import DOCUMENTS
+from helpers.results.facts import Facts
 from helpers.results.store import Results, ResultsError, results_folder
+from helpers.results.wording import count
 
 # What each notebook is for; only those that exist are listed.
 ABOUT = {
@@ -279,7 +280,7 @@ def _part(path: Path, known: Stand, facts: Facts, page: Path) -> str:
         if r["notebook"] == path.stem
     ]
     if last := max(times, default=""):
-        lines += ["", f"{blanks.count(len(times), 'record')}, the last of "]
+        lines += ["", f"{count(len(times), 'record')}, the last of "]
         lines[-1] += f"{last[:16].replace('T', ' ')} UTC."
     return "\n".join([*lines, ""])
 

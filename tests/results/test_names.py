@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.results import blanks, store
+from helpers.results import blanks, facts, store
 
 ROOT = Path(__file__).resolve().parents[2]
 # Exercises save under an experiment of their own; the key is the variant.
@@ -18,7 +18,7 @@ EXERCISES = {"ask": "answer", "choose": "answer", "predict": "prediction", "tick
 SAVERS = [*(ROOT / "helpers/lessons").rglob("*.py"), ROOT / "helpers/results/own_numbers.py"]
 
 
-class Asked(blanks.Facts):
+class Asked(facts.Facts):
     """Remembers what it was asked for: (experiment, variant or its beginning, whether whole)."""
 
     def all(self, experiment, prefix=""):
@@ -38,10 +38,10 @@ def read_by_the_blanks():
     assert recorded, "the recorded run is the example of a week that is done"
     asked = set()
     for records in ([], recorded):
-        facts = Asked(records)
-        facts.asked = asked
+        seen = Asked(records)
+        seen.asked = asked
         for slot in blanks.SLOTS.values():
-            slot(facts)
+            slot(seen)
     return asked
 
 

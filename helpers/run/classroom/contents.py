@@ -18,7 +18,8 @@ from helpers.display.as_typed import out_of_markdown
 from helpers.lessons.reading_notes import quiz
 from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import documents
-from helpers.results.blanks import SLOTS, Facts
+from helpers.results.blanks import SLOTS
+from helpers.results.facts import Facts
 from helpers.results.merge import BLANK
 from helpers.results.store import FILE_NAME, latest_of, load
 from helpers.results.wording import finite, kind_of, one_line, rounded

@@ -1,0 +1,170 @@
+"""The tables and lists of the documents: regions of several lines, worked out from the facts."""
+
+from __future__ import annotations
+
+from helpers.display.as_typed import in_markdown
+from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_record
+from helpers.results.merge import BLANK
+from helpers.results.wording import (
+    by_person,
+    chief_metrics,
+    count,
+    finite,
+    kind_of,
+    one_line,
+    rounded,
+    source_of,
+    spaced,
+    table_row,
+    unit_of,
+    where,
+    with_range,
+)
+
+ROWS_PER_EXPERIMENT, LAST_ROWS = 10, 3
+
+
+def results_table(facts: Facts) -> Fill:
+    """Everything that was measured or calculated."""
+    rows = [r for r in facts.results() if chief_metrics(r)]
+    parts = []
+    for notebook in dict.fromkeys(r["notebook"] for r in rows):
+        lines = _table_of_notebook(notebook, [r for r in rows if r["notebook"] == notebook])
+        parts += [Part(f"{notebook}.{key}", text) for key, text in lines.items()]
+    if not parts:
+        return NO_LINES
+    parts.pop()  # the template has the blank line before the next heading
+    kinds = {kind_of(r) for r in rows}
+    best = next(kind for kind in ("measured", "calculated", "typed") if kind in kinds)
+    return Fill(parts, best, count(len(rows), "result"))
+
+
+def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
+    """A heading, the machine (once), and a row a result; of a long sweep both ends."""
+    lines = {
+        "title": f"### Notebook {one_line(notebook, 80)}",
+        "gap1": "",
+        "about": _about_machine([r for r in rows if kind_of(r) == "measured"]),
+        "gap2": "",
+        "head": "| experiment | variant | result | source |",
+        "rule": "|---|---|---|---|",
+    }
+    for experiment in dict.fromkeys(r["experiment"] for r in rows):
+        shown = [r for r in rows if r["experiment"] == experiment]
+        hidden = len(shown) - ROWS_PER_EXPERIMENT
+        if hidden > 0:
+            shown = shown[: ROWS_PER_EXPERIMENT - LAST_ROWS] + shown[-LAST_ROWS:]
+        name = spaced(experiment)
+        for r in shown:
+            cells = (name, spaced(r["variant"]), ", ".join(chief_metrics(r)), source_of(r))
+            lines[f"row.{experiment}.{r['variant']}"] = table_row(*cells)
+        if hidden > 0:
+            cells = (name, f"{hidden} more", "in measurements.jsonl", "")
+            lines[f"more.{experiment}"] = table_row(*cells)
+    return lines | {"gap3": ""}
+
+
+def _about_machine(measured: list[dict]) -> str:
+    if not measured:
+        return "Not measured on this machine; see the source."
+    return f"Measured on {where(measured)}."
+
+
+def predictions_table(facts: Facts) -> Fill:
+    """Each prediction against what came out, with the student's words on why they differ."""
+    rows = [
+        Part(f"row.{r['notebook']}.{r['variant']}", _prediction(r))
+        for r in facts.all("prediction")
+        if finite(r["metrics"].get("predicted")) is not None
+        and finite(r["metrics"].get("measured")) is not None
+    ]
+    columns = ("prediction", "predicted", "measured", "ratio", "predicted by", "why they differ")
+    return _table(columns, rows, "measured", "prediction")
+
+
+def _table(columns: tuple[str, ...], rows: list[Part], kind: str, what: str) -> Fill:
+    """A table of such rows, each of them `what`; nothing where there is none."""
+    if not rows:
+        return NO_LINES
+    rule = "|" + "---|" * len(columns)
+    lines = [Part("head", table_row(*columns)), Part("rule", rule), *rows]
+    return Fill(lines, kind, count(len(rows), what))
+
+
+def _prediction(record: dict) -> str:
+    predicted, measured, ratio = (
+        finite(record["metrics"].get(name)) for name in ("predicted", "measured", "ratio")
+    )
+    if ratio is None and predicted:
+        ratio = measured / predicted
+    times = "" if ratio is None else rounded(ratio)
+    if ratio is not None and 0.01 <= abs(ratio) < 100:
+        times = f"{ratio:.2f}"
+    kind = record.get("how") or "measured"
+    how = "" if kind == "measured" else f" ({one_line(kind, 20)})"
+    return table_row(
+        spaced(record["variant"]),
+        f"{rounded(predicted)}{unit_of(record)}",
+        f"{rounded(measured)}{unit_of(record)}{how}",
+        times,
+        _predicted_by(record),
+        in_markdown(one_line(record.get("residual") or "")),
+    )
+
+
+def _predicted_by(record: dict) -> str:
+    """Whose prediction it was; one that was changed with the outcome in sight says so."""
+    if not by_person(record):
+        return one_line(record.get("source") or "formula", 30)
+    if not record.get("changed_after_measuring"):
+        return "you"
+    before = finite(record.get("said_before"))
+    first = "" if before is None else f" (before: {rounded(before)}{unit_of(record)})"
+    return f"you, after the measurement{first}"
+
+
+def decisions_table(facts: Facts) -> Fill:
+    """Each choice of notebook 5: what was measured, and what the student would do."""
+    rows = []
+    for record in facts.all("decision"):
+        decided = facts.get("answer", f"decision_{record['variant']}") or {}
+        cells = record.get("choice"), record.get("measured"), decided.get("text")
+        text = table_row(*(in_markdown(one_line(cell or "", 300)) for cell in cells))
+        rows.append(Part(f"row.{record['variant']}", text))
+    columns = ("choice", "what I measured", "what I would do")
+    return _table(columns, rows, "measured", "decision")
+
+
+def configuration(facts: Facts) -> Fill:
+    """The best configuration, each argument under vLLM's own name, with why it is so.
+
+    The reasons are the record's `comments`: {argument: text}.
+    """
+    record = facts.best
+    args = (record or {}).get("engine_args")
+    if not args:
+        return NO_LINES
+    comments = record.get("comments") if isinstance(record.get("comments"), dict) else {}
+    parts = []
+    for name, value in args.items():
+        why = in_markdown(one_line(comments.get(name) or "", 300))
+        parts.append(Part(f"arg.{name}", f"- `{name}={value!r}`" + (f": {why}" if why else "")))
+    comment = answer("configuration_comment")(facts).value
+    if comment:
+        parts.append(Part("comment", f"- Why: {comment}"))
+    return from_record(record, parts)
+
+
+def week5_table(facts: Facts) -> Fill:
+    """What the planner expects of each size, and the blanks for what Week 5 measures."""
+    rows = [Part(f"row.{r['variant']}", _to_fill_in(r)) for r in facts.all("week5_plan")]
+    expected = ("expected tokens/s", "expected TPOT ms", "expected speed-up")
+    return _table(("layout", *expected, "tokens/s", "TPOT ms"), rows, "calculated", "row")
+
+
+def _to_fill_in(record: dict) -> str:
+    numbers = record["metrics"]
+    speed, tpot = (finite(numbers.get(name)) for name in ("output_tokens_per_s", "tpot_ms"))
+    cells = ["" if value is None else rounded(value) for value in (speed, tpot)]
+    cells.append(with_range(numbers, "speedup_x", alone=""))
+    return table_row(spaced(record["variant"]), *cells, BLANK, BLANK)

@@ -165,7 +165,8 @@ def run_workload(
     concurrency: at most so many requests are in flight; the next is sent, and arrives, when one has
         ended. 1 is one request at a time. None sends each at its arrival time, whatever is running
         (as `LLM.generate` does).
-    progress: show requests and steps done meanwhile, where there is a place to show it.
+    progress: show requests and steps done meanwhile, where there is a place to show it; without it
+        only what is measured, and only while the cell runs.
     Raises EngineError when a request does not fit the engine, or when the run fails or is stopped
     by hand: the engine is then still usable, unless the message says that it was closed.
     """
@@ -175,7 +176,10 @@ def run_workload(
         engine.end_requests()
     before = counters(engine.llm)
     watch = MachineWatch()
-    view = live.Progress(_label(engine, workload), len(workload)) if progress else None
+    label = _label(engine, workload)
+    view = live.Progress(label, len(workload)) if progress else None
+    if not progress:
+        live.mention(label)
     try:
         run.work(view)
     except KeyboardInterrupt:

@@ -37,6 +37,8 @@ class _Lines:
         self.place = card.Place()
         self.done: list[str] = []
         self.widgets = card.has_widgets()
+        self.passing = None  # a widget: what is being done and leaves no line
+        self.mentioned = 0
 
     @classmethod
     def of_this_cell(cls) -> _Lines:
@@ -45,16 +47,37 @@ class _Lines:
             cls.current = cls(cell)
         return cls.current
 
+    def mention(self, text: str) -> None:
+        """Show ``text`` below the lines so far until the cell ends, or something else is said."""
+        import ipywidgets
+
+        self.mentioned += 1
+        if self.passing is None:
+            widget = ipywidgets.HTML()
+            self.show_live(widget)
+            self.passing = widget
+            if self.mentioned == 1:
+                card.kernel().shell.events.register("post_run_cell", self._end_of_cell)
+        self.passing.value = html.escape(f"{text} (measurement {self.mentioned} of this cell)")
+
+    def _end_of_cell(self, *_) -> None:
+        card.kernel().shell.events.unregister("post_run_cell", self._end_of_cell)
+        if self.passing is not None:
+            self.passing = None
+            self.place.put(self.static())
+
     def show_live(self, widget) -> None:
         """Show ``widget`` below the lines so far."""
         import ipywidgets
 
+        self.passing = None
         lines = [ipywidgets.HTML(self.static().html)] if self.done else []
         self.place.put(ipywidgets.VBox([*lines, widget]))
 
     def add(self, line: str) -> None:
         """One more line, and nothing live for now."""
         self.done.append(line)
+        self.passing = None
         self.place.put(self.static())
 
     def static(self) -> card.Static:
@@ -62,7 +85,14 @@ class _Lines:
         if len(self.done) > len(shown):
             shown = [f"... and {len(self.done) - len(shown)} before these", *shown]
         lines = "<br>".join(html.escape(line) for line in shown)
-        return card.Static(card.box(lines), "\n".join(shown))
+        return card.Static(card.box(lines) if lines else "", "\n".join(shown))
+
+
+def mention(text: str) -> None:
+    """Say what is measured now, in a front end and only while the cell runs."""
+    with contextlib.suppress(Exception):  # as `_Line`
+        if card.kernel() is not None and (lines := _Lines.of_this_cell()).widgets:
+            lines.mention(text)
 
 
 class _Line:

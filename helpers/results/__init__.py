@@ -1,10 +1,10 @@
 """What was measured, and the two documents that are filled from it.
 
 `Results` keeps every number with its provenance (store.py). `export` fills my_learnings.md and
-distributed_planning.md (documents.py; which blank from which record: blanks.py; what records
-count: facts.py; several lines: tables.py) and leaves what
-the student typed (merge.py). `import_numbers` reads a student's own numbers of Weeks 2 and 3;
-`recorded` has the records of machines that the student may not have.
+distributed_planning.md (documents.py; which blank from which record: blanks.py; which records
+count: facts.py; tables and lists: tables.py) and leaves what the student typed (merge.py).
+`import_numbers` reads a student's own numbers of Weeks 2 and 3; `recorded` has the records of
+machines that the student may not have.
 """
 
 from helpers.results import recorded

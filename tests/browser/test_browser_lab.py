@@ -226,6 +226,9 @@ SWEEP = """\
 with live.Progress('a sweep', 60) as view:
     for i in range(60):
         time.sleep(0.05); view.update(i + 1, tokens_per_s=812.3)"""
+PASSING = """\
+for n in range(4):
+    live.mention(f'workload {n}'); time.sleep(0.5)"""
 DASHBOARD = """\
 import itertools; count = itertools.count()
 with live.dashboard(lambda: {'running': next(count), 'kv_cache_usage': 0.25}, hz=10):
@@ -234,8 +237,13 @@ MEMORY = "with live.memory(hz=20) as view:\n    view.mark('work'); time.sleep(2)
 
 
 def test_a_live_view_moves_and_leaves_one_static_line(open_notebook):
-    notebook = open_notebook("moving", [HEAD, SWEEP, DASHBOARD, MEMORY])
+    notebook = open_notebook("moving", [HEAD, SWEEP, DASHBOARD, MEMORY, PASSING])
     notebook.run(0)
+    # A run that leaves no line is named while it lasts.
+    notebook.run(4, wait=False)
+    notebook.output(4).get_by_text("workload 2 (measurement 3 of this cell)").wait_for()
+    notebook.wait_idle()
+    notebook.output(4).get_by_text("workload").wait_for(state="detached")
     notebook.run(1, wait=False)
     bar = notebook.output(1).locator(".jupyter-widgets").first
     bar.wait_for()

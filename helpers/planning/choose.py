@@ -284,12 +284,13 @@ def _reasons(ordered, best, thumb, goal):
         f"{m.kv_cache_tokens:,} tokens of KV cache, or {m.max_concurrency:.1f} requests of "
         f"{m.options.max_model_len:,} tokens."
     )
-    part, ms = max(p.tpot.ms().items(), key=lambda item: item[1])
-    words = part.removesuffix("_ms").replace("_", " ")
-    yield (
-        f"The largest part of its steps is {words} ({ms / p.tpot_s / 1e3:.0%}); the prompts of "
-        f"others in the same steps are {p.prompts_s / p.tpot_s:.0%} of TPOT."
-    )
+    if p.tpot_s:  # an answer of one token has none
+        part, ms = max(p.tpot.ms().items(), key=lambda item: item[1])
+        words = part.removesuffix("_ms").replace("_", " ")
+        yield (
+            f"The largest part of its steps is {words} ({ms / p.tpot_s / 1e3:.0%}); the prompts of "
+            f"others in the same steps are {p.prompts_s / p.tpot_s:.0%} of TPOT."
+        )
     second = next((c for c in ordered[1:] if c.meets), None)
     if second:
         yield f"Next comes {second.name()} with {_speed(second, ' and ')}."

@@ -42,8 +42,8 @@ def speed_range(
         )
 
     def matters(slow: SpeedPrediction, fast: SpeedPrediction) -> bool:
-        tokens = fast.output_tokens_per_s / slow.output_tokens_per_s
-        return max(tokens, slow.tpot_s / fast.tpot_s) > MATTERS
+        more = fast.output_tokens_per_s > MATTERS * slow.output_tokens_per_s
+        return more or slow.tpot_s > MATTERS * fast.tpot_s
 
     doubt, because = doubt or doubt_for(box.gpu), []
     slow, fast = (box, tuning), (box, tuning)

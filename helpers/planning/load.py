@@ -26,8 +26,6 @@ from .predict import Parts, Steps, Tuning
 FEW_CLIENTS, WAYS = 24, (4, 2)  # ways to spread up to so many clients, and more
 AT_LEAST = 20  # requests that are counted of each
 MOST_ARRIVALS = 2000
-# More requests left in the queue, or a smaller share answered: perhaps more come than are served.
-LEFT, KEEPS_UP = 20, 0.98
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,6 @@ class Trace:
     ttft_s: list = field(default_factory=list)
     tpot_s: list = field(default_factory=list)
     answers: int = 0
-    left: int = 0  # requests that wait when the last answer is whole
     duration_s: float = 0.0
 
     @property
@@ -301,7 +298,6 @@ def _play(replica: Replica, warm: int, counted: int, again) -> Trace:
             if output > 1:
                 trace.tpot_s.append((replica.now - first) / (output - 1))
     trace.answers += answers - warm
-    trace.left = len(replica.waiting)
     trace.duration_s += replica.now - begin
     return trace
 
@@ -342,7 +338,8 @@ def predict_speed(
     trace, per_second, more = _under_load(steps, mix, dp, at_once)
     too_many = bool(more)
     ttft_s = [math.inf] if too_many else trace.ttft_s
-    streams = at_once if too_many else min(trace.streams, at_once)
+    wanted = trace.streams if mix.rate else math.ceil(mix.concurrency / dp)
+    streams = at_once if too_many else min(wanted, at_once)
     tpot, prompts_s = trace.tpot_parts(steps)
     return SpeedPrediction(
         tp=tp,
@@ -376,18 +373,26 @@ def _under_load(steps: Steps, mix: RequestMix, dp: int, at_once: int):
         }
         per_second = sum(trace.per_second * shares[n] for n, trace in traces.items())
         return traces[max(traces)], per_second, []
-    trace = play_arrivals(steps, mix, mix.rate / alone, at_once, together)
-    if trace.left < LEFT and trace.per_second * alone > KEEPS_UP * mix.rate:
-        return trace, mix.rate, []
-    full = play_clients(steps, mix, at_once * together, at_once, together)
-    served = full.per_second * alone
-    if mix.rate < served:
-        return trace, mix.rate, []
-    says = (
-        f"{mix.rate:g} requests/s are more than the {served:.2f} that this plan serves: the queue "
-        "grows without end"
-    )
-    return full, served, [says]
+    if mix.rate > alone * _most(steps, mix, at_once, together) / 2:
+        full = play_clients(steps, mix, at_once * together, at_once, together)
+        served = full.per_second * alone
+        if mix.rate >= served:
+            says = (
+                f"{mix.rate:g} requests/s are more than the {served:.2f} that this plan serves: "
+                "the queue grows without end"
+            )
+            return full, served, [says]
+    return play_arrivals(steps, mix, mix.rate / alone, at_once, together), mix.rate, []
+
+
+def _most(steps: Steps, mix: RequestMix, at_once: int, together: int) -> float:
+    """Requests/s that a replica serves with all its streams, roughly: every step the same."""
+    replica = Replica(steps, mix, at_once, together)
+    ending = at_once / max(1, replica.answer_steps)
+    tokens, keys = ending * (mix.input_tokens - replica.found), mix.input_tokens / 2
+    context = mix.input_tokens + mix.output_tokens / 2
+    step_s = steps.parts(at_once, context, tokens, keys, at_once + ending).total
+    return together * ending / float(step_s)
 
 
 def _percentiles(values: list[float]) -> tuple[float, float]:

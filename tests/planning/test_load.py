@@ -15,6 +15,7 @@ from helpers.planning import (
     load_shape,
     make_box,
     predict_speed,
+    rank,
 )
 from helpers.planning.load import play_burst
 
@@ -84,6 +85,20 @@ def test_more_than_a_plan_serves_is_said():
     assert "queue grows without end" in " ".join(rates[500.0].notes)
     p50, p99 = rates[20.0].ttft_percentiles_s
     assert p50 < rates[20.0].ttft_s < p99
+
+
+def test_too_many_arrivals_are_too_many_also_where_all_of_them_run():
+    """At first nobody waits: the streams of a replica only grow in number, and get slower."""
+    full = predict_speed(SHAPE, BOX, workload=RequestMix(1024, 128, 904), options=OPTIONS)
+    for share, serves in ((0.9, True), (1.2, False)):
+        mix = RequestMix(1024, 128, rate=share * full.requests_per_s)
+        p = predict_speed(SHAPE, BOX, workload=mix, options=OPTIONS)
+        assert math.isfinite(p.ttft_s) == serves, share
+
+
+def test_answers_of_one_token_have_no_tpot():
+    best = rank(SHAPE, BOX, RequestMix(1024, 1, 64), OPTIONS).best
+    assert best.prediction.tpot_s == 0 < best.prediction.ttft_s
 
 
 def test_ten_thousand_requests_at_once_wait_in_the_queue():

@@ -23,7 +23,7 @@ class SpeculativeSteps(Steps):
             alone = replace(options, speculative=None)
             self.drafter = Steps(drafts.shape, box, tp, 1, dp, alone, tuning)
 
-    def parts(self, streams, context, prompt_tokens=0, prompt_keys=0, rows=None, batches=None):
+    def parts(self, streams, context, prompt_tokens=0, prompt_keys=0, rows=None):
         """One step by cause, as of ``Steps``: the drafter's passes are in the same parts."""
         streams, context, prompt_tokens, prompt_keys = (
             np.asarray(x, float) for x in (streams, context, prompt_tokens, prompt_keys)

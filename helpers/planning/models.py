@@ -322,12 +322,13 @@ class _Config:
             )
         return dtype
 
-    def layer_count(self, key: str) -> int:
+    def layers(self) -> int:
         """Layers, of which there must be at least one and no absurd number."""
-        count = self.number(key)
+        count = self.number("num_hidden_layers")
         if not 0 < count <= 1000:
             raise PlanningError(
-                f"The config of {self.name} has {key} = {count}, so there is nothing to plan."
+                f"The config of {self.name} has num_hidden_layers = {count}, so there is nothing "
+                "to plan."
             )
         return count
 
@@ -349,7 +350,7 @@ def shape_from_config(
         )
     family, read = FAMILIES[kind], _Config(config, name)
     number = read.number
-    layers, hidden = read.layer_count("num_hidden_layers"), number("hidden_size")
+    layers, hidden = read.layers(), number("hidden_size")
     heads = number("num_attention_heads")
     kv_heads = number("num_key_value_heads", default=heads)
     if not (hidden and heads and kv_heads):
@@ -620,13 +621,10 @@ class _Rank:
         self.norms(1, shape.linear_v_dim)
         self.linear("attention", "linear_attn.out_proj", shape.hidden, values)
 
-    def mlp(self) -> None:
-        self.gated("mlp", "mlp", self.shape.intermediate)
-
-    def gated(self, part: str, module: str, width: int) -> None:
+    def mlp(self, module: str, width: int) -> None:
         """Gate and up as one matrix, and down."""
-        self.linear(part, f"{module}.gate_proj", 2 * width // self.tp, self.shape.hidden)
-        self.linear(part, f"{module}.down_proj", self.shape.hidden, width // self.tp)
+        self.linear("mlp", f"{module}.gate_proj", 2 * width // self.tp, self.shape.hidden)
+        self.linear("mlp", f"{module}.down_proj", self.shape.hidden, width // self.tp)
 
     def mixture(self) -> None:
         shape, h = self.shape, self.shape.hidden
@@ -636,7 +634,7 @@ class _Rank:
         if shape.trait("correction"):
             self.plain("router", shape.experts, 4)
         if shape.shared_width:
-            self.gated("mlp", "mlp.shared_experts", shape.shared_width)
+            self.mlp("mlp.shared_experts", shape.shared_width)
             if shape.shared_gate:
                 self.plain("router", h)
         experts, width = local_experts(shape, self.tp, self.dp, self.ep)
@@ -694,7 +692,7 @@ def rank_tensors(
         if shape.mixtures[layer]:
             rank.mixture()
         else:
-            rank.mlp()
+            rank.mlp("mlp", shape.intermediate)
         rank.norms(shape.trait("norms") or 2, shape.hidden)
     if is_last:
         rank.norms(1, shape.hidden)

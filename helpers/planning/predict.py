@@ -163,21 +163,19 @@ class Steps:
         self.slowest = max(sizes) / shape.layers  # share of a step in the stage that decides
         self.graphed = max(graph_sizes(options, box.gpu), default=0)
 
-    def parts(
-        self, streams, context, prompt_tokens=0, prompt_keys=0, rows=None, batches=None
-    ) -> Parts:
+    def parts(self, streams, context, prompt_tokens=0, prompt_keys=0, rows=None) -> Parts:
         """One step by cause; numbers, or numpy arrays of one shape for many steps.
 
         streams: that decode, each with ``context`` tokens in the KV cache. prompt_tokens: computed
         in the same step; each attends to ``prompt_keys`` tokens on average. rows: of logits, one
-        for each stream and each prompt that ends here. batches: in the pipeline, at most its
-        stages; None: as many as there are streams for.
+        for each stream and each prompt that ends here. In a pipeline the streams are in as
+        many batches as it has stages, if they are enough.
         """
         streams, context, prompt_tokens, prompt_keys = (
             np.asarray(x, float) for x in (streams, context, prompt_tokens, prompt_keys)
         )
         rows = streams + (prompt_tokens > 0) if rows is None else np.asarray(rows, float)
-        k = np.clip(streams, 1, self.pp) if batches is None else batches
+        k = np.clip(streams, 1, self.pp)
         j = self.prompt_batches(prompt_tokens, rows - streams)
         if self.pp == 1:
             whole = self._one_batch(streams, context, prompt_tokens, prompt_keys, rows)
@@ -366,16 +364,11 @@ class _Clock:
 
 
 # ---------------------------------------------------------------------- steps that are measured
-def decode_parts(
-    shape, box, tp, pp, streams, context, *, kv_dtype="auto", tuning=None, batches=None
-) -> Parts:
-    """One decode step of ``streams`` with so many tokens each in the KV cache, no prompt beside it.
-
-    batches: in a pipeline; streams whose prompts were scheduled together stay in one batch.
-    """
+def decode_parts(shape, box, tp, pp, streams, context, *, kv_dtype="auto", tuning=None) -> Parts:
+    """One decode step of ``streams`` with so many tokens each in the KV cache, no prompt."""
     options = EngineOptions(kv_cache_dtype=kv_dtype)
     steps = Steps(shape, box, tp, pp, 1, options, tuning)
-    return steps.parts(streams, context, batches=batches)
+    return steps.parts(streams, context)
 
 
 def prefill_parts(shape, box, tp, pp, prompt, chunk, *, tuning=None) -> Parts:

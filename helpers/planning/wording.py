@@ -104,10 +104,10 @@ def about_model(shape: ModelShape) -> str:
     )
 
 
-def sizes_table(shape: ModelShape, up_to: int = 8) -> list[dict]:
-    """Tensor parallel sizes with vLLM's reason against them, or KV bytes per token."""
+def sizes_table(shape: ModelShape) -> list[dict]:
+    """Tensor parallel sizes to 8 with vLLM's reason against them, or KV bytes per token."""
     rows = []
-    for row in valid_sizes(shape, up_to):
+    for row in valid_sizes(shape, 8):
         tp, why = row["tp"], row["why"]
         if not why and not shape.mla and tp > shape.kv_heads:
             why = "KV heads are copied, so the KV cache of a token does not shrink further"

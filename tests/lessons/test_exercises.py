@@ -176,14 +176,9 @@ def test_answers_choices_and_ticks_without_a_front_end(store, capsys):
 
 def test_ticks_say_who_ticked(store, capsys):
     assert not exercises.tick(store, "paper", "Read the paper")
-    for _ in range(2):
-        assert (
-            exercises.tick(
-                store, "server_mode", "Tried server mode", evidence="12 requests answered"
-            ).by
-            == "evidence"
-        )
-    assert len(lines_of(store)) == 1, "the same evidence is saved once"
+    of_an_older_file = {"done": True, "source": "evidence", "evidence": "12 requests answered"}
+    store.save("checklist", "server_mode", {}, **of_an_older_file)
+    assert exercises.tick(store, "server_mode", "Tried server mode").by == "evidence"
     store.save("checklist", "paper", {}, done=True, source="student")
     assert exercises.tick(store, "paper", "Read the paper")
     out = capsys.readouterr().out

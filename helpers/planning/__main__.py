@@ -39,10 +39,10 @@ from . import (
 )
 from .answer import answer, readable
 from .calibration import SIZES
+from .choose import layout_flags, machines_for, why_impossible
 from .disaggregation import commands_of, disaggregate
 from .hardware import NETWORK_GB_S
 from .launch import OPTIONS
-from .memory import why_refused
 from .speculation import METHODS, about_speculation, read_speculation
 
 POINT_KEYS = ("model", *SIZES, "tpot_ms", "ttft_ms", "prefill_ms", "output_tokens_per_s")
@@ -222,7 +222,7 @@ def plan(args) -> dict:
             shape, box, *layout, workload, options, tuning, args.usage, memory
         )
     tp, pp, dp = prediction.tp, prediction.pp, prediction.dp
-    launch = commands(shape, tp, pp, dp, _machines(box, prediction.gpus), args.launcher, given)
+    launch = commands(shape, tp, pp, dp, machines_for(box, tp, pp, dp), args.launcher, given)
     more = {}
     if args.disaggregate:
         split = disaggregate(shape, box, tp, workload, options, tuning, args.usage)
@@ -293,29 +293,17 @@ def _calibration(args, shape, box, workload, options) -> Calibration | None:
 
 def _memory_of(shape, box, layout, options, usage) -> MemoryPlan:
     """The memory of the layout that was asked for, which must fit."""
-    tp, pp, dp = layout
-    sizes, gpus = f"TP {tp} x PP {pp} x DP {dp}", tp * pp * dp
-    problem = why_refused(shape, tp, pp, dp, options)
-    if gpus > box.gpus:
-        problem = f"{sizes} needs {gpus} GPUs and the box has {box.gpus}"
-    elif problem is None:
-        memory = plan_memory(shape, box, tp, pp, dp, options, usage)
+    problem = why_impossible(shape, box, *layout, options)
+    if problem is None:
+        memory = plan_memory(shape, box, *layout, options, usage)
         if memory.fits:
             return memory
-        where = f"with {sizes} on {box.gpu.name}"
+        where = f"with {layout_flags(*layout)} on {box.gpu.name}"
         problem = f"{shape.name} does not fit {where}: {memory.problem}"
-    if near := nearest_valid(shape, box, tp, pp, dp, options, usage):
+    if near := nearest_valid(shape, box, *layout, options, usage):
         why = problem.rstrip(".")
         raise PlanningError(f"{why}; the nearest that works here is {near}.", near)
     raise does_not_fit(shape, box, options, usage)
-
-
-def _machines(box, ranks: int) -> int:
-    """The fewest machines that share the ranks evenly."""
-    nodes = min(box.nodes, max(1, -(-ranks // box.gpus_per_node)))
-    while ranks % nodes:
-        nodes += 1
-    return nodes
 
 
 def list_gpus() -> None:

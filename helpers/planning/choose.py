@@ -184,7 +184,7 @@ def choice_of(
 ) -> Choice:
     """One layout (tp, pp, dp), sized and predicted; not yet judged by a goal."""
     tp, pp, dp = layout
-    if problem := why_refused(shape, tp, pp, dp, options):
+    if problem := why_impossible(shape, box, tp, pp, dp, options):
         return Choice(tp, pp, dp, why=problem)
     memory = plan_memory(shape, box, tp, pp, dp, options, usage)
     if not memory.fits:
@@ -318,12 +318,36 @@ def _speed(choice: Choice, between: str) -> str:
     return f"{tokens}{between}TPOT {tpot_ms:.1f} ms"
 
 
+def machines_for(box: Box, tp: int, pp: int, dp: int) -> int | None:
+    """The fewest machines of a box that share a layout's ranks, and its replicas, evenly."""
+    ranks = tp * pp * dp
+    for nodes in range(1, box.nodes + 1):
+        even = ranks % nodes == 0 and (dp == 1 or dp % nodes == 0)
+        if even and ranks // nodes <= box.gpus_per_node:
+            return nodes
+    return None
+
+
+def why_impossible(
+    shape: ModelShape, box: Box, tp: int, pp: int, dp: int, options=None
+) -> str | None:
+    """None when vLLM accepts these sizes and the box has GPUs for them, else one sentence."""
+    if problem := why_refused(shape, tp, pp, dp, options):
+        return problem
+    ranks, sizes = tp * pp * dp, f"TP {tp} x PP {pp} x DP {dp}"
+    if ranks > box.gpus:
+        return f"{sizes} needs {ranks} GPUs and the box has {box.gpus}."
+    if machines_for(box, tp, pp, dp) is None:
+        return f"{sizes} cannot be shared out evenly over up to {box.nodes} machines."
+    return None
+
+
 def holds(
     shape: ModelShape, box: Box, tp: int, pp: int, dp: int = 1, options=None, usage="server"
 ) -> bool:
     """Whether vLLM accepts these sizes and every GPU of the box has room for its part."""
     return (
-        why_refused(shape, tp, pp, dp, options) is None
+        why_impossible(shape, box, tp, pp, dp, options) is None
         and plan_memory(shape, box, tp, pp, dp, options, usage).fits
     )
 
@@ -371,7 +395,7 @@ def does_not_fit(shape: ModelShape, box: Box, options, usage: str) -> PlanningEr
     memories = {
         layout: plan_memory(shape, box, *layout, options, usage)
         for layout in combinations(min(box.gpus, MOST_GPUS))
-        if why_refused(shape, *layout, options) is None
+        if why_impossible(shape, box, *layout, options) is None
     }
 
     if not memories:

@@ -100,6 +100,13 @@ def test_a_faster_network_helps_what_crosses_it(ask):
     assert fast < slow
 
 
+def test_a_ranking_over_two_machines_has_only_what_can_be_launched_there(ask):
+    answer = ask("--model Qwen2.5-7B --gpu H100 --gpus 6 --nodes 2 --concurrency 64")
+    launched = {(r["tp"], r["pp"], r["dp"]) for r in answer["ranking"] if r["fits"]}
+    assert (1, 1, 6) in launched and (1, 1, 5) not in launched
+    assert (2, 1, 3) not in launched, "a replica would lie on both machines"
+
+
 def test_calibration_by_command(ask):
     base = "--model Qwen2.5-7B --gpu H200 --gpus 2 --tp 2"
     plain, answer = ask(base), ask(f"{base} --calibrate tp=1,concurrency=1,tpot_ms=5.5")
@@ -138,6 +145,7 @@ def test_doubts_and_guesses_are_said(run, ask):
         ("--gpu H100 --gpus 2 --tp 4", ("needs 4 GPUs", "--tp 2")),
         ("--gpu H100 --gpus 100000", ("up to 64 GPUs", "--tp")),
         ("--gpu H100 --gpus 8 --nodes 3", ("8 GPUs", "3 machines")),
+        ("--gpu H100 --gpus 16 --nodes 2 --dp 15", ("evenly", "2 machines", "nearest")),
         ("--gpu H100 --gpu-memory-gib 0", ("--gpu-memory-gib", "above 0")),
         ("--gpu H100 --gpu-memory-gib inf", ("--gpu-memory-gib", "above 0")),
         ("--gpu H100 --gpus 0", ("at least 1",)),

@@ -16,6 +16,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Collection, Iterator
 
 import tqdm
 
@@ -134,15 +135,15 @@ class _Line:
 
 
 class Progress:
-    """How far ``total`` requests are: ``.update(done, **numbers)``, ``.close()``.
+    """How far ``total`` requests, or other units, are: ``.update(done, **numbers)``, ``.close()``.
 
     All views of one cell share one output, so a sweep leaves one short list.
     """
 
     EVERY_S = 0.2
 
-    def __init__(self, label: str, total: int):
-        self.label, self.total = label, total
+    def __init__(self, label: str, total: int, unit: str = "requests"):
+        self.label, self.total, self.unit = label, total, unit
         self.done, self.numbers = 0, {}
         self.start = time.perf_counter()
         self._last = -1.0
@@ -158,7 +159,7 @@ class Progress:
 
     def status(self) -> str:
         """Such as "12 of 32 requests, 812 tokens/s, 3.00 s left"."""
-        said = f"{self.done} of {self.total} requests{self._numbers()}"
+        said = f"{self.done} of {self.total} {self.unit}{self._numbers()}"
         if 0 < self.done < self.total:
             left_s = (time.perf_counter() - self.start) * (self.total - self.done) / self.done
             said += f", {number(left_s, 3)} s left"
@@ -174,7 +175,7 @@ class Progress:
             return
         stopped = "" if self.done >= self.total else f"stopped after {self.done} of "
         took = f"in {number(time.perf_counter() - self.start, 3)} s"
-        self._line.close(f"{self.label}: {stopped}{self.total} requests {took}{self._numbers()}")
+        self._line.close(f"{self.label}: {stopped}{self.total} {self.unit} {took}{self._numbers()}")
         self._line = None
 
     def __enter__(self):
@@ -182,6 +183,14 @@ class Progress:
 
     def __exit__(self, *exc) -> None:
         self.close()
+
+
+def through(items: Collection, label: str, unit: str) -> Iterator:
+    """The items one after the other, while a line says how many of them are done."""
+    with Progress(label, len(items), unit) as view:
+        for done, item in enumerate(items, start=1):
+            yield item
+            view.update(done)
 
 
 # ---------------------------------------------------------------- engine start

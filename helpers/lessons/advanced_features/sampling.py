@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from helpers import workloads
-from helpers.display import card
+from helpers.display import card, live
 from helpers.display.numbers import read_number
 from helpers.engine.engine import Engine
 from helpers.engine.profile import Profile
@@ -140,7 +140,7 @@ def try_all(
     prompts = [request.prompt_token_ids for request in asked.requests]
     tokens = asked.requests[0].max_tokens
     runs = []
-    for name, params in settings.items():
+    for name, params in live.through(settings.items(), "before the beams", "settings"):
         generate(engine, prompts, "warm-up", max_tokens=8, **params)
         same = [generate(engine, prompts, name, tokens, **params) for _ in range(LEAST_VALUES)]
         runs.append(sorted(same, key=lambda run: run.seconds)[len(same) // 2])

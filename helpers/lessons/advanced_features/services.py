@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from helpers import workloads
+from helpers.display import live
 from helpers.engine.engine import Engine, open_engine
 from helpers.engine.retune import retuned
 from helpers.lessons.advanced_features import speculation
@@ -143,9 +144,8 @@ def serve(
 def serve_repeatedly(engine: Engine, services: dict[str, Service]) -> dict[str, list[Measurement]]:
     """Each service on the engine as it is, as often as a range needs: service key -> its runs."""
     runs: dict[str, list[Measurement]] = {key: [] for key in services}
-    for _ in range(LEAST_VALUES):
-        for key, service in services.items():
-            runs[key].append(serve(engine, service, [*chain(*runs.values())]))
+    for key in live.through([*services] * LEAST_VALUES, "services with drafts", "runs"):
+        runs[key].append(serve(engine, services[key], [*chain(*runs.values())]))
     return runs
 
 

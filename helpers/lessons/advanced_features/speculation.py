@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from helpers import tiny_model
+from helpers.display import live
 from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
 from helpers.engine.retune import retuned
@@ -137,10 +138,9 @@ def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> 
 def at_rates(engine, stream, rates: list[float], k: int) -> dict[float, list[Measurement]]:
     """The stream at each rate of acceptance that is set by hand, in rounds: rate -> its runs."""
     runs: dict[float, list[Measurement]] = {rate: [] for rate in rates}
-    for _ in range(LEAST_VALUES):
-        for rate, of_rate in runs.items():
-            with retuned(engine, synthetic_acceptance_rates=acceptance_rates(rate, k)):
-                of_rate.append(run_workload(engine, stream, progress=False))
+    for rate in live.through(rates * LEAST_VALUES, "rates of acceptance", "runs"):
+        with retuned(engine, synthetic_acceptance_rates=acceptance_rates(rate, k)):
+            runs[rate].append(run_workload(engine, stream, progress=False))
     return runs
 
 

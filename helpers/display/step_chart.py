@@ -30,12 +30,12 @@ from helpers.display.numbers import number
 
 LOOK = {
     "waiting": {"facecolor": "#EDEDED", "hatch": "////", "edgecolor": "#BDBDBD"},
+    "found in the prefix cache": {"facecolor": GREEN},  # below the prefill of what was not
     "prefill": {"facecolor": BLUE},
     "decode": {"facecolor": SKY},
     "drafts thrown away": {"facecolor": "#F0D3E3"},
     "decode, drafts accepted": {"facecolor": PURPLE},
     "preempted": {"facecolor": "#FBE3D6", "hatch": "xxxx", "edgecolor": RED},
-    "found in the prefix cache": {"facecolor": GREEN},
 }
 LOWEST = 0.6  # on the logarithmic axis of tokens
 LABELLED = 8  # tokens of the one request
@@ -52,7 +52,7 @@ class Bar:
     end_ms: float
     said: str  # what the reader sees with the mouse over it
     text: str = ""  # in the bar, where it fits
-    kept: float = 1.0  # share of the height: of the drafts and the token after them
+    kept: float = 1.0  # share of the height: of the drafts and the token after them, of a prompt
     steps: int = 1
     new: int = 0
 
@@ -99,13 +99,12 @@ def _work_bars(row: int, i: int, work, begin: float, end: float) -> list[Bar]:
     bars = []
     if work.found:
         said = f"{work.found:,} tokens found in the prefix cache"
-        width = 0.12 * (end - begin)
-        bars.append(Bar(row, "found in the prefix cache", begin, begin + width, said))
+        bars.append(Bar(row, "found in the prefix cache", begin, end, said))
     if work.prefill:
-        start = begin + 0.12 * (end - begin) if work.found else begin
         found = f"{work.found:,} found, " if work.found else ""
         said = f"prefill of {work.tokens:,} tokens, {found}{took}"
-        bars.append(Bar(row, "prefill", start, end, said, f"{work.tokens:,}"))
+        computed = work.tokens / (work.tokens + work.found)
+        bars.append(Bar(row, "prefill", begin, end, said, f"{work.tokens:,}", computed))
     elif work.drafted:
         said = f"{work.drafted} drafted, {work.accepted} accepted, {work.new} new tokens, {took}"
         text = f"{work.accepted}/{work.drafted}"

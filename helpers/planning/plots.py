@@ -18,6 +18,7 @@ from helpers.display.figures import (
     ORANGE,
     PURPLE,
     RED,
+    YELLOW,
     curve,
     hollow_points,
     inside,
@@ -28,6 +29,9 @@ from helpers.display.figures import (
 )
 from helpers.planning.choose import AHEAD, CANNOT_TELL, MISSES, SAME
 from helpers.planning.wording import PART_NAMES
+
+# The same colour for a part in every figure.
+PART_COLORS = dict(zip(PART_NAMES, (*COLORS[:7], GREY, YELLOW), strict=True))
 
 
 def memory(rows: list[dict], capacity_gib: float, caption: str) -> None:
@@ -44,10 +48,11 @@ def memory(rows: list[dict], capacity_gib: float, caption: str) -> None:
                 inside(ax, f"{gib[y]:.1f}", middle, y)
         left = [a + b for a, b in zip(left, gib, strict=True)]
     ax.axvline(capacity_gib, color=INK, lw=1.2)
-    where = (capacity_gib, len(rows) - 0.55)
+    where = (capacity_gib, len(rows) - 0.6)
     note(ax, "the GPU's memory", where, (-4, 0), ha="right", fontsize=8)
     ax.set_yticks(places, [row["plan"] for row in rows])
     ax.set(xlabel="GiB on each GPU", ylabel="layout", xlim=(0, capacity_gib * 1.04))
+    ax.set_ylim(-0.5, len(rows) - 0.3)
     legend_below(ax, ncols=3, drop=0.28 if len(rows) < 4 else 0.18)
     figures.show(fig, caption, rows, "memory_by_plan")
 
@@ -62,9 +67,9 @@ def step_by_cause(
     fig, ax = figures.figure(title, size=(7.5, 4.2))
     parts = [part for part in PART_NAMES if any(row.get(f"{part}_ms", 0) > 0 for row in rows)]
     places, bottom = range(len(rows)), [0.0] * len(rows)
-    for i, part in enumerate(parts):
+    for part in parts:
         ms = [row[f"{part}_ms"] for row in rows]
-        look = {"color": COLORS[i], "label": PART_NAMES[part], "width": 0.55}
+        look = {"color": PART_COLORS[part], "label": PART_NAMES[part], "width": 0.55}
         ax.bar(places, ms, bottom=bottom, **look)
         bottom = [a + b for a, b in zip(bottom, ms, strict=True)]
     for x, row in enumerate(rows):

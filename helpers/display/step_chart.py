@@ -104,7 +104,8 @@ def _work_bars(row: int, i: int, work, begin: float, end: float) -> list[Bar]:
         found = f"{work.found:,} found, " if work.found else ""
         said = f"prefill of {work.tokens:,} tokens, {found}{took}"
         computed = work.tokens / (work.tokens + work.found)
-        bars.append(Bar(row, "prefill", begin, end, said, f"{work.tokens:,}", computed))
+        text = "" if work.found else f"{work.tokens:,}"  # on the green it would be misread
+        bars.append(Bar(row, "prefill", begin, end, said, text, computed))
     elif work.drafted:
         said = f"{work.drafted} drafted, {work.accepted} accepted, {work.new} new tokens, {took}"
         text = f"{work.accepted}/{work.drafted}"

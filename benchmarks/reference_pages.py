@@ -147,6 +147,17 @@ def benchmark_records(folder: Path) -> list[dict]:
     return found
 
 
+def slug(provenance: dict) -> str:
+    """A short name of a machine for its folder: "h100", "2xh200", "cpu"."""
+    gpu = provenance.get("gpu")
+    if not gpu:
+        return "cpu"
+    count = re.match(r"(\d+) x ", gpu)
+    name = re.search(r"\b([A-Z]{1,4}\d{1,4}[A-Za-z]?)\b", gpu.split(" x ")[-1])
+    word = (name[1] if name else re.sub(r"\W+", "-", gpu.split(" x ")[-1])).lower()
+    return (f"{count[1]}x" if count else "") + word
+
+
 def make(run: Path, out: Path, records: Path | None = None) -> list[Path]:
     """Write the pages and the records; returns the files.
 
@@ -162,7 +173,7 @@ def make(run: Path, out: Path, records: Path | None = None) -> list[Path]:
         (r["provenance"] for r in reversed(rows) if (r.get("provenance") or {}).get("model")),
         rows[-1].get("provenance") or {},
     )
-    place = out / recorded.slug(origin)
+    place = out / slug(origin)
     place.mkdir(parents=True, exist_ok=True)
     file = place / store.FILE_NAME
     keys = {store.key_of(r) for r in rows}

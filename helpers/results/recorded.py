@@ -10,8 +10,6 @@ benchmarks/reference_pages.py.
 
 from __future__ import annotations
 
-import re
-
 from helpers import REPO
 from helpers.results import store
 
@@ -54,14 +52,3 @@ def label_of(record: dict) -> str:
     model = f"{origin['model']} ({weights} weights)" if origin.get("model") else None
     where = origin.get("gpu") or origin.get("machine") or "unknown machine"
     return ", ".join(filter(None, [where, vllm, model, (origin.get("time_utc") or "")[:10]]))
-
-
-def slug(provenance: dict) -> str:
-    """A short name of a machine for its folder: "h100", "2xh200", "cpu"."""
-    gpu = provenance.get("gpu")
-    if not gpu:
-        return "cpu"
-    count = re.match(r"(\d+) x ", gpu)
-    name = re.search(r"\b([A-Z]{1,4}\d{1,4}[A-Za-z]?)\b", gpu.split(" x ")[-1])
-    word = (name[1] if name else re.sub(r"\W+", "-", gpu.split(" x ")[-1])).lower()
-    return (f"{count[1]}x" if count else "") + word

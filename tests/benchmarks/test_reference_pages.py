@@ -4,6 +4,7 @@ import json
 import re
 
 import nbformat
+import pytest
 
 from benchmarks import example_student, reference_pages
 from helpers.lessons.puzzles.check import PUZZLES
@@ -101,3 +102,18 @@ def test_the_example_student_solves_every_puzzle_and_answers_what_the_notebooks_
     said = example_student.answers()
     assert said.keys() <= declared
     assert said["PREDICTIONS"].keys() == asked
+
+
+@pytest.mark.parametrize(
+    "gpu, name",
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("2 x NVIDIA H200", "2xh200"),
+        ("NVIDIA L40S", "l40s"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        (None, "cpu"),
+    ],
+)
+def test_a_machine_has_a_short_name(gpu, name):
+    assert reference_pages.slug({"gpu": gpu}) == name

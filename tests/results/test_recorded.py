@@ -58,18 +58,3 @@ def test_a_curve_has_the_variants_that_are_asked_for(machines):
     points, label = recorded.curve("drafts", "alpha", "synthetic")
     assert [p["alpha"] for p in points] == [0.1, 0.9] and label.startswith("recorded: NVIDIA H100")
     assert recorded.curve("drafts", "alpha", "eagle") == ([], "")
-
-
-@pytest.mark.parametrize(
-    "gpu, name",
-    [
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("2 x NVIDIA H200", "2xh200"),
-        ("NVIDIA L40S", "l40s"),
-        ("Tesla T4", "t4"),
-        ("NVIDIA A100-SXM4-80GB", "a100"),
-        (None, "cpu"),
-    ],
-)
-def test_a_machine_has_a_short_name(gpu, name):
-    assert recorded.slug({"gpu": gpu}) == name

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
-from helpers.gpu_memory import visible_devices
+from helpers.gpu_memory import GIB, visible_devices
 
 # Shares of all cores from which a run is called disturbed.
 MOST_OTHERS = 0.10
 MOST_STEAL = 0.05
 LEAST_CLOCK = 0.70
+IDLE_GIB = 1  # a GPU with less memory in use takes no part, and its clock rests
 TICK_S = 0.01  # /proc/stat counts in ticks: over a few of them shares mean nothing
 LEAST_TICKS = 10
 
@@ -28,8 +29,8 @@ class Disturbance:
     """What else the machine did during a run.
 
     others_share: CPU time of other programs as a share of all cores (0 to 1). steal_share: time
-    that the host gave to other machines. gpu_clock_share: the slowest GPU's clock over its highest,
-    at the end of the run; others_gpu_gib: GPU memory of other processes. None without a GPU.
+    that the host gave to other machines. gpu_clock_share: the slowest used GPU's clock over its
+    highest, at the end of the run; others_gpu_gib: GPU memory of other processes. None without one.
     """
 
     others_share: float
@@ -115,11 +116,12 @@ def _gpus() -> dict[str, float]:
     clocks, others = [], 0
     for device in devices:
         with contextlib.suppress(Exception):  # a card that does not tell its clocks or processes
-            clocks.append(device.sm_clock() / device.max_sm_clock())
+            if device.memory_used() > IDLE_GIB * GIB:
+                clocks.append(device.sm_clock() / device.max_sm_clock())
         with contextlib.suppress(Exception):
             taken = device.processes()
             others += sum(p.gpu_memory() for pid, p in taken.items() if pid not in mine)
     return {
         "gpu_clock_share": round(min(clocks), 3) if clocks else None,
-        "others_gpu_gib": round(others / 2**30, 3),
+        "others_gpu_gib": round(others / GIB, 3),
     }

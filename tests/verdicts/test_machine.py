@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from helpers.verdicts import machine
 from helpers.verdicts.machine import Disturbance, MachineWatch
 
 BURN = "import time\nend = time.time() + {s}\nwhile time.time() < end: pass"
@@ -54,6 +56,22 @@ def test_a_child_is_ones_own_work():
 
 def test_a_moment_is_too_short_to_tell():
     assert share(0.0) == Disturbance(0.0, 0.0) and share(0.0).reasons == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "slowest"), [([(20, 0.95), (0, 0.17)], 0.95), ([(20, 0.6), (20, 1.0)], 0.6)]
+)
+def test_the_clock_of_an_idle_gpu_does_not_count(gpus, slowest, monkeypatch):
+    def device(used_gib, clock):
+        return SimpleNamespace(
+            memory_used=lambda: used_gib * machine.GIB,
+            sm_clock=lambda: 1980 * clock,
+            max_sm_clock=lambda: 1980,
+            processes=dict,
+        )
+
+    monkeypatch.setattr(machine, "visible_devices", lambda: [device(*gpu) for gpu in gpus])
+    assert share(0.2).gpu_clock_share == pytest.approx(slowest)
 
 
 def test_records_hold_only_what_is_known():

@@ -339,9 +339,7 @@ class Results:
         wanted = {"notebook": notebook, "experiment": experiment, "variant": variant}
         return [r for r in found if all(r[k] == v for k, v in wanted.items() if v is not None)]
 
-    def get(
-        self, experiment: str, variant: str | None = None, notebook: str | None = None
-    ) -> dict | None:
+    def get(self, experiment: str, variant: str | None = None) -> dict | None:
         """The record saved last under this experiment (and variant), or None."""
-        found = self.records(notebook, experiment, variant, latest=False)
+        found = self.records(None, experiment, variant, latest=False)
         return found[-1] if found else None

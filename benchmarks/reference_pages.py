@@ -6,7 +6,7 @@ RUN is a folder that `python -m helpers.run` left: its executed notebooks become
 1.5 MB that load nothing and run no script, its measurements.jsonl a small file of records (the last
 of each experiment). --records adds what the benchmarks wrote (limits, memory, kills, ...) as
 experiments of the notebook "benchmarks". Everything goes to OUT/<machine>/, the machine being the
-records' own; a file that is there already is replaced, others stay.
+records' own; pages and records of the run's notebooks are replaced, others stay.
 """
 
 from __future__ import annotations
@@ -84,19 +84,29 @@ def page_of(path: Path, label: str) -> str:
     exporter = HTMLExporter(
         template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True
     )
-    body, _ = exporter.from_notebook_node(lean(nbformat.read(path, as_version=4)))
+    notebook = nbformat.read(path, as_version=4)
+    body, _ = exporter.from_notebook_node(lean(notebook))
     colours = HtmlFormatter(style="default").get_style_defs(".highlight")
     dummy = DUMMY if "dummy weights" in label else ""
     head = (
         f"<style>{colours}{STYLE}</style>\n<p class='note'>Executed on: "
         f"<b>{html.escape(label)}</b>. A recorded run, kept as it was; the notebook itself is "
         f"notebooks/{html.escape(path.name)}. Predictions, puzzles and answers are an example "
-        f"student's.{dummy}</p>\n"
+        f"student's.{dummy}{_how_far(notebook)}</p>\n"
     )
     text = summary.page(f"{path.stem}, executed", head + body)
     if (size := len(text.encode())) > LIMIT:
         raise ValueError(f"{path.name} is {size / 1e6:.1f} MB as a page: which output is so large?")
     return text
+
+
+def _how_far(notebook) -> str:
+    """A sentence for a run that a time limit ended; "" when every cell was executed."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    ran = [cell for cell in code if cell.execution_count]
+    if len(ran) == len(code):
+        return ""
+    return f" A time limit ended this run after {len(ran)} of {len(code)} cells."
 
 
 def small_record(record: dict) -> dict:
@@ -176,8 +186,12 @@ def make(run: Path, out: Path, records: Path | None = None) -> list[Path]:
     place = out / slug(origin)
     place.mkdir(parents=True, exist_ok=True)
     file = place / store.FILE_NAME
-    keys = {store.key_of(r) for r in rows}
-    before = [r for r in store.load(file)[0] if store.key_of(r) not in keys]
+    keys, notebooks = {store.key_of(r) for r in rows}, {r["notebook"] for r in own}
+    before = [
+        r
+        for r in store.load(file)[0]
+        if store.key_of(r) not in keys and r["notebook"] not in notebooks
+    ]
     lines = [json.dumps(small_record(r), ensure_ascii=False) for r in before + rows]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     written = [file]

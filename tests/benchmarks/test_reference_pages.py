@@ -117,3 +117,23 @@ def test_the_example_student_solves_every_puzzle_and_answers_what_the_notebooks_
 )
 def test_a_machine_has_a_short_name(gpu, name):
     assert reference_pages.slug({"gpu": gpu}) == name
+
+
+def test_a_run_replaces_the_records_of_its_notebooks_and_says_how_far_it_came(tmp_path):
+    for number, experiments in enumerate((("sweep", "old"), ("sweep",))):
+        run = tmp_path / f"run{number}"
+        store = Results("01_review", run)
+        for experiment in experiments:
+            store.save(experiment, "8", {"tokens_per_s": 5.0})
+        other = Results("02_advanced_features", run)
+        if number == 0:
+            other.save("kept", "all", {"n": 1})
+        book = nbformat.v4.new_notebook()
+        book.cells = [nbformat.v4.new_code_cell("1", execution_count=1)]
+        book.cells += [nbformat.v4.new_code_cell("2")] * number
+        nbformat.write(book, run / "01_review.ipynb")
+        records, page = reference_pages.make(run, tmp_path / "out")
+        limit = "A time limit ended this run after 1 of 2 cells." in page.read_text()
+        assert limit == bool(number)
+    kept = {json.loads(line)["experiment"] for line in records.read_text().splitlines()}
+    assert kept == {"sweep", "kept"}

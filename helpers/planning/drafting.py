@@ -10,18 +10,24 @@ from .predict import Parts, Steps
 class SpeculativeSteps(Steps):
     """Steps in which the target checks drafts and a drafter makes the next ones.
 
-    Of the drafter's passes only the GPU's time counts: one scheduler prepares the whole step.
+    A head is replayed from CUDA graphs; the kernels of a draft model are launched one by one in
+    every pass (StandaloneARSpeculator of v1/worker/gpu/spec_decode has no CUDA graphs yet).
+    With n-grams the next step is not planned while one runs: vLLM switches async scheduling off
+    (VllmConfig.__post_init__).
     """
 
     def __init__(self, shape, box, tp, pp, dp, options, tuning):
         super().__init__(shape, box, tp, pp, dp, options, tuning)
         self.drafts = drafts = options.speculative
-        self.query_len = 1 + drafts.num_speculative_tokens
+        self.drafted = drafts.num_speculative_tokens
+        self.query_len = 1 + self.drafted
         self.tokens_per_step = drafts.tokens_per_step
-        self.drafter = None
+        self.drafter, self.launches_s = None, 0.0
         if drafts.shape:
             alone = replace(options, speculative=None)
             self.drafter = Steps(drafts.shape, box, tp, 1, dp, alone, tuning)
+        if drafts.method == "draft_model":
+            self.launches_s = self.drafted * self.tuning.host_layer_s * drafts.shape.layers
 
     def parts(self, streams, context, prompt_tokens=0, prompt_keys=0, rows=None):
         """One step by cause, as of ``Steps``: the drafter's passes are in the same parts."""
@@ -29,43 +35,43 @@ class SpeculativeSteps(Steps):
             np.asarray(x, float) for x in (streams, context, prompt_tokens, prompt_keys)
         )
         rows = streams + (prompt_tokens > 0) if rows is None else np.asarray(rows, float)
-        checked = streams * self.drafts.num_speculative_tokens
+        checked = streams * self.drafted
         tokens = prompt_tokens + checked
         pairs = prompt_tokens * prompt_keys + checked * context
         keys = pairs / np.maximum(tokens, 1)
-        step = super().parts(streams, context, tokens, keys, rows + checked)
-        return step + self.drafting(streams, context, tokens, keys)
+        gpu = super().parts(streams, context, tokens, keys, rows + checked)
+        if self.drafter:  # the first pass is over all tokens of the step, then one for each token
+            first = self.drafter.parts(streams, context, tokens, keys, streams)
+            gpu += first + self.drafter.parts(streams, context).scaled(self.drafted - 1)
+        gpu = replace(gpu, host=0.0 * streams)
+        return gpu + Parts(host=self.waiting(gpu.total, streams, tokens))
 
-    def drafting(self, streams, context, tokens, keys) -> Parts:
-        """The drafter's passes: the first over all tokens of the step, then one for each token."""
-        if self.drafter is None:
-            return Parts()
-        first = self.drafter.parts(streams, context, tokens, keys, streams)
-        rest = self.drafter.parts(streams, context).scaled(self.drafts.num_speculative_tokens - 1)
-        return replace(first + rest, host=0.0 * streams)
+    def waiting(self, gpu_s, streams, tokens):
+        """Seconds of a step in which the GPU waits for the CPU."""
+        cpu_s = self.schedule_seconds(streams) + self.launch_seconds(streams + tokens)
+        if self.drafts.method == "ngram":
+            return cpu_s
+        return np.maximum(0.0, cpu_s + self.launches_s - gpu_s)
 
     def clock(self, most_context: int):
         """As of ``Steps``: fast seconds of one step, from the tables of both models."""
         drafter = self.drafter and self.drafter.clock(most_context)
-        return _Clock(super().clock(most_context), drafter, self.drafts.num_speculative_tokens)
+        return _Clock(self, super().clock(most_context), drafter)
 
 
 @dataclass(frozen=True)
 class _Clock:
+    steps: SpeculativeSteps
     target: object
     drafter: object
-    drafted: int
 
     def seconds(self, streams, context, prompt_tokens, prompt_keys, rows) -> float:
-        checked = streams * self.drafted
+        drafted = self.steps.drafted
+        checked = streams * drafted
         tokens = prompt_tokens + checked
         keys = (prompt_tokens * prompt_keys + checked * context) / max(tokens, 1)
-        seconds = self.target.seconds(streams, context, tokens, keys, rows + checked)
-        if self.drafter is None:
-            return seconds
-        first = self.drafter.batch_s(streams, context, tokens, keys, streams)
-        return (
-            seconds
-            + first
-            + (self.drafted - 1) * self.drafter.batch_s(streams, context, 0, 0, streams)
-        )
+        gpu_s = self.target.batch_s(streams, context, tokens, keys, rows + checked)
+        if self.drafter:
+            gpu_s += self.drafter.batch_s(streams, context, tokens, keys, streams)
+            gpu_s += (drafted - 1) * self.drafter.batch_s(streams, context, 0, 0, streams)
+        return gpu_s + float(self.steps.waiting(gpu_s, streams, tokens))

@@ -452,14 +452,14 @@ def _kv_plan(shape, gpu, stages, options, pp) -> MemoryPlan:
         fits=True,
         shape=shape,
         in_flight=in_flight,
-        notes=(*shape.notes, *_without_data(options)),
+        notes=(*shape.notes, *_about_options(options)),
     )
     problem = _why_it_does_not_fit(gpu, plan)
     return replace(plan, fits=not problem, problem=problem)
 
 
-def _without_data(options: EngineOptions) -> list[str]:
-    """What of the options is not in the numbers."""
+def _about_options(options: EngineOptions) -> list[str]:
+    """What is to be known of the options, and what of them is not in the numbers."""
     notes, drafts = [], options.speculative
     if options.decode_context_parallel_size > 1:
         notes.append(
@@ -468,8 +468,16 @@ def _without_data(options: EngineOptions) -> list[str]:
         )
     if drafts and drafts.shape:
         notes.append("no data for the drafter's own CUDA graphs and working memory: leave room")
-    elif drafts:
-        notes.append("no data for the CPU time of looking n-grams up: it is counted as none")
+    if drafts and drafts.method == "draft_model":
+        notes.append(
+            "vLLM 0.32 launches the kernels of a draft model one by one, which costs the CPU most "
+            "of a step; heads (eagle3, mtp) are replayed from CUDA graphs"
+        )
+    if drafts and drafts.method == "ngram":
+        notes.append(
+            "with n-grams vLLM switches async scheduling off, so the CPU's time is added to the "
+            "GPU's; no data for the time of looking them up"
+        )
     return notes
 
 

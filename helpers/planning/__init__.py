@@ -11,6 +11,9 @@ Pure functions over configs; only ``inventory`` looks at (and times) the machine
     ranking = rank(shape, box, workload, goal=...)       # choose: every TP x PP x DP, with reasons
     launch = commands(shape, tp=2)                       # launch: what to type, checked by vLLM
 
+Beside these: calibration and doubts (how sure), speculation and drafting (drafts), disaggregation
+(prefill and decode apart), answer (what the command says).
+
 The command: python -m helpers.planning plan --model Qwen2.5-7B --gpu H200-SXM --gpus 2
 """
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers.run.classroom import results
+from helpers.run import course_file, summary
+from helpers.run.classroom import plan, results
 from tests.run.test_classroom import rows_of, times, week
 from tests.run.tools import SAVE, leaves_a_process, no_process_with, notebook, run, start, wait_for
 
@@ -79,6 +80,7 @@ def left_of(out: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_node_and_then_the_command_are_killed_and_the_table_is_the_same(one_by_one):
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     out, go = one_by_one / "ray", one_by_one / "go"
@@ -100,6 +102,7 @@ def test_a_node_and_then_the_command_are_killed_and_the_table_is_the_same(one_by
         assert not left_of(out)
         before = times(out, "students/*/result.json")
         assert 2 <= len(before) < len(rows_of(one_by_one / "one"))
+        assert {row["verdict"] for row in rows_of(out)} > {"waiting"}, "the table grows as it runs"
         done = run(*arguments)
     finally:
         cluster.shutdown()
@@ -109,6 +112,38 @@ def test_a_node_and_then_the_command_are_killed_and_the_table_is_the_same(one_by
     assert table(out) == table(one_by_one / "one")
     assert not (out / "attempts").exists()
     no_process_with(MARK)
+
+
+def test_a_cluster_that_is_not_there(tmp_path):
+    week(tmp_path / "s" / "a", 1.0)
+    done = run("class", tmp_path / "s", "--out", tmp_path / "o", "--ray", "127.0.0.1:9")
+    assert done.returncode == 2 and "ray start --head" in done.stderr, done.stderr
+
+
+def test_the_plan_of_a_class_says_where_its_figures_are_from(tmp_path):
+    (tmp_path / "s").mkdir()
+    arguments = ["class", tmp_path / "s", "--out", tmp_path / "o", "--dry-run", 300]
+    said = run(*arguments, "--notebooks", "01,04").stdout
+    seconds = json.loads(plan.RECORDED.read_text())["seconds"]
+    alone, in_two = (
+        sum(seconds[part][n] for part in ("01_review", "04_multi_gpu_planning")) for n in "12"
+    )
+    assert f"{alone:.1f} s (1 at a time), {in_two:.1f} s (2 at a time)" in said
+    assert "recorded on" in said and not (tmp_path / "o").exists()
+    expected = [summary.duration(300 * alone / 2), summary.duration(150 * in_two / 2)]
+    assert ["2", *expected] in [line.split() for line in said.splitlines()]
+    for n in range(plan.ENOUGH):
+        folder = tmp_path / "o" / "students" / str(n)
+        folder.mkdir(parents=True)
+        own = results.Student(str(n), str(n), "ran", seconds=10.0 + n, at_once=4)
+        (folder / "result.json").write_text(json.dumps(vars(own)))
+    said = run(*arguments).stdout
+    assert "11.0 s (4 at a time); means of this class's own" in said
+
+
+def test_every_notebook_has_a_recorded_time():
+    names = {path.stem for path in course_file.find_notebooks(None)}
+    assert set(json.loads(plan.RECORDED.read_text())["seconds"]) == {*names, plan.READING}
 
 
 def test_who_ran_beside_whom():

@@ -68,6 +68,7 @@ class Class:
         """A student's result, whatever happens; only what check_stop raises gets out."""
         student = Student(submission.name, submission.slug, fingerprint=self.mark(submission))
         student.machine, student.began = socket.gethostname(), round(time.time(), 1)
+        student.at_once = self.at_once
         kept = self.out / "attempts" / f"{submission.slug}-{uuid.uuid4().hex[:8]}"
         began = time.monotonic()
         try:
@@ -75,8 +76,11 @@ class Class:
             if submission.refused:
                 student.verdict, student.why = "refused", submission.refused
             else:
-                with tempfile.TemporaryDirectory(prefix="workbook-class-") as scratch:
-                    place = Place(kept, Path(scratch))
+                with (
+                    tempfile.TemporaryDirectory(prefix="workbook-class-") as scratch,
+                    tempfile.TemporaryDirectory(prefix="wb-") as short,
+                ):
+                    place = Place(kept, Path(scratch), Path(short) / "tmp")
                     _Attempt(self, submission, student, place, gpu, check_stop).run()
         except (ResultsError, OSError) as error:
             student.verdict, student.why = "error", f"This machine could not do it: {error}"
@@ -197,7 +201,9 @@ class _Attempt:
 
     def _execute(self, root: Path, chosen: list[str], notebooks: dict) -> None:
         self.place.measured.mkdir()
-        (self.place.sandbox / "home").mkdir()
+        tmp = self.place.sandbox / "home" / "tmp"
+        tmp.mkdir(parents=True)
+        self.place.tmp.symlink_to(tmp)
         deadline = time.monotonic() + self.work.limits.student_s
         for number, name in enumerate(chosen, 1):
             about = notebooks[name]
@@ -236,7 +242,7 @@ class _Attempt:
             limits=limits.resources(self.gpu is not None),
         )
         env = environment(self.place.sandbox / "home", self.gpu)
-        env["WORKBOOK_RESULTS_DIR"] = str(self.place.measured)
+        env |= {"WORKBOOK_RESULTS_DIR": str(self.place.measured), "TMPDIR": str(self.place.tmp)}
         if self.work.at_once > 1:
             env["WORKBOOK_AT_ONCE"] = str(self.work.at_once)  # for the records' provenance
         return run_job(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
+import socket
 import sys
 import uuid
 from collections import Counter
@@ -95,6 +96,9 @@ def _connect(address: str) -> list[dict]:
 
     ours = signal.getsignal(signal.SIGTERM)
     try:
+        if address != "auto":  # Ray would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
             address,
             log_to_driver=False,
@@ -102,7 +106,7 @@ def _connect(address: str) -> list[dict]:
             runtime_env={"env_vars": {"PYTHONPATH": str(REPO)}},
         )
         signal.signal(signal.SIGTERM, ours)  # ray.init takes it
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
         start = "`ray start --head` starts one, `ray start --address=HEAD:6379` adds a machine"
         raise UsageError(f"No Ray cluster at {address} ({why}): {start}.") from None

@@ -17,6 +17,8 @@ from helpers.run import course_file
 from helpers.run.classroom.attempt import Class
 from helpers.run.classroom.class_run import run_class
 from helpers.run.classroom.cluster import on_ray
+from helpers.run.classroom.intake import find_submissions
+from helpers.run.classroom.plan import plan, throughput
 from helpers.run.classroom.sandbox import Limits
 from helpers.run.classroom.workers import on_this_machine
 from helpers.run.course_file import UsageError, assign_parameters, find_notebooks, parameters_of
@@ -70,6 +72,8 @@ def arguments() -> argparse.ArgumentParser:
     ):
         text = f"of {what} (default {default:g})"
         add(name, text, type=float, default=default, metavar="GIB")
+    dry = "run nothing: how long these submissions, or so many, take on 1 to 32 machines"
+    add("--dry-run", dry, type=int, nargs="?", const=0, metavar="STUDENTS")
     add("--keep-work", "keep the folders in which the notebooks ran", action="store_true")
     return parser
 
@@ -100,6 +104,11 @@ def main(argv: list[str]) -> int:
         given.disk,
         given.file_size,
     )
+    if given.dry_run is not None:
+        count = given.dry_run or len(find_submissions(source)[0])
+        known = throughput(out, (path.stem for path in notebooks), given.read_only)
+        print(plan(count, known))
+        return 0
     out.mkdir(parents=True, exist_ok=True)
     work = Class(
         out=out,

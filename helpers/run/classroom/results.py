@@ -23,7 +23,8 @@ class Student:
     """A student's result as it is kept in result.json.
 
     verdict: ran, failed (a notebook), read (--read-only), empty (nothing to go by), refused,
-    error (this machine's fault) or waiting. began: seconds since 1970, on `machine`.
+    error (this machine's fault) or waiting. began: seconds since 1970, on `machine`, which ran
+    at_once submissions at a time.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Student:
     why: str = ""
     machine: str = ""
     began: float = 0.0
+    at_once: int = 1
     seconds: float = 0.0
     notebooks: list[dict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -58,14 +60,20 @@ def fingerprint(submission: Submission, options: dict) -> str:
     return digest.hexdigest()[:20]
 
 
-def earlier(folder: Path, mark: str) -> Student | None:
-    """The result of an earlier run in a student's folder, if it is complete and still holds."""
+def read(folder: Path) -> Student | None:
+    """The result in a student's folder, if it is complete."""
     try:
         student = Student(**json.loads((folder / "result.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
     complete = student.version == VERSION and student.verdict not in ("waiting", "error")
-    return student if complete and student.fingerprint == mark else None
+    return student if complete else None
+
+
+def earlier(folder: Path, mark: str) -> Student | None:
+    """The result of an earlier run, if it still holds."""
+    student = read(folder)
+    return student if student and student.fingerprint == mark else None
 
 
 def keep(student: Student, attempt: Path, folder: Path) -> None:

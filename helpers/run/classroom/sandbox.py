@@ -48,6 +48,7 @@ class Place:
 
     kept: Path
     scratch: Path
+    tmp: Path  # a short name of its TMPDIR: the name of a Unix socket has at most 107 characters
 
     @property
     def sandbox(self) -> Path:

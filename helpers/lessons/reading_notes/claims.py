@@ -41,7 +41,7 @@ class Claim:
         """The line as the table shows it."""
         said, got, ratio = "in words", "not measured here", ""
         if self.paper is not None:
-            said = f"{number(float(self.paper))} {self.unit}".strip()
+            said = f"{number(float(self.paper), digits=4)} {self.unit}".strip()  # as printed
         if self.ours is not None:
             got = f"{number(float(self.ours))} {self.unit}".strip()
             got += "" if self.how == "measured" else f" ({self.how})"

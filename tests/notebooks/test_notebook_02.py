@@ -101,11 +101,6 @@ def test_acceptance_counters_fit_together(store):
             1 + row["accepted"] / row["drafts"]
         ), name
     k4 = drafted["draft model, k=4"]
-    shares = [k4[f"accepted_position_{i}"] for i in range(1, 5)]
-    assert shares == sorted(shares, reverse=True), (
-        "a later position was accepted more often than an earlier one"
-    )
-    assert sum(shares) * k4["drafts"] == pytest.approx(k4["accepted"])
     assert k4["drafted"] == 4 * k4["drafts"]
 
 

@@ -8,7 +8,6 @@ helpers/lessons/papers/speculative.py: alpha, the chance that a drafted token is
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 from dataclasses import dataclass, replace
 
@@ -31,16 +30,14 @@ FEW_DRAFTS = 10  # shares of fewer say nothing
 class Acceptance:
     """Counted by vLLM over the runs of a workload.
 
-    drafts: steps that verified drafted tokens. drafted, accepted: tokens. per_position: share of
-    drafts whose first, second, ... token was accepted. mean_length: tokens gained by a step, 1 +
-    accepted / drafts, as vLLM defines it. alpha: the chance for each token that explains
-    mean_length, were it the same at every position.
+    drafts: steps that verified drafted tokens. drafted, accepted: tokens. mean_length: tokens
+    gained by a step, 1 + accepted / drafts, as vLLM defines it. alpha: the chance for each token
+    that explains mean_length, were it the same at every position.
     """
 
     drafts: int
     drafted: int
     accepted: int
-    per_position: list[float]
     mean_length: float
     alpha: float
 
@@ -69,13 +66,10 @@ def acceptance(runs: list[Measurement], num_speculative_tokens: int) -> Acceptan
 
     drafts, drafted, accepted = map(total, ("drafts", "draft_tokens", "accepted_tokens"))
     if not drafts:
-        return Acceptance(0, 0, 0, [0.0] * num_speculative_tokens, 1.0, 0.0)
-    by_run = [run.counters["spec_decode_num_accepted_tokens_per_pos"] for run in runs]
-    positions = [sum(counts) for counts in zip(*by_run, strict=True)][:num_speculative_tokens]
+        return Acceptance(0, 0, 0, 1.0, 0.0)
     mean_length = 1 + accepted / drafts
     alpha = formula.alpha_from_length(mean_length, num_speculative_tokens)
-    per_position = [count / drafts for count in positions]
-    return Acceptance(drafts, drafted, accepted, per_position, mean_length, alpha)
+    return Acceptance(drafts, drafted, accepted, mean_length, alpha)
 
 
 def repeated(engine, workload, concurrency: int = 1) -> list[Measurement]:
@@ -91,8 +85,6 @@ def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) ->
     counted = acceptance(drafting[:1], k)
     numbers = faster_stream(plain, drafting).metrics("speedup_x") | counted.metrics
     numbers |= {"alpha": counted.alpha, "step_ms": statistics.median(map(step_ms, drafting))}
-    for i, share in enumerate(counted.per_position, 1):
-        numbers[f"accepted_position_{i}"] = share
     return numbers
 
 
@@ -267,23 +259,6 @@ def draft_cost(
         longer = gain_of_groups(plain_steps_ms, starts, "higher")
         fixed = longer.estimate - 1 if longer.verdict == "better" else 0.0
     return max(0.0, slope / plain), fixed
-
-
-def first_differences(plain: Measurement, other: Measurement) -> list[dict]:
-    """Requests whose outputs differ.
-
-    Each as request, position of the first other token, and the two texts from there ("plain",
-    "speculative").
-    """
-    found = []
-    for i, (a, b) in enumerate(zip(plain.requests, other.requests, strict=True)):
-        if a.token_ids == b.token_ids:
-            continue
-        position = len(os.path.commonprefix([a.token_ids, b.token_ids]))
-        same = len(os.path.commonprefix([a.text, b.text]))
-        texts = {"plain": a.text[same:], "speculative": b.text[same:]}
-        found.append({"request": i, "position": position, **texts})
-    return found
 
 
 # --- which pair of models, and how it drafts ------------------------------------------------------

@@ -13,7 +13,6 @@ from helpers.verdicts.machine import Disturbance
 class Request:
     token_times_s: list = field(default_factory=list)
     token_ids: list = field(default_factory=list)
-    text: str = ""
     arrival_s: float = 0.0
 
     @property
@@ -37,24 +36,21 @@ class Run:
     disturbance: object = None
 
 
-def counted(drafts, drafted, accepted, positions):
+def counted(drafts, drafted, accepted):
     return Run(
         counters={
             "spec_decode_num_drafts": drafts,
             "spec_decode_num_draft_tokens": drafted,
             "spec_decode_num_accepted_tokens": accepted,
-            "spec_decode_num_accepted_tokens_per_pos": positions,
         }
     )
 
 
 def test_acceptance_from_counters():
-    run = counted(10, 40, 15, [8, 5, 2, 0, 0, 0])
+    run = counted(10, 40, 15)
     a = spec.acceptance([run], 4)
     assert (a.drafts, a.drafted, a.accepted) == (10, 40, 15)
     assert spec.acceptance([run, run], 4).drafts == 20, "of all runs together"
-    assert spec.acceptance([run, run], 4).per_position == a.per_position
-    assert a.per_position == [0.8, 0.5, 0.2, 0.0], "only as many positions as were drafted"
     assert a.mean_length == 2.5 and a.rate == 0.375
     assert sum(a.alpha**i for i in range(1, 5)) == pytest.approx(1.5, abs=1e-3), (
         "alpha explains the mean length"
@@ -118,14 +114,14 @@ def drafting(step_s):
     """A stream whose steps make two tokens: one drafted token, accepted every time."""
     run = stream(step_s)
     run.requests[0].token_times_s = [step_s * (i // 2) for i in range(18)]
-    run.counters = counted(8, 8, 8, [8]).counters
+    run.counters = counted(8, 8, 8).counters
     return run
 
 
 def test_a_record_of_drafts_has_its_gain_and_its_counts():
     numbers = spec.numbers_of([stream(0.01)] * 3, [drafting(0.012)] * 3, 1)
     assert numbers["speedup_x"] == pytest.approx(0.01 / (0.096 / 17))
-    assert numbers["acceptance_rate"] == numbers["accepted_position_1"] == 1.0
+    assert numbers["acceptance_rate"] == 1.0
     assert numbers["step_ms"] == pytest.approx(12.0) and numbers["drafts"] == 8
 
 
@@ -144,27 +140,6 @@ def test_rates_share_what_a_step_takes_longer_among_the_drafts():
     [row] = rates.rows
     assert row["alpha"] == 0.9 and row["mean_acceptance_length"] == 2.0
     assert row["measured_x"] == pytest.approx(2 / 1.4)
-
-
-def test_first_difference_names_its_place():
-    plain = Run(
-        [
-            Request(token_ids=[1, 2, 3], text="abc"),
-            Request(token_ids=[1], text="a"),
-            Request(token_ids=[4, 5], text="de"),
-        ]
-    )
-    other = Run(
-        [
-            Request(token_ids=[1, 2, 9], text="abx"),
-            Request(token_ids=[1], text="a"),
-            Request(token_ids=[4], text="d"),
-        ]
-    )
-    found = spec.first_differences(plain, other)
-    assert [(d["request"], d["position"]) for d in found] == [(0, 2), (2, 1)]
-    assert found[0]["plain"] == "c" and found[0]["speculative"] == "x", "the texts from there"
-    assert spec.first_differences(plain, plain) == []
 
 
 def test_pairs_have_drafts_and_real_weights():

@@ -99,7 +99,7 @@ def test_ranges_that_overlap_are_named():
 
 def drafts(count, accepted=0):
     length = 1 + accepted / count if count else 1.0
-    return Acceptance(count, 4 * count, accepted, [], length, 0.0)
+    return Acceptance(count, 4 * count, accepted, length, 0.0)
 
 
 def ngram(monkeypatch, counted, gain, async_scheduling):

@@ -37,6 +37,11 @@ STYLE = """
 .note { border-left: 4px solid #888; padding-left: .8rem; }
 .prompt, .jp-InputPrompt, .jp-OutputPrompt, .anchor-link { display: none; }
 """
+# What cards take from JupyterLab's theme.
+DARK = """
+:root { --jp-layout-color0: #111; --jp-content-font-color1: #eee; --jp-content-font-color2: #bbb;
+  --jp-border-color1: #666; --jp-border-color2: #444; }
+"""
 
 
 def lean(notebook):
@@ -86,7 +91,11 @@ def page_of(path: Path, label: str) -> str:
     )
     notebook = nbformat.read(path, as_version=4)
     body, _ = exporter.from_notebook_node(lean(notebook))
-    colours = HtmlFormatter(style="default").get_style_defs(".highlight")
+    light, dark = (
+        HtmlFormatter(style=style).get_style_defs(".highlight")
+        for style in ("default", "github-dark")
+    )
+    colours = f"{light}\n@media (prefers-color-scheme: dark) {{ {DARK} {dark} }}\n"
     dummy = DUMMY if "dummy weights" in label else ""
     head = (
         f"<style>{colours}{STYLE}</style>\n<p class='note'>Executed on: "

@@ -30,6 +30,7 @@ BROUGHT_BY_VLLM = {
     "uvicorn",
     "uvloop",
     "requests",
+    "aiohttp",
 }
 BROUGHT_BY_OTHERS = {"pynvml", "cycler", "PIL", "pygments", "bs4", "markupsafe"}
 BROUGHT_BY_JUPYTER = {

@@ -88,7 +88,7 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         name="code completion at low load",
         needs="One developer, one request at a time, predictable text; "
         "the whole answer should be there at once.",
-        workload=workloads.questions(tokenizer, max(2, n // 2), seed, max_tokens=64),
+        workload=workloads.questions(tokenizer, max(2, n // 4), seed, max_tokens=64),
         metric="e2e_ms_p50",
         metric_label="E2E p50 (ms)",
         better="lower",

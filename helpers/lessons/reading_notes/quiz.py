@@ -302,9 +302,10 @@ def _claim(quiz: Quiz) -> Field:
     name, count = quiz.other["student"], len(quiz.other.get("answers") or {})
 
     def take(ticked: bool) -> Reply:
-        if not ticked or quiz.other is None:
+        if not ticked:
             return Reply("")
-        quiz.claim()
+        if quiz.other is not None:  # a browser may send a tick twice
+            quiz.claim()
         return Reply("They are kept. Run this cell again to go on with them.")
 
     question = f"This results folder holds {count} answers of “{name}”."

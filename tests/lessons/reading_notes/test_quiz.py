@@ -147,7 +147,8 @@ def test_answers_under_another_name_are_kept_when_the_person_says_so(store, monk
     notebook = Outputs(monkeypatch)
     other = quiz.take(store, "Bob")
     assert other.score.answered == 0, "Ada's answers are not Bob's unless Bob says so"
-    notebook.type(True, "same_person")
+    for _ in range(2):  # a browser may send a tick twice
+        assert "Run this cell again" in notebook.type(True, "same_person")["said"]
     again = quiz.take(store, "Bob")
     assert again.score.correct == 6 and again.drawn_for == "Ada"
     seventh = again.questions[6]

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import platform
+import sys
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -126,13 +127,13 @@ def _fault(record: object) -> str | None:
         if not isinstance(record.get(key) or {}, dict):
             return f"{key!r} is a {type(record[key]).__name__}, not a dict"
     for name, value in record["metrics"].items():
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max:
             return f"metric {name!r} is not a finite number"
     return None
 
 
 def _no_constant(name: str):
-    raise ValueError(f"{name} is not a JSON number")
+    raise ValueError(f"{name} is not a finite number")
 
 
 def load(path: str | os.PathLike) -> tuple[list[dict], list[str]]:
@@ -159,8 +160,10 @@ def load(path: str | os.PathLike) -> tuple[list[dict], list[str]]:
             fault = _fault(record)
         except UnicodeDecodeError:
             fault = "not UTF-8"
-        except (ValueError, RecursionError):
+        except (json.JSONDecodeError, RecursionError):
             fault = "cut off, or not JSON"
+        except ValueError as error:  # NaN, Infinity, thousands of digits
+            fault = str(error)[:80]
         if fault:
             problems.append(f"{path.name} line {number} was skipped: {fault}.")
         else:

@@ -1,4 +1,4 @@
-"""What is asked for: course.yaml and the command line, checked before anything runs.
+r"""What is asked for: course.yaml and the command line, checked before anything runs.
 
 course.yaml (every key may be left out):
 
@@ -8,6 +8,9 @@ course.yaml (every key may be left out):
     parameters: {SEED: 7}
     cell_timeout: 900                     # seconds
     timeout: 3600
+    rubric: {notebooks: 20, puzzles: 30}  # of a class; these three see classroom/grading.py
+    deadline: 2026-12-04 23:59
+    names: (?P<name>.+)_(?P<id>\d+)
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import argparse
 import contextlib
 import difflib
 import os
+import re
 from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from helpers import REPO
@@ -34,6 +39,9 @@ KEYS = {
     "cell_timeout": (int, float),
     "timeout": (int, float),
     "out": str,
+    "rubric": dict,
+    "deadline": (str, date),
+    "names": str,
 }
 
 
@@ -50,6 +58,9 @@ class Course:
     cell_timeout: float | None = None
     timeout: float | None = None
     out: str | None = None
+    rubric: dict[str, float] = field(default_factory=dict)
+    deadline: datetime | None = None
+    names: re.Pattern | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +118,33 @@ def read_course(path: str | os.PathLike) -> Course:
         cell_timeout=data.get("cell_timeout"),
         timeout=data.get("timeout"),
         out=data.get("out"),
+        rubric=data.get("rubric", {}),
+        deadline=_deadline(path, data.get("deadline")),
+        names=_names(path, data.get("names")),
     )
+
+
+def _deadline(path, given: str | date | None) -> datetime | None:
+    """A time with its zone, this machine's where none is given; of a date the end of that day."""
+    if given is None:
+        return None
+    try:
+        time = datetime.fromisoformat(str(given))
+    except ValueError as error:
+        raise UsageError(f"{path}: deadline is {given!r}; write 2026-12-04 23:59.") from error
+    whole_day = re.fullmatch(r"\d{4}-\d\d-\d\d", str(given))
+    return (time + timedelta(days=1) if whole_day else time).astimezone()
+
+
+def _names(path, pattern: str | None) -> re.Pattern | None:
+    """How a submission's file name gives the student's name and id."""
+    try:
+        found = re.compile(pattern) if pattern else None
+    except re.error as error:
+        raise UsageError(f"{path}: names is no regular expression ({error}).") from error
+    if found and not found.groupindex.keys() & {"name", "id"}:
+        raise UsageError(f"{path}: names needs a group (?P<name>...) or (?P<id>...).")
+    return found
 
 
 def _checked(path, key, value) -> bool:

@@ -21,7 +21,8 @@ from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import Results, export
 from helpers.results.store import load
 from helpers.run import notebook_file
-from helpers.run.classroom import contents, intake, pages, results
+from helpers.run.classroom import contents, grading, intake, results
+from helpers.run.classroom.differences import differing_numbers
 from helpers.run.classroom.intake import Refused, find_submissions, take_in
 from helpers.run.classroom.notebook_page import page
 from tests.run.tools import SAVE, leaves_a_process, no_process_with, notebook, run, start, wait_for
@@ -272,8 +273,8 @@ def test_predictions_checklist_and_damaged_lines(the_class):
     assert (prediction["ratio"], prediction["by"]) == (1.25, "student")
     assert content["puzzles"] == ["Blocks that a request holds"]
     assert the_class[4]["reader 6"]["puzzles_solved"] == "1"
-    shared_with = the_class[4]["reader 6"]["shared_with"]
-    assert shared_with == "reader 0", "the same record ids in two submissions"
+    alike = the_class[4]["reader 6"]["alike"]
+    assert alike.startswith("reader 0: ") and "records with the same id" in alike
 
 
 def test_measured_here_is_kept_apart_from_what_was_submitted(the_class):
@@ -288,10 +289,11 @@ def test_the_page_shows_everybody_and_runs_nothing(the_class):
     expected, _, out, _, _, _ = the_class
     html = (out / "class.html").read_text()
     assert "default-src 'none'" in html and "<script" not in html.lower()
-    assert "&lt;script&gt;alert(1)" in html
+    answers = (out / "answers.html").read_text()
+    assert "&lt;script&gt;alert(1)" in answers and "<script" not in answers.lower()
     for name in expected:
         assert escape(name) in html, name
-    for link in re.findall(r'href="(students/[^"]+)"', html):
+    for link in re.findall(r'href="((?:students|feedback)/[^"]+)"', html + answers):
         assert (out / unquote(link)).is_file(), f"a dead link: {link}"
     assert html.count('.html" rel="noopener') >= 10
 
@@ -299,7 +301,7 @@ def test_the_page_shows_everybody_and_runs_nothing(the_class):
 def test_a_cell_of_the_csv_is_never_a_formula(the_class):
     assert "'=cmd|' C calc'!A0" in the_class[4]
     given = ("=1", "+1", "-1", "@x", "a", -1.5, None)
-    assert [pages.csv_cell(v) for v in given] == ["'=1", "'+1", "'-1", "'@x", "a", "-1.5", ""]
+    assert [grading.csv_cell(v) for v in given] == ["'=1", "'+1", "'-1", "'@x", "a", "-1.5", ""]
 
 
 def test_the_same_command_again_does_nothing_twice_and_a_new_submission_only(the_class):
@@ -357,7 +359,8 @@ def test_read_only_executes_nothing(tmp_path):
     rows = rows_of(tmp_path / "o")
     assert [r["verdict"] for r in rows] == ["read", "read"], done.stdout + done.stderr
     assert "cell 3 of 3: ZeroDivisionError" in rows[0]["why"]
-    assert "not run" in (tmp_path / "o" / "class.html").read_text()
+    pages = sorted((tmp_path / "o" / "feedback").glob("*.html"))
+    assert "not run" in pages[1].read_text()
     assert not forbidden.exists()
 
 
@@ -561,22 +564,22 @@ def test_numbers_in_words_are_held_against_units(text, differences):
         "speedup_x": 1.62,
     }
     record = {"notebook": "n", "experiment": "e", "variant": "v", "metrics": metrics}
-    assert contents.differing_numbers("my_learnings", text, [record]) == differences
+    assert differing_numbers("my_learnings", text, [record]) == differences
 
 
 def test_a_table_row_is_held_against_its_own_record(tmp_path):
     week(tmp_path, 123.4)
     records, text = load(tmp_path)[0], (tmp_path / "my_learnings_appendix.md").read_text()
-    assert contents.differing_numbers("my_learnings_appendix", text, records) == []
+    assert differing_numbers("my_learnings_appendix", text, records) == []
     assert text.count("output 123.4 tokens/s") == 1 and text.count("| 8x | 10x | 1.25 |") == 1
     edited = text.replace("output 123.4 tokens/s", "output 512 tokens/s")
     edited = edited.replace("| 8x | 10x | 1.25 |", "| 9.5x | 10x | 1.25 |")
-    assert contents.differing_numbers("my_learnings_appendix", edited, records) == [
+    assert differing_numbers("my_learnings_appendix", edited, records) == [
         "improvement x: the text says 9.5; the nearest of its measurements is 10",
         "baseline, one at a time: the text says 512; the nearest of its measurements is 123.4",
     ]
     older = text.replace("output 123.4 tokens/s, TTFT p50 3.25 ms", "TTFT p50 3.25 ms")
-    differing = contents.differing_numbers("my_learnings_appendix", older, records)
+    differing = differing_numbers("my_learnings_appendix", older, records)
     assert differing == [], "other metrics of the same record are no difference"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import shutil
 import sys
@@ -14,9 +15,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from helpers.run import summary
-from helpers.run.classroom import pages, results
+from helpers.run.classroom import flags, pages, reports, results
 from helpers.run.classroom.attempt import Class
-from helpers.run.classroom.intake import find_submissions
+from helpers.run.classroom.grading import Grading
+from helpers.run.classroom.intake import Submission, find_submissions
 from helpers.run.classroom.results import Student
 from helpers.run.classroom.workers import Workers
 from helpers.run.course_file import UsageError
@@ -25,19 +27,20 @@ from helpers.run.stopping import Stopped, sweep
 TABLE_SHARE = 0.05  # of the time goes into writing the table anew, at most
 
 
-def run_class(submissions: Path, work: Class, workers: Workers) -> list[Student]:
+def run_class(
+    submissions: Path, work: Class, workers: Workers, course: Grading, only: str | None = None
+) -> list[Student]:
     """Every submission's result, in the order of the names.
 
+    only: the id or name of one student, who is done again; what there is of the others stays.
     Raises UsageError when there is none, and Stopped after writing what there is.
     """
-    found, notes = find_submissions(submissions)
+    found, notes = find_submissions(submissions, course.names)
     if not found:
         raise UsageError(f"There is no folder, archive or notebook in {submissions}.")
-    students = {
-        s.slug: results.earlier(work.out / "students" / s.slug, work.mark(s)) for s in found
-    }
-    todo = [submission for submission in found if not students[submission.slug]]
-    students |= {s.slug: Student(s.name, s.slug) for s in todo}
+    again = _chosen(found, only) if only else found
+    students = {s.slug: _before(s, work, any_mark=bool(only)) for s in found}
+    todo = [s for s in again if only or students[s.slug].verdict == "waiting"]
     table = _Table(work, students, notes)
     progress = _Progress(len(found), len(todo))
     with _alone(work.out):
@@ -53,8 +56,30 @@ def run_class(submissions: Path, work: Class, workers: Workers) -> list[Student]
             raise
         finally:
             sweep()  # a supervisor that student code has killed leaves its processes to us
-            table.write()
+            rows = [asdict(student) for student in students.values()]
+            reports.write(work.out, found, rows, course)  # class.html leads to them
+            table.write(flags.alike(rows))
     return list(students.values())
+
+
+def _before(submission: Submission, work: Class, any_mark: bool) -> Student:
+    """What an earlier command found of a student; a waiting one if that is not to be used."""
+    folder = work.out / "students" / submission.slug
+    before = results.read(folder) if any_mark else results.earlier(folder, work.mark(submission))
+    student = before or Student(submission.name, submission.slug)
+    student.name = submission.name  # course.yaml may read names in another way now
+    return student
+
+
+def _chosen(found: list[Submission], only: str) -> list[Submission]:
+    """The submissions of one student. Raises UsageError when there is none."""
+    chosen = [s for s in found if only in (s.id, s.name, s.slug)]
+    if not chosen:
+        names = [s.name for s in found]
+        near = difflib.get_close_matches(only, names, 3, 0.4) or names[:3]
+        hint = ", ".join(near)
+        raise UsageError(f"No submission has the id or name {only!r}; there are: {hint}.")
+    return chosen
 
 
 class _Table:
@@ -63,9 +88,9 @@ class _Table:
     def __init__(self, work: Class, students: dict[str, Student], notes: list[str]):
         self.work, self.students, self.notes, self.due = work, students, notes, 0.0
 
-    def write(self) -> None:
+    def write(self, alike: dict | None = None) -> None:
         rows = [asdict(student) for student in self.students.values()]
-        pages.write(self.work.out, rows, self.notes, read_only=self.work.read_only)
+        pages.write(self.work.out, rows, self.notes, self.work.read_only, alike)
 
     def write_if_due(self) -> None:
         began = time.monotonic()

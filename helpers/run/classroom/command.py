@@ -17,6 +17,7 @@ from helpers.run import course_file
 from helpers.run.classroom.attempt import Class
 from helpers.run.classroom.class_run import run_class
 from helpers.run.classroom.cluster import on_ray
+from helpers.run.classroom.grading import Grading
 from helpers.run.classroom.intake import find_submissions
 from helpers.run.classroom.plan import plan, throughput
 from helpers.run.classroom.sandbox import Limits
@@ -74,6 +75,8 @@ def arguments() -> argparse.ArgumentParser:
         add(name, text, type=float, default=default, metavar="GIB")
     dry = "run nothing: how long these submissions, or so many, take on 1 to 32 machines"
     add("--dry-run", dry, type=int, nargs="?", const=0, metavar="STUDENTS")
+    again = "one student by id or name, done again; the others' results stay"
+    add("--only", again, metavar="ID")
     add("--keep-work", "keep the folders in which the notebooks ran", action="store_true")
     return parser
 
@@ -90,6 +93,7 @@ def main(argv: list[str]) -> int:
     course = course_file.asked(given)
     notebooks = find_notebooks(course.notebooks)
     assign_parameters(notebooks, course.parameters)
+    grading = Grading(course, notebooks)
     devices = [] if given.read_only or given.ray else gpu_ids()
     if devices and given.jobs > len(devices):
         most = f"one student per GPU at a time, so at most --jobs {len(devices)}"
@@ -121,7 +125,7 @@ def main(argv: list[str]) -> int:
     )
     here = on_this_machine(given.jobs, devices)
     workers = on_ray(given.ray, given.jobs) if given.ray else here
-    students = run_class(given.submissions, work, workers)
+    students = run_class(given.submissions, work, workers, grading, given.only)
     tally = Counter(student.verdict for student in students)
     verdicts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(tally.items()))
     print(f"\n{len(students)} students: {verdicts}. Read: {out / 'class.html'}")

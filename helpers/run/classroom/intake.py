@@ -60,6 +60,7 @@ class Submission:
     slug: str  # for folders and links: ASCII, unique, the same in every run
     source: str
     refused: str = ""  # why it is not even opened
+    id: str = ""  # of the student, where the course says how names hold it
 
 
 def display(name: str | bytes) -> str:
@@ -85,8 +86,14 @@ def _student(entry: os.DirEntry) -> str:
     return display(name).strip() or "(no name)"
 
 
-def find_submissions(folder: Path) -> tuple[list[Submission], list[str]]:
-    """(submissions in the order of their names, notes on what was left out)."""
+def find_submissions(
+    folder: Path, pattern: re.Pattern | None = None
+) -> tuple[list[Submission], list[str]]:
+    """(submissions in the order of their names, notes on what was left out).
+
+    pattern: finds the groups "name" and "id" in a file's name; a name that it does not fit is
+    taken whole.
+    """
     found, notes, names = [], [], set()
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         if entry.name.startswith(".") or entry.name in SKIPPED:
@@ -101,11 +108,13 @@ def find_submissions(folder: Path) -> tuple[list[Submission], list[str]]:
             notes.append(f"{shown} was left out: not a folder, an archive or a notebook.")
             continue
         name = _student(entry)
+        parts = match.groupdict() if pattern and (match := pattern.match(name)) else {}
+        name = parts.get("name") or name
         if name in names:
             name = f"{name} ({display(entry.name)})"
         names.add(name)
         source = str(Path(folder).absolute() / entry.name)
-        found.append(Submission(name, slug(entry.name), source, refused))
+        found.append(Submission(name, slug(entry.name), source, refused, parts.get("id") or ""))
     return found, notes
 
 

@@ -1,14 +1,11 @@
-"""class.csv and class.html: a row and a page for each student, and a summary of the class.
+"""class.csv and class.html: a row for each student, a summary, and what a person should look at.
 
-Everything here comes from students and is text, never markup: jinja2 escapes it (the template is
-class.html.j2), and the page's policy forbids scripts. In the CSV a cell that a spreadsheet would
-take for a formula is quoted.
+Everything here comes from students and is text, never markup: jinja2 escapes it (the templates are
+beside this file), and the pages' policy forbids scripts.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 import urllib.parse
@@ -16,11 +13,14 @@ from collections import Counter
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
+from helpers import replace_file
+from helpers.display.as_typed import in_html
 from helpers.lessons.puzzles.check import PUZZLES
 from helpers.results.wording import rounded
 from helpers.run import summary
-from helpers.run.classroom import results
+from helpers.run.classroom import grading, results
 
 TYPED = ("student", "parameter")  # who made a prediction; else a formula
 FILES = {
@@ -31,39 +31,15 @@ FILES = {
 }
 
 
-def csv_cell(value) -> str:
-    """Text for a cell; a leading = + - @ or tab would run as a formula in a spreadsheet."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, int):
-        return str(value)
-    text = " ".join(str(value if value is not None else "").split())
-    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
-
-
-def shared(students: list[dict]) -> dict[str, list[str]]:
-    """{slug: students whose measurements have the same ids}: ids are random, so one copied."""
-    owners: dict[str, list[dict]] = {}
-    for student in students:
-        for record_id in set(student["content"].get("ids", ())):
-            owners.setdefault(record_id, []).append(student)
-    result: dict[str, dict[str, None]] = {}
-    for group in owners.values():
-        for student in group:
-            others = {o["name"]: None for o in group if o is not student}
-            if others:
-                result.setdefault(student["slug"], {}).update(others)
-    return {slug: list(names) for slug, names in result.items()}
-
-
-def row(student: dict, shared_with: list[str]) -> dict:
+def row(student: dict, alike: dict[str, str]) -> dict:
     """A student's row of class.csv: {column: value}; "" for what the submission does not say."""
     content = student["content"]
     counts = content.get("counts", {})
     predictions = content.get("predictions", ())
     ratios = [p["ratio"] for p in predictions if p["by"] in TYPED and p["ratio"]]
     check = content.get("self_check") or {}
-    insights = [*content.get("insights", ()), "", "", ""]
+    said = content.get("answers", ())
+    insights = [a["text"] for a in said if a["key"].startswith("insight_")] + ["", "", ""]
     checklist = content.get("checklist", ())
     return {
         "student": student["name"],
@@ -82,7 +58,8 @@ def row(student: dict, shared_with: list[str]) -> dict:
         "numbers_that_differ": len(content.get("differ", ())),
         "measurements": content.get("records", 0),
         "damaged_lines": content.get("damaged_lines", 0),
-        "shared_with": "; ".join(shared_with),
+        "impossible": "; ".join(content.get("impossible", ())),
+        "alike": "; ".join(f"{name}: {what}" for name, what in alike.items()),
         "insight_1": insights[0],
         "insight_2": insights[1],
         "insight_3": insights[2],
@@ -175,45 +152,53 @@ def _predictions(students: list[dict]) -> list[dict]:
     return rows
 
 
-def write(out: Path, students: list[dict], notes: list[str], read_only: bool) -> None:
-    """class.csv and class.html in `out`; called again whenever there is more."""
-    common = shared(students)
+def write(
+    out: Path,
+    students: list[dict],
+    notes: list[str],
+    read_only: bool,
+    alike: dict[str, dict[str, str]] | None = None,
+) -> None:
+    """class.csv and class.html in `out`; called again whenever there is more.
+
+    alike: as flags.alike gives it, once all are read.
+    """
+    alike = alike or {}
     beside = results.beside(students)
     rows = [
-        row(student, common.get(student["slug"], []))
-        | {"ran_beside": beside[student["slug"]] or ""}
+        row(student, alike.get(student["slug"], {})) | {"ran_beside": beside[student["slug"]] or ""}
         for student in students
     ]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(rows[0])
-    writer.writerows([csv_cell(value) for value in r.values()] for r in rows)
-    # With a byte order mark, so that spreadsheets read names that are not Latin.
-    (out / "class.csv").write_text(
-        text.getvalue(), encoding="utf-8-sig", errors="replace", newline=""
-    )
-    body = _template().render(
+    grading.write_csv(out / "class.csv", rows)
+    body = template("class.html.j2").render(
         students=students,
         pairs=list(zip(students, rows, strict=True)),
         about=class_summary(students, rows),
         read_only=read_only,
         notes=notes,
-        pages={s["slug"]: _pages(s, out) for s in students},
         files={s["slug"]: _files(s, out) for s in students},
-        shared=common,
-        sentence=summary.one_sentence,
-        rounded=rounded,
+        feedback={s["slug"]: _link(feedback(out, s), out) for s in students},
+        reports=[name for name in ("answers.html", "grades.csv") if (out / name).is_file()],
+        alike=alike,
     )
     html = summary.page("The class", body)
-    (out / "class.html").write_text(html, encoding="utf-8", errors="replace")
+    replace_file(out / "class.html", html.encode("utf-8", "replace"))
 
 
-def _template() -> jinja2.Template:
+def feedback(out: Path, student: dict) -> Path:
+    """The page that is handed back to a student."""
+    return out / "feedback" / f"{student['slug']}.html"
+
+
+def template(name: str) -> jinja2.Template:
+    """A page's template; what is put into it is escaped, and a typed text keeps its lines."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("class.html.j2")
+    environment.filters["typed"] = lambda text: Markup(in_html(text))
+    environment.globals |= {"rounded": rounded, "sentence": summary.one_sentence}
+    return environment.get_template(name)
 
 
 def _link(path: Path, out: Path) -> str:
@@ -221,12 +206,13 @@ def _link(path: Path, out: Path) -> str:
     return urllib.parse.quote(path.relative_to(out).as_posix()) if path.is_file() else ""
 
 
-def _pages(student: dict, out: Path) -> list[str]:
-    folder = out / "students" / student["slug"] / "notebooks"
-    return [_link(folder / f"{n:02}.html", out) for n, _ in enumerate(student["notebooks"], 1)]
-
-
 def _files(student: dict, out: Path) -> list[tuple[str, str]]:
+    """(name, link) of what there is of a student: pages of the notebooks, documents, numbers."""
     folder = out / "students" / student["slug"]
-    links = [(name, _link(folder / place, out)) for name, place in FILES.items()]
+    pages = {
+        nb["name"]: folder / "notebooks" / f"{n:02}.html"
+        for n, nb in enumerate(student["notebooks"], 1)
+    }
+    pages |= {name: folder / place for name, place in FILES.items()}
+    links = [(name, _link(path, out)) for name, path in pages.items()]
     return [(name, link) for name, link in links if link]

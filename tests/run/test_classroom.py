@@ -85,6 +85,8 @@ FAILING = {
     + "    process.kill()",
     "eats memory": "import time\nblocks = []\nwhile True:\n"
     "    blocks.append(bytearray(128 * 2**20)); time.sleep(0.03)",
+    "five hundred children": "import os, time\n"
+    "for _ in range(500):\n    os.fork() or time.sleep(987)\ntime.sleep(60)",
     "fills the disk": "with open('big', 'wb') as f:\n    while True: f.write(b'x' * 2**22)",
 }
 
@@ -203,9 +205,20 @@ def result(the_class, name):
     return next(r for r in found if r["name"] == name)
 
 
-def test_thirty_rows_with_the_right_verdicts(the_class):
+def test_every_attack_in_the_table_has_its_test():
+    here = Path(__file__).parent
+    named = set(re.findall(r"`(test_\w+)`", (here / "attacks.md").read_text()))
+    there = {
+        name
+        for path in here.glob("test_*.py")
+        for name in re.findall(r"def (\w+)", path.read_text())
+    }
+    assert named and named <= there, named - there
+
+
+def test_every_row_has_the_right_verdict(the_class):
     expected, _, _, done, rows, _ = the_class
-    assert len(expected) == 30 and done.returncode == 0, done.stdout + done.stderr
+    assert len(expected) == 31 and done.returncode == 0, done.stdout + done.stderr
     got = {name.removeprefix("'"): row["verdict"] for name, row in rows.items()}
     wrong = {name: rows.get(name) for name in expected if got.get(name) != expected[name]}
     assert got == expected, wrong
@@ -219,6 +232,7 @@ def test_thirty_rows_with_the_right_verdicts(the_class):
         ("killed kernel", "DeadKernelError"),
         ("kills all above", "ProcessDied"),
         ("eats memory", "GiB of memory"),
+        ("five hundred children", "GiB of memory"),
         ("fills the disk", "File too large"),
         ("not a notebook", "not a notebook"),
         ("format three", "format 3"),
@@ -371,6 +385,7 @@ def test_read_only_executes_nothing(tmp_path):
         (["s", "--out", "s/o"], "lies inside"),
         (["s", "--out", "o", "-p", "NO_SUCH", "1"], "has a parameter 'NO_SUCH'"),
         (["s", "--out", "o", "--jobs", "0"], "at least 1"),
+        (["s", "--out", "o", "--jobs", "100000"], "2.7 GiB, so this machine holds"),
     ],
 )
 def test_wrong_usage(tmp_path, arguments, reason):

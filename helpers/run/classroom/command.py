@@ -12,7 +12,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import psutil
+
 from helpers.engine.profile import gpus
+from helpers.gpu_memory import GIB
 from helpers.run import course_file
 from helpers.run.classroom.attempt import Class
 from helpers.run.classroom.class_run import run_class
@@ -24,6 +27,7 @@ from helpers.run.classroom.sandbox import Limits
 from helpers.run.classroom.workers import on_this_machine
 from helpers.run.course_file import UsageError, assign_parameters, find_notebooks, parameters_of
 
+STUDENT_GIB = 2.7  # the most that all processes of one student held, on two CPU cores
 CONTAINER = (
     "docker run --rm --network none --read-only --tmpfs /tmp --memory 16g --pids-limit 512 "
     "--user 1000:1000 -v SUBMISSIONS:/in:ro -v FOLDER:/out "
@@ -100,6 +104,10 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--jobs {given.jobs} with {len(devices)} GPU: {most}.")
     if given.jobs < 1:
         raise UsageError("--jobs must be at least 1.")
+    hold = int(psutil.virtual_memory().total / GIB / STUDENT_GIB) or 1
+    if given.jobs > hold and not (devices or given.read_only or given.ray):
+        most = f"a student's notebooks took {STUDENT_GIB:g} GiB, so this machine holds {hold}"
+        raise UsageError(f"--jobs {given.jobs}: {most}.")
     limits = Limits(
         given.cell_timeout or course.cell_timeout or Limits.cell_s,
         given.notebook_timeout or Limits.notebook_s,

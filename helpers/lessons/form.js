@@ -165,9 +165,8 @@ function draw(field, model, place) {
 // Shift+Enter goes on in the notebook, as it does in a cell.
 function nextCell(node) {
   const cell = node.closest(".jp-Cell");
-  if (!cell) return;
-  cell.focus();
-  cell.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown", keyCode: 40, bubbles: true }));
+  const below = cell?.nextElementSibling;
+  (below?.matches(".jp-Cell") ? below : cell)?.focus();  // JupyterLab selects what has the focus
 }
 
 // ---------------------------------------------------------------- the form

@@ -26,8 +26,8 @@ code { font-size: .9em; } a { color: inherit; }
 .task-list-item { list-style: none; margin-left: -1.3em; }
 .bad { color: #b3261e; font-weight: 600; } .good { color: #1b7f3b; } .soft { opacity: .75; }
 @media print {
-  @page { margin: 12mm 14mm; }
-  body { font-size: 9pt; line-height: 1.3; max-width: none; margin: 0; padding: 0; }
+  @page { margin: 10mm 14mm; }
+  body { font-size: 9pt; line-height: 1.25; max-width: none; margin: 0; padding: 0; }
   section + section { break-before: page; }
   h1 { font-size: 14pt; margin: 0 0 .3rem; }
   h2 { font-size: 10.5pt; margin: .5rem 0 .15rem; break-after: avoid; }

@@ -207,7 +207,7 @@ def test_the_recorded_errors_are_one_row_for_each_machine_and_quantity():
     worst = max(rows, key=lambda row: row["worst"])
     said = wording.about_errors(rows)
     assert f"on {worst['machine']}, {worst['worst']:.0%} at worst" in said
-    assert "two CPU cores alone" in said
+    assert "on two CPU cores, and in one run on two H100s" in said
 
 
 def test_replicas_of_a_mixture_keep_more_tokens_where_the_cache_is_a_latent():

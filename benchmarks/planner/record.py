@@ -105,7 +105,16 @@ def predict_one(config: dict, gpu: str, probe: dict | None = None) -> dict:
 
 def predict(path, folder: Path = RECORDS, gpu: str | None = None) -> Path:
     """Write what the planner says of a list, once; returns the file."""
-    listing = read_list(path)
+    return write_predictions(read_list(path), predict_one, path, folder, gpu)
+
+
+def write_predictions(
+    listing: dict, predict_one: Callable, path, folder: Path, gpu: str | None
+) -> Path:
+    """The file of predictions of the list at `path`, made where there is none yet.
+
+    predict_one: (configuration, GPU, what the CPU was found to do) -> numbers by their case.
+    """
     gpu = gpu or listing["gpu"]
     out = folder / f"{Path(path).stem}_{gpu}.predictions.json"
     if out.exists():
@@ -123,7 +132,7 @@ def predict(path, folder: Path = RECORDS, gpu: str | None = None) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(about, indent=1) + "\n")
-    print(f"{len(rows)} predictions in {out}")
+    print(f"predictions for {len(rows)} configurations in {out}")
     return out
 
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from benchmarks.planner import RECORDS
 from benchmarks.planner.clients import Clients, Load
 from benchmarks.planner.planned import Planned
-from benchmarks.planner.record import commit, describe_machine, now, read_records
+from benchmarks.planner.record import commit, describe_machine, now, read_records, write_predictions
 from helpers.engine.profile import load_profile
-from helpers.planning import RequestMix, SpeedPrediction, probe_cpu
+from helpers.planning import RequestMix, SpeedPrediction
 from helpers.results.store import append
 from helpers.server import start_server
 from helpers.server.server import Server, ServerError
@@ -87,26 +87,7 @@ def numbers_of(p: SpeedPrediction) -> dict:
 
 def predict(path, folder: Path = RECORDS, gpu: str | None = None) -> Path:
     """Write what the planner says of a list, once; returns the file."""
-    listing = read_loads(path)
-    gpu = gpu or listing["gpu"]
-    out = folder / f"{Path(path).stem}_{gpu}.predictions.json"
-    if out.exists():
-        print(f"{out} is there already; predictions are written once (delete it to start over).")
-        return out
-    probe = probe_cpu() if gpu == "CPU" else None
-    rows = {c["id"]: predict_one(c, gpu, probe) for c in listing["configs"]}
-    about = {
-        "about": "the planner's predictions, without calibration, written before measuring",
-        "gpu": gpu,
-        "time_utc": now(),
-        "commit": commit(),
-        "probe": probe,
-        "predictions": rows,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(about, indent=1) + "\n")
-    print(f"{sum(map(len, rows.values()))} predictions in {out}")
-    return out
+    return write_predictions(read_loads(path), predict_one, path, folder, gpu)
 
 
 # ---------------------------------------------------------------------- measurements

@@ -21,7 +21,10 @@ from helpers.lessons.puzzles.check import PUZZLES
 from helpers.results.wording import rounded
 from helpers.run import summary
 from helpers.run.classroom import grading, results
+from helpers.run.classroom.notebook_page import ENVIRONMENT
 
+ENVIRONMENT.filters["typed"] = lambda text: Markup(in_html(text))
+ENVIRONMENT.globals |= {"rounded": rounded, "sentence": summary.one_sentence}
 TYPED = ("student", "parameter")  # who made a prediction; else a formula
 FILES = {
     "filled my_learnings.md": "export/my_learnings.md",
@@ -192,13 +195,7 @@ def feedback(out: Path, student: dict) -> Path:
 
 def template(name: str) -> jinja2.Template:
     """A page's template; what is put into it is escaped, and a typed text keeps its lines."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["typed"] = lambda text: Markup(in_html(text))
-    environment.globals |= {"rounded": rounded, "sentence": summary.one_sentence}
-    return environment.get_template(name)
+    return ENVIRONMENT.get_template(name)
 
 
 def _link(path: Path, out: Path) -> str:

@@ -37,7 +37,7 @@ LOOK = {
     "decode, drafts accepted": {"facecolor": PURPLE},
     "preempted": {"facecolor": "#FBE3D6", "hatch": "xxxx", "edgecolor": RED},
 }
-LOWEST = 0.6  # on the logarithmic axis of tokens
+COMPUTED = 0.7  # of a bar's height, where a part of the prompt was found: that took no time
 LABELLED = 8  # tokens of the one request
 MOST_BARS = 700  # in a chart; beyond that a request's decode steps in a row become one bar
 
@@ -52,7 +52,7 @@ class Bar:
     end_ms: float
     said: str  # what the reader sees with the mouse over it
     text: str = ""  # in the bar, where it fits
-    kept: float = 1.0  # share of the height: of the drafts and the token after them, of a prompt
+    kept: float = 1.0  # share of the height
     steps: int = 1
     new: int = 0
 
@@ -103,14 +103,14 @@ def _work_bars(row: int, i: int, work, begin: float, end: float) -> list[Bar]:
     if work.prefill:
         found = f"{work.found:,} found, " if work.found else ""
         said = f"prefill of {work.tokens:,} tokens, {found}{took}"
-        computed = work.tokens / (work.tokens + work.found)
-        text = "" if work.found else f"{work.tokens:,}"  # on the green it would be misread
-        bars.append(Bar(row, "prefill", begin, end, said, text, computed))
+        computed = COMPUTED if work.found else 1.0
+        bars.append(Bar(row, "prefill", begin, end, said, f"{work.tokens:,}", computed))
     elif work.drafted:
         said = f"{work.drafted} drafted, {work.accepted} accepted, {work.new} new tokens, {took}"
         text = f"{work.accepted}/{work.drafted}"
         kept = (work.accepted + 1) / (work.drafted + 1)
-        bars.append(Bar(row, "drafts thrown away", begin, end, said))
+        if work.accepted < work.drafted:
+            bars.append(Bar(row, "drafts thrown away", begin, end, said))
         bars.append(Bar(row, "decode, drafts accepted", begin, end, said, text, kept))
     else:
         said = f"decode, {work.new} new token, {took}"
@@ -164,7 +164,7 @@ def picture(title: str, caption: str, recordings: dict, names: list[str] | None 
         marks += _draw_tokens(tokens, steps)
         _draw_blocks(blocks, steps)
     axes[-1].set_xlabel("ms since the first request arrived")
-    _add_legend(fig, axes[0], {bar.kind for of_one in bars for bar in of_one})
+    _add_legend(fig, [bar for of_one in bars for bar in of_one])
     fig.canvas.draw()
     for i, of_one in enumerate(bars):
         _write_into_bars(axes[3 * i], of_one)
@@ -225,57 +225,52 @@ def _write_into_bars(ax, bars: list[Bar]) -> None:
 def _draw_tokens(ax, steps) -> list[tuple]:
     """Tokens a step, decode below and prefill on top of it; the marks for the mouse."""
     xs, decode, total, marks = [], [], [], []
+    budget = max(step.budget for step in steps.steps)
+    top = _up_to(ax, max(step.tokens for step in steps.steps), budget, "of the budget of")
     for i, (step, begin) in enumerate(zip(steps.steps, _begins_ms(steps), strict=True)):
         end = 1000 * step.end_s
         tokens = sum(work.tokens for work in step.work.values() if not work.prefill)
         xs += [begin, begin, end, end]
-        decode += [LOWEST, tokens or LOWEST, tokens or LOWEST, LOWEST]
-        total += [LOWEST, step.tokens, step.tokens, LOWEST]
+        decode += [0, tokens, tokens, 0]
+        total += [0, step.tokens, step.tokens, 0]
         said = f"step {i}: {step.tokens:,} of {step.budget:,} tokens, {len(step.work)} requests"
-        marks.append((ax, begin, end, LOWEST, step.budget, f"{said}, {step.blocks:,} KV blocks"))
+        marks.append((ax, begin, end, 0, top, f"{said}, {step.blocks:,} KV blocks"))
     ax.fill_between(xs, decode, total, color=BLUE, linewidth=0)
-    ax.fill_between(xs, LOWEST, decode, color=SKY, linewidth=0)
-    budget = max(step.budget for step in steps.steps)
-    ax.axhline(budget, color=RED, linewidth=1.2, linestyle="--")
-    figures.note(
-        ax,
-        f"budget {budget:,}",
-        (1, budget),
-        (-2, -10),
-        fontsize=7.5,
-        color=RED,
-        ha="right",
-        xycoords=ax.get_yaxis_transform(),
-    )
-    ax.set(yscale="log", ylim=(LOWEST, 2 * budget), ylabel="tokens\na step")
+    ax.fill_between(xs, 0, decode, color=SKY, linewidth=0)
+    ax.set(ylabel="tokens\na step")
     ax.yaxis.set_major_formatter("{x:,.0f}")
-    ax.minorticks_off()
     return marks if len(marks) <= MOST_BARS else []
 
 
 def _draw_blocks(ax, steps) -> None:
     used = [step.blocks for step in steps.steps]
-    most = steps.steps[0].of_blocks
     times = [*_begins_ms(steps), 1000 * steps.steps[-1].end_s]
     ax.stairs(used, times, fill=True, color=ORANGE, alpha=0.75)
-    peak = max(used)
-    if peak > most / 3:
+    _up_to(ax, max(used), steps.steps[0].of_blocks, "of")
+    ax.set(ylabel="KV\nblocks")
+
+
+def _up_to(ax, peak: int, most: int, word: str) -> float:
+    """Say how much of what there is was used; draw the limit where it is in sight. The axis' top.
+
+    word: before the limit.
+    """
+    near = peak > most / 3
+    if near:
         ax.axhline(most, color=RED, linewidth=1.2, linestyle="--")
-    figures.note(
-        ax,
-        f"at most {peak:,} of {most:,}",
-        (1, 1),
-        (-2, -1),
-        fontsize=7.5,
-        ha="right",
-        va="top",
-        xycoords="axes fraction",
-    )
-    ax.set(ylabel="KV\nblocks", ylim=(0, 1.35 * (most if peak > most / 3 else peak)))
+    said = f"at most {peak:,} {word} {most:,}"
+    at = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
+    figures.note(ax, said, (1, 1), (-2, -1), fontsize=7.5, **at)
+    top = 1.35 * (most if near else peak)
+    ax.set_ylim(0, top)
+    return top
 
 
-def _add_legend(fig, ax, kinds: set[str]) -> None:
-    shown = [kind for kind in LOOK if kind in kinds]
+def _add_legend(fig, bars: list[Bar]) -> None:
+    """Of what is wide enough to be seen: hardly anybody waits for no time at all."""
+    least = max(bar.end_ms for bar in bars) / 500
+    wide = {bar.kind for bar in bars if bar.end_ms - bar.start_ms > least * bar.steps}
+    shown = [kind for kind in LOOK if kind in wide]
     patches = [Patch(label=kind, **LOOK[kind]) for kind in shown]
     fig.legend(handles=patches, loc="outside lower center", ncols=len(shown), fontsize=8)
 
@@ -343,7 +338,7 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
         _measure(ax, start, end, y, said, past_middle=start > (arrival + last) / 2)
     ax.set(ylim=(1.7, -1.0), ylabel="request", xlabel="ms since the first request arrived")
     ax.set_xlim(arrival - 0.02 * (last - arrival), last + 0.1 * (last - arrival))
-    _add_legend(fig, ax, {bar.kind for bar in bars})
+    _add_legend(fig, bars)
     fig.canvas.draw()
     card.show(Chart(fig, caption, [terms], marks))
     return terms

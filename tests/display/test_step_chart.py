@@ -70,6 +70,17 @@ def test_picture_and_page(steps):
         step_chart.show("nothing", "", Steps())
 
 
+def test_heights_are_tokens_and_a_found_prompt_is_as_blue_as_its_time(steps, monkeypatch):
+    """Half of a step's tokens are half of its bar; a green that is long would look like time."""
+    monkeypatch.setattr(step_chart, "Chart", lambda fig, *_: fig)
+    tokens = step_chart.picture("One is preempted", "See the gap.", {"": steps}).axes[1]
+    decode = tokens.collections[1].get_paths()[0].vertices[:, 1]
+    assert tokens.get_yscale() == "linear" and tokens.get_ylim()[0] == 0 and max(decode) == 5
+    assert "at most 64 of the budget of 64" in [text.get_text() for text in tokens.texts]
+    [prefill] = [b for b in step_chart.bars_of(steps) if b.kind == "prefill" and b.text == "8"]
+    assert prefill.kept > 0.5, "8 were computed and 32 found"
+
+
 def test_the_terms_are_labelled_with_the_requests_own_times(steps, monkeypatch):
     shown = []
     monkeypatch.setattr(card, "show", shown.append)

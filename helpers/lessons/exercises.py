@@ -224,6 +224,7 @@ def reconcile(
     ratio = _ratio(measured, guess.value)
     lines = [f"{kind}: {_with_range(measured, unit, span)}"]
     said = []
+    reason = _why(why, ratio)
     if guess.source == "formula" and kind == "calculated":
         said.append("Nobody typed a prediction, and a formula cannot confirm itself.")
     elif guess.late:
@@ -232,14 +233,16 @@ def reconcile(
     else:
         lines.append(_compared(guess.whose, guess.value, unit, ratio, kind))
         whose = "Your prediction" if guess.source == "student" else "The prediction"
-        said.append(_inside(guess.value, span, whose) or _distance(ratio, whose, noun))
+        about_it = reason if guess.source == "formula" else ""
+        said.append(_inside(guess.value, span, whose) or _distance(ratio, whose, noun, about_it))
     if guess.source != "formula" and guess.formula is not None and kind != "calculated":
         # The reason belongs to what the formula leaves out: it follows the formula's own distance.
         of_formula = _ratio(measured, guess.formula)
         lines.append(_compared("the formula's prediction", guess.formula, unit, of_formula, kind))
         whose = "The formula's prediction"
-        said.append(_inside(guess.formula, span, whose) or _distance(of_formula, whose, noun))
-    said.append(_why(why, ratio))
+        distance = _distance(of_formula, whose, noun, reason)
+        said.append(_inside(guess.formula, span, whose) or distance)
+    said.append(reason)
     sentence = " ".join(filter(None, said))
     record = store.save(
         "prediction",
@@ -278,7 +281,8 @@ def _inside(value: float, span: tuple[float, float] | None, whose: str) -> str:
     return f"{whose} lies in the range that was measured."
 
 
-def _distance(ratio: float | None, whose: str, noun: str) -> str:
+def _distance(ratio: float | None, whose: str, noun: str, reason: str) -> str:
+    """How far off; and that a cause is to be found, unless its reason follows."""
     if ratio is None:
         return f"{whose} was 0, so there is no ratio."
     off = abs(ratio - 1)
@@ -287,10 +291,12 @@ def _distance(ratio: float | None, whose: str, noun: str) -> str:
     size = "something" if off <= FAIR else "something large"
     if ratio > 1:
         times = f"{_times(ratio)} {whose[0].lower()}{whose[1:]}"
-        return f"The {noun} is {times}: {size} is missing from it."
+        cause = f": {size} is missing from it"
+        return f"The {noun} is {times}{'' if reason else cause}."
     if ratio > 0:
         times = f"{_times(1 / ratio)} the {noun}"
-        return f"{whose} is {times}: it counts {size} that is not there."
+        cause = f": it counts {size} that is not there"
+        return f"{whose} is {times}{'' if reason else cause}."
     what = "zero" if ratio == 0 else "of the other sign"
     return f"{whose} and the {noun} ({what}) have nothing in common."
 

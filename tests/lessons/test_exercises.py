@@ -131,6 +131,14 @@ def test_the_reason_follows_the_formula_when_the_student_guessed(store, capsys):
     ), said
 
 
+def test_a_formula_that_missed_for_a_known_reason_gives_it_alone(store):
+    guess = a_guess(store, "k", "?", 1.07, "x")
+    exercises.reconcile(store, guess, 1.77, why="It took a = 0.7; measured: a = 0.99.")
+    assert store.get("prediction", "k")["residual"] == (
+        "The measurement is 1.65 times the prediction. It took a = 0.7; measured: a = 0.99."
+    )
+
+
 def test_why_may_depend_on_the_outcome(store, capsys):
     guess = a_guess(store, "k", "?", 10.0, "s")
     exercises.reconcile(

@@ -6,7 +6,6 @@ import statistics
 from dataclasses import dataclass
 
 from helpers.engine.engine import Engine
-from helpers.engine.steps import Steps, record_steps
 from helpers.lessons import kv_blocks
 from helpers.lessons.advanced_features.services import UNREAD
 from helpers.measure import Measurement, run_workload
@@ -16,41 +15,34 @@ from helpers.workloads import Workload
 
 @dataclass(frozen=True)
 class ColdAndWarm:
-    """Requests one after the other, without reading the cache and with it, empty at first.
+    """The same requests, one after the other, without reading the cache and with it.
 
-    warm: the run with the cache. steps: recorded, by "cold" and "warm". gain: of the TTFT of all
-    requests but the first, which fills the cache. numbers: what a record keeps.
+    gain: of the TTFT of all requests but the first, which fills the cache. numbers: what a record
+    keeps; the hits that vLLM counted stand beside those that its rule predicts.
     """
 
-    warm: Measurement
-    steps: dict[str, Steps]
     gain: Gain
     numbers: dict[str, float]
 
-
-def cold_and_warm(engine: Engine, load: Workload) -> ColdAndWarm:
-    """Measure both, and count vLLM's hits beside those that its rule predicts."""
-    with record_steps(engine) as cold_steps:
-        cold = run_workload(engine, load, UNREAD, concurrency=1, progress=False)
-    engine.llm.reset_prefix_cache()
-    with record_steps(engine) as warm_steps:
-        warm = run_workload(engine, load, concurrency=1, progress=False)
-    ttft_cold = [request.ttft_s for request in cold.requests]
-    ttft_warm = [request.ttft_s for request in warm.requests[1:]]
-    gain = gain_of_groups(ttft_cold, ttft_warm, better="lower")
-    sent = [request.prompt_token_ids for request in load.requests]
-    asked = int(warm.counters["prefix_cache_queries"])
-    found = int(warm.counters["prefix_cache_hits"])
-    numbers = {
-        "ttft_cold_ms": cold.metrics["ttft_ms_p50"],
-        "ttft_warm_ms": 1000 * statistics.median(ttft_warm),
-        "prompt_tokens": asked,
-        "predicted_tokens": sum(kv_blocks.predicted_hits(sent, engine.info.block_size)),
-        "hit_tokens": found,
-        "prefix_cache_hit_rate": found / asked,
-        **gain.metrics("ttft_gain_x"),
-    }
-    return ColdAndWarm(warm, {"cold": cold_steps, "warm": warm_steps}, gain, numbers)
+    @classmethod
+    def of(cls, load: Workload, block_size: int, cold: Measurement, warm: Measurement):
+        """Of both runs of the requests."""
+        ttft_cold = [request.ttft_s for request in cold.requests]
+        ttft_warm = [request.ttft_s for request in warm.requests[1:]]
+        gain = gain_of_groups(ttft_cold, ttft_warm, better="lower")
+        sent = [request.prompt_token_ids for request in load.requests]
+        asked = int(warm.counters["prefix_cache_queries"])
+        found = int(warm.counters["prefix_cache_hits"])
+        numbers = {
+            "ttft_cold_ms": cold.metrics["ttft_ms_p50"],
+            "ttft_warm_ms": 1000 * statistics.median(ttft_warm),
+            "prompt_tokens": asked,
+            "predicted_tokens": sum(kv_blocks.predicted_hits(sent, block_size)),
+            "hit_tokens": found,
+            "prefix_cache_hit_rate": found / asked,
+            **gain.metrics("ttft_gain_x"),
+        }
+        return cls(gain, numbers)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from helpers.tiny_model import stories
 from helpers.verdicts.gain import LEAST_VALUES
 from helpers.workloads import Workload, chat
 
+BEAMS = "beam search"
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -125,7 +127,7 @@ def beam_search(
     ids = [list(beam.tokens[len(prompt) :]) for beam, prompt in zip(best, prompts, strict=True)]
     texts = [engine.tokenizer.decode(one, skip_special_tokens=True).strip() for one in ids]
     scores = [beam.cum_logprob / max(1, len(one)) for beam, one in zip(best, ids, strict=True)]
-    return Generated(f"beam search, {beam_width} beams", texts, ids, scores, seconds)
+    return Generated(f"{BEAMS}, {beam_width} beams", texts, ids, scores, seconds)
 
 
 def try_all(
@@ -139,13 +141,17 @@ def try_all(
     """
     prompts = [request.prompt_token_ids for request in asked.requests]
     tokens = asked.requests[0].max_tokens
-    runs = []
-    for name, params in live.through(settings.items(), "before the beams", "settings"):
+
+    def measured(name: str, params: dict) -> Generated:
+        if name == BEAMS:
+            beam_search(engine, prompts, beam_width, max_tokens=4)
+            return beam_search(engine, prompts, beam_width, tokens)
         generate(engine, prompts, "warm-up", max_tokens=8, **params)
         same = [generate(engine, prompts, name, tokens, **params) for _ in range(LEAST_VALUES)]
-        runs.append(sorted(same, key=lambda run: run.seconds)[len(same) // 2])
-    beam_search(engine, prompts, beam_width, max_tokens=4)
-    runs.append(beam_search(engine, prompts, beam_width, tokens))
+        return sorted(same, key=lambda run: run.seconds)[len(same) // 2]
+
+    ways = live.through({**settings, BEAMS: {}}.items(), "each way to choose tokens", "ways")
+    runs = [measured(name, params) for name, params in ways]
     return [replace(run, heroes=asked.details.get("heroes", [])) for run in runs]
 
 

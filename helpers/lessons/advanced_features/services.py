@@ -26,7 +26,7 @@ class Service:
     """One service.
 
     needs: what the service is and what its users feel. metric: a name of Measurement.summary (of
-    the requests of `kind`) or "itl_ms_max". better: "lower" or "higher". cannot_act: a feature that
+    the requests of `kind`). better: "lower" or "higher". cannot_act: a feature that
     has no way to change this service, and why; its gain is expected to be 1.
     """
 
@@ -43,14 +43,7 @@ class Service:
 
     def value(self, measurement: Measurement) -> float:
         """The number that the service is judged by."""
-        if self.metric == "itl_ms_max":
-            return longest_gap_ms(measurement, self.kind)
         return measurement.summary(self.kind)[self.metric]
-
-
-def longest_gap_ms(measurement: Measurement, kind: str) -> float:
-    """The longest gap between two tokens of any request of this kind (ms)."""
-    return 1000 * max(gap for r in measurement.requests if r.kind == kind for gap in r.itl_s)
 
 
 def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str, Service]:
@@ -106,8 +99,8 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         workload=workloads.mixed(
             tokenizer, streams, 32, 4 * out, 2, long, 4, every_s, first_s, seed
         ),
-        metric="itl_ms_max",
-        metric_label="longest gap in a stream (ms)",
+        metric="itl_ms_p99",
+        metric_label="p99 of the gaps in a stream (ms)",
         better="lower",
         kind="short",
         cannot_act={"prefix caching": "the prompts have nothing in common"},

@@ -19,7 +19,7 @@ from helpers.lessons.advanced_features.speculation import (
     faster_stream,
 )
 from helpers.measure import Measurement
-from helpers.verdicts.gain import Gain
+from helpers.verdicts.gain import MARGIN, Gain
 
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
 TIE = 0.01
@@ -380,6 +380,12 @@ def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
 
 
 # --- services ---
+
+SERVICES_RULE = (
+    f"Green is better and orange worse, where the whole range lies more than {100 * MARGIN:.0f} % "
+    "away from 1. Grey comes closer to 1 than that, or reaches it: perhaps a difference, but none "
+    "to choose by."
+)
 
 
 def services(verdicts: list[Verdict]) -> list[str]:

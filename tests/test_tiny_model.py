@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tiny_model import MARKDOWN, anchor, to_markdown
+from helpers.engine.start import register_kernels_once
 from helpers.tiny_model import DRAFT, GLOSSARY, TARGET, load_glossary, phrasings
 
 DRAFTED = 4
@@ -136,6 +137,7 @@ def test_importing_the_package_is_cheap():
 def llm():
     """One engine for all tests: the target, with the draft model speculating for it."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process
+    register_kernels_once()  # in this process another test may have brought llvmlite
     from vllm import LLM
 
     engine = LLM(

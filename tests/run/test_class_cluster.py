@@ -22,8 +22,10 @@ def crafted(root: Path, go: Path, copies: int = 1) -> None:
     """Six submissions, or so many times six; the first two of each wait until `go` is there."""
     waits = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.1)"
     saves = SAVE + 'store.save("baseline", "one_at_a_time", {"output_tokens_per_s": 100.0})'
+    # From above: a supervisor that sees its child die would have time to say so, or not.
     kills = (
-        leaves_a_process(MARK) + "\nimport psutil\nfor process in psutil.Process().parents()[:2]:"
+        leaves_a_process(MARK)
+        + "\nimport psutil\nfor process in reversed(psutil.Process().parents()[:2]):"
     )
     for n in range(copies):
         notebook(root / f"{n}a waits", "01_review", waits, saves)

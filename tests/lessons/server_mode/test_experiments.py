@@ -56,9 +56,12 @@ def test_cpu_seconds_are_those_of_the_block(served):
 
 def test_the_longest_gap_is_that_of_the_prefill(server):
     """The streams run before and after the long prompt: one of their gaps holds its computation."""
-    prompts, long_prompt = [[i + 300] * 16 for i in range(3)], [i % 900 + 300 for i in range(2000)]
-    gap_s, ttft_s = experiments.gap_under_prefill(server, prompts, long_prompt)
+    prompts = [[i + 300] * 16 for i in range(3)]
+    long_prompts = [[(i + n) % 900 + 300 for i in range(2000)] for n in (0, 7, 13)]
     usual = timed_stream(server, prompt="go on", max_tokens=40, ignore_eos=True).gaps_s
+    # A pause of the machine lengthens a gap, never shortens one: the shortest of three is the work.
+    tried = [experiments.gap_under_prefill(server, prompts, long) for long in long_prompts]
+    gap_s, ttft_s = min(tried)
     assert sorted(usual)[len(usual) // 2] * 4 < gap_s and ttft_s > 0.3 * gap_s
 
 

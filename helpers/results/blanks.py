@@ -88,12 +88,21 @@ def memory_setting(facts: Facts) -> Fill:
     share = _engine_arg(facts, "gpu_memory_utilization")
     size = _engine_arg(facts, "kv_cache_memory_bytes")
     if share is not None:
-        return from_record(facts.best, f"{share:.2f}")
+        said = _not_varied(facts, "gpu_memory_utilization")
+        return from_record(facts.best, f"{share:.2f}{said}")
     if size is None:
         return MISSING
     mib = size / 2**20
     amount = f"{rounded(mib / 1024)} GiB" if mib >= 1024 else f"{rounded(round(mib, 1))} MiB"
-    return from_record(facts.best, f"not used; KV cache set to {amount} instead")
+    said = _not_varied(facts, "kv_cache_memory_bytes")
+    return from_record(facts.best, f"not used; KV cache set to {amount} instead{said}")
+
+
+def _not_varied(facts: Facts, argument: str) -> str:
+    """The words for it, with a space before them, where the record says so; else ""."""
+    comments = facts.best.get("comments")
+    why = comments.get(argument) if isinstance(comments, dict) else None
+    return " (default, not varied)" if str(why).startswith("default, not varied") else ""
 
 
 def max_num_seqs(facts: Facts) -> Fill:

@@ -106,6 +106,16 @@ def test_nothing_measured_leaves_the_templates_as_they_are(tmp_path):
     assert [b.kind for b in report.blanks] == ["missing"] * len(SLOTS)
 
 
+def test_an_argument_that_nobody_varied_is_not_called_optimal_alone(tmp_path):
+    why = {"gpu_memory_utilization": "default, not varied: 1,000 tokens of KV cache"}
+    speed = {"output_tokens_per_s": 900.0}
+    store = Results("01_review", tmp_path)
+    store.save("optimised", "best", speed, {"gpu_memory_utilization": 0.92}, comments=why)
+    export(tmp_path)
+    line = "- Optimal gpu_memory_utilization: 0.92 (default, not varied)"
+    assert line in text(tmp_path).splitlines()
+
+
 def test_measured_values_fill_the_blanks(tmp_path):
     measure(tmp_path)
     report = export(tmp_path)

@@ -8,22 +8,27 @@ from helpers.display.numbers import number
 
 
 def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name: str) -> None:
-    """Throughput (left) and TTFT, p50 and p99 (right), over one setting.
+    """Over one setting: throughput, TTFT (p50 and p99), and TPOT p50, the price of a full step.
 
-    rows: one a measured value, in order: `x`, output_tokens_per_s, ttft_ms_p50, ttft_ms_p99.
+    rows: one a measured value, in order: `x`, output_tokens_per_s, ttft_ms_p50, ttft_ms_p99,
+    tpot_ms_p50, preemptions.
     """
-    fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.6))
+    fig, (speed, wait, price) = figures.figure(title, cols=3, size=(10, 3.4))
     rows = [{**row, "place": place} for place, row in enumerate(rows)]
     places = range(len(rows))
-    left.bar(places, [row["output_tokens_per_s"] for row in rows], color=BLUE)
-    left.set(title="Throughput", xlabel=xlabel, ylabel="output tokens/s")
-    curve(right, rows, "place", "ttft_ms_p50", 0, label="TTFT p50")
-    curve(right, rows, "place", "ttft_ms_p99", 1, label="TTFT p99")
-    right.set(title="Wait for the first token", xlabel=xlabel, ylabel="ms", ylim=(0, None))
-    right.legend()
+    speed.bar(places, [row["output_tokens_per_s"] for row in rows], color=BLUE)
+    speed.set(title="Throughput", ylabel="output tokens/s, all requests")
+    curve(wait, rows, "place", "ttft_ms_p50", 0, label="TTFT p50")
+    curve(wait, rows, "place", "ttft_ms_p99", 1, label="TTFT p99")
+    wait.set(title="Until the first token", ylabel="ms", ylim=(0, None))
+    wait.legend()
+    curve(price, rows, "place", "tpot_ms_p50", 2, label="TPOT p50")
+    price.set(title="Each token after that", ylabel="ms per output token", ylim=(0, None))
+    price.legend()
     labels = [number(row[x]) for row in rows]
-    for ax in (left, right):
+    for ax in (speed, wait, price):
         ax.set_xticks(places, labels)
+        ax.set_xlabel(xlabel)
     shown = (x, "output_tokens_per_s", "ttft_ms_p50", "ttft_ms_p99", "tpot_ms_p50", "preemptions")
     table = [{name: row[name] for name in shown} for row in rows]
     figures.show(fig, caption, table, name)
@@ -31,17 +36,16 @@ def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name:
 
 def throughput_latency(
     rows: list[dict],
-    best: str,
+    chosen: dict[float, int],
     caption: str,
-    limit_ms: float,
     typed_tokens_per_s: float | None = None,
     recorded: tuple[list[dict], str] = ((), ""),
 ) -> None:
-    """Every configuration as a point: output tokens/s over TPOT p50; the best one marked.
+    """Every max_num_seqs as a point: output tokens/s over TPOT p50; those that were chosen marked.
 
-    rows: configuration, output_tokens_per_s, tpot_ms_p50. best: the configuration to mark.
-    limit_ms: the goal, the longest TPOT p50 that is allowed, a line.
-    typed_tokens_per_s: the student's own number, a line. recorded: rows of another machine and
+    rows: max_num_seqs, output_tokens_per_s, tpot_ms_p50; one request at a time comes first.
+    chosen: the most that TPOT may be, over that of one at a time, -> the max_num_seqs chosen for
+    it. typed_tokens_per_s: the student's own number, a line. recorded: rows of another machine and
     their label, as helpers.results.recorded.curve gives them: a panel of their own.
     """
     title = "More requests together: more tokens for all, fewer for each"
@@ -49,14 +53,12 @@ def throughput_latency(
     cols = 2 if there else 1
     fig, axes = figures.figure(title, cols=cols, size=(5 + 4.4 * (cols - 1), 4), squeeze=False)
     here = axes[0, 0]
-    marks = [row["configuration"] == best for row in rows]
-    short = [row["configuration"].removeprefix("max_num_seqs=") for row in rows]
-    names = [name + " (chosen)" * mark for name, mark in zip(short, marks, strict=True)]
-    _points(here, rows, names, c=[RED if mark else BLUE for mark in marks])
+    names = [_called(row["max_num_seqs"], chosen) for row in rows]
+    colors = [RED if row["max_num_seqs"] in chosen.values() else BLUE for row in rows]
+    _points(here, rows, names, c=colors)
     here.set_title("this machine (at each point: max_num_seqs)", fontsize=9)
-    here.axvline(limit_ms, color=GREY, linewidth=1, linestyle=":")
-    top = {"xycoords": here.get_xaxis_transform(), "rotation": 90, "va": "top", "color": GREY}
-    note(here, "the goal's limit", (limit_ms, 0.98), (-12, 0), fontsize=8, **top)
+    for goal_x in chosen:
+        _limit(here, goal_x * rows[0]["tpot_ms_p50"], f"goal: {goal_x:g} x")
     if typed_tokens_per_s:
         here.axhline(typed_tokens_per_s, **hollow_line())
         place = (0, typed_tokens_per_s)
@@ -65,9 +67,22 @@ def throughput_latency(
         _points(axes[0, 1], there, [row["variant"] for row in there], **hollow_points())
         lines = where.split(",\n")
         axes[0, 1].set_title(f"{', '.join(lines[:2])},\n{', '.join(lines[2:])}", fontsize=9)
-    shown = ("configuration", "output_tokens_per_s", "tpot_ms_p50", "ttft_ms_p50")
+    shown = ("max_num_seqs", "output_tokens_per_s", "tpot_ms_p50", "ttft_ms_p50")
     table = [{name: row[name] for name in shown} for row in rows]
     figures.show(fig, caption, table, "throughput_latency")
+
+
+def _called(max_num_seqs: int, chosen: dict[float, int]) -> str:
+    goals = [f"{goal_x:g} x" for goal_x, value in chosen.items() if value == max_num_seqs]
+    return f"{max_num_seqs} (for {' and '.join(goals)})" if goals else str(max_num_seqs)
+
+
+def _limit(ax, ms: float, said: str) -> None:
+    """A vertical line, named on its right at the bottom, where slow and few tokens would be."""
+    if ms < ax.get_xlim()[1]:
+        ax.axvline(ms, color=GREY, linewidth=1, linestyle=":")
+        at = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "bottom", "color": GREY}
+        note(ax, said, (ms, 0.03), (3, 0), fontsize=8, **at)
 
 
 def _points(ax, rows: list[dict], names: list[str], **look) -> None:

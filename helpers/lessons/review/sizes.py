@@ -8,6 +8,7 @@ from __future__ import annotations
 from helpers.lessons.papers import paged_attention
 
 BYTES = 2  # of a number in bfloat16
+UTILIZATION = 0.92  # vLLM's default of gpu_memory_utilization
 
 
 def head_dim(shape) -> int:
@@ -35,9 +36,17 @@ def kv_bytes_per_token(shape) -> int:
 
 
 def kv_cache_bytes(profile, shape) -> float:
-    """Bytes for the KV cache: those that are set, else what 0.92 of the GPU leaves over weights."""
+    """Bytes for the KV cache: those that are set, else what UTILIZATION leaves over weights."""
     asked_for = profile.engine_args.get("kv_cache_memory_bytes")
-    return asked_for or 0.92 * profile.memory_gib * 2**30 - sum(weights_bytes(shape).values())
+    return asked_for or UTILIZATION * profile.memory_gib * 2**30 - sum(
+        weights_bytes(shape).values()
+    )
+
+
+def memory_argument(profile) -> dict[str, float]:
+    """The argument that sets the size of the KV cache, as this notebook's engines are started."""
+    name = "kv_cache_memory_bytes" if profile.name == "cpu" else "gpu_memory_utilization"
+    return {name: profile.engine_args.get(name, UTILIZATION)}
 
 
 def arguments_for_blocks(engine, blocks: int, shape) -> dict[str, float]:
@@ -47,4 +56,4 @@ def arguments_for_blocks(engine, blocks: int, shape) -> dict[str, float]:
     if profile.name == "cpu":
         return {"kv_cache_memory_bytes": size}
     spare = info.kv_cache_tokens * kv_bytes_per_token(shape) - size
-    return {"gpu_memory_utilization": round(0.92 - spare / 2**30 / profile.memory_gib, 3)}
+    return {"gpu_memory_utilization": round(UTILIZATION - spare / 2**30 / profile.memory_gib, 3)}

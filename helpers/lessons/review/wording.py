@@ -1,13 +1,14 @@
 """What notebook 1 says of its numbers: the captions of its figures, and why they are so.
 
-A row is a configuration: `configuration`, `max_num_seqs`, `kv_cache_tokens`, `preemptions`, and
-the metrics of its run (helpers/measure.py).
+A row is a run of a sweep: `max_num_seqs`, `kv_cache_tokens`, `preemptions`, and its metrics
+(helpers/measure.py).
 """
 
 from __future__ import annotations
 
 from helpers.engine.engine import CloseReport
-from helpers.lessons.review.choice import Choice
+from helpers.lessons.review.choice import ONE, InTurn
+from helpers.verdicts.gain import Gain
 
 
 def terms(ms: dict[str, float]) -> list[str]:
@@ -52,41 +53,42 @@ def room(rows: list[dict], needed: int) -> str:
     )
 
 
-def from_one_to_best(choice: Choice) -> str:
-    """What was chosen, over one request at a time."""
-    one, best = choice.baseline.metrics, choice.row
+def from_one_to_best(one: dict, best: dict) -> str:
+    """Rows of one request at a time and of what was chosen, both measured in turn."""
     return (
         f"From {_throughput(one):,.0f} to {_throughput(best):,.0f} output tokens/s, while TPOT "
         f"went from {one['tpot_ms_p50']:.2f} to {best['tpot_ms_p50']:.2f} ms."
     )
 
 
-def chosen(choice: Choice, default: int) -> str:
-    """What was chosen, and by what; default: vLLM's own max_num_seqs."""
-    name, rival = choice.row["configuration"], choice.rival
-    what = f"{name} is chosen"
-    if choice.is_default:
-        what = f"vLLM's default is kept (max_num_seqs={default}, with which no request here waits)"
-    said = [f"{what}. Against one request at a time: {choice.improvement.sentence()}."]
-    if rival:
-        against = choice.over_rival.sentence()
-        said.append(f"Against {rival['configuration']}: {against}.")
-    slower = f"Its TPOT is {choice.slower.estimate:.2f} times that of one request at a time"
-    if choice.meets_goal:
-        said.append(f"{slower}; the goal allows {choice.goal_x:g}.")
-    else:
-        said.append(f"{slower}: nothing that was tried meets the goal of {choice.goal_x:g}.")
-    busy = choice.run.disturbance.label()
-    return " ".join(said) + busy
+def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
+    """Which max_num_seqs was chosen for a goal, and what it gains and costs.
 
-
-def why_improvement(choice: Choice) -> str:
-    """Why the best configuration gains less than the number of its requests."""
-    one, best, gain = choice.baseline.metrics, choice.row, choice.improvement
+    goal_x: the most that TPOT may be, over that of one request at a time.
+    """
+    what = f"max_num_seqs={best} is chosen"
+    if best == turns.default:
+        what = f"vLLM's default is kept (max_num_seqs={vllm_default}; no request here waits)"
+    said = (
+        f"TPOT at most {goal_x:g} times that of one request at a time: {what}. Over one at a time "
+        f"it has {_times(turns.faster(best))} the output tokens/s, and a TPOT "
+        f"{_times(turns.slower(best))} as long."
+    )
+    if best == turns.default:
+        return said
     return (
-        f"Measured in turn, {gain.values} times each: {gain.sentence()}. With "
-        f"{best['configuration']} a usual step took {best['itl_ms_p50']:.2f} ms instead of "
-        f"{one['itl_ms_p50']:.2f}, because it works on more tokens and reads more KV cache."
+        f"{said} The default has {_times(turns.faster(turns.default, than=best))} the output "
+        f"tokens/s of this, but a TPOT {_times(turns.slower(turns.default))} as long as one at a "
+        "time."
+    )
+
+
+def why_improvement(turns: InTurn, best: int) -> str:
+    """Why the best configuration gains less than the number of its requests."""
+    steps_ms = [turns.middle(value).metrics["itl_ms_p50"] for value in (best, ONE)]
+    return (
+        f"A usual step took {steps_ms[0]:.2f} ms instead of {steps_ms[1]:.2f}, because it works on "
+        "more tokens and reads more KV cache."
     )
 
 
@@ -102,25 +104,22 @@ def engine_life(closed: CloseReport, phases: list[dict]) -> str:
     )
 
 
-def reasons(choice: Choice, default: int, rows: list[dict], memory: str) -> dict[str, str]:
+def reasons(why: str, rows: list[dict], memory: str) -> dict[str, str]:
     """Why each argument of the chosen configuration is so, for my_learnings.md.
 
-    default: vLLM's own max_num_seqs. memory: the argument that sets the memory.
+    why: of `chosen`. memory: the argument that sets the memory.
     """
     tried = ", ".join(str(row["max_num_seqs"]) for row in rows)
     return {
-        "max_num_seqs": f"of {tried}: {chosen(choice, default)}",
-        memory: f"default kept: {rows[0]['kv_cache_tokens']:,} tokens of KV cache; with fewer, "
-        "requests can only wait",
+        "max_num_seqs": f"of {tried}: {why}",
+        memory: f"default, not varied: {rows[0]['kv_cache_tokens']:,} tokens of KV cache; with "
+        "fewer, requests can only wait",
     }
 
 
-def keep(arguments: dict, choice: Choice, default: int) -> str:
-    """The comment on the chosen configuration, until the student writes one."""
-    goal = f"TPOT p50 at most {choice.goal_x:g} times that of one request at a time"
-    return (
-        f"Chosen for the most output tokens/s with {goal}: {arguments}. {chosen(choice, default)}"
-    )
+def _times(gain: Gain) -> str:
+    """The measured range alone: no verdict."""
+    return f"{gain.low:.2f} to {gain.high:.2f} times"
 
 
 def _throughput(row: dict) -> float:

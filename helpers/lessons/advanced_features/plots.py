@@ -135,7 +135,8 @@ def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     ax.set_xlabel("drafted tokens in a step (num_speculative_tokens)")
     ticks(ax, (row["k"] for row in rows))
     _break_even(ax)
-    ax.legend(loc="best", fontsize=8.5)
+    ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(loc="upper left", fontsize=8.5)
     figures.show(fig, caption, _flat(rows), "speculation_by_drafts")
 
 
@@ -273,7 +274,7 @@ def waste(held: dict, block_size: int, max_model_len: int, caption: str) -> None
 
 def services(verdicts: list[Verdict], caption: str) -> None:
     """Gain of each feature for each service, with its range; the chosen one is marked."""
-    title = "The same feature, four services"
+    title = "What each feature does for each service"
     fig, axes = _panels(title, len(verdicts), 2.9, "switched on")
     table = []
     for ax, verdict in zip(axes, verdicts, strict=True):
@@ -291,7 +292,8 @@ def services(verdicts: list[Verdict], caption: str) -> None:
                 label += "\n(chosen)"
             if verdict.of(feature) == "disturbed":
                 label += "\n(disturbed)"
-            note(ax, label, (min(gain.high, 2 * gain.estimate), place), (4, 0), va="center")
+            end = max(1.0, min(gain.high, 2 * gain.estimate))  # not across the line at 1
+            note(ax, label, (end, place), (4, 0), va="center")
         ax.axvline(1, color=figures.INK, linewidth=0.9)
         name = verdict.service.name.replace(" at ", "\nat ").replace(" with ", "\nwith ")
         ax.set_title(name.replace(" long and", "\nlong and"), fontsize=9)

@@ -109,20 +109,14 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
 
 
 def serve(
-    engine: Engine,
-    service: Service,
-    before: list[Measurement],
-    reads_cache: bool = False,
-    chunk: int | None = None,
+    engine: Engine, service: Service, before: list[Measurement], sampling: dict, **changes
 ) -> Measurement:
     """The service's workload on the engine, its prefix cache emptied before.
 
-    reads_cache: requests may find what earlier ones left in the prefix cache. chunk: of a prompt,
-    at most so many tokens in a step (max_num_batched_tokens). A run that other programs disturbed
-    is repeated once, unless a run before stayed disturbed for all its repetition.
+    sampling: SamplingParams by name. changes: the engine's arguments that differ meanwhile. A run
+    that other programs disturbed is repeated once, unless a run before stayed disturbed for all its
+    repetition.
     """
-    changes = {"max_num_batched_tokens": chunk} if chunk else {}
-    sampling = {} if reads_cache else UNREAD
     for _ in range(2):
         engine.llm.reset_prefix_cache()
         with retuned(engine, **changes):
@@ -138,7 +132,7 @@ def serve_repeatedly(engine: Engine, services: dict[str, Service]) -> dict[str, 
     """Each service on the engine as it is, as often as a range needs: service key -> its runs."""
     runs: dict[str, list[Measurement]] = {key: [] for key in services}
     for key in live.through([*services] * LEAST_VALUES, "services with drafts", "runs"):
-        runs[key].append(serve(engine, services[key], [*chain(*runs.values())]))
+        runs[key].append(serve(engine, services[key], [*chain(*runs.values())], UNREAD))
     return runs
 
 
@@ -175,14 +169,12 @@ def save(store, verdicts: list[Verdict], runs: dict[str, dict], profile) -> None
 
 
 def compare(
-    engine: Engine, service: Service, chunk: int, budget_s: float
+    engine: Engine, service: Service, settings: dict[str, dict], budget_s: float
 ) -> tuple[dict[str, Gain], dict[str, list[Measurement]]]:
-    """Nothing, prefix caching and small chunks in turn on one engine: (gains, runs) by feature."""
-    settings = {
-        "nothing": {},
-        "prefix caching": {"reads_cache": True},
-        "small chunks": {"chunk": chunk},
-    }
+    """Features in turn on one engine, over "nothing": (gains, runs) by feature.
+
+    settings: feature -> what `serve` is called with.
+    """
     runs: dict[str, list[Measurement]] = {feature: [] for feature in settings}
 
     def measuring(feature: str) -> Callable[[], float]:

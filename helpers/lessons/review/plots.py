@@ -28,7 +28,7 @@ def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name:
     labels = [number(row[x]) for row in rows]
     for ax in (speed, wait, price):
         ax.set_xticks(places, labels)
-        ax.set_xlabel(xlabel)
+        ax.set(xlabel=xlabel, xlim=(-0.6, len(rows) - 0.4))
     shown = (x, "output_tokens_per_s", "ttft_ms_p50", "ttft_ms_p99", "tpot_ms_p50", "preemptions")
     table = [{name: row[name] for name in shown} for row in rows]
     figures.show(fig, caption, table, name)

@@ -66,13 +66,15 @@ def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
 
     goal_x: the most that TPOT may be, over that of one request at a time.
     """
+    goal = f"TPOT at most {goal_x:g} times that of one request at a time"
+    if best == ONE:
+        return f"{goal}: max_num_seqs=1 is chosen, for no other value meets it."
     what = f"max_num_seqs={best} is chosen"
     if best == turns.default:
         what = f"vLLM's default is kept (max_num_seqs={vllm_default}; no request here waits)"
     said = (
-        f"TPOT at most {goal_x:g} times that of one request at a time: {what}. Over one at a time "
-        f"it has {_times(turns.faster(best))} the output tokens/s, and a TPOT "
-        f"{_times(turns.slower(best))} as long."
+        f"{goal}: {what}. Over one at a time it has {_times(turns.faster(best))} the output "
+        f"tokens/s, and a TPOT {_times(turns.slower(best))} as long."
     )
     if best == turns.default:
         return said

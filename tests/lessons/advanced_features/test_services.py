@@ -94,7 +94,13 @@ def served(monkeypatch):
 def test_settings_take_turns_with_an_empty_cache_each(served):
     seen, _ = served
     engine = Engine()
-    gains, runs = services.compare(engine, verdict().service, chunk=512, budget_s=0)
+    unread = {"sampling": services.UNREAD}
+    settings = {
+        "nothing": unread,
+        "prefix caching": {"sampling": {}},
+        "small chunks": {**unread, "max_num_batched_tokens": 512},
+    }
+    gains, runs = services.compare(engine, verdict().service, settings, budget_s=0)
     nothing, caching, chunks = (None, services.UNREAD), (None, {}), (512, services.UNREAD)
     assert seen[:6] == [nothing, caching, chunks, chunks, caching, nothing]
     assert engine.resets == len(seen) == 9 and len(runs["nothing"]) == 3
@@ -105,12 +111,13 @@ def test_a_disturbed_run_is_repeated_once(served):
     seen, busy = served
     busy += [["other programs took 80 % of the cores"], []]
     assert (
-        services.serve(Engine(), verdict().service, []).disturbance.reasons == [] and len(seen) == 2
+        services.serve(Engine(), verdict().service, [], {}).disturbance.reasons == []
+        and len(seen) == 2
     )
     busy += [["busy"], ["busy"]]
-    run = services.serve(Engine(), verdict().service, [])
+    run = services.serve(Engine(), verdict().service, [], {})
     assert run.disturbance.reasons == ["busy"], "on a busy machine it ends all the same"
     assert len(seen) == 4
     busy += [["busy"]]
-    services.serve(Engine(), verdict().service, [run])
+    services.serve(Engine(), verdict().service, [run], {})
     assert len(seen) == 5, "where it helped nothing before, a run is not repeated"

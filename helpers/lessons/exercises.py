@@ -226,7 +226,7 @@ def reconcile(
     said = []
     reason = _why(why, ratio)
     if guess.source == "formula" and kind == "calculated":
-        said.append("Nobody typed a prediction, and a formula cannot confirm itself.")
+        said.append("Nobody typed a prediction to hold against it.")
     elif guess.late:
         lines.append(f"{guess.whose}: {number(guess.value)} {unit}".rstrip())
         said.append(f"A number that is typed after the {noun} was shown is no prediction.")

@@ -211,6 +211,8 @@ class _Engines:
             "max_num_seqs": config.scheduler_config.max_num_seqs,
         }
         if arguments.get("worker_extension_cls"):
+            if config.parallel_config.pipeline_parallel_size > 1:
+                self.llm.collective_rpc("planning_pipeline")
             yield {"memory_by_rank": self.llm.collective_rpc("planning_memory")}
 
     def _close(self) -> None:

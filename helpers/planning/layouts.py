@@ -13,10 +13,11 @@ measured once more.
 import os
 import time
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from helpers.engine import open_engine
+from helpers.results import recorded as reference
 from helpers.verdicts.gain import Gain, gain_of_groups
 from helpers.verdicts.machine import Disturbance, MachineWatch
 
@@ -26,7 +27,7 @@ from .calibration import Calibration, Point
 from .engine_child import LATE, EngineChild, measure
 from .hardware import Box, make_box
 from .inventory import take_inventory
-from .models import ModelShape
+from .models import ModelShape, load_shape
 from .predict import decode_parts, default_tuning, prefill_parts
 from .worker_probe import WORKER_PROBE, allreduce_sizes
 
@@ -40,6 +41,7 @@ WHAT = {
 }
 CONTEXT = INPUT_TOKENS + OUTPUT_TOKENS / 2  # tokens in the KV cache of a stream on average
 CPU_KV_CACHE_BYTES = 64 * 2**20
+RANGE = {"measured": "", "low": "_low", "high": "_high"}  # a number and its range, in a record
 CHUNK = 4096  # more tokens than the prompts have
 CHILD_S, CPU_CHILD_S = 300, 60  # for one layout on GPUs; for all of a CPU together
 
@@ -309,6 +311,27 @@ def beside_predictions(trials, shape: ModelShape, box: Box, calibrated: Calibrat
             prefill = partial(prefill_parts, shape, box, t.tp, t.pp, n, CHUNK)
             add(t, "prefill_ms", n, f"prefill of {n}", prefill)
     return rows
+
+
+@lru_cache(maxsize=1)
+def recorded_on_two_gpus() -> tuple[list[dict], str]:
+    """TPOT of TP 1, TP 2 and PP 2 as this notebook measured it on two H100s; and where that was.
+
+    Rows as of beside_predictions, with "layout" and "streams"; "predicted": without calibration.
+    """
+    records = {record["variant"]: record for record in reference.records("trial")}
+    shape, box = load_shape("Qwen2.5-7B"), make_box("H100-SXM", 2)
+    rows = []
+    for layout, tp, pp in (("TP 1", 1, 1), ("TP 2", 2, 1), ("PP 2", 1, 2)):
+        metrics = records[layout]["metrics"]
+        disturbed = "; ".join(records[layout]["machine"].get("disturbed", []))
+        for n in (1, 8):
+            name = f"tpot_ms_{n}_streams"
+            row = {key: metrics[name + end] for key, end in RANGE.items()}
+            predicted = float(decode_parts(shape, box, tp, pp, n, CONTEXT).total) * 1e3
+            row |= {"predicted": predicted, "quantity": "tpot_ms", "disturbed": disturbed}
+            rows.append({"layout": layout, "streams": n, **row})
+    return rows, reference.label_of(records["TP 2"])
 
 
 # ---------------------------------------------------------------------- data parallelism, a server

@@ -147,12 +147,15 @@ def choices(ranking, goal_ms: float | None, caption: str) -> None:
     fig, ax = figures.figure(title, size=(7.5, 4.6))
     best, thumb = ranking.best, ranking.thumb
     fitting = [choice for choice in ranking.choices if choice.fits]
-    for choice in fitting:
-        color, marker = (BLUE, "o") if choice.meets else (GREY, "x")
-        look = {"s": 45, "marker": marker, "color": color, "zorder": 3}
-        if choice is best:
-            look = {"s": 150, "marker": "*", "color": RED, "zorder": 4}
-        ax.scatter(*_point(choice), **look)
+    for meets, label, look in (
+        (True, "meets the goal", {"marker": "o", "color": BLUE}),
+        (False, "misses it", {"marker": "x", "color": GREY}),
+    ):
+        points = [_point(c) for c in fitting if c.meets is meets and c is not best]
+        if points:
+            ax.scatter(*zip(*points, strict=True), s=45, zorder=3, label=label, **look)
+    if best is not None:
+        ax.scatter(*_point(best), s=150, marker="*", color=RED, zorder=4)
     if thumb is not None:
         ring = {**hollow_points(GREEN), "linewidths": 1.5}
         ax.scatter(*_point(thumb), s=230, **ring)
@@ -170,6 +173,7 @@ def choices(ranking, goal_ms: float | None, caption: str) -> None:
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "1235" else "")
     ax.margins(x=0.15, y=0.15)
+    ax.legend(fontsize=8, loc="upper right")
     figures.show(fig, caption, list(map(_values, fitting)), "choices")
 
 
@@ -189,14 +193,16 @@ def _values(choice) -> dict:
     return row
 
 
-def predicted_measured(rows: list[dict], caption: str) -> None:
+def predicted_measured(rows: list[dict], recorded: list[dict], label: str, caption: str) -> None:
     """Measured against predicted; on the diagonal the prediction was right, the band is 15 %.
 
     rows: {"what", "measured", "low", "high", "before", "after"} in ms: the range of the rounds,
     before and after the calibration; "disturbed" is not empty where the machine was busy.
+    recorded: {"measured", "predicted"} of another machine, which `label` names.
     """
     fig, ax = figures.figure("Predicted against measured", size=(6.2, 4.6))
     values = [row[key] for row in rows for key in ("low", "high", "before", "after")]
+    values += [row["predicted"] for row in recorded]
     ends = [min(values) * 0.7, max(values) * 1.4]
     under, over = ([share * end for end in ends] for share in (0.85, 1.15))
     ax.fill_between(ends, under, over, color=GREY, alpha=0.15, lw=0, label="within 15 %")
@@ -215,16 +221,18 @@ def predicted_measured(rows: list[dict], caption: str) -> None:
             [row["measured"] - row["low"] for row in mine],
             [row["high"] - row["measured"] for row in mine],
         ]
-        label = "after calibration" + ", machine disturbed" * (look["fmt"] == "X")
+        name = "after calibration" + ", machine disturbed" * (look["fmt"] == "X")
         x, y = [row["measured"] for row in mine], [row["after"] for row in mine]
-        ax.errorbar(x, y, xerr=spread, label=label, elinewidth=1.2, **look)
+        ax.errorbar(x, y, xerr=spread, label=name, elinewidth=1.2, **look)
+    times = [[row[key] for row in recorded] for key in ("measured", "predicted")]
+    ax.scatter(*times, label=label, marker="D", **hollow_points(PURPLE))
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     for axis in (ax.xaxis, ax.yaxis):  # 1, 2, 5, 10, ...: labels that do not run into each other
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="measured (ms), with the range of the rounds", ylabel="predicted (ms)")
-    ax.legend(fontsize=8)
+    legend_below(ax, ncols=1, drop=0.16)
     figures.show(fig, caption, rows, "predicted_measured")
 
 

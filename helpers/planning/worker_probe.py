@@ -1,5 +1,7 @@
 """What vLLM's workers are asked: the memory that they account for, and the time of an all-reduce.
 
+And what a pipeline on the CPU needs before its first step.
+
 ``WorkerProbe`` is given to vLLM as worker_extension_cls=WORKER_PROBE; its methods then answer
 llm.collective_rpc("planning_memory") on every rank, without pickled code.
 """
@@ -34,6 +36,21 @@ class WorkerProbe:
             if value is not None:
                 out[ours] = int(value)
         return out
+
+    def planning_pipeline(self) -> None:
+        """Make the buffer for what the stage before sends, where the start has not made it.
+
+        vLLM makes it in a dummy run (vllm/v1/worker/gpu_model_runner.py, _dummy_run), which the
+        CPU's start leaves out when nothing is compiled (cpu_worker.py, _should_warm_up_model): the
+        first step would then fail with a KeyError of the scheduler.
+        """
+        runner = self.model_runner
+        if runner.intermediate_tensors is None:
+            runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens,
+                dtype=runner.model_config.dtype,
+                device=runner.device,
+            )
 
     def planning_allreduce(self, *sizes: int) -> list[dict]:
         """Rows {"bytes", "seconds"}: an all-reduce of the tensor-parallel group, as vLLM does it.

@@ -67,7 +67,7 @@ def test_a_formula_never_confirms_itself(store, capsys):
     exercises.reconcile(store, guess, 800.0, why="Two bytes.", kind="calculated")
     out = capsys.readouterr().out
     assert "within" not in out and "predicted" not in out.replace("Nobody typed a prediction", "")
-    assert "cannot confirm itself. Two bytes." in out
+    assert "to hold against it. Two bytes." in out
     # What a student typed is held against the calculation; the formula beside it is not.
     guess = a_guess(store, "kib", "KiB of a token?", 800.0, "KiB", given=790)
     exercises.reconcile(store, guess, 800.0, kind="calculated")

@@ -118,7 +118,7 @@ def test_only_measurements_are_called_so(executed):
         if record["how"] != "measured":
             assert "measure" not in record["residual"], record
     cost = store.get("prediction", "cost_per_million")
-    assert "cannot confirm itself" in cost["residual"] and "within" not in cost["residual"]
+    assert "to hold against it" in cost["residual"] and "within" not in cost["residual"]
 
 
 def test_a_recorded_7b_is_priced_not_the_toy(executed):

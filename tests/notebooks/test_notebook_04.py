@@ -52,6 +52,9 @@ def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
     assert "others_share" in trials["TP 1"]["machine"], "what else ran is kept with the trial"
     if not plan:
         assert trials["TP 2 against TP 1"]["metrics"]["speedup_x_values"] >= 3
+        assert (
+            trials["PP 2"]["problem"] == "" and trials["PP 2"]["metrics"]["tpot_ms_8_streams"] > 0
+        )
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         outputs = "".join(map(texts, code))
         assert "us with gloo between two processes" in outputs

@@ -207,7 +207,7 @@ def test_the_recorded_errors_are_one_row_for_each_machine_and_quantity():
     worst = max(rows, key=lambda row: row["worst"])
     said = wording.about_errors(rows)
     assert f"on {worst['machine']}, {worst['worst']:.0%} at worst" in said
-    assert "on two CPU cores, and in one run on two H100s" in said
+    assert said.endswith("TP 2 and PP 2 on two H100s are the diamonds above.")
 
 
 def test_replicas_of_a_mixture_keep_more_tokens_where_the_cache_is_a_latent():
@@ -249,3 +249,35 @@ def test_a_machine_with_one_gpu_or_core_has_recorded_allreduces_to_count_with(ha
     assert "recorded" in label and where in label
     assert all(latency + r["bytes"] / rate == pytest.approx(r["seconds"], rel=0.3) for r in rows)
     assert "Recorded on 2 cores" in recorded.tp2()
+
+
+def test_what_was_measured_on_two_gpus_stands_beside_what_is_predicted():
+    rows, label = layouts.recorded_on_two_gpus()
+    assert {row["layout"] for row in rows} == {"TP 1", "TP 2", "PP 2"} and "H100" in label
+    assert all(row["low"] <= row["measured"] <= row["high"] for row in rows)
+    error = recorded.usual_error()[0]
+    tp2 = [row for row in rows if row["layout"] == "TP 2"]
+    assert all(abs(row["predicted"] / row["measured"] - 1) < error for row in tp2), "as is said"
+    said = wording.on_two_gpus()
+    assert said.count("times as fast as TP 1 (predicted: ") == 4
+    one, two = (row["measured"] for row in rows if row["layout"] != "PP 2" and row["streams"] == 8)
+    assert f"TP 2 with 8 streams {one / two:.2f} times as fast" in said
+
+
+def test_the_formula_by_hand_is_near_the_planner_for_a_dense_model():
+    model, box = plan.load_shape("Qwen2.5-7B"), plan.make_box("H100-SXM", 4)
+    rows = plan.tp_speedup_parts(model, box, (1, 2), streams=8, context=1024)
+    said = wording.about_steps(rows, {1: rows[0]["total_ms"], 2: 1.1 * rows[1]["total_ms"]})
+    assert "within 10% of these bars" in said and "as fast as TP 1." in said
+
+
+def test_the_layout_that_overtakes_is_named_with_its_number_of_requests():
+    model, box = plan.load_shape("Qwen2.5-7B"), plan.make_box("H100-SXM", 4)
+    mixes = [plan.RequestMix(1024, 256, n) for n in (1, 256)]
+    predicted = {
+        name: [plan.predict_speed(model, box, tp, 1, dp, mix) for mix in mixes]
+        for name, tp, dp in (("TP 4", 4, 1), ("DP 4", 1, 4))
+    }
+    overtaken = "TP 4 gives most tokens/s with few requests, DP 4 with 256 and more."
+    assert overtaken in wording.about_batches(predicted)
+    assert "with few requests" not in wording.about_batches({"TP 4": predicted["TP 4"]})

@@ -613,7 +613,7 @@ def about_range() -> str:
     error, within, numbers = recorded.usual_error()
     return textwrap.fill(
         f"The range counts with an error of {error:.0%} in each of the two predictions: {within} "
-        f"of {numbers} times recorded on one H100 were predicted within that, and so were the two of "
+        f"of {numbers} times recorded on one H100 were predicted within that, and so was "
         "TP 2 on two H100s (section 3).",
         LINE,
     )

@@ -95,7 +95,7 @@ def test_prompts_and_answers_leave_a_trace_in_the_gauge(store):
 
 
 def test_predictions_of_memory_are_right(store):
-    for name, tolerance in (("weights_mib", 0.02), ("kv_cache_tokens", 0.01)):
+    for name, tolerance in (("weights", 0.02), ("kv_cache_tokens", 0.01)):
         prediction = store.get("prediction", name)
         assert prediction["metrics"]["ratio"] == pytest.approx(1, abs=tolerance), prediction
         assert prediction["source"] == "formula", "a headless run claims a student's prediction"

@@ -354,7 +354,7 @@ def gain_by_acceptance(rates: Rates, model: str) -> str:
     rows = rates.rows
     said = (
         f"{model}: the median step takes {rates.slower_step:.1f} times as long as without drafts, "
-        f"c = {rates.c:.2f}. "
+        f"all-in c = {rates.c:.2f} (the longer step, put on its drafts). "
     )
     last = rows[-1]
     gained = [row["alpha"] for row in rows if row["gain"].verdict == "better"]

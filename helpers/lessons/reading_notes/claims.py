@@ -146,9 +146,10 @@ def speculation_table(measured: list[dict]) -> list[dict]:
 
 
 def own_draft_cost(measured: list[dict], gamma: int) -> float | None:
-    """The c that explains the draft model's runs with `gamma` tokens; None without such a run.
+    """The all-in c of the draft model's runs with `gamma` tokens; None without such a run.
 
-    0 where a run was faster than free drafts could make it.
+    All-in: whatever made the steps longer is put on their drafts, a fixed cost of a step too. 0
+    where a run was faster than free drafts could make it.
     """
     costs = [
         speculative.draft_cost(run["speedup"], run["alpha"], gamma)

@@ -45,8 +45,14 @@ class EngineArgument:
             "group": self.group,
             "type": ", ".join(map(str, self.choices)) if self.choices else self.type,
             "default": self.default_text,
-            "vLLM's own help": " ".join(self.help.split()),
+            "vLLM's own help, its first sentence": self.first_sentence,
         }
+
+    @property
+    def first_sentence(self) -> str:
+        """Of the help, which runs over a page for some: vllm serve --help=NAME has all of it."""
+        text = " ".join(self.help.replace("`", "").split())
+        return _cut(re.split(r"\.(?: (?=[A-Z])|$)|:(?: |$)", text)[0], 140)
 
 
 def _cut(text: str, length: int) -> str:

@@ -22,7 +22,6 @@ from helpers.display.figures import (
     hollow_line,
     inside,
     legend_below,
-    note,
     ticks,
 )
 from helpers.display.numbers import number
@@ -34,6 +33,13 @@ PARTS = {
     "external": ("free or lost between", YELLOW),
 }
 POLICIES = {"max": "reserve\nmaximum", "pow2": "powers\nof two"}  # the others are called so
+
+# What notebook 2 ran: the start of a variant's name.
+DRAFTERS = {
+    "ngram": "n-gram lookup, measured",
+    "draft model": "draft model, measured",
+    "synthetic": "draft model, rate set by hand, measured",
+}
 
 
 def allocators(
@@ -169,31 +175,27 @@ def speculation(
 ) -> None:
     """Speed-up over the acceptance rate with `gamma` drafted tokens, a curve by draft cost.
 
-    curves: label -> [(alpha, speed-up)]. measured: alpha, speedup and label, drawn as stars with
-    a legend of their own.
+    curves: label -> [(alpha, speed-up)]. measured: alpha, speedup and label; the label up to its
+    comma is the drafter, each with a marker of its own.
     """
     title = f"What an acceptance rate is worth with {gamma} drafted tokens"
-    fig, ax = figures.figure(title, size=(9 if measured else 7.2, 4))
+    fig, ax = figures.figure(title, size=(8, 4.2))
     rows = []
     for i, (label, points) in enumerate(curves.items()):
         ax.plot(*zip(*points, strict=True), color=COLORS[i], label=label)
         few = points[:: max(1, len(points) // 5)]
         rows += [{"a": alpha, "speed-up": speed, "from": label} for alpha, speed in few]
+    drafters = dict.fromkeys(run["label"].split(",")[0] for run in measured)
+    for drafter, marker in zip(drafters, MARKERS, strict=False):
+        runs = [run for run in measured if run["label"].split(",")[0] == drafter]
+        at = [run["alpha"] for run in runs], [run["speedup"] for run in runs]
+        look = {"marker": marker, "s": 60, "color": BLACK, "zorder": 4}
+        ax.scatter(*at, label=DRAFTERS.get(drafter, drafter), **look)
+        rows += [{"a": r["alpha"], "speed-up": r["speedup"], "from": r["label"]} for r in runs]
     ax.axhline(1, color=GREY, linewidth=1)
     ax.set(xlabel="acceptance rate a", ylabel="speed-up (x)", xlim=(0, 1.02))
     ax.set_ylim(0, gamma + 1)
-    first = ax.legend(loc="upper left")
-    stars = []
-    for n, run in enumerate(measured, 1):
-        at = (run["alpha"], run["speedup"])
-        look = {"marker": "*", "s": 150, "color": BLACK, "zorder": 4}
-        stars.append(ax.scatter(*at, label=f"{n}: {run['label']}", **look))
-        note(ax, str(n), at, (-12, 5), fontsize=11, fontweight="bold")
-        rows.append({"a": at[0], "speed-up": at[1], "from": run["label"]})
-    if stars:  # beside the picture
-        ax.add_artist(first)
-        beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "handlelength": 0.5}
-        ax.legend(handles=stars, title="measured in notebook 2", **beside)
+    legend_below(ax)
     figures.show(fig, caption, rows, "papers_speculation")
 
 

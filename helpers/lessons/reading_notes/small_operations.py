@@ -230,7 +230,8 @@ def tiled_against_math(rows: list[dict]) -> dict:
     """The standard way against the best known tiled kernel, at the longest prompt that both took.
 
     Returns tokens, backend (the tiled one), math_ms, tiled_ms, gain; and, where torch counted the
-    memory, `memory`: from and to how many tokens it was followed, and how many times each grew.
+    memory, `memory`: from and to how many tokens it was followed, how many times each grew, and the
+    short prompt whose keys the tiled kernel divided (`divided`, or None).
     Raises ValueError when no length was taken by both.
     """
     by_key = {(r["backend"], r["tokens"]): r for r in rows}
@@ -242,13 +243,15 @@ def tiled_against_math(rows: list[dict]) -> dict:
         raise ValueError("no tiled attention kernel took a prompt that the standard one took")
     standard, tiled = by_key["math", both[-1]], by_key[backend, both[-1]]
     pairs = {t: (by_key["math", t]["extra_mib"], by_key[backend, t]["extra_mib"]) for t in both}
-    # Short prompts have a workspace of their own, and some kernels need nothing at all.
+    # For a short prompt flash divides the keys among idle parts of the GPU, as torch's
+    # flash_api.cpp has it (num_splits_heuristic). Some kernels need nothing at all.
     counted = [t for t, pair in pairs.items() if t >= 2048 and all(pair)]
     memory = None
     if len(counted) > 1:
         first, last = counted[0], counted[-1]
         math, flash = (b / a for a, b in zip(pairs[first], pairs[last], strict=True))
-        memory = {"from": first, "to": last, "math": math, "tiled": flash}
+        divided = both[0] if pairs[both[0]][1] > pairs[first][1] else None
+        memory = {"from": first, "to": last, "math": math, "tiled": flash, "divided": divided}
     return {
         "tokens": both[-1],
         "backend": backend,

@@ -71,6 +71,17 @@ def attention(against: dict, recorded: dict | None = None) -> str:
     return (
         f"{times} {start} {memory['from']:,} to {memory['to']:,} tokens the extra memory grew "
         f"{memory['math']:.0f} times (math) and {memory['tiled']:.0f} times (tiled)."
+        f"{divided_keys(memory['divided'])}"
+    )
+
+
+def divided_keys(tokens: int | None) -> str:
+    """Why a short prompt needs more memory than a long one in tiles; "" where none did."""
+    if tokens is None:
+        return ""
+    return (
+        f" At {tokens:,} tokens flash needs more, not less: its blocks of queries alone would "
+        "leave part of the GPU idle, so it divides the keys too, and keeps a result of each part."
     )
 
 
@@ -86,12 +97,12 @@ def products(rows: list[dict]) -> str:
 
 
 def speculation(own_cost: float | None) -> str:
-    """What four drafted tokens are worth at two acceptance rates. own_cost: c of notebook 2."""
+    """What four drafted tokens are worth at two acceptance rates. own_cost: all-in, or None."""
     c = 0.05 if own_cost is None else own_cost
     good, poor = (speculative.speedup(alpha, 4, c) for alpha in (0.8, 0.3))
-    whose = "as small as the paper's" if own_cost is None else "as large as yours"
+    whose = "as small as the paper's (c" if own_cost is None else "as large as yours (all-in c"
     return (
-        f"With a draft cost {whose} (c = {c:.2f}), four drafted tokens give {good:.1f} times "
+        f"With a draft cost {whose} = {c:.2f}), four drafted tokens give {good:.1f} times "
         f"the speed at a = 0.8 and {poor:.1f} times at a = 0.3."
     )
 

@@ -77,6 +77,13 @@ def test_the_fifteen_exist_and_are_explained(rows):
     assert all(len(line["what it does"]) > 20 for line in lines)
 
 
+def test_a_hit_shows_one_sentence_and_not_the_page_that_some_help_texts_are(rows):
+    by_name = {row.name: row for row in rows}
+    said = by_name["max_num_queued_reqs"].first_sentence
+    assert said.startswith("Maximum number of requests") and said.endswith("None for no limit")
+    assert all(0 < len(row.first_sentence) <= 140 for row in rows if row.help)
+
+
 def test_the_table_escapes_what_help_texts_hold(rows):
     row = engine_args.EngineArgument("x", ("--x",), "G", "int", "<b>", None, "a <script> & more")
     page = engine_args.hits_table([row]).html

@@ -93,16 +93,22 @@ def test_no_label_is_cut_off_and_no_kernel_vanishes(monkeypatch):
     assert "efficient: 0 MiB, below a log axis" in memory, "a log axis has no place for 0"
 
 
-@pytest.mark.parametrize("stars", [0, 2])
-def test_speculation(pictures, stars):
+@pytest.mark.parametrize("runs", [0, 3])
+def test_speculation_has_one_symbol_a_drafter(monkeypatch, runs):
+    figures, tables = [], []
+    monkeypatch.setattr(
+        style, "show", lambda fig, caption, table, name: (figures.append(fig), tables.append(table))
+    )
     curves = {"free": [(a / 10, speculative.speedup(a / 10, 4)) for a in range(11)]}
     measured = [
-        {"label": "ngram", "alpha": 0.97, "speedup": 1.8},
-        {"label": "draft", "alpha": 0.8, "speedup": 1.4},
-    ][:stars]
+        {"label": "ngram, repeats", "alpha": 0.97, "speedup": 1.8},
+        {"label": "synthetic, a=0.2", "alpha": 0.2, "speedup": 0.4},
+        {"label": "synthetic, a=0.8", "alpha": 0.8, "speedup": 1.4},
+    ][:runs]
     plots.speculation(curves, measured, 4, "reading")
-    table = one(pictures).table
-    assert len([r for r in table if r["from"] in ("ngram", "draft")]) == stars
+    assert len([row for row in tables[0] if row["from"] != "free"]) == runs
+    named = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert len(named) == len(set(named)) == 1 + min(runs, 2)
 
 
 def test_cost_bars(pictures):

@@ -81,6 +81,7 @@ def test_the_longest_common_prompt_decides_and_other_kernels_stand_in():
         "to": 16384,
         "math": pytest.approx(64.0, abs=0.1),
         "tiled": pytest.approx(7.95, abs=0.01),
+        "divided": 512,
     }
     # A GPU whose memory ends at 8,192 tokens, and one (T4, V100) that has no flash kernel.
     small = small_operations.tiled_against_math(
@@ -93,6 +94,17 @@ def test_the_longest_common_prompt_decides_and_other_kernels_stand_in():
     assert old["backend"] == "efficient" and old["memory"] is None
     with pytest.raises(ValueError, match="no tiled"):
         small_operations.tiled_against_math([r for r in rows if r["backend"] == "math"])
+
+
+def test_flash_kept_two_parts_of_the_short_prompt_and_one_number_a_query_of_the_long_ones():
+    # The sentence under the figure: at 512 tokens torch divides the keys in two (flash_api.cpp).
+    # Each part keeps a float32 result and a sum for every query; the whole, one number a query.
+    heads, size = 16, 64
+    rows = small_operations.recorded_on_h100()["attention"]
+    for row in (row for row in rows if row["backend"] == "flash"):
+        parts = 2 if row["tokens"] == 512 else 0
+        numbers = row["tokens"] * heads * (parts * (size + 1) + 1)
+        assert row["extra_mib"] == pytest.approx(4 * numbers / 2**20, abs=0.001)
 
 
 def test_without_a_compiler_the_chain_is_not_compiled(monkeypatch):

@@ -11,7 +11,7 @@ import re
 BREAK = "<br>"  # a line break inside one line of Markdown; the only HTML in our documents
 # An underscore inside a word is none to any reader of Markdown.
 _MARKUP = re.compile(r"([\\`*$<>\[\]~|&]|(?<![^\W_])_|_(?![^\W_]))")
-_AT_START = re.compile(r"^(\s*)([#+\-=]|\d+(?=[.)]))", re.M)
+_AT_START = re.compile(r"^(\s*)([#+\-=]|\d+(?=[.)](\s|$)))", re.M)
 
 
 def in_html(text: str) -> str:

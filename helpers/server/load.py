@@ -45,6 +45,8 @@ class LoadRun:
     # What else the machine did meanwhile; None for a server that was started elsewhere, whose
     # work would look like that of others.
     disturbance: Disturbance | None = None
+    # What each client saw: {"ok", "ttft_s", "latency_s", "output_tokens"}.
+    answers: list[dict] = field(default_factory=list)
 
     def __str__(self) -> str:
         m = self.metrics
@@ -150,7 +152,8 @@ def run_load(
     }
     # In the CPU package the command `vllm bench` does not start: this is what it would be.
     command = "OPENAI_API_KEY=... vllm bench serve " + shlex.join(flags)
-    return LoadRun(metrics, server.engine_args, workload, command, disturbance)
+    seen = answers_of(result)
+    return LoadRun(metrics, server.engine_args, workload, command, disturbance, seen)
 
 
 def _prefix_counters(server: Server) -> tuple[float, float]:
@@ -205,8 +208,7 @@ def _benchmark(flags: list[str], headers: dict) -> dict:
 
 def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]:
     """The numbers of `run_load` from what the benchmark returns (all but prefix_hit_share)."""
-    answers = zip(result["ttfts"], result["itls"], result["errors"], strict=True)
-    took_s = [ttft + sum(itl) for ttft, itl, error in answers if not error]
+    took_s = [answer["latency_s"] for answer in answers_of(result) if answer["ok"]]
     seconds = result["duration"]
     found = {
         "completed": result["completed"],
@@ -229,6 +231,15 @@ def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]
             name = "p50" if statistic == "median" else statistic
             found[f"{ours}_ms_{name}"] = value if math.isfinite(value) else 0.0
     return {name: float(value) for name, value in found.items()}
+
+
+def answers_of(result: dict) -> list[dict]:
+    """What each client saw, from what the benchmark returns; seconds since it was sent."""
+    names = ("ttfts", "itls", "output_lens", "errors")
+    return [
+        {"ok": not error, "ttft_s": ttft, "latency_s": ttft + sum(itl), "output_tokens": tokens}
+        for ttft, itl, tokens, error in zip(*(result[name] for name in names), strict=True)
+    ]
 
 
 # --- single requests ------------------------------------------------------------------------------

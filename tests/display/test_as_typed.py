@@ -65,3 +65,8 @@ def test_a_page_obeys_no_html_but_line_breaks():
     page = summary.from_markdown("a<br>b <img src=x onerror=y>\n\n<script>z</script>")
     assert "a<br>b" in page and "<img" not in page and "<script" not in page
     assert mistune.escape("<img") in page
+
+
+def test_a_number_at_the_start_is_escaped_only_where_it_would_begin_a_list():
+    assert in_markdown("3.04 CPU seconds") == "3.04 CPU seconds"
+    assert in_markdown("3. CPU seconds") == "3\\. CPU seconds"

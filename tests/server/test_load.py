@@ -77,7 +77,11 @@ def test_a_load_nobody_answers_is_one_sentence(server):
 def test_the_answered_rate_knows_no_drain(server):
     """At 10 a second for 1 s nothing is overloaded: what arrives is answered, if later."""
     size = {"requests": 10, "input_tokens": 32, "output_tokens": 150}
-    m = run_load(server, rate_per_s=10, goals_ms={"ttft": 0.001}, **size).metrics
+    run = run_load(server, rate_per_s=10, goals_ms={"ttft": 0.001}, **size)
+    m = run.metrics
+    assert len(run.answers) == 10 and all(one["ok"] for one in run.answers)
+    e2e_ms = [1e3 * one["latency_s"] for one in run.answers]
+    assert sum(e2e_ms) / 10 == pytest.approx(m["e2e_ms_mean"], rel=0.01), "as the benchmark counts"
     assert m["requests_per_s"] < m["answered_per_s"]
     assert m["good_share"] == 0
     statistics, times = ("median", "mean", "p90", "p99"), ("ttft", "tpot", "itl", "e2el")
@@ -90,6 +94,7 @@ def test_the_answered_rate_knows_no_drain(server):
         "total_token_throughput": 1,
         "ttfts": [0.5] * 11,
         "itls": [[1.0, 0.5]] * 11,
+        "output_lens": [3] * 11,
         "errors": [""] * 11,
         **{f"{statistic}_{time}_ms": 1.0 for statistic in statistics for time in times},
     }

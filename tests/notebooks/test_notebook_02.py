@@ -209,8 +209,12 @@ def test_what_a_reader_sees(cells):
     assert "does not officially support disabling chunked prefill" in text
     assert "same vocabulary size" in text and "Traceback" not in text and "UserWarning" not in text
     assert "no process left" in text, "the engine is closed by the last cell"
-    assert "questions: " in text and "times as fast" in text
-    assert "chat: you chose" not in text and "you chose prefix caching, " in text
+    assert "The n-gram drafter on two kinds of questions" in text and "times as fast" in text
+    _, chosen, row, after = text[text.index("What you chose") :].splitlines()[:4]
+    assert (
+        row.startswith("chat with a long system prompt  prefix caching") and "you chose" in chosen
+    )
+    assert "batch summarising" not in after, "a service that nothing was chosen for"
     pictures = alt_texts(cells)
     assert len(pictures) == 13 and all(pictures)
     assert text.count("Show the values") == 13

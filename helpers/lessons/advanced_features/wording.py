@@ -247,18 +247,21 @@ def busy(runs: list[Measurement]) -> str:
 
 def ngram(
     name: str, plain: list[Measurement], drafting: list[Measurement], k: int, async_scheduling: bool
-) -> str:
-    """What the n-gram drafter did for one kind of text, and why it gained or lost.
+) -> dict[str, str | int]:
+    """What the n-gram drafter did for one kind of text, and why it gained or lost: a table's row.
 
     async_scheduling: whether the engine without drafts prepared its next step during a step; with
     "ngram" vLLM does not.
     """
     counted, gain = acceptance(drafting[:1], k), faster_stream(plain, drafting)
-    said = f"{name}: {counted.drafts} draft{'' if counted.drafts == 1 else 's'}"
-    if counted.drafts:
-        said += f", {100 * counted.rate:.0f} % of the drafted tokens accepted"
-    said += f"; {gain.sentence()}."
-    return said + _why_ngram(counted, gain, async_scheduling) + busy([*plain, *drafting])
+    why = _why_ngram(counted, gain, async_scheduling) + busy([*plain, *drafting])
+    return {
+        "asked": name,
+        "drafts": counted.drafts,
+        "drafted tokens accepted": f"{100 * counted.rate:.0f} %" if counted.drafts else "",
+        "one stream": gain.sentence(),
+        "why": why.strip(),
+    }
 
 
 def _why_ngram(counted: Acceptance, gain: Gain, async_scheduling: bool) -> str:
@@ -422,15 +425,19 @@ def _impossible(verdict: Verdict) -> list[str]:
     return lines
 
 
-def choices(verdicts: list[Verdict]) -> list[str]:
-    """A line for each service for which a feature was chosen."""
-    lines = []
+def choices(verdicts: list[Verdict]) -> list[dict[str, str]]:
+    """A table's row for each service for which a feature was chosen."""
+    rows = []
     for verdict in verdicts:
         if not verdict.chosen:
             continue
-        said = "nothing, as before"
-        if gain := verdict.gains.get(verdict.chosen):
-            said = f"{verdict.chosen}, {gain.sentence('times as good')}"
-        won = " and ".join(verdict.winners) or "nothing: no gain can be seen"
-        lines.append(f"{verdict.service.name}: you chose {said}; what gained was {won}.")
-    return lines
+        gain = verdict.gains.get(verdict.chosen)  # none for "nothing"
+        rows.append(
+            {
+                "service": verdict.service.name,
+                "you chose": verdict.chosen,
+                "which was": gain.sentence("times as good") if gain else "as before",
+                "what gained": " and ".join(verdict.winners) or "nothing that can be seen",
+            }
+        )
+    return rows

@@ -67,7 +67,7 @@ def throughput_latency(
         _points(axes[0, 1], there, [row["variant"] for row in there], **hollow_points())
         lines = where.split(",\n")
         axes[0, 1].set_title(f"{', '.join(lines[:2])},\n{', '.join(lines[2:])}", fontsize=9)
-    shown = ("max_num_seqs", "output_tokens_per_s", "tpot_ms_p50", "ttft_ms_p50")
+    shown = ("max_num_seqs", "output_tokens_per_s", "tpot_ms_p50")
     table = [{name: row[name] for name in shown} for row in rows]
     figures.show(fig, caption, table, "throughput_latency")
 

@@ -85,6 +85,23 @@ def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
     )
 
 
+def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:
+    """A table's row for each value: its gain, its price, and the goals it was chosen for."""
+    rows = []
+    for value in turns.runs:
+        goals = [f"at most {goal_x:g} times" for goal_x, best in chosen.items() if best == value]
+        default = " (as vLLM's default)" if value == turns.default else ""
+        rows.append(
+            {
+                "max_num_seqs": f"{value}{default}",
+                "output tokens/s, over one at a time": _times(turns.faster(value)),
+                "TPOT, over one at a time": _times(turns.slower(value)),
+                "best for a TPOT of": " and ".join(goals),
+            }
+        )
+    return rows
+
+
 def why_improvement(turns: InTurn, best: int) -> str:
     """Why the best configuration gains less than the number of its requests."""
     steps_ms = [turns.middle(value).metrics["itl_ms_p50"] for value in (best, ONE)]
@@ -120,8 +137,8 @@ def reasons(why: str, rows: list[dict], memory: str) -> dict[str, str]:
 
 
 def _times(gain: Gain) -> str:
-    """The measured range alone: no verdict."""
-    return f"{gain.low:.2f} to {gain.high:.2f} times"
+    """The measured range alone: no verdict. One at a time is 1 by definition."""
+    return f"{gain.low:.2f} to {gain.high:.2f} times" if gain.low < gain.high else "1"
 
 
 def _throughput(row: dict) -> float:

@@ -106,23 +106,24 @@ def ngram(monkeypatch, counted, gain, async_scheduling):
     monkeypatch.setattr(wording, "acceptance", lambda runs, k: counted)
     monkeypatch.setattr(wording, "faster_stream", lambda plain, drafting: gain)
     calm = [SimpleNamespace(disturbance=Disturbance(0.0, 0.0))]
-    return wording.ngram("questions", calm, calm, 4, async_scheduling)
+    row = wording.ngram("questions", calm, calm, 4, async_scheduling)
+    return ", ".join(f"{name}: {value}" for name, value in row.items())
 
 
 def test_few_drafts_are_explained_by_the_text_not_by_their_cost(monkeypatch):
     said = ngram(monkeypatch, drafts(2, 3), within(0.8, 0.95), async_scheduling=True)
-    assert "questions: 2 drafts" in said and "found hardly anything to propose" in said
+    assert "asked: questions, drafts: 2" in said and "found hardly anything to propose" in said
     assert "search in every step" in said and "Asynchronous scheduling is off" in said
     said = ngram(monkeypatch, drafts(0), within(0.97, 1.05), async_scheduling=False)
     assert "no difference that this run can see" in said and "Asynchronous" not in said
-    assert "costs" not in said and "accepted" not in said
+    assert "costs" not in said and "%" not in said
 
 
 def test_a_gain_that_no_draft_can_explain_is_not_credited_to_the_drafts(monkeypatch):
     said = ngram(monkeypatch, drafts(338, 3), within(1.08, 1.18), True)
     assert "1.01 tokens on average" in said and said.endswith("the machine was disturbed.")
     said = ngram(monkeypatch, drafts(66, 255), within(3.7, 3.9), True)
-    assert "97 % of the drafted tokens accepted; 3.70 to 3.90 times as fast." in said
+    assert "accepted: 97 %, one stream: 3.70 to 3.90 times as fast" in said
     assert "disturbed" not in said
 
 
@@ -230,8 +231,7 @@ def test_choices_stand_beside_what_gained():
         verdict("batch"),
         verdict("mixed", "nothing"),
     ]
-    assert wording.choices(verdicts) == [
-        "chat: you chose small chunks, no difference that this run can see (0.96 to 1.05); "
-        "what gained was prefix caching.",
-        "mixed: you chose nothing, as before; what gained was nothing: no gain can be seen.",
-    ]
+    chat, mixed = (tuple(row.values()) for row in wording.choices(verdicts))
+    unseen = "no difference that this run can see (0.96 to 1.05)"
+    assert chat == ("chat", "small chunks", unseen, "prefix caching")
+    assert mixed == ("mixed", "nothing", "as before", "nothing that can be seen")

@@ -63,6 +63,10 @@ def test_a_tighter_goal_chooses_what_the_default_misses(best_for):
     turns = in_turn({4: (330, 2.2), 16: (760, 3.3), 32: (860, 5.2)})
     assert [best_for(turns, goal) for goal in (3.0, 2.0, 1.5, 1.05)] == [32, 16, 4, 1]
     assert "of this, but a TPOT 2." in wording.chosen(turns, 4, 1.5, 256)
+    rows = wording.in_turn(turns, {3.0: 32, 1.5: 4})
+    goals = [row["best for a TPOT of"] for row in rows]
+    assert goals == ["", "at most 1.5 times", "", "at most 3 times"]
+    assert rows[-1]["max_num_seqs"] == "32 (as vLLM's default)"
 
 
 def test_the_numbers_kept_give_the_gain_kept():

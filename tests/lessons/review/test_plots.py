@@ -20,7 +20,7 @@ def test_labels_of_the_map_cover_no_point_and_no_other_label(monkeypatch, points
     drawn = []
     monkeypatch.setattr(figures, "show", lambda fig, *_: drawn.append(fig))
     rows = [
-        {"max_num_seqs": n, "tpot_ms_p50": ms, "output_tokens_per_s": speed, "ttft_ms_p50": 1.0}
+        {"max_num_seqs": n, "tpot_ms_p50": ms, "output_tokens_per_s": speed}
         for n, (ms, speed) in zip((1, 2, 4, 16, 48), points, strict=True)
     ]
     there = [{**row, "variant": str(n)} for n, row in enumerate(rows)]

@@ -75,8 +75,7 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
         hollow = figures.hollow_line()
         curve(left, there, "clients", "output_tokens_per_s", label=recorded[1], **hollow)
         curve(right, there, "clients", "ttft_ms_p50", label="TTFT p50, recorded", **hollow)
-    top = max(row["output_tokens_per_s"] for row in (*rows, *there))
-    left.set(ylabel="output tokens/s", ylim=(0, 1.35 * top))
+    left.set(ylabel="output tokens/s (log scale)", yscale="log")
     right.set(ylabel="ms (log scale)", yscale="log")
     for ax in (left, right):
         ax.axvline(knee["clients"], label="knee", **_KNEE)

@@ -48,7 +48,8 @@ def closed_loop(rows: list[dict], knee: dict) -> str:
     if lost > 0.1:
         said += f" The run with {last['clients']} clients gave {100 * lost:.0f} % less."
     return (
-        f"{said} The knee, where throughput / latency was highest, is at {knee['clients']} clients."
+        f"{said} Of the numbers tried, throughput / latency was highest with {knee['clients']} "
+        "clients: the knee."
     )
 
 

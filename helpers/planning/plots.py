@@ -28,7 +28,7 @@ from helpers.display.figures import (
     ticks,
 )
 from helpers.planning.choose import AHEAD, CANNOT_TELL, MISSES, SAME
-from helpers.planning.wording import PART_NAMES
+from helpers.planning.wording import PART_NAMES, short_name
 
 # The same colour for a part in every figure.
 PART_COLORS = dict(zip(PART_NAMES, (*COLORS[:7], GREY, YELLOW), strict=True))
@@ -81,21 +81,25 @@ def step_by_cause(
 
 
 def over_batch(rows: list[dict], caption: str) -> None:
-    """TPOT with the decode step alone (left) and throughput (right) over requests at once.
+    """TPOT with the decode step alone (left), throughput over the first layout's (right).
 
     rows: {"layout", "streams", "tpot_ms", "decode_step_ms", "output_tokens_per_s"}.
     """
-    title = "More requests at once: more tokens in all, a longer wait for each"
+    title = "Which layout leads depends on the requests at once"
     fig, (left, right) = figures.figure(title, cols=2, size=(9.4, 4.2))
+    first = rows[0]["layout"]
+    base = {row["streams"]: row["output_tokens_per_s"] for row in rows if row["layout"] == first}
+    times = f"tokens/s over those of {first}"
+    rows = [{**row, times: row["output_tokens_per_s"] / base[row["streams"]]} for row in rows]
     for i, layout in enumerate(dict.fromkeys(row["layout"] for row in rows)):
         mine = [row for row in rows if row["layout"] == layout]
         curve(left, mine, "streams", "tpot_ms", i, label=layout)
         alone = {"marker": "", "linestyle": ":", "linewidth": 1.2}
         alone["label"] = f"{layout}, decode step alone"
         curve(left, mine, "streams", "decode_step_ms", i, **alone)
-        curve(right, mine, "streams", "output_tokens_per_s", i)
+        curve(right, mine, "streams", times, i)
     left.set(ylabel="TPOT, prompts in the same steps (ms)", ylim=(0, None))
-    right.set(yscale="log", ylabel="output tokens/s of the box")
+    right.set(ylabel=f"output {times} (x)", ylim=(0, None))
     for ax in (left, right):
         ax.set(xscale="log", xlabel="requests at once")
         ticks(ax, (row["streams"] for row in rows))
@@ -159,12 +163,13 @@ def choices(ranking, goal_ms: float | None, caption: str) -> None:
     if thumb is not None:
         ring = {**hollow_points(GREEN), "linewidths": 1.5}
         ax.scatter(*_point(thumb), s=230, **ring)
-    if best is not None:
-        also = ", and the rule of thumb" if best is thumb else ""
-        note(ax, f"{best.name()} (chosen{also})", _point(best), (8, 8), fontsize=8)
-    if thumb is not None and thumb is not best:
-        place = (8, -14) if best is not None else (8, 8)
-        note(ax, f"{thumb.name()} (rule of thumb)", _point(thumb), place, fontsize=8)
+    for choice in fitting:
+        special = ["chosen"] * (choice is best) + ["rule of thumb"] * (choice is thumb)
+        if choice.meets or special:
+            said = f" ({', '.join(special)})" if special else ""
+            name = short_name(choice.tp, choice.pp, choice.dp)
+            look = {"fontsize": 8, "ha": "right", "va": "center"}
+            note(ax, name + said, _point(choice), (-12, 0), **look)
     ax.set(xlabel="TPOT under the load (ms)", ylabel="output tokens/s per GPU")
     if goal_ms:
         ax.axvline(goal_ms, color=INK, lw=1, ls=":")
@@ -193,14 +198,14 @@ def _values(choice) -> dict:
     return row
 
 
-def predicted_measured(rows: list[dict], recorded: list[dict], label: str, caption: str) -> None:
+def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> None:
     """Measured against predicted; on the diagonal the prediction was right, the band is 15 %.
 
     rows: {"what", "measured", "low", "high", "before", "after"} in ms: the range of the rounds,
     before and after the calibration; "disturbed" is not empty where the machine was busy.
-    recorded: {"measured", "predicted"} of another machine, which `label` names.
+    recorded: {"measured", "predicted"} of two other GPUs.
     """
-    fig, ax = figures.figure("Predicted against measured", size=(6.2, 4.6))
+    fig, ax = figures.figure("Predicted against measured", size=(8.4, 4.4))
     values = [row[key] for row in rows for key in ("low", "high", "before", "after")]
     values += [row["predicted"] for row in recorded]
     ends = [min(values) * 0.7, max(values) * 1.4]
@@ -225,14 +230,14 @@ def predicted_measured(rows: list[dict], recorded: list[dict], label: str, capti
         x, y = [row["measured"] for row in mine], [row["after"] for row in mine]
         ax.errorbar(x, y, xerr=spread, label=name, elinewidth=1.2, **look)
     times = [[row[key] for row in recorded] for key in ("measured", "predicted")]
-    ax.scatter(*times, label=label, marker="D", **hollow_points(PURPLE))
+    ax.scatter(*times, label="recorded on two GPUs", marker="D", **hollow_points(PURPLE))
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     for axis in (ax.xaxis, ax.yaxis):  # 1, 2, 5, 10, ...: labels that do not run into each other
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="measured (ms), with the range of the rounds", ylabel="predicted (ms)")
-    legend_below(ax, ncols=1, drop=0.16)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     figures.show(fig, caption, rows, "predicted_measured")
 
 

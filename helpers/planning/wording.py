@@ -420,6 +420,22 @@ def slower_or_faster(predicted: float, gain: Gain, one: Trial, two: Trial) -> st
     return said + _told([*one.disturbed, *two.disturbed])
 
 
+def undecided(gain: Gain, speedups: dict[str, float]) -> str:
+    """What a run of TP 2 says all the same, and what would decide it; "" when it is decided.
+
+    speedups: what each all-reduce predicts.
+    """
+    if gain.decided:
+        return ""
+    out = [f"{x:.2f} ({way})" for way, x in speedups.items() if not gain.low <= x <= gain.high]
+    predictions = f"It rules out {' and '.join(out)}." if out else "Both predictions lie in it."
+    return (
+        f" {predictions} A quiet machine would decide it: each rank waits for the slower one, so "
+        "any other program widens the range. Until then take one rank: it needs half the cores, "
+        "and nobody has shown it to be slower."
+    )
+
+
 def beyond_allreduce(gain: Gain, one: Trial, two: Trial, count: int) -> str:
     """What TP 2 costs beside its all-reduces, for one stream; "" when it costs nothing."""
     if not two.allreduce or gain.verdict != "worse":
@@ -489,18 +505,17 @@ def about_errors(rows: list[dict]) -> str:
 
 
 def on_two_gpus() -> str:
-    """What TP 2 and PP 2 did on two H100s, where notebook 4 ran there, and what was predicted."""
+    """What TP 2 and PP 2 did to a step of 8 requests on two H100s, and what was predicted."""
     rows, label = recorded_on_two_gpus()
-    ms = {(row["layout"], row["streams"]): row for row in rows}
+    steps = {row["layout"]: row for row in rows if row["streams"] == 8}
+    one = steps.pop("TP 1")
     said = [
-        f"{layout} with {n} stream{'s' * (n > 1)} {one['measured'] / ms[layout, n]['measured']:.2f}"
-        f" times as fast as TP 1 (predicted: {one['predicted'] / ms[layout, n]['predicted']:.2f})"
-        for layout in ("TP 2", "PP 2")
-        for n in (1, 8)
-        for one in [ms["TP 1", n]]
+        f"{layout} {one['measured'] / step['measured']:.2f} times as fast as TP 1 "
+        f"(predicted: {one['predicted'] / step['predicted']:.2f})"
+        for layout, step in steps.items()
     ]
     gpus, *_, day = label.split(", ")
-    return f"Several GPUs were measured once ({gpus}, Qwen2.5-7B, {day}): {', '.join(said)}."
+    return f"Measured once on {gpus}, Qwen2.5-7B, {day}: {', '.join(said)}."
 
 
 # ---------------------------------------------------------------------- choose
@@ -613,8 +628,8 @@ def about_range() -> str:
     error, within, numbers = recorded.usual_error()
     return textwrap.fill(
         f"The range counts with an error of {error:.0%} in each of the two predictions: {within} "
-        f"of {numbers} times recorded on one H100 were predicted within that, and so was "
-        "TP 2 on two H100s (section 3).",
+        f"of {numbers} times recorded on one H100 were predicted within that, and so was the TPOT "
+        "of TP 2 on two H100s. Their prefills were not (end of section 4).",
         LINE,
     )
 

@@ -317,7 +317,8 @@ def beside_predictions(trials, shape: ModelShape, box: Box, calibrated: Calibrat
 def recorded_on_two_gpus() -> tuple[list[dict], str]:
     """TPOT of TP 1, TP 2 and PP 2 as this notebook measured it on two H100s; and where that was.
 
-    Rows as of beside_predictions, with "layout" and "streams"; "predicted": without calibration.
+    Rows as of beside_predictions, with "layout", "streams" and "kv_cache_tokens"; "predicted":
+    without calibration.
     """
     records = {record["variant"]: record for record in reference.records("trial")}
     shape, box = load_shape("Qwen2.5-7B"), make_box("H100-SXM", 2)
@@ -330,7 +331,8 @@ def recorded_on_two_gpus() -> tuple[list[dict], str]:
             row = {key: metrics[name + end] for key, end in RANGE.items()}
             predicted = float(decode_parts(shape, box, tp, pp, n, CONTEXT).total) * 1e3
             row |= {"predicted": predicted, "quantity": "tpot_ms", "disturbed": disturbed}
-            rows.append({"layout": layout, "streams": n, **row})
+            tokens = int(metrics["kv_cache_tokens"])
+            rows.append({"layout": layout, "streams": n, "kv_cache_tokens": tokens, **row})
     return rows, reference.label_of(records["TP 2"])
 
 

@@ -504,6 +504,18 @@ def about_errors(rows: list[dict]) -> str:
     )
 
 
+def kv_on_two_gpus() -> str:
+    """How many tokens TP 1 and TP 2 kept on two H100s."""
+    rows, label = recorded_on_two_gpus()
+    kept = {row["layout"]: row["kv_cache_tokens"] for row in rows}
+    gpus, *_, day = label.split(", ")
+    return textwrap.fill(
+        f"Measured once on {gpus}, Qwen2.5-7B, {day}: {kept['TP 1']:,} tokens with TP 1 and "
+        f"{kept['TP 2']:,} with TP 2, {kept['TP 2'] / kept['TP 1']:.2f} times as many.",
+        LINE,
+    )
+
+
 def on_two_gpus() -> str:
     """What TP 2 and PP 2 did to a step of 8 requests on two H100s, and what was predicted."""
     rows, label = recorded_on_two_gpus()

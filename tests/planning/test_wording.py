@@ -261,6 +261,7 @@ def test_what_was_measured_on_two_gpus_stands_beside_what_is_predicted():
     error = recorded.usual_error()[0]
     tp2 = [row for row in rows if row["layout"] == "TP 2"]
     assert all(abs(row["predicted"] / row["measured"] - 1) < error for row in tp2), "as is said"
+    assert "1,025,136 tokens with TP 1" in " ".join(wording.kv_on_two_gpus().split())
     said = wording.on_two_gpus()
     assert said.count("(predicted: ") == 2
     one, two = (row["measured"] for row in rows if row["layout"] != "PP 2" and row["streams"] == 8)

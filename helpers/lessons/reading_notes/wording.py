@@ -114,6 +114,7 @@ def reserved(both) -> str:
         f"Paged, {running['paged']:.1f} requests shared a step on average, reserved "
         f"{running['reserved']:.1f}: {both.running_x:.1f} times as many."
     )
+    said += " More fit at first; towards the end few are left."
     if both.gain.high < both.running_x:
         said += " A fuller step takes longer, so the gain in tokens/s is smaller than that."
     return said

@@ -38,7 +38,7 @@ def test_small_batches_are_cheaper_only_where_they_were_measured_so():
 def test_a_fuller_step_is_blamed_only_for_a_gain_that_is_smaller():
     running = {"reserved": 4.0, "paged": 12.0}
     small = Reserving(gain_of_pairs([(2.0, 1.0)] * 3, "lower"), running, {})
-    assert "3.0 times as many. A fuller step" in wording.reserved(small)
+    assert "few are left. A fuller step" in wording.reserved(small)
     large = Reserving(gain_of_pairs([(3.0, 1.0)] * 3, "lower"), running, {})
     assert "fuller" not in wording.reserved(large)
 

@@ -1,4 +1,7 @@
-"""Cells run out of order, or not to their end: an error says which cell to run first."""
+"""What an error has to do with: a cell that was not run or did not end, a parameter of words.
+
+Then the error is one sentence that says so.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ import re
 from pathlib import Path
 
 from helpers import REPO
+
+# Parameters that are texts; all others are numbers, lists or dicts.
+TEXTS = {"PROFILE", "MODEL", "LOAD_FORMAT", "RESULTS_DIR", "STUDENT", "PRICED"}
+TEXTS |= {"PLAN_MODEL", "SECOND_MODEL", "PLAN_GPU", "TP_REASON", "ISSUE", "COMMENT"}
 
 
 def load_ipython_extension(shell) -> None:
@@ -35,12 +42,16 @@ def order_help(notebook: str) -> None:
     unfinished: dict[str, None] = {}  # sources of cells that were stopped or failed
 
     def explain(shell, kind, error, trace, tb_offset=None):
+        source = shell.user_ns.get("In", [""])[-1]
         missing = error.name if isinstance(error, NameError) else None
+        sentence = None
         if missing and (advice := which_cell(path, missing)):
-            error._render_traceback_ = lambda: [f"NameError: {advice}"]
-        elif advice := _again(shell.user_ns.get("In", [""])[-1], unfinished):
+            sentence = f"NameError: {advice}"
+        elif advice := _again(source, unfinished) or _words_for_a_number(source, error, shell):
             what = ": ".join(filter(None, [kind.__name__, str(error)]))
-            error._render_traceback_ = lambda: [f"{what.rstrip('.')}. {advice}"]
+            sentence = f"{what.rstrip('.')}. {advice}"
+        if sentence:
+            error._render_traceback_ = lambda: [sentence]
         shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
     def remember(result) -> None:
@@ -67,6 +78,19 @@ def _again(source: str, unfinished) -> str | None:
             if other != source and used & _names_made(other):
                 begins = _first_line(other)
                 return f"The cell that begins with `{begins}` did not finish: run it again first."
+    return None
+
+
+def _words_for_a_number(source: str, error: Exception, shell) -> str | None:
+    """One sentence, when a cell failed that uses a parameter whose value is a text."""
+    if not isinstance(error, (TypeError, ValueError)):
+        return None
+    with contextlib.suppress(SyntaxError):
+        names = {node.id for node in ast.walk(_parsed(source)) if isinstance(node, ast.Name)}
+        for name in sorted(names - TEXTS):
+            value = shell.user_ns.get(name)
+            if name.isupper() and isinstance(value, str):
+                return f"This cell uses {name} = {value!r} of the parameter cell: give a number."
     return None
 
 

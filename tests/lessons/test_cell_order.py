@@ -55,3 +55,16 @@ def test_an_interrupted_cell_is_named_where_its_numbers_are_missing():
     said = "The cell that begins with `rows = []` did not finish: run it again first."
     assert texts(done.cells[2]) == f"StopIteration. {said}", "one sentence, no traceback"
     assert "run it again" not in texts(done.cells[4])
+
+
+def test_a_word_where_a_parameter_is_a_number_is_one_sentence():
+    done = run_cells(
+        "from helpers.lessons.cell_order import order_help\norder_help('01_review')",
+        "SEED, MODEL = 'word', 'a/model'",
+        "prompts = SEED + 1",
+        "int(MODEL)",
+        allow_errors=True,
+    )
+    said = texts(done.cells[2])
+    assert said.endswith("This cell uses SEED = 'word' of the parameter cell: give a number.")
+    assert "\n" not in said and "parameter cell" not in texts(done.cells[3])

@@ -26,7 +26,7 @@ def test_seconds_of_times_the_work_and_not_the_wait():
     work = lambda: sum(range(200_000))  # noqa: E731
     one = machine_limits.seconds_of(work, "cpu", 0.05)
     both = machine_limits.seconds_of(lambda: (work(), work()), "cpu", 0.05)
-    assert both == pytest.approx(2 * one, rel=0.4)
+    assert 1.2 < both / one < 3.5
     assert machine_limits.seconds_of(lambda: time.sleep(0.02), "cpu", 0.01) < 0.01, (
         "waiting is no work"
     )

@@ -22,9 +22,9 @@ def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name:
     curve(wait, rows, "place", "ttft_ms_p99", 1, label="TTFT p99")
     wait.set(title="Until the first token", ylabel="ms", ylim=(0, None))
     wait.legend()
-    curve(price, rows, "place", "tpot_ms_p50", 2, label="TPOT p50")
-    price.set(title="Each token after that", ylabel="ms per output token", ylim=(0, None))
-    price.legend()
+    curve(price, rows, "place", "tpot_ms_p50", 2)
+    ylabel = "TPOT p50 (ms per output token)"
+    price.set(title="Each token after that", ylabel=ylabel, ylim=(0, None))
     labels = [number(row[x]) for row in rows]
     for ax in (speed, wait, price):
         ax.set_xticks(places, labels)

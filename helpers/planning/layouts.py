@@ -333,7 +333,8 @@ def recorded_on_two_gpus() -> tuple[list[dict], str]:
             row |= {"predicted": predicted, "quantity": "tpot_ms", "disturbed": disturbed}
             tokens = int(metrics["kv_cache_tokens"])
             rows.append({"layout": layout, "streams": n, "kv_cache_tokens": tokens, **row})
-    return rows, reference.label_of(records["TP 2"])
+    gpus, *_, day = reference.label_of(records["TP 2"]).split(", ")
+    return rows, f"{gpus}, {shape.name}, {day}"
 
 
 # ---------------------------------------------------------------------- data parallelism, a server

@@ -6,7 +6,7 @@ from helpers.verdicts.gain import Gain
 
 from . import recorded
 from .choose import CANNOT_TELL, SAME, Choice, Ranking
-from .hardware import GIB, Box, Gpu, make_box
+from .hardware import GIB, Box, make_box
 from .inventory import Device, Inventory
 from .launch import Launch
 from .layouts import Trial, recorded_on_two_gpus
@@ -145,11 +145,6 @@ def kv_room(tp: int, memory: MemoryPlan) -> str:
         return f"TP {tp}: {memory.problem}"
     requests = f"{memory.max_concurrency:.1f} requests of {memory.options.max_model_len:,} tokens"
     return f"TP {tp}: {memory.kv_cache_tokens:,} tokens of KV cache, {requests}"
-
-
-def about_memory(shape: ModelShape, gpu: Gpu) -> str:
-    """Under the bars of one GPU's memory."""
-    return f"{shape.name} on {gpu.name}: a bar that is longer than the line does not fit."
 
 
 def sizes_in_short(shape: ModelShape, memories: dict[int, MemoryPlan]) -> list[str]:
@@ -355,26 +350,6 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
 
 
 # ---------------------------------------------------------------------- 4. measured here
-def to_multiply(count: int, latency_s: dict[str, float], one_ms: float) -> str:
-    """What a prediction of TP 2 needs, and not what comes out. latency_s: by the way's name."""
-    each = ", ".join(f"{1e6 * seconds:.0f} us with {way}" for way, seconds in latency_s.items())
-    return (
-        f"A decode step of one stream: about {one_ms:.1f} ms with TP 1, predicted.\n"
-        f"All-reduces of a decode step with TP 2: {count}; one takes {each}."
-    )
-
-
-def two_allreduces(count: int, latency_s: dict[str, float], speedups: dict[str, float]) -> str:
-    """What a decode step's all-reduces cost by each way to do them. Both by the way's name."""
-    lines = [
-        f"{count} all-reduces x {1e6 * latency_s[way]:.0f} us = "
-        f"{1e3 * count * latency_s[way]:.2f} ms more a decode step with {way}: TP 2 would be "
-        f"{speedups[way]:.2f} times as fast as TP 1"
-        for way in latency_s
-    ]
-    return "\n".join(lines)
-
-
 def which_allreduce(trial: Trial, other: str, other_s: float) -> str:
     """Whether vLLM's ranks used ``other``, by what an all-reduce took inside and outside of them.
 
@@ -390,18 +365,6 @@ def which_allreduce(trial: Trial, other: str, other_s: float) -> str:
     if inside_s > other_s / 2:
         return f"{both}: too close to tell which one vLLM uses.{_told(trial.disturbed)}"
     return f"{both}: vLLM uses its own, not {other}.{_told(trial.disturbed)}"
-
-
-ABOUT_ALLREDUCE = "Left of the bend latency decides (decode), right of it bandwidth (prefill)."
-
-
-def kv_shared(shape: ModelShape, one: Trial, two: Trial) -> str:
-    """How many tokens TP 1 and TP 2 keep, and why twice as many."""
-    return (
-        f"KV cache: {one.kv_cache_tokens:,} tokens with TP 1, {two.kv_cache_tokens:,} with TP 2: "
-        f"each rank keeps {shape.kv_bytes_per_token(1):,} and {shape.kv_bytes_per_token(2):,} "
-        "bytes of a token"
-    )
 
 
 def _told(disturbed: list[str]) -> str:
@@ -508,9 +471,8 @@ def kv_on_two_gpus() -> str:
     """How many tokens TP 1 and TP 2 kept on two H100s."""
     rows, label = recorded_on_two_gpus()
     kept = {row["layout"]: row["kv_cache_tokens"] for row in rows}
-    gpus, *_, day = label.split(", ")
     return textwrap.fill(
-        f"Measured once on {gpus}, Qwen2.5-7B, {day}: {kept['TP 1']:,} tokens with TP 1 and "
+        f"Measured once on {label}: {kept['TP 1']:,} tokens with TP 1 and "
         f"{kept['TP 2']:,} with TP 2, {kept['TP 2'] / kept['TP 1']:.2f} times as many.",
         LINE,
     )
@@ -526,8 +488,7 @@ def on_two_gpus() -> str:
         f"(predicted: {one['predicted'] / step['predicted']:.2f})"
         for layout, step in steps.items()
     ]
-    gpus, *_, day = label.split(", ")
-    return f"Measured once on {gpus}, Qwen2.5-7B, {day}: {', '.join(said)}."
+    return f"Measured once on {label}: {', '.join(said)}."
 
 
 # ---------------------------------------------------------------------- choose

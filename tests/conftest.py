@@ -5,9 +5,15 @@ import signal
 import subprocess
 import sys
 
+import hypothesis
 import pytest
 
 from helpers.gpu_memory import has_gpu
+
+# On a busy machine an example may take long; what an example may take is no test here.
+too_slow = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=too_slow)
+hypothesis.settings.load_profile("busy")
 
 
 def pytest_xdist_auto_num_workers():

@@ -17,7 +17,7 @@ from helpers.lessons.papers import (
     speculative,
 )
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 torch.set_num_threads(1)  # tiny tensors: handing them to a second thread costs more than it saves
 
 
@@ -256,7 +256,7 @@ def test_leviathans_table_1_to_the_last_digit(pair):
     assert round(speculative.speedup(*pair), 2) == speculative.TABLE_1[pair]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(0, 1), st.integers(1, 10))
 def test_expected_tokens_against_counting(alpha, gamma):
     rng = np.random.default_rng(0)

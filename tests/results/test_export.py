@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.results import documents, week5
@@ -695,7 +695,7 @@ few_lines = st.lists(
     st.booleans(),
     st.booleans(),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_line_that_is_not_ours_is_never_touched(current, written, lost, filled):
     base = Base(
         [(f"# h|k{n}", line) for n, line in enumerate(written)],
@@ -789,7 +789,7 @@ def marked(data):
 
 
 @given(steps)
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 def test_whatever_the_student_typed_survives_any_sequence_of_exports(tmp_path_factory, plan):
     folder = tmp_path_factory.mktemp("week")
     path = folder / DOC

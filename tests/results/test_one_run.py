@@ -2,7 +2,7 @@
 
 import re
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.results import store as store_module
@@ -64,7 +64,7 @@ def number(label, text):
 
 
 @given(steps)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 def test_the_numbers_of_a_document_are_those_of_one_run(tmp_path_factory, plan):
     folder = tmp_path_factory.mktemp("week")
     kernel = Kernel(folder)

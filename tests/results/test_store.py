@@ -124,7 +124,7 @@ def test_what_cannot_be_saved_is_named(store):
 
 
 @given(st.text(max_size=30), json_values)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_and_value_survives(tmp_path_factory, text, value):
     folder = tmp_path_factory.mktemp("r")
     store = Results("n", folder)
@@ -164,7 +164,7 @@ damage = st.one_of(
 
 
 @given(st.lists(st.one_of(st.just(good_line), damage), max_size=12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_lines_are_reported_and_skipped_and_never_rewritten(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("r") / results.FILE_NAME
     path.write_bytes(b"\n".join(lines))
@@ -451,7 +451,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path):
 
 
 @given(st.dictionaries(st.text(max_size=20), json_values, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_form_is_taken_or_refused_never_crashes(form):
     try:
         found = import_numbers(form)

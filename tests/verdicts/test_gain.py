@@ -69,7 +69,7 @@ def test_the_range_holds_the_truth_about_as_often_as_it_says():
     assert list(T_95) == sorted(T_95, reverse=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(0.5, 2.0), min_size=3, max_size=9),
     st.lists(st.floats(0.5, 2.0), min_size=3, max_size=9),

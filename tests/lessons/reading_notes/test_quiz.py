@@ -13,7 +13,7 @@ from helpers.results.store import Results
 from tests.notebook_tools import Outputs
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=30))
 def test_every_name_gets_a_sound_quiz(name):
     questions = make_quiz(name)

@@ -217,9 +217,9 @@ def _write_into_bars(ax, bars: list[Bar]) -> None:
     if high < 11:
         return
     for bar in bars:
-        if bar.text and (bar.end_ms - bar.start_ms) * wide > 5.2 * len(bar.text) + 2:
+        if bar.text and (bar.end_ms - bar.start_ms) * wide > 6.2 * len(bar.text) + 2:
             middle = (bar.start_ms + bar.end_ms) / 2
-            figures.inside(ax, bar.text, middle, bar.row, fontsize=7.5, zorder=3)
+            figures.inside(ax, bar.text, middle, bar.row, fontsize=9, zorder=3)
 
 
 def _draw_tokens(ax, steps) -> list[tuple]:
@@ -260,7 +260,7 @@ def _up_to(ax, peak: int, most: int, word: str) -> float:
         ax.axhline(most, color=RED, linewidth=1.2, linestyle="--")
     said = f"at most {peak:,} {word} {most:,}"
     at = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
-    figures.note(ax, said, (1, 1), (-2, -1), fontsize=7.5, **at)
+    figures.note(ax, said, (1, 1), (-2, -1), fontsize=9, **at)
     top = 1.35 * (most if near else peak)
     ax.set_ylim(0, top)
     return top
@@ -272,7 +272,7 @@ def _add_legend(fig, bars: list[Bar]) -> None:
     wide = {bar.kind for bar in bars if bar.end_ms - bar.start_ms > least * bar.steps}
     shown = [kind for kind in LOOK if kind in wide]
     patches = [Patch(label=kind, **LOOK[kind]) for kind in shown]
-    fig.legend(handles=patches, loc="outside lower center", ncols=len(shown), fontsize=8)
+    fig.legend(handles=patches, loc="outside lower center", ncols=len(shown), fontsize=9)
 
 
 def _table(label: str, steps) -> list[dict]:

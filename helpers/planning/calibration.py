@@ -106,7 +106,7 @@ class Calibration:
             ", ".join(f"{e:+.1%}" for e in errors) for errors in (self.before, self.after)
         )
         moved = [f"{name} x{x:.2f}" for name, x in self.moved.items() if abs(x - 1) > 0.005]
-        return f"error before {before}; after {after}; moved: {', '.join(moved) or 'nothing'}"
+        return f"error before {before}; after {after};\nmoved: {', '.join(moved) or 'nothing'}"
 
 
 def calibrate(

@@ -76,8 +76,8 @@ def about_gpu(box: Box) -> str:
     gpu, link = box.gpu, box.link_for(2)
     lines = [
         f"{gpu.full_name}: {gpu.usable_gib:.2f} GiB, {gpu.bandwidth_gb_s:,.0f} GB/s, "
-        f"{gpu.tflops_16bit:,.0f} TFLOP/s in 16 bits; compute and memory take equally long at "
-        f"about {gpu.knee():.0f} tokens in a batch",
+        f"{gpu.tflops_16bit:,.0f} TFLOP/s in 16 bits",
+        f"compute and memory take equally long at about {gpu.knee():.0f} tokens in a batch",
         f"to a neighbour: {link.kind}, {link.gb_s:g} GB/s from each GPU in one direction",
         f"source: {gpu.source}",
     ]

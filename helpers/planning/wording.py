@@ -666,7 +666,10 @@ def launch_lines(launch: Launch) -> str:
     for command in launch.commands:
         where = f"  [{command.where}] " if len(launch.commands) > 1 else ""
         refused = f"   # REFUSED: {command.objection}"
-        lines.append(where + command.text + verdicts.get(command.accepted, refused))
+        typed = where + command.text
+        if len(typed) > LINE - 15:  # an option a line, as one would type it
+            typed = typed.replace(" --", " \\\n      --")
+        lines.append(typed + verdicts.get(command.accepted, refused))
     return "\n".join(lines)
 
 

@@ -13,7 +13,6 @@ from .layouts import Trial, recorded_on_two_gpus
 from .load import SpeedPrediction
 from .memory import EngineOptions, MemoryPlan, plan_memory
 from .models import ModelShape, valid_sizes, weight_parts
-from .predict import Tuning, allreduce_seconds
 from .week5_plan import Expected
 
 # The parts of a decode step, as a figure's legend and a sentence name them.
@@ -167,17 +166,6 @@ def sizes_in_short(shape: ModelShape, memories: dict[int, MemoryPlan]) -> list[s
     return out
 
 
-def kv_bytes_row(shape: ModelShape) -> dict:
-    """What a token keeps on one GPU, by the three ways to make it less."""
-    return {
-        "model": shape.name,
-        "KV heads": "latent" if shape.mla else shape.kv_heads,
-        "bytes per token": shape.kv_bytes_per_token(),
-        "with TP 8": shape.kv_bytes_per_token(8),
-        "with fp8": shape.kv_bytes_per_token(1, "fp8"),
-    }
-
-
 def experts_rows(shape: ModelShape, box: Box, length: int) -> list[dict]:
     """What tensor and data parallelism leave on a GPU of the box, with a context of ``length``."""
     rows, options = [], EngineOptions(max_model_len=length)
@@ -238,22 +226,6 @@ def about_steps(rows: list[dict], by_hand_ms: dict[int, float]) -> str:
         f"Above each bar: how many times as fast as TP {rows[0]['tp']}. The formula in one line is "
         f"within {off:.0%} of these bars. {on_two_gpus()}"
     )
-
-
-def allreduce_regime(shape: ModelShape, box: Box, tp: int, tuning: Tuning) -> str:
-    """Whether the all-reduces of a small decode step and of a prefill wait or transfer."""
-    if tp == 1:
-        return "One GPU has no all-reduce."
-    lines = []
-    for what, tokens in (("decode", 8), ("prefill", 4096)):
-        payload = tokens * shape.hidden * shape.dtype_bytes
-        latency, volume = allreduce_seconds(payload, tp, box, tuning)
-        decides = "latency" if latency > volume else "bandwidth"
-        lines.append(
-            f"{what} of {tokens:,} tokens: {payload / 1024:,.0f} KiB, {latency * 1e6:.0f} us "
-            f"latency + {volume * 1e6:.0f} us transfer, so {decides} decides"
-        )
-    return "\n".join(lines)
 
 
 def slowed_down(rows: list[dict], prompt: int) -> str:
@@ -586,16 +558,6 @@ def against_smallest(best: Choice, smallest: Choice) -> str:
 
 
 # ---------------------------------------------------------------------- the plan for Week 5
-def week5_row(row: Expected) -> dict:
-    """A row of the table that Week 5 fills in."""
-    return {
-        "layout": row.name,
-        "expected tokens/s": row.output_tokens_per_s,
-        "expected TPOT (ms)": row.tpot_ms,
-        "expected speed-up": row.speedup,
-    }
-
-
 def about_range() -> str:
     """Where the range of a speed-up comes from."""
     error, within, numbers = recorded.usual_error()

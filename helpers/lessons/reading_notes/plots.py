@@ -93,12 +93,10 @@ def blocks_in_use(rows: list[dict], block_size: int, caption: str) -> None:
     figures.show(fig, caption, table, "papers_blocks_in_use")
 
 
-def attention_times(
-    rows: list[dict], caption: str, device: str, recorded: list[dict] = (), recorded_on: str = ""
-) -> None:
+def attention_times(rows: list[dict], caption: str, device: str, recorded: list[dict] = ()) -> None:
     """Attention in torch by backend: time and, where torch counts it, memory.
 
-    rows: tokens, backend, ms, extra_mib (or None). recorded: the same from another machine.
+    rows: tokens, backend, ms, extra_mib (or None). recorded: the same from an H100.
     """
     everything = [*rows, *recorded]
     panels = {"ms": "ms per call"}
@@ -121,23 +119,20 @@ def attention_times(
             ):
                 ax.plot([], [], label=f"{backend}: 0 MiB, below a log axis", **look)
             if theirs:
-                named = f"{backend}, recorded: {recorded_on}"
-                curve(ax, theirs, "tokens", key, i, label=named, **hollow_line(COLORS[i]))
+                named = {"label": f"{backend}, recorded: H100", **hollow_line(COLORS[i])}
+                curve(ax, theirs, "tokens", key, i, **named)
         ax.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
         sizes = {row["tokens"] for row in everything}
         ticks(ax, sizes, rotation=40 if len(sizes) > 5 else 0)
         legend_below(ax, drop=0.3)
-    table = _by_machine(rows, device, recorded, recorded_on)
-    figures.show(fig, caption, table, "papers_attention_times")
+    figures.show(fig, caption, _by_machine(rows, device, recorded), "papers_attention_times")
 
 
-def _by_machine(rows, here: str, recorded, there: str) -> list[dict]:
-    return [{**r, "machine": here} for r in rows] + [{**r, "machine": there} for r in recorded]
+def _by_machine(rows, here: str, recorded) -> list[dict]:
+    return [{**r, "machine": here} for r in rows] + [{**r, "machine": "H100"} for r in recorded]
 
 
-def products(
-    rows: list[dict], knee: float, caption: str, recorded: list[dict] = (), recorded_on: str = ""
-) -> None:
+def products(rows: list[dict], knee: float, caption: str, recorded: list[dict] = ()) -> None:
     """Time of a layer's product by batch, and the shares of both ceilings that it reached.
 
     rows: batch, ms, allowed_ms, share_of_bandwidth, share_of_arithmetic. knee: the batch at which
@@ -145,7 +140,7 @@ def products(
     """
     title = "Another row is nearly free until arithmetic becomes the limit"
     fig, (left, right) = figures.figure(title, cols=2, size=(9.6, 4.3))
-    there = f"recorded: {recorded_on}"
+    there = "recorded: H100"
     curve(left, rows, "batch", "ms", label="measured here")
     allowed = {"label": "what the ceilings allow", "marker": "s", "color": SKY}
     curve(left, rows, "batch", "allowed_ms", **allowed)
@@ -167,7 +162,7 @@ def products(
         ax.set_xlabel("rows in the batch (dotted: this machine's knee)")
     left.legend(loc="upper left")
     legend_below(right, drop=0.26)
-    figures.show(fig, caption, _by_machine(rows, "here", recorded, recorded_on), "papers_products")
+    figures.show(fig, caption, _by_machine(rows, "here", recorded), "papers_products")
 
 
 def speculation(

@@ -67,13 +67,12 @@ def test_machine_figures_with_and_without_recorded_lines(pictures, gpu):
         "reading",
         "this machine",
         [] if gpu else h100["attention"],
-        "H100",
     )
     table = one(pictures).table
     assert {r["machine"] for r in table} == ({"this machine"} if gpu else {"this machine", "H100"})
     pictures.clear()
     rows = h100["products"] if gpu else h100["products"][:3]
-    plots.products(rows, 254.0, "reading", [] if gpu else h100["products"], "H100")
+    plots.products(rows, 254.0, "reading", [] if gpu else h100["products"])
     assert len(one(pictures).table) == (8 if gpu else 11)
 
 

@@ -640,8 +640,9 @@ def concerns(box: Box) -> list[str]:
     return [
         f"The plan counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m "
         "before anything else.",
-        "Predicted times were not measured on these GPUs: calibrate with one run at the smallest "
-        "TP that fits.",
+        "Predicted times were not measured on these GPUs (of Qwen2.5-7B on two H100s the decode "
+        "steps of TP 2 came within 5 %, prompts took up to 2.1 times as long): calibrate with one "
+        "run at the smallest TP that fits.",
     ]
 
 

@@ -42,10 +42,10 @@ class WorkerProbe:
 
         vLLM makes it in a dummy run (vllm/v1/worker/gpu_model_runner.py, _dummy_run), which the
         CPU's start leaves out when nothing is compiled (cpu_worker.py, _should_warm_up_model): the
-        first step would then fail with a KeyError of the scheduler.
+        first step would then fail with a KeyError of the scheduler. A GPU's start always makes it.
         """
         runner = self.model_runner
-        if runner.intermediate_tensors is None:
+        if runner.device.type == "cpu" and runner.intermediate_tensors is None:
             runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
                 batch_size=runner.max_num_tokens,
                 dtype=runner.model_config.dtype,

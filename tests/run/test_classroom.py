@@ -291,6 +291,13 @@ def test_predictions_checklist_and_damaged_lines(the_class):
     assert alike.startswith("reader 0: ") and "records with the same id" in alike
 
 
+def test_a_puzzle_that_only_the_file_calls_solved_does_not_count(the_class):
+    content = result(the_class, "Ana García")["content"]
+    assert content["puzzles"] == [], "her notebook ran and solved none"
+    said = "recorded as solved, not solved when the notebooks ran here: Blocks that a request holds"
+    assert said in content["impossible"]
+
+
 def test_measured_here_is_kept_apart_from_what_was_submitted(the_class):
     out = the_class[2]
     folder = out / "students" / result(the_class, "Ana García")["slug"]

@@ -13,6 +13,7 @@ from helpers.run.classroom import contents, flags, grading, pages, reports
 from helpers.run.classroom.grading import Grading
 from helpers.run.classroom.intake import find_submissions
 from helpers.run.course_file import UsageError, find_notebooks, read_course
+from tests.run.tools import run
 
 H100 = {"gpu": "NVIDIA H100 80GB HBM3", "model": "Qwen2.5-7B-Instruct", "cores": 16}
 CPU = {"gpu": None, "model": "tiny Qwen2 (4.5M)", "cores": 2}
@@ -35,7 +36,7 @@ def read(folder):
     """A student's result as reading a folder of measurements gives it."""
     about = {"verdict": "read", "why": "", "seconds": 1.0, "notebooks": [], "notes": []}
     name = folder.name
-    content = contents.assess(folder, folder / "export")
+    content = contents.assess(folder, folder / "export", folder / "measured_here")
     return about | {"machine": "m", "began": 0.0, "name": name, "slug": name, "content": content}
 
 
@@ -169,7 +170,7 @@ def test_a_number_that_is_none_is_flagged_and_costs_nothing_else(tmp_path, value
     line = json.dumps(record({"ttft_ms_p50": 3.0}))
     forged = line.replace("3.0", value)
     (tmp_path / store.FILE_NAME).write_text(f"{line}\n{forged}\n")
-    content = contents.assess(tmp_path, tmp_path / "export")
+    content = contents.assess(tmp_path, tmp_path / "export", tmp_path)
     assert content["records"] == 1 and content["damaged_lines"] == 1
     assert "line 2" in content["impossible"][0] and "finite number" in content["impossible"][0]
 
@@ -215,3 +216,28 @@ def test_what_is_copied_from_the_recorded_run_is_found():
 def test_the_course_file_that_ships_can_be_followed():
     given = read_course(REPO / "templates" / "course.yaml")
     assert Grading(given, find_notebooks(given.notebooks)).rubric
+
+
+def test_the_command_gives_points_and_does_one_student_again(pair, tmp_path):
+    given = {"rubric": {"insights": 3}, "deadline": "2020-01-01", "names": r".+_(?P<id>\d+)"}
+    (tmp_path / "course.yaml").write_text(json.dumps(given))
+    command = ["class", tmp_path / "s", "--out", tmp_path / "out", "--read-only", "--parameters"]
+    command += [tmp_path / "course.yaml"]
+
+    def grades():
+        text = (tmp_path / "out" / "grades.csv").read_text(encoding="utf-8-sig")
+        return {row["id"]: row for row in csv.DictReader(text.splitlines())}
+
+    done = run(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = grades()
+    assert (first["17"]["insights"], first["18"]["insights"]) == ("1", "0")
+    assert first["17"]["late"] == "yes"
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("out/students/*/result.json")}
+    done = run(*command, "--only", "17")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = {p: p.stat().st_mtime_ns for p in tmp_path.glob("out/students/*/result.json")}
+    assert [p.parent.name[:3] for p in before if after[p] != before[p]] == ["ann"]
+    assert grades() == first
+    done = run(*command, "--only", "nobody")
+    assert done.returncode == 2 and "nobody" in done.stderr

@@ -160,10 +160,28 @@ def self_check(records: list[dict]) -> dict | None:
     return result
 
 
-def puzzles_solved(records: list[dict]) -> list[str]:
-    """The titles of the code puzzles that the student's own notebooks have seen solved."""
-    latest = [r for r in latest_of(records) if r["experiment"] == "puzzle"]
-    return [one_line(r.get("title") or r["variant"], 80) for r in latest if r.get("solved") is True]
+def puzzles(records: list[dict], here: list[dict]) -> tuple[list[str], list[str]]:
+    """(titles of the code puzzles solved, titles that only the submitted file calls solved).
+
+    here: what the student's notebooks saved when they ran in class; of those notebooks a puzzle
+    counts when it was solved there.
+    """
+    claimed, again = _solved(records), _solved(here)
+    ran = {record["notebook"] for record in here}
+    only_claimed = {
+        key: title for key, title in claimed.items() if key[0] in ran and key not in again
+    }
+    counted = {key: title for key, title in (claimed | again).items() if key not in only_claimed}
+    return list(counted.values()), list(only_claimed.values())
+
+
+def _solved(records: list[dict]) -> dict[tuple[str, str], str]:
+    """Titles by (notebook, puzzle)."""
+    return {
+        (r["notebook"], r["variant"]): one_line(r.get("title") or r["variant"], 80)
+        for r in latest_of(records)
+        if r["experiment"] == "puzzle" and r.get("solved") is True
+    }
 
 
 def grade_again(record: dict) -> list[tuple[str, bool | None, str]]:
@@ -179,13 +197,19 @@ def grade_again(record: dict) -> list[tuple[str, bool | None, str]]:
     return [(one.question.id, one.counts, one.question.text) for one in score.graded]
 
 
-def assess(folder: Path, export: Path) -> dict:
+def assess(folder: Path, export: Path, here: Path) -> dict:
     """Everything that the class page shows of a submission's contents.
 
     folder: the gathered files (see gather). export: a new folder; the student's documents go there
-    with their open blanks filled from the student's own measurements.
+    with their open blanks filled from the student's own measurements. here: the folder of what the
+    notebooks measured in class, if they were executed.
     """
     records, problems = load(folder / FILE_NAME)
+    solved, only_claimed = puzzles(records, load(here / FILE_NAME)[0])
+    impossible = flags.impossible(records, problems)
+    if only_claimed:
+        titles = ", ".join(only_claimed)
+        impossible.append(f"recorded as solved, not solved when the notebooks ran here: {titles}")
     export.mkdir(parents=True, exist_ok=True)
     for name in MAX_BYTES:
         if (folder / name).exists():
@@ -200,7 +224,7 @@ def assess(folder: Path, export: Path) -> dict:
     return {
         "ids": ids[:500],  # with the numbers: to see who shares measurements
         "numbers": flags.signature(records),
-        "impossible": flags.impossible(records, problems),
+        "impossible": impossible,
         "records": len(records),
         "damaged_lines": len(problems),
         "problems": problems[:10],
@@ -210,7 +234,7 @@ def assess(folder: Path, export: Path) -> dict:
         "predictions": predictions(records),
         "answers": said,
         "self_check": self_check(records),
-        "puzzles": puzzles_solved(records),
+        "puzzles": solved,
         "checklist": _checklist(blanks),
         "differ": differing(folder, records),
         "machines": list(dict.fromkeys(one_line(machine, 80) for machine in machines))[:5],

@@ -25,9 +25,10 @@ LIMITS = {"AS": 8 * 2**30, "FSIZE": 200 * 2**20, "CORE": 0, "CPU": 120}
 def main(folder: Path, answer: Path) -> int:
     """The content first: a notebook that takes this process down costs pages only."""
     limit_resources(LIMITS)
-    if (folder / "measured_here").exists():
-        documents.export(folder / "measured_here")
-    content = contents.assess(folder / "submitted", folder / "export")
+    here = folder / "measured_here"
+    if here.exists():
+        documents.export(here)
+    content = contents.assess(folder / "submitted", folder / "export", here)
     replace_file(answer, json.dumps(content).encode())
     for notebook in sorted((folder / "notebooks").glob("*.ipynb")):
         text = page(notebook).encode("utf-8", "replace")

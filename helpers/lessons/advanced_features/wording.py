@@ -392,17 +392,25 @@ SERVICES_RULE = (
 
 
 def services(verdicts: list[Verdict]) -> list[str]:
-    """What gained for which service; where nothing did; where the machine was disturbed."""
+    """What gained for which service; where nothing did, what lost; where the machine was busy."""
     gained = [
         f"{verdict.service.name}: {' and '.join(_gained(verdict, f) for f in verdict.winners)}"
         for verdict in verdicts
         if verdict.winners
     ]
     none = [verdict.service.name for verdict in verdicts if not verdict.winners]
+    lost = [
+        f"{feature} for {verdict.service.name} ({gain.sentence('times as good')})"
+        for verdict in verdicts
+        for feature, gain in verdict.gains.items()
+        if verdict.of(feature) == "worse"
+    ]
+    others = [f"No gain that this run can see: {', '.join(none)}."] if none else []
+    others += [f"A loss: {'; '.join(lost)}."] if lost else []
     impossible = [line for verdict in verdicts for line in _impossible(verdict)]
     return [
         *([f"{'; '.join(gained)}."] if gained else []),
-        *([f"No gain that this run can see: {', '.join(none)}."] if none else []),
+        *([" ".join(others)] if others else []),
         *([" ".join(impossible)] if impossible else []),
     ]
 

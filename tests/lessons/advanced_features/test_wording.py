@@ -73,6 +73,14 @@ def test_a_gain_is_said_with_its_range_and_an_open_one_is_none():
     ]
 
 
+def test_a_loss_is_said_with_its_range():
+    [said] = wording.services([verdict("completion", speculative_decoding=within(0.13, 0.29))])
+    assert said == (
+        "No gain that this run can see: completion. "
+        "A loss: speculative decoding for completion (0.13 to 0.29 times as good)."
+    )
+
+
 def test_a_gain_without_a_mechanism_is_a_disturbed_machine():
     prefix = {"prefix_caching": within(1.1, 1.2), "cannot_act": {"prefix caching": "why"}}
     none, why = wording.services([verdict("batch", **prefix)])

@@ -366,8 +366,8 @@ def undecided(gain: Gain, speedups: dict[str, float]) -> str:
     predictions = f"It rules out {' and '.join(out)}." if out else "Both predictions lie in it."
     return (
         f" {predictions} A quiet machine would decide it: each rank waits for the slower one, so "
-        "any other program widens the range. Until then take one rank: it needs half the cores, "
-        "and nobody has shown it to be slower."
+        "any other program widens the range. Until then take one rank: it needs half of the "
+        "machine, and nobody has shown it to be slower."
     )
 
 
@@ -384,14 +384,6 @@ def beyond_allreduce(gain: Gain, one: Trial, two: Trial, count: int) -> str:
         f"themselves {own_ms:.2f} ms of them. The rest is not the transfer: each rank waits for "
         "the slower one at every all-reduce, and does whole what TP does not cut.",
         LINE,
-    )
-
-
-def in_two_stages(gain: Gain) -> str:
-    """What PP 2 did to one stream. gain: of its decode step over that of TP 1."""
-    return (
-        f"PP 2 against TP 1 here, one stream: {gain.sentence()}. Every token visits both halves of "
-        "the layers in turn, and is handed over between them."
     )
 
 

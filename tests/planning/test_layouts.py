@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.planning import Inventory, layouts
-from helpers.planning.engine_child import LATE, EngineChild
+from helpers.planning.engine_child import LATE, EngineChild, measure
 from helpers.planning.layouts import Trial
 from helpers.verdicts.machine import Disturbance
 
@@ -142,3 +142,32 @@ def test_ray_is_refused_at_once_where_vllm_has_no_devices_for_it(monkeypatch):
     assert "this machine has 1" in ray_nodes.run(CPU, devices=1).problem
     with pytest.raises(AssertionError, match="a node was started"):
         ray_nodes.run(CPU, devices=2)
+
+
+class SlowAtFirst:
+    """An engine whose first step of every number of streams takes five times as long."""
+
+    model_config = SimpleNamespace(get_vocab_size=lambda: 100)
+    scheduler = SimpleNamespace(max_num_seqs=8)
+    llm_engine = SimpleNamespace(vllm_config=SimpleNamespace(scheduler_config=scheduler))
+
+    def __init__(self):
+        self.seen = set()
+
+    def generate(self, prompts, params, use_tqdm):
+        step_s = 1e-3 if len(prompts) in self.seen else 5e-3
+        self.seen.add(len(prompts))
+        metrics = SimpleNamespace(
+            scheduled_ts=0.9,
+            first_token_ts=1.0,
+            first_token_latency=0.1,
+            last_token_ts=1.0 + step_s * (params.max_tokens - 1),
+            num_generation_tokens=params.max_tokens,
+        )
+        return [SimpleNamespace(metrics=metrics) for _ in prompts]
+
+
+def test_no_round_holds_the_first_steps_of_a_number_of_streams():
+    found = list(measure(SlowAtFirst(), decode=[(1, 8), (4, 8)], prefill=[8], output=8))[-1]
+    for case in ("1x8", "4x8"):
+        assert found["values"]["tpot_ms"][case] == pytest.approx([1.0, 1.0, 1.0])

@@ -6,12 +6,12 @@ from helpers.verdicts.gain import Gain
 
 from . import recorded
 from .choose import CANNOT_TELL, SAME, Choice, Ranking
-from .hardware import GIB, Box, make_box
+from .hardware import GIB, Box
 from .inventory import Device, Inventory
 from .launch import Launch
 from .layouts import Trial, recorded_on_two_gpus
 from .load import SpeedPrediction
-from .memory import EngineOptions, MemoryPlan, plan_memory
+from .memory import MemoryPlan
 from .models import ModelShape, valid_sizes, weight_parts
 from .week5_plan import Expected
 
@@ -164,24 +164,6 @@ def sizes_in_short(shape: ModelShape, memories: dict[int, MemoryPlan]) -> list[s
     if copied:
         out.append(f"TP {many} copies KV heads, since {shape.name} has {shape.kv_heads}.")
     return out
-
-
-def experts_rows(shape: ModelShape, box: Box, length: int) -> list[dict]:
-    """What tensor and data parallelism leave on a GPU of the box, with a context of ``length``."""
-    rows, options = [], EngineOptions(max_model_len=length)
-    for tp, dp in ((box.gpus, 1), (1, box.gpus)):
-        memory = plan_memory(shape, make_box(box.gpu, box.gpus), tp, 1, dp, options)
-        tokens = f"{dp * memory.kv_cache_tokens:,}" if memory.fits else f"none: {memory.problem}"
-        rows.append(
-            {
-                "model": shape.name,
-                "on": f"{box.gpus} x {box.gpu.name}",
-                "layout": f"TP {tp}" if dp == 1 else f"DP {dp}",
-                "weights, GiB a GPU": round(memory.weights_gib_per_gpu, 1),
-                "KV cache, tokens of all replicas": tokens,
-            }
-        )
-    return rows
 
 
 # ---------------------------------------------------------------------- 3. speed

@@ -214,9 +214,9 @@ def test_the_recorded_errors_are_one_row_for_each_machine_and_quantity():
 
 
 def test_replicas_of_a_mixture_keep_more_tokens_where_the_cache_is_a_latent():
-    both = wording.experts_rows(plan.load_shape("DeepSeek-V3"), plan.make_box("H200-SXM", 8), 8192)
-    tp, dp = (int(row["KV cache, tokens of all replicas"].replace(",", "")) for row in both)
-    assert dp > 3 * tp, both
+    model, box = plan.load_shape("DeepSeek-V3"), plan.make_box("H200-SXM", 8)
+    tp, dp = (plan.plan_memory(model, box, tp, 1, 8 // tp, OPTIONS) for tp in (8, 1))
+    assert 8 * dp.kv_cache_tokens > 3 * tp.kv_cache_tokens
 
 
 def test_the_plan_for_week_5_has_a_range_and_is_read_back():

@@ -7,9 +7,9 @@ from helpers.results.store import Results
 NOT_MEASURED, NOT_DECIDED = "not measured yet", "not decided yet"
 
 
-def evidence(store: Results) -> dict[str, tuple[str, str]]:
-    """Each choice by its key: (the choice, what was measured of it this week), both in words."""
-    return {key: (choice, sentence(store)) for key, (choice, sentence) in _ROWS.items()}
+def evidence(store: Results) -> dict[str, tuple[str, str, str]]:
+    """Each choice by its key: (the choice, what was measured of it this week, what to decide)."""
+    return {key: (choice, measured(store), ask) for key, (choice, measured, ask) in _ROWS.items()}
 
 
 def table(store: Results) -> list[dict]:
@@ -33,16 +33,16 @@ def _number(store: Results, experiment: str, variant: str, name: str) -> float |
     return (store.get(experiment, variant) or {"metrics": {}})["metrics"].get(name)
 
 
-def _range(store: Results, experiment: str, variant: str, name: str) -> str:
-    low, high = (_number(store, experiment, variant, f"{name}_{end}") for end in ("low", "high"))
+def _changed(store: Results, name: str) -> str:
+    """The range of changed / default of a number that the options of section 8 changed."""
+    low, high = (
+        _number(store, "options", "changed", f"{name}_over_default_x_{end}")
+        for end in ("low", "high")
+    )
     if low is None or high is None:
         return NOT_MEASURED
     open_ = " (undecided)" if low <= 1 <= high else ""
     return f"{low:.2f} to {high:.2f} times{open_}"
-
-
-def _changed(store: Results, name: str) -> str:
-    return _range(store, "options", "changed", f"{name}_over_default_x")
 
 
 def _places(store: Results) -> str:
@@ -53,15 +53,6 @@ def _places(store: Results) -> str:
 def _chunks(store: Results) -> str:
     gap, ttft = _changed(store, "gap_ms"), _changed(store, "long_ttft_ms")
     return f"256 against the default: longest gap in a stream {gap}; a long prompt's TTFT {ttft}"
-
-
-def _prefixes(store: Results) -> str:
-    on, off = (
-        _number(store, "options", variant, "ttft_again_x") for variant in ("default", "changed")
-    )
-    if on is None or off is None:
-        return NOT_MEASURED
-    return f"TTFT of a prompt again / the first time: {on:.2f} with the cache, {off:.2f} without"
 
 
 def _refused(store: Results) -> str:
@@ -80,27 +71,25 @@ def _load(store: Results) -> str:
     return f"{goal}; the server kept up with {kept_up:.4g}/s"
 
 
-def _server(store: Results) -> str:
-    share = _range(store, "server", "all_at_once", "server_share_x")
-    return f"the server's tokens/s over the notebook's: {share}"
-
-
-def _stop(store: Results) -> str:
-    said = []
-    for variant, timeout in (("no_timeout", "0 s"), ("timeout_30_s", "30 s")):
-        complete = _number(store, "shutdown", variant, "complete")
-        streams = _number(store, "shutdown", variant, "streams")
-        if complete is not None and streams is not None:
-            said.append(f"with {timeout}, {complete:.0f} of {streams:.0f} streams were complete")
-    return "; ".join(said) or NOT_MEASURED
-
-
 _ROWS = {
-    "places": ("Requests in a step (--max-num-seqs)", _places),
-    "chunks": ("Tokens in a step (--max-num-batched-tokens)", _chunks),
-    "prefixes": ("Prefix caching", _prefixes),
-    "admission": ("Refuse or let wait (--max-num-queued-reqs)", _refused),
-    "load": ("Load of one copy", _load),
-    "server": ("Server or engine in the program", _server),
-    "shutdown": ("Time to stop (--shutdown-timeout)", _stop),
+    "places": (
+        "Requests in a step (--max-num-seqs)",
+        _places,
+        "Which of the two services gets more places?",
+    ),
+    "chunks": (
+        "Tokens in a step (--max-num-batched-tokens)",
+        _chunks,
+        "Who pays for small steps, and in which service is it worth it?",
+    ),
+    "admission": (
+        "Refuse or let wait (--max-num-queued-reqs)",
+        _refused,
+        "Whom would you refuse, and what should that client do?",
+    ),
+    "load": (
+        "Load of one copy",
+        _load,
+        "How much would you give one copy, and what happens when more comes?",
+    ),
 }

@@ -7,7 +7,7 @@ from helpers.results import Results
 def test_without_measurements_every_row_says_so(tmp_path):
     store = Results("05_server_mode", tmp_path)
     found = decisions.evidence(store).values()
-    assert all(decisions.NOT_MEASURED in measured for _, measured in found)
+    assert all(decisions.NOT_MEASURED in measured for _, measured, _ in found)
     assert [row["what I would do"] for row in decisions.table(store)] == ["not decided yet"] * len(
         found
     )
@@ -15,17 +15,15 @@ def test_without_measurements_every_row_says_so(tmp_path):
 
 def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     store = Results("05_server_mode", tmp_path)
-    ratio = {"ttft_ms_p50_over_default_x_low": 1.4, "ttft_ms_p50_over_default_x_high": 1.9}
-    store.save("options", "changed", {"refused": 14.0, **ratio})
+    ttft = {"ttft_ms_p50_over_default_x_low": 1.4, "ttft_ms_p50_over_default_x_high": 1.9}
+    gap = {"gap_ms_over_default_x_low": 0.9, "gap_ms_over_default_x_high": 1.1}
+    store.save("options", "changed", {"refused": 14.0, **ttft, **gap})
     store.save("capacity", "open_loop", {"kept_up_per_s": 95.0})
     store.save("sizing", "goal_met", {"arrivals_per_s": 60.0})
-    store.save("server", "all_at_once", {"server_share_x_low": 0.9, "server_share_x_high": 1.1})
-    store.save("shutdown", "no_timeout", {"complete": 0.0, "streams": 4.0})
-    measured = {key: said for key, (_, said) in decisions.evidence(store).items()}
+    measured = {key: said for key, (_, said, _) in decisions.evidence(store).items()}
     assert "TTFT 1.40 to 1.90 times; TPOT not measured yet" in measured["places"]
-    assert "(undecided)" not in measured["places"] and "(undecided)" in measured["server"]
+    assert "(undecided)" not in measured["places"] and "(undecided)" in measured["chunks"]
     assert "the goal held at 60/s; the server kept up with 95/s" in measured["load"]
-    assert "with 0 s, 0 of 4 streams were complete" in measured["shutdown"]
     store.save("decision", "load", {}, choice="Load of one copy", measured=measured["load"])
     store.save("answer", "decision_load", {}, text="50 a second, for the chat", source="typed")
     [row] = [row for row in decisions.table(store) if row["choice"] == "Load of one copy"]

@@ -68,11 +68,27 @@ def test_points_follow_the_rubric_and_every_criterion_counts(pair, tmp_path):
     assert Grading(given, find_notebooks(["01"])).marks(refused) == []
 
 
+def test_a_puzzle_that_nothing_ran_again_counts_and_is_said_to_be_as_recorded(pair, tmp_path):
+    found, students = pair
+    pages.write(tmp_path, students, [], read_only=True)
+    reports.write(tmp_path, found, students, Grading(course(tmp_path), find_notebooks()))
+    assert "1, 1 as recorded" in (tmp_path / "class.html").read_text()
+    said = "Not run again, counted as your file records them: 1."
+    assert said in pages.feedback(tmp_path, students[0]).read_text()
+    solved = Results("01_review", tmp_path / "other")
+    solved.save("puzzle", "blocks_held", {}, title="Blocks", solved=True, source="evidence")
+    records = store.load(tmp_path / "other" / store.FILE_NAME)[0]
+    failed = [record | {"solved": False} for record in records]
+    assert contents.puzzles(records, []) == (["Blocks"], [], ["Blocks"])
+    assert contents.puzzles(records, records) == (["Blocks"], [], [])
+    assert contents.puzzles(records, failed) == ([], ["Blocks"], [])
+
+
 def test_no_forged_number_of_things_gives_more_than_the_points(pair, tmp_path):
     student = pair[1][0]
     student["content"]["puzzles"] = [str(n) for n in range(99)]
     marks = Grading(course(tmp_path, rubric={"puzzles": 10}), find_notebooks()).marks(student)
-    assert marks[0].points == 10
+    assert marks[0].points == 10 and marks[0].done == marks[0].of
 
 
 @pytest.mark.parametrize(

@@ -160,19 +160,18 @@ def self_check(records: list[dict]) -> dict | None:
     return result
 
 
-def puzzles(records: list[dict], here: list[dict]) -> tuple[list[str], list[str]]:
-    """(titles of the code puzzles solved, titles that only the submitted file calls solved).
+def puzzles(records: list[dict], here: list[dict]) -> tuple[list[str], list[str], list[str]]:
+    """Titles of the code puzzles that count, of those refuted here, of those taken on trust.
 
     here: what the student's notebooks saved when they ran in class; of those notebooks a puzzle
-    counts when it was solved there.
+    counts when it was solved there. Any other counts as the submitted file records it.
     """
     claimed, again = _solved(records), _solved(here)
     ran = {record["notebook"] for record in here}
-    only_claimed = {
-        key: title for key, title in claimed.items() if key[0] in ran and key not in again
-    }
-    counted = {key: title for key, title in (claimed | again).items() if key not in only_claimed}
-    return list(counted.values()), list(only_claimed.values())
+    unseen = {key: title for key, title in claimed.items() if key not in again}
+    refuted = [title for key, title in unseen.items() if key[0] in ran]
+    on_trust = [title for key, title in unseen.items() if key[0] not in ran]
+    return [*again.values(), *on_trust], refuted, on_trust
 
 
 def _solved(records: list[dict]) -> dict[tuple[str, str], str]:
@@ -205,10 +204,10 @@ def assess(folder: Path, export: Path, here: Path) -> dict:
     notebooks measured in class, if they were executed.
     """
     records, problems = load(folder / FILE_NAME)
-    solved, only_claimed = puzzles(records, load(here / FILE_NAME)[0])
+    solved, refuted, on_trust = puzzles(records, load(here / FILE_NAME)[0])
     impossible = flags.impossible(records, problems)
-    if only_claimed:
-        titles = ", ".join(only_claimed)
+    if refuted:
+        titles = ", ".join(refuted)
         impossible.append(f"recorded as solved, not solved when the notebooks ran here: {titles}")
     export.mkdir(parents=True, exist_ok=True)
     for name in MAX_BYTES:
@@ -235,6 +234,7 @@ def assess(folder: Path, export: Path, here: Path) -> dict:
         "answers": said,
         "self_check": self_check(records),
         "puzzles": solved,
+        "puzzles_on_trust": on_trust,
         "checklist": _checklist(blanks),
         "differ": differing(folder, records),
         "machines": list(dict.fromkeys(one_line(machine, 80) for machine in machines))[:5],

@@ -107,8 +107,9 @@ class Grading:
         found = []
         for name, most in self.rubric.items():
             done, of = self._done(name, student)
-            share = min(1.0, done / of) if of else 0.0
-            found.append(Mark(name, done, of, round(share * most, 2), most))
+            done = min(done, of)  # an optional one counts, and none beyond the whole
+            points = round(most * done / of, 2) if of else 0.0
+            found.append(Mark(name, done, of, points, most))
         return found
 
     def _done(self, criterion: str, student: dict) -> tuple[float, float]:

@@ -57,6 +57,7 @@ def row(student: dict, alike: dict[str, str]) -> dict:
         "self_check_right": _or_nothing(check.get("correct")),
         "self_check_questions": _or_nothing(check.get("questions")),
         "puzzles_solved": len(content.get("puzzles", ())),
+        "puzzles_on_trust": len(content.get("puzzles_on_trust", ())),
         "checklist_done": len(checklist),
         "numbers_that_differ": len(content.get("differ", ())),
         "measurements": content.get("records", 0),

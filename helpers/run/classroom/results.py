@@ -15,7 +15,7 @@ from helpers import replace_file
 from helpers.run.classroom.intake import Submission
 
 ROUNDED_S = 0.1  # of a result's times
-VERSION = 5  # of result.json
+VERSION = 6  # of result.json
 
 
 @dataclass

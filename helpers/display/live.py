@@ -221,12 +221,11 @@ class EngineStart:
         return self
 
     def __exit__(self, failed, *_) -> None:
-        seconds = time.perf_counter() - self._start
         self._end.set()
         self._thread.join(timeout=2)
         with contextlib.suppress(OSError):
-            self._look()
-        self.seconds = seconds
+            self._look()  # a phase that it finds now begins before the end
+        self.seconds = seconds = time.perf_counter() - self._start
         took = self.phases_s().items()
         parts = [f"{label} {number(part, 3)}" for label, part in took if part >= 0.05]
         if failed:

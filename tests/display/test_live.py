@@ -204,3 +204,13 @@ def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_
     with live.memory(silent, hz=10) as view:
         close_engine()
     assert view.kv == [] and view.stopped_early is None and view.sampler.samples
+
+
+def test_a_phase_that_begins_just_before_the_end_takes_no_negative_time(tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    with live.EngineStart(log, [("open the port", "Starting vLLM server on")]) as view:
+        log.write_text("Starting vLLM server on http://127.0.0.1:8000")
+    took = view.phases_s()
+    assert list(took) == ["load vLLM", "open the port"] and min(took.values()) >= 0
+    assert sum(took.values()) == pytest.approx(view.seconds)

@@ -10,7 +10,7 @@ from helpers.engine.profile import Profile
 EACH = 8  # requests of every client of a closed loop
 KEEPS_UP = 0.9  # of the arrivals: fewer answers a second are no drain of the last requests
 FAR_BEHIND = 0.8  # of the arrivals: no other run would change the verdict
-STEP, CLOSE_ENOUGH, MOST_RUNS = 1.16, 1.17, 8  # of the search for the capacity
+STEP, CLOSE_ENOUGH, MOST_RUNS = 1.16, 1.33, 8  # of the search for the capacity
 
 
 def clients_to_try(profile: Profile) -> list[int]:

@@ -44,7 +44,7 @@ def test_the_search_finds_the_capacity_from_any_guess(guess):
     for rate in sizing.rates_to_try([0.4 * guess, 0.7 * guess], guess, rows):
         rows.append(row(rate, 100))
     low, high = sizing.capacity(rows)
-    assert low < high <= 1.17 * low and len(rows) <= sizing.MOST_RUNS
+    assert low < high <= sizing.CLOSE_ENOUGH * low and len(rows) <= sizing.MOST_RUNS
     assert low <= 1.12 * 100 and high >= 100, "a tenth above it is seen as falling behind"
     assert len({one["offered_per_s"] for one in rows}) == len(rows), "no rate twice"
 

@@ -46,7 +46,6 @@ class Class:
     read_only: bool
     parameters: dict
     course: dict[str, set[str]]  # the parameters of each notebook of this run
-    keep_work: bool
     at_once: int = 1  # submissions on one machine at a time: records say when it is more
 
     def mark(self, submission: Submission) -> str:
@@ -111,8 +110,7 @@ class _Attempt:
         try:
             self._in_sandbox()
         finally:
-            if not self.work.keep_work:
-                shutil.rmtree(self.place.sandbox, ignore_errors=True)
+            shutil.rmtree(self.place.sandbox, ignore_errors=True)
 
     def _in_sandbox(self) -> None:
         student = self.student

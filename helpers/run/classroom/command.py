@@ -28,11 +28,6 @@ from helpers.run.classroom.workers import on_this_machine
 from helpers.run.course_file import UsageError, assign_parameters, find_notebooks, parameters_of
 
 STUDENT_GIB = 2.7  # the most that all processes of one student held, on two CPU cores
-CONTAINER = (
-    "docker run --rm --network none --read-only --tmpfs /tmp --memory 16g --pids-limit 512 "
-    "--user 1000:1000 -v SUBMISSIONS:/in:ro -v FOLDER:/out "
-    "IMAGE python -m helpers.run class /in --out /out"
-)
 
 
 def gpu_ids() -> list[str]:
@@ -48,8 +43,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m helpers.run class",
         description="Run or read a class's submissions.",
-        epilog="Student code runs as you. To keep it from your files and the network, "
-        f"use a container: {CONTAINER}",
+        epilog="Student code runs as you. To keep it from your files and the network, use a "
+        "container: README.md, “For instructors”, has the line.",
     )
 
     def add(name: str, text: str, **more) -> None:
@@ -81,7 +76,6 @@ def arguments() -> argparse.ArgumentParser:
     add("--dry-run", dry, type=int, nargs="?", const=0, metavar="STUDENTS")
     again = "one student by id or name, done again; the others' results stay"
     add("--only", again, metavar="ID")
-    add("--keep-work", "keep the folders in which the notebooks ran", action="store_true")
     return parser
 
 
@@ -128,7 +122,6 @@ def main(argv: list[str]) -> int:
         read_only=given.read_only,
         parameters=course.parameters,
         course={path.stem: parameters_of(path) for path in notebooks},
-        keep_work=given.keep_work,
         at_once=given.jobs,
     )
     here = on_this_machine(given.jobs, devices)

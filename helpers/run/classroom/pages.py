@@ -6,7 +6,6 @@ beside this file), and the pages' policy forbids scripts.
 
 from __future__ import annotations
 
-import math
 import statistics
 import urllib.parse
 from collections import Counter
@@ -76,16 +75,13 @@ def _or_nothing(value):
     return "" if value is None else value
 
 
-def histogram(values: list[float], low=None, high=None, step: int | None = None) -> list[dict]:
-    """[{"label", "count", "share"}] for ranges of whole numbers; [] without values.
+def histogram(values: list[float], low: int, high: int, step: int) -> list[dict]:
+    """[{"label", "count", "share"}] for ranges of `step` whole numbers; [] without values.
 
-    step: of a range; about ten ranges for None. share: of the fullest range, in percent.
+    share: of the fullest range, in percent.
     """
     if not values:
         return []
-    low = math.floor(min(values)) if low is None else low
-    high = math.ceil(max(values)) if high is None else high
-    step = step or max(1, math.ceil((high - low + 1) / 10))
     starts = range(low, high + 1, step)
     counts = [sum(start <= value < start + step for value in values) for start in starts]
     bars = []
@@ -118,16 +114,12 @@ def _distributions(rows: list[dict]) -> list[tuple[str, list[dict]]]:
     checked = [r for r in rows if r["self_check_questions"]]
     shares = [100 * (r["self_check_right"] or 0) / r["self_check_questions"] for r in checked]
     looked_at = [r for r in rows if r["blanks_missing"] != ""]
-    filled = [r["blanks_measured"] + r["blanks_calculated"] + r["blanks_typed"] for r in looked_at]
-    seconds = [round(r["seconds"]) for r in rows if r["verdict"] in ("ran", "failed")]
     solved = [r["puzzles_solved"] for r in looked_at]
     done = [r["checklist_done"] for r in looked_at]
     all_of_them = [
         ("Self-check, per cent right", histogram(shares, 0, 100, 10)),
-        ("Blanks filled (measured, calculated or typed)", histogram(filled)),
         ("Code puzzles solved", histogram(solved, 0, PUZZLES, 1)),
         ("Checklist items done", histogram(done, 0, 8, 1)),
-        ("Seconds on this machine", histogram(seconds)),
     ]
     return [(title, bars) for title, bars in all_of_them if bars]
 

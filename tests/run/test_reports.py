@@ -51,6 +51,8 @@ def pair(tmp_path):
     guess = {"predicted": 8.0, "measured": 10.0}
     about = {"unit": "x", "source": "student", "residual": "Steps cost more."}
     work.save("prediction", "improvement_x", guess, **about)
+    work.save("answer", "tp_reason", {}, text="It fits.", source="planner")
+    work.save("prediction", "weights_gib", guess, source="formula", residual="Biases are left out.")
     work.save("puzzle", "blocks_held", {}, title="Blocks", solved=True, source="evidence")
     found, _ = find_submissions(tmp_path / "s")
     return found, [read(tmp_path / "s" / name) for name in ("ann_17", "bob_18")]
@@ -133,7 +135,9 @@ def test_the_pages_show_what_was_typed_as_it_was_typed_and_no_other_student(pair
     shown = "&lt;b&gt;Batching&lt;/b&gt; shares weights.<br><span>$</span>x<span>$</span>"
     answers = (tmp_path / "answers.html").read_text()
     page = pages.feedback(tmp_path, students[0]).read_text()
+    assert "Biases are left out." not in answers, "a formula's sentence is no student's answer"
     for html in (answers, page):
+        assert "It fits." not in html, "the planner's words are no student's answer"
         assert shown in html and "What have &lt;you&gt; learned?" in html
         assert "Steps cost more." in html and "default-src 'none'" in html
     assert "Blocks" in page and "@media print" in page and "bob" not in page

@@ -37,20 +37,20 @@ def _write(path: Path, title: str, body: str) -> None:
 
 
 def questions(students: list[dict]) -> list[dict]:
-    """Every question that was answered: key, words (as most were asked it) and a row an answer.
+    """Every question that a student answered: key, words (as most were asked it), a row an answer.
 
-    A prediction is one, too, where the student said a number or why it differs.
+    A typed prediction is one, too. What a formula, the planner or a parameter said is nobody's.
     """
     asked: dict[str, dict] = {}
     for student in students:
         link = urllib.parse.quote(f"feedback/{student['slug']}.html")
         about = {"name": student["name"], "link": link, "numbers": ()}
         for answer in student["content"].get("answers", ()):
-            _add(asked, answer, about | {"text": answer["text"], "by": answer["by"]})
+            if answer["by"] == "student":
+                _add(asked, answer, about | {"text": answer["text"]})
         for guess in student["content"].get("predictions", ()):
-            if guess["by"] == "student" or guess["why"]:
-                said = {"text": guess["why"], "by": guess["by"], "numbers": _numbers(guess)}
-                _add(asked, guess, about | said)
+            if guess["by"] == "student":
+                _add(asked, guess, about | {"text": guess["why"], "numbers": _numbers(guess)})
     for question in asked.values():
         words = question.pop("questions").most_common(1)[0][0]
         question["words"] = words or question["key"].replace("_", " ")

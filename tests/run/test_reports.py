@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from helpers import REPO
+from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import Results, store
 from helpers.run.classroom import contents, flags, grading, pages, reports
 from helpers.run.classroom.grading import Grading
@@ -65,6 +66,7 @@ def test_points_follow_the_rubric_and_every_criterion_counts(pair, tmp_path):
     assert (marks["insights"].done, marks["insights"].points) == (1, 3.33)
     assert (marks["puzzles"].done, marks["puzzles"].of, marks["puzzles"].points) == (1, 2, 5)
     assert (marks["predictions"].done, marks["predictions"].of) == (1, 3)
+    assert (marks["self_check"].done, marks["self_check"].of) == (0, len(make_quiz("")))
     assert all(0 <= mark.points <= mark.most for mark in marks.values())
     refused = pair[1][0] | {"verdict": "refused"}
     assert Grading(given, find_notebooks(["01"])).marks(refused) == []

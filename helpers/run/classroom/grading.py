@@ -21,6 +21,7 @@ from pathlib import Path
 
 from helpers import replace_file
 from helpers.lessons.puzzles.check import PUZZLES
+from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results.blanks import SLOTS
 from helpers.run import start_page
 from helpers.run.classroom.intake import Submission
@@ -134,7 +135,7 @@ class Grading:
         if criterion == "checklist":
             return len(content.get("checklist", ())), CHECKLIST
         check = content.get("self_check") or {}
-        return check.get("correct") or 0, check.get("questions") or 1
+        return check.get("correct") or 0, check.get("questions") or len(make_quiz(""))
 
     def _covered(self, experiment: str, keys: list[str]) -> tuple[int, int]:
         """How many of the exercises of a kind have an answer, and how many there are."""

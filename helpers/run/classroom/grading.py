@@ -13,7 +13,6 @@ import contextlib
 import csv
 import io
 import math
-import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from helpers.lessons.puzzles.check import PUZZLES
 from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results.blanks import SLOTS
 from helpers.run import start_page
-from helpers.run.classroom.intake import Submission
+from helpers.run.classroom.intake import Submission, files_of
 from helpers.run.course_file import Course, UsageError
 
 CRITERIA = {
@@ -40,7 +39,6 @@ CRITERIA = {
 INSIGHTS = 3
 CHECKLIST = sum(line.startswith("- [ ] ") for _, _, line in SLOTS)
 UNGRADED = ("waiting", "error", "refused")
-MOST_FILES = 5000
 # Excel takes the wide forms for the narrow ones, and a semicolon for the end of a cell where a
 # decimal comma is in use.
 _FORMULA = re.compile(r"(^|;)([\s\"']*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
@@ -161,12 +159,8 @@ class Grading:
 
 def handed_in(source: Path) -> datetime | None:
     """The time of an archive or a notebook; of a folder that of its newest file."""
-    paths = [source]
-    if source.is_dir() and not source.is_symlink():
-        every = (Path(folder) / name for folder, _, names in os.walk(source) for name in names)
-        paths = [path for path, _ in zip(every, range(MOST_FILES), strict=False)]
     times = []
-    for path in paths:
+    for path in files_of(source):
         with contextlib.suppress(OSError):
             times.append(path.lstat().st_mtime)
     return datetime.fromtimestamp(max(times), UTC) if times else None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -116,6 +117,14 @@ def find_submissions(
         source = str(Path(folder).absolute() / entry.name)
         found.append(Submission(name, slug(entry.name), source, refused, parts.get("id") or ""))
     return found, notes
+
+
+def files_of(source: Path) -> list[Path]:
+    """A submission's own file, or those of its folder in the order of their names."""
+    if source.is_symlink() or not source.is_dir():
+        return [source]
+    every = (Path(folder) / name for folder, _, names in os.walk(source) for name in names)
+    return sorted(itertools.islice(every, MAX_FILES))
 
 
 def safe_parts(name: str) -> tuple[str, ...]:

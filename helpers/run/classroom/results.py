@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from helpers import replace_file
-from helpers.run.classroom.intake import Submission
+from helpers.run.classroom.intake import Submission, files_of
 
 ROUNDED_S = 0.1  # of a result's times
 VERSION = 6  # of result.json
@@ -46,11 +46,7 @@ def fingerprint(submission: Submission, options: dict) -> str:
     """Changes when the submission or the way it is run does; a resumed run then does it again."""
     digest = hashlib.sha256(json.dumps([VERSION, options], sort_keys=True, default=str).encode())
     source = Path(submission.source)
-    paths = [source]
-    if source.is_dir() and not source.is_symlink():
-        files = (Path(folder) / name for folder, _, names in os.walk(source) for name in names)
-        paths = sorted(files)[:5000]
-    for path in paths:
+    for path in files_of(source):
         try:
             info = path.lstat()
         except OSError:

@@ -13,6 +13,9 @@ FAR_BEHIND = 0.8  # of the arrivals: no other run would change the verdict
 STEP, CLOSE_ENOUGH, MOST_RUNS = 1.16, 1.33, 8  # of the search for the capacity
 
 
+LOWER_RATES = 3  # each half of the one before, when no rate met the goal
+
+
 def clients_to_try(profile: Profile) -> list[int]:
     """Numbers of clients for a closed loop on this machine."""
     return [1, 8, 16, 32, 64] if profile.name == "cpu" else [1, 8, 32, 64, 128, 256]
@@ -75,11 +78,19 @@ def next_rate(rows: list[dict], start: float) -> float | None:
     return math.sqrt(low * high) if low else high / STEP
 
 
-def rates_to_try(first: list[float], start: float, rows: list[dict]) -> Iterator[float]:
-    """The rates of `first`, then those of `next_rate`; `rows` is to grow by a run for each."""
+def rates_to_try(
+    first: list[float], start: float, rows: list[dict], share: float
+) -> Iterator[float]:
+    """The rates of `first`, those of `next_rate`, then lower ones until `share` meet the goal.
+
+    `rows` is to grow by a run for each.
+    """
     yield from first
     while (rate := next_rate(rows, round(start, 1))) is not None:
         yield round(rate, 1)
+    for _ in range(LOWER_RATES):
+        if best_rate(rows, share) is None:
+            yield round(min(row["offered_per_s"] for row in rows) / 2, 1)
 
 
 def best_rate(rows: list[dict], share: float) -> dict | None:

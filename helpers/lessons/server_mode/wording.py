@@ -82,10 +82,11 @@ def open_loop(rows: list[dict], goals_ms: dict, best: dict | None, share: float)
     return said
 
 
-def capacity(low: float, high: float, closed_per_s: float) -> str:
+def capacity(low: float, high: float, closed_per_s: float, most_per_s: float) -> str:
     """Between which rates the open loop found the capacity, and what the closed loop had said.
 
-    low, high: of sizing.capacity. Within 3 % of them the closed loop agrees.
+    low, high: of sizing.capacity. Within 3 % of them the closed loop agrees. most_per_s: the most
+    answers a second of any run.
     """
     if not low:
         return f"The server fell behind at every rate tried, down to {high:.4g} arrivals a second."
@@ -95,6 +96,12 @@ def capacity(low: float, high: float, closed_per_s: float) -> str:
         f"With {low:.4g} arrivals a second the server kept up; with {high:.4g} it fell behind: "
         "its capacity lies between them."
     )
+    if most_per_s > 1.1 * high:
+        return (
+            f"With {high:.4g} arrivals a second the server fell behind, and in another run it "
+            f"answered {most_per_s:.4g}: the machine was not equally fast in both, so its capacity "
+            "is open. Run this again when nothing else runs."
+        )
     closed = f"The closed loop answered {closed_per_s:.4g} requests a second"
     if closed_per_s < 0.97 * low:
         return (
@@ -137,6 +144,17 @@ def goal(best: dict | None, share: float) -> str:
     return (
         f"{best['offered_per_s']:.4g} arrivals a second were the most at which "
         f"{100 * share:.0f} % of the requests met the goal."
+    )
+
+
+def why_peak(ratio: float | None) -> str:
+    """Why more or fewer requests waited than the formula says. ratio: measured / predicted."""
+    if ratio is None or 0.9 < ratio < 1.1:
+        return ""
+    if ratio > 1:
+        return "Every new prompt slows those that decode, so answers came later than assumed."
+    return (
+        "The batch fills little by little, so the first answers come sooner than from a full one."
     )
 
 

@@ -33,20 +33,32 @@ def test_levels_of_a_closed_loop_get_eight_requests_a_client_where_time_allows()
     assert least == 512, "two each at least"
 
 
-def row(rate, capacity):
+def row(rate, capacity, good_share=1.0):
     """A run at a rate, of a server that answers `capacity` requests a second and no more."""
-    return {"offered_per_s": rate, "answered_per_s": min(rate, capacity)}
+    about = {"offered_per_s": rate, "answered_per_s": min(rate, capacity)}
+    return about | {"good_share": good_share}
 
 
 @pytest.mark.parametrize("guess", [60, 70, 95, 92.52, 100, 104, 130.04, 170])
 def test_the_search_finds_the_capacity_from_any_guess(guess):
     rows = []
-    for rate in sizing.rates_to_try([0.4 * guess, 0.7 * guess], guess, rows):
+    for rate in sizing.rates_to_try([0.4 * guess, 0.7 * guess], guess, rows, 0.9):
         rows.append(row(rate, 100))
     low, high = sizing.capacity(rows)
     assert low < high <= sizing.CLOSE_ENOUGH * low and len(rows) <= sizing.MOST_RUNS
     assert low <= 1.12 * 100 and high >= 100, "a tenth above it is seen as falling behind"
     assert len({one["offered_per_s"] for one in rows}) == len(rows), "no rate twice"
+
+
+def test_a_goal_that_no_rate_met_is_looked_for_at_lower_rates():
+    rows = []
+    for rate in sizing.rates_to_try([40, 70], 100, rows, 0.9):
+        rows.append(row(rate, 100, good_share=1.0 if rate < 12 else 0.5))
+    assert sizing.best_rate(rows, 0.9)["offered_per_s"] == 10
+    rows = []
+    for rate in sizing.rates_to_try([40, 70], 100, rows, 0.9):
+        rows.append(row(rate, 100, good_share=0.5))
+    assert min(one["offered_per_s"] for one in rows) == 5, "and then it is given up"
 
 
 def test_the_last_answers_may_come_a_little_later():

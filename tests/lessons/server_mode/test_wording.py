@@ -83,9 +83,16 @@ def test_a_gain_without_a_cache_is_called_a_disturbance():
     ],
 )
 def test_the_capacity_is_said_as_it_was_found(low, high, closed, said):
-    sentence = wording.capacity(low, high, closed)
+    sentence = wording.capacity(low, high, closed, most_per_s=105)
     assert said in sentence
     assert ("its capacity lies between them" in sentence) == (low == 100)
+    assert "is open" in wording.capacity(64.7, 72.4, 92, most_per_s=101.3)
+
+
+@pytest.mark.parametrize("ratio, said", [(None, ""), (1.05, ""), (1.5, "later"), (0.7, "sooner")])
+def test_the_peak_is_explained_in_the_direction_in_which_it_missed(ratio, said):
+    sentence = wording.why_peak(ratio)
+    assert said in sentence and bool(sentence) == bool(said)
 
 
 def test_a_goal_that_was_missed_at_less_load_is_no_effect_of_load():

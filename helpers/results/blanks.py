@@ -106,9 +106,13 @@ def _not_varied(facts: Facts, argument: str) -> str:
 
 
 def max_num_seqs(facts: Facts) -> Fill:
-    """The best max_num_seqs."""
+    """The best max_num_seqs, and how many requests were there at most, where those were fewer."""
     value = _engine_arg(facts, "max_num_seqs")
-    return MISSING if value is None else from_record(facts.best, f"{value:g}")
+    if value is None:
+        return MISSING
+    sent = finite(facts.best["metrics"].get("requests"))
+    less = f" (tried with {sent:g} requests)" if sent and sent < value else ""
+    return from_record(facts.best, f"{value:g}{less}")
 
 
 def _engine_arg(facts: Facts, name: str) -> float | None:

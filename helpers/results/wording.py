@@ -7,6 +7,7 @@ import re
 
 from helpers.display.as_typed import in_markdown
 from helpers.results.one_run import OTHER_RUN
+from helpers.verdicts.gain import WIDE
 
 # What a record's `source` says about its numbers. No source, or another one: measured.
 TYPED = {"typed", "student", "parameter", "form"}
@@ -105,9 +106,15 @@ def chief_metrics(record: dict) -> list[str]:
 
 
 def _range(metrics: dict[str, float], name: str) -> str:
-    """The range that was measured, where a record has one: " (1.8 to 2.1)"."""
+    """The range that was measured, where a record has one: " (1.8 to 2.1)".
+
+    One that leaves open which of the two is larger says so, as verdicts do.
+    """
     low, high = (finite(metrics.get(name + end)) for end in ("_low", "_high"))
-    return "" if low is None or high is None else f" ({rounded(low)} to {rounded(high)})"
+    if low is None or high is None:
+        return ""
+    undecided = name.endswith("_x") and low < 1 < high and high > WIDE * low
+    return f" ({rounded(low)} to {rounded(high)}{', undecided' * undecided})"
 
 
 def count(number: int, thing: str) -> str:

@@ -852,3 +852,21 @@ def test_a_result_shows_one_metric_of_each_kind_and_not_the_workload():
         "weights 51.2 MiB"
     ]
     assert chief_metrics({"metrics": {"requests": 6}}) == ["requests 6"]
+
+
+def test_a_range_that_leaves_the_winner_open_says_so(tmp_path):
+    store = Results("02_advanced_features", tmp_path)
+    open_one = {"speedup_x": 1.74, "speedup_x_low": 0.761, "speedup_x_high": 3.96}
+    store.save("speculation", "draft model, k=8", open_one)
+    export(tmp_path)
+    text = (tmp_path / "my_learnings.md").read_text()
+    assert "1.74x (0.761 to 3.96, undecided), 8 tokens drafted" in text
+
+
+def test_more_places_than_requests_were_tried_with_so_many(tmp_path):
+    store = Results("01_review", tmp_path)
+    metrics = {"output_tokens_per_s": 5000.0, "requests": 32, "improvement_x": 10.0}
+    store.save("optimised", "best", metrics, {"max_num_seqs": 256})
+    export(tmp_path)
+    text = (tmp_path / "my_learnings.md").read_text()
+    assert "- Optimal max_num_seqs: 256 (tried with 32 requests)" in text

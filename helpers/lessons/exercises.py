@@ -278,7 +278,8 @@ def _with_range(measured: float, unit: str, span: tuple[float, float] | None) ->
 def _inside(value: float, span: tuple[float, float] | None, whose: str) -> str:
     if span is None or not span[0] <= value <= span[1]:
         return ""
-    return f"{whose} lies in the range that was measured."
+    wide = ", which is too wide to judge it" * (span[1] > 2 * span[0])
+    return f"{whose} lies in the range that was measured{wide}."
 
 
 def _distance(ratio: float | None, whose: str, noun: str, reason: str) -> str:

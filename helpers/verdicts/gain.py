@@ -68,9 +68,8 @@ class Gain:
         "undecided" where the range is so wide that a difference may well be there.
         """
         if self.values < LEAST_VALUES:
-            return (
-                f"{self.estimate:.2f} {better} in {self.values} of the 3 runs that a verdict needs"
-            )
+            runs = "one run" if self.values == 1 else f"{self.values} runs"
+            return f"{self.estimate:.2f} {better} in {runs}, too few for a range"
         span = f"{self.low:.2f} to {self.high:.2f}"
         if self.verdict in ("better", "worse"):
             return f"{span} {better}"

@@ -160,8 +160,10 @@ def test_a_prediction_inside_the_measured_range_is_not_called_wrong(store, capsy
         exercises.reconcile(store, guess, 0.43, span=(0.2, 1.1))
         said = capsys.readouterr().out
         assert "measured: 0.2 to 1.1 x (middle: 0.43)" in said
-        assert ("lies in the range that was measured" in said) == inside
+        assert ("lies in the range that was measured, which is too wide to judge" in said) == inside
         assert ("is not there" in said) != inside
+    exercises.reconcile(store, a_guess(store, "y", "?", 1.0, "x"), 1.1, span=(0.9, 1.2))
+    assert "lies in the range that was measured." in capsys.readouterr().out
 
 
 def test_answers_choices_and_ticks_without_a_front_end(store, capsys):

@@ -137,6 +137,7 @@ def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     _break_even(ax)
     ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
     ax.legend(loc="upper left", fontsize=8.5)
+    caption += _of_arrows(row["gain"] for row in rows)
     figures.show(fig, caption, _flat(rows), "speculation_by_drafts")
 
 
@@ -160,6 +161,7 @@ def speedup_by_batch(
     _break_even(ax)
     if there:
         ax.legend(loc="best", fontsize=8)
+    caption += _of_arrows(row["gain"] for row in rows)
     figures.show(fig, caption, _flat(rows), "speculation_by_batch")
 
 
@@ -200,6 +202,7 @@ def speedup_by_acceptance(
     ax.set_xlim(0, 1)
     _break_even(ax)
     ax.legend(loc="upper left", fontsize=8)
+    caption += _of_arrows(row["gain"] for row in rows)
     figures.show(fig, caption, _flat(rows), "speculation_by_acceptance")
 
 
@@ -285,6 +288,9 @@ def services(verdicts: list[Verdict], caption: str) -> None:
         bars = ax.barh(features, values, color=colors, height=0.6)
         spans = {"xerr": _ranges(gains.values()), "fmt": "none", "ecolor": figures.INK}
         ax.errorbar(values, features, elinewidth=1, capsize=3, **spans)
+        cut = [(2 * gain.estimate, feature) for feature, gain in gains.items() if _is_cut(gain)]
+        for end, feature in cut:
+            ax.scatter(end, feature, marker=">", **ARROW)
         for place, (feature, gain) in enumerate(gains.items()):
             label = f"{gain.low:.2f} to {gain.high:.2f}"
             if feature == verdict.chosen:
@@ -300,6 +306,7 @@ def services(verdicts: list[Verdict], caption: str) -> None:
         farthest = max(1.2, *(min(gain.high, 2 * gain.estimate) for gain in gains.values()))
         ax.set(xlabel="times as good as nothing", xlim=(0, 1.9 * farthest))
         table += [_in_words(verdict, feature) for feature in features]
+    caption += _of_arrows(gain for verdict in verdicts for gain in verdict.gains.values())
     figures.show(fig, caption, table, "services")
 
 
@@ -310,11 +317,24 @@ def _in_words(verdict: Verdict, feature: str) -> dict:
 
 
 def _ranges(gains) -> list[list[float]]:
-    """Error bars (below, above) of gains; none for one without a range, cut where it is wide."""
+    """Error bars (below, above) of gains; none for one without a range; see `_is_cut`."""
     ranged = [(g.estimate, g.low, g.high) if g.values >= LEAST_VALUES else (1, 1, 1) for g in gains]
     below = [max(0.0, middle - low) for middle, low, _ in ranged]
     above = [min(max(0.0, high - middle), middle) for middle, _, high in ranged]
     return [below, above]
+
+
+ARROW = {"color": figures.INK, "s": 26, "zorder": 5}
+
+
+def _is_cut(gain) -> bool:
+    """Whether its range reaches beyond twice the gain, where its bar ends in an arrow head."""
+    return gain.values >= LEAST_VALUES and gain.high > 2 * gain.estimate
+
+
+def _of_arrows(gains) -> str:
+    """What an arrow head means, where there is one."""
+    return " An arrow head: the range goes on; the values have its end." * any(map(_is_cut, gains))
 
 
 def _with_range(ax, rows: list[dict], x: str) -> None:
@@ -323,6 +343,9 @@ def _with_range(ax, rows: list[dict], x: str) -> None:
     gains = [row["gain"] for row in rows]
     places, middles = [row[x] for row in rows], [gain.estimate for gain in gains]
     ax.errorbar(places, middles, yerr=_ranges(gains), **look)
+    for place, gain in zip(places, gains, strict=True):
+        if _is_cut(gain):
+            ax.scatter(place, 2 * gain.estimate, marker="^", **ARROW)
 
 
 def _flat(rows: list[dict]) -> list[dict]:

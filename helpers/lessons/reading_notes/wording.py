@@ -3,6 +3,8 @@
 First the captions of its figures, then the reasons in its cards and tables.
 """
 
+from collections.abc import Callable
+
 from helpers.lessons.papers import cost, speculative
 
 NO_DIFFERENCE = 0.1  # step times (quartiles of many) that differ by less are called equal
@@ -168,11 +170,21 @@ def gain_in_time(waves) -> str:
     return f"{counted}; in seconds it was {waves.gain.sentence()}. {step_cost(waves.step_ms)}"
 
 
-def knee(first: dict) -> str:
-    """Why the knee is where it is; first: the row of one row of `product_sweep`."""
-    share = f"{100 * first['share_of_bandwidth']:.0f} % of the memory ceiling"
+def knee(first: dict) -> Callable[[float | None], str]:
+    """Why the knee is where it is, by measured / predicted.
+
+    first: the row of one row of `product_sweep`.
+    """
+    share = f"One row reached {100 * first['share_of_bandwidth']:.0f} % of the memory ceiling"
     between = "Between two batches in the plot the time is interpolated."
-    return f"{between} One row reached {share}: the slower the reading, the later the knee."
+
+    def why(ratio: float | None) -> str:
+        if ratio and ratio < 1:
+            early = "an earlier knee means that larger batches stayed below the compute ceiling"
+            return f"{between} {share}; {early}."
+        return f"{between} {share}: the slower the reading, the later the knee."
+
+    return why
 
 
 def fused(how: str, recorded_x: float) -> str:

@@ -18,6 +18,7 @@ def shown(monkeypatch):
 
     def show(fig, caption, table=None, name="figure"):
         fig.draw_without_rendering()
+        fig.caption = caption
         figures.append(fig)
 
     monkeypatch.setattr(style, "show", show)
@@ -86,3 +87,11 @@ def test_only_a_verdict_has_a_colour(shown):
     assert colors[0] == [style.GREEN.lower(), grey, grey], "an open range, and no mechanism"
     assert colors[1] == [style.RED.lower(), style.RED.lower(), grey]
     assert colors[2] == [grey] * 3, "a single run is no verdict"
+
+
+@pytest.mark.parametrize("high, heads", [(9.2, 1), (1.1, 0)])
+def test_a_range_that_is_cut_ends_in_an_arrow_head_and_the_caption_says_so(shown, high, heads):
+    row = {"k": 4, "speedup_x": 1.0, "gain": Gain(1.0, 0.2, high, 3), "requests": 1}
+    plots.speedup_by_batch([row], "Reading.")
+    arrows = [mark for mark in shown[0].axes[0].collections if mark.get_zorder() == 5]
+    assert len(arrows) == heads and ("An arrow head" in shown[0].caption) == bool(heads)

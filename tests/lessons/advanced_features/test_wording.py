@@ -179,7 +179,9 @@ def test_drafters_elsewhere_are_said_with_their_range():
     once = {"speedup_x": 0.3, "alpha": 0.95}
     often = once | {"speedup_x_low": 1.8, "speedup_x_high": 2.2, "speedup_x_values": 3}
     said = wording.drafters_elsewhere({"a model": [once], "a head": [often]}, "recorded: there")
-    assert "at a = 0.95, 1 at once: a model 0.30 times as fast in 1 of the 3 runs" in said
+    assert (
+        "at a = 0.95, 1 at once: a model 0.30 times as fast in one run, too few for a range" in said
+    )
     assert said.endswith("a head 1.80 to 2.20 times as fast.")
     assert wording.drafters_elsewhere({}, "") == ""
 

@@ -47,3 +47,8 @@ def test_what_holds_is_said_shortly_and_what_does_not_with_what_was_seen():
     row = {"topic": "task", "older material": "task=...", "now": "runner", "seen": "TypeError"}
     said = [wording.then_and_now([row | {"holds": h}])[0]["holds"] for h in (True, False, None)]
     assert said == ["yes", "NO: TypeError", "not checked"]
+
+
+def test_a_knee_is_explained_in_the_direction_in_which_it_missed():
+    why = wording.knee({"share_of_bandwidth": 0.4})
+    assert "the later the knee" in why(1.4) and "earlier knee" in why(0.8)

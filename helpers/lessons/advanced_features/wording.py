@@ -58,8 +58,8 @@ def why_gap(ratio: float) -> str:
     """The longest gap with whole prompts: measured over predicted."""
     if ratio > 1:
         return (
-            "The step that reads the prompt also makes a token for every stream, and two long "
-            "prompts can meet in one step."
+            "The step that reads the prompt also makes a token for every stream; where two long "
+            "prompts met in one step, which this cell does not look at, it lasted as long as both."
         )
     return (
         "The machine was slower while the prompts were read alone than while streams ran beside "

@@ -11,6 +11,7 @@ from helpers.display import card
 from helpers.display.numbers import number
 from helpers.lessons.papers import paged_attention, speculative
 from helpers.lessons.reading_notes import wording
+from helpers.verdicts.gain import Gain
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def speculation_table(measured: list[dict]) -> list[dict]:
             "tokens per step": round(run["mean_length"], 2),
             "a": round(run["alpha"], 2),
             "measured (x)": round(run["speedup"], 2),
+            "decided": "yes" if run["decided"] else "no",
             "with free drafts (x)": round(speculative.speedup(run["alpha"], run["gamma"]), 2),
         }
         for run in measured
@@ -153,10 +155,20 @@ def own_draft_cost(measured: list[dict], gamma: int) -> float | None:
     """
     costs = [
         speculative.draft_cost(run["speedup"], run["alpha"], gamma)
-        for run in measured
-        if says_something(run) and run["gamma"] == gamma and run["label"].startswith("draft model")
+        for run in _of_draft_model(measured, gamma)
     ]
     return max(0.0, statistics.median(costs)) if costs else None
+
+
+def cost_is_decided(measured: list[dict], gamma: int) -> bool:
+    """Whether each run behind `own_draft_cost` saw a gain, a loss or no difference."""
+    runs = _of_draft_model(measured, gamma)
+    return bool(runs) and all(run["decided"] for run in runs)
+
+
+def _of_draft_model(measured: list[dict], gamma: int) -> list[dict]:
+    of_gamma = [run for run in measured if says_something(run) and run["gamma"] == gamma]
+    return [run for run in of_gamma if run["label"].startswith("draft model")]
 
 
 # With fewer drafts an acceptance rate, and a gain of the run that they sped up, mean nothing: at 30
@@ -172,8 +184,9 @@ def says_something(run: dict) -> bool:
 def speculation_on_record(store) -> list[dict]:
     """Speculative runs that notebook 2 saved.
 
-    Rows: label, gamma, drafts, mean_length, alpha (equation 1 inverted), speedup or None. A run
-    counts when its record has the mean length of a step and how many tokens were drafted each time.
+    Rows: label, gamma, drafts, mean_length, alpha (equation 1 inverted), speedup or None, decided
+    (its range is narrow enough for a verdict). A run counts when its record has the mean length of
+    a step and how many tokens were drafted each time.
     """
     runs = []
     for record in store.records():
@@ -191,5 +204,12 @@ def speculation_on_record(store) -> list[dict]:
                 "mean_length": float(length),
                 "alpha": speculative.alpha_from_length(length, int(gamma)),
                 "speedup": metrics.get("speedup_x"),
+                "decided": _is_decided(metrics),
             })  # fmt: skip
     return runs
+
+
+def _is_decided(metrics: dict) -> bool:
+    low, high = metrics.get("speedup_x_low", 0.0), metrics.get("speedup_x_high", math.inf)
+    values = metrics.get("speedup_x_values", 1)
+    return Gain(metrics.get("speedup_x", 1.0), low, high, values).decided

@@ -103,7 +103,7 @@ def speculation(own_cost: float | None) -> str:
     c = 0.05 if own_cost is None else own_cost
     good, poor = (speculative.speedup(alpha, 4, c) for alpha in (0.8, 0.3))
     whose = "as small as the paper's (c" if own_cost is None else "as large as yours (all-in c"
-    fitted = " Your curve goes through your own runs: its cost was found from them."
+    fitted = " Your curve is fitted through your own runs: that they lie on it tests nothing."
     return (
         f"With a draft cost {whose} = {c:.2f}), four drafted tokens give {good:.1f} times "
         f"the speed at a = 0.8 and {poor:.1f} times at a = 0.3.{'' if own_cost is None else fitted}"

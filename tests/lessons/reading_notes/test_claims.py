@@ -53,11 +53,13 @@ def test_speculation_is_read_from_notebook_2_only(store):
         and run["speedup"] == 1.4
         and run["label"] == "draft 4"
         and run["drafts"] == 40
+        and not run["decided"]  # no range was saved
     )
 
 
 def test_only_runs_with_enough_drafts_are_shown_and_give_a_cost():
     run = {"gamma": 4, "alpha": 0.8, "mean_length": 3.36, "speedup": 1.4, "drafts": 72}
+    run["decided"] = True
     runs = [
         run | {"label": "draft model, k=4"},
         run | {"label": "draft model, k=4, two drafts", "speedup": 0.43, "drafts": 2},
@@ -70,5 +72,8 @@ def test_only_runs_with_enough_drafts_are_shown_and_give_a_cost():
     cost = (speculative.expected_tokens(0.8, 4) / 1.4 - 1) / 4
     assert claims.own_draft_cost(runs, 4) == pytest.approx(cost)
     assert claims.own_draft_cost([run | {"label": "ngram, repeats"}], 4) is None
+    assert claims.cost_is_decided(runs, 4)
+    assert not claims.cost_is_decided([*runs, runs[0] | {"decided": False}], 4)
+    assert not claims.cost_is_decided([], 4)
     fast = run | {"label": "draft model, k=4", "speedup": 5.0}
     assert claims.own_draft_cost([fast], 4) == 0, "no draft costs less than nothing"

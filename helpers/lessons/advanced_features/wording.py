@@ -54,17 +54,26 @@ def chunk_tradeoff(rows: list[dict]) -> str:
     )
 
 
-def why_gap(ratio: float) -> str:
-    """The longest gap with whole prompts: measured over predicted."""
-    if ratio > 1:
+def why_gap(together: int) -> Callable[[float], str]:
+    """The longest gap with whole prompts, by measured / predicted.
+
+    together: long prompts that ended in the same step, of chunking.prompts_together.
+    """
+
+    def why(ratio: float) -> str:
+        if ratio <= 1:
+            return (
+                "The machine was slower while the prompts were read alone than while streams ran "
+                "beside them."
+            )
+        if together > 1:
+            return f"In this run {together} long prompts ended in one step, which reads them all."
         return (
-            "The step that reads the prompt also makes a token for every stream; where two long "
-            "prompts met in one step, which this cell does not look at, it lasted as long as both."
+            "The step that reads the prompt also makes a token for every stream. No two long "
+            "prompts ended in the same step of this run."
         )
-    return (
-        "The machine was slower while the prompts were read alone than while streams ran beside "
-        "them."
-    )
+
+    return why
 
 
 WHY_SMALL_GAP = (

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from helpers.lessons.advanced_features import services, wording
+from helpers.lessons.advanced_features import chunking, services, wording
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.speculation import Acceptance, Rates
 from helpers.verdicts.gain import Gain
@@ -245,3 +245,14 @@ def test_choices_stand_beside_what_gained():
     unseen = "no difference that this run can see (0.96 to 1.05)"
     assert chat == ("chat", "small chunks", unseen, "prefix caching")
     assert mixed == ("mixed", "nothing", "as before", "nothing that can be seen")
+
+
+def test_two_prompts_in_one_step_explain_a_gap_only_where_they_met():
+    def ended(*times_s):
+        longs = [SimpleNamespace(kind="long", token_times_s=[at, at + 1]) for at in times_s]
+        streams = [SimpleNamespace(kind="short", token_times_s=[2.0]) for _ in range(3)]
+        return chunking.prompts_together(SimpleNamespace(requests=longs + streams))
+
+    assert "2 long prompts ended in one step" in wording.why_gap(ended(2.0, 2.0, 5.0))(1.4)
+    assert "No two long prompts" in wording.why_gap(ended(2.0, 5.0))(1.4)
+    assert "slower" in wording.why_gap(ended(2.0, 2.0))(0.9)

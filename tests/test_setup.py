@@ -106,7 +106,12 @@ def test_every_requirement_says_what_needs_it():
             assert re.search(r"#.*(notebook|make )", line), f"no reason on the line {line!r}"
 
 
-@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "python", ["3.12", *(pytest.param(other, marks=SLOW) for other in ("3.11", "3.13"))]
+)
 def test_requirements_resolve_on_a_gpu_box(python, tmp_path):
     """A resolver's answer for Linux with CUDA; nothing is installed."""
     answer = subprocess.run(

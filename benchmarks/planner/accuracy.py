@@ -357,7 +357,9 @@ machine (of loads: without, on GPUs). o: outside of what the planner covers, and
 ranks of a CPU that share two cores with the server's front end and the clients.
 
 On the H100 of November 23 and 24 the process of the next configuration imported vLLM while one \
-was measured. Steps that wait for the CPU, those of 0.5B to 3B, may have been longer for it.
+was measured. Steps that wait for the CPU, those of 0.5B to 3B, may have been longer for it: their \
+prefill of 1,024 tokens took 32.3, 26.7 and 23.2 ms with 24, 28 and 36 layers, less with more \
+layers, which no cost of launching them explains.
 """
 
 

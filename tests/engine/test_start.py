@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from helpers import REPO
 from helpers.engine.start import PHASES
 
@@ -24,6 +26,7 @@ def test_each_phase_of_a_gpus_start_begins_in_its_order():
     assert found == sorted(found) and len(set(found)) == len(found) == len(PHASES), begins
 
 
+@pytest.mark.slow  # an import of vLLM and an engine of its own
 def test_an_engine_starts_where_numba_came_first():
     program = (
         "from vllm.v1.spec_decode import ngram_proposer\n"  # brings numba and llvmlite

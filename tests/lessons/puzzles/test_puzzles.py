@@ -417,7 +417,17 @@ def test_a_wrong_answer_that_looks_right_fails(name, wrong):
         assert not solved and said.startswith("not yet"), (seed, said)
 
 
-@pytest.mark.parametrize("wrong", [reduced_too_early, mean_of_the_ranks, one_rank_goes_home])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        reduced_too_early,
+        pytest.param(mean_of_the_ranks, marks=SLOW),
+        pytest.param(one_rank_goes_home, marks=SLOW),
+    ],
+)
 def test_two_real_ranks_find_what_one_cannot(wrong):
     wrong.__module__ = "__main__"  # as a notebook's function, which no other process can import
     solved, said = judge(PUZZLES["sharded_mlp"], wrong, seed=1)

@@ -32,9 +32,9 @@ FULL = 2.0
 def longest_gaps(whole: dict, small: dict) -> str:
     """Rows of the whole prompt in one step and of a small budget."""
     return (
-        f"The longest gap in a stream was {whole['itl_ms_max']:.0f} ms with whole prompts and "
-        f"{small['itl_ms_max']:.0f} ms with chunks of at most {small['max_num_batched_tokens']:,} "
-        "tokens."
+        f"In one run each, the longest gap in a stream was {whole['itl_ms_max']:.0f} ms with whole "
+        f"prompts and {small['itl_ms_max']:.0f} ms with chunks of at most "
+        f"{small['max_num_batched_tokens']:,} tokens."
     )
 
 

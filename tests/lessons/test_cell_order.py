@@ -68,3 +68,13 @@ def test_a_word_where_a_parameter_is_a_number_is_one_sentence():
     said = texts(done.cells[2])
     assert said.endswith("This cell uses SEED = 'word' of the parameter cell: give a number.")
     assert "\n" not in said and "parameter cell" not in texts(done.cells[3])
+
+
+def test_a_text_is_no_wrong_value_of_a_parameter_that_is_a_text():
+    done = run_cells(
+        "from helpers.lessons.cell_order import order_help\norder_help('03_reading_notes')",
+        "BASELINE_FILE = MY_CODE = KEY_CHALLENGE = QUIZ_ANSWERS = 'missing.json'",
+        "int(BASELINE_FILE + MY_CODE + KEY_CHALLENGE + QUIZ_ANSWERS)",
+        allow_errors=True,
+    )
+    assert "give a number" not in texts(done.cells[2])

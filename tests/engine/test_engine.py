@@ -193,6 +193,7 @@ def test_requests_that_another_cell_left_are_not_measured(engine):
     assert run.metrics["output_tokens"] == 8 == run.counters["generation_tokens"]
 
 
+@pytest.mark.slow  # starts of several processes, one after the other
 def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_when_killed(
     monkeypatch, tmp_path
 ):

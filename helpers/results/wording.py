@@ -7,7 +7,7 @@ import re
 
 from helpers.display.as_typed import in_markdown
 from helpers.results.one_run import OTHER_RUN
-from helpers.verdicts.gain import WIDE
+from helpers.verdicts.gain import LEAST_VALUES, Gain
 
 # What a record's `source` says about its numbers. No source, or another one: measured.
 TYPED = {"typed", "student", "parameter", "form"}
@@ -113,7 +113,8 @@ def _range(metrics: dict[str, float], name: str) -> str:
     low, high = (finite(metrics.get(name + end)) for end in ("_low", "_high"))
     if low is None or high is None:
         return ""
-    undecided = name.endswith("_x") and low < 1 < high and high > WIDE * low
+    gain = Gain(finite(metrics.get(name)) or 0.0, low, high, LEAST_VALUES)
+    undecided = name.endswith("_x") and gain.undecided
     return f" ({rounded(low)} to {rounded(high)}{', undecided' * undecided})"
 
 

@@ -54,6 +54,11 @@ class Gain:
         return self.verdict != "open"
 
     @property
+    def undecided(self) -> bool:
+        """True for a range so wide that a difference may well be there."""
+        return not self.decided and self.high > WIDE * self.low
+
+    @property
     def span(self) -> tuple[float, float] | None:
         """(low, high), or None where too few values give no range."""
         return (self.low, self.high) if self.values >= LEAST_VALUES else None
@@ -73,7 +78,7 @@ class Gain:
         span = f"{self.low:.2f} to {self.high:.2f}"
         if self.verdict in ("better", "worse"):
             return f"{span} {better}"
-        if self.verdict == "open" and self.high > WIDE * self.low:
+        if self.undecided:
             return f"undecided, {span} {better}"
         return f"no difference that this run can see ({span})"
 

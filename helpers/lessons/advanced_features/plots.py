@@ -137,8 +137,7 @@ def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     _break_even(ax)
     ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
     ax.legend(loc="upper left", fontsize=8.5)
-    caption += _of_arrows(row["gain"] for row in rows)
-    figures.show(fig, caption, _flat(rows), "speculation_by_drafts")
+    _show(fig, caption, rows, "speculation_by_drafts")
 
 
 def speedup_by_batch(
@@ -161,8 +160,7 @@ def speedup_by_batch(
     _break_even(ax)
     if there:
         ax.legend(loc="best", fontsize=8)
-    caption += _of_arrows(row["gain"] for row in rows)
-    figures.show(fig, caption, _flat(rows), "speculation_by_batch")
+    _show(fig, caption, rows, "speculation_by_batch")
 
 
 def _drafters_there(ax, recorded: dict[str, list[dict]], x: str) -> None:
@@ -202,8 +200,7 @@ def speedup_by_acceptance(
     ax.set_xlim(0, 1)
     _break_even(ax)
     ax.legend(loc="upper left", fontsize=8)
-    caption += _of_arrows(row["gain"] for row in rows)
-    figures.show(fig, caption, _flat(rows), "speculation_by_acceptance")
+    _show(fig, caption, rows, "speculation_by_acceptance")
 
 
 def _panels(title: str, panels: int, height: float, label: str):
@@ -288,9 +285,9 @@ def services(verdicts: list[Verdict], caption: str) -> None:
         bars = ax.barh(features, values, color=colors, height=0.6)
         spans = {"xerr": _ranges(gains.values()), "fmt": "none", "ecolor": figures.INK}
         ax.errorbar(values, features, elinewidth=1, capsize=3, **spans)
-        cut = [(2 * gain.estimate, feature) for feature, gain in gains.items() if _is_cut(gain)]
-        for end, feature in cut:
-            ax.scatter(end, feature, marker=">", **ARROW)
+        for feature, gain in gains.items():
+            if _is_cut(gain):
+                ax.scatter(_end(gain), feature, marker=">", **ARROW)
         for place, (feature, gain) in enumerate(gains.items()):
             label = f"{gain.low:.2f} to {gain.high:.2f}"
             if feature == verdict.chosen:
@@ -298,12 +295,12 @@ def services(verdicts: list[Verdict], caption: str) -> None:
                 label += "\n(chosen)"
             if verdict.of(feature) == "disturbed":
                 label += "\n(disturbed)"
-            end = max(1.0, min(gain.high, 2 * gain.estimate))  # not across the line at 1
+            end = max(1.0, _end(gain))  # not across the line at 1
             note(ax, label, (end, place), (4, 0), va="center")
         ax.axvline(1, color=figures.INK, linewidth=0.9)
         name = verdict.service.name.replace(" at ", "\nat ").replace(" with ", "\nwith ")
         ax.set_title(name.replace(" long and", "\nlong and"), fontsize=9)
-        farthest = max(1.2, *(min(gain.high, 2 * gain.estimate) for gain in gains.values()))
+        farthest = max(1.2, *map(_end, gains.values()))
         ax.set(xlabel="times as good as nothing", xlim=(0, 1.9 * farthest))
         table += [_in_words(verdict, feature) for feature in features]
     caption += _of_arrows(gain for verdict in verdicts for gain in verdict.gains.values())
@@ -318,18 +315,23 @@ def _in_words(verdict: Verdict, feature: str) -> dict:
 
 def _ranges(gains) -> list[list[float]]:
     """Error bars (below, above) of gains; none for one without a range; see `_is_cut`."""
-    ranged = [(g.estimate, g.low, g.high) if g.values >= LEAST_VALUES else (1, 1, 1) for g in gains]
+    ranged = [(g.estimate, g.low, _end(g)) if g.span else (1, 1, 1) for g in gains]
     below = [max(0.0, middle - low) for middle, low, _ in ranged]
-    above = [min(max(0.0, high - middle), middle) for middle, _, high in ranged]
+    above = [max(0.0, end - middle) for middle, _, end in ranged]
     return [below, above]
 
 
 ARROW = {"color": figures.INK, "s": 26, "zorder": 5}
 
 
+def _end(gain) -> float:
+    """How far its bar is drawn: to the end of its range, and never beyond twice the gain."""
+    return min(gain.high, 2 * gain.estimate)
+
+
 def _is_cut(gain) -> bool:
-    """Whether its range reaches beyond twice the gain, where its bar ends in an arrow head."""
-    return gain.values >= LEAST_VALUES and gain.high > 2 * gain.estimate
+    """Whether its range goes on where its bar ends, in an arrow head."""
+    return gain.span is not None and _end(gain) < gain.high
 
 
 def _of_arrows(gains) -> str:
@@ -345,7 +347,13 @@ def _with_range(ax, rows: list[dict], x: str) -> None:
     ax.errorbar(places, middles, yerr=_ranges(gains), **look)
     for place, gain in zip(places, gains, strict=True):
         if _is_cut(gain):
-            ax.scatter(place, 2 * gain.estimate, marker="^", **ARROW)
+            ax.scatter(place, _end(gain), marker="^", **ARROW)
+
+
+def _show(fig, caption: str, rows: list[dict], name: str) -> None:
+    """A figure of gains: what an arrow head means below it, the ranges in its values."""
+    caption += _of_arrows(row["gain"] for row in rows)
+    figures.show(fig, caption, _flat(rows), name)
 
 
 def _flat(rows: list[dict]) -> list[dict]:

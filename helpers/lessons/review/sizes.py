@@ -16,17 +16,14 @@ def head_dim(shape) -> int:
     return getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
 
 
-def weights_bytes(shape) -> dict[str, int]:
-    """Bytes of bfloat16 weights by part; biases and norms, which are small, are left out."""
+def weights_bytes(shape) -> int:
+    """Bytes of bfloat16 weights; biases and norms, which are small, are left out."""
     heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads  # q and o, k and v
+    attention = shape.num_hidden_layers * shape.hidden_size * heads * head_dim(shape)
+    mlp = 3 * shape.num_hidden_layers * shape.hidden_size * shape.intermediate_size
     embedding = shape.vocab_size * shape.hidden_size
-    tied = shape.tie_word_embeddings
-    numbers = {
-        "attention": shape.num_hidden_layers * shape.hidden_size * head_dim(shape) * heads,
-        "MLP": shape.num_hidden_layers * 3 * shape.hidden_size * shape.intermediate_size,
-        "embedding and output layer": embedding if tied else 2 * embedding,
-    }
-    return {part: BYTES * count for part, count in numbers.items()}
+    output = 0 if shape.tie_word_embeddings else embedding
+    return BYTES * (attention + mlp + embedding + output)
 
 
 def kv_bytes_per_token(shape) -> int:
@@ -38,9 +35,7 @@ def kv_bytes_per_token(shape) -> int:
 def kv_cache_bytes(profile, shape) -> float:
     """Bytes for the KV cache: those that are set, else what UTILIZATION leaves over weights."""
     asked_for = profile.engine_args.get("kv_cache_memory_bytes")
-    return asked_for or UTILIZATION * profile.memory_gib * 2**30 - sum(
-        weights_bytes(shape).values()
-    )
+    return asked_for or UTILIZATION * profile.memory_gib * 2**30 - weights_bytes(shape)
 
 
 def memory_argument(profile) -> dict[str, float]:

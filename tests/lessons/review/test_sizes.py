@@ -3,8 +3,10 @@
 import json
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 
+from helpers import REPO
 from helpers.engine.dummy_model import CONFIGS
 from helpers.lessons.review import sizes
 
@@ -16,7 +18,7 @@ def shape(name: str, **changes):
 
 def test_weights_of_the_course_model():
     """Qwen2.5-7B-Instruct has 7.61 billion parameters, by its model card."""
-    parameters = sum(sizes.weights_bytes(shape("Qwen2.5-7B-Instruct")).values()) / 2
+    parameters = sizes.weights_bytes(shape("Qwen2.5-7B-Instruct")) / 2
     assert parameters == pytest.approx(7.61e9, rel=0.002)
 
 
@@ -25,8 +27,18 @@ def test_a_tied_embedding_counts_once():
         sizes.weights_bytes(shape("Qwen2.5-7B-Instruct", tie_word_embeddings=tie))
         for tie in (True, False)
     )
-    part = "embedding and output layer"
-    assert 2 * tied[part] == two[part] and tied["MLP"] == two["MLP"]
+    assert two - tied == 152_064 * 3584 * 2, "vocabulary x hidden size, in bfloat16"
+
+
+def test_the_lines_of_the_notebook_are_those_behind_its_guesses():
+    cells = nbformat.read(REPO / "notebooks/01_review.ipynb", as_version=4).cells
+    [cell] = [cell for cell in cells if cell.id == "1b7c9852"]
+    lines = cell.source.partition("\nprint")[0]
+    for name, tied in (("Qwen2.5-7B-Instruct", False), ("Qwen2.5-0.5B-Instruct", True)):
+        names = {"shape": shape(name, tie_word_embeddings=tied), "sizes": sizes}
+        exec(lines, names)
+        numbers = names["attention"] + names["mlp"] + names["embedding"]
+        assert 2 * numbers == sizes.weights_bytes(names["shape"])
 
 
 def test_kv_bytes_count_kv_heads_only():

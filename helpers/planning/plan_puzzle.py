@@ -1,16 +1,65 @@
-"""The puzzle of notebook 4: the cheapest plan that meets a goal, judged by the planner's plans."""
+"""Notebook 4's puzzles about plans: a decode step by hand, the cheapest plan for a goal."""
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from helpers.lessons.puzzles.check import Case, Puzzle
+from helpers.lessons.puzzles.check import Case, Puzzle, close
 
 from .choose import Choice, Goal, choice_of, combinations, judged
 from .hardware import make_box
 from .load import RequestMix
 from .memory import EngineOptions
 from .models import load_shape
+
+# ---------------------------------------------------------------- a decode step by hand
+
+
+def decode_step_s(W, cache, T, b, L, a, c):
+    """Seconds of a decode step by the notebook's equation: bytes over bandwidth, and what stays.
+
+    W, cache: bytes of weights and of KV cache that a step reads; b: bytes/s; a, c: seconds.
+    """
+    return (W + cache) / (T * b) + (2 * L + 1) * a + c
+
+
+def _steps(draw: random.Random) -> Iterator[Case]:
+    """Small numbers, where each part is seen, then real sizes."""
+    by_hand = {"W": 80.0, "cache": 20.0, "T": 2, "b": 10.0, "L": 3, "a": 0.5, "c": 0.25}
+    for left_out in ("a", "c", "cache", None):
+        given = {name: 0.0 if name == left_out else value for name, value in by_hand.items()}
+        yield Case(given, decode_step_s(**given))
+    for _ in range(3):
+        given = {
+            "W": draw.uniform(1e9, 140e9),
+            "cache": draw.uniform(1e8, 40e9),
+            "T": draw.choice([1, 2, 4, 8]),
+            "b": draw.uniform(0.5e12, 4e12),
+            "L": draw.randrange(24, 96),
+            "a": draw.uniform(5e-6, 60e-6),
+            "c": draw.uniform(0.5e-3, 4e-3),
+        }
+        yield Case(given, decode_step_s(**given))
+
+
+DECODE_STEP = Puzzle(
+    "decode_step_s",
+    "A decode step by hand",
+    _steps,
+    against="the equation",
+    proved="T divides the bytes and nothing else: the all-reduces and the fixed costs stay, and "
+    "the more GPUs there are, the more of a step they are.",
+    where=("vllm/distributed/parallel_state.py", "GroupCoordinator.all_reduce"),
+    hints=(
+        "Each of the T GPUs reads its share of the weights and of the KV cache, at `b` bytes a "
+        "second.",
+        "Two all-reduces in each of the `L` layers and one after the embedding; `c` comes once.",
+    ),
+    same=close,
+)
+
+
+# ---------------------------------------------------------------- the cheapest plan for a goal
 
 # What a GPU costs an hour, about; services draw their own prices around these.
 PRICES = {"A100-SXM-80GB": 1.6, "H100-SXM": 2.6, "H200-SXM": 3.4, "L40S": 0.9}

@@ -23,12 +23,13 @@ from helpers.lessons.puzzles import PUZZLES as SHARED
 from helpers.lessons.puzzles import check as checking
 from helpers.lessons.puzzles import checks
 from helpers.lessons.puzzles.check import judge
-from helpers.planning.plan_puzzle import CHEAPEST_PLAN
+from helpers.planning import plan_puzzle
+from helpers.planning.plan_puzzle import CHEAPEST_PLAN, DECODE_STEP
 from helpers.results.store import Results
 from tests.notebook_tools import texts
 
 SOLUTIONS = REPO / "notebooks" / "solutions.ipynb"
-PUZZLES = {puzzle.name: puzzle for puzzle in (*SHARED, CHEAPEST_PLAN)}
+PUZZLES = {puzzle.name: puzzle for puzzle in (*SHARED, CHEAPEST_PLAN, DECODE_STEP)}
 
 
 @functools.cache
@@ -49,8 +50,8 @@ def store(tmp_path):
 # ---------------------------------------------------------------- right and wrong answers
 
 
-def test_there_are_ten_each_with_a_solution():
-    assert len(PUZZLES) == checking.PUZZLES == 10
+def test_there_are_eleven_each_with_a_solution():
+    assert len(PUZZLES) == checking.PUZZLES == 11
     assert solutions().keys() == PUZZLES.keys()
 
 
@@ -329,6 +330,18 @@ def single_tokens_never(requests, duration_s, ttft_ms, tpot_ms):
     return solutions()["goodput"](long, duration_s, ttft_ms, tpot_ms)
 
 
+def everything_divided(W, cache, T, b, L, a, c):
+    return solutions()["decode_step_s"](W, cache, 1, b, L, a, c) / T
+
+
+def all_reduces_of_layers_only(W, cache, T, b, L, a, c):
+    return (W + cache) / (T * b) + 2 * L * a + c
+
+
+def cache_whole_on_every_gpu(W, cache, T, b, L, a, c):
+    return (W / T + cache) / b + (2 * L + 1) * a + c
+
+
 def reduced_twice(x, up, down, rank, world, all_reduce):
     hidden = torch.relu(x @ up.chunk(world, 1)[rank])
     return all_reduce(all_reduce(hidden) @ down.chunk(world, 0)[rank])
@@ -403,6 +416,7 @@ WRONG = {
         fits_by_itself,
         the_cheapest_when_none_is_good,
     ],
+    "decode_step_s": [everything_divided, all_reduces_of_layers_only, cache_whole_on_every_gpu],
     "goodput": [failed_too, latency_over_tokens, any_goal, share_of_good_ones, single_tokens_never],
     # Of these the first are found on one rank already, without starting the two.
     "sharded_mlp": [reduced_twice, never_reduced, whole_on_every_rank, both_by_rows],
@@ -468,7 +482,7 @@ def test_a_stub_is_one_line_and_recorded_as_not_solved(store, capsys):
     )
     assert "On request" in hints and "hint 1 of 3" in hints
     saved = store.get("puzzle", "tiled_attention")
-    assert saved["solved"] is False and saved["of"] == 10 and saved["source"] == "evidence"
+    assert saved["solved"] is False and saved["of"] == 11 and saved["source"] == "evidence"
     checks(store)(tiled_attention)
     assert len(store.records(experiment="puzzle", latest=False)) == 1
 
@@ -485,6 +499,20 @@ def test_what_was_solved_stays_solved(store, capsys):
     check(tiled_attention)
     assert "You solved it earlier, and that counts." in capsys.readouterr().out
     assert store.get("puzzle", "tiled_attention")["solved"] is True
+
+
+def test_what_goes_on_with_a_puzzle_takes_a_right_function_and_else_the_workbooks(store):
+    check, own = checks(store, DECODE_STEP), plan_puzzle.decode_step_s
+    right = solutions()["decode_step_s"]
+
+    def decode_step_s(*parts):
+        return 2 * right(*parts)
+
+    assert check.usable(right, own) is own, "not looked at yet"
+    check(decode_step_s)
+    assert check.usable(decode_step_s, own) is own
+    check(right)
+    assert check.usable(right, own) is right
 
 
 def test_the_first_difference_is_shown_with_its_input():

@@ -207,9 +207,9 @@ def kill(them: Iterable[psutil.Process]) -> None:
             process.kill()
 
 
-def adopt_orphans() -> None:
+def adopt_orphans(adopt: bool = True) -> None:
     """What loses its parent below this process is handed to this one, not to process 1."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
 
 _guard: tuple[int, subprocess.Popen] | None = None

@@ -36,6 +36,7 @@ def everything_ends() -> Iterator[None]:
         for number, old in before.items():
             signal.signal(number, old)
         sweep()
+        processes.adopt_orphans(False)
 
 
 def sweep() -> None:

@@ -86,7 +86,8 @@ class MachineWatch:
             return Disturbance(0.0, 0.0)
         capacity = seconds * (psutil.cpu_count() or 1)
         steal = getattr(now, "steal", 0.0) - getattr(before, "steal", 0.0)
-        others = (_busy_s(now) - _busy_s(before)) - (own - own_before)
+        idle = _idle_s(now) - _idle_s(before)
+        others = capacity - idle - steal - (own - own_before)
         return Disturbance(
             others_share=round(max(0.0, others) / capacity, 4),
             steal_share=round(max(0.0, steal) / capacity, 4),
@@ -94,8 +95,13 @@ class MachineWatch:
         )
 
 
-def _busy_s(times) -> float:
-    return times.user + times.system + getattr(times, "irq", 0) + getattr(times, "softirq", 0)
+def _idle_s(times) -> float:
+    """Idle time is counted by the clock, like a process's own; busy time by ticks.
+
+    A virtual machine that its host stops without telling misses ticks: the sum of what was busy is
+    then less than what this process alone used.
+    """
+    return times.idle + getattr(times, "iowait", 0.0)
 
 
 def _own_cpu_s() -> float:

@@ -60,6 +60,10 @@ class Server:
         }
         env = jupyterlab.environment() | {"WORKBOOK_RESULTS_DIR": str(self.results)}
         env |= {name: str(folder / place) for name, place in places.items()}
+        # Two saves at once can end in a dialog ("changed on disk"); these tests save by themselves.
+        saving = folder / "settings/@jupyterlab/docmanager-extension/plugin.jupyterlab-settings"
+        saving.parent.mkdir(parents=True)
+        saving.write_text('{"autosave": false}')
         self.log = folder / "lab.log"
         line = jupyterlab.command(
             ["--no-browser", "--port=0", "--LabApp.expose_app_in_browser=True"], root=self.root
@@ -210,9 +214,15 @@ class Notebook:
 
     def save(self):
         before = self.path.stat().st_mtime_ns
-        self.command("docmanager:save")
-        end = time.time() + 10
-        while self.path.stat().st_mtime_ns == before and time.time() < end:
+        # Not waited for: saving can ask something, and would wait for the answer.
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('docmanager:save'); }")
+        end = time.time() + 60
+        while self.path.stat().st_mtime_ns == before:
+            asked = self.page.locator(".jp-Dialog").all_inner_texts()
+            assert not asked, f"saving asks: {asked}"
+            assert time.time() < end, (
+                f"not saved in a minute: {self.server.log.read_text()[-2000:]}"
+            )
             time.sleep(0.05)
         return nbformat.read(self.path, as_version=4)
 

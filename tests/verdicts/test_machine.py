@@ -28,8 +28,12 @@ def stranger():
         "print(subprocess.Popen(command, stdout=null, stderr=null).pid)"
     )
     pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+    adopted = psutil.Process(pid).ppid() == psutil.Process().pid
     yield pid
     psutil.Process(pid).kill()
+    assert not adopted, (
+        "a test has left this process adopting orphans: what they do is its own work"
+    )
 
 
 def share(seconds, work=lambda: None):
@@ -40,9 +44,21 @@ def share(seconds, work=lambda: None):
 
 
 def test_another_program_is_noticed(stranger):
+    program = psutil.Process(stranger)
+    began, used_before = time.perf_counter(), sum(program.cpu_times()[:2])
     seen = share(1.0)
-    assert seen.others_share > 0.2 / psutil.cpu_count()
+    used_s = sum(program.cpu_times()[:2]) - used_before
+    capacity_s = (time.perf_counter() - began) * psutil.cpu_count()
+    assert used_s > 0, program.status()
+    assert seen.others_share > used_s / capacity_s / 2, "by its own count it took more"
     assert seen.others_share <= 0.1 or "other programs took" in seen.reasons[0]
+
+
+def test_time_that_the_host_took_without_a_word_is_not_lost(monkeypatch):
+    """Its ticks are missing: busy time stands still while the clock goes on."""
+    now = psutil.cpu_times()
+    monkeypatch.setattr(machine.psutil, "cpu_times", lambda: now)
+    assert share(0.3).others_share > 0.9
 
 
 def test_a_child_is_ones_own_work():

@@ -62,7 +62,7 @@ SIZES = {
     "server_requests": (64, 256),
     "server_input_tokens": (96, 256),
     "server_output_tokens": (48, 128),
-    "server_seconds": (3, 4),  # of load at each number of clients and each request rate
+    "server_seconds": (2, 4),  # of load at each number of clients and each request rate
 }
 
 

@@ -48,6 +48,11 @@ class LoadRun:
     # What each client saw: {"ok", "ttft_s", "latency_s", "output_tokens"}.
     answers: list[dict] = field(default_factory=list)
 
+    @property
+    def disturbed(self) -> str:
+        """What disturbed the run, in words; empty when nothing did, or nobody watched."""
+        return "; ".join(self.disturbance.reasons) if self.disturbance else ""
+
     def __str__(self) -> str:
         m = self.metrics
         tail = "p99" if m["completed"] >= 200 else "p90"  # of fewer, a p99 is one or two requests

@@ -56,7 +56,7 @@ def _chunks(store: Results) -> str:
 
 
 def _refused(store: Results) -> str:
-    refused = _number(store, "options", "changed", "refused")
+    refused = _number(store, "burst", "limit_16", "refused")
     if refused is None:
         return NOT_MEASURED
     return f"of 32 requests at once, a limit of 16 refused {refused:.0f}"

@@ -43,7 +43,7 @@ ENDPOINTS = (
     ("POST", CHAT, _SHORT_CHAT, "messages in, an answer out"),
     ("POST", "/invocations", _SHORT_CHAT, "either of the two, for Amazon SageMaker"),
 )
-BURST = 32  # requests sent at once
+LONGEST = 96  # characters of what a server says of a mistake
 TRIALS = 3  # of each number that the options change: a range needs three
 
 
@@ -119,7 +119,7 @@ def mistakes(server: Server, max_model_len: int) -> list[dict]:
     return rows
 
 
-def _words(answer: httpx.Response, longest: int = 96) -> str:
+def _words(answer: httpx.Response) -> str:
     """What an answer says of a mistake, on one line."""
     if answer.is_success:
         return "(an ordinary answer)"
@@ -129,7 +129,7 @@ def _words(answer: httpx.Response, longest: int = 96) -> str:
         error = body.get("error", body.get("detail", body))
         said = error.get("message", error) if isinstance(error, dict) else error
     text = " ".join(str(said).split())
-    return text if len(text) <= longest else text[: longest - 3] + "..."
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 # --- how busy the server is -----------------------------------------------------------------------
@@ -214,24 +214,21 @@ def readings_of(read: Callable[[], dict[str, float]], hz: float = 8.0) -> Iterat
 def steady_load(server: Server, **load) -> LoadRun:
     """`run_load`; a run that other programs disturbed is made once more, with new prompts."""
     run = run_load(server, **load)
-    if run.disturbance and run.disturbance.reasons:
-        run = run_load(server, **load)
-    return run
+    return run_load(server, **load) if run.disturbed else run
 
 
 def at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> LoadRun:
     """An open loop for so many seconds.
 
-    A run in which the server fell behind narrowly, or on a disturbed machine, is made once more,
-    and the one with more answers counts: other work can hold up one of them.
+    A run in which the server fell behind on a disturbed machine is made once more, and the one with
+    more answers counts.
     To the run's metrics come, of the same run, in_server_mean: the seconds that requests spent in
     the server by its own histogram, per second; and read_mean: the mean of running + waiting over
     the readings (not there when nothing was read).
     """
     first = _at_rate(server, rate_per_s, seconds, **load)
     row = {"offered_per_s": rate_per_s, **first.metrics}
-    disturbed = first.disturbance and first.disturbance.reasons
-    if sizing.keeps_up(row) or (sizing.far_behind(row) and not disturbed):
+    if sizing.keeps_up(row) or not first.disturbed:
         return first
     second = _at_rate(server, rate_per_s, seconds, **load)
     return max(first, second, key=lambda run: run.metrics["answered_per_s"])
@@ -261,40 +258,6 @@ def gain_of_clients(server: Server, clients: int, budget_s: float, **size) -> Ga
     return gains["many"]
 
 
-def burst(server: Server, requests: int, max_tokens: int = 128) -> list[dict]:
-    """Send so many requests at once: a row for each status, with the first words of the server.
-
-    Raises ServerError when nothing answers.
-    """
-    server.check_answers()
-    body = {"model": server.model, "prompt": "All at once", "max_tokens": max_tokens}
-    body |= {"ignore_eos": True, "temperature": 0}
-    limits = httpx.Limits(max_connections=requests)
-    with (
-        httpx.Client(base_url=server.url, timeout=600, limits=limits) as client,
-        ThreadPoolExecutor(requests) as pool,
-    ):
-
-        def send(_: int) -> tuple[httpx.Response, float]:
-            begin = time.perf_counter()
-            answer = client.post(COMPLETION, json=body, headers=server.headers)
-            return answer, time.perf_counter() - begin
-
-        seen = list(pool.map(send, range(requests)))
-    rows = []
-    for status in sorted({answer.status_code for answer, _ in seen}):
-        those = [(answer, took) for answer, took in seen if answer.status_code == status]
-        rows.append(
-            {
-                "status": status,
-                "requests": len(those),
-                "answered after ms (median)": 1e3 * statistics.median(took for _, took in those),
-                "the server says": _words(those[0][0], longest=130),
-            }
-        )
-    return rows
-
-
 # --- what the options change ----------------------------------------------------------------------
 
 
@@ -307,8 +270,7 @@ def options(
     gap_ms and long_ttft_ms: the longest gap in 3 streams while a prompt of `long_tokens` is
     computed, and its TTFT (max_num_batched_tokens); first_ms and again_ms: TTFT of such a prompt,
     and of the same one again, and hits: its tokens found in the cache (prefix caching);
-    too_long_status of a prompt of `too_long_tokens` and fit_together (max_model_len); refused: of
-    BURST requests at once, those that got status 503 (max_num_queued_reqs).
+    too_long_status of a prompt of `too_long_tokens` and fit_together (max_model_len).
     Prompts are new every time, of tokens of a `vocabulary` of this size.
     Raises ServerError when the server does not answer, or breaks a stream off.
     """
@@ -350,8 +312,6 @@ def options(
     found["too_long_status"] = [float(answer.status_code)]
     fit = server.cache_config().get("kv_cache_max_concurrency")
     found["fit_together"] = [float(fit or "nan")]
-    refused = (row["requests"] for row in burst(server, BURST) if row["status"] == 503)
-    found["refused"] = [float(sum(refused))]
     return dict(found)
 
 
@@ -432,7 +392,6 @@ def side_by_side(
         (cache, "its tokens found in the cache", "hits"),
         (length, f"status of a prompt of {too_long_tokens:,} tokens", "too_long_status"),
         (length, "full-length requests that fit", "fit_together"),
-        ("max-num-queued-reqs", f"of {BURST} requests at once, refused with 503", "refused"),
     )
     before, after, compared = middle(default), middle(changed), ratios(default, changed)
     rows = []

@@ -9,10 +9,7 @@ from helpers.engine.profile import Profile
 
 EACH = 8  # requests of every client of a closed loop
 KEEPS_UP = 0.9  # of the arrivals: fewer answers a second are no drain of the last requests
-FAR_BEHIND = 0.8  # of the arrivals: no other run would change the verdict
 STEP, CLOSE_ENOUGH, MOST_RUNS = 1.16, 1.33, 8  # of the search for the capacity
-
-
 LOWER_RATES = 3  # each half of the one before, when no rate met the goal
 
 
@@ -47,11 +44,6 @@ def knee(rows: list[dict]) -> dict:
 def keeps_up(row: dict) -> bool:
     """Whether answers came nearly as fast as requests. row: offered_per_s and answered_per_s."""
     return row["answered_per_s"] >= KEEPS_UP * row["offered_per_s"]
-
-
-def far_behind(row: dict) -> bool:
-    """Whether answers came so much more slowly than requests that no second run is needed."""
-    return row["answered_per_s"] < FAR_BEHIND * row["offered_per_s"]
 
 
 def capacity(rows: list[dict]) -> tuple[float, float]:

@@ -84,10 +84,9 @@ def test_a_run_at_a_rate_is_seen_from_both_sides(server):
 
 
 @pytest.mark.parametrize(
-    "answered, busy, runs",
-    [(95, False, 1), (85, False, 2), (70, False, 1), (70, True, 2), (95, True, 1)],
+    "answered, busy, runs", [(95, False, 1), (85, False, 1), (85, True, 2), (95, True, 1)]
 )
-def test_a_rate_is_tried_again_where_the_verdict_is_narrow(monkeypatch, answered, busy, runs):
+def test_a_rate_that_a_disturbed_machine_missed_is_tried_again(monkeypatch, answered, busy, runs):
     made = []
 
     def once(*_, **__):
@@ -103,11 +102,6 @@ def test_a_rate_is_tried_again_where_the_verdict_is_narrow(monkeypatch, answered
 def test_clients_together_get_more_tokens_than_one(server):
     gain = experiments.gain_of_clients(server, 4, 4, input_tokens=16, output_tokens=32)
     assert gain.values >= 3 and gain.estimate > 1
-
-
-def test_a_server_without_a_limit_answers_a_burst(server):
-    (row,) = experiments.burst(server, 20, max_tokens=4)
-    assert (row["status"], row["requests"]) == (200, 20)
 
 
 def test_the_key_does_not_guard_the_path_of_sagemaker(server):
@@ -169,7 +163,6 @@ def found(**changed):
         "hits": [1920.0] * 3,
         "too_long_status": [200.0],
         "fit_together": [25.6],
-        "refused": [0.0],
     }
     return plain | changed
 

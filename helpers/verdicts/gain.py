@@ -22,6 +22,8 @@ LEAST_VALUES = 3
 MARGIN = 0.03
 # A range whose ends are further apart than this says nothing, not even "no difference".
 WIDE = 1.5
+# A run that others can have slowed by more than this does not count where enough others do.
+SLOWED = 1.25
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,12 @@ class Gain:
     @property
     def undecided(self) -> bool:
         """True for a range so wide that a difference may well be there."""
-        return not self.decided and self.high > WIDE * self.low
+        return not self.decided and self.wide
+
+    @property
+    def wide(self) -> bool:
+        """True for a range whose ends are too far apart to choose by."""
+        return self.high > WIDE * self.low
 
     @property
     def span(self) -> tuple[float, float] | None:
@@ -129,11 +136,21 @@ def gain_of_runs(plain: list, changed: list, value: Callable, better: str) -> Ga
     """As `gain_of_groups`, of two lists of Measurements; value: the number of each.
 
     The two lists come one after the other, so what other programs took during one of them does not
-    cancel: the range is widened by as much as they can have slowed it.
+    cancel. Runs that were slowed much are left out where enough others remain; the range is widened
+    by as much as others can have slowed those that count.
     """
+    plain, changed = _least_slowed(plain), _least_slowed(changed)
     gain = gain_of_groups([value(run) for run in plain], [value(run) for run in changed], better)
-    slower = [max(run.disturbance.slowdown for run in runs) for runs in (plain, changed)]
+    slower = [
+        statistics.geometric_mean(run.disturbance.slowdown for run in runs)
+        for runs in (plain, changed)
+    ]
     return replace(gain, low=gain.low / slower[0], high=gain.high * slower[1])
+
+
+def _least_slowed(runs: list) -> list:
+    calm = [run for run in runs if run.disturbance.slowdown <= SLOWED]
+    return calm if len(calm) >= LEAST_VALUES else runs
 
 
 def _log_gain(plain: float, changed: float, better: str) -> float:

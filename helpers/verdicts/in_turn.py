@@ -3,11 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_pairs
 
 MOST_ROUNDS = 9
+# A setting by itself is repeated until the ends of its mean's range are no further apart: those of
+# two settings' ratio are then about 1.15 apart.
+NARROW = 1.1
+
+
+def rounds(enough: Callable[[], bool], budget_s: float) -> Iterator[int]:
+    """The numbers of the rounds, as many as there shall be.
+
+    Three always; further ones while `enough` does not hold and a round like the last still fits
+    `budget_s` seconds, at most MOST_ROUNDS in all.
+    """
+    begin = time.perf_counter()
+    for number in range(MOST_ROUNDS):
+        start = time.perf_counter()
+        yield number
+        now = time.perf_counter()
+        late = now - begin + (now - start) > budget_s
+        if number + 1 >= LEAST_VALUES and (late or enough()):
+            return
+
+
+def repeated(measure: Callable, value: Callable[..., float], budget_s: float) -> list:
+    """What `measure` returns in each round of one setting by itself, until its mean is known well.
+
+    value: the positive number of what it returns.
+    """
+    runs: list = []
+
+    def enough() -> bool:
+        mean = gain_of_pairs([(1.0, value(run)) for run in runs], "higher")
+        return mean.high <= NARROW * mean.low
+
+    for _ in rounds(enough, budget_s):
+        runs.append(measure())
+    return runs
 
 
 def in_turn(
@@ -16,28 +51,24 @@ def in_turn(
     """Compare each setting with `plain`; returns (gains, values), both by the setting's name.
 
     settings: a function each that measures once and returns a positive number. better: "higher" or
-    "lower" numbers are good. Three rounds are always run; further ones, of those settings whose
-    verdict is open, while a round like the last still fits `budget_s` seconds, at most
-    MOST_ROUNDS in all. Every other round runs backwards, so that no setting is always the first.
+    "lower" numbers are good. After the three rounds that are always run, only settings whose
+    verdict is open are measured again; see `rounds`. Every other round runs backwards, so that no
+    setting is always the first.
     """
     values: dict[str, list[float]] = {name: [] for name in settings}
     pairs: dict[str, list[tuple[float, float]]] = {n: [] for n in settings if n != plain}
     gains: dict[str, Gain] = {}
-    begin = time.perf_counter()
-    still_open = list(settings)
-    for number in range(MOST_ROUNDS):
-        start = time.perf_counter()
-        order = still_open if number % 2 == 0 else still_open[::-1]
+
+    def still_open() -> list[str]:
+        decided = [name for name, gain in gains.items() if gain.decided]
+        return [name for name in settings if name not in decided]
+
+    for number in rounds(lambda: still_open() == [plain], budget_s):
+        order = still_open() if number % 2 == 0 else still_open()[::-1]
         seen = {name: settings[name]() for name in order}
         for name, value in seen.items():
             values[name].append(value)
             if name != plain:
                 pairs[name].append((seen[plain], value))
-        if number + 1 < LEAST_VALUES:
-            continue
-        gains |= {n: gain_of_pairs(pairs[n], better) for n in seen if n != plain}
-        still_open = [n for n in settings if n == plain or not gains[n].decided]
-        now = time.perf_counter()
-        if len(still_open) == 1 or now - begin + (now - start) > budget_s:
-            break
+                gains[name] = gain_of_pairs(pairs[name], better)
     return gains, values

@@ -1,8 +1,9 @@
 """Was anything else going on while a number was measured?
 
-Read at the start and at the end of a run, which costs about a millisecond: what the cores did
-(/proc/stat through psutil), how much of it was this process and its children, and on a GPU box how
-fast the GPUs run and how much of their memory belongs to others (nvitop).
+Read at the start and at the end of a run, which costs a few milliseconds: what the cores did
+(/proc/stat through psutil), how much of it was this process and its children, how long their
+threads waited for a core (schedstat), and on a GPU box how fast the GPUs run and how much of their
+memory belongs to others (nvitop).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import psutil
 
@@ -31,12 +33,15 @@ class Disturbance:
     others_share: CPU time of other programs as a share of all cores (0 to 1). steal_share: time
     that the host gave to other machines. gpu_clock_share: the slowest used GPU's clock over its
     highest, at the end of the run; others_gpu_gib: GPU memory of other processes. None without one.
+    waited_share: how long the run's threads were ready and had no core, all together, and the core
+    time that nobody counted, over the time of the run; None where Linux does not tell.
     """
 
     others_share: float
     steal_share: float
     gpu_clock_share: float | None = None
     others_gpu_gib: float | None = None
+    waited_share: float | None = None
 
     @property
     def reasons(self) -> list[str]:
@@ -54,11 +59,12 @@ class Disturbance:
     def slowdown(self) -> float:
         """How many times longer the run can have taken for it; 1 for one that was not disturbed.
 
-        As if all that others took had been taken from the run, which uses every core at most.
+        As if all that others took had been taken from the run, but no more than its threads waited.
         """
         if not self.reasons:
             return 1.0
-        left = 1 - min(0.9, self.others_share + self.steal_share)
+        waited = 1.0 if self.waited_share is None else self.waited_share
+        left = 1 - min(0.9, min(self.others_share, waited) + self.steal_share)
         return 1 / min(left, self.gpu_clock_share or 1.0)
 
     def label(self) -> str:
@@ -75,22 +81,25 @@ class MachineWatch:
     """From its making to `stop`, what the machine did beside this process and its children."""
 
     def __init__(self):
-        self._begin = time.perf_counter(), psutil.cpu_times(), _own_cpu_s()
+        self._begin = time.perf_counter(), psutil.cpu_times(), _own_cpu_s(), _own_waits_s()
 
     def stop(self) -> Disturbance:
         """Read them again. A run of less than 0.1 s is too short to tell: all shares are 0."""
-        began, before, own_before = self._begin
+        began, before, own_before, waits_before = self._begin
         seconds = time.perf_counter() - began
-        now, own = psutil.cpu_times(), _own_cpu_s()
+        now, own, waits = psutil.cpu_times(), _own_cpu_s(), _own_waits_s()
         if seconds < LEAST_TICKS * TICK_S:
             return Disturbance(0.0, 0.0)
         capacity = seconds * (psutil.cpu_count() or 1)
         steal = getattr(now, "steal", 0.0) - getattr(before, "steal", 0.0)
         idle = _idle_s(now) - _idle_s(before)
         others = capacity - idle - steal - (own - own_before)
+        missing = max(0.0, capacity - (_ticks_s(now) - _ticks_s(before)))  # what the host hides
+        waited = sum(wait_s - waits_before.get(thread, 0.0) for thread, wait_s in waits.items())
         return Disturbance(
             others_share=round(max(0.0, others) / capacity, 4),
             steal_share=round(max(0.0, steal) / capacity, 4),
+            waited_share=round((waited + missing) / seconds, 4) if waits else None,
             **_gpus(),
         )
 
@@ -104,21 +113,44 @@ def _idle_s(times) -> float:
     return times.idle + getattr(times, "iowait", 0.0)
 
 
+def _ticks_s(times) -> float:
+    """Core time of whatever kind; a guest's is in "user" already."""
+    counted = times._asdict()
+    return sum(s for kind, s in counted.items() if kind not in ("guest", "guest_nice"))
+
+
 def _own_cpu_s() -> float:
     """CPU seconds of this process and all below it, ended children included."""
-    me = psutil.Process()
     total = 0.0
-    for process in [me, *me.children(recursive=True)]:
+    for process in _own():
         with contextlib.suppress(psutil.Error):  # one that has just ended is in its parent's sum
             total += sum(process.cpu_times()[:4])
     return total
+
+
+def _own_waits_s() -> dict[Path, float]:
+    """Seconds that each thread of this process and all below it was ready and had no core.
+
+    Empty where the kernel does not count them (Documentation/scheduler/sched-stats.rst).
+    """
+    waits: dict[Path, float] = {}
+    for process in _own():
+        for thread in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # one that has just ended
+                waits[thread] = int(thread.read_text().split()[1]) / 1e9
+    return waits
+
+
+def _own() -> list[psutil.Process]:
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
 
 
 def _gpus() -> dict[str, float]:
     devices = visible_devices()
     if not devices:
         return {}
-    mine = {p.pid for p in [psutil.Process(), *psutil.Process().children(recursive=True)]}
+    mine = {process.pid for process in _own()}
     clocks, others = [], 0
     for device in devices:
         with contextlib.suppress(Exception):  # a card that does not tell its clocks or processes

@@ -1,5 +1,6 @@
 """helpers/verdicts/machine.py: another program is noticed, one's own work and children are not."""
 
+import os
 import subprocess
 import sys
 import time
@@ -58,7 +59,8 @@ def test_time_that_the_host_took_without_a_word_is_not_lost(monkeypatch):
     """Its ticks are missing: busy time stands still while the clock goes on."""
     now = psutil.cpu_times()
     monkeypatch.setattr(machine.psutil, "cpu_times", lambda: now)
-    assert share(0.3).others_share > 0.9
+    hidden = share(0.3)
+    assert hidden.others_share > 0.9 and hidden.slowdown > 5
 
 
 def test_a_child_is_ones_own_work():
@@ -103,3 +105,27 @@ def test_others_can_have_slowed_a_run_by_what_they_took():
     assert Disturbance(0.5, 0.25).slowdown == pytest.approx(4)
     assert Disturbance(1.0, 0.4).slowdown == pytest.approx(10), "not without end"
     assert Disturbance(0.0, 0.0, gpu_clock_share=0.5).slowdown == pytest.approx(2)
+
+
+def test_others_on_cores_that_the_run_did_not_want_have_not_slowed_it():
+    assert Disturbance(0.5, 0.0, waited_share=0.2).slowdown == pytest.approx(1.25)
+    assert Disturbance(0.5, 0.0, waited_share=2.0).slowdown == pytest.approx(2)
+    assert Disturbance(0.5, 0.25, waited_share=0.0).slowdown == pytest.approx(4 / 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux counts how long a thread waits")
+def test_a_run_that_shares_its_core_has_waited():
+    def busy():
+        end = time.perf_counter() + 0.5
+        while time.perf_counter() < end:
+            pass
+
+    [core, *_] = cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    child = burn(3)  # on the same core
+    try:
+        assert share(0.0, busy).waited_share > 0.2
+    finally:
+        child.kill()
+        os.sched_setaffinity(0, cores)
+    assert share(0.2).waited_share < 0.2, "who sleeps does not wait"

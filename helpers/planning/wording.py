@@ -554,25 +554,37 @@ def about_range() -> str:
     )
 
 
-def reason_for(rows: list[Expected], requests: int) -> str:
-    """Why the last size, in one sentence for the plan of Week 5."""
-    one, best = rows[0], rows[-1]
-    if one is best:
-        return f"{best.name} is the only size that holds the model here."
-    return (
-        f"{best.name} is expected to bring TPOT from {one.tpot_ms:.1f} to {best.tpot_ms:.1f} ms "
-        f"for {requests} requests at once; {one.name} is the smallest that fits."
+def reason_for(
+    rows: list[Expected], chosen: Expected, requests: int, goal_ms: float, by_rule: bool
+) -> str:
+    """Why the chosen layout, for the plan of Week 5. by_rule: nobody chose it."""
+    one, tpot_ms = rows[0], chosen.tpot_ms
+    said = (
+        f"{chosen.name} is expected to bring TPOT from {one.tpot_ms:.1f} to {tpot_ms:.1f} ms for "
+        f"{requests} requests at once; {one.name} is the smallest that fits."
     )
+    if one is chosen:
+        said = f"{one.name} is the smallest that fits, with an expected TPOT of {tpot_ms:.1f} ms."
+    if by_rule:
+        keeps = f"it has the fewest GPUs that keep TPOT within {goal_ms:g} ms"
+        nearest = f"no layout keeps TPOT within {goal_ms:g} ms, and it comes nearest"
+        said += f" Nobody chose: {keeps if tpot_ms <= goal_ms else nearest}."
+    error = recorded.usual_error()[0]
+    if abs(tpot_ms / goal_ms - 1) < error:
+        said += f" From the goal that is less than the planner's error of {error:.0%}."
+    return said
 
 
-def week5_in_short(rows: list[Expected]) -> list[str]:
+def week5_in_short(first: Expected, chosen: Expected) -> list[str]:
     """What to keep of the plan."""
-    best = rows[-1]
-    out = [f"Expected of {best.name}, output tokens/s over {rows[0].name}: {best.speedup}."]
-    if best.speedup_x_high < best.tp / rows[0].tp:
+    if first is chosen:
+        return [f"Planned: {chosen.name}, with a TPOT of {chosen.tpot_ms:.1f} ms."]
+    out = [f"Expected of {chosen.name}, output tokens/s over {first.name}: {chosen.speedup}."]
+    times = chosen.gpus / first.gpus
+    if chosen.speedup_x_high < times:
         out.append(
-            f"That is less than {best.tp / rows[0].tp:.0f} times, so each token costs more GPU "
-            "time: tensor parallelism buys a shorter TPOT, not cheaper tokens."
+            f"That is less than {times:.0f} times, so each token costs more GPU time: these GPUs "
+            "buy a shorter TPOT, not cheaper tokens."
         )
     return out
 
@@ -584,10 +596,10 @@ def filled_in(rows: list[Expected], found: list[dict]) -> str:
             "Nothing is filled in yet. In Week 5 write your tokens/s and TPOT into the table at\n"
             "the end of distributed_planning.md, save it, and run this cell again."
         )
-    expected = {row.tp: row for row in rows}
+    expected = {row.name: row for row in rows}
     lines = []
     for one in found:
-        planned = expected.get(one["tp"])
+        planned = expected.get(one["layout"])
         for name, unit in (("output_tokens_per_s", "tokens/s"), ("tpot_ms", "ms TPOT")):
             if planned and name in one:
                 ratio = one[name] / getattr(planned, name)
@@ -598,10 +610,10 @@ def filled_in(rows: list[Expected], found: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def measured_speedup(rows: list[Expected], found: list[dict]) -> float | None:
-    """Tokens/s of the last size over the first, as filled in; None while one is missing."""
-    rate = {row["tp"]: row.get("output_tokens_per_s") for row in found}
-    one, best = rate.get(rows[0].tp), rate.get(rows[-1].tp)
+def measured_speedup(first: Expected, other: Expected, found: list[dict]) -> float | None:
+    """Tokens/s of a layout over the first's, as filled in; None while one is missing."""
+    rates = {row["layout"]: row.get("output_tokens_per_s") for row in found}
+    one, best = rates.get(first.name), rates.get(other.name)
     return best / one if one and best else None
 
 

@@ -16,21 +16,21 @@ CELLS = {4: ("output_tokens_per_s", "tokens/s"), 5: ("tpot_ms", "ms")}  # that a
 
 
 def filled_in(results_dir: str | os.PathLike | None = None) -> list[dict]:
-    """A dict for each row of the plan with a number in it: "layout", "tp" and what was filled in.
+    """A dict for each row of the plan with a number in it: "layout" and what was filled in.
 
-    Such as [{"layout": "TP 2", "tp": 2, "output_tokens_per_s": 5120.0, "tpot_ms": 9.1}]. A cell
+    Such as [{"layout": "TP 2", "output_tokens_per_s": 5120.0, "tpot_ms": 9.1}]. A cell
     that holds no number that can be read counts as empty.
     """
     folder = results_folder(results_dir)
     path = folder / DOCUMENT
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    planned = {r["variant"]: r["metrics"].get("tp") for r in Facts.of(folder).all("week5_plan")}
+    planned = {record["variant"] for record in Facts.of(folder).all("week5_plan")}
     rows = []
     for line in lines:
         cells = [out_of_markdown(c).strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
         if cells and cells[0] in planned:
             numbers = _numbers(cells)
-            rows += [{"layout": cells[0], "tp": planned[cells[0]], **numbers}] if numbers else []
+            rows += [{"layout": cells[0], **numbers}] if numbers else []
     return rows
 
 

@@ -223,17 +223,45 @@ def test_the_plan_for_week_5_has_a_range_and_is_read_back():
     requests = plan.RequestMix(1024, 256, 64)
     model = plan.load_shape("Qwen2.5-7B")
     rows = week5_plan.expected(model, BOX, [1, 2, 4, 16], requests, OPTIONS)
-    assert [row.tp for row in rows] == [1, 2, 4], "a machine has eight GPUs, and not sixteen"
+    names = ["TP 1", "TP 2", "TP 4", "TP 4 x DP 2"]
+    assert [row.name for row in rows] == names, "a machine has eight GPUs, and not sixteen"
     assert rows[0].speedup == "1.00 x"
     for row in rows[1:]:
-        assert row.speedup_x_low < row.speedup_x <= row.speedup_x_high <= row.tp
+        assert row.speedup_x_low < row.speedup_x <= row.speedup_x_high <= row.gpus
     assert "Nothing is filled in yet" in wording.filled_in(rows, [])
-    found = [{"tp": 1, "output_tokens_per_s": 1000.0}, {"tp": 4, "output_tokens_per_s": 2500.0}]
-    assert wording.measured_speedup(rows, found[1:]) is None
-    assert wording.measured_speedup(rows, found) == 2.5
+    rates = {"TP 1": 1000.0, "TP 4": 2500.0}
+    found = [{"layout": name, "output_tokens_per_s": rate} for name, rate in rates.items()]
+    assert wording.measured_speedup(rows[0], rows[2], found[1:]) is None
+    assert wording.measured_speedup(rows[0], rows[2], found) == 2.5
     assert "TP 4: 2,500.0 tokens/s measured" in wording.filled_in(rows, found)
     with pytest.raises(plan.PlanningError, match="WEEK5_TP"):
         week5_plan.expected(SHAPE, plan.make_box("L40S", 4), [1, 2], requests, OPTIONS)
+
+
+def test_a_layout_that_nobody_chose_follows_from_the_plan_and_says_so():
+    requests = plan.RequestMix(1024, 256, 64)
+    rows = week5_plan.expected(plan.load_shape("Qwen2.5-7B"), BOX, [1, 2, 4], requests, OPTIONS)
+    tpot_ms = [row.tpot_ms for row in rows]
+    for goal_ms, name in ((tpot_ms[0] + 1, "TP 1"), (tpot_ms[1] + 1, "TP 2"), (1, rows[-1].name)):
+        chosen = week5_plan.without_a_choice(rows, goal_ms)
+        assert chosen.name == name
+        said = wording.reason_for(rows, chosen, 64, goal_ms, by_rule=True)
+        assert said.startswith(name) and "Nobody chose" in said
+        assert ("no layout keeps" in said) == (goal_ms == 1)
+    said = wording.reason_for(rows, rows[1], 64, 1.1 * tpot_ms[1], by_rule=False)
+    assert "from 13.1 to 9.0 ms" in said and "Nobody" not in said
+    assert "less than the planner's error" in said
+
+
+def test_tpot_under_load_by_hand_is_near_the_plan():
+    """The decode step, and for each of an answer's steps its share of a prompt."""
+    requests = plan.RequestMix(1024, 256, 64)
+    model = plan.load_shape("Qwen2.5-7B")
+    for row in week5_plan.expected(model, BOX, [1, 2, 4], requests, OPTIONS):
+        n = row.streams_per_replica
+        alone, both, _ = plan.prompt_beside_parts(model, BOX, row.tp, n, 1024 + 128, 1024)
+        by_hand = alone["total_ms"] + n / 256 * (both["total_ms"] - alone["total_ms"])
+        assert by_hand == pytest.approx(row.tpot_ms, rel=0.1), row.name
 
 
 def test_what_to_keep_of_the_sizes_is_said_of_the_smallest_and_the_largest():

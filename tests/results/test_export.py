@@ -555,7 +555,7 @@ def test_what_week_5_measures_is_read_back_and_stays(tmp_path):
         "9.5 | | ___ | ___ |\n| TP 2 | 8,000 | 9.5 | | 7,100 |",
         plan,
     )
-    measured = [{"layout": "TP 2", "tp": 2, "output_tokens_per_s": 7100.0}]
+    measured = [{"layout": "TP 2", "output_tokens_per_s": 7100.0}]
     assert week5.filled_in(tmp_path) == measured
     store.save("week5_plan", "TP 2", {"tp": 2, "output_tokens_per_s": 1.0}, source="planner")
     export(tmp_path)

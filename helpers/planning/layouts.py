@@ -41,6 +41,7 @@ WHAT = {
 }
 CONTEXT = INPUT_TOKENS + OUTPUT_TOKENS / 2  # tokens in the KV cache of a stream on average
 CPU_KV_CACHE_BYTES = 64 * 2**20
+CASES = {"tpot_ms": "streams", "prefill_ms": "tokens"}  # what a quantity is measured by
 RANGE = {"measured": "", "low": "_low", "high": "_high"}  # a number and its range, in a record
 CHUNK = 4096  # more tokens than the prompts have
 CHILD_S, CPU_CHILD_S = 300, 60  # for one layout on GPUs; for all of a CPU together
@@ -101,9 +102,10 @@ class Trial:
     def metrics(self) -> dict[str, float]:
         """The numbers to save, with units in their names; _low and _high: of the rounds."""
         numbers = {"startup_s": self.startup_s, "kv_cache_tokens": self.kv_cache_tokens}
-        for streams, ms in self.tpot_ms.items():
-            name, (low, high) = f"tpot_ms_{streams}_streams", self.span("tpot_ms", streams)
-            numbers |= {name: ms, f"{name}_low": low, f"{name}_high": high}
+        for quantity, of in CASES.items():
+            for case, ms in getattr(self, quantity).items():
+                name, (low, high) = f"{quantity}_{case}_{of}", self.span(quantity, case)
+                numbers |= {name: ms, f"{name}_low": low, f"{name}_high": high}
         return numbers
 
     def span(self, quantity: str, case: int) -> tuple[float, float]:
@@ -315,24 +317,29 @@ def beside_predictions(trials, shape: ModelShape, box: Box, calibrated: Calibrat
 
 @lru_cache(maxsize=1)
 def recorded_on_two_gpus() -> tuple[list[dict], str]:
-    """TPOT of TP 1, TP 2 and PP 2 as this notebook measured it on two H100s; and where that was.
+    """What this notebook's trials took on two H100s, TP 1, TP 2 and PP 2; and where that was.
 
-    Rows as of beside_predictions, with "layout", "streams" and "kv_cache_tokens"; "predicted":
-    without calibration.
+    Rows as of beside_predictions, with "layout", "case" (streams, or tokens of a prompt) and
+    "kv_cache_tokens"; "predicted": without calibration. A time that was not kept has no row.
     """
     records = {record["variant"]: record for record in reference.records("trial")}
     shape, box = load_shape("Qwen2.5-7B"), make_box("H100-SXM", 2)
+    predict = {
+        "tpot_ms": lambda tp, pp, n: decode_parts(shape, box, tp, pp, n, CONTEXT),
+        "prefill_ms": lambda tp, pp, n: prefill_parts(shape, box, tp, pp, n, CHUNK),
+    }
     rows = []
     for layout, tp, pp in (("TP 1", 1, 1), ("TP 2", 2, 1), ("PP 2", 1, 2)):
         metrics = records[layout]["metrics"]
-        disturbed = "; ".join(records[layout]["machine"].get("disturbed", []))
-        for n in (1, 8):
-            name = f"tpot_ms_{n}_streams"
-            row = {key: metrics[name + end] for key, end in RANGE.items()}
-            predicted = float(decode_parts(shape, box, tp, pp, n, CONTEXT).total) * 1e3
-            row |= {"predicted": predicted, "quantity": "tpot_ms", "disturbed": disturbed}
-            tokens = int(metrics["kv_cache_tokens"])
-            rows.append({"layout": layout, "streams": n, "kv_cache_tokens": tokens, **row})
+        about = {"layout": layout, "kv_cache_tokens": int(metrics["kv_cache_tokens"])}
+        about["disturbed"] = "; ".join(records[layout]["machine"].get("disturbed", []))
+        for quantity, cases in (("tpot_ms", (1, 8)), ("prefill_ms", WHAT["prefill"])):
+            for n in cases:
+                name = f"{quantity}_{n}_{CASES[quantity]}"
+                if name in metrics:
+                    row = {key: metrics[name + end] for key, end in RANGE.items()}
+                    row["predicted"] = float(predict[quantity](tp, pp, n).total) * 1e3
+                    rows.append({**about, "quantity": quantity, "case": n, **row})
     gpus, *_, day = reference.label_of(records["TP 2"]).split(", ")
     return rows, f"{gpus}, {shape.name}, {day}"
 

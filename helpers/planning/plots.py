@@ -203,11 +203,11 @@ def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> 
 
     rows: {"what", "measured", "low", "high", "before", "after"} in ms: the range of the rounds,
     before and after the calibration; "disturbed" is not empty where the machine was busy.
-    recorded: {"measured", "predicted"} of two other GPUs.
+    recorded: {"quantity", "measured", "predicted"} of two other GPUs.
     """
     fig, ax = figures.figure("Predicted against measured", size=(8.4, 4.4))
     values = [row[key] for row in rows for key in ("low", "high", "before", "after")]
-    values += [row["predicted"] for row in recorded]
+    values += [row[key] for row in recorded for key in ("measured", "predicted")]
     ends = [min(values) * 0.7, max(values) * 1.4]
     under, over = ([share * end for end in ends] for share in (0.85, 1.15))
     ax.fill_between(ends, under, over, color=GREY, alpha=0.15, lw=0, label="within 15 %")
@@ -229,8 +229,12 @@ def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> 
         name = "after calibration" + ", machine disturbed" * (look["fmt"] == "X")
         x, y = [row["measured"] for row in mine], [row["after"] for row in mine]
         ax.errorbar(x, y, xerr=spread, label=name, elinewidth=1.2, **look)
-    times = [[row[key] for row in recorded] for key in ("measured", "predicted")]
-    ax.scatter(*times, label="recorded on two GPUs", marker="D", **hollow_points(PURPLE))
+    for quantity, what, marker in (("tpot_ms", "steps", "D"), ("prefill_ms", "prompts", "s")):
+        mine = [row for row in recorded if row["quantity"] == quantity]
+        times = [[row[key] for row in mine] for key in ("measured", "predicted")]
+        look = {"marker": marker, **hollow_points(PURPLE)}
+        if mine:
+            ax.scatter(*times, label=f"{what} recorded on two GPUs", **look)
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     for axis in (ax.xaxis, ax.yaxis):  # 1, 2, 5, 10, ...: labels that do not run into each other
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

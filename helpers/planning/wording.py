@@ -420,7 +420,7 @@ def about_errors(rows: list[dict]) -> str:
     what = f"{QUANTITIES[worst['quantity']]} on {worst['machine']}"
     return (
         f"Farthest off: {what}, {worst['worst']:.0%} at worst and {worst['mean']:.1%} on average "
-        f"of {worst['numbers']} numbers. TP 2 and PP 2 on two H100s are the diamonds above."
+        f"of {worst['numbers']} numbers. TP 2 and PP 2 on two H100s are the purple marks above."
     )
 
 
@@ -438,7 +438,7 @@ def kv_on_two_gpus() -> str:
 def on_two_gpus() -> str:
     """What TP 2 and PP 2 did to a step of 8 requests on two H100s, and what was predicted."""
     rows, label = recorded_on_two_gpus()
-    steps = {row["layout"]: row for row in rows if row["streams"] == 8}
+    steps = {row["layout"]: row for row in rows if (row["quantity"], row["case"]) == ("tpot_ms", 8)}
     one = steps.pop("TP 1")
     said = [
         f"{layout} {one['measured'] / step['measured']:.2f} times as fast as TP 1 "

@@ -67,6 +67,7 @@ def test_a_layout_that_fails_does_not_start_another_child(two_cores):
     ]
     metrics = done[1].metrics()
     assert (metrics["tpot_ms_1_streams_low"], metrics["tpot_ms_1_streams_high"]) == (1.9, 2.6)
+    assert metrics["prefill_ms_256_tokens"] == 7.0
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_the_recorded_errors_are_one_row_for_each_machine_and_quantity():
     worst = max(rows, key=lambda row: row["worst"])
     said = wording.about_errors(rows)
     assert f"on {worst['machine']}, {worst['worst']:.0%} at worst" in said
-    assert said.endswith("TP 2 and PP 2 on two H100s are the diamonds above.")
+    assert said.endswith("TP 2 and PP 2 on two H100s are the purple marks above.")
 
 
 def test_replicas_of_a_mixture_keep_more_tokens_where_the_cache_is_a_latent():
@@ -287,12 +287,13 @@ def test_what_was_measured_on_two_gpus_stands_beside_what_is_predicted():
     assert {row["layout"] for row in rows} == {"TP 1", "TP 2", "PP 2"} and "H100" in label
     assert all(row["low"] <= row["measured"] <= row["high"] for row in rows)
     error = recorded.usual_error()[0]
-    tp2 = [row for row in rows if row["layout"] == "TP 2"]
+    tp2 = [r for r in rows if (r["layout"], r["quantity"]) == ("TP 2", "tpot_ms")]
     assert all(abs(row["predicted"] / row["measured"] - 1) < error for row in tp2), "as is said"
     assert "1,025,136 tokens with TP 1" in " ".join(wording.kv_on_two_gpus().split())
     said = wording.on_two_gpus()
     assert said.count("(predicted: ") == 2
-    one, two = (row["measured"] for row in rows if row["layout"] != "PP 2" and row["streams"] == 8)
+    steps = [row for row in rows if (row["quantity"], row["case"]) == ("tpot_ms", 8)]
+    one, two = (row["measured"] for row in steps if row["layout"] != "PP 2")
     assert f"TP 2 {one / two:.2f} times as fast" in said
 
 
@@ -308,6 +309,10 @@ def test_the_text_about_two_gpus_is_what_their_page_shows():
 
     steps, staged = rows(r"TP \d, TPOT, \d streams?"), rows(r"PP 2, TPOT, \d streams?")
     prompts = [1 / ratio for ratio in rows(r"[TP]P \d, prefill of \d+")]
+    kept = [r for r in layouts.recorded_on_two_gpus()[0] if r["quantity"] == "prefill_ms"]
+    shown = re.findall(r"[TP]P \d, prefill of \d+ ([\d.]+) ([\d.]+) ([\d.]+)", page)
+    keys = ("measured", "low", "high")
+    assert [[r[key] for key in keys] for r in kept] == [[float(x) for x in row] for row in shown]
     notebook = (REPO / "notebooks/04_multi_gpu_planning.ipynb").read_text()
     concern = wording.concerns(plan.make_box("H100-SXM", 2))[1]
     for ratios, text in ((steps, notebook), (staged, notebook), (steps, concern)):

@@ -54,8 +54,8 @@ SIZES = {
     "turn_tokens": (100, 1100),
     "speculation_questions": (5, 5),
     "largest_batch": (64, 64),
-    "synthetic_tokens": (132, 72),
-    "sampling_prompts": (6, 8),
+    "synthetic_tokens": (100, 72),
+    "sampling_prompts": (4, 8),
     "memory_requests": (20, 64),
     "service_requests": (4, 8),
     # notebook 5

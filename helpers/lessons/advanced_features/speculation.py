@@ -19,8 +19,9 @@ from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
 from helpers.engine.retune import retuned
 from helpers.lessons.papers import speculative as formula
-from helpers.measure import Measurement, run_workload
+from helpers.measure import Measurement, run_workload, warm_up
 from helpers.results import recorded
+from helpers.verdicts import in_turn
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_groups, gain_of_runs
 
 FEW_DRAFTS = 10  # shares of fewer say nothing
@@ -72,12 +73,17 @@ def acceptance(runs: list[Measurement], num_speculative_tokens: int) -> Acceptan
     return Acceptance(drafts, drafted, accepted, mean_length, alpha)
 
 
-def repeated(engine, workload, concurrency: int = 1) -> list[Measurement]:
-    """The workload run as often as a range needs."""
-    return [
-        run_workload(engine, workload, concurrency=concurrency, progress=False)
-        for _ in range(LEAST_VALUES)
-    ]
+def repeated(engine, workload, concurrency: int = 1, budget_s: float = 0.0) -> list[Measurement]:
+    """The workload run as often as a range needs: three times, more often where the runs vary.
+
+    budget_s: no further run is begun that would not end within so many seconds.
+    """
+    warm_up(engine)
+
+    def run() -> Measurement:
+        return run_workload(engine, workload, concurrency=concurrency, progress=False)
+
+    return in_turn.repeated(run, decode_ms_per_token, budget_s)
 
 
 def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) -> dict[str, float]:

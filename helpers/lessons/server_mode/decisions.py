@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from helpers.lessons.server_mode import experiments
 from helpers.results.store import Results
+from helpers.verdicts.gain import Gain
 
 NOT_MEASURED, NOT_DECIDED = "not measured yet", "not decided yet"
 
@@ -34,20 +36,18 @@ def _number(store: Results, experiment: str, variant: str, name: str) -> float |
 
 
 def _changed(store: Results, name: str) -> str:
-    """The range of changed / default of a number that the options of section 8 changed."""
-    low, high = (
-        _number(store, "options", "changed", f"{name}_over_default_x_{end}")
-        for end in ("low", "high")
-    )
-    if low is None or high is None:
+    """The range of changed / default of a time that the options of section 8 changed."""
+    ends = (f"{name}_over_default_x{end}" for end in ("", "_low", "_high", "_values"))
+    found = [_number(store, "options", "changed", end) for end in ends]
+    if None in found:
         return NOT_MEASURED
-    open_ = " (undecided)" if low <= 1 <= high else ""
-    return f"{low:.2f} to {high:.2f} times{open_}"
+    ratio = Gain(*found)
+    return experiments.said_of(ratio) + " times" * (not ratio.undecided)
 
 
 def _places(store: Results) -> str:
     ttft, tpot = _changed(store, "ttft_ms_p50"), _changed(store, "tpot_ms_p50")
-    return f"4 places against the default, 12 clients: TTFT {ttft}; TPOT {tpot}"
+    return f"4 places against the default, 12 requests at once: TTFT {ttft}; TPOT {tpot}"
 
 
 def _chunks(store: Results) -> str:

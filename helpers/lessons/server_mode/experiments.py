@@ -18,11 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 
 import httpx
 import numpy as np
 import psutil
 
+from helpers.lessons.exercises import Answer
 from helpers.lessons.server_mode import sizing
 from helpers.server.load import LoadRun, Stream, run_load, timed_stream
 from helpers.server.server import Server, ServerError, StopReport
@@ -43,8 +45,17 @@ ENDPOINTS = (
     ("POST", CHAT, _SHORT_CHAT, "messages in, an answer out"),
     ("POST", "/invocations", _SHORT_CHAT, "either of the two, for Amazon SageMaker"),
 )
+STATUSES = [f"{code} {HTTPStatus(code).phrase}" for code in (200, 400, 401, 404, 500)]
+# The mistakes whose status is guessed first.
+GUESSED = (
+    "wrong API key",
+    "prompt longer than max_model_len",
+    "a path that does not exist",
+    "a parameter that does not exist",
+)
+CANNOT_TELL = "cannot tell"
 LONGEST = 96  # characters of what a server says of a mistake
-TRIALS = 3  # of each number that the options change: a range needs three
+TRIALS = 5  # of each number that the options change: of three, one bad run spoils the range
 
 
 def endpoints(server: Server) -> list[dict]:
@@ -85,10 +96,10 @@ def ask_with_curl(server: Server, path: str, body: dict) -> dict | None:
     return json.loads(done.stdout)
 
 
-def mistakes(server: Server, max_model_len: int) -> list[dict]:
+def mistakes(server: Server, max_model_len: int, guessed: dict[str, Answer]) -> list[dict]:
     """Requests that a client gets wrong: the status, and the server's own words.
 
-    Raises ServerError when nothing answers.
+    guessed: one of the STATUSES, by mistake. Raises ServerError when nothing answers.
     """
     server.check_answers()
     hello = {"model": server.model, **_ONE_TOKEN}
@@ -115,6 +126,9 @@ def mistakes(server: Server, max_model_len: int) -> list[dict]:
             headers = {**server.headers, **request.get("headers", {})}
             answer = client.post(path, **{**request, "headers": headers})
             row = {"mistake": name, "status": answer.status_code}
+            if any(guessed.values()):
+                truth = f"{answer.status_code} {answer.reason_phrase}"
+                row["you said"] = judged(guessed.get(name), truth)
             rows.append(row | {"the server says": _words(answer)})
     return rows
 
@@ -264,13 +278,13 @@ def gain_of_clients(server: Server, clients: int, budget_s: float, **size) -> Ga
 def options(
     server: Server, long_tokens: int, too_long_tokens: int, vocabulary: int
 ) -> dict[str, list[float]]:
-    """Numbers for each option, three of each that varies; run it on two servers and compare.
+    """Numbers for each option, TRIALS of each that varies; run it on two servers and compare.
 
-    queue_ms_mean (the server's own count), ttft_ms_p50, tpot_ms_p50 of 12 clients (max_num_seqs);
-    gap_ms and long_ttft_ms: the longest gap in 3 streams while a prompt of `long_tokens` is
-    computed, and its TTFT (max_num_batched_tokens); first_ms and again_ms: TTFT of such a prompt,
-    and of the same one again, and hits: its tokens found in the cache (prefix caching);
-    too_long_status of a prompt of `too_long_tokens` and fit_together (max_model_len).
+    Of 12 requests at once queue_ms_mean (the server's own count), ttft_ms_p50 and tpot_ms_p50
+    (max_num_seqs); gap_ms and long_ttft_ms: the longest gap in 3 streams while a prompt of
+    `long_tokens` is computed, and its TTFT (max_num_batched_tokens); first_ms and again_ms: TTFT of
+    such a prompt, and of the same one again, and hits: its tokens found in the cache (prefix
+    caching); too_long_status of a prompt of `too_long_tokens` and fit_together (max_model_len).
     Prompts are new every time, of tokens of a `vocabulary` of this size.
     Raises ServerError when the server does not answer, or breaks a stream off.
     """
@@ -283,11 +297,11 @@ def options(
 
     for _ in range(TRIALS):
         with growth(server.metrics) as grown:
-            load = run_load(server, requests=24, input_tokens=64, output_tokens=48, concurrency=12)
+            load = run_load(server, requests=12, input_tokens=64, output_tokens=48)
         queue = "request_queue_time_seconds"
         queued_s = grown[f"{queue}_sum"] / (grown[f"{queue}_count"] or 1)
         found["queue_ms_mean"].append(1e3 * queued_s)
-        for name in ("ttft_ms_p50", "tpot_ms_p50", "output_tokens_per_s"):
+        for name in ("ttft_ms_p50", "tpot_ms_p50"):
             found[name].append(load.metrics[name])
 
     for _ in range(TRIALS):
@@ -322,13 +336,40 @@ def middle(found: dict[str, list[float]]) -> dict[str, float]:
     return medians | {"ttft_again_x": statistics.median(a / first for a, first in again)}
 
 
-# Numbers of `options` that vary from trial to trial.
-VARYING = ("ttft_ms_p50", "tpot_ms_p50", "gap_ms", "long_ttft_ms")
+# Times of `options` that vary from trial to trial, as the question what an option will do to them.
+VARYING = {
+    "ttft_ms_p50": "4 places in a step: the TTFT of 12 requests at once will be",
+    "tpot_ms_p50": "4 places in a step: the TPOT of those 12 will be",
+    "gap_ms": "256 tokens a step: the longest gap in a stream beside a long prompt will be",
+    "long_ttft_ms": "256 tokens a step: the TTFT of that long prompt will be",
+}
+DIRECTIONS = ["longer", "shorter", "much the same"]
 
 
 def ratios(default: dict, changed: dict) -> dict[str, Gain]:
-    """Changed / default of each varying number of `options`; "better" means a larger number."""
+    """Changed / default of each time in VARYING; "better" means a longer one."""
     return {name: gain_of_groups(default[name], changed[name], "higher") for name in VARYING}
+
+
+def said_of(ratio: Gain) -> str:
+    """Its range, or that these trials cannot tell."""
+    return CANNOT_TELL if ratio.undecided else f"{ratio.low:.2f} to {ratio.high:.2f}"
+
+
+def direction(ratio: Gain) -> str:
+    """Which of the DIRECTIONS a time took by `ratios`, or that these trials cannot tell."""
+    if ratio.undecided:
+        return CANNOT_TELL
+    longer, shorter, same = DIRECTIONS
+    return {"better": longer, "worse": shorter}.get(ratio.verdict, same)
+
+
+def judged(guess: Answer | None, truth: str) -> str:
+    """What was chosen with whether it was right; "" where nothing was."""
+    if not guess:
+        return ""
+    verdict = "right" if guess.text == truth else "wrong"
+    return f"{guess.text}: {CANNOT_TELL if truth == CANNOT_TELL else verdict}"
 
 
 def cache_gain(found: dict[str, list[float]]) -> Gain:
@@ -377,15 +418,18 @@ def gap_under_prefill(
 
 
 def side_by_side(
-    default: dict, changed: dict, long_tokens: int, too_long_tokens: int
+    default: dict, changed: dict, guessed: dict[str, Answer], long_tokens: int, too_long_tokens: int
 ) -> list[dict]:
-    """The medians of `options` of two servers, a row each, beside the option that governs it."""
+    """The medians of `options` of two servers, a row each, beside the option that governs it.
+
+    guessed: one of the DIRECTIONS, by the key in VARYING.
+    """
     batch, cache, length = "max-num-batched-tokens", "no-enable-prefix-caching", "max-model-len"
     gap = f"longest gap in a stream during a prefill of {long_tokens:,} tokens (ms)"
     watched = (
-        ("max-num-seqs", "mean time in the queue, 12 clients (ms)", "queue_ms_mean"),
-        ("max-num-seqs", "TTFT p50 of 12 clients (ms)", "ttft_ms_p50"),
-        ("max-num-seqs", "TPOT p50 of 12 clients (ms)", "tpot_ms_p50"),
+        ("max-num-seqs", "mean time in the queue, 12 requests at once (ms)", "queue_ms_mean"),
+        ("max-num-seqs", "their TTFT p50 (ms)", "ttft_ms_p50"),
+        ("max-num-seqs", "their TPOT p50 (ms)", "tpot_ms_p50"),
         (batch, gap, "gap_ms"),
         (batch, "TTFT of that long prompt (ms)", "long_ttft_ms"),
         (cache, "TTFT of a prompt again / TTFT of it first", "ttft_again_x"),
@@ -399,7 +443,9 @@ def side_by_side(
         row = {"option": f"--{option}", "number": what}
         row |= {"default": before[key], "changed": after[key]}
         ratio = compared.get(key)
-        row["changed / default"] = f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio else ""
+        row["changed / default"] = said_of(ratio) if ratio else ""
+        if any(guessed.values()):
+            row["you said"] = judged(guessed[key], direction(ratio)) if ratio else ""
         rows.append(row)
     return rows
 

@@ -6,7 +6,7 @@ import itertools
 
 from helpers.display import figures
 from helpers.display.figures import curve
-from helpers.lessons.server_mode import wording
+from helpers.lessons.server_mode import sizing, wording
 from helpers.server.load import Stream
 
 _KNEE = {"color": figures.RED, "lw": 1.2, "linestyle": "-."}
@@ -54,23 +54,32 @@ def token_times(stream: Stream) -> None:
     figures.show(fig, wording.token_times(stream), table, "streamed_tokens")
 
 
+def _measured(ax, rows: list[dict], x: str, y: str, index: int = 0, **look) -> None:
+    """A line through the runs that nothing disturbed; the others are orange points beside it."""
+    curve(ax, sizing.undisturbed(rows), x, y, index, **look)
+    others = [row for row in rows if row["disturbed"]]
+    curve(ax, others, x, y, index, color=figures.ORANGE, linestyle="", zorder=3)
+
+
 def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] = ((), "")) -> None:
     """Throughput and latency over the number of clients.
 
-    rows: clients, output_tokens_per_s, ttft_ms_p50, ttft_ms_p90, tpot_ms_p50. knee: one of them.
+    rows: clients, output_tokens_per_s, ttft_ms_p50, ttft_ms_p90, tpot_ms_p50, disturbed (what
+    disturbed the run, in words). knee: one of them.
     recorded: the same of another machine and its label, of helpers.results.recorded.curve.
     """
     there = [{**row, "clients": int(row["variant"].split("_")[0])} for row in recorded[0]]
     title = "Tokens a second and latency, by the number of clients"
     fig, (left, right) = figures.figure(title, cols=2, size=(9, 4.4))
-    curve(left, rows, "clients", "output_tokens_per_s", label="measured")
-    speed = rows[0]["output_tokens_per_s"] / rows[0]["clients"]
+    _measured(left, rows, "clients", "output_tokens_per_s", label="measured")
+    fewest = sizing.undisturbed(rows)[0]
+    speed = fewest["output_tokens_per_s"] / fewest["clients"]
     ideal = [{"clients": row["clients"], "free": speed * row["clients"]} for row in rows]
     free = {"marker": "", "color": figures.GREY, "linestyle": ":"}
     curve(left, ideal, "clients", "free", label="if batching were free", **free)
-    curve(right, rows, "clients", "ttft_ms_p50", 1, label="TTFT p50")
-    curve(right, rows, "clients", "ttft_ms_p90", 3, label="TTFT p90")
-    curve(right, rows, "clients", "tpot_ms_p50", 2, label="TPOT p50")
+    _measured(right, rows, "clients", "ttft_ms_p50", 1, label="TTFT p50")
+    _measured(right, rows, "clients", "ttft_ms_p90", 3, label="TTFT p90")
+    _measured(right, rows, "clients", "tpot_ms_p50", 2, label="TPOT p50")
     if there:
         hollow = figures.hollow_line()
         curve(left, there, "clients", "output_tokens_per_s", label=recorded[1], **hollow)
@@ -90,7 +99,7 @@ def open_loop(
 ) -> None:
     """Latency and goodput over the rate of arrivals.
 
-    rows: offered_per_s, answered_per_s, good_share, ttft_ms_p50/_p90, e2e_ms_p50/_p90.
+    rows: offered_per_s, answered_per_s, good_share, ttft_ms_p50/_p90, e2e_ms_p50/_p90, disturbed.
     best: of sizing.best_rate, the highest rate at which `share` of the requests meet the goal.
     """
     rows = [
@@ -100,10 +109,10 @@ def open_loop(
     offered = [row["offered_per_s"] for row in rows]
     title = "What arrives, what is answered, and what is answered in time"
     fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.8))
-    curve(left, rows, "offered_per_s", "e2e_ms_p50", 0, label="E2E p50")
-    curve(left, rows, "offered_per_s", "e2e_ms_p90", 5, label="E2E p90")
-    curve(left, rows, "offered_per_s", "ttft_ms_p50", 1, label="TTFT p50")
-    curve(left, rows, "offered_per_s", "ttft_ms_p90", 3, label="TTFT p90")
+    _measured(left, rows, "offered_per_s", "e2e_ms_p50", 0, label="E2E p50")
+    _measured(left, rows, "offered_per_s", "e2e_ms_p90", 5, label="E2E p90")
+    _measured(left, rows, "offered_per_s", "ttft_ms_p50", 1, label="TTFT p50")
+    _measured(left, rows, "offered_per_s", "ttft_ms_p90", 3, label="TTFT p90")
     if "ttft" in goals_ms:
         left.axhline(goals_ms["ttft"], color=figures.INK, lw=1.2, linestyle="--", label="TTFT goal")
     lowest, highest = left.dataLim.intervaly
@@ -111,8 +120,8 @@ def open_loop(
     left.set(xlim=(0, None), ylim=(0.7 * lowest, 6 * highest))
     left.legend(ncols=2, loc="upper left")
     right.plot(offered, offered, color=figures.GREY, linestyle=":", label="what arrives")
-    curve(right, rows, "offered_per_s", "answered_per_s", 0, label="what is answered")
-    curve(right, rows, "offered_per_s", "in_time_per_s", 2, label="answered within the goal")
+    _measured(right, rows, "offered_per_s", "answered_per_s", 0, label="what is answered")
+    _measured(right, rows, "offered_per_s", "in_time_per_s", 2, label="answered within the goal")
     if best:
         label = f"goal met by {100 * share:.0f} %"
         right.axvline(best["offered_per_s"], ymax=0.68, label=label, **_KNEE)

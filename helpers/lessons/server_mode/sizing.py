@@ -32,13 +32,19 @@ def closed_loop_requests(clients: int, seconds: float, before: dict | None = Non
     return max(2 * clients, min(EACH * clients, in_time))
 
 
+def undisturbed(rows: list[dict]) -> list[dict]:
+    """The rows whose "disturbed" is empty; all of them where fewer than two are so."""
+    calm = [row for row in rows if not row["disturbed"]]
+    return calm if len(calm) > 1 else rows
+
+
 def knee(rows: list[dict]) -> dict:
     """The row with the highest power, requests_per_s / e2e_ms_mean: beyond it latency grows faster.
 
-    Kleinrock, "Power and Deterministic Rules of Thumb for Probabilistic Problems in Computer
-    Communications" (1979). Raises ValueError for no rows.
+    Of the rows that are `undisturbed`. Kleinrock, "Power and Deterministic Rules of Thumb for
+    Probabilistic Problems in Computer Communications" (1979). Raises ValueError for no rows.
     """
-    return max(rows, key=lambda row: row["requests_per_s"] / row["e2e_ms_mean"])
+    return max(undisturbed(rows), key=lambda row: row["requests_per_s"] / row["e2e_ms_mean"])
 
 
 def keeps_up(row: dict) -> bool:

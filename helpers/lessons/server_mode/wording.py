@@ -7,7 +7,7 @@ import signal
 import statistics
 
 from helpers.engine.steps import Steps
-from helpers.lessons.server_mode import experiments
+from helpers.lessons.server_mode import experiments, sizing
 from helpers.server.load import Stream
 from helpers.server.server import StopReport
 from helpers.verdicts.gain import Gain
@@ -34,9 +34,13 @@ def token_times(stream: Stream) -> str:
 
 
 def closed_loop(rows: list[dict], knee: dict) -> str:
-    """Where throughput was highest in one run each, what it cost the first token, and the knee."""
-    first, last = rows[0], rows[-1]
-    most = max(rows, key=lambda row: row["output_tokens_per_s"])
+    """Where throughput was highest in one run each, what it cost the first token, and the knee.
+
+    rows: of plots.closed_loop. Disturbed runs are left out, as in the figure.
+    """
+    calm = sizing.undisturbed(rows)
+    first, last = calm[0], calm[-1]
+    most = max(calm, key=lambda row: row["output_tokens_per_s"])
     gain = most["output_tokens_per_s"] / first["output_tokens_per_s"]
     wait = most["ttft_ms_p50"] / first["ttft_ms_p50"]
     lost = 1 - last["output_tokens_per_s"] / most["output_tokens_per_s"]
@@ -47,10 +51,23 @@ def closed_loop(rows: list[dict], knee: dict) -> str:
     )
     if lost > 0.1:
         said += f" The run with {last['clients']} clients gave {100 * lost:.0f} % less."
-    return (
-        f"{said} Of the numbers tried, throughput / latency was highest with {knee['clients']} "
-        "clients: the knee."
+    said += (
+        f" Of these numbers throughput / latency was highest with {knee['clients']} clients: the "
+        "knee."
     )
+    return said + _disturbed(rows, "clients", "clients", "line and knee are drawn")
+
+
+def _disturbed(rows: list[dict], name: str, unit: str, drawn: str) -> str:
+    """Which runs other programs disturbed, by their `name`; "" for none. drawn: without them."""
+    hit = [f"{row[name]:g}" for row in rows if row["disturbed"]]
+    if not hit:
+        return ""
+    which = "every run" if len(hit) == len(rows) else f"the runs with {', '.join(hit)} {unit}"
+    said = f" The machine was disturbed in {which} (orange)"
+    if len(sizing.undisturbed(rows)) < len(rows):
+        return f"{said}: {drawn} without them."
+    return f"{said}: run this again when nothing else runs."
 
 
 def open_loop(rows: list[dict], goals_ms: dict, best: dict | None, share: float) -> str:
@@ -79,7 +96,7 @@ def open_loop(rows: list[dict], goals_ms: dict, best: dict | None, share: float)
             f" Fewer met it at {' and '.join(missed)} a second, although less load makes nobody "
             "wait longer: something disturbed that run, or it was too short to tell."
         )
-    return said
+    return said + _disturbed(rows, "offered_per_s", "arrivals a second", "the lines are drawn")
 
 
 def capacity(low: float, high: float, closed_per_s: float, most_per_s: float) -> str:
@@ -255,10 +272,16 @@ def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> 
             return f"{gain.low:.1f} to {gain.high:.1f} times as long"
         if gain.verdict == "worse":
             return f"shorter, {gain.low:.2f} to {gain.high:.2f} times as long"
+        if gain.undecided:
+            before, after = (statistics.median(found[key]) for found in (default, changed))
+            return f"this run cannot tell (medians {before:.3g} and {after:.3g} ms)"
         return gain.sentence("times as long")
 
+    def again_as_fast(gain: Gain) -> str:
+        return "this run cannot tell" if gain.undecided else gain.sentence()
+
     cached, again = (experiments.cache_gain(found) for found in (default, changed))
-    without = again.sentence()
+    without = again_as_fast(again)
     if again.verdict in ("better", "worse"):
         without += ", although nothing can act there: the machine was disturbed"
     return [
@@ -266,7 +289,7 @@ def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> 
         f"Smaller batches of tokens: the longest gap of running streams {differ('gap_ms')}; "
         f"the long prompt's TTFT {differ('long_ttft_ms')}.",
         f"No prefix caching: the first token of a prompt that comes again: {without}. With "
-        f"caching: {cached.sentence()}.",
+        f"caching: {again_as_fast(cached)}.",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from helpers.lessons.server_mode import decisions
 from helpers.results import Results
+from helpers.verdicts.gain import Gain
 
 
 def test_without_measurements_every_row_says_so(tmp_path):
@@ -15,15 +16,15 @@ def test_without_measurements_every_row_says_so(tmp_path):
 
 def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     store = Results("05_server_mode", tmp_path)
-    ttft = {"ttft_ms_p50_over_default_x_low": 1.4, "ttft_ms_p50_over_default_x_high": 1.9}
-    gap = {"gap_ms_over_default_x_low": 0.9, "gap_ms_over_default_x_high": 1.1}
+    ttft = Gain(1.6, 1.4, 1.9, 5).metrics("ttft_ms_p50_over_default_x")
+    gap = Gain(2.0, 0.2, 20.0, 5).metrics("gap_ms_over_default_x")
     store.save("options", "changed", ttft | gap)
     store.save("burst", "limit_16", {"refused": 14})
     store.save("capacity", "open_loop", {"kept_up_per_s": 95.0})
     store.save("sizing", "goal_met", {"arrivals_per_s": 60.0})
     measured = {key: said for key, (_, said, _) in decisions.evidence(store).items()}
     assert "TTFT 1.40 to 1.90 times; TPOT not measured yet" in measured["places"]
-    assert "(undecided)" not in measured["places"] and "(undecided)" in measured["chunks"]
+    assert "longest gap in a stream cannot tell;" in measured["chunks"]
     assert "a limit of 16 refused 14" in measured["admission"]
     assert "the goal held at 60/s; the server kept up with 95/s" in measured["load"]
     store.save("decision", "load", {}, choice="Load of one copy", measured=measured["load"])

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.lessons.exercises import Answer
 from helpers.lessons.server_mode import experiments
 from helpers.server.load import LoadRun, Stream, timed_stream
 from helpers.server.server import Server, ServerError
@@ -19,7 +20,12 @@ def test_every_endpoint_answers_and_those_below_v1_want_the_key(server):
 
 
 def test_mistakes_get_the_status_that_the_notebook_explains(server):
-    found = experiments.mistakes(server, max_model_len=4096)
+    guessed = {
+        "wrong API key": Answer("status_0", "401 Unauthorized", "typed"),
+        "a path that does not exist": Answer("status_1", "400 Bad Request", "typed"),
+        "a parameter that does not exist": Answer("status_2"),
+    }
+    found = experiments.mistakes(server, 4096, guessed)
     assert {row["mistake"]: row["status"] for row in found} == {
         "wrong API key": 401,
         "unknown model": 404,
@@ -32,6 +38,11 @@ def test_mistakes_get_the_status_that_the_notebook_explains(server):
         "a path that does not exist": 404,
         "a parameter that does not exist": 200,
         "a parameter of older versions": 200,
+    }
+    assert set(experiments.GUESSED) <= {row["mistake"] for row in found}
+    assert {row["mistake"]: row["you said"] for row in found if row["you said"]} == {
+        "wrong API key": "401 Unauthorized: right",
+        "a path that does not exist": "400 Bad Request: wrong",
     }
     said = {row["mistake"]: row["the server says"] for row in found}
     assert "gpt-99" in said["unknown model"] and "{" not in said["unknown model"]
@@ -122,7 +133,7 @@ ASKING = {
     "metrics": lambda gone: gone.metrics(),
     "endpoints": experiments.endpoints,
     "curl": lambda gone: experiments.ask_with_curl(gone, "/v1/completions", {}),
-    "mistakes": lambda gone: experiments.mistakes(gone, 64),
+    "mistakes": lambda gone: experiments.mistakes(gone, 64, {}),
     "options": lambda gone: experiments.options(gone, 64, 4096, 1000),
     "stop_under_load": lambda gone: experiments.stop_under_load(gone, 2, 8),
 }
@@ -141,7 +152,7 @@ def test_asking_a_server_that_has_ended_is_one_sentence(ask):
 
 def test_streams_that_break_off_while_options_are_measured_are_one_sentence(server, monkeypatch):
     broken = Stream(error="RemoteProtocolError: peer closed connection")
-    numbers = {"ttft_ms_p50": 1.0, "tpot_ms_p50": 1.0, "output_tokens_per_s": 1.0}
+    numbers = {"ttft_ms_p50": 1.0, "tpot_ms_p50": 1.0}
     load = LoadRun(numbers, {}, {}, "")
     monkeypatch.setattr(experiments, "run_load", lambda *_, **__: load)
     monkeypatch.setattr(experiments, "timed_stream", lambda *_, **__: broken)
@@ -155,7 +166,6 @@ def found(**changed):
         "queue_ms_mean": [0.1] * 3,
         "ttft_ms_p50": [50.0, 51.0, 49.0],
         "tpot_ms_p50": [2.5, 2.6, 2.4],
-        "output_tokens_per_s": [4000.0] * 3,
         "gap_ms": [100.0, 101.0, 102.0],
         "long_ttft_ms": [140.0, 150.0, 130.0],
         "first_ms": [80.0, 82.0, 81.0],
@@ -169,12 +179,17 @@ def found(**changed):
 
 def test_options_side_by_side_carry_the_range_of_their_ratio():
     slower = found(ttft_ms_p50=[180.0, 190.0, 185.0], again_ms=[80.0, 82.0, 81.0])
-    rows = experiments.side_by_side(found(), slower, 2016, 2348)
+    slower["gap_ms"] = [20.0, 200.0, 90.0]
+    guessed = {name: Answer(name, "longer", "typed") for name in experiments.VARYING}
+    rows = experiments.side_by_side(found(), slower, guessed, 2016, 2348)
     by_number = {row["number"]: row for row in rows}
-    ttft = by_number["TTFT p50 of 12 clients (ms)"]
+    ttft = by_number["their TTFT p50 (ms)"]
     assert (ttft["default"], ttft["changed"]) == (50.0, 185.0)
     low, high = map(float, ttft["changed / default"].split(" to "))
-    assert 3 < low < 3.7 < high < 4.5
+    assert 3 < low < 3.7 < high < 4.5 and ttft["you said"] == "longer: right"
+    assert by_number["their TPOT p50 (ms)"]["you said"] == "longer: wrong"
+    [gap] = [row for row in rows if row["number"].startswith("longest gap")]
+    assert (gap["changed / default"], gap["you said"]) == ("cannot tell", "longer: cannot tell")
     assert by_number["TTFT of a prompt again / TTFT of it first"]["changed"] == 1.0
     assert by_number["full-length requests that fit"]["changed / default"] == "", "not measured"
     assert experiments.cache_gain(found()).verdict == "better"

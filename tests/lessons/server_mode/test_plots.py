@@ -19,8 +19,9 @@ def shown(monkeypatch):
     return found
 
 
-def level(clients, tokens, ttft=20.0):
+def level(clients, tokens, ttft=20.0, disturbed=""):
     return {
+        "disturbed": disturbed,
         "clients": clients,
         "output_tokens_per_s": tokens,
         "ttft_ms_p50": ttft,
@@ -39,6 +40,19 @@ def test_closed_loop_says_where_throughput_is_highest(shown, last, falls):
     assert caption.startswith("In one run at each number of clients")
 
 
+def test_what_other_programs_disturbed_is_no_part_of_the_line(shown):
+    rows = [level(8, 1800.0), level(16, 1000.0, disturbed="busy"), level(64, 4400.0)]
+    plots.closed_loop(rows, rows[2])
+    ((fig, caption),) = shown
+    line, points = fig.axes[0].lines[:2]
+    assert list(line.get_xdata()) == [8, 64] and list(points.get_xdata()) == [16]
+    assert points.get_color() == figures.ORANGE
+    assert "in the runs with 16 clients (orange): line and knee are drawn without them" in caption
+    plots.closed_loop([{**row, "disturbed": "busy"} for row in rows], rows[2])
+    line = shown[1][0].axes[0].lines[0]
+    assert len(line.get_xdata()) == 3 and "in every run (orange): run this again" in shown[1][1]
+
+
 def test_open_loop_draws_what_was_answered_without_the_drain(shown):
     latencies = {"ttft_ms_p50": 30.0, "ttft_ms_p90": 60.0, "e2e_ms_p50": 900.0, "e2e_ms_p90": 950.0}
     rows = [
@@ -46,6 +60,7 @@ def test_open_loop_draws_what_was_answered_without_the_drain(shown):
             "offered_per_s": rate,
             "answered_per_s": rate,
             "good_share": share,
+            "disturbed": "",
             "requests_per_s": 0.8 * rate,
             "goodput_per_s": 0.8 * rate * share,
             **latencies,

@@ -8,8 +8,14 @@ from helpers.lessons.server_mode import sizing, wording
 
 
 def test_the_knee_is_where_rate_over_latency_is_highest():
-    rows = [{"requests_per_s": r, "e2e_ms_mean": w} for r, w in ((10, 100), (18, 120), (20, 400))]
+    measured = (10, 100, ""), (18, 120, ""), (20, 400, "")
+    names = ("requests_per_s", "e2e_ms_mean", "disturbed")
+    rows = [dict(zip(names, row, strict=True)) for row in measured]
     assert sizing.knee(rows) is rows[1]
+    rows[1]["disturbed"] = "other programs took 81 % of the cores"
+    assert sizing.knee(rows) is rows[0], "of those that nothing disturbed"
+    rows[0]["disturbed"] = "other programs took 76 % of the cores"
+    assert sizing.knee(rows) is rows[1], "one run alone has no knee"
     with pytest.raises(ValueError):
         sizing.knee([])
 

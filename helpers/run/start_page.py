@@ -4,7 +4,8 @@
 
 A section is a heading `## Title (12 min)` or `## Title (optional, 12 min)` of a notebook. It is
 done when everything that its cells save is among the results: the names are read from the cells,
-so there is no list beside the notebooks that could disagree with them. `make lab` opens START.md.
+so there is no list beside the notebooks that could disagree with them. An optional one may save
+nothing; it is listed without a tick. `make lab` opens START.md.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class Section:
 
 
 def sections(path: Path) -> tuple[Section, ...]:
-    """The sections of a notebook that save something, in order; read again when it changes."""
+    """The sections of a notebook, in order, as its file is now; headings without a time only if
+    their cells save something.
+    """
     return _sections(path, path.stat().st_mtime_ns)
 
 
@@ -106,7 +109,7 @@ def _sections(path: Path, _modified: int) -> tuple[Section, ...]:
     return tuple(
         Section(heading[1], int(heading[3] or 0) or None, bool(heading[2]), frozenset(wants))
         for heading, wants in found
-        if wants
+        if wants or heading[3]
     )
 
 
@@ -273,6 +276,7 @@ def _part(path: Path, known: Stand, facts: Facts, page: Path) -> str:
     lines = [f"## {_notebook(path, page)}", "", f"{ABOUT[path.stem]}. {known.sentence()}.", ""]
     for section, there in known.sections:
         sign = "☑" if there == len(section.wants) else "◐" if there else "☐"
+        sign = sign if section.wants else "·"
         lines.append(f"- {sign} {section.title}{section.time}")
     times = [
         (r.get("provenance") or {}).get("time_utc") or ""

@@ -43,6 +43,9 @@ if two_ranks:
 ## Read
 ---
 print("nothing is saved here")
+## Look around (optional, 8 min)
+---
+print("nor here")
 ## Solve
 ---
 check(blocks_held)
@@ -72,11 +75,13 @@ def test_the_sections_of_a_notebook_and_what_they_save_are_read_from_its_cells(l
     assert [(s.title, s.minutes, s.optional) for s in found] == [
         ("Predict", 10, False),
         ("Measure", 5, True),
+        ("Look around", 8, True),
         ("Solve", None, False),
     ]
     assert [sorted(s.wants) for s in found] == [
         [("prediction", "weights")],
         [("sweep", "")],
+        [],
         [("answer", "insight_1"), ("puzzle", "blocks_held")],
     ], "what stands under an if may never be saved"
 

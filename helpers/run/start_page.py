@@ -90,9 +90,7 @@ class Section:
 
 
 def sections(path: Path) -> tuple[Section, ...]:
-    """The sections of a notebook, in order, as its file is now; headings without a time only if
-    their cells save something.
-    """
+    """The sections of a notebook that save something or take a time, as its file is now."""
     return _sections(path, path.stat().st_mtime_ns)
 
 

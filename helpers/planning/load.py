@@ -260,16 +260,23 @@ def play_clients(
 def play_arrivals(
     steps: Steps, mix: RequestMix, rate: float, at_once: int, together: int = 1
 ) -> Trace:
-    """Requests that arrive at random, ``rate`` a second."""
+    """Requests that arrive at random, ``rate`` a second.
+
+    Those that are counted, and those before, take exactly as long as the rate says: 500 by chance
+    take 4 % more or less, and near what a replica serves that alone moves TPOT by 15 %.
+    """
     replica, draw = Replica(steps, mix, at_once, together), random.Random(0)
     alone_s = mix.output_tokens * steps.parts(1, mix.input_tokens).total
     inside = int(4 * rate * float(alone_s))  # requests inside at once: about twice Little's law
     warm = min(50 + inside, MOST_ARRIVALS // 3)
     counted = min(500 + 2 * inside, 2 * MOST_ARRIVALS // 3)
     at = 0.0
-    for _ in range(warm + counted + inside + 50):
-        at += draw.expovariate(rate)
-        replica.send(at)
+    for requests in (warm, counted, inside + 50):
+        gaps = [draw.expovariate(1.0) for _ in range(requests)]
+        scale = requests / (rate * sum(gaps))
+        for gap in gaps:
+            at += gap * scale
+            replica.send(at)
     return _play(replica, warm, counted, lambda: None)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from helpers.planning import (
     PlanningError,
     RequestMix,
     Steps,
+    load,
     load_shape,
     make_box,
     predict_speed,
@@ -85,6 +87,17 @@ def test_more_than_a_plan_serves_is_said():
     assert "queue grows without end" in " ".join(rates[500.0].notes)
     p50, p99 = rates[20.0].ttft_percentiles_s
     assert p50 < rates[20.0].ttft_s < p99
+
+
+@pytest.mark.parametrize("share, within", [(0.5, 0.05), (0.9, 0.15)])
+def test_a_prediction_near_the_capacity_does_not_hang_on_the_draw(share, within, monkeypatch):
+    draw, mix = random.Random, RequestMix(1024, 128, 256)
+    rate = share * predict_speed(SHAPE, BOX, workload=mix).requests_per_s
+    mix, tpot_s = RequestMix(1024, 128, rate=rate), []
+    for seed in range(6):
+        monkeypatch.setattr(load.random, "Random", lambda _, seed=seed: draw(seed))
+        tpot_s.append(predict_speed(SHAPE, BOX, workload=mix).tpot_s)
+    assert max(tpot_s) < (1 + within) * min(tpot_s), tpot_s
 
 
 def test_too_many_arrivals_are_too_many_also_where_all_of_them_run():

@@ -26,6 +26,7 @@ from helpers.display.figures import (
     note,
     ticks,
 )
+from helpers.lessons import gain_ranges
 from helpers.lessons.advanced_features.services import Verdict
 from helpers.lessons.papers.speculative import alpha_from_length
 from helpers.verdicts.gain import LEAST_VALUES
@@ -125,7 +126,7 @@ def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     """
     fig, ax = figures.figure("How many drafts are worth it for one stream", size=(7, 4))
     curve(ax, rows, "k", "measured_x", label="measured", zorder=3)
-    _with_range(ax, rows, "k")
+    gain_ranges.draw(ax, rows, "k")
     formula = {"marker": "^", "color": GREY, "linestyle": "--", "linewidth": 1.5}
     curve(ax, rows, "k", "formula_x", label="formula, with a and c as measured", **formula)
     if "with_overhead_x" in rows[0]:
@@ -150,7 +151,7 @@ def speedup_by_batch(
     title = "What speculation gains or loses, by requests at once"
     fig, ax = figures.figure(title, size=(7, 3.8))
     curve(ax, rows, "requests", "speedup_x", label="measured")
-    _with_range(ax, rows, "requests")
+    gain_ranges.draw(ax, rows, "requests")
     for row in rows:
         note(ax, f"{row['speedup_x']:.2f}x", (row["requests"], row["speedup_x"]), (6, 6))
     there = recorded or {}
@@ -193,7 +194,7 @@ def speedup_by_acceptance(
 
     points = {"linestyle": "", "markersize": 8, "label": "measured"}
     curve(ax, by_chance(rows), "chance", "measured_x", **points)
-    _with_range(ax, by_chance(rows), "chance")
+    gain_ranges.draw(ax, by_chance(rows), "chance")
     there = {name: by_chance(points) for name, points in (recorded or {}).items()}
     _drafters_there(ax, there, "chance")
     ax.set_xlabel("share of drafted tokens accepted, each given that those before it were")
@@ -283,11 +284,11 @@ def services(verdicts: list[Verdict], caption: str) -> None:
         colors = [VERDICT_COLORS.get(verdict.of(feature), GREY) for feature in features]
         values = [gain.estimate for gain in gains.values()]
         bars = ax.barh(features, values, color=colors, height=0.6)
-        spans = {"xerr": _ranges(gains.values()), "fmt": "none", "ecolor": figures.INK}
+        spans = {"xerr": gain_ranges.bars(gains.values()), "fmt": "none", "ecolor": figures.INK}
         ax.errorbar(values, features, elinewidth=1, capsize=3, **spans)
         for feature, gain in gains.items():
-            if _is_cut(gain):
-                ax.scatter(_end(gain), feature, marker=">", **ARROW)
+            if gain_ranges.is_cut(gain):
+                ax.scatter(gain_ranges.end(gain), feature, marker=">", **gain_ranges.ARROW)
         for place, (feature, gain) in enumerate(gains.items()):
             label = f"{gain.low:.2f} to {gain.high:.2f}"
             if feature == verdict.chosen:
@@ -295,15 +296,17 @@ def services(verdicts: list[Verdict], caption: str) -> None:
                 label += "\n(chosen)"
             if verdict.of(feature) == "disturbed":
                 label += "\n(disturbed)"
-            end = max(1.0, _end(gain))  # not across the line at 1
+            end = max(1.0, gain_ranges.end(gain))  # not across the line at 1
             note(ax, label, (end, place), (4, 0), va="center")
         ax.axvline(1, color=figures.INK, linewidth=0.9)
         name = verdict.service.name.replace(" at ", "\nat ").replace(" with ", "\nwith ")
         ax.set_title(name.replace(" long and", "\nlong and"), fontsize=9)
-        farthest = max(1.2, *map(_end, gains.values()))
+        farthest = max(1.2, *map(gain_ranges.end, gains.values()))
         ax.set(xlabel="times as good as nothing", xlim=(0, 1.9 * farthest))
         table += [_in_words(verdict, feature) for feature in features]
-    caption += _of_arrows(gain for verdict in verdicts for gain in verdict.gains.values())
+    caption += gain_ranges.of_arrows(
+        gain for verdict in verdicts for gain in verdict.gains.values()
+    )
     figures.show(fig, caption, table, "services")
 
 
@@ -313,46 +316,9 @@ def _in_words(verdict: Verdict, feature: str) -> dict:
     return row | gain.metrics() | {"verdict": verdict.of(feature)}
 
 
-def _ranges(gains) -> list[list[float]]:
-    """Error bars (below, above) of gains; none for one without a range; see `_is_cut`."""
-    ranged = [(g.estimate, g.low, _end(g)) if g.span else (1, 1, 1) for g in gains]
-    below = [max(0.0, middle - low) for middle, low, _ in ranged]
-    above = [max(0.0, end - middle) for middle, _, end in ranged]
-    return [below, above]
-
-
-ARROW = {"color": figures.INK, "s": 26, "zorder": 5}
-
-
-def _end(gain) -> float:
-    """How far its bar is drawn: to the end of its range, and never beyond twice the gain."""
-    return min(gain.high, 2 * gain.estimate)
-
-
-def _is_cut(gain) -> bool:
-    """Whether its range goes on where its bar ends, in an arrow head."""
-    return gain.span is not None and _end(gain) < gain.high
-
-
-def _of_arrows(gains) -> str:
-    """What an arrow head means, where there is one."""
-    return " An arrow head: the range goes on; the values have its end." * any(map(_is_cut, gains))
-
-
-def _with_range(ax, rows: list[dict], x: str) -> None:
-    """A vertical line over the range of each row's gain."""
-    look = {"fmt": "none", "ecolor": figures.INK, "elinewidth": 1, "capsize": 3, "zorder": 4}
-    gains = [row["gain"] for row in rows]
-    places, middles = [row[x] for row in rows], [gain.estimate for gain in gains]
-    ax.errorbar(places, middles, yerr=_ranges(gains), **look)
-    for place, gain in zip(places, gains, strict=True):
-        if _is_cut(gain):
-            ax.scatter(place, _end(gain), marker="^", **ARROW)
-
-
 def _show(fig, caption: str, rows: list[dict], name: str) -> None:
     """A figure of gains: what an arrow head means below it, the ranges in its values."""
-    caption += _of_arrows(row["gain"] for row in rows)
+    caption += gain_ranges.of_arrows(row["gain"] for row in rows)
     figures.show(fig, caption, _flat(rows), name)
 
 

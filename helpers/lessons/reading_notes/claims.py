@@ -9,6 +9,7 @@ from functools import partial
 
 from helpers.display import card
 from helpers.display.numbers import number
+from helpers.lessons import gain_ranges
 from helpers.lessons.papers import paged_attention, speculative
 from helpers.lessons.reading_notes import wording
 from helpers.verdicts.gain import Gain
@@ -139,7 +140,8 @@ def speculation_table(measured: list[dict]) -> list[dict]:
             "tokens per step": round(run["mean_length"], 2),
             "a": round(run["alpha"], 2),
             "measured (x)": round(run["speedup"], 2),
-            "decided": "yes" if run["decided"] else "no",
+            "its range": gain_ranges.in_words(run["gain"]),
+            "decided": "yes" if run["gain"].decided else "no",
             "with free drafts (x)": round(speculative.speedup(run["alpha"], run["gamma"]), 2),
         }
         for run in measured
@@ -163,7 +165,7 @@ def own_draft_cost(measured: list[dict], gamma: int) -> float | None:
 def cost_is_decided(measured: list[dict], gamma: int) -> bool:
     """Whether each run behind `own_draft_cost` saw a gain, a loss or no difference."""
     runs = _of_draft_model(measured, gamma)
-    return bool(runs) and all(run["decided"] for run in runs)
+    return bool(runs) and all(run["gain"].decided for run in runs)
 
 
 def _of_draft_model(measured: list[dict], gamma: int) -> list[dict]:
@@ -184,9 +186,9 @@ def says_something(run: dict) -> bool:
 def speculation_on_record(store) -> list[dict]:
     """Speculative runs that notebook 2 saved.
 
-    Rows: label, gamma, drafts, mean_length, alpha (equation 1 inverted), speedup or None, decided
-    (its range is narrow enough for a verdict). A run counts when its record has the mean length of
-    a step and how many tokens were drafted each time.
+    Rows: label, gamma, drafts, mean_length, alpha (equation 1 inverted), speedup or None, gain (the
+    speed-up with its range). A run counts when its record has the mean length of a step and how
+    many tokens were drafted each time.
     """
     runs = []
     for record in store.records():
@@ -204,12 +206,36 @@ def speculation_on_record(store) -> list[dict]:
                 "mean_length": float(length),
                 "alpha": speculative.alpha_from_length(length, int(gamma)),
                 "speedup": metrics.get("speedup_x"),
-                "decided": _is_decided(metrics),
+                "gain": _gain(metrics),
             })  # fmt: skip
     return runs
 
 
-def _is_decided(metrics: dict) -> bool:
+def _gain(metrics: dict) -> Gain:
     low, high = metrics.get("speedup_x_low", 0.0), metrics.get("speedup_x_high", math.inf)
-    values = metrics.get("speedup_x_values", 1)
-    return Gain(metrics.get("speedup_x", 1.0), low, high, values).decided
+    return Gain(metrics.get("speedup_x", 1.0), low, high, metrics.get("speedup_x_values", 1))
+
+
+def chunks_on_record(store) -> list[dict]:
+    """What notebook 2 measured with each token budget, the largest first.
+
+    Rows: max_num_batched_tokens, itl_ms_max and itl_ms_p99 of the streams, ttft_long_ms_p50 of the
+    long prompts, total_tokens_per_s.
+    """
+    records = store.records(experiment="chunked_prefill")
+    rows = [r["metrics"] for r in records if r["notebook"].startswith("02")]
+    return sorted(rows, key=lambda row: -row["max_num_batched_tokens"])
+
+
+CHUNK_COLUMNS = {
+    "max_num_batched_tokens": "token budget",
+    "itl_ms_max": "longest gap in a stream (ms)",
+    "itl_ms_p99": "p99 of the gaps (ms)",
+    "ttft_long_ms_p50": "TTFT of the long prompts (ms)",
+    "total_tokens_per_s": "tokens/s",
+}
+
+
+def chunk_table(rows: list[dict]) -> list[dict]:
+    """Rows of `chunks_on_record` as the notebook shows them."""
+    return [{title: row[name] for name, title in CHUNK_COLUMNS.items()} for row in rows]

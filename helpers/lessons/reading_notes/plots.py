@@ -25,6 +25,7 @@ from helpers.display.figures import (
     ticks,
 )
 from helpers.display.numbers import number
+from helpers.lessons import gain_ranges
 
 PARTS = {
     "tokens": ("tokens held", BLUE),
@@ -170,8 +171,8 @@ def speculation(
 ) -> None:
     """Speed-up over the acceptance rate with `gamma` drafted tokens, a curve by draft cost.
 
-    curves: label -> [(alpha, speed-up)]. measured: alpha, speedup and label; the label up to its
-    comma is the drafter, each with a marker of its own.
+    curves: label -> [(alpha, speed-up)]. measured: alpha, speedup, gain and label; the label up to
+    its comma is the drafter, each with a marker of its own.
     """
     title = f"What an acceptance rate is worth with {gamma} drafted tokens"
     fig, ax = figures.figure(title, size=(8, 4.2))
@@ -186,7 +187,11 @@ def speculation(
         at = [run["alpha"] for run in runs], [run["speedup"] for run in runs]
         look = {"marker": marker, "s": 60, "color": BLACK, "zorder": 4}
         ax.scatter(*at, label=DRAFTERS.get(drafter, drafter), **look)
-        rows += [{"a": r["alpha"], "speed-up": r["speedup"], "from": r["label"]} for r in runs]
+        for run in runs:
+            row = {"a": run["alpha"], "speed-up": run["speedup"], "from": run["label"]}
+            rows.append(row | {"range": gain_ranges.in_words(run["gain"])})
+    gain_ranges.draw(ax, measured, "alpha")
+    caption += gain_ranges.of_arrows(run["gain"] for run in measured)
     ax.axhline(1, color=GREY, linewidth=1)
     ax.set(xlabel="acceptance rate a", ylabel="speed-up (x)", xlim=(0, 1.02))
     ax.set_ylim(0, gamma + 1)

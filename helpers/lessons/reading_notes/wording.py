@@ -103,10 +103,28 @@ def speculation(own_cost: float | None) -> str:
     c = 0.05 if own_cost is None else own_cost
     good, poor = (speculative.speedup(alpha, 4, c) for alpha in (0.8, 0.3))
     whose = "as small as the paper's (c" if own_cost is None else "as large as yours (all-in c"
-    fitted = " Your curve is fitted through your own runs: that they lie on it tests nothing."
+    fitted = (
+        " Your curve is fitted to the draft model's mark, which therefore tests nothing; marks "
+        "whose rate was set by hand (section 8 of notebook 2) do."
+    )
     return (
         f"With a draft cost {whose} = {c:.2f}), four drafted tokens give {good:.1f} times "
         f"the speed at a = 0.8 and {poor:.1f} times at a = 0.3.{'' if own_cost is None else fitted}"
+    )
+
+
+def chunks(rows: list[dict]) -> str:
+    """What the smallest token budget gave and cost. rows: of `claims.chunks_on_record`."""
+    if not rows:
+        return "Notebook 2 has not tried token budgets yet: its section 1 does."
+    whole, small = rows[0], rows[-1]
+    gaps, firsts = (
+        f"{whole[name]:.0f} to {small[name]:.0f} ms" for name in ("itl_ms_max", "ttft_long_ms_p50")
+    )
+    return (
+        f"From a token budget of {whole['max_num_batched_tokens']:,} to one of "
+        f"{small['max_num_batched_tokens']:,} the longest gap in a stream went from {gaps}, the "
+        f"TTFT of the long prompts from {firsts} (one run each)."
     )
 
 

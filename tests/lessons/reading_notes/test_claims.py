@@ -3,9 +3,10 @@
 import pytest
 
 from helpers.lessons.papers import speculative
-from helpers.lessons.reading_notes import claims
+from helpers.lessons.reading_notes import claims, wording
 from helpers.lessons.reading_notes.claims import Claim
 from helpers.results.store import Results
+from helpers.verdicts.gain import Gain
 
 
 @pytest.fixture
@@ -53,13 +54,26 @@ def test_speculation_is_read_from_notebook_2_only(store):
         and run["speedup"] == 1.4
         and run["label"] == "draft 4"
         and run["drafts"] == 40
-        and not run["decided"]  # no range was saved
+        and run["gain"].span is None  # no range was saved
     )
+
+
+def test_token_budgets_are_read_from_notebook_2_the_largest_first(store):
+    assert claims.chunks_on_record(store) == [] and "section 1" in wording.chunks([])
+    other = Results("02_advanced_features", store.directory)
+    for budget, gap_ms, ttft_ms in ((256, 28.2, 235.8), (4352, 260.9, 249.0), (512, 51.3, 216.9)):
+        numbers = {"max_num_batched_tokens": budget, "itl_ms_max": gap_ms, "itl_ms_p99": gap_ms}
+        numbers |= {"ttft_long_ms_p50": ttft_ms, "total_tokens_per_s": 9000.0}
+        other.save("chunked_prefill", f"budget {budget}", numbers)
+    rows = claims.chunks_on_record(store)
+    assert [row["token budget"] for row in claims.chunk_table(rows)] == [4352, 512, 256]
+    said = wording.chunks(rows)
+    assert "from 261 to 28 ms" in said and "from 249 to 236 ms (one run each)" in said
 
 
 def test_only_runs_with_enough_drafts_are_shown_and_give_a_cost():
     run = {"gamma": 4, "alpha": 0.8, "mean_length": 3.36, "speedup": 1.4, "drafts": 72}
-    run["decided"] = True
+    run["gain"] = Gain(1.4, 1.3, 1.5, 3)
     runs = [
         run | {"label": "draft model, k=4"},
         run | {"label": "draft model, k=4, two drafts", "speedup": 0.43, "drafts": 2},
@@ -73,7 +87,9 @@ def test_only_runs_with_enough_drafts_are_shown_and_give_a_cost():
     assert claims.own_draft_cost(runs, 4) == pytest.approx(cost)
     assert claims.own_draft_cost([run | {"label": "ngram, repeats"}], 4) is None
     assert claims.cost_is_decided(runs, 4)
-    assert not claims.cost_is_decided([*runs, runs[0] | {"decided": False}], 4)
+    open_ = runs[0] | {"gain": Gain(1.4, 0.7, 2.8, 3)}
+    assert not claims.cost_is_decided([*runs, open_], 4)
+    assert claims.speculation_table([open_])[0]["its range"] == "0.70 to 2.80"
     assert not claims.cost_is_decided([], 4)
     fast = run | {"label": "draft model, k=4", "speedup": 5.0}
     assert claims.own_draft_cost([fast], 4) == 0, "no draft costs less than nothing"

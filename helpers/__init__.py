@@ -18,8 +18,13 @@ The core is an evening's reading: engine, gpu_memory, workloads, measure.
 
 import contextlib
 import os
+import sys
 import tempfile
 from pathlib import Path
+
+# A package that JupyterLab brings makes forty parsers (0.8 s) as soon as jsonschema is imported,
+# which vLLM and papermill do. They are for checks of web addresses, and nobody here asks for those.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 REPO = Path(__file__).resolve().parents[1]
 

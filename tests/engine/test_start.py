@@ -36,3 +36,9 @@ def test_an_engine_starts_where_numba_came_first():
     )
     said = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr[-2000:]
+
+
+def test_jsonschema_is_imported_without_forty_parsers():
+    code = "import sys, helpers, jsonschema; print(sys.modules['rfc3987_syntax'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "None\n", done.stderr

@@ -45,11 +45,12 @@ def _memory(ax, points: list[dict], found: dict) -> None:
     device = found["source"].startswith("device")
     label = "all use of the device" if device else "the engine's processes"
     times = [point["t_s"] for point in points]
-    ax.plot(times, [point["used_gib"] for point in points], color=BLUE, label=label)
+    steps = {"drawstyle": "steps-post"}  # between two samples nothing is known
+    ax.plot(times, [point["used_gib"] for point in points], color=BLUE, label=label, **steps)
     if device:
         own = [point["process_gib"] for point in points]
         own = [float("nan") if value is None else value for value in own]
-        ax.plot(times, own, color=RED, linewidth=1.4, label="of it, by this notebook")
+        ax.plot(times, own, color=RED, linewidth=1.4, label="of it, by this notebook", **steps)
         ax.legend(loc="lower right")
     peak = found["peak_gib"]
     ax.axhline(peak, color=GREY, linewidth=0.9, linestyle=":")
@@ -63,8 +64,8 @@ def _kv_cache(ax, kv) -> None:
         # Before a workload's first step and after its last the cache holds nothing.
         times = [start, *(start + row["t_s"] for row in rows), start + rows[-1]["t_s"]]
         percent = [0, *(100 * row["kv_cache_usage"] for row in rows), 0]
-        ax.fill_between(times, percent, color=GREEN, alpha=0.35)
-        ax.plot(times, percent, color=GREEN, linewidth=1.4)
+        ax.fill_between(times, percent, color=GREEN, alpha=0.35, step="post")
+        ax.plot(times, percent, color=GREEN, linewidth=1.4, drawstyle="steps-post")
     ax.set_ylabel("KV cache in use (%)")
     ax.set_ylim(bottom=0)
 

@@ -22,8 +22,6 @@ LEAST_VALUES = 3
 MARGIN = 0.03
 # A range whose ends are further apart than this says nothing, not even "no difference".
 WIDE = 1.5
-# A run that others can have slowed by more than this does not count where enough others do.
-SLOWED = 1.25
 
 
 @dataclass(frozen=True)
@@ -139,18 +137,27 @@ def gain_of_runs(plain: list, changed: list, value: Callable, better: str) -> Ga
     cancel. Runs that were slowed much are left out where enough others remain; the range is widened
     by as much as others can have slowed those that count.
     """
-    plain, changed = _least_slowed(plain), _least_slowed(changed)
-    gain = gain_of_groups([value(run) for run in plain], [value(run) for run in changed], better)
+    groups = [_least_slowed([(run,) for run in runs]) for runs in (plain, changed)]
+    values = ([value(run) for (run,) in group] for group in groups)
+    gain = gain_of_groups(*values, better)
     slower = [
-        statistics.geometric_mean(run.disturbance.slowdown for run in runs)
-        for runs in (plain, changed)
+        statistics.geometric_mean(run.disturbance.slowdown for (run,) in group) for group in groups
     ]
     return replace(gain, low=gain.low / slower[0], high=gain.high * slower[1])
 
 
-def _least_slowed(runs: list) -> list:
-    calm = [run for run in runs if run.disturbance.slowdown <= SLOWED]
-    return calm if len(calm) >= LEAST_VALUES else runs
+def gain_of_rounds(plain: list, changed: list, value: Callable, better: str) -> Gain:
+    """As `gain_of_pairs`, of Measurements made in turn: the first of both lists are a round.
+
+    Rounds in which others slowed a run much are left out where enough others remain.
+    """
+    rounds = _least_slowed(list(zip(plain, changed, strict=True)))
+    return gain_of_pairs([(value(run), value(other)) for run, other in rounds], better)
+
+
+def _least_slowed(rounds: list[tuple]) -> list[tuple]:
+    calm = [runs for runs in rounds if not any(run.disturbance.slowed for run in runs)]
+    return calm if len(calm) >= LEAST_VALUES else rounds
 
 
 def _log_gain(plain: float, changed: float, better: str) -> float:

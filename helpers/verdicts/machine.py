@@ -24,6 +24,7 @@ LEAST_CLOCK = 0.70
 IDLE_GIB = 1  # a GPU with less memory in use takes no part, and its clock rests
 TICK_S = 0.01  # /proc/stat counts in ticks: over a few of them shares mean nothing
 LEAST_TICKS = 10
+SLOWED = 1.25  # times longer: a run that counts only where there is no better one
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Disturbance:
         waited = 1.0 if self.waited_share is None else self.waited_share
         left = 1 - min(0.9, min(self.others_share, waited) + self.steal_share)
         return 1 / min(left, self.gpu_clock_share or 1.0)
+
+    @property
+    def slowed(self) -> bool:
+        """Whether others can have made the run so much longer that it is better run again."""
+        return self.slowdown > SLOWED
 
     def label(self) -> str:
         """The reasons as the end of a line that is printed; "" when nothing disturbed the run."""

@@ -108,8 +108,10 @@ def test_others_can_have_slowed_a_run_by_what_they_took():
 
 
 def test_others_on_cores_that_the_run_did_not_want_have_not_slowed_it():
-    assert Disturbance(0.5, 0.0, waited_share=0.2).slowdown == pytest.approx(1.25)
-    assert Disturbance(0.5, 0.0, waited_share=2.0).slowdown == pytest.approx(2)
+    little = Disturbance(0.5, 0.0, waited_share=0.1)
+    assert little.slowdown == pytest.approx(1 / 0.9) and not little.slowed
+    much = Disturbance(0.5, 0.0, waited_share=2.0)
+    assert much.slowdown == pytest.approx(2) and much.slowed
     assert Disturbance(0.5, 0.25, waited_share=0.0).slowdown == pytest.approx(4 / 3)
 
 

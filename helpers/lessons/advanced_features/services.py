@@ -114,7 +114,7 @@ def serve(
     """The service's workload on the engine, its prefix cache emptied before.
 
     sampling: SamplingParams by name. changes: the engine's arguments that differ meanwhile. A run
-    that other programs disturbed is repeated once, unless a run before stayed disturbed for all its
+    that other programs slowed is repeated once, unless a run before stayed slow for all its
     repetition.
     """
     for _ in range(2):
@@ -123,7 +123,7 @@ def serve(
             run = run_workload(
                 engine, service.workload, sampling, service.concurrency, progress=False
             )
-        if not run.disturbance.reasons or any(other.disturbance.reasons for other in before):
+        if not run.disturbance.slowed or any(other.disturbance.slowed for other in before):
             break
     return run
 

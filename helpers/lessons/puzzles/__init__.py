@@ -13,10 +13,12 @@ from helpers.lessons.puzzles.kv_cache import BLOCKS_HELD, KV_BYTES_PER_TOKEN, TO
 from helpers.lessons.puzzles.one_step import ONE_STEP
 from helpers.lessons.puzzles.sharding import SHARDED_MLP
 from helpers.lessons.puzzles.speculation import ACCEPT_OR_REPLACE, DRAFT
+from helpers.lessons.puzzles.tuning import BEST_FOR
 
 PUZZLES = (
     KV_BYTES_PER_TOKEN,
     BLOCKS_HELD,
+    BEST_FOR,
     TOKENS_FOUND,
     ONE_STEP,
     DRAFT,

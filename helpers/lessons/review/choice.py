@@ -6,11 +6,11 @@ Measured in turn, a slow moment of the machine hits all alike; what is compared 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import geometric_mean
+from statistics import median
 
 from helpers import workloads
 from helpers.measure import Measurement, run_workload
-from helpers.verdicts.gain import Gain, gain_of_pairs
+from helpers.verdicts.gain import Gain, gain_of_rounds
 
 ONE = 1  # max_num_seqs of one request at a time
 SPEED, TPOT = "output_tokens_per_s", "tpot_ms_p50"
@@ -19,15 +19,15 @@ SPEED, TPOT = "output_tokens_per_s", "tpot_ms_p50"
 def uniform_run(
     engine, requests: int, n_in: int, n_out: int, seed: int, concurrency: int | None = None
 ) -> Measurement:
-    """Measure `requests` equal requests; once more, with fresh prompts, if the machine was busy.
+    """Measure `requests` equal requests; once more, with fresh prompts, if others slowed them.
 
     Fresh prompts: those of the first run would be found in the prefix cache. The second run counts,
-    and its record says so when the machine was busy again.
+    and its record says so when it was disturbed again.
     """
     for prompts in (seed, seed + 100_000):
         load = workloads.uniform(engine.tokenizer, requests, n_in, n_out, seed=prompts)
         run = run_workload(engine, load, concurrency=concurrency)
-        if not run.disturbance.reasons:
+        if not run.disturbance.slowed:
             break
     return run
 
@@ -60,30 +60,37 @@ class InTurn:
         """TPOT p50 of `value` over that of one request at a time: the price."""
         return self._over(value, ONE, TPOT)
 
+    def told(self) -> bool:
+        """Whether no value's gain has a range too wide to choose by."""
+        return not any(self.faster(value).wide for value in self.runs)
+
     def _over(self, value: int, other: int, metric: str) -> Gain:
-        values = [[run.metrics[metric] for run in self.runs[which]] for which in (other, value)]
-        return gain_of_pairs(list(zip(*values, strict=True)), "higher")
+        plain, changed = self.runs[other], self.runs[value]
+        return gain_of_rounds(plain, changed, lambda run: run.metrics[metric], "higher")
+
+    def _all(self, value: int, metric: str) -> list[float]:
+        return [run.metrics[metric] for run in self.runs[value]]
+
+    def median(self, value: int, metric: str) -> float:
+        """Of the runs with this value."""
+        return median(self._all(value, metric))
+
+    def spread(self, value: int, metric: str) -> tuple[float, float]:
+        """The smallest and the largest of the runs with this value."""
+        return min(self._all(value, metric)), max(self._all(value, metric))
 
     def middle(self, value: int) -> Measurement:
         """The run of this value with the median speed."""
         runs = sorted(self.runs[value], key=lambda run: run.metrics[SPEED])
         return runs[(len(runs) - 1) // 2]
 
-    def row(self, value: int, kv_cache_tokens: int) -> dict:
-        """As `row_of`, of the middle run, with the means of all where a gain is named.
-
-        The means are geometric, so that the ratio of two is the gain that was measured in turn.
-        """
-        row = row_of(self.middle(value), value, kv_cache_tokens)
-        runs = self.runs[value]
-        return row | {name: geometric_mean(r.metrics[name] for r in runs) for name in (SPEED, TPOT)}
-
     def record(self, value: int, kv_cache_tokens: int) -> dict[str, float]:
-        """What is kept of the chosen value: its row, the baseline's speed and TPOT, its gain."""
-        one = self.row(ONE, kv_cache_tokens)
+        """What is kept of the chosen value: its middle run, the medians drawn, its gain."""
         return {
-            **self.row(value, kv_cache_tokens),
-            "baseline_tokens_per_s": one[SPEED],
-            "baseline_tpot_ms": one[TPOT],
+            **row_of(self.middle(value), value, kv_cache_tokens),
+            SPEED: self.median(value, SPEED),
+            TPOT: self.median(value, TPOT),
+            "baseline_tokens_per_s": self.median(ONE, SPEED),
+            "baseline_tpot_ms": self.median(ONE, TPOT),
             **self.faster(value).metrics("improvement_x"),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from helpers.display import figures
 from helpers.display.figures import BLUE, GREY, RED, curve, hollow_line, hollow_points, note
 from helpers.display.numbers import number
+from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
 
 
 def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name: str) -> None:
@@ -35,7 +36,7 @@ def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name:
 
 
 def throughput_latency(
-    rows: list[dict],
+    turns: InTurn,
     chosen: dict[float, int],
     caption: str,
     typed_tokens_per_s: float | None = None,
@@ -43,7 +44,7 @@ def throughput_latency(
 ) -> None:
     """Every max_num_seqs as a point: output tokens/s over TPOT p50; those that were chosen marked.
 
-    rows: max_num_seqs, output_tokens_per_s, tpot_ms_p50; one request at a time comes first.
+    A point is at the medians, its whiskers reach to the smallest and the largest of the runs.
     chosen: the most that TPOT may be, over that of one at a time, -> the max_num_seqs chosen for
     it. typed_tokens_per_s: the student's own number, a line. recorded: rows of another machine and
     their label, as helpers.results.recorded.curve gives them: a panel of their own.
@@ -53,12 +54,17 @@ def throughput_latency(
     cols = 2 if there else 1
     fig, axes = figures.figure(title, cols=cols, size=(5 + 4.4 * (cols - 1), 4), squeeze=False)
     here = axes[0, 0]
-    names = [_called(row["max_num_seqs"], chosen) for row in rows]
-    colors = [RED if row["max_num_seqs"] in chosen.values() else BLUE for row in rows]
+    rows = [
+        {"max_num_seqs": value, SPEED: turns.median(value, SPEED), TPOT: turns.median(value, TPOT)}
+        for value in turns.runs
+    ]
+    names = [_called(value, chosen) for value in turns.runs]
+    colors = [RED if value in chosen.values() else BLUE for value in turns.runs]
     _points(here, rows, names, c=colors)
+    _whiskers(here, turns, rows)
     here.set_title("this machine (at each point: max_num_seqs)", fontsize=9)
     for goal_x in chosen:
-        _limit(here, goal_x * rows[0]["tpot_ms_p50"], f"goal: {goal_x:g} x")
+        _limit(here, goal_x * turns.median(ONE, TPOT), f"goal: {goal_x:g} x")
     if typed_tokens_per_s:
         here.axhline(typed_tokens_per_s, **hollow_line())
         place = (0, typed_tokens_per_s)
@@ -67,9 +73,16 @@ def throughput_latency(
         _points(axes[0, 1], there, [row["variant"] for row in there], **hollow_points())
         lines = where.split(",\n")
         axes[0, 1].set_title(f"{', '.join(lines[:2])},\n{', '.join(lines[2:])}", fontsize=9)
-    shown = ("max_num_seqs", "output_tokens_per_s", "tpot_ms_p50")
-    table = [{name: row[name] for name in shown} for row in rows]
-    figures.show(fig, caption, table, "throughput_latency")
+    figures.show(fig, caption, rows, "throughput_latency")
+
+
+def _whiskers(ax, turns: InTurn, rows: list[dict]) -> None:
+    look = {"fmt": "none", "ecolor": GREY, "elinewidth": 1, "capsize": 2, "zorder": 2}
+    for row in rows:
+        tpot, speed = ([*turns.spread(row["max_num_seqs"], of), row[of]] for of in (TPOT, SPEED))
+        bars = [[[middle - low], [high - middle]] for low, high, middle in (tpot, speed)]
+        ax.errorbar(row[TPOT], row[SPEED], xerr=bars[0], yerr=bars[1], **look)
+    ax.set_ylim(0, 1.12 * max(turns.spread(value, SPEED)[1] for value in turns.runs))
 
 
 def _called(max_num_seqs: int, chosen: dict[float, int]) -> str:

@@ -7,7 +7,7 @@ A row is a run of a sweep: `max_num_seqs`, `kv_cache_tokens`, `preemptions`, and
 from __future__ import annotations
 
 from helpers.engine.engine import CloseReport
-from helpers.lessons.review.choice import ONE, InTurn
+from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
 from helpers.verdicts.gain import Gain
 
 
@@ -53,11 +53,12 @@ def room(rows: list[dict], needed: int) -> str:
     )
 
 
-def from_one_to_best(one: dict, best: dict) -> str:
-    """Rows of one request at a time and of what was chosen, both measured in turn."""
+def from_one_to_best(turns: InTurn, best: int) -> str:
+    """From one request at a time to what was chosen, by the medians of the runs in turn."""
+    speeds, tpots = ([turns.median(value, of) for value in (ONE, best)] for of in (SPEED, TPOT))
     return (
-        f"From {_throughput(one):,.0f} to {_throughput(best):,.0f} output tokens/s, while TPOT "
-        f"went from {one['tpot_ms_p50']:.2f} to {best['tpot_ms_p50']:.2f} ms."
+        f"From {speeds[0]:,.0f} to {speeds[1]:,.0f} output tokens/s, while TPOT went from "
+        f"{tpots[0]:.2f} to {tpots[1]:.2f} ms (medians)."
     )
 
 
@@ -103,12 +104,33 @@ def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int
 
 
 def why_improvement(turns: InTurn, best: int) -> str:
-    """Why the best configuration gains less than the number of its requests."""
-    steps_ms = [turns.middle(value).metrics["itl_ms_p50"] for value in (best, ONE)]
+    """Where the time of `best` answers goes, one at a time and together: it adds up to the gain."""
+    one, together = (_time_of_answers(turns, value) for value in (ONE, best))
+    gain = best * one["all_ms"] / together["all_ms"]
     return (
-        f"A usual step took {steps_ms[0]:.2f} ms instead of {steps_ms[1]:.2f}, because it works on "
-        "more tokens and reads more KV cache. The steps that read prompts gain little from company."
+        f"One at a time, an answer took {one['all_ms']:.0f} ms: {one['steps']} steps of "
+        f"{one['step_ms']:.2f} ms and {one['rest_ms']:.0f} ms, most of it for the step that reads "
+        f"the prompt. With {best} at once, {best} answers took {together['all_ms']:.0f} ms: "
+        f"{together['steps']} steps of {together['step_ms']:.2f} ms, which work on more tokens and "
+        f"read more KV cache, and {together['rest_ms']:.0f} ms, most of it to read {best} prompts, "
+        f"which gain little from company. {best} x {one['all_ms']:.0f} / "
+        f"{together['all_ms']:.0f} = {gain:.1f} (runs of median speed)."
     )
+
+
+def _time_of_answers(turns: InTurn, value: int) -> dict[str, float]:
+    """Of the middle run, for as many answers as run at once: usual decode steps, and the rest."""
+    run = turns.middle(value)
+    answers, seconds = run.metrics["requests"], run.metrics["duration_s"]
+    all_ms = 1000 * seconds * value / answers
+    steps = run.metrics["output_tokens"] // answers - 1
+    step_ms = run.metrics["itl_ms_p50"]
+    return {
+        "all_ms": all_ms,
+        "steps": steps,
+        "step_ms": step_ms,
+        "rest_ms": all_ms - steps * step_ms,
+    }
 
 
 def engine_life(closed: CloseReport, phases: list[dict]) -> str:

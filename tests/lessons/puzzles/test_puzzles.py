@@ -50,8 +50,8 @@ def store(tmp_path):
 # ---------------------------------------------------------------- right and wrong answers
 
 
-def test_there_are_eleven_each_with_a_solution():
-    assert len(PUZZLES) == checking.PUZZLES == 11
+def test_there_are_twelve_each_with_a_solution():
+    assert len(PUZZLES) == checking.PUZZLES == 12
     assert solutions().keys() == PUZZLES.keys()
 
 
@@ -91,6 +91,36 @@ def one_more_than_full(prompt, outputs, size):
 
 def full_blocks(prompt, outputs, size):
     return (prompt + outputs - 1) // size
+
+
+def first_that_fits(goal, price, faster):
+    return next(value for value in price if price[value] <= goal)
+
+
+def faster_than_the_first(goal, price, faster):
+    first = first_that_fits(goal, price, faster)
+    better = [v for v in price if price[v] <= goal and (v, first) in faster]
+    return better[-1] if better else first
+
+
+def fastest_of_all(goal, price, faster):
+    fit = [value for value in price if price[value] <= goal]
+    return max(fit, key=lambda value: sum(pair[0] == value for pair in faster))
+
+
+def cheapest(goal, price, faster):
+    return min(price, key=price.get)
+
+
+def goal_for_the_first_only(goal, price, faster):
+    best = first_that_fits(goal, price, faster)
+    for value in price:
+        best = value if (value, best) in faster else best
+    return best
+
+
+def below_the_goal_only(goal, price, faster):
+    return solutions()["best_for"](goal - 1e-9, price, faster)
 
 
 def prompts_first(running, waiting, budget):
@@ -416,6 +446,14 @@ WRONG = {
         fits_by_itself,
         the_cheapest_when_none_is_good,
     ],
+    "best_for": [
+        first_that_fits,
+        faster_than_the_first,
+        fastest_of_all,
+        cheapest,
+        goal_for_the_first_only,
+        below_the_goal_only,
+    ],
     "decode_step_s": [everything_divided, all_reduces_of_layers_only, cache_whole_on_every_gpu],
     "goodput": [failed_too, latency_over_tokens, any_goal, share_of_good_ones, single_tokens_never],
     # Of these the first are found on one rank already, without starting the two.
@@ -482,7 +520,7 @@ def test_a_stub_is_one_line_and_recorded_as_not_solved(store, capsys):
     )
     assert "On request" in hints and "hint 1 of 3" in hints
     saved = store.get("puzzle", "tiled_attention")
-    assert saved["solved"] is False and saved["of"] == 11 and saved["source"] == "evidence"
+    assert saved["solved"] is False and saved["of"] == 12 and saved["source"] == "evidence"
     checks(store)(tiled_attention)
     assert len(store.records(experiment="puzzle", latest=False)) == 1
 
@@ -603,7 +641,7 @@ def test_the_solutions_run_with_papermill_from_anywhere(tmp_path, monkeypatch):
         "solutions.ipynb", "done.ipynb", {"RESULTS_DIR": str(tmp_path)}, progress_bar=False
     )
     said = {cell.source: texts(cell) for cell in done.cells if cell.source.startswith("check(")}
-    assert len(said) == 10
+    assert len(said) == checking.PUZZLES
     broken = said.pop("check(draft)")
     assert "line 2 of draft, `missing = tokens[longest * 1000]`, stopped with IndexError" in broken
     records = map(json.loads, (tmp_path / "measurements.jsonl").read_text().splitlines())

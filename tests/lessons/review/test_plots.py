@@ -1,11 +1,13 @@
 """helpers/lessons/review/plots.py: what is written in the figures can be read."""
 
 from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 
 from helpers.display import figures
 from helpers.lessons.review import plots
+from helpers.lessons.review.choice import InTurn
 
 # (TPOT ms, tokens/s) of one at a time, 1, 4, 16, 48: quiet and busy machines, as they came out.
 MAPS = [
@@ -23,10 +25,12 @@ def test_labels_of_the_map_cover_no_point_and_no_other_label(monkeypatch, points
         {"max_num_seqs": n, "tpot_ms_p50": ms, "output_tokens_per_s": speed}
         for n, (ms, speed) in zip((1, 2, 4, 16, 48), points, strict=True)
     ]
+    runs = {row["max_num_seqs"]: [SimpleNamespace(metrics=row)] for row in rows}
+    turns = InTurn(runs, default=48)
     there = [{**row, "variant": str(n)} for n, row in enumerate(rows)]
     where = "recorded: a GPU,\nvLLM,\na model,\na day"
     chosen = {3.0: 16, 1.5: 4}
-    plots.throughput_latency(rows, chosen, "caption", recorded=(there, where))
+    plots.throughput_latency(turns, chosen, "caption", recorded=(there, where))
     fig = drawn[0]
     fig.canvas.draw()
     ax = fig.axes[0]

@@ -108,13 +108,13 @@ def why_improvement(turns: InTurn, best: int) -> str:
     one, together = (_time_of_answers(turns, value) for value in (ONE, best))
     gain = best * one["all_ms"] / together["all_ms"]
     return (
-        f"One at a time, an answer took {one['all_ms']:.0f} ms: {one['steps']} steps of "
-        f"{one['step_ms']:.2f} ms and {one['rest_ms']:.0f} ms, most of it for the step that reads "
-        f"the prompt. With {best} at once, {best} answers took {together['all_ms']:.0f} ms: "
-        f"{together['steps']} steps of {together['step_ms']:.2f} ms, which work on more tokens and "
-        f"read more KV cache, and {together['rest_ms']:.0f} ms, most of it to read {best} prompts, "
-        f"which gain little from company. {best} x {one['all_ms']:.0f} / "
-        f"{together['all_ms']:.0f} = {gain:.1f} (runs of median speed)."
+        f"One at a time, an answer took {one['all_ms']:.0f} ms: {one['steps']} usual steps of "
+        f"{one['step_ms']:.2f} ms, and {one['rest_ms']:.0f} ms for the step that reads the prompt "
+        f"and for slower ones. With {best} at once, {best} answers took {together['all_ms']:.0f} "
+        f"ms: {together['steps']} usual steps of {together['step_ms']:.2f} ms, which work on more "
+        f"tokens and read more KV cache, and {together['rest_ms']:.0f} ms for the steps that read "
+        f"{best} prompts, which gain little from company, and for slower ones. {best} x "
+        f"{one['all_ms']:.0f} / {together['all_ms']:.0f} = {gain:.1f} (runs of median speed)."
     )
 
 

@@ -91,8 +91,8 @@ def test_where_the_time_of_an_answer_goes_adds_up_to_the_gain():
         {n: [Run(m | {"output_tokens_per_s": 1.0})] for n, m in runs.items()}, default=32
     )
     said = wording.why_improvement(turns, 32)
-    assert "an answer took 100 ms: 47 steps of 2.00 ms and 6 ms" in said
-    assert "32 answers took 400 ms: 47 steps of 5.00 ms" in said and "165 ms" in said
+    assert "an answer took 100 ms: 47 usual steps of 2.00 ms, and 6 ms" in said
+    assert "32 answers took 400 ms: 47 usual steps of 5.00 ms" in said and "165 ms" in said
     assert "32 x 100 / 400 = 8.0" in said
 
 

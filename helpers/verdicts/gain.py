@@ -55,8 +55,8 @@ class Gain:
 
     @property
     def undecided(self) -> bool:
-        """True for a range so wide that a difference may well be there."""
-        return not self.decided and self.wide
+        """True where a difference may well be there: the range is wide, or leaves 1 out."""
+        return not self.decided and (self.wide or not self.low <= 1 <= self.high)
 
     @property
     def wide(self) -> bool:
@@ -75,7 +75,7 @@ class Gain:
     def sentence(self, better: str = "times as fast") -> str:
         """Say "1.8 to 2.1 times as fast", or that this run sees no difference, with the range.
 
-        "undecided" where the range is so wide that a difference may well be there.
+        "undecided" where a difference may well be there.
         """
         if self.values < LEAST_VALUES:
             runs = "one run" if self.values == 1 else f"{self.values} runs"

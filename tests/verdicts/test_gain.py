@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from helpers.verdicts.gain import (
     MARGIN,
     T_95,
+    Gain,
     gain_of_groups,
     gain_of_pairs,
     gain_of_rounds,
@@ -47,6 +48,12 @@ def test_the_same_within_the_margin_is_called_no_difference():
 def test_a_wide_range_does_not_say_no_difference():
     gain = gain_of_pairs([(10, 12), (10, 60), (10, 30)], "higher")
     assert gain.verdict == "open" and gain.sentence().startswith("undecided, ")
+
+
+def test_a_range_that_leaves_1_out_by_little_does_not_say_no_difference():
+    gain = Gain(1.2, 1.02, 1.4, 3)
+    assert gain.verdict == "open" and gain.sentence() == "undecided, 1.02 to 1.40 times as fast"
+    assert Gain(1.1, 0.98, 1.2, 3).sentence().startswith("no difference that this run can see")
 
 
 def test_records_carry_the_range_beside_the_number():

@@ -82,6 +82,7 @@ def every_export_shows_all(book, context, folder) -> None:
     file.write_text(page_exporter().from_notebook_node(book)[0])
     printed = context.new_page()
     printed.goto(file.as_uri())
+    assert printed.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
     printed.emulate_media(media="print")
     assert printed.evaluate(SHOWN, "img") == figures
     assert printed.evaluate(SHOWN, "table") == tables

@@ -81,6 +81,7 @@ def rates_to_try(
 ) -> Iterator[float]:
     """The rates of `first`, those of `next_rate`, then lower ones until `share` meet the goal.
 
+    The last one lies between the highest rate that met it and the next, if these are far apart.
     `rows` is to grow by a run for each.
     """
     yield from first
@@ -89,6 +90,11 @@ def rates_to_try(
     for _ in range(LOWER_RATES):
         if best_rate(rows, share) is None:
             yield round(min(row["offered_per_s"] for row in rows) / 2, 1)
+    if best := best_rate(rows, share):
+        met = best["offered_per_s"]
+        missed = min((r["offered_per_s"] for r in rows if r["offered_per_s"] > met), default=met)
+        if missed > CLOSE_ENOUGH * met:
+            yield round(math.sqrt(met * missed), 1)
 
 
 def best_rate(rows: list[dict], share: float) -> dict | None:

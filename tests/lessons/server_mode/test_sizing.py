@@ -60,6 +60,7 @@ def test_a_goal_that_no_rate_met_is_looked_for_at_lower_rates():
     rows = []
     for rate in sizing.rates_to_try([40, 70], 100, rows, 0.9):
         rows.append(row(rate, 100, good_share=1.0 if rate < 12 else 0.5))
+    assert [one["offered_per_s"] for one in rows[-3:]] == [20, 10, 14.1], "and once more between"
     assert sizing.best_rate(rows, 0.9)["offered_per_s"] == 10
     rows = []
     for rate in sizing.rates_to_try([40, 70], 100, rows, 0.9):

@@ -352,8 +352,11 @@ def ratios(default: dict, changed: dict) -> dict[str, Gain]:
 
 
 def said_of(ratio: Gain) -> str:
-    """Its range, or that these trials cannot tell."""
-    return CANNOT_TELL if ratio.undecided else f"{ratio.low:.2f} to {ratio.high:.2f}"
+    """Its range, and that these trials cannot tell; that alone where the range is wide."""
+    span = f"{ratio.low:.2f} to {ratio.high:.2f}"
+    if not ratio.undecided:
+        return span
+    return CANNOT_TELL if ratio.wide else f"{span}: {CANNOT_TELL}"
 
 
 def direction(ratio: Gain) -> str:

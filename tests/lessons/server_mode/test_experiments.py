@@ -11,6 +11,7 @@ from helpers.lessons.exercises import Answer
 from helpers.lessons.server_mode import experiments
 from helpers.server.load import LoadRun, Stream, timed_stream
 from helpers.server.server import Server, ServerError
+from helpers.verdicts.gain import Gain
 
 
 def test_every_endpoint_answers_and_those_below_v1_want_the_key(server):
@@ -175,6 +176,13 @@ def found(**changed):
         "fit_together": [25.6],
     }
     return plain | changed
+
+
+def test_a_ratio_that_is_undecided_says_so_and_a_wide_range_says_nothing_else():
+    assert experiments.said_of(Gain(1.1, 1.06, 1.2, 5)) == "1.06 to 1.20"
+    assert experiments.said_of(Gain(1.1, 1.01, 1.19, 5)) == "1.01 to 1.19: cannot tell"
+    assert experiments.said_of(Gain(1.0, 0.97, 1.05, 5)) == "0.97 to 1.05"
+    assert experiments.said_of(Gain(1.1, 0.01, 52.2, 5)) == "cannot tell"
 
 
 def test_options_side_by_side_carry_the_range_of_their_ratio():

@@ -58,6 +58,7 @@ MONOTONE = [
     ("Llama-3.1-70B", (2, 2, 1)),
     ("Llama-3.1-70B", (4, 1, 2)),
     ("Mixtral-8x7B", (2, 1, 1)),
+    ("Qwen2.5-0.5B", (1, 4, 1)),
 ]
 
 
@@ -72,6 +73,7 @@ def test_one_more_client_never_costs_the_others_a_jump(name, layout):
             now = predict_speed(shape, box, *layout, mix, OPTIONS)
             if before and before.workload.concurrency == clients - 1:
                 assert now.output_tokens_per_s > 0.95 * before.output_tokens_per_s, clients
+                # One scheduler plans all batches of a pipeline, the first clients have one each.
                 assert now.decode.total < 1.05 * before.decode.total or clients < 12
             before = now
 

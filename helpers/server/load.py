@@ -106,7 +106,8 @@ def run_load(
     there if the server does not count). With goals: goodput_per_s (the benchmark's), good_share: of
     all requests, those that met every goal (0 to 1). With a rate: answered_per_s, over the duration
     less the shortest answer: the last request, too, takes so long to answer, which is no sign that
-    the server is behind (requests_per_s counts it).
+    the server is behind (requests_per_s counts it). Of an overload it says too much, because there
+    even the shortest answer had others beside it.
     Raises ServerError when the server does not answer, or answers no request.
     """
     server.check_answers()

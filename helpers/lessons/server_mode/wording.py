@@ -176,13 +176,13 @@ def why_peak(ratio: float | None) -> str:
 
 
 def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str:
-    """What an overload did. run: offered_per_s, answered_per_s, good_share; readings: waiting."""
+    """What an overload did. run: offered_per_s, requests_per_s, good_share; readings: waiting."""
     most = max((row["waiting"] for row in readings), default=0)
     queued = f"up to {most:.0f} requests waited for a place in the batch"
     if not most:
         queued = "no reading found a request that waited for a place in the batch"
     return (
-        f"Of {run['offered_per_s']:.4g} arrivals a second {run['answered_per_s']:.4g} were "
+        f"Of {run['offered_per_s']:.4g} arrivals a second {run['requests_per_s']:.4g} were "
         f"answered and {queued}.\n{100 * run['good_share']:.0f} % met the goal "
         f"({limits(goals_ms)})."
     )

@@ -106,7 +106,7 @@ def test_a_goal_that_was_missed_at_less_load_is_no_effect_of_load():
 
 
 def test_an_overload_says_how_many_waited():
-    run = {"offered_per_s": 150.0, "answered_per_s": 101.0, "good_share": 0.12}
+    run = {"offered_per_s": 150.0, "requests_per_s": 101.0, "good_share": 0.12}
     said = wording.overload(run, [{"waiting": 3}, {"waiting": 40}], {"ttft": 44})
     assert "Of 150 arrivals a second 101 were answered and up to 40 requests waited" in said
     assert "12 % met the goal (TTFT 44 ms)" in said

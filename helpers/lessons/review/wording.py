@@ -88,9 +88,14 @@ def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
 
 def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:
     """A table's row for each value: its gain, its price, and the goals it was chosen for."""
+
+    def met(goal_x: float, value: int) -> str:
+        sure = value == ONE or turns.slower(value).high <= goal_x
+        return f"at most {goal_x:g} times" + ("" if sure else ", by the middle of its range")
+
     rows = []
     for value in turns.runs:
-        goals = [f"at most {goal_x:g} times" for goal_x, best in chosen.items() if best == value]
+        goals = [met(goal_x, value) for goal_x, best in chosen.items() if best == value]
         default = " (as vLLM's default)" if value == turns.default else ""
         rows.append(
             {

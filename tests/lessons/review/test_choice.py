@@ -68,6 +68,8 @@ def test_a_tighter_goal_chooses_what_the_default_misses(best_for):
     goals = [row["best for a TPOT of"] for row in rows]
     assert goals == ["", "at most 1.5 times", "", "at most 3 times"]
     assert rows[-1]["max_num_seqs"] == "32 (as vLLM's default)"
+    [*_, close] = wording.in_turn(turns, {2.61: 32})
+    assert close["best for a TPOT of"] == "at most 2.61 times, by the middle of its range"
 
 
 def test_the_medians_that_are_drawn_are_kept_with_the_gain():

@@ -23,7 +23,9 @@ from .models import ModelShape
 from .predict import Parts, Steps, Tuning
 
 # How the clients happen to be spread decides who meets whom, for good: some ways, and their mean.
-FEW_CLIENTS, WAYS = 24, (4, 2)  # ways to spread up to so many clients, and more
+# More of them for few clients, and for a pipeline: of a small model on stages, a prompt in a batch
+# that no longer fits a CUDA graph holds up the next: some spreads stay slow and others fast.
+FEW_CLIENTS, WAYS, MORE_WAYS = 24, 2, 4
 AT_LEAST = 20  # requests that are counted of each
 MOST_ARRIVALS = 2000
 
@@ -244,7 +246,7 @@ def play_clients(
     others = max(0, clients - replica.at_once - FEW_CLIENTS)
     clients -= others
     running = min(clients, replica.at_once) if mix.output_tokens > 1 else 0
-    for _ in range(WAYS[clients > FEW_CLIENTS]):
+    for _ in range(MORE_WAYS if clients <= FEW_CLIENTS or steps.pp > 1 else WAYS):
         replica.reset()
         for _ in range(running):
             replica.already_running(1 + int(draw.random() * replica.answer_steps))

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from helpers.planning import (
     rank,
 )
 from helpers.planning.load import play_burst
+from helpers.tiny_model import TARGET
 
 SHAPE, BOX = load_shape("Qwen2.5-7B"), make_box("H100")
 OPTIONS = EngineOptions(max_model_len=8192)
@@ -76,6 +78,17 @@ def test_one_more_client_never_costs_the_others_a_jump(name, layout):
                 # One scheduler plans all batches of a pipeline, the first clients have one each.
                 assert now.decode.total < 1.05 * before.decode.total or clients < 12
             before = now
+
+
+@pytest.mark.parametrize("pp", [2, 4])
+@pytest.mark.parametrize("name", ["Qwen2.5-0.5B", str(TARGET)])
+def test_one_more_client_never_costs_a_pipeline_of_a_small_model_a_jump(name, pp):
+    shape, box = load_shape(name), make_box("H100", pp)
+    rates = [
+        predict_speed(shape, box, 1, pp, 1, RequestMix(256, 64, clients)).output_tokens_per_s
+        for clients in (*range(1, 8), *range(84, 91))
+    ]
+    assert all(more > 0.95 * fewer for fewer, more in pairwise(rates)), rates
 
 
 def test_more_than_a_plan_serves_is_said():

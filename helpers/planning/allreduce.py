@@ -1,9 +1,9 @@
 """Time an all-reduce between processes of this machine, and the line through its times.
 
-    rows = measure_allreduce(2)              # [{"bytes", "seconds"}, ...]
+    rows = measure_allreduce()               # [{"bytes", "seconds"}, ...]
     latency_s, rate = fit_allreduce(rows)    # seconds = latency_s + bytes / rate
 
-Each rank is a process that runs this module: python -m helpers.planning.allreduce RANK WORLD PORT
+Each rank is a process that runs this module: python -m helpers.planning.allreduce RANK PORT
 """
 
 import json
@@ -17,30 +17,30 @@ from helpers.server.start import free_port
 from .hardware import PlanningError
 from .inventory import take_inventory
 
-TIMEOUT_S = 60
+RANKS, TIMEOUT_S = 2, 60
 
 
-def measure_allreduce(world: int) -> list[dict]:
-    """Time one all-reduce by payload over ``world`` processes: NCCL on GPUs, gloo on the CPU.
+def measure_allreduce() -> list[dict]:
+    """Time one all-reduce by payload between two processes: NCCL on GPUs, gloo on the CPU.
 
     Returns rows {"bytes", "seconds"} (mean of a run on GPUs; lower quartile of calls on the CPU).
     One process for each rank; all are gone at the end. Raises PlanningError when they cannot start
     or do not finish in time.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if len(take_inventory().devices) < world:
+    if len(take_inventory().devices) < RANKS:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-m", "helpers.planning.allreduce"]
     port = str(free_port())
     children = [
         subprocess.Popen(
-            [*command, str(rank), str(world), port],
+            [*command, str(rank), port],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
         )
-        for rank in range(world)
+        for rank in range(RANKS)
     ]
     deadline = time.monotonic() + TIMEOUT_S
     try:
@@ -49,7 +49,7 @@ def measure_allreduce(world: int) -> list[dict]:
             child.communicate(timeout=max(1.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise PlanningError(
-            f"The all-reduce of {world} processes did not finish in {TIMEOUT_S} s; nothing was "
+            f"The all-reduce of {RANKS} processes did not finish in {TIMEOUT_S} s; nothing was "
             "measured."
         ) from None
     finally:
@@ -82,7 +82,7 @@ def fit_allreduce(rows) -> tuple[float, float]:
 
 
 # ---------------------------------------------------------------------- one rank
-def _rank(rank: int, world: int, port: int) -> None:
+def _rank(rank: int, port: int) -> None:
     import torch
     import torch.distributed as dist
 
@@ -92,7 +92,7 @@ def _rank(rank: int, world: int, port: int) -> None:
         torch.cuda.set_device(rank)
     address = f"tcp://127.0.0.1:{port}"
     backend = "nccl" if gpu else "gloo"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=world)
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=RANKS)
     rows = []
     for size in (2**k for k in (range(10, 29, 3) if gpu else range(9, 25, 3))):
         x = torch.ones(size // 2, dtype=torch.bfloat16, device="cuda" if gpu else "cpu")

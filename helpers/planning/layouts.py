@@ -345,17 +345,16 @@ def recorded_on_two_gpus() -> tuple[list[dict], str]:
 
 
 # ---------------------------------------------------------------------- data parallelism, a server
-REQUESTS, SERVER_S = 8, 120
+REPLICAS, REQUESTS, SERVER_S = 2, 8, 120
 
 
 @dataclass(frozen=True)
 class DataParallelTrial:
-    """A server with several replicas: which replica answered how many requests.
+    """A server with two replicas: which replica answered how many requests.
 
     requests_by_engine: by vLLM's label ``engine`` in the server's metrics.
     """
 
-    replicas: int
     startup_s: float = 0.0
     command: str = ""
     requests_by_engine: dict = field(default_factory=dict)
@@ -368,7 +367,7 @@ class DataParallelTrial:
 
     def __str__(self) -> str:
         if self.problem:
-            return f"DP {self.replicas}: {self.problem}"
+            return f"DP {REPLICAS}: {self.problem}"
         shares = ", ".join(f"engine {k}: {v}" for k, v in sorted(self.requests_by_engine.items()))
         return (
             f"{self.command}\nup in {self.startup_s:.1f} s; requests answered by {shares}; "
@@ -376,7 +375,7 @@ class DataParallelTrial:
         )
 
 
-def measure_dp(profile, replicas: int) -> DataParallelTrial:
+def measure_dp(profile) -> DataParallelTrial:
     """Start `vllm serve --data-parallel-size`, send requests at once, read which replica did what.
 
     The server is gone at the end, whatever happens. A server that does not come up is a
@@ -388,17 +387,17 @@ def measure_dp(profile, replicas: int) -> DataParallelTrial:
 
     extra = {"kv_cache_memory_bytes": CPU_KV_CACHE_BYTES} if profile.name == "cpu" else {}
     try:
-        server = start_server(profile, max_wait_s=SERVER_S, data_parallel_size=replicas, **extra)
+        server = start_server(profile, max_wait_s=SERVER_S, data_parallel_size=REPLICAS, **extra)
     except ServerError as problem:
-        return DataParallelTrial(replicas, problem=str(problem))
+        return DataParallelTrial(problem=str(problem))
     try:
         shares, tokens_per_s = _send_requests(server)
     except (httpx.HTTPError, OSError) as problem:
         failed = f"the server came up, then a request failed: {problem}"
-        return DataParallelTrial(replicas, server.startup_s, server.command, problem=failed)
+        return DataParallelTrial(server.startup_s, server.command, problem=failed)
     finally:
         server.stop()
-    return DataParallelTrial(replicas, server.startup_s, server.command, shares, tokens_per_s)
+    return DataParallelTrial(server.startup_s, server.command, shares, tokens_per_s)
 
 
 def _send_requests(server) -> tuple[dict[str, int], float]:

@@ -241,11 +241,10 @@ def test_knee_is_where_both_ceilings_meet():
 
 
 def test_fusing_saves_the_passes_between():
-    assert deepspeed_inference.chain_bytes(10, 4, fused=False, bytes_per_value=2) == 160
-    assert deepspeed_inference.chain_bytes(10, 4, fused=True, bytes_per_value=2) == 40
-    assert deepspeed_inference.chain_bytes(10, 1, True) == deepspeed_inference.chain_bytes(
-        10, 1, False
-    )
+    assert deepspeed_inference.chain_bytes(10, 4, fused=False, bytes_per_value=2) == 180
+    assert deepspeed_inference.chain_bytes(10, 4, fused=True, bytes_per_value=2) == 60
+    one = [deepspeed_inference.chain_bytes(10, 1, fused, 2) for fused in (True, False)]
+    assert one[0] == one[1]
 
 
 # ---------------------------------------------------------------- speculation

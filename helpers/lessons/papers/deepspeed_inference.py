@@ -43,13 +43,11 @@ def knee_batch(flop_per_s: float, bytes_per_s: float) -> float:
     return flop_per_s / bytes_per_s * BYTES_PER_VALUE / 2
 
 
-def chain_bytes(
-    values: int, operations: int, fused: bool, bytes_per_value: int = 4, extra_inputs: int = 0
-) -> int:
+def chain_bytes(values: int, operations: int, fused: bool, bytes_per_value: int) -> int:
     """Bytes that a chain of elementwise operations moves (section III: Deep-Fusion).
 
     Apart, each operation reads its input and writes its output; fused, the chain reads once and
-    writes once. `extra_inputs` counts other tensors of the same size that it reads (a residual).
+    writes once. Either way the residual is read beside it.
     """
     passes = 2 if fused else 2 * operations
-    return (passes + extra_inputs) * values * bytes_per_value
+    return (passes + 1) * values * bytes_per_value

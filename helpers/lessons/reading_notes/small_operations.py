@@ -153,8 +153,8 @@ def fusion(
     return {
         "apart_s": apart_s,
         "fused_s": fused_s,
-        "apart_bytes": chain_bytes(values, OPERATIONS, False, width, extra_inputs=1),
-        "fused_bytes": chain_bytes(values, OPERATIONS, True, width, extra_inputs=1),
+        "apart_bytes": chain_bytes(values, OPERATIONS, False, width),
+        "fused_bytes": chain_bytes(values, OPERATIONS, True, width),
         "difference": float((apart().float() - fused().float()).abs().max()),
         "how": how,
     }

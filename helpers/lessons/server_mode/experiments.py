@@ -55,6 +55,7 @@ GUESSED = (
 )
 CANNOT_TELL = "cannot tell"
 LONGEST = 96  # characters of what a server says of a mistake
+PATIENCE_S = 60  # for what a stop is to meet
 TRIALS = 5  # of each number that the options change: of three, one bad run spoils the range
 
 
@@ -481,8 +482,8 @@ def _come_too_late(server: Server) -> Stream:
     return timed_stream(server, prompt="Am I too late?", max_tokens=4)
 
 
-def _wait_until(true: Callable[[], bool], patience_s: float = 60) -> None:
-    deadline = time.perf_counter() + patience_s
+def _wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.perf_counter() + PATIENCE_S
     while not true() and time.perf_counter() < deadline:
         time.sleep(0.01)
 

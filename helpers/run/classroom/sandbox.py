@@ -18,6 +18,7 @@ from pathlib import Path
 from helpers.engine import processes
 
 GIB = 2**30
+MOST_FILES = 20_000  # that are looked at for the size of a folder
 # The only variables of the instructor's environment that a student's code sees.
 PASSED = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_HOME"}
 PASSED |= {"VIRTUAL_ENV", "PYTHONPATH", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"}
@@ -107,10 +108,10 @@ def watcher(sandbox: Path, limits: Limits, check_stop: Callable[[], None]):
     return watch
 
 
-def _size_gib(folder: Path, most: int = 20_000) -> float:
-    """What the files of a folder take on disk, in GiB; looks at about `most` of them."""
+def _size_gib(folder: Path) -> float:
+    """What the files of a folder take on disk, in GiB; looks at about `MOST_FILES`."""
     total, seen, waiting = 0, 0, [folder]
-    while waiting and seen < most:
+    while waiting and seen < MOST_FILES:
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 seen += 1

@@ -571,7 +571,9 @@ def reason_for(
         said += f" Nobody chose: {keeps if tpot_ms <= goal_ms else nearest}."
     error = recorded.usual_error()[0]
     if abs(tpot_ms / goal_ms - 1) < error:
-        said += f" From the goal that is less than the planner's error of {error:.0%}."
+        said += (
+            f" It is nearer to the goal than the planner's error of {error:.0%}: measure it first."
+        )
     return said
 
 

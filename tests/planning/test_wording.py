@@ -250,7 +250,7 @@ def test_a_layout_that_nobody_chose_follows_from_the_plan_and_says_so():
         assert ("no layout keeps" in said) == (goal_ms == 1)
     said = wording.reason_for(rows, rows[1], 64, 1.1 * tpot_ms[1], by_rule=False)
     assert "from 13.1 to 9.0 ms" in said and "Nobody" not in said
-    assert "less than the planner's error" in said
+    assert "nearer to the goal than the planner's error" in said
 
 
 def test_tpot_under_load_by_hand_is_near_the_plan():

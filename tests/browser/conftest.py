@@ -213,16 +213,20 @@ class Notebook:
         return self.cell(index).locator(".jp-OutputArea").first
 
     def save(self):
-        before = self.path.stat().st_mtime_ns
         # Not waited for: saving can ask something, and would wait for the answer.
-        self.page.evaluate("() => { window.jupyterapp.commands.execute('docmanager:save'); }")
+        self.page.evaluate(
+            """() => {
+              window.saved = false;
+              window.jupyterapp.commands.execute("docmanager:save").then(() => {
+                window.saved = true;
+              });
+            }"""
+        )
         end = time.time() + 60
-        while self.path.stat().st_mtime_ns == before:
+        while not self.page.evaluate("() => window.saved"):
             asked = self.page.locator(".jp-Dialog").all_inner_texts()
             assert not asked, f"saving asks: {asked}"
-            assert time.time() < end, (
-                f"not saved in a minute: {self.server.log.read_text()[-2000:]}"
-            )
+            assert time.time() < end, f"not saved in a minute: {self.server.log.read_text()[-2000:]}"
             time.sleep(0.05)
         return nbformat.read(self.path, as_version=4)
 

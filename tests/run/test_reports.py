@@ -64,7 +64,7 @@ def test_points_follow_the_rubric_and_every_criterion_counts(pair, tmp_path):
     marks = {m.criterion: m for m in Grading(given, find_notebooks(["01"])).marks(pair[1][0])}
     assert marks.keys() == grading.CRITERIA.keys()
     assert (marks["insights"].done, marks["insights"].points) == (1, 3.33)
-    assert (marks["puzzles"].done, marks["puzzles"].of, marks["puzzles"].points) == (1, 2, 5)
+    assert (marks["puzzles"].done, marks["puzzles"].of, marks["puzzles"].points) == (1, 3, 3.33)
     assert (marks["predictions"].done, marks["predictions"].of) == (1, 3)
     assert (marks["self_check"].done, marks["self_check"].of) == (0, len(make_quiz("")))
     assert all(0 <= mark.points <= mark.most for mark in marks.values())

@@ -226,7 +226,7 @@ class Notebook:
         while not self.page.evaluate("() => window.saved"):
             asked = self.page.locator(".jp-Dialog").all_inner_texts()
             assert not asked, f"saving asks: {asked}"
-            assert time.time() < end, f"not saved in a minute: {self.server.log.read_text()[-2000:]}"
+            assert time.time() < end, self.server.log.read_text()[-2000:]
             time.sleep(0.05)
         return nbformat.read(self.path, as_version=4)
 

@@ -332,15 +332,15 @@ def write(path: str, report: dict) -> None:
 def keep_running(server) -> None:
     """Wait for Ctrl-C. Raises Failure when the server ends before."""
     body = json.dumps({"model": server.model, "messages": asking(-1)})
-    print(
-        f"\nThe server stays up at {server.url}. Try it from another terminal:\n"
-        f"  export VLLM_API_KEY={server.api_key}\n"
-        f'  curl {server.url}/v1/chat/completions -H "Authorization: Bearer $VLLM_API_KEY" '
-        f"-H 'Content-Type: application/json' \\\n    -d '{body}'\n"
-        "Ctrl-C ends it.",
-        flush=True,
-    )
     try:
+        print(
+            f"\nThe server stays up at {server.url}. Try it from another terminal:\n"
+            f"  export VLLM_API_KEY={server.api_key}\n"
+            f'  curl {server.url}/v1/chat/completions -H "Authorization: Bearer $VLLM_API_KEY" '
+            f"-H 'Content-Type: application/json' \\\n    -d '{body}'\n"
+            "Ctrl-C ends it.",
+            flush=True,
+        )
         while server.is_up:
             time.sleep(1)
     except KeyboardInterrupt:

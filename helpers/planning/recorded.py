@@ -57,11 +57,6 @@ def _gpu_times() -> list[dict]:
     ]
 
 
-def tpot_error() -> float:
-    """The mean error on recorded GPUs without calibration: of TPOT or of prefill, the larger."""
-    return max(row["plain_mean"] for row in _gpu_times())
-
-
 def usual_error() -> tuple[float, int, int]:
     """(error as a share, how many times of recorded GPUs are within it, of how many)."""
     rows = _gpu_times()

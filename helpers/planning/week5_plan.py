@@ -110,11 +110,11 @@ def speedup_range(times: float, most: float) -> tuple[float, float]:
 
     By the usual error, and that of several GPUs towards slower by SLOWER. most: the share of the
     GPUs, such as 2 for TP 2 over TP 1. Cutting the work adds all-reduces to it, so an error does
-    not take the speed-up beyond that.
+    not take the speed-up beyond that, unless more memory has done so already.
     """
     error = recorded.usual_error()[0]
     low, high = times * (1 - SLOWER) / (1 + error), times * (1 + error) / (1 - error)
-    return low, min(high, max(times, most))
+    return low, high if times > most else min(high, most)
 
 
 def serve_line(shape: ModelShape, tp: int, max_model_len: int, dp: int = 1) -> Command:

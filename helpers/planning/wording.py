@@ -375,7 +375,7 @@ def beyond_allreduce(gain: Gain, one: Trial, two: Trial, count: int) -> str:
     return textwrap.fill(
         f"TP 2 takes {more_ms:.2f} ms more a step than TP 1, and its {count} all-reduces by "
         f"themselves {own_ms:.2f} ms of them. The rest is not the transfer: each rank waits for "
-        "the slower one at every all-reduce, and does whole what TP does not cut.",
+        "the slower one at every all-reduce, and both get each step by messages from the engine.",
         LINE,
     )
 
@@ -452,7 +452,7 @@ def on_two_gpus() -> str:
 def close_calls(ranking: Ranking, goal_ms: float, error: float) -> list[str]:
     """What the planner cannot decide: plans within its error (a share) of the limit or the best."""
     best, out = ranking.best, []
-    of_error = f"less than the planner's mean error of {error:.1%}"
+    of_error = f"less than the planner's error of {error:.0%}"
     for c in ranking.choices:
         if not c.fits or c.at_once < c.prediction.workload.concurrency:
             continue
@@ -549,7 +549,7 @@ def about_range() -> str:
     return textwrap.fill(
         f"The range counts with an error of {error:.0%} in both predictions ({within} of {numbers} "
         f"times recorded on one H100 were predicted within that), and with {SLOWER:.0%} towards "
-        "slower for several GPUs: so far off was a prompt with TP 2 on two H100s.",
+        "slower for several GPUs: so far off was a prompt of 1,024 tokens with TP 2 on two H100s.",
         LINE,
     )
 
@@ -585,8 +585,8 @@ def week5_in_short(first: Expected, chosen: Expected) -> list[str]:
     times = chosen.gpus / first.gpus
     if chosen.speedup_x_high < times:
         out.append(
-            f"That is less than {times:.0f} times, so each token costs more GPU time: these GPUs "
-            "buy a shorter TPOT, not cheaper tokens."
+            f"Even the end of that range is less than {times:.0f} times, so each token costs more "
+            "GPU time: what these GPUs can buy is a shorter TPOT, not cheaper tokens."
         )
     return out
 

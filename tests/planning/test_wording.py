@@ -84,8 +84,6 @@ def test_tpot_in_the_figure_is_the_one_that_gives_the_tokens_beside_it(monkeypat
 
 
 def test_what_the_planners_error_cannot_decide_is_said():
-    error = recorded.tpot_error()
-    assert 0.01 < error < 0.15
     plans = ranked(1000.0).choices
     four_ms = next(c for c in plans if c.layout == (4, 1, 1)).prediction.tpot_s * 1e3
     tight, loose = 0.99 * four_ms, 1.01 * four_ms
@@ -217,6 +215,12 @@ def test_replicas_of_a_mixture_keep_more_tokens_where_the_cache_is_a_latent():
     model, box = plan.load_shape("DeepSeek-V3"), plan.make_box("H200-SXM", 8)
     tp, dp = (plan.plan_memory(model, box, tp, 1, 8 // tp, OPTIONS) for tp in (8, 1))
     assert 8 * dp.kv_cache_tokens > 3 * tp.kv_cache_tokens
+
+
+def test_a_range_has_both_ends_also_where_more_memory_gains_more_than_gpus():
+    low, high = week5_plan.speedup_range(4.4, most=2)
+    assert low < 4.4 < high
+    assert week5_plan.speedup_range(1.9, most=2)[1] == 2
 
 
 def test_the_plan_for_week_5_has_a_range_and_is_read_back():

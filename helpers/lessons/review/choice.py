@@ -61,8 +61,8 @@ class InTurn:
         return self._over(value, ONE, TPOT)
 
     def told(self) -> bool:
-        """Whether no value's gain has a range too wide to choose by."""
-        return not any(self.faster(value).wide for value in self.runs)
+        """Whether no value's gain or price has a range too wide to choose by."""
+        return not any(self.faster(value).wide or self.slower(value).wide for value in self.runs)
 
     def _over(self, value: int, other: int, metric: str) -> Gain:
         plain, changed = self.runs[other], self.runs[value]

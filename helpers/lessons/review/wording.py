@@ -119,7 +119,7 @@ def why_improvement(turns: InTurn, best: int) -> str:
         f"ms: {together['steps']} usual steps of {together['step_ms']:.2f} ms, which work on more "
         f"tokens and read more KV cache, and {together['rest_ms']:.0f} ms for the steps that read "
         f"{best} prompts, which gain little from company, and for slower ones. {best} x "
-        f"{one['all_ms']:.0f} / {together['all_ms']:.0f} = {gain:.1f} (runs of median speed)."
+        f"{one['all_ms']:.1f} / {together['all_ms']:.1f} = {gain:.1f} (runs of median speed)."
     )
 
 

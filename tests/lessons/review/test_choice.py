@@ -95,7 +95,7 @@ def test_where_the_time_of_an_answer_goes_adds_up_to_the_gain():
     said = wording.why_improvement(turns, 32)
     assert "an answer took 100 ms: 47 usual steps of 2.00 ms, and 6 ms" in said
     assert "32 answers took 400 ms: 47 usual steps of 5.00 ms" in said and "165 ms" in said
-    assert "32 x 100 / 400 = 8.0" in said
+    assert "32 x 100.0 / 400.0 = 8.0" in said
 
 
 def test_a_disturbed_run_is_repeated_once_with_fresh_prompts(monkeypatch):

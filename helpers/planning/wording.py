@@ -13,7 +13,7 @@ from .layouts import Trial, recorded_on_two_gpus
 from .load import SpeedPrediction
 from .memory import MemoryPlan
 from .models import ModelShape, valid_sizes, weight_parts
-from .week5_plan import SLOWER, Expected
+from .week5_plan import Expected, slower
 
 # The parts of a decode step, as a figure's legend and a sentence name them.
 PART_NAMES = {
@@ -548,7 +548,7 @@ def about_range() -> str:
     error, within, numbers = recorded.usual_error()
     return textwrap.fill(
         f"The range counts with an error of {error:.0%} in both predictions ({within} of {numbers} "
-        f"times recorded on one H100 were predicted within that), and with {SLOWER:.0%} towards "
+        f"times recorded on one H100 were predicted within that), and with {slower():.0%} towards "
         "slower for several GPUs: so far off was a prompt of 1,024 tokens with TP 2 on two H100s.",
         LINE,
     )

@@ -94,6 +94,14 @@ class Gain:
             known |= {f"{name}_low": self.low, f"{name}_high": self.high}
         return known | {f"{name}_values": self.values}
 
+    @classmethod
+    def read(cls, metrics: dict[str, float], name: str) -> Gain | None:
+        """What `metrics` wrote under this name; None where there is nothing."""
+        if metrics.get(name) is None:
+            return None
+        low, high = metrics.get(f"{name}_low", 0.0), metrics.get(f"{name}_high", math.inf)
+        return cls(metrics[name], low, high, metrics.get(f"{name}_values", 1))
+
 
 def gain_of_pairs(pairs: list[tuple[float, float]], better: str) -> Gain:
     """From values measured in turn: pairs of (plain, changed).

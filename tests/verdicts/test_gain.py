@@ -56,6 +56,13 @@ def test_a_range_that_leaves_1_out_by_little_does_not_say_no_difference():
     assert Gain(1.1, 0.98, 1.2, 3).sentence().startswith("no difference that this run can see")
 
 
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_a_gain_is_read_as_it_was_written(pairs):
+    gain = gain_of_pairs([(1, 1.5), (1, 1.6), (1, 1.4)][:pairs], "higher")
+    assert Gain.read({"other": 2.0, **gain.metrics("speedup_x")}, "speedup_x") == gain
+    assert Gain.read(gain.metrics("speedup_x"), "other") is None
+
+
 def test_records_carry_the_range_beside_the_number():
     metrics = gain_of_pairs([(1, 1.5)] * 3, "higher").metrics("improvement_x")
     assert list(metrics) == [

@@ -5,7 +5,6 @@ Every function takes the rows (or runs) that its figure draws and returns senten
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from helpers.lessons.advanced_features.prefix import ColdAndWarm
@@ -384,8 +383,7 @@ def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
     said = []
     for name, rows in rows_by_name.items():
         last = rows[-1]
-        low, high = last.get("speedup_x_low", 0.0), last.get("speedup_x_high", math.inf)
-        gain = Gain(last["speedup_x"], low, high, last.get("speedup_x_values", 1))
+        gain = Gain.read(last, "speedup_x")
         said.append(f"{name} {gain.sentence()}")
     at = f"a = {rows[-1]['alpha']}, {rows[-1].get('requests', 1)} at once"
     return f" Hollow, {where}; at {at}: {'; '.join(said)}."

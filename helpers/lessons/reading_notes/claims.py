@@ -173,6 +173,7 @@ def _of_draft_model(measured: list[dict], gamma: int) -> list[dict]:
     return [run for run in of_gamma if run["label"].startswith("draft model")]
 
 
+UNKNOWN = Gain(1.0, 0.0, math.inf, 1)  # of a run without a speed-up
 # With fewer drafts an acceptance rate, and a gain of the run that they sped up, mean nothing: at 30
 # the rate is known to within 0.2.
 LEAST_DRAFTS = 30
@@ -206,14 +207,9 @@ def speculation_on_record(store) -> list[dict]:
                 "mean_length": float(length),
                 "alpha": speculative.alpha_from_length(length, int(gamma)),
                 "speedup": metrics.get("speedup_x"),
-                "gain": _gain(metrics),
+                "gain": Gain.read(metrics, "speedup_x") or UNKNOWN,
             })  # fmt: skip
     return runs
-
-
-def _gain(metrics: dict) -> Gain:
-    low, high = metrics.get("speedup_x_low", 0.0), metrics.get("speedup_x_high", math.inf)
-    return Gain(metrics.get("speedup_x", 1.0), low, high, metrics.get("speedup_x_values", 1))
 
 
 def chunks_on_record(store) -> list[dict]:

@@ -31,17 +31,19 @@ def table(store: Results) -> list[dict]:
 # --- what was measured ----------------------------------------------------------------------------
 
 
+def _metrics(store: Results, experiment: str, variant: str) -> dict[str, float]:
+    return (store.get(experiment, variant) or {"metrics": {}})["metrics"]
+
+
 def _number(store: Results, experiment: str, variant: str, name: str) -> float | None:
-    return (store.get(experiment, variant) or {"metrics": {}})["metrics"].get(name)
+    return _metrics(store, experiment, variant).get(name)
 
 
 def _changed(store: Results, name: str) -> str:
     """The range of changed / default of a time that the options of section 8 changed."""
-    ends = (f"{name}_over_default_x{end}" for end in ("", "_low", "_high", "_values"))
-    found = [_number(store, "options", "changed", end) for end in ends]
-    if None in found:
+    ratio = Gain.read(_metrics(store, "options", "changed"), f"{name}_over_default_x")
+    if ratio is None or ratio.span is None:
         return NOT_MEASURED
-    ratio = Gain(*found)
     return experiments.said_of(ratio) + " times" * (not ratio.undecided)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from helpers.engine import open_engine
 from helpers.results import recorded as reference
 from helpers.verdicts.gain import Gain, gain_of_groups
-from helpers.verdicts.machine import Disturbance, MachineWatch
+from helpers.verdicts.machine import Disturbance, MachineWatch, less_slowed
 
 from . import recorded
 from .allreduce import fit_allreduce
@@ -150,20 +150,24 @@ def _by_number(cases: dict) -> dict:
     return {int(case.split("x")[0]): value for case, value in cases.items()}
 
 
-def _undisturbed(measure_once) -> dict:
-    """What ``measure_once(seed)`` found and the "disturbance" meanwhile; again if there was one.
+@dataclass(frozen=True)
+class _Heard:
+    """What a trial's process told. disturbance: None where it told of a problem."""
 
-    Of two disturbed measurements the less disturbed one counts.
-    """
-    tried = []
-    for seed in (0, 1):  # other prompts: those seen before would be found in the prefix cache
+    told: dict
+    disturbance: Disturbance | None
+
+
+def _less_slowed(measure_once) -> dict:
+    """What ``measure_once(seed)`` found, with the "disturbance" meanwhile."""
+
+    def heard(seed: int) -> _Heard:
         watch = MachineWatch()
-        heard = measure_once(seed)
-        tried.append(heard | {"disturbance": watch.stop()})
-        if "problem" in heard or not tried[-1]["disturbance"].reasons:
-            break
-    whole = [heard for heard in tried if "problem" not in heard] or tried[:1]
-    return min(whole, key=lambda heard: heard["disturbance"].others_share)
+        told = measure_once(seed)
+        return _Heard(told, None if "problem" in told else watch.stop())
+
+    run = less_slowed(heard)
+    return run.told | ({"disturbance": run.disturbance} if run.disturbance else {})
 
 
 def run_trials(profile, layouts):
@@ -195,7 +199,7 @@ def _in_this_process(profile) -> Trial:
     with open_engine(profile, kv_cache_memory_bytes=CPU_KV_CACHE_BYTES) as engine:
         info = engine.info
         heard = {"startup_s": info.startup_s, "kv_cache_tokens": info.kv_cache_tokens}
-        heard |= _undisturbed(lambda seed: list(measure(engine.llm, seed=seed, **WHAT))[-1])
+        heard |= _less_slowed(lambda seed: list(measure(engine.llm, seed=seed, **WHAT))[-1])
         return _trial((1, 1), heard)
 
 
@@ -253,7 +257,7 @@ def _open_and_measure(child, model, layout, arguments, on_cpu, deadline) -> dict
     def measure_once(seed: int) -> dict:
         return child.ask("measure", deadline, allreduce=allreduce, seed=seed, **WHAT)
 
-    heard |= _undisturbed(measure_once)
+    heard |= _less_slowed(measure_once)
     if heard.get("problem") == LATE:
         waiting = "its ranks wait for each other on busy cores."
         heard["problem"] = f"did not end in the time allowed: {waiting}"

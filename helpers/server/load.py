@@ -22,6 +22,7 @@ import io
 import itertools
 import math
 import shlex
+import statistics
 import threading
 import time
 from concurrent.futures import Future
@@ -53,6 +54,10 @@ class LoadRun:
         """What disturbed the run, in words; empty when nothing did, or nobody watched."""
         return "; ".join(self.disturbance.reasons) if self.disturbance else ""
 
+    def label(self) -> str:
+        """What disturbed the run, as the end of a line that is printed; else ""."""
+        return self.disturbance.label() if self.disturbance else ""
+
     def __str__(self) -> str:
         m = self.metrics
         tail = "p99" if m["completed"] >= 200 else "p90"  # of fewer, a p99 is one or two requests
@@ -65,7 +70,7 @@ class LoadRun:
         cached = m.get("prefix_hit_share", 0.0)
         if cached > 0.02:
             said += f"; {100 * cached:.0f} % of the prompt tokens came from the prefix cache"
-        return said + (self.disturbance.label() if self.disturbance else "")
+        return said + self.label()
 
 
 def import_early() -> None:
@@ -104,10 +109,8 @@ def run_load(
     {ttft,tpot,itl,e2e}_ms_{mean,p50,p90,p99}, in_flight_mean: the mean number of requests in the
     system, and prefix_hit_share: of the prompt tokens, those found in the prefix cache (0 to 1; not
     there if the server does not count). With goals: goodput_per_s (the benchmark's), good_share: of
-    all requests, those that met every goal (0 to 1). With a rate: answered_per_s, over the duration
-    less the shortest answer: the last request, too, takes so long to answer, which is no sign that
-    the server is behind (requests_per_s counts it). Of an overload it says too much, because there
-    even the shortest answer had others beside it.
+    all requests, those that met every goal (0 to 1). With a rate: ttft_ms_first_third and
+    ttft_ms_last_third, the p50 of those that came first and of those that came last.
     Raises ServerError when the server does not answer, or answers no request.
     """
     server.check_answers()
@@ -214,7 +217,7 @@ def _benchmark(flags: list[str], headers: dict) -> dict:
 
 def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]:
     """The numbers of `run_load` from what the benchmark returns (all but prefix_hit_share)."""
-    took_s = [answer["latency_s"] for answer in answers_of(result) if answer["ok"]]
+    answered = [answer for answer in answers_of(result) if answer["ok"]]
     seconds = result["duration"]
     found = {
         "completed": result["completed"],
@@ -223,18 +226,20 @@ def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]
         "requests_per_s": result["request_throughput"],
         "output_tokens_per_s": result["output_throughput"],
         "total_tokens_per_s": result["total_token_throughput"],
-        "in_flight_mean": sum(took_s) / seconds,
+        "in_flight_mean": sum(answer["latency_s"] for answer in answered) / seconds,
     }
     if goals:
         found["goodput_per_s"] = result["request_goodput"]
         found["good_share"] = result["request_goodput"] * seconds / len(result["errors"])
     if arrivals:
-        shortest_s = min(took_s) if len(took_s) > 1 else 0.0
-        found["answered_per_s"] = len(took_s) / (seconds - shortest_s)
+        waits_ms = [1e3 * answer["ttft_s"] for answer in answered]  # in the order of arrival
+        third = max(1, len(waits_ms) // 3)
+        found["ttft_ms_first_third"] = statistics.median(waits_ms[:third])
+        found["ttft_ms_last_third"] = statistics.median(waits_ms[-third:])
     for theirs, ours in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2el", "e2e")):
-        for statistic in ("mean", "median", "p90", "p99"):
-            value = float(result[f"{statistic}_{theirs}_ms"])
-            name = "p50" if statistic == "median" else statistic
+        for which in ("mean", "median", "p90", "p99"):
+            value = float(result[f"{which}_{theirs}_ms"])
+            name = "p50" if which == "median" else which
             found[f"{ours}_ms_{name}"] = value if math.isfinite(value) else 0.0
     return {name: float(value) for name, value in found.items()}
 

@@ -9,9 +9,12 @@ memory belongs to others (nvitop).
 from __future__ import annotations
 
 import contextlib
+import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import psutil
 
@@ -108,6 +111,31 @@ class MachineWatch:
             waited_share=round((waited + missing) / seconds, 4) if waits else None,
             **_gpus(),
         )
+
+
+class Watched(Protocol):
+    """A run whose machine was watched; None: nobody did, or it failed."""
+
+    disturbance: Disturbance | None
+
+
+Run = TypeVar("Run", bound=Watched)
+
+
+def less_slowed(measure: Callable[[int], Run]) -> Run:
+    """The run that `measure(0)` makes; where others slowed it, the less slowed of two.
+
+    measure: its argument is for other prompts the second time, where those of the first would be
+    found in the prefix cache.
+    """
+    first = measure(0)
+    if first.disturbance is None or not first.disturbance.slowed:
+        return first
+    return min(first, measure(1), key=_slowdown)
+
+
+def _slowdown(run: Watched) -> float:
+    return run.disturbance.slowdown if run.disturbance else math.inf
 
 
 def _idle_s(times) -> float:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from helpers.verdicts import machine
-from helpers.verdicts.machine import Disturbance, MachineWatch
+from helpers.verdicts.machine import Disturbance, MachineWatch, less_slowed
 
 BURN = "import time\nend = time.time() + {s}\nwhile time.time() < end: pass"
 
@@ -113,6 +113,24 @@ def test_others_on_cores_that_the_run_did_not_want_have_not_slowed_it():
     much = Disturbance(0.5, 0.0, waited_share=2.0)
     assert much.slowdown == pytest.approx(2) and much.slowed
     assert Disturbance(0.5, 0.25, waited_share=0.0).slowdown == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize(
+    "others, made, counts",
+    [([0.05], 1, 0), ([0.6, 0.3], 2, 1), ([0.3, 0.6], 2, 0), ([None], 1, 0), ([0.6, None], 2, 0)],
+)
+def test_a_slowed_run_is_made_once_more_and_the_less_slowed_counts(others, made, counts):
+    runs = [
+        SimpleNamespace(disturbance=None if share is None else Disturbance(share, 0.0))
+        for share in others
+    ]
+    seen = []
+
+    def measure(again):
+        seen.append(again)
+        return runs[again]
+
+    assert less_slowed(measure) is runs[counts] and seen == [*range(made)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts how long a thread waits")

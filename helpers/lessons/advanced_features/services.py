@@ -15,6 +15,7 @@ from helpers.lessons.advanced_features import speculation
 from helpers.measure import Measurement, run_workload, warm_up
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_runs
 from helpers.verdicts.in_turn import in_turn
+from helpers.verdicts.machine import less_slowed
 from helpers.workloads import Workload
 
 FEATURES = ("nothing", "prefix caching", "small chunks", "speculative decoding")
@@ -118,18 +119,18 @@ def serve(
     """The service's workload on the engine, its prefix cache emptied before.
 
     sampling: SamplingParams by name. changes: the engine's arguments that differ meanwhile. A run
-    that other programs slowed is repeated once, unless a run before stayed slow for all its
-    repetition.
+    that other programs slowed is repeated once, unless one before stayed slow.
     """
-    for _ in range(2):
+
+    def run(_: int = 0) -> Measurement:
         engine.llm.reset_prefix_cache()
         with retuned(engine, **changes):
-            run = run_workload(
+            return run_workload(
                 engine, service.workload, sampling, service.concurrency, progress=False
             )
-        if not run.disturbance.slowed or any(other.disturbance.slowed for other in before):
-            break
-    return run
+
+    busy = any(other.disturbance.slowed for other in before)
+    return run() if busy else less_slowed(run)
 
 
 def serve_repeatedly(engine: Engine, services: dict[str, Service]) -> dict[str, list[Measurement]]:

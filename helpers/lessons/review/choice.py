@@ -11,6 +11,7 @@ from statistics import median
 from helpers import workloads
 from helpers.measure import Measurement, run_workload
 from helpers.verdicts.gain import Gain, gain_of_rounds
+from helpers.verdicts.machine import less_slowed
 
 ONE = 1  # max_num_seqs of one request at a time
 SPEED, TPOT = "output_tokens_per_s", "tpot_ms_p50"
@@ -19,17 +20,14 @@ SPEED, TPOT = "output_tokens_per_s", "tpot_ms_p50"
 def uniform_run(
     engine, requests: int, n_in: int, n_out: int, seed: int, concurrency: int | None = None
 ) -> Measurement:
-    """Measure `requests` equal requests; once more, with fresh prompts, if others slowed them.
+    """Measure `requests` equal requests; once more, with other prompts, if others slowed them."""
 
-    Fresh prompts: those of the first run would be found in the prefix cache. The second run counts,
-    and its record says so when it was disturbed again.
-    """
-    for prompts in (seed, seed + 100_000):
+    def run(again: int) -> Measurement:
+        prompts = seed + 100_000 * again
         load = workloads.uniform(engine.tokenizer, requests, n_in, n_out, seed=prompts)
-        run = run_workload(engine, load, concurrency=concurrency)
-        if not run.disturbance.slowed:
-            break
-    return run
+        return run_workload(engine, load, concurrency=concurrency)
+
+    return less_slowed(run)
 
 
 def row_of(run: Measurement, max_num_seqs: int, kv_cache_tokens: int) -> dict:

@@ -25,11 +25,11 @@ import numpy as np
 import psutil
 
 from helpers.lessons.exercises import Answer
-from helpers.lessons.server_mode import sizing
 from helpers.server.load import LoadRun, Stream, run_load, timed_stream
 from helpers.server.server import Server, ServerError, StopReport
 from helpers.verdicts.gain import Gain, gain_of_groups, gain_of_pairs
 from helpers.verdicts.in_turn import in_turn
+from helpers.verdicts.machine import less_slowed
 
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 _ONE_TOKEN = {"prompt": "Hello", "max_tokens": 1}
@@ -227,26 +227,18 @@ def readings_of(read: Callable[[], dict[str, float]], hz: float = 8.0) -> Iterat
 
 
 def steady_load(server: Server, **load) -> LoadRun:
-    """`run_load`; a run that other programs disturbed is made once more, with new prompts."""
-    run = run_load(server, **load)
-    return run_load(server, **load) if run.disturbed else run
+    """`run_load`; a run that other programs slowed is made once more."""
+    return less_slowed(lambda _: run_load(server, **load))
 
 
 def at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> LoadRun:
-    """An open loop for so many seconds.
+    """An open loop for so many seconds; a run that other programs slowed is made once more.
 
-    A run in which the server fell behind on a disturbed machine is made once more, and the one with
-    more answers counts.
     To the run's metrics come, of the same run, in_server_mean: the seconds that requests spent in
     the server by its own histogram, per second; and read_mean: the mean of running + waiting over
     the readings (not there when nothing was read).
     """
-    first = _at_rate(server, rate_per_s, seconds, **load)
-    row = {"offered_per_s": rate_per_s, **first.metrics}
-    if sizing.keeps_up(row) or not first.disturbed:
-        return first
-    second = _at_rate(server, rate_per_s, seconds, **load)
-    return max(first, second, key=lambda run: run.metrics["answered_per_s"])
+    return less_slowed(lambda _: _at_rate(server, rate_per_s, seconds, **load))
 
 
 def _at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> LoadRun:

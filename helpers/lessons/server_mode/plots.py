@@ -99,13 +99,11 @@ def open_loop(
 ) -> None:
     """Latency and goodput over the rate of arrivals.
 
-    rows: offered_per_s, answered_per_s, good_share, ttft_ms_p50/_p90, e2e_ms_p50/_p90, disturbed.
-    best: of sizing.best_rate, the highest rate at which `share` of the requests meet the goal.
+    rows: offered_per_s, requests_per_s, goodput_per_s, good_share, ttft_ms_p50/_p90,
+    e2e_ms_p50/_p90, disturbed. best: of sizing.best_rate, the highest rate at which
+    `share` of the requests meet the goal.
     """
-    rows = [
-        {**row, "in_time_per_s": row["answered_per_s"] * row["good_share"]}
-        for row in sorted(rows, key=lambda row: row["offered_per_s"])
-    ]
+    rows = sorted(rows, key=lambda row: row["offered_per_s"])
     offered = [row["offered_per_s"] for row in rows]
     title = "What arrives, what is answered, and what is answered in time"
     fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.8))
@@ -120,8 +118,8 @@ def open_loop(
     left.set(xlim=(0, None), ylim=(0.7 * lowest, 6 * highest))
     left.legend(ncols=2, loc="upper left")
     right.plot(offered, offered, color=figures.GREY, linestyle=":", label="what arrives")
-    _measured(right, rows, "offered_per_s", "answered_per_s", 0, label="what is answered")
-    _measured(right, rows, "offered_per_s", "in_time_per_s", 2, label="answered within the goal")
+    _measured(right, rows, "offered_per_s", "requests_per_s", 0, label="what is answered")
+    _measured(right, rows, "offered_per_s", "goodput_per_s", 2, label="answered within the goal")
     if best:
         label = f"goal met by {100 * share:.0f} %"
         right.axvline(best["offered_per_s"], ymax=0.68, label=label, **_KNEE)

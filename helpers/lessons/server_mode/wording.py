@@ -99,11 +99,10 @@ def open_loop(rows: list[dict], goals_ms: dict, best: dict | None, share: float)
     return said + _disturbed(rows, "offered_per_s", "arrivals a second", "the lines are drawn")
 
 
-def capacity(low: float, high: float, closed_per_s: float, most_per_s: float) -> str:
+def capacity(low: float, high: float, closed_per_s: float) -> str:
     """Between which rates the open loop found the capacity, and what the closed loop had said.
 
-    low, high: of sizing.capacity. Within 3 % of them the closed loop agrees. most_per_s: the most
-    answers a second of any run.
+    low, high: of sizing.capacity. Within 3 % of them the closed loop agrees.
     """
     if not low:
         return f"The server fell behind at every rate tried, down to {high:.4g} arrivals a second."
@@ -113,12 +112,6 @@ def capacity(low: float, high: float, closed_per_s: float, most_per_s: float) ->
         f"With {low:.4g} arrivals a second the server kept up; with {high:.4g} it fell behind: "
         "its capacity lies between them."
     )
-    if most_per_s > 1.1 * high:
-        return (
-            f"With {high:.4g} arrivals a second the server fell behind, and in another run it "
-            f"answered {most_per_s:.4g}: the machine was not equally fast in both, so its capacity "
-            "is open. Run this again when nothing else runs."
-        )
     closed = f"The closed loop answered {closed_per_s:.4g} requests a second"
     if closed_per_s < 0.97 * low:
         return (

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.lessons.advanced_features import services
 from helpers.verdicts.gain import Gain
+from helpers.verdicts.machine import Disturbance
 
 
 def test_the_mixed_service_is_judged_by_the_gaps_of_its_streams_alone():
@@ -81,9 +82,9 @@ def served(monkeypatch):
 
     def run_workload(engine, workload, sampling, concurrency, progress):
         seen.append((engine.chunk, sampling))
-        slowed = busy.pop(0) if busy else False
+        busy_run = Disturbance(0.6 if busy and busy.pop(0) else 0.0, 0.0)
         value = {None: 10.0, 512: 5.0}[engine.chunk]
-        return SimpleNamespace(value=value, disturbance=SimpleNamespace(slowed=slowed))
+        return SimpleNamespace(value=value, disturbance=busy_run)
 
     monkeypatch.setattr(services, "retuned", retuned)
     monkeypatch.setattr(services, "run_workload", run_workload)

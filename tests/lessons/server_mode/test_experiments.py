@@ -3,7 +3,6 @@
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +11,7 @@ from helpers.lessons.server_mode import experiments
 from helpers.server.load import LoadRun, Stream, timed_stream
 from helpers.server.server import Server, ServerError
 from helpers.verdicts.gain import Gain
+from helpers.verdicts.machine import Disturbance
 
 
 def test_every_endpoint_answers_and_those_below_v1_want_the_key(server):
@@ -95,20 +95,12 @@ def test_a_run_at_a_rate_is_seen_from_both_sides(server):
     assert m["read_mean"] > 0
 
 
-@pytest.mark.parametrize(
-    "answered, busy, runs", [(95, False, 1), (85, False, 1), (85, True, 2), (95, True, 1)]
-)
-def test_a_rate_that_a_disturbed_machine_missed_is_tried_again(monkeypatch, answered, busy, runs):
-    made = []
-
-    def once(*_, **__):
-        made.append(answered)
-        found = {"answered_per_s": answered + len(made)}
-        return LoadRun(found, {}, {}, "", SimpleNamespace(reasons=["busy"] * busy))
-
-    monkeypatch.setattr(experiments, "_at_rate", once)
-    best = experiments.at_rate(None, 100, 2)
-    assert len(made) == runs and best.metrics["answered_per_s"] == answered + runs
+def test_a_load_that_others_slowed_is_made_once_more(monkeypatch):
+    loads = [LoadRun({}, {}, {}, "", Disturbance(share, 0.0)) for share in (0.6, 0.3)]
+    for make, once in ((experiments.steady_load, "run_load"), (experiments.at_rate, "_at_rate")):
+        waiting = [*loads]
+        monkeypatch.setattr(experiments, once, lambda *_, waiting=waiting, **__: waiting.pop(0))
+        assert make(None, rate_per_s=1, seconds=1) is loads[1]
 
 
 def test_clients_together_get_more_tokens_than_one(server):

@@ -41,8 +41,8 @@ def test_levels_of_a_closed_loop_get_eight_requests_a_client_where_time_allows()
 
 def row(rate, capacity, good_share=1.0):
     """A run at a rate, of a server that answers `capacity` requests a second and no more."""
-    about = {"offered_per_s": rate, "answered_per_s": min(rate, capacity)}
-    return about | {"good_share": good_share}
+    waits = {"ttft_ms_first_third": 10, "ttft_ms_last_third": 50 if rate > capacity else 15}
+    return {"offered_per_s": rate, "good_share": good_share, **waits}
 
 
 @pytest.mark.parametrize("guess", [60, 70, 95, 92.52, 100, 104, 130.04, 170])
@@ -52,7 +52,7 @@ def test_the_search_finds_the_capacity_from_any_guess(guess):
         rows.append(row(rate, 100))
     low, high = sizing.capacity(rows)
     assert low < high <= sizing.CLOSE_ENOUGH * low and len(rows) <= sizing.MOST_RUNS
-    assert low <= 1.12 * 100 and high >= 100, "a tenth above it is seen as falling behind"
+    assert low <= 100 < high
     assert len({one["offered_per_s"] for one in rows}) == len(rows), "no rate twice"
 
 
@@ -66,11 +66,6 @@ def test_a_goal_that_no_rate_met_is_looked_for_at_lower_rates():
     for rate in sizing.rates_to_try([40, 70], 100, rows, 0.9):
         rows.append(row(rate, 100, good_share=0.5))
     assert min(one["offered_per_s"] for one in rows) == 5, "and then it is given up"
-
-
-def test_the_last_answers_may_come_a_little_later():
-    assert sizing.keeps_up({"offered_per_s": 100, "answered_per_s": 91})
-    assert not sizing.keeps_up({"offered_per_s": 100, "answered_per_s": 88})
 
 
 def test_capacity_says_what_no_run_has_shown():

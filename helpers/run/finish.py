@@ -34,8 +34,7 @@ def write(folder: Path) -> ExportReport:
     """
     report = documents.export(folder)
     parts = [f"<section>{summary.from_markdown(_text(path))}</section>" for path in report.paths]
-    page = summary.page("My learnings", "\n".join(parts))
-    replace_file(folder / PAGE, page.encode("utf-8", "replace"))
+    summary.write_page(folder / PAGE, "My learnings", "\n".join(parts))
     replace_file(folder / ARCHIVE, _zipped(folder))
     return report
 

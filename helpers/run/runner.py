@@ -35,6 +35,7 @@ from helpers.run import course_file, finish, summary
 from helpers.run.course_file import UsageError, assign_parameters, find_notebooks, parameters_of
 from helpers.run.job import Job, failure, last_started, tail, write_job
 from helpers.run.notebook_file import Cell, executed
+from helpers.run.progress import Progress
 from helpers.run.stopping import Stopped
 
 CELL_TIMEOUT_S = 1800.0  # a first start on a GPU downloads a model
@@ -150,49 +151,6 @@ def _far(name: str, cells: list[Cell]) -> NotebookResult:
         if cell.seconds is not None
     ]
     return NotebookResult(name, cells=len(cells), cells_done=len(times), cell_times=times)
-
-
-class Progress:
-    """One line: which notebook, which cell, how long.
-
-    On a terminal it is rewritten in place; elsewhere (a log, CI) a new line appears for each
-    notebook and every half minute.
-    """
-
-    def __init__(self, stream=None):
-        self.stream = stream or sys.stdout
-        self.live = self.stream.isatty()
-        self.began = time.monotonic()
-
-    def begin(self, label: str, output: Path) -> None:
-        """A notebook begins; `output` is where papermill notes how far it is."""
-        self.label, self.output, self.start = label, output, time.monotonic()
-        self._draw()
-
-    def watch(self, pid: int) -> None:
-        """Called about ten times a second while the notebook runs."""
-        if time.monotonic() - self.drawn >= (0.5 if self.live else 30.0):
-            self._draw()
-
-    def done(self, verdict: str) -> None:
-        """The notebook has ended."""
-        self._draw(f"  {verdict}\n")
-
-    def _draw(self, end: str = "") -> None:
-        self.drawn = time.monotonic()
-        cells = executed(self.output)
-        cell = last_started(cells)
-        where = f"  cell {cell.k}/{len(cells)}" if cell else ""
-        of_notebook = summary.duration(self.drawn - self.start)
-        of_run = summary.duration(self.drawn - self.began)
-        text = f"{self.label}{where}  {of_notebook}  (run {of_run}){end}"
-        if self.live:
-            width = max(20, os.get_terminal_size(self.stream.fileno()).columns - 1)
-            text = "\r\x1b[K" + (text if end else text[:width])
-        elif not end:
-            text += "\n"
-        self.stream.write(text)
-        self.stream.flush()
 
 
 # ---------------------------------------------------------------- the whole run

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,6 +20,7 @@ from helpers.run.classroom.intake import Submission, find_submissions
 from helpers.run.classroom.results import Student
 from helpers.run.classroom.workers import Workers
 from helpers.run.course_file import UsageError
+from helpers.run.progress import Line
 from helpers.run.stopping import Stopped, sweep
 
 TABLE_SHARE = 0.05  # of the time goes into writing the table anew, at most
@@ -101,11 +100,9 @@ class _Table:
 
 
 class _Progress:
-    """How far the class is: one line, written anew, on a terminal; elsewhere a line a student."""
-
     def __init__(self, of: int, todo: int):
         self.of, self.todo, self.count, self.began = of, todo, 0, time.monotonic()
-        self.live = sys.stdout.isatty()
+        self.line = Line()
         if todo < of:
             print(f"{of - todo} of {of} are done already.", flush=True)
 
@@ -117,10 +114,7 @@ class _Progress:
         text = f"[{self.of - left}/{self.of}] {student.name}: {student.verdict}{why}"
         text += f" ({student.seconds:.0f} s)"
         text += f"; {summary.duration(left_s)} left" if left else ""
-        if self.live:
-            width = max(20, os.get_terminal_size(sys.stdout.fileno()).columns - 1)
-            text = f"\r\x1b[K{' '.join(text.split())[:width]}"
-        print(text, end="" if self.live and left else "\n", flush=True)
+        self.line.say(text, stays=not left)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from helpers.results.store import FILE_NAME, latest_of, load
 from helpers.results.wording import by_person, finite, one_line
 from helpers.run.classroom import flags
 from helpers.run.classroom.differences import differing
-from helpers.run.summary import KINDS
 
 MAX_BYTES = {
     FILE_NAME: 20 * 2**20,
@@ -229,7 +228,7 @@ def assess(folder: Path, export: Path, here: Path) -> dict:
         "problems": problems[:10],
         "notes": [f"no {name}" for name in wanted if not (folder / name).exists()],
         "blanks": blanks,
-        "counts": {kind: sum(b["kind"] == kind for b in blanks) for kind in KINDS},
+        "counts": {kind: sum(b["kind"] == kind for b in blanks) for kind in documents.KINDS},
         "predictions": predictions(records),
         "answers": said,
         "self_check": self_check(records),

@@ -11,7 +11,6 @@ import json
 import re
 from pathlib import Path
 
-import jinja2
 import markupsafe
 
 from helpers.run import summary
@@ -23,13 +22,6 @@ TEXTS = ("text/markdown", "text/latex", "text/plain")
 DRAWING = re.compile(r"!\[([^\]]*)\]\(data:[^)]*\)")  # the course's own, in Markdown
 MOST = 200_000  # characters of one output
 
-ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
 
 def page(path: Path) -> str:
     """The page of a notebook; of one that is damaged, a page that says so."""
@@ -37,7 +29,7 @@ def page(path: Path) -> str:
         cells = [_cell(cell) for cell in json.loads(path.read_bytes())["cells"]]
     except (OSError, *DAMAGED) as error:
         return summary.page(path.stem, f"<p>This is no notebook ({type(error).__name__}).</p>")
-    return summary.page(path.stem, ENVIRONMENT.get_template("notebook.html.j2").render(cells=cells))
+    return summary.page(path.stem, summary.render("notebook.html.j2", cells=cells))
 
 
 def _joined(text) -> str:

@@ -1,7 +1,7 @@
 """class.csv and class.html: a row for each student, a summary, and what a person should look at.
 
-Everything here comes from students and is text, never markup: jinja2 escapes it (the templates are
-beside this file), and the pages' policy forbids scripts.
+Everything here comes from students and is text, never markup: the templates beside this file are
+filled by summary.render, which escapes it, and the pages' policy forbids scripts.
 """
 
 from __future__ import annotations
@@ -11,19 +11,11 @@ import urllib.parse
 from collections import Counter
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
-from helpers import replace_file
-from helpers.display.as_typed import in_html
 from helpers.lessons.puzzles.check import PUZZLES
-from helpers.results.wording import rounded
+from helpers.results import documents
 from helpers.run import summary
 from helpers.run.classroom import grading, results
-from helpers.run.classroom.notebook_page import ENVIRONMENT
 
-ENVIRONMENT.filters["typed"] = lambda text: Markup(in_html(text))
-ENVIRONMENT.globals |= {"rounded": rounded, "sentence": summary.one_sentence}
 TYPED = ("student", "parameter")  # who made a prediction; else a formula
 FILES = {
     "filled my_learnings.md": "export/my_learnings.md",
@@ -50,7 +42,7 @@ def row(student: dict, alike: dict[str, str]) -> dict:
         "seconds": student["seconds"],
         "notebooks_ok": sum(nb["status"] == "ok" for nb in student["notebooks"]),
         "notebooks": len(student["notebooks"]),
-        **{f"blanks_{kind}": counts.get(kind, "") for kind in summary.KINDS},
+        **{f"blanks_{kind}": counts.get(kind, "") for kind in documents.KINDS},
         "predictions_typed": len(ratios),
         "predictions_median_ratio": statistics.median(ratios) if ratios else "",
         "self_check_right": _or_nothing(check.get("correct")),
@@ -93,7 +85,7 @@ def histogram(values: list[float], low: int, high: int, step: int) -> list[dict]
 
 
 def class_summary(students: list[dict], rows: list[dict]) -> dict:
-    """Distributions, the questions most often wrong, predictions of all side by side."""
+    """Distributions, and the questions most often wrong."""
     checks = [student["content"].get("self_check") for student in students]
     checks = [check for check in checks if check and check.get("questions")]
     wrong = Counter(question for check in checks for question in check["wrong"])
@@ -105,7 +97,6 @@ def class_summary(students: list[dict], rows: list[dict]) -> dict:
             {"id": q, "count": n, "share": round(100 * n / len(checks)), "text": texts.get(q, "")}
             for q, n in wrong.most_common(10)
         ],
-        "predictions": _predictions(students),
         "distributions": _distributions(rows),
     }
 
@@ -122,30 +113,6 @@ def _distributions(rows: list[dict]) -> list[tuple[str, list[dict]]]:
         ("Checklist items done", histogram(done, 0, 8, 1)),
     ]
     return [(title, bars) for title, bars in all_of_them if bars]
-
-
-def _predictions(students: list[dict]) -> list[dict]:
-    """Of each prediction the measured / predicted of those who typed one, and the formula's."""
-    found: dict[str, list[dict]] = {}
-    for student in students:
-        for prediction in student["content"].get("predictions", ()):
-            if prediction["ratio"]:
-                found.setdefault(prediction["key"].replace("_", " "), []).append(prediction)
-    rows = []
-    for key, predictions in found.items():
-        typed = [p["ratio"] for p in predictions if p["by"] in TYPED]
-        formula = [p["ratio"] for p in predictions if p["by"] not in TYPED]
-        rows.append(
-            {
-                "key": key,
-                "typed": len(typed),
-                "median": rounded(statistics.median(typed)) if typed else "",
-                "low": rounded(min(typed)) if typed else "",
-                "high": rounded(max(typed)) if typed else "",
-                "formula": rounded(statistics.median(formula)) if formula else "",
-            }
-        )
-    return rows
 
 
 def write(
@@ -166,7 +133,8 @@ def write(
         for student in students
     ]
     grading.write_csv(out / "class.csv", rows)
-    body = template("class.html.j2").render(
+    body = summary.render(
+        "class.html.j2",
         students=students,
         pairs=list(zip(students, rows, strict=True)),
         about=class_summary(students, rows),
@@ -177,18 +145,12 @@ def write(
         reports=[name for name in ("answers.html", "grades.csv") if (out / name).is_file()],
         alike=alike,
     )
-    html = summary.page("The class", body)
-    replace_file(out / "class.html", html.encode("utf-8", "replace"))
+    summary.write_page(out / "class.html", "The class", body)
 
 
 def feedback(out: Path, student: dict) -> Path:
     """The page that is handed back to a student."""
     return out / "feedback" / f"{student['slug']}.html"
-
-
-def template(name: str) -> jinja2.Template:
-    """A page's template; what is put into it is escaped, and a typed text keeps its lines."""
-    return ENVIRONMENT.get_template(name)
 
 
 def _link(path: Path, out: Path) -> str:

@@ -9,7 +9,6 @@ import urllib.parse
 from collections import Counter
 from pathlib import Path
 
-from helpers import replace_file
 from helpers.results.wording import rounded
 from helpers.run import summary
 from helpers.run.classroom import grading, pages
@@ -24,16 +23,12 @@ def write(out: Path, found: list[Submission], students: list[dict], course: Grad
     rows = [course.grade(*pair) for pair in zip(found, students, strict=True)]
     grading.write_csv(out / "grades.csv", rows)
     (out / "feedback").mkdir(exist_ok=True)
-    page = pages.template("feedback.html.j2")
     for student, row in zip(students, rows, strict=True):
-        body = page.render(student=student, grade=row, marks=course.marks(student))
-        _write(pages.feedback(out, student), student["name"], body)
-    body = pages.template("answers.html.j2").render(questions=questions(students))
-    _write(out / "answers.html", "Answers side by side", body)
-
-
-def _write(path: Path, title: str, body: str) -> None:
-    replace_file(path, summary.page(title, body).encode("utf-8", "replace"))
+        marks = course.marks(student)
+        body = summary.render("feedback.html.j2", student=student, grade=row, marks=marks)
+        summary.write_page(pages.feedback(out, student), student["name"], body)
+    body = summary.render("answers.html.j2", questions=questions(students))
+    summary.write_page(out / "answers.html", "Answers side by side", body)
 
 
 def questions(students: list[dict]) -> list[dict]:

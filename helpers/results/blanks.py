@@ -1,6 +1,7 @@
 """Which blank of the documents is filled from which record.
 
-`SLOTS`, at the end, has a line for each blank; what a slot is, is said in facts.py.
+`SLOTS`, at the end, has a line for each blank (`CHECKLIST` those of the checklist, by their words);
+what a slot is, is said in facts.py.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from helpers.results.facts import (
     metric_of,
     text_of,
 )
+from helpers.results.merge import OPEN_BOX
 from helpers.results.one_run import OTHER_RUN
 from helpers.results.wording import (
     by_person,
@@ -468,4 +470,9 @@ SLOTS: dict[tuple[str, str, str], Slot] = {
     )
     for section, lines in sections.items()
     for line, slot in lines.items()
+}
+CHECKLIST = {
+    line.removeprefix(OPEN_BOX): slot
+    for (_, _, line), slot in SLOTS.items()
+    if line.startswith(OPEN_BOX)
 }

@@ -6,11 +6,14 @@ metadata: the same reading tells how far a notebook is while it runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 MAX_MIB = 60
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -65,17 +68,35 @@ def code_cells(notebook: dict) -> list[Cell]:
     return cells
 
 
+def open_plain(path: Path) -> BinaryIO | None:
+    """A plain file to read, None for anything else; raises FileNotFoundError.
+
+    No link is followed, and no pipe waited for: what was a file a moment ago may be one no more.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return None
+    stream = os.fdopen(handle, "rb")
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return stream
+    stream.close()
+    return None
+
+
 def executed(path: Path) -> list[Cell]:
     """The code cells of a notebook that papermill has written or is writing.
 
     [] when there is none yet, when it is half written, no plain file, or too large to be read.
     """
-    try:
-        info = path.lstat()
-        if stat.S_ISREG(info.st_mode) and info.st_size <= MAX_MIB * 2**20:
-            return code_cells(json.loads(path.read_bytes()))
-    except (OSError, *DAMAGED):
-        pass
+    most = MAX_MIB * 2**20
+    with contextlib.suppress(OSError, *DAMAGED):
+        if stream := open_plain(path):
+            with stream:
+                text = stream.read(most + 1)
+            return code_cells(json.loads(text)) if len(text) <= most else []
     return []
 
 

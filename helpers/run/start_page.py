@@ -22,7 +22,7 @@ from pathlib import Path
 
 from helpers import REPO, replace_file
 from helpers.display import card
-from helpers.results.blanks import SLOTS
+from helpers.results.blanks import CHECKLIST
 from helpers.results.documents import DOCUMENTS
 from helpers.results.facts import Facts
 from helpers.results.store import Results, ResultsError, results_folder
@@ -255,13 +255,11 @@ def notebooks() -> list[Path]:
 def checklist(known: Facts) -> list[str]:
     """The items as Markdown lines: ticked with by whom or what, or open."""
     # Signs instead of check boxes: a preview draws boxes that do nothing when clicked.
-    lines = []
-    for (_, _, blank), slot in SLOTS.items():
-        if blank.startswith("- [ ] "):
-            label, fill = blank.removeprefix("- [ ] "), slot(known)
-            ticked = f"- ☑ {label} ({fill.value})"
-            lines.append(f"- ☐ {label}" if fill.kind == "missing" else ticked)
-    return lines
+    fills = {label: slot(known) for label, slot in CHECKLIST.items()}
+    return [
+        f"- ☐ {label}" if fill.kind == "missing" else f"- ☑ {label} ({fill.value})"
+        for label, fill in fills.items()
+    ]
 
 
 def _following(path: Path, stands: dict[Path, Stand], page: Path) -> str:

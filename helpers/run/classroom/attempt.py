@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -124,8 +124,7 @@ class _Attempt:
         root, notebooks = self.place.sandbox / "work" / taken["root"], taken["notebooks"]
         submitted = self.place.kept / "submitted"
         student.notes += contents.gather(root, submitted)
-        do = self._as_submitted if self.work.read_only else self._execute
-        do(root, self._chosen(notebooks), notebooks)
+        self._look_at(root, self._chosen(notebooks), notebooks)
         student.content = self._read_contents()
         document = (submitted / "my_learnings.md").exists()
         if not notebooks and not student.content["records"] and not document:
@@ -187,38 +186,39 @@ class _Attempt:
             notes.append("Missing: " + ", ".join(missing) + ".")
         return sorted(chosen)
 
-    def _as_submitted(self, root: Path, chosen: list[str], notebooks: dict) -> None:
-        """Only look at what was submitted: which cells were run, and the first error in them."""
+    def _look_at(self, root: Path, chosen: list[str], notebooks: dict) -> None:
+        """Execute the notebooks, or look only which cells were run, and the first error in them."""
+        student, executes = self.student, not self.work.read_only
+        if executes:
+            self._prepare_to_execute()
+        deadline = time.monotonic() + self.work.limits.student_s
         for number, name in enumerate(chosen, 1):
-            result = _as_submitted(name.removesuffix(".ipynb"), notebooks[name])
-            self.student.notebooks.append(asdict(result))
-            if "problem" not in notebooks[name]:
-                self._keep_notebook(root / name, number)
-        self.student.verdict = "read"
-        self.student.why = _why(self.student, ("failed", "unreadable"))
+            about, source = notebooks[name], root / name
+            if executes and "problem" not in about:
+                output = self.place.sandbox / f"{number:02}.ipynb"  # the student's may be anything
+                result = self._run_notebook(source, output, about, deadline)
+                source = output
+            else:
+                result = _as_submitted(name.removesuffix(".ipynb"), about)
+            if "problem" not in about:
+                self._keep_notebook(source, number)
+            student.notebooks.append(asdict(result))
+        bad = {"failed", "unreadable"}
+        if executes:
+            student.notes += contents.gather(self.place.measured, self.place.kept / "measured_here")
+            student.notes += [] if chosen else ["No notebook was submitted."]
+            bad = {nb["status"] for nb in student.notebooks} - {"ok"}
+        failed = [nb for nb in student.notebooks if nb["status"] in bad]
+        if failed:
+            first = failed[0]
+            student.why = f"{first['name']}: {summary.one_sentence(first['failure'])}"
+        student.verdict = "read" if not (executes and chosen) else "failed" if failed else "ran"
 
-    def _execute(self, root: Path, chosen: list[str], notebooks: dict) -> None:
+    def _prepare_to_execute(self) -> None:
         self.place.measured.mkdir()
         tmp = self.place.sandbox / "home" / "tmp"
         tmp.mkdir(parents=True)
         self.place.tmp.symlink_to(tmp)
-        deadline = time.monotonic() + self.work.limits.student_s
-        for number, name in enumerate(chosen, 1):
-            about = notebooks[name]
-            if "problem" in about:
-                result = _as_submitted(name.removesuffix(".ipynb"), about)
-            else:
-                output = self.place.sandbox / f"{number:02}.ipynb"
-                result = self._run_notebook(root / name, output, about, deadline)
-                self._keep_notebook(output, number)
-            self.student.notebooks.append(asdict(result))
-        measured_here = self.place.kept / "measured_here"
-        self.student.notes += contents.gather(self.place.measured, measured_here)
-        if not chosen:
-            self.student.notes.append("No notebook was submitted.")
-        bad = {nb["status"] for nb in self.student.notebooks} - {"ok"}
-        self.student.why = _why(self.student, bad)
-        self.student.verdict = "failed" if bad else "ran" if chosen else "read"
 
     def _run_notebook(
         self, notebook: Path, output: Path, about: dict, deadline: float
@@ -232,7 +232,7 @@ class _Attempt:
         given = self.work.parameters | {"RESULTS_DIR": str(self.place.measured)}
         job = Job(
             notebook=str(notebook),
-            output=str(output),  # a plain name: the student's may be anything
+            output=str(output),
             cwd=str(notebook.parent),
             cell_timeout_s=limits.cell_s,
             parameters={key: value for key, value in given.items() if key in declared},
@@ -275,9 +275,3 @@ def _as_submitted(name: str, about: dict) -> NotebookResult:
     elif about["ran"] < about["cells"]:
         result.status = "partly run" if about["ran"] else "not run"
     return result
-
-
-def _why(student: Student, bad: Collection[str]) -> str:
-    """The first notebook that ended so, and its failure; "" when none did."""
-    failed = [nb for nb in student.notebooks if nb["status"] in bad]
-    return f"{failed[0]['name']}: {summary.one_sentence(failed[0]['failure'])}" if failed else ""

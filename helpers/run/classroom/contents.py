@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from pathlib import Path
 
 from helpers.lessons.reading_notes import quiz
 from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import documents
-from helpers.results.blanks import SLOTS
+from helpers.results.blanks import CHECKLIST
 from helpers.results.store import FILE_NAME, latest_of, load
 from helpers.results.wording import by_person, finite, one_line
 from helpers.run.classroom import flags
 from helpers.run.classroom.differences import differing
+from helpers.run.notebook_file import open_plain
 
-MAX_BYTES = {
-    FILE_NAME: 20 * 2**20,
-    "my_learnings.md": 2**20,
-    "my_learnings_appendix.md": 2**20,
-    "distributed_planning.md": 2**20,
-    ".my_learnings.export.json": 4 * 2**20,
-    ".my_learnings_appendix.export.json": 4 * 2**20,
-    ".distributed_planning.export.json": 4 * 2**20,
-}
+MAX_BYTES = {FILE_NAME: 20 * 2**20}
+MAX_BYTES |= {f"{document}.md": 2**20 for document in documents.DOCUMENTS}
+MAX_BYTES |= {f".{document}.export.json": 4 * 2**20 for document in documents.DOCUMENTS}
 MOST_ANSWERS = 100
 MOST_CHARACTERS = 4000  # of an answer
 
@@ -36,18 +30,16 @@ MOST_CHARACTERS = 4000  # of an answer
 def take_file(source: Path, target: Path, limit: int) -> str | None:
     """Copy a plain file of limited size without following links; a sentence if it cannot be."""
     try:
-        handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        stream = open_plain(source)
     except FileNotFoundError:
         return None
-    except OSError:
+    if stream is None:
         return f"{source.name} is not a plain file and was left out."
-    with os.fdopen(handle, "rb") as stream:
-        info = os.fstat(handle)
-        if not stat.S_ISREG(info.st_mode):
-            return f"{source.name} is not a plain file and was left out."
-        if info.st_size > limit:
-            size = f"{info.st_size / 2**20:,.0f} MiB, more than {limit / 2**20:,.0f} MiB"
-            return f"{source.name} is {size}, and was left out."
+    with stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > limit:
+            sizes = f"{size / 2**20:,.0f} MiB, more than {limit / 2**20:,.0f} MiB"
+            return f"{source.name} is {sizes}, and was left out."
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target, "wb") as out:
             shutil.copyfileobj(stream, out)
@@ -136,27 +128,18 @@ def self_check(records: list[dict]) -> dict | None:
         return None
     record = scores[-1]
     claimed, total = (finite(record["metrics"].get(k)) for k in ("correct", "questions"))
-    student = record.get("student") or ""
-    result = {
-        "correct": claimed,
-        "questions": total,
-        "claimed": claimed,
-        "wrong": [],
-        "texts": {},
-        "note": "",
-        "student": one_line(student, 80),
-    }
+    about = {"claimed": claimed, "student": one_line(record.get("student") or "", 80)}
     try:
         verdicts = grade_again(record)
     except Exception as error:  # answers of another version, or none at all
-        result["note"] = f"not graded again: {one_line(error, 120)}"
-        return result
+        note = f"not graded again: {one_line(error, 120)}"
+        unknown = {"correct": claimed, "questions": total, "wrong": [], "texts": {}}
+        return about | unknown | {"note": note}
     wrong = {id_: text for id_, correct, text in verdicts if correct is False}
-    result["correct"] = sum(correct is True for _, correct, _ in verdicts)
-    result |= {"questions": len(verdicts), "wrong": list(wrong), "texts": wrong}
-    if claimed is not None and claimed != result["correct"]:
-        result["note"] = f"the file claims {claimed:g} right"
-    return result
+    correct = sum(correct is True for _, correct, _ in verdicts)
+    note = f"the file claims {claimed:g} right" if claimed not in (None, correct) else ""
+    graded = {"correct": correct, "questions": len(verdicts), "wrong": list(wrong), "texts": wrong}
+    return about | graded | {"note": note}
 
 
 def puzzles(records: list[dict], here: list[dict]) -> tuple[list[str], list[str], list[str]]:
@@ -242,13 +225,9 @@ def assess(folder: Path, export: Path, here: Path) -> dict:
 
 def _checklist(blanks: list[dict]) -> list[dict]:
     """The items of the week's checklist that are done, and by whom or what."""
-    items = {line.removeprefix("- [ ] ") for _, _, line in SLOTS if line.startswith("- [ ] ")}
+    by = {"measured": "evidence"}
     return [
-        {
-            "item": blank["label"],
-            "by": "evidence" if blank["kind"] == "measured" else "student",
-            "why": blank["value"],
-        }
-        for blank in blanks
-        if blank["kind"] != "missing" and blank["label"] in items
+        {"item": b["label"], "by": by.get(b["kind"], "student"), "why": b["value"]}
+        for b in blanks
+        if b["kind"] != "missing" and b["label"] in CHECKLIST
     ]

@@ -6,6 +6,7 @@ Students who worked together may well share their measurements.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -70,18 +71,15 @@ def _out_of_range(numbers: dict[str, float], record: dict) -> Iterator[str]:
 
 def _out_of_order(numbers: dict[str, float], record: dict) -> Iterator[str]:
     """A percentile is at least the one below it, and a request ends after its first token."""
-    for unit in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms", "queue_ms"):
-        there = [f"{unit}_{s}" for s in STATISTICS if f"{unit}_{s}" in numbers]
-        pairs = zip(there, there[1:], strict=False)
-        yield from _above((low, high) for low, high in pairs if numbers[low] > numbers[high])
-    both = [(f"ttft_ms_{s}", f"e2e_ms_{s}") for s in STATISTICS]
-    both = [(first, whole) for first, whole in both if {first, whole} <= numbers.keys()]
-    yield from _above(pair for pair in both if numbers[pair[0]] > numbers[pair[1]])
-
-
-def _above(pairs) -> Iterator[str]:
+    pairs = [
+        (f"{time}_ms_{low}", f"{time}_ms_{high}")
+        for time in ("ttft", "tpot", "itl", "e2e", "queue")
+        for low, high in itertools.combinations(STATISTICS, 2)
+    ]
+    pairs += [(f"ttft_ms_{statistic}", f"e2e_ms_{statistic}") for statistic in STATISTICS]
     for low, high in pairs:
-        yield f"{low} is above {high}"
+        if {low, high} <= numbers.keys() and numbers[low] > numbers[high]:
+            yield f"{low} is above {high}"
 
 
 def _does_not_multiply(numbers: dict[str, float], record: dict) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from helpers import replace_file
 from helpers.lessons.puzzles.check import PUZZLES
 from helpers.lessons.reading_notes.questions import make_quiz
-from helpers.results.blanks import SLOTS
+from helpers.results.blanks import CHECKLIST
 from helpers.run import start_page
 from helpers.run.classroom.intake import Submission, files_of
 from helpers.run.course_file import Course, UsageError
@@ -37,7 +37,6 @@ CRITERIA = {
     "checklist": "items of the week's checklist done",
 }
 INSIGHTS = 3
-CHECKLIST = sum(line.startswith("- [ ] ") for _, _, line in SLOTS)
 UNGRADED = ("waiting", "error", "refused")
 # Excel takes the wide forms for the narrow ones, and a semicolon for the end of a cell where a
 # decimal comma is in use.
@@ -131,7 +130,7 @@ class Grading:
         if criterion == "puzzles":
             return len(content.get("puzzles", ())), len(self.asked.get("puzzle", ())) or PUZZLES
         if criterion == "checklist":
-            return len(content.get("checklist", ())), CHECKLIST
+            return len(content.get("checklist", ())), len(CHECKLIST)
         check = content.get("self_check") or {}
         return check.get("correct") or 0, check.get("questions") or len(make_quiz(""))
 

@@ -44,9 +44,7 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 SKIPPED = {"__MACOSX", ".DS_Store", ".ipynb_checkpoints", "__pycache__", ".git"}
 SKIPPED |= {".venv", "venv", "node_modules", ".cache"}
 # Left by the workbook's own export; it tells which lines of the document are the student's.
-KEPT_HIDDEN = re.compile(
-    r"^\.(my_learnings|my_learnings_appendix|distributed_planning)\.export\.json$"
-)
+KEPT_HIDDEN = re.compile(r"^\.\w+\.export\.json$")
 
 
 class Refused(Exception):
@@ -235,12 +233,9 @@ def _from_folder(source: Path, writer: _Writer, notes: list[str]) -> None:
             elif entry.is_dir(follow_symlinks=False):
                 walk(Path(entry.path), parts)
             elif entry.is_file(follow_symlinks=False):
-                # Opened without following links: what was a file a moment ago may be one no more.
-                handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                with os.fdopen(handle, "rb") as stream:
-                    info = os.fstat(handle)
-                    if stat.S_ISREG(info.st_mode):
-                        writer.write(parts, stream, info.st_size)
+                if stream := notebook_file.open_plain(Path(entry.path)):
+                    with stream:
+                        writer.write(parts, stream, os.fstat(stream.fileno()).st_size)
             else:
                 shown = display("/".join(parts))
                 notes.append(f"{shown} is neither a file nor a folder and was left out.")

@@ -45,8 +45,8 @@ def row(student: dict, alike: dict[str, str]) -> dict:
         **{f"blanks_{kind}": counts.get(kind, "") for kind in documents.KINDS},
         "predictions_typed": len(ratios),
         "predictions_median_ratio": statistics.median(ratios) if ratios else "",
-        "self_check_right": _or_nothing(check.get("correct")),
-        "self_check_questions": _or_nothing(check.get("questions")),
+        "self_check_right": check.get("correct"),
+        "self_check_questions": check.get("questions"),
         "puzzles_solved": len(content.get("puzzles", ())),
         "puzzles_on_trust": len(content.get("puzzles_on_trust", ())),
         "checklist_done": len(checklist),
@@ -61,10 +61,6 @@ def row(student: dict, alike: dict[str, str]) -> dict:
         "checklist": "; ".join(f"{c['item']} ({c['by']})" for c in checklist),
         "notes": "; ".join(student["notes"]),
     }
-
-
-def _or_nothing(value):
-    return "" if value is None else value
 
 
 def histogram(values: list[float], low: int, high: int, step: int) -> list[dict]:

@@ -12,6 +12,7 @@ helpers/planning/recorded.json is what notebook 4 shows of it.
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -287,7 +288,7 @@ def _layout(r: dict) -> str:
 
 # ---------------------------------------------------------------------- summing up
 def _mean_and_worst(rows: list[Row], which: str) -> tuple[float | None, float | None]:
-    errors = [abs(r.error(which)) for r in rows if r.error(which) is not None]
+    errors = [abs(e) for r in rows if (e := r.error(which)) is not None and math.isfinite(e)]
     return (sum(errors) / len(errors), max(errors)) if errors else (None, None)
 
 
@@ -365,7 +366,9 @@ Arrivals at random (50 % and 90 %) are compared at the rate that came in their w
 which is that of the tokens served in it. At 90 % of what the CPU serves 42.7 requests a second \
 came where 45.4 were asked for, less by 1.3 standard deviations of such a window. So near the \
 capacity that is a fifth of TPOT: compared at the rate that was asked for, the error was +26 %. A \
-window of 20 s or more (record_load, --window-s) would scatter less.
+window of 20 s or more (record_load, --window-s) would scatter less. "no end": more arrived than \
+the planner thinks the server can answer, so that its queue would grow without end; such a \
+prediction missed its target, and no mean can hold it.
 """
 
 
@@ -377,7 +380,7 @@ Nothing was fitted to these numbers, and nothing of their machines is known but 
 
 
 def _share(value, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.1%}"
+    return "" if value is None else f"{value:{sign}.1%}" if math.isfinite(value) else "no end"
 
 
 def _number(value) -> str:

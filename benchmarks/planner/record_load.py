@@ -25,7 +25,7 @@ from benchmarks.planner.clients import Clients, Load
 from benchmarks.planner.planned import Planned
 from benchmarks.planner.record import commit, describe_machine, now, read_records, write_predictions
 from helpers.engine.profile import load_profile
-from helpers.planning import RequestMix, SpeedPrediction
+from helpers.planning import SHIPPED, RequestMix, SpeedPrediction
 from helpers.results.store import append
 from helpers.server import start_server
 from helpers.server.server import Server, ServerError
@@ -97,7 +97,8 @@ def server_of(config: dict, max_wait_s: float):
     before = dict(os.environ)
     os.environ.update(config["env"])
     shipped = config["model"] == "shipped"
-    profile = load_profile() if shipped else load_profile("gpu", config["model"], "dummy")
+    name = SHIPPED.get(config["model"], config["model"])
+    profile = load_profile() if shipped else load_profile("gpu", name, "dummy")
     sizes = {f"{name}_parallel_size": config[short] for name, short in SIZES.items()}
     arguments = {"max_model_len": None, "max_num_batched_tokens": None, **config["engine_args"]}
     try:

@@ -120,19 +120,15 @@ def _break_even(ax) -> None:
 
 
 def speedup_by_drafts(rows: list[dict], caption: str) -> None:
-    """Single-stream speed-up over drafted tokens: measured, and two formulas.
+    """Single-stream speed-up over drafted tokens: measured, and by the formula with one c.
 
-    rows: k, measured_x, gain, formula_x and, where a step has a fixed cost, with_overhead_x.
+    rows: k, measured_x, gain, formula_x.
     """
     fig, ax = figures.figure("How many drafts are worth it for one stream", size=(7, 4))
     curve(ax, rows, "k", "measured_x", label="measured", zorder=3)
     gain_ranges.draw(ax, rows, "k")
     formula = {"marker": "^", "color": GREY, "linestyle": "--", "linewidth": 1.5}
-    curve(ax, rows, "k", "formula_x", label="formula, with a and c as measured", **formula)
-    if "with_overhead_x" in rows[0]:
-        look = {"marker": "v", "color": ORANGE, "linestyle": ":", "linewidth": 1.8}
-        label = "formula, and the fixed cost of a step"
-        curve(ax, rows, "k", "with_overhead_x", label=label, **look)
+    curve(ax, rows, "k", "formula_x", label="formula, the same c for all", **formula)
     ax.set_xlabel("drafted tokens in a step (num_speculative_tokens)")
     ticks(ax, (row["k"] for row in rows))
     _break_even(ax)

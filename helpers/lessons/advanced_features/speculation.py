@@ -2,7 +2,8 @@
 
 The letters are those of Leviathan et al. (arXiv 2211.17192), as in
 helpers/lessons/papers/speculative.py: alpha, the chance that a drafted token is accepted; k
-(gamma), drafted tokens a step; c, time of a draft over time of a plain step.
+(gamma), drafted tokens a step; c, time of a draft over time of a plain step, all-in: whatever makes
+a step longer is put on its drafts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement, run_workload, warm_up
 from helpers.results import recorded
 from helpers.verdicts import in_turn
-from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_groups, gain_of_runs
+from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_runs
 
 FEW_DRAFTS = 10  # shares of fewer say nothing
 
@@ -95,25 +96,22 @@ def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) ->
 
 
 def curve_by_drafts(
-    plain: list[Measurement], by_k: dict[int, list[Measurement]]
-) -> tuple[list[dict], float, float]:
-    """(rows, c, fixed): single streams by the number of drafts, beside the formula.
+    plain: list[Measurement], by_k: dict[int, list[Measurement]], fitted_k: int
+) -> list[dict]:
+    """Single streams by the number of drafts, beside the formula with the c of `fitted_k` drafts.
 
-    rows: k, alpha, measured_x, gain, formula_x and, where there is a fixed cost, with_overhead_x.
-    c, fixed: of `draft_cost`.
+    Rows: k, alpha, measured_x, gain, c_low, c_high and formula_x.
     """
-    steps = {k: [step_ms(run) for run in by_k[k]] for k in sorted(by_k)}
-    c, fixed = draft_cost(steps, [step_ms(run) for run in plain])
+    gains = {k: faster_stream(plain, by_k[k]) for k in sorted(by_k)}
+    alphas = {k: acceptance(by_k[k][:1], k).alpha for k in gains}
+    costs = {k: formula.draft_cost(gain, alphas[k], k) for k, gain in gains.items()}
+    _, c, _ = costs[fitted_k]
     rows = []
-    for k in steps:
-        alpha = acceptance(by_k[k][:1], k).alpha
-        gain = faster_stream(plain, by_k[k])
-        row = {"k": k, "alpha": alpha, "measured_x": gain.estimate, "gain": gain}
-        row["formula_x"] = formula.speedup(alpha, k, c)
-        if fixed:
-            row["with_overhead_x"] = formula.expected_tokens(alpha, k) / (1 + k * c + fixed)
-        rows.append(row)
-    return rows, c, fixed
+    for k, gain in gains.items():
+        row = {"k": k, "alpha": alphas[k], "measured_x": gain.estimate, "gain": gain}
+        row |= {"c_low": costs[k][0], "c_high": costs[k][2]}
+        rows.append(row | {"formula_x": formula.speedup(alphas[k], k, c)})
+    return rows
 
 
 def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> dict:
@@ -147,13 +145,19 @@ class Rates:
     """What rates of acceptance set by hand did.
 
     rows: one a rate: alpha, measured_alpha, measured_x, gain, mean_acceptance_length,
-    expected_length, and counts. slower_step: a median step with drafts over one without; c: all
-    that it takes longer, shared out over the drafts.
+    expected_length, and counts. slower: a median step with k drafts over one without.
     """
 
     rows: list[dict]
-    slower_step: float
-    c: float
+    slower: Gain
+    k: int
+
+    @property
+    def cost(self) -> tuple[float, float, float]:
+        """(low, middle, high) of c: what a step takes longer, put on its drafts."""
+        slower = self.slower
+        low, middle, high = ((x - 1) / self.k for x in (slower.low, slower.estimate, slower.high))
+        return low, middle, high
 
 
 def judged_rates(lone: list[Measurement], runs: dict[float, list[Measurement]], k: int) -> Rates:
@@ -171,9 +175,9 @@ def judged_rates(lone: list[Measurement], runs: dict[float, list[Measurement]], 
             "gain": gain,
         }
         rows.append(row | counted.metrics)
-    all_steps = [step_ms(run, 50) for drafting in runs.values() for run in drafting]
-    slower = statistics.median(all_steps) / _median_step(lone)
-    return Rates(rows, slower, (slower - 1) / k)
+    drafting = [run for of_rate in runs.values() for run in of_rate]
+    slower = gain_of_runs(lone, drafting, lambda run: step_ms(run, 50), "higher")
+    return Rates(rows, slower, k)
 
 
 def drafters_elsewhere(kind: str, by: str) -> tuple[dict[str, list[dict]], str]:
@@ -237,34 +241,6 @@ def decode_ms_per_token(measurement: Measurement) -> float:
     several = [r for r in measurement.requests if r.output_tokens > 1]
     seconds = sum(r.e2e_s - r.ttft_s for r in several)
     return 1000 * seconds / sum(r.output_tokens - 1 for r in several)
-
-
-def draft_cost(
-    steps_ms_by_k: dict[int, list[float]], plain_steps_ms: list[float]
-) -> tuple[float, float]:
-    """(c, fixed): what drafts cost, as shares of a plain step.
-
-    Of the times of steps with k drafts, one for each run: a straight line through the first runs
-    of all k, one through the second runs, and so on. c is the median of their slopes, what one more
-    draft costs; fixed is how much longer than a plain step the lines make a step with no draft, 0
-    unless the range of that excludes 1. The formula knows only c. Raises ValueError with fewer than
-    two values of k.
-    """
-    if len(steps_ms_by_k) < 2:
-        raise ValueError("A cost for each draft needs the times of at least two numbers of drafts.")
-    drafts = list(steps_ms_by_k)
-    lines = [
-        statistics.linear_regression(drafts, times)
-        for times in zip(*steps_ms_by_k.values(), strict=False)  # as many as each k has
-    ]
-    plain = statistics.median(plain_steps_ms)
-    slope = statistics.median(line.slope for line in lines)
-    starts = [line.intercept for line in lines]
-    fixed = 0.0
-    if min(starts) > 0:
-        longer = gain_of_groups(plain_steps_ms, starts, "higher")
-        fixed = longer.estimate - 1 if longer.verdict == "better" else 0.0
-    return max(0.0, slope / plain), fixed
 
 
 # --- which pair of models, and how it drafts ------------------------------------------------------

@@ -53,23 +53,24 @@ def chunk_tradeoff(rows: list[dict]) -> str:
     )
 
 
-def why_gap(together: int) -> Callable[[float], str]:
+def why_gap(together: int, alone_ms: list[float]) -> Callable[[float], str]:
     """The longest gap with whole prompts, by measured / predicted.
 
-    together: long prompts that ended in the same step, of chunking.prompts_together.
+    together: long prompts that ended in the same step, of chunking.prompts_together. alone_ms: what
+    a long prompt took by itself, the shortest first.
     """
 
     def why(ratio: float) -> str:
-        if ratio <= 1:
-            return (
-                "The machine was slower while the prompts were read alone than while streams ran "
-                "beside them."
-            )
-        if together > 1:
+        if ratio > 1 and together > 1:
             return f"In this run {together} long prompts ended in one step, which reads them all."
+        if ratio > 1:
+            return (
+                "The step that reads the prompt also makes a token for every stream. No two long "
+                "prompts ended in the same step of this run."
+            )
         return (
-            "The step that reads the prompt also makes a token for every stream. No two long "
-            "prompts ended in the same step of this run."
+            f"Alone the prompts took {alone_ms[0]:.0f} to {alone_ms[-1]:.0f} ms; why the steps of "
+            "this run were shorter was not measured."
         )
 
     return why
@@ -137,22 +138,22 @@ def conversation(rows: list[dict], share: float, gain: Gain) -> str:
 # --- memory ---
 
 
-def why_memory(on_cpu: bool) -> Callable[[float], str]:
-    """The change of memory under load: a function of measured over predicted."""
+def why_memory_cpu(returned: float, unit: str) -> str:
+    """The change of memory under load. returned: what `malloc_trim` then gave back, in `unit`."""
+    return (
+        "The formula leaves out what else is alive beside the MLP, such as the hidden states. And "
+        "the C library keeps what PyTorch frees: asked to give it back (malloc_trim), it returned "
+        f"{returned:.0f} {unit} to the operating system."
+    )
 
-    def why(ratio: float) -> str:
-        if on_cpu:
-            return (
-                "The operating system counts everything of this process, also what the CPU's "
-                "libraries and the notebook itself keep."
-            )
-        earlier = " Earlier steps had taken a part." if ratio < 0.95 else ""
-        return (
-            "vLLM measured this need when it started and left room for it; PyTorch takes it from "
-            f"the driver when a step first needs it, and keeps it.{earlier}"
-        )
 
-    return why
+def why_memory_gpu(ratio: float) -> str:
+    """The change of memory under load, by measured over predicted."""
+    earlier = " Earlier steps had taken a part." if ratio < 0.95 else ""
+    return (
+        "vLLM measured this need when it started and left room for it; PyTorch takes it from "
+        f"the driver when a step first needs it, and keeps it.{earlier}"
+    )
 
 
 def preemption(runs: dict[str, Measurement], at_a_time: int) -> str:
@@ -164,7 +165,7 @@ def preemption(runs: dict[str, Measurement], at_a_time: int) -> str:
         f"{half.metrics['e2e_ms_p99']:,.0f} ms against {full.metrics['e2e_ms_p99']:,.0f} ms. With "
         f"{at_a_time} requests at a time: {few} preemptions, "
         f"{gentle.metrics['output_tokens_per_s']:,.0f} tokens/s instead of "
-        f"{half.metrics['output_tokens_per_s']:,.0f}."
+        f"{half.metrics['output_tokens_per_s']:,.0f} (one run each)."
     )
 
 
@@ -277,7 +278,7 @@ def _why_ngram(counted: Acceptance, gain: Gain, async_scheduling: bool) -> str:
     if counted.drafts < FEW_DRAFTS:
         said = " The drafter found hardly anything to propose, so there is nothing to gain."
         if gain.verdict == "worse":
-            said += " What it costs is the search in every step."
+            said += " In every step vLLM searches, and makes ready to check drafts, all the same."
     if gain.verdict == "better" and counted.mean_length < gain.low:
         return (
             f"{said} Its steps made {counted.mean_length:.2f} tokens on average, which cannot "
@@ -299,19 +300,26 @@ def equality(counted: dict[str, int]) -> str:
     )
 
 
-def by_drafts(rows: list[dict], c: float, fixed: float) -> str:
-    """Of speculation.curve_by_drafts: the best number of drafts, and what drafts cost."""
-    return f"{best_drafts(rows)} c = {c:.2f}; {fixed_cost(fixed)}."
+def by_drafts(rows: list[dict], fitted_k: int) -> str:
+    """Of speculation.curve_by_drafts: the best number of drafts, and whether one c tells them."""
+    fitted = next(row for row in rows if row["k"] == fitted_k)
+    said = f"{best_drafts(rows)} The formula has the c of {fitted_k} drafts, {all_in(fitted)}: "
+    others = [row for row in rows if row is not fitted]
+    missed = [row for row in others if not reaches(row["gain"], row["formula_x"])]
+    if not missed:
+        return f"{said}it lies in the range of the other numbers of drafts as well."
+    named = ", ".join(f"c = {all_in(row)} with {row['k']}" for row in missed)
+    return f"{said}one c does not tell them all ({named})."
 
 
-def fixed_cost(fixed: float) -> str:
-    """What a step with speculation costs beside its drafts, as a share of a plain step."""
-    if not fixed:
-        return "no fixed cost of a step with speculation can be seen"
-    return (
-        f"a step with speculation has a fixed cost of {100 * fixed:.0f} % of a plain step, "
-        "which the formula does not have"
-    )
+def all_in(row: dict) -> str:
+    """The range of a row's all-in c."""
+    return f"{row['c_low']:.2f} to {row['c_high']:.2f}"
+
+
+def reaches(gain: Gain, value: float) -> bool:
+    """Whether the measured range holds this value."""
+    return gain.low <= value <= gain.high
 
 
 def best_drafts(rows: list[dict]) -> str:
@@ -345,6 +353,9 @@ def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
     losses = [str(row["requests"]) for row in rows if row["gain"].verdict == "worse"]
     if losses:
         said += f" It is a loss at {', '.join(losses)} requests."
+    unknown = [str(row["requests"]) for row in rows if not row["gain"].decided]
+    if unknown:
+        said += f" Whether it gains or loses cannot be told at {', '.join(unknown)}."
     grown = most["plain_step_ms"] / one["plain_step_ms"]
     if grown >= FULL:
         return said
@@ -363,9 +374,10 @@ def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
 def gain_by_acceptance(rates: Rates, model: str) -> str:
     """What a sweep over acceptance rates shows."""
     rows = rates.rows
+    low, _, high = rates.cost
     said = (
-        f"{model}: the median step takes {rates.slower_step:.1f} times as long as without drafts, "
-        f"all-in c = {rates.c:.2f} (the longer step, put on its drafts). "
+        f"{model}: the median step takes {rates.slower.low:.1f} to {rates.slower.high:.1f} times "
+        f"as long as without drafts: c = {low:.2f} to {high:.2f}. "
     )
     last = rows[-1]
     gained = [row["alpha"] for row in rows if row["gain"].verdict == "better"]

@@ -5,6 +5,8 @@ arXiv 2211.17192. Its letters: alpha, the chance that one drafted token is accep
 tokens per step; c, time of one draft step over one target step.
 """
 
+from helpers.verdicts.gain import Gain
+
 # Table 1, printed: (alpha, gamma) -> speed, with drafts that cost nothing (c = 0).
 TABLE_1 = {
     (0.6, 2): 1.96,
@@ -38,14 +40,19 @@ def speedup(alpha: float, gamma: int, c: float = 0.0) -> float:
     return expected_tokens(alpha, gamma) / (gamma * c + 1)
 
 
-def draft_cost(speed: float, alpha: float, gamma: int) -> float:
-    """The c with which theorem 3.8 gives the speed-up `speed`; below 0 when no draft is so cheap.
+def draft_cost(gain: Gain, alpha: float, gamma: int) -> tuple[float, float, float]:
+    """(low, middle, high) of the c with which theorem 3.8 gives the range of `gain`.
 
-    Raises ValueError for a speed-up that is not positive, or without drafted tokens.
+    It is all-in: whatever made a step longer is put on its `gamma` drafts. 0 where no draft is so
+    cheap. Raises ValueError for a gain without a range, or without drafted tokens.
     """
-    if not speed > 0 or gamma < 1:
-        raise ValueError(f"a draft cost needs a speed-up and drafted tokens, not {speed}, {gamma}")
-    return (expected_tokens(alpha, gamma) / speed - 1) / gamma
+    if not gain.low > 0 or gamma < 1:
+        raise ValueError(f"a draft cost needs a range and drafted tokens, not {gain}, {gamma}")
+    low, middle, high = (
+        max(0.0, (expected_tokens(alpha, gamma) / speed - 1) / gamma)
+        for speed in (gain.high, gain.estimate, gain.low)
+    )
+    return low, middle, high
 
 
 def alpha_from_length(mean_length: float, gamma: int) -> float:

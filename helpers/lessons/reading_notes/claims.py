@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +20,7 @@ class Claim:
 
     key: the line's name in the results. paper: the number as the paper prints it, or None for a
     claim in words (`what` says it). ours: None when it is not rebuilt here. how: where our number
-    is from: "measured", or "calculated" from a formula or a simulated schedule.
+    is from: "measured", or "simulated" by the small models of helpers/lessons/papers.
     """
 
     key: str
@@ -58,7 +57,7 @@ class Claim:
 
 
 NAMES = {"max": "maximum reserved", "paged": "paged"}
-calculated = partial(Claim, how="calculated")
+simulated = partial(Claim, how="simulated")
 
 
 def show_claims(store, paper: str, claims: list[Claim]) -> None:
@@ -86,12 +85,12 @@ def paged(usage: dict) -> list[Claim]:
     drawn = "Lengths drawn, not the trace's."
     held = paged_attention.FIGURE_2["paged"]["tokens"]
     share = "share of the cache that holds tokens, paged (Figure 2)"
-    claims = [calculated("tokens_paged", share, held, 100 * usage["paged"].tokens, "%", drawn)]
+    claims = [simulated("tokens_paged", share, held, 100 * usage["paged"].tokens, "%", drawn)]
     fuller = "Theirs took 2 requests/s; ours waits for memory all the time, so it is fuller."
     for policy, why in (("max", drawn), ("paged", fuller)):
         what = f"requests in the batch, {NAMES[policy]} (Figure 13)"
         printed, ours = paged_attention.FIGURE_13[policy], usage[policy].mean_running
-        claims.append(calculated(f"batch_{policy}", what, printed, ours, "", why))
+        claims.append(simulated(f"batch_{policy}", what, printed, ours, "", why))
     return claims
 
 
@@ -149,28 +148,15 @@ def speculation_table(measured: list[dict]) -> list[dict]:
     ]
 
 
-def own_draft_cost(measured: list[dict], gamma: int) -> float | None:
-    """The all-in c of the draft model's runs with `gamma` tokens; None without such a run.
+def own_draft_cost(measured: list[dict], gamma: int) -> tuple[float, float, float] | None:
+    """(low, middle, high) of the draft model's all-in c with `gamma` tokens.
 
-    All-in: whatever made the steps longer is put on their drafts, a fixed cost of a step too. 0
-    where a run was faster than free drafts could make it.
+    None without such a run, or without its range.
     """
-    costs = [
-        speculative.draft_cost(run["speedup"], run["alpha"], gamma)
-        for run in _of_draft_model(measured, gamma)
-    ]
-    return max(0.0, statistics.median(costs)) if costs else None
-
-
-def cost_is_decided(measured: list[dict], gamma: int) -> bool:
-    """Whether each run behind `own_draft_cost` saw a gain, a loss or no difference."""
-    runs = _of_draft_model(measured, gamma)
-    return bool(runs) and all(run["gain"].decided for run in runs)
-
-
-def _of_draft_model(measured: list[dict], gamma: int) -> list[dict]:
-    of_gamma = [run for run in measured if says_something(run) and run["gamma"] == gamma]
-    return [run for run in of_gamma if run["label"].startswith("draft model")]
+    for run in measured:
+        if run["label"] == f"draft model, k={gamma}" and says_something(run) and run["gain"].span:
+            return speculative.draft_cost(run["gain"], run["alpha"], gamma)
+    return None
 
 
 UNKNOWN = Gain(1.0, 0.0, math.inf, 1)  # of a run without a speed-up

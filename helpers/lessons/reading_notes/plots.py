@@ -167,20 +167,23 @@ def products(rows: list[dict], knee: float, caption: str, recorded: list[dict] =
 
 
 def speculation(
-    curves: dict[str, list[tuple[float, float]]], measured: list[dict], gamma: int, caption: str
+    curves: dict[str, list[tuple[float, ...]]], measured: list[dict], gamma: int, caption: str
 ) -> None:
     """Speed-up over the acceptance rate with `gamma` drafted tokens, a curve by draft cost.
 
-    curves: label -> [(alpha, speed-up)]. measured: alpha, speedup, gain and label; the label up to
-    its comma is the drafter, each with a marker of its own.
+    curves: label -> [(alpha, speed-up with the lowest, middle and highest c)].
+    measured: alpha, speedup, gain and label; the label up to its comma is the drafter, each
+    with a marker of its own.
     """
     title = f"What an acceptance rate is worth with {gamma} drafted tokens"
     fig, ax = figures.figure(title, size=(8, 4.2))
     rows = []
     for i, (label, points) in enumerate(curves.items()):
-        ax.plot(*zip(*points, strict=True), color=COLORS[i], label=label)
+        alphas, fast, middle, slow = zip(*points, strict=True)
+        ax.plot(alphas, middle, color=COLORS[i], label=label)
+        ax.fill_between(alphas, slow, fast, color=COLORS[i], alpha=0.2, lw=0)
         few = points[:: max(1, len(points) // 5)]
-        rows += [{"a": alpha, "speed-up": speed, "from": label} for alpha, speed in few]
+        rows += [{"a": alpha, "speed-up": speed, "from": label} for alpha, _, speed, _ in few]
     drafters = dict.fromkeys(run["label"].split(",")[0] for run in measured)
     for drafter, marker in zip(drafters, MARKERS, strict=False):
         runs = [run for run in measured if run["label"].split(",")[0] == drafter]

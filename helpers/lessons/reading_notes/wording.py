@@ -3,11 +3,13 @@
 First the captions of its figures, then the reasons in its cards and tables.
 """
 
+import math
 from collections.abc import Callable
 
 from helpers.lessons.papers import cost, speculative
 
 NO_DIFFERENCE = 0.1  # step times (quartiles of many) that differ by less are called equal
+NEAR = 1.1  # times: a guess that is off by less is called right
 AHEAD = "vLLM plans a step while the one before runs (asynchronous scheduling)"
 
 # ---------------------------------------------------------------- captions
@@ -82,8 +84,9 @@ def divided_keys(tokens: int | None) -> str:
     if tokens is None:
         return ""
     return (
-        f" At {tokens:,} tokens flash needs more, not less: its blocks of queries alone would "
-        "leave part of the GPU idle, so it divides the keys too, and keeps a result of each part."
+        f" At {tokens:,} tokens flash needs more than for the next length: its blocks of queries "
+        "alone would leave part of the GPU idle, so it divides the keys too, and keeps a result "
+        "of each part."
     )
 
 
@@ -98,18 +101,40 @@ def products(rows: list[dict]) -> str:
     )
 
 
-def speculation(own_cost: float | None) -> str:
-    """What four drafted tokens are worth at two acceptance rates. own_cost: all-in, or None."""
-    c = 0.05 if own_cost is None else own_cost
-    good, poor = (speculative.speedup(alpha, 4, c) for alpha in (0.8, 0.3))
-    whose = "as small as the paper's (c" if own_cost is None else "as large as yours (all-in c"
-    fitted = (
-        " Your curve is fitted to the draft model's mark, which therefore tests nothing; marks "
-        "whose rate was set by hand (section 8 of notebook 2) do."
-    )
+def speculation(own_cost: tuple[float, float, float] | None) -> str:
+    """What four drafted tokens are worth at two acceptance rates. own_cost: its range, or None."""
+    if own_cost is None:
+        good, poor = (f"{speculative.speedup(alpha, 4, 0.05):.1f}" for alpha in (0.8, 0.3))
+        cost = "as small as the paper's (c = 0.05)"
+    else:
+        low, _, high = own_cost
+        good, poor = (
+            f"{speculative.speedup(alpha, 4, high):.2f} to {speculative.speedup(alpha, 4, low):.2f}"
+            for alpha in (0.8, 0.3)
+        )
+        cost = f"as large as yours (all-in c = {low:.2f} to {high:.2f})"
     return (
-        f"With a draft cost {whose} = {c:.2f}), four drafted tokens give {good:.1f} times "
-        f"the speed at a = 0.8 and {poor:.1f} times at a = 0.3.{'' if own_cost is None else fitted}"
+        f"With a draft cost {cost}, four drafted tokens give {good} times the speed at a = 0.8 "
+        f"and {poor} times at a = 0.3."
+    )
+
+
+def curve_tested(own_cost: tuple[float, float, float] | None, marks: list[dict]) -> str:
+    """How many of the marks whose rate was set by hand reach the curve's range; "" without any."""
+    by_hand = [mark for mark in marks if mark["label"].startswith("synthetic")]
+    if own_cost is None or not by_hand:
+        return ""
+    low, _, high = own_cost
+    reach = [
+        mark
+        for mark in by_hand
+        if mark["gain"].high >= speculative.speedup(mark["alpha"], 4, high)
+        and mark["gain"].low <= speculative.speedup(mark["alpha"], 4, low)
+    ]
+    return (
+        " Your curve is fitted to the draft model's mark, which therefore tests nothing. Of the "
+        f"{len(by_hand)} marks whose rate was set by hand (section 8 of notebook 2) "
+        f"{len(reach)} have a range that reaches the curve's."
     )
 
 
@@ -143,11 +168,13 @@ def reserved(both) -> str:
 
 def prices(inputs: cost.CostInputs, rows: list[dict]) -> str:
     """The price and what lowers it most. rows: change, per_million; cheapest first."""
-    best = rows[0]
+    least = rows[0]["per_million"]
+    best = [f"'{row['change']}'" for row in rows if math.isclose(row["per_million"], least)]
+    lower = "lowers" if len(best) == 1 else "lower"
     return (
         f"At {inputs.tokens_per_s:,.0f} tokens/s when busy, a million tokens cost "
-        f"{cost.cost_per_million(inputs):.2g}; of these changes, "
-        f"'{best['change']}' lowers it most, to {best['per_million']:.2g}."
+        f"{cost.cost_per_million(inputs):.2g}; of these changes, {' and '.join(best)} {lower} it "
+        f"most, to {least:.2g}."
     )
 
 
@@ -189,15 +216,21 @@ def gain_in_time(waves) -> str:
     return f"{counted}; in seconds it was {waves.gain.sentence()}. {step_cost(waves.step_ms)}"
 
 
-def knee(first: dict) -> Callable[[float | None], str]:
+def knee(first: dict, at: dict | None) -> Callable[[float | None], str]:
     """Why the knee is where it is, by measured / predicted.
 
-    first: the row of one row of `product_sweep`.
+    first: the row of one row of `product_sweep`; at: the row at the knee, or None.
     """
     share = f"One row reached {100 * first['share_of_bandwidth']:.0f} % of the memory ceiling"
     between = "Between two batches in the plot the time is interpolated."
 
     def why(ratio: float | None) -> str:
+        if at and ratio and NEAR > ratio > 1 / NEAR:
+            reached = f"{100 * at['share_of_arithmetic']:.0f} % of the arithmetic one"
+            return (
+                f"{between} {share}, {at['batch']} rows {reached}: the formula takes both for "
+                "reached, so that it is right is luck."
+            )
         if ratio and ratio < 1:
             early = "an earlier knee means that larger batches stayed below the compute ceiling"
             return f"{between} {share}; {early}."

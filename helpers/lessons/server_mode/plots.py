@@ -99,20 +99,20 @@ def open_loop(
 ) -> None:
     """Latency and goodput over the rate of arrivals.
 
-    rows: offered_per_s, requests_per_s, goodput_per_s, good_share, ttft_ms_p50/_p90,
-    e2e_ms_p50/_p90, disturbed. best: of sizing.best_rate, the highest rate at which
+    rows: offered_per_s, requests_per_s, goodput_per_s, good_share, ttft_ms_p90, tpot_ms_p90,
+    disturbed. best: of sizing.best_rate, the highest rate at which
     `share` of the requests meet the goal.
     """
     rows = sorted(rows, key=lambda row: row["offered_per_s"])
     offered = [row["offered_per_s"] for row in rows]
     title = "What arrives, what is answered, and what is answered in time"
     fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.8))
-    _measured(left, rows, "offered_per_s", "e2e_ms_p50", 0, label="E2E p50")
-    _measured(left, rows, "offered_per_s", "e2e_ms_p90", 5, label="E2E p90")
-    _measured(left, rows, "offered_per_s", "ttft_ms_p50", 1, label="TTFT p50")
-    _measured(left, rows, "offered_per_s", "ttft_ms_p90", 3, label="TTFT p90")
-    if "ttft" in goals_ms:
-        left.axhline(goals_ms["ttft"], color=figures.INK, lw=1.2, linestyle="--", label="TTFT goal")
+    for name, index in (("ttft", 0), ("tpot", 3)):
+        label = name.upper()
+        _measured(left, rows, "offered_per_s", f"{name}_ms_p90", index, label=f"{label} p90")
+        if name in goals_ms:
+            goal = {"color": figures.COLORS[index], "lw": 1.2, "linestyle": "--"}
+            left.axhline(goals_ms[name], label=f"{label} goal", **goal)
     lowest, highest = left.dataLim.intervaly
     left.set(yscale="log", xlabel="requests arriving a second", ylabel="ms (log scale)")
     left.set(xlim=(0, None), ylim=(0.7 * lowest, 6 * highest))

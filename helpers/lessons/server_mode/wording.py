@@ -192,6 +192,19 @@ def arrivals(steps: Steps) -> str:
     )
 
 
+def steps_with_prompts(steps: Steps) -> str:
+    """How long the median step took by the prompts it read: so long every stream waited."""
+    took_ms: dict[int, list[float]] = {}
+    for step in steps.steps:
+        prompts = sum(work.prefill for work in step.work.values())
+        took_ms.setdefault(prompts, []).append(1000 * (step.end_s - step.start_s))
+    medians = {n: statistics.median(ms) for n, ms in sorted(took_ms.items())}
+    said = [
+        f"{ms:.1f} ms one that read {n or 'no'} prompt{'s' * (n > 1)}" for n, ms in medians.items()
+    ]
+    return f"A step took (median) {', '.join(said)}: so long those that are being answered waited."
+
+
 def cpu_shares(used_s: dict[str, float], duration_s: float) -> str:
     """Which process used most of the CPU time of a run."""
     total, most = sum(used_s.values()), max(used_s, key=used_s.get)

@@ -40,14 +40,11 @@ def test_points_stand_at_the_share_that_was_accepted(shown):
     assert list(recorded.get_xdata()) == pytest.approx([0.879], abs=0.005)
 
 
-def test_a_fixed_cost_is_drawn_only_where_there_is_one(shown):
+def test_the_formula_is_drawn_beside_what_was_measured(shown):
     row = {"k": 1, "measured_x": 1.2, "formula_x": 1.3, "gain": GAIN}
     plots.speedup_by_drafts([row, row | {"k": 4}], "Reading.")
-    plots.speedup_by_drafts(
-        [row | {"with_overhead_x": 1.1}, row | {"k": 4, "with_overhead_x": 1.2}], "Reading."
-    )
-    labels = [[text.get_text() for text in fig.axes[0].get_legend().get_texts()] for fig in shown]
-    assert [len(names) for names in labels] == [2, 3]
+    names = [text.get_text() for text in shown[0].axes[0].get_legend().get_texts()]
+    assert names == ["measured", "formula, the same c for all"]
 
 
 def test_equal_likelihoods_get_no_axis_of_their_own(shown):

@@ -62,22 +62,6 @@ def test_nothing_drafted_is_zero_not_an_error():
     assert (a.drafts, a.rate, a.mean_length, a.alpha) == (0, 0.0, 1.0, 0.0)
 
 
-def test_draft_cost_is_slope_and_intercept():
-    times = {1: 3.0, 2: 3.5, 4: 4.5, 8: 6.5}
-    found = spec.draft_cost({k: [t] * 3 for k, t in times.items()}, [2.0] * 3)
-    assert found == pytest.approx((0.25, 0.25))
-    cheaper = spec.draft_cost({1: [3.0] * 3, 2: [2.9] * 3}, [2.0] * 3)
-    assert cheaper[0] == 0.0, "noise must not make a draft cheaper than nothing"
-    with pytest.raises(ValueError, match="two"):
-        spec.draft_cost({4: [3.0]}, [2.0])
-
-
-@pytest.mark.parametrize("intercepts", [(0.96, 1.0, 1.04), (0.9, 1.1, 1.3), (-0.1, 1.5, 1.5)])
-def test_a_fixed_cost_that_the_runs_cannot_tell_is_none(intercepts):
-    steps = {k: [start + 0.3 * k for start in intercepts] for k in (1, 2, 4)}
-    assert spec.draft_cost(steps, [1.0, 1.0, 1.0])[1] == 0.0
-
-
 def test_times_per_token_and_step():
     steps = ((0.0, 0), (1.0, 1), (1.5, 1), (2.0, 1), (2.5, 1), (4.5, 8), (6.5, 8))
     timeline = [{"t_s": t, "tokens": n} for t, n in steps]
@@ -127,16 +111,18 @@ def test_a_record_of_drafts_has_its_gain_and_its_counts():
 
 def test_the_curve_has_the_formula_with_the_measured_cost():
     by_k = {1: [drafting(0.012)] * 3, 2: [drafting(0.014)] * 3}
-    rows, c, fixed = spec.curve_by_drafts([stream(0.01)] * 3, by_k)
-    assert [row["k"] for row in rows] == [1, 2] and c == pytest.approx(0.2) and fixed == 0.0
-    assert rows[0]["formula_x"] == pytest.approx(2 / 1.2, rel=0.01)
+    rows = spec.curve_by_drafts([stream(0.01)] * 3, by_k, 2)
+    assert [row["k"] for row in rows] == [1, 2]
+    fitted = rows[1]
+    assert fitted["formula_x"] == pytest.approx(fitted["measured_x"]), "its c is from there"
+    assert rows[0]["formula_x"] == pytest.approx(2 / (1 + fitted["c_low"]))
     assert spec.kept(rows[0], "speedup_x")["speedup_x_values"] == 3
     assert "gain" not in spec.kept(rows[0], "speedup_x")
 
 
 def test_rates_share_what_a_step_takes_longer_among_the_drafts():
     rates = spec.judged_rates([stream(0.01)] * 3, {0.9: [drafting(0.014)] * 3}, 2)
-    assert rates.slower_step == pytest.approx(1.4) and rates.c == pytest.approx(0.2)
+    assert rates.cost == pytest.approx((0.2, 0.2, 0.2))
     [row] = rates.rows
     assert row["alpha"] == 0.9 and row["mean_acceptance_length"] == 2.0
     assert row["measured_x"] == pytest.approx(2 / 1.4)

@@ -17,6 +17,9 @@ def within(low, high):
     return Gain((low * high) ** 0.5, low, high, 3)
 
 
+SLOWER = within(1.5, 1.7)
+
+
 def verdict(name, chosen=None, cannot_act=(), **gains):
     service = services.Service(name, name, "", None, "", "", "lower", cannot_act=dict(cannot_act))
     same = dict.fromkeys(services.FEATURES[1:], within(0.96, 1.05))
@@ -121,7 +124,7 @@ def ngram(monkeypatch, counted, gain, async_scheduling):
 def test_few_drafts_are_explained_by_the_text_not_by_their_cost(monkeypatch):
     said = ngram(monkeypatch, drafts(2, 3), within(0.8, 0.95), async_scheduling=True)
     assert "asked: questions, drafts: 2" in said and "found hardly anything to propose" in said
-    assert "search in every step" in said and "Asynchronous scheduling is off" in said
+    assert "vLLM searches, and makes ready" in said and "Asynchronous scheduling is off" in said
     said = ngram(monkeypatch, drafts(0), within(0.97, 1.05), async_scheduling=False)
     assert "no difference that this run can see" in said and "Asynchronous" not in said
     assert "costs" not in said and "%" not in said
@@ -155,22 +158,28 @@ def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
     )
     full = wording.batches(rows((2.0, 4.9, 14.0), (1.5, 0.99, 0.8)), 4)
     assert "fill" not in full and "a loss at 64 requests" in full, "0.96 to 1.02 is no loss"
+    assert "cannot be told at 16." in full and "told" not in launches
 
 
-def test_a_fixed_cost_is_named_only_where_there_is_one():
-    assert "25 % of a plain step" in wording.fixed_cost(0.25)
-    assert "no fixed cost" in wording.fixed_cost(0.0)
+def test_one_c_tells_all_numbers_of_drafts_or_not():
+    def row(k, low, high, formula_x):
+        return {"k": k, "gain": within(low, high), "formula_x": formula_x} | COST
+
+    COST = {"c_low": 0.5, "c_high": 0.6}
+    rows = [row(1, 0.6, 1.2, 1.1), row(4, 1.3, 1.6, 1.45), row(8, 1.9, 2.1, 1.7)]
+    assert "with 8)" in wording.by_drafts(rows, 4) and "with 1" not in wording.by_drafts(rows, 4)
+    assert "in the range of the other numbers" in wording.by_drafts(rows[:2], 4)
 
 
 def test_the_gain_begins_where_its_range_does():
     spans = ((0.2, (0.7, 0.8)), (0.6, (0.98, 1.3)), (0.8, (1.3, 1.5)))
     rows = [{"alpha": alpha, "gain": within(*span)} for alpha, span in spans]
-    said = wording.gain_by_acceptance(Rates(rows, 1.6, 0.15), "a model")
+    said = wording.gain_by_acceptance(Rates(rows, SLOWER, 4), "a model")
     assert "gained from a = 0.8 on. At a = 0.8: 1.30 to 1.50 times as fast." in said
-    said = wording.gain_by_acceptance(Rates(rows[:1], 1.6, 0.15), "a model")
+    said = wording.gain_by_acceptance(Rates(rows[:1], SLOWER, 4), "a model")
     assert "At no acceptance rate did it gain here, the drafts cost too much. At a = 0.2" in said
     wide = {"alpha": 0.95, "gain": within(0.75, 3.6)}
-    said = wording.gain_by_acceptance(Rates([*rows[:2], wide], 1.6, 0.15), "a model")
+    said = wording.gain_by_acceptance(Rates([*rows[:2], wide], SLOWER, 4), "a model")
     assert said.endswith("At a = 0.95: undecided, 0.75 to 3.60 times as fast.")
     assert "cost too much" not in said, "an open range is no proof of a loss"
 
@@ -219,8 +228,8 @@ def test_a_busy_machine_is_named():
 
 
 def test_memory_is_explained_by_who_was_asked():
-    assert "operating system" in wording.why_memory(on_cpu=True)(2.0)
-    assert wording.why_memory(on_cpu=False)(0.5).endswith("Earlier steps had taken a part.")
+    assert "returned 71 MiB to the operating system" in wording.why_memory_cpu(71.2, "MiB")
+    assert wording.why_memory_gpu(0.5).endswith("Earlier steps had taken a part.")
 
 
 def test_preemptions_and_waste_are_counted_in_words():
@@ -253,6 +262,7 @@ def test_two_prompts_in_one_step_explain_a_gap_only_where_they_met():
         streams = [SimpleNamespace(kind="short", token_times_s=[2.0]) for _ in range(3)]
         return chunking.prompts_together(SimpleNamespace(requests=longs + streams))
 
-    assert "2 long prompts ended in one step" in wording.why_gap(ended(2.0, 2.0, 5.0))(1.4)
-    assert "No two long prompts" in wording.why_gap(ended(2.0, 5.0))(1.4)
-    assert "slower" in wording.why_gap(ended(2.0, 2.0))(0.9)
+    alone = [201.0, 204.0, 257.0]
+    assert "2 long prompts ended in one step" in wording.why_gap(ended(2.0, 2.0, 5.0), alone)(1.4)
+    assert "No two long prompts" in wording.why_gap(ended(2.0, 5.0), alone)(1.4)
+    assert "took 201 to 257 ms" in wording.why_gap(ended(2.0, 2.0), alone)(0.9)

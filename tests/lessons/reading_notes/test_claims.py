@@ -1,5 +1,7 @@
 """helpers/lessons/reading_notes/claims.py: claims, what they save, speculation on record."""
 
+import math
+
 import pytest
 
 from helpers.lessons.papers import speculative
@@ -20,10 +22,10 @@ def test_claims_are_shown_and_those_with_a_number_saved(store, capsys):
         Claim("a", "a thing", 2.0, 3.0, "x", "because"),
         Claim("b", "in words only", None, 5.0, "x", ""),
         Claim("c", "not rebuilt", 7.0, None, "x", ""),
-        Claim("d", "counted", 9.0, 9.0, "x", "", "calculated"),
+        Claim("d", "counted", 9.0, 9.0, "x", "", "simulated"),
     ])  # fmt: skip
     text = capsys.readouterr().out
-    assert "1.50" in text and "not measured here" in text and "9 x (calculated)" in text
+    assert "1.50" in text and "not measured here" in text and "9 x (simulated)" in text
     saved = {r["variant"]: r["metrics"] for r in store.records(experiment="paper_claims")}
     assert saved == {
         "Paper: a": {"ours": 3.0, "paper": 2.0, "ratio": 1.5},
@@ -83,13 +85,26 @@ def test_only_runs_with_enough_drafts_are_shown_and_give_a_cost():
     ]
     shown = [row["run"] for row in claims.speculation_table(runs)]
     assert shown == ["draft model, k=4", "ngram, repeats", "draft model, k=2"]
-    cost = (speculative.expected_tokens(0.8, 4) / 1.4 - 1) / 4
-    assert claims.own_draft_cost(runs, 4) == pytest.approx(cost)
+    low, middle, high = claims.own_draft_cost(runs, 4)
+    expected = speculative.expected_tokens(0.8, 4)
+    assert (low, middle, high) == pytest.approx([(expected / x - 1) / 4 for x in (1.5, 1.4, 1.3)])
     assert claims.own_draft_cost([run | {"label": "ngram, repeats"}], 4) is None
-    assert claims.cost_is_decided(runs, 4)
+    once = runs[0] | {"gain": Gain(1.4, 0.0, math.inf, 1)}
+    assert claims.own_draft_cost([once], 4) is None, "one run has no range"
     open_ = runs[0] | {"gain": Gain(1.4, 0.7, 2.8, 3)}
-    assert not claims.cost_is_decided([*runs, open_], 4)
     assert claims.speculation_table([open_])[0]["its range"] == "0.70 to 2.80"
-    assert not claims.cost_is_decided([], 4)
-    fast = run | {"label": "draft model, k=4", "speedup": 5.0}
-    assert claims.own_draft_cost([fast], 4) == 0, "no draft costs less than nothing"
+    fast = runs[0] | {"gain": Gain(5.5, 5.2, 5.9, 3)}
+    assert claims.own_draft_cost([fast], 4) == (0, 0, 0), "no draft costs less than nothing"
+
+
+def test_marks_whose_rate_was_set_by_hand_test_the_curve():
+    cost = 0.4, 0.5, 0.6
+    curve = speculative.speedup(0.8, 4, 0.5)
+    mark = {"label": "synthetic, a=0.8", "alpha": 0.8, "gain": Gain(curve, curve, curve, 3)}
+    high = mark | {"gain": Gain(3.0, 2.9, 3.1, 3)}
+    drafter = mark | {"label": "draft model, k=4"}
+    assert "Of the 2 marks" in wording.curve_tested(cost, [mark, high, drafter])
+    assert "1 have a range that reaches" in wording.curve_tested(cost, [mark, high])
+    assert wording.curve_tested(None, [mark]) == wording.curve_tested(cost, [drafter]) == ""
+    assert "c = 0.40 to 0.60" in wording.speculation(cost)
+    assert "paper's (c = 0.05)" in wording.speculation(None)

@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.lessons.papers import cost
-from helpers.lessons.reading_notes import pricing
+from helpers.lessons.reading_notes import pricing, wording
 from helpers.results.store import Results
 from helpers.results.wording import kind_of
 
@@ -55,3 +55,9 @@ def test_a_price_is_saved_as_calculated(store):
     saved = store.get("cost", "per_million")
     assert saved["metrics"]["cost_per_million_tokens"] == pytest.approx(4 / 3.6)
     assert saved["throughput_from"] == "a test" and kind_of(saved) == "calculated"
+
+
+def test_changes_that_lower_the_price_equally_are_both_named():
+    inputs = cost.CostInputs(2.0, 1000, 0.4)
+    said = wording.prices(inputs, pricing.cost_rows(inputs))
+    assert "'busy twice the hours' and 'half the price (spot, reserved)' lower it most" in said

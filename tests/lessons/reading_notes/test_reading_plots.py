@@ -98,7 +98,7 @@ def test_speculation_has_one_symbol_a_drafter(monkeypatch, runs):
     monkeypatch.setattr(
         style, "show", lambda fig, caption, table, name: (figures.append(fig), tables.append(table))
     )
-    curves = {"free": [(a / 10, speculative.speedup(a / 10, 4)) for a in range(11)]}
+    curves = {"free": [(a / 10, *[speculative.speedup(a / 10, 4)] * 3) for a in range(11)]}
     measured = [
         {"label": "ngram, repeats", "alpha": 0.97, "speedup": 1.8},
         {"label": "synthetic, a=0.2", "alpha": 0.2, "speedup": 0.4},

@@ -50,5 +50,7 @@ def test_what_holds_is_said_shortly_and_what_does_not_with_what_was_seen():
 
 
 def test_a_knee_is_explained_in_the_direction_in_which_it_missed():
-    why = wording.knee({"share_of_bandwidth": 0.4})
+    at = {"batch": 16, "share_of_arithmetic": 0.46}
+    why = wording.knee({"share_of_bandwidth": 0.4}, at)
+    assert "16 rows 46 % of the arithmetic one" in why(1.01) and "luck" in why(1.01)
     assert "the later the knee" in why(1.4) and "earlier knee" in why(0.8)

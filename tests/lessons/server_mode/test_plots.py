@@ -54,7 +54,7 @@ def test_what_other_programs_disturbed_is_no_part_of_the_line(shown):
 
 
 def test_open_loop_draws_what_the_benchmark_counted(shown):
-    latencies = {"ttft_ms_p50": 30.0, "ttft_ms_p90": 60.0, "e2e_ms_p50": 900.0, "e2e_ms_p90": 950.0}
+    latencies = {"ttft_ms_p90": 60.0, "tpot_ms_p90": 22.0}
     rows = [
         {
             "offered_per_s": rate,
@@ -72,6 +72,8 @@ def test_open_loop_draws_what_the_benchmark_counted(shown):
     lines = {line.get_label(): list(line.get_ydata()) for line in fig.axes[1].lines}
     assert lines["what arrives"] == [10.0, 20.0] and lines["what is answered"] == [8.0, 16.0]
     assert lines["answered within the goal"] == pytest.approx([7.68, 13.76])
+    drawn = {line.get_label(): line.get_ydata() for line in fig.axes[0].lines}
+    assert drawn["TTFT goal"][0] == 96 and drawn["TPOT goal"][0] == 20, "what is missed can be seen"
     assert "10 arrivals a second are the most" in caption and "96 % did" in caption
     assert "no rate tried let 99 % of the requests meet it" in none
 

@@ -28,7 +28,7 @@ def compare(sampler: MemorySampler, engine: Engine, before_gib: float, opened_s:
     over.
     """
     log = parse_log(Path(engine.log_path).read_text(errors="replace"))
-    idle = [sampler.used(s) for s in sampler.samples if s["t_s"] >= opened_s]
+    idle = [s["used_gib"] for s in sampler.samples if s["t_s"] >= opened_s]
     loaded = statistics.median(idle or [gpu_memory.memory_now()["used_gib"]])
     kv_gib = engine.info.kv_cache_gib
     compared = {}
@@ -60,7 +60,7 @@ def compare(sampler: MemorySampler, engine: Engine, before_gib: float, opened_s:
 
 def largest_step(sampler: MemorySampler) -> float | None:
     """GiB of the largest rise within half a second: on a GPU, the allocation of the KV cache."""
-    used = [(s["t_s"], sampler.used(s)) for s in sampler.samples]
+    used = [(s["t_s"], s["used_gib"]) for s in sampler.samples]
     rises = [
         later - now
         for i, (t, now) in enumerate(used)

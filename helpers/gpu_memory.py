@@ -199,9 +199,10 @@ class MemorySampler:
     pids: roots of the process tree to watch (default: this process).
     devices: nvitop devices (default: the visible ones). With none, host memory is sampled.
 
-    ``.samples``: a list of {"t_s", "device_used_gib" (a list, one value for each device),
-    "process_gib"}; ``.marks``: a list of {"t_s", "label"}. If sampling fails it stops, and
-    ``summary()["stopped_early"]`` says when and why.
+    ``.samples``: a list of {"t_s", "used_gib" (all devices together, or the tree's host memory),
+    "device_used_gib" (a list, one value for each device), "process_gib"}; ``.marks``: a list of
+    {"t_s", "label"}. If sampling fails it stops, and ``summary()["stopped_early"]`` says when and
+    why.
     """
 
     def __init__(self, pids=None, hz: float = 10, devices=None):
@@ -209,16 +210,15 @@ class MemorySampler:
             raise ValueError(
                 f"hz is {hz}; give samples per second, more than 0 and at most {MAX_HZ}."
             )
-        self.hz = hz
+        self.hz, self.pids = hz, pids
         self.devices = visible_devices() if devices is None else list(devices)
         self.source = DEVICE if self.devices else HOST
         self.samples: list[dict] = []
         self.marks: list[dict] = []
         self.stopped_early: str | None = None
         self.on_sample = None  # called with each new sample, in the sampler's thread
-        pids = None if pids is None else list(pids)
-        self._tree = _Seldom(lambda: _tree(pids))
-        self._device_gib = _Seldom(lambda: _device_gib(self.devices, _tree(pids)))
+        self._tree = _Seldom(lambda: _tree(self.pids))
+        self._device_gib = _Seldom(lambda: _device_gib(self.devices, _tree(self.pids)))
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._t0 = 0.0
@@ -288,7 +288,12 @@ class MemorySampler:
             # Read first, then take the time: nothing may be added when reading fails.
             used = [_info(device).used / GIB for device in self.devices]
             process = self._device_gib() if self.devices else _resident_gib(self._tree())
-            sample = {"t_s": self.elapsed_s, "device_used_gib": used, "process_gib": process}
+            sample = {
+                "t_s": self.elapsed_s,
+                "used_gib": sum(used) if self.devices else process,
+                "device_used_gib": used,
+                "process_gib": process,
+            }
             self.samples.append(sample)
             if self.on_sample is not None:
                 self.on_sample(sample)
@@ -296,24 +301,9 @@ class MemorySampler:
             return f"{type(error).__name__}: {error}".rstrip(".")
         return None
 
-    def used(self, sample: dict) -> float:
-        """The number that a sample stands for: all devices together, or the tree's host memory."""
-        return sum(sample["device_used_gib"]) if self.devices else sample["process_gib"]
-
     def timeline(self) -> list[dict]:
-        """The samples as {"t_s", "used_gib", "process_gib", "phase"} for plots and tables."""
-        return [
-            {
-                "t_s": s["t_s"],
-                "used_gib": self.used(s),
-                "process_gib": s["process_gib"],
-                "phase": self._phase(s["t_s"]),
-            }
-            for s in list(self.samples)
-        ]
-
-    def _phase(self, t_s: float) -> str:
-        return next((m["label"] for m in reversed(self.marks) if m["t_s"] <= t_s), "")
+        """The samples so far, for plots and tables."""
+        return list(self.samples)
 
     def summary(self) -> dict:
         """The run in numbers.
@@ -324,44 +314,36 @@ class MemorySampler:
         source, stopped_early.
         Memory values are None when nothing could be read.
         """
-        samples = list(self.samples)
+        samples = self.timeline()
         times = [s["t_s"] for s in samples]
-        used = [self.used(s) for s in samples]
+        used = [s["used_gib"] for s in samples]
         process = [s["process_gib"] for s in samples if s["process_gib"] is not None]
         seconds = self._seconds if self._seconds is not None else self.elapsed_s
-        out = {
+        half = (times[0] + times[-1]) / 2 if times else 0.0
+        later = [gib for gib, at in zip(used, times, strict=True) if at >= half]
+        return {
             "source": self.source,
             "stopped_early": self.stopped_early,
             "samples": len(samples),
             "seconds": seconds,
             "hz": (len(samples) - 1) / seconds if seconds and len(samples) > 1 else None,
             "peak_process_gib": max(process, default=None),
-            "phases": self._phases(times, used, seconds),
-        }
-        if not used:
-            memory = ("peak_gib", "peak_t_s", "sustained_gib", "start_gib", "end_gib")
-            return out | dict.fromkeys(memory)
-        half = (times[0] + times[-1]) / 2
-        return out | {
-            "peak_gib": max(used),
-            "peak_t_s": times[used.index(max(used))],
-            "sustained_gib": statistics.median(
-                u for u, t in zip(used, times, strict=True) if t >= half
-            ),
-            "start_gib": used[0],
-            "end_gib": used[-1],
+            "phases": self._phases(times, used, seconds) if times else [],
+            "peak_gib": max(used, default=None),
+            "peak_t_s": times[used.index(max(used))] if used else None,
+            "sustained_gib": statistics.median(later) if later else None,
+            "start_gib": used[0] if used else None,
+            "end_gib": used[-1] if used else None,
         }
 
     def _phases(self, times: list[float], used: list[float], seconds: float) -> list[dict]:
-        if not times:
-            return []
         ends = [mark["t_s"] for mark in self.marks[1:]] + [max(seconds, times[-1])]
         phases = []
         for mark, end in zip(self.marks, ends, strict=False):  # without marks an end is left over
             begin = mark["t_s"]
-            inside = [u for u, t in zip(used, times, strict=True) if begin <= t <= end]
-            peak, last = (max(inside), inside[-1]) if inside else (None, None)
+            inside = [gib for gib, at in zip(used, times, strict=True) if begin <= at <= end]
             row = {"label": mark["label"], "start_s": begin, "end_s": end}
+            peak, last = max(inside, default=None), inside[-1] if inside else None
             phases.append({**row, "peak_gib": peak, "end_gib": last})
         return phases
 
@@ -399,24 +381,22 @@ def main() -> int:
     if not options.command:
         example = "python -m helpers.gpu_memory -- python my_benchmark.py"
         parser.error(f"say what to run after two dashes: {example}")
-    if not 0 < options.hz <= MAX_HZ:
-        parser.error(
-            f"--hz {options.hz:g}: give more than 0 and at most {MAX_HZ} samples per second"
-        )
     with contextlib.ExitStack() as stack:
-        out = None
-        if options.csv:
-            try:
+        try:
+            # Before the command starts: asking the driver can take a second.
+            sampler = MemorySampler(hz=options.hz)
+            if options.csv:
                 out = stack.enter_context(open(options.csv, "w", newline="", buffering=1))
-            except OSError as error:
-                parser.error(
-                    f"{options.csv} cannot be written ({error.strerror}): give another --csv FILE"
-                )
-        return _run(options.command, options.hz, out)
+                sampler.on_sample = _csv_writer(out, len(sampler.devices))
+        except ValueError as error:
+            parser.error(f"--hz: {error}")
+        except OSError as error:
+            why = f"cannot be written ({error.strerror}): give another --csv FILE"
+            parser.error(f"{options.csv} {why}")
+        return _run(options.command, sampler)
 
 
-def _run(command: list[str], hz: float, out) -> int:
-    devices = visible_devices()  # before the command starts: asking the driver can take a second
+def _run(command: list[str], sampler: MemorySampler) -> int:
     child: subprocess.Popen | None = None
 
     def pass_on(number, frame):
@@ -430,9 +410,7 @@ def _run(command: list[str], hz: float, out) -> int:
     before = {number: signal.signal(number, pass_on) for number in caught}
     try:
         child = subprocess.Popen(command)
-        sampler = MemorySampler(pids=[child.pid], hz=hz, devices=devices)
-        if out is not None:
-            sampler.on_sample = _csv_writer(out, len(devices))
+        sampler.pids = [child.pid]
         sampler.start()
         code = child.wait()
         summary = sampler.stop(ended_s=sampler.elapsed_s)

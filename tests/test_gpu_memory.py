@@ -91,7 +91,6 @@ def test_a_large_allocation_is_seen_and_its_end_too():
     assert start["label"] == "start" and start["end_s"] == hold["start_s"]
     assert hold["label"] == "hold" and hold["peak_gib"] == found["peak_gib"]
     assert freed["end_gib"] == found["end_gib"] and freed["start_s"] == pytest.approx(hold["end_s"])
-    assert {row["phase"] for row in sampler.timeline()} == {"start", "hold", "freed"}
 
 
 @no_gpu

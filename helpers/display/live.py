@@ -407,7 +407,7 @@ class MemoryView(View):
     def _read(self) -> dict:
         found = {}
         if self.sampler.samples:
-            found["memory_gib"] = self.sampler.used(self.sampler.samples[-1])
+            found["memory_gib"] = self.sampler.samples[-1]["used_gib"]
         # An engine may be closed while the view goes on: its memory is seen to come back.
         if self.engine is not None and self.engine.is_open:
             share = self.engine.kv_cache_usage

@@ -37,9 +37,9 @@ def sampler(
     for index in range(101):
         t = index / 10
         used = 1.0 if t < 2 else 9.0 if t < 8 else 1.2
-        made.samples.append(
-            {"t_s": t, "device_used_gib": [used] if device else [], "process_gib": used - 0.5}
-        )
+        process = used - 0.5
+        sample = {"t_s": t, "used_gib": used if device else process, "process_gib": process}
+        made.samples.append(sample)
     return made
 
 

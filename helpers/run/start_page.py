@@ -26,7 +26,7 @@ from helpers.results.blanks import CHECKLIST
 from helpers.results.documents import DOCUMENTS
 from helpers.results.facts import Facts
 from helpers.results.store import Results, ResultsError, results_folder
-from helpers.results.wording import count
+from helpers.run import summary
 
 # What each notebook is for; only those that exist are listed.
 ABOUT = {
@@ -39,35 +39,6 @@ ABOUT = {
 # Exercises save under an experiment of their own, their key is the variant.
 EXERCISES = {"ask": "answer", "choose": "answer", "predict": "prediction", "tick": "checklist"}
 HEADING = re.compile(r"## (.+?)(?: \((optional)?(?:, )?(?:(\d+) min)?\))?")
-
-PAGE = """\
-# Integration Week: start here
-
-{following}
-{notebooks}
-
-## The week's checklist
-
-{checklist}
-
-## How to work with the notebooks
-
-- **Run** a cell with Shift+Enter. Text before it says what to look for.
-- **Predict** before you measure: a number typed into a form is saved as you type and is there
-  again next time.
-- **Stop** a measurement with the square button; the message says whether the engine is still open.
-- **Stuck?** Open a hint. A cell that was run too early names the cell to run first.
-- **New kernel?** Kernel > Restart Kernel and Run All Cells does what `make run` does. Saved numbers
-  and answers stay.
-- **One engine at a time:** two notebooks share one machine; run a notebook's last cell, which
-  closes its engine, before you open the next.
-
-## Your documents
-
-{documents}
-{problems}
-Results are kept in `{folder}`. This page follows what you save.
-"""
 
 
 @dataclass(frozen=True)
@@ -150,10 +121,14 @@ def _beginning(node: ast.expr) -> str:
 
 @dataclass(frozen=True)
 class Stand:
-    """How far a notebook is: its sections with how many of their wants are there."""
+    """How far a notebook is: its sections with how many of their wants are there.
 
-    notebook: str
+    times: when each of its records was saved.
+    """
+
+    path: Path
     sections: tuple[tuple[Section, int], ...]
+    times: tuple[str, ...]
 
     @property
     def open(self) -> list[Section]:
@@ -192,7 +167,8 @@ def stand(path: Path, known: Facts) -> Stand:
         )
 
     counted = ((s, sum(there(*want) for want in s.wants)) for s in sections(path))
-    return Stand(path.stem, tuple(counted))
+    times = ((r.get("provenance") or {}).get("time_utc") or "" for r in mine)
+    return Stand(path, tuple(counted), tuple(times))
 
 
 def progress(store: Results) -> None:
@@ -231,17 +207,17 @@ def write(results_dir=None) -> Path:
 def text(folder: Path, page: Path) -> str:
     """The guide as Markdown, for the results in `folder`; links are relative to `page`."""
     known = Facts.of(folder)
-    paths = notebooks()
-    stands = {path: stand(path, known) for path in paths}
-    unfinished = next((path for path in paths if stands[path].open), None)
-    problems = "\n".join(f"- {problem}" for problem in known.problems[:10])
-    return PAGE.format(
-        following=_following(unfinished, stands, page) if unfinished else "**All done.**\n",
-        notebooks="\n".join(_part(path, stands[path], known, page) for path in paths),
-        checklist="\n".join(checklist(known)),
-        documents="\n".join(_document(folder / f"{name}.md", page) for name in DOCUMENTS),
-        problems=f"\n## Damaged lines in the results\n\n{problems}\n" if problems else "",
+    stands = [stand(path, known) for path in notebooks()]
+    return summary.render(
+        "start.md.j2",
+        next=next((one for one in stands if one.open), None),
+        stands=stands,
+        about=ABOUT,
+        checklist=[(label, slot(known)) for label, slot in CHECKLIST.items()],
+        documents=[folder / f"{name}.md" for name in DOCUMENTS],
+        problems=known.problems[:10],
         folder=folder,
+        link=lambda path: os.path.relpath(path, page.parent).replace(" ", "%20"),
     )
 
 
@@ -250,50 +226,3 @@ def notebooks() -> list[Path]:
     return [
         path for path in sorted((REPO / "notebooks").glob("[0-9]*.ipynb")) if path.stem in ABOUT
     ]
-
-
-def checklist(known: Facts) -> list[str]:
-    """The items as Markdown lines: ticked with by whom or what, or open."""
-    # Signs instead of check boxes: a preview draws boxes that do nothing when clicked.
-    fills = {label: slot(known) for label, slot in CHECKLIST.items()}
-    return [
-        f"- ☐ {label}" if fill.kind == "missing" else f"- ☑ {label} ({fill.value})"
-        for label, fill in fills.items()
-    ]
-
-
-def _following(path: Path, stands: dict[Path, Stand], page: Path) -> str:
-    section = stands[path].open[0]
-    return f"**Next:** {_notebook(path, page)}, “{section.title}”{section.time}\n"
-
-
-def _part(path: Path, known: Stand, facts: Facts, page: Path) -> str:
-    """A notebook's heading, what it is about, and its sections: done, begun or open."""
-    lines = [f"## {_notebook(path, page)}", "", f"{ABOUT[path.stem]}. {known.sentence()}.", ""]
-    for section, there in known.sections:
-        sign = "☑" if there == len(section.wants) else "◐" if there else "☐"
-        sign = sign if section.wants else "·"
-        lines.append(f"- {sign} {section.title}{section.time}")
-    times = [
-        (r.get("provenance") or {}).get("time_utc") or ""
-        for r in facts.records
-        if r["notebook"] == path.stem
-    ]
-    if last := max(times, default=""):
-        lines += ["", f"{count(len(times), 'record')}, the last of "]
-        lines[-1] += f"{last[:16].replace('T', ' ')} UTC."
-    return "\n".join([*lines, ""])
-
-
-def _notebook(path: Path, page: Path) -> str:
-    return f"[{path.stem.replace('_', ' ')}]({_link(path, page)})"
-
-
-def _document(path: Path, page: Path) -> str:
-    if path.exists():
-        return f"- [{path.name}]({_link(path, page)})"
-    return f"- {path.name}: written by a notebook's last cell"
-
-
-def _link(path: Path, page: Path) -> str:
-    return os.path.relpath(path, page.parent).replace(" ", "%20")

@@ -106,7 +106,8 @@ class Calibration:
             ", ".join(f"{e:+.1%}" for e in errors) for errors in (self.before, self.after)
         )
         moved = [f"{name} x{x:.2f}" for name, x in self.moved.items() if abs(x - 1) > 0.005]
-        return f"error before {before}; after {after};\nmoved: {', '.join(moved) or 'nothing'}"
+        fitted = f"fitted: {before} off before, {after} after"
+        return f"{fitted};\nmoved: {', '.join(moved) or 'nothing'}"
 
 
 def calibrate(

@@ -115,12 +115,12 @@ def as_problem(problem: BaseException) -> str:
 
 
 # ---------------------------------------------------------------------- measuring an engine
-def measure(llm, decode, prefill, output: int, repeats=3, budget_s=0.0, seed=0):
+def measure(llm, decode, prefill, output: int, repeats=3, seed=0):
     """Yield what is known so far, a dict of times in ms: medians of rounds that time all in turn.
 
     decode: (streams, prompt tokens) that start together, so that no prompt comes between their
-    steps; keys are "8x64". prefill: prompt lengths. output: tokens of a stream. repeats: rounds,
-    and more of them until ``budget_s`` seconds are over; "values" has the times of every round.
+    steps; keys are "8x64". prefill: prompt lengths. output: tokens of a stream. repeats: rounds;
+    "values" has the times of every round.
     seed: another for each call, since a prompt that was seen before would be found in the prefix
     cache.
     """
@@ -144,8 +144,7 @@ def measure(llm, decode, prefill, output: int, repeats=3, budget_s=0.0, seed=0):
 
     for streams, tokens in decode:  # the first steps of a shape are slower
         generate(streams, tokens, 8)
-    begin, rounds = time.perf_counter(), 0
-    while rounds < repeats or time.perf_counter() - begin < budget_s:
+    for _ in range(repeats):
         for streams, tokens in decode:
             step, mean = _step(generate(streams, tokens, output))
             note(f"{streams}x{tokens}", tpot_ms=step, mean_tpot_ms=mean)
@@ -155,7 +154,6 @@ def measure(llm, decode, prefill, output: int, repeats=3, budget_s=0.0, seed=0):
             prefill_s = m.first_token_ts - m.scheduled_ts
             note(str(tokens), prefill_ms=prefill_s, ttft_ms=m.first_token_latency)
             yield _medians(values, slots)
-        rounds += 1
 
 
 def _medians(values: dict, slots: int) -> dict:

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from helpers.engine import open_engine
 from helpers.results import recorded as reference
-from helpers.verdicts.gain import Gain, gain_of_groups
+from helpers.verdicts.gain import Gain, gain_of_ranks
 from helpers.verdicts.machine import Disturbance, MachineWatch, less_slowed
 
 from . import recorded
 from .allreduce import fit_allreduce
-from .calibration import Calibration, Point
+from .calibration import Calibration, Point, calibrate
 from .engine_child import LATE, EngineChild, measure
 from .hardware import Box, make_box
 from .inventory import take_inventory
@@ -31,18 +31,17 @@ from .models import ModelShape, load_shape
 from .predict import decode_parts, default_tuning, prefill_parts
 from .worker_probe import WORKER_PROBE, allreduce_sizes
 
-INPUT_TOKENS, OUTPUT_TOKENS = 64, 48  # of the streams whose decode steps are timed
+INPUT_TOKENS, OUTPUT_TOKENS = 64, 32  # of the streams whose decode steps are timed
 WHAT = {
     "decode": [(1, INPUT_TOKENS), (8, INPUT_TOKENS)],
     "prefill": [256, 1024],
     "output": OUTPUT_TOKENS,
-    "repeats": 3,
-    "budget_s": 1.5,
+    "repeats": 7,  # as few as let a range by ranks leave out one round that waited
 }
+FITTED = {"tpot_ms": 1, "prefill_ms": max(WHAT["prefill"])}  # what of a run calibrates
 CONTEXT = INPUT_TOKENS + OUTPUT_TOKENS / 2  # tokens in the KV cache of a stream on average
 CPU_KV_CACHE_BYTES = 64 * 2**20
 CASES = {"tpot_ms": "streams", "prefill_ms": "tokens"}  # what a quantity is measured by
-RANGE = {"measured": "", "low": "_low", "high": "_high"}  # a number and its range, in a record
 CHUNK = 4096  # more tokens than the prompts have
 CHILD_S, CPU_CHILD_S = 300, 60  # for one layout on GPUs; for all of a CPU together
 
@@ -88,16 +87,10 @@ class Trial:
 
     def points(self) -> list[Point]:
         """What a calibration needs of one run: a step of one stream, the longest prefill."""
-        step = Point(
-            tp=self.tp,
-            pp=self.pp,
-            input_tokens=INPUT_TOKENS,
-            output_tokens=OUTPUT_TOKENS,
-            tpot_s=self.tpot_ms[1] / 1e3,
-        )
-        prompt = max(self.prefill_ms)
-        prefill_s = self.prefill_ms[prompt] / 1e3
-        return [step, Point(self.tp, self.pp, input_tokens=prompt, prefill_s=prefill_s)]
+        step_s, prefill_s = (getattr(self, name)[case] / 1e3 for name, case in FITTED.items())
+        lengths = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
+        prompt = Point(self.tp, self.pp, input_tokens=FITTED["prefill_ms"], prefill_s=prefill_s)
+        return [Point(self.tp, self.pp, **lengths, tpot_s=step_s), prompt]
 
     def metrics(self) -> dict[str, float]:
         """The numbers to save, with units in their names; _low and _high: of the rounds."""
@@ -268,12 +261,12 @@ def _open_and_measure(child, model, layout, arguments, on_cpu, deadline) -> dict
 def speedup(plain: Trial, changed: Trial, streams: int = 1) -> Gain:
     """How many times as fast a decode step is, with its range; of two engines, not in turn.
 
-    A Gain of a single value when a trial has one round only.
+    By ranks: of several ranks on few cores a round now and then waits for a core.
     """
     one, other = (
         t.rounds.get("tpot_ms", {}).get(streams) or [t.tpot_ms[streams]] for t in (plain, changed)
     )
-    return gain_of_groups(one, other, better="lower")
+    return gain_of_ranks(one, other, better="lower")
 
 
 def own_allreduce_s(box: Box) -> float:
@@ -297,17 +290,19 @@ def tp2_speedup(shape: ModelShape, box: Box, count: int, allreduce_s: float) -> 
 def beside_predictions(trials, shape: ModelShape, box: Box, calibrated: Calibration) -> list[dict]:
     """Rows {"what", "measured", "before", "after"} in ms: before and after the calibration.
 
-    Also "low" and "high" of the rounds, "disturbed" (reasons in words) and "quantity", as in
-    recorded.errors.
+    Also "low" and "high" of the rounds, "disturbed" (reasons in words), "layout", "quantity", as in
+    recorded.errors, "case" (streams, or tokens of a prompt), and "fitted": the calibration, by
+    TP 1, was made to meet it.
     """
     rows = []
 
     def add(trial: Trial, quantity: str, case: int, what: str, predict) -> None:
-        before, after = (predict(tuning=t).total * 1e3 for t in (None, calibrated.tuning))
+        before, after = (float(predict(tuning=t).total) * 1e3 for t in (None, calibrated.tuning))
         low, high = trial.span(quantity, case)
         row = {"what": f"{trial.name}, {what}", "measured": getattr(trial, quantity)[case]}
-        row |= {"low": low, "high": high, "before": before, "after": after}
-        rows.append({**row, "quantity": quantity, "disturbed": "; ".join(trial.disturbed)})
+        row |= {"low": low, "high": high, "before": before, "after": after, "layout": trial.name}
+        row |= {"quantity": quantity, "case": case, "disturbed": "; ".join(trial.disturbed)}
+        rows.append({**row, "fitted": trial.name == "TP 1" and case == FITTED[quantity]})
 
     for t in trials:
         for n in t.tpot_ms:
@@ -323,29 +318,37 @@ def beside_predictions(trials, shape: ModelShape, box: Box, calibrated: Calibrat
 def recorded_on_two_gpus() -> tuple[list[dict], str]:
     """What this notebook's trials took on two H100s, TP 1, TP 2 and PP 2; and where that was.
 
-    Rows as of beside_predictions, with "layout", "case" (streams, or tokens of a prompt) and
-    "kv_cache_tokens"; "predicted": without calibration. A time that was not kept has no row.
+    Rows as of beside_predictions, calibrated by that TP 1, with "kv_cache_tokens". A time that was
+    not kept has no row.
     """
     records = {record["variant"]: record for record in reference.records("trial")}
     shape, box = load_shape("Qwen2.5-7B"), make_box("H100-SXM", 2)
-    predict = {
-        "tpot_ms": lambda tp, pp, n: decode_parts(shape, box, tp, pp, n, CONTEXT),
-        "prefill_ms": lambda tp, pp, n: prefill_parts(shape, box, tp, pp, n, CHUNK),
-    }
-    rows = []
-    for layout, tp, pp in (("TP 1", 1, 1), ("TP 2", 2, 1), ("PP 2", 1, 2)):
-        metrics = records[layout]["metrics"]
-        about = {"layout": layout, "kv_cache_tokens": int(metrics["kv_cache_tokens"])}
-        about["disturbed"] = "; ".join(records[layout]["machine"].get("disturbed", []))
-        for quantity, cases in (("tpot_ms", (1, 8)), ("prefill_ms", WHAT["prefill"])):
-            for n in cases:
-                name = f"{quantity}_{n}_{CASES[quantity]}"
-                if name in metrics:
-                    row = {key: metrics[name + end] for key, end in RANGE.items()}
-                    row["predicted"] = float(predict[quantity](tp, pp, n).total) * 1e3
-                    rows.append({**about, "quantity": quantity, "case": n, **row})
+    layouts = {"TP 1": (1, 1), "TP 2": (2, 1), "PP 2": (1, 2)}
+    trials = [_recorded(*sizes, records[name]) for name, sizes in layouts.items()]
+    rows = beside_predictions(trials, shape, box, calibrate(shape, box, trials[0].points()))
+    kept = {trial.name: trial.kv_cache_tokens for trial in trials}
     gpus, *_, day = reference.label_of(records["TP 2"]).split(", ")
+    rows = [{**row, "kv_cache_tokens": kept[row["layout"]]} for row in rows]
     return rows, f"{gpus}, {shape.name}, {day}"
+
+
+def _recorded(tp: int, pp: int, record: dict) -> Trial:
+    """A Trial of its record, which keeps the shortest and the longest round."""
+    metrics, cases = record["metrics"], {"tpot_ms": (1, 8), "prefill_ms": WHAT["prefill"]}
+
+    def numbers(quantity: str, end: str = "") -> dict[int, float]:
+        of = CASES[quantity]
+        return {case: metrics[f"{quantity}_{case}_{of}{end}"] for case in cases[quantity]}
+
+    rounds = {}
+    for name in cases:
+        low, high = numbers(name, "_low"), numbers(name, "_high")
+        rounds[name] = {case: [low[case], high[case]] for case in cases[name]}
+    kept, shares = int(metrics["kv_cache_tokens"]), dict(record["machine"])
+    shares.pop("disturbed", None)
+    about = {"rounds": rounds, "disturbance": Disturbance(**shares)}
+    times = {name: numbers(name) for name in cases}
+    return Trial(tp, pp, kv_cache_tokens=kept, **times, **about)
 
 
 # ---------------------------------------------------------------------- data parallelism, a server

@@ -202,12 +202,13 @@ def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> 
     """Measured against predicted; on the diagonal the prediction was right, the band is 15 %.
 
     rows: {"what", "measured", "low", "high", "before", "after"} in ms: the range of the rounds,
-    before and after the calibration; "disturbed" is not empty where the machine was busy.
-    recorded: {"quantity", "measured", "predicted"} of two other GPUs.
+    before and after the calibration; "disturbed" is not empty where the machine was busy, and
+    "fitted" is true of what the calibration was made to meet. recorded: such rows of two other
+    GPUs, shown as predicted before their calibration.
     """
     fig, ax = figures.figure("Predicted against measured", size=(8.4, 4.4))
     values = [row[key] for row in rows for key in ("low", "high", "before", "after")]
-    values += [row[key] for row in recorded for key in ("measured", "predicted")]
+    values += [row[key] for row in recorded for key in ("measured", "before")]
     ends = [min(values) * 0.7, max(values) * 1.4]
     under, over = ([share * end for end in ends] for share in (0.85, 1.15))
     ax.fill_between(ends, under, over, color=GREY, alpha=0.15, lw=0, label="within 15 %")
@@ -229,9 +230,12 @@ def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> 
         name = "after calibration" + ", machine disturbed" * (look["fmt"] == "X")
         x, y = [row["measured"] for row in mine], [row["after"] for row in mine]
         ax.errorbar(x, y, xerr=spread, label=name, elinewidth=1.2, **look)
+    fitted = [[row[key] for row in rows if row["fitted"]] for key in ("measured", "after")]
+    ring = {**hollow_points(INK), "linewidths": 1.5}
+    ax.scatter(*fitted, s=150, label="fitted by the calibration", **ring)
     for quantity, what, marker in (("tpot_ms", "steps", "D"), ("prefill_ms", "prompts", "s")):
         mine = [row for row in recorded if row["quantity"] == quantity]
-        times = [[row[key] for row in mine] for key in ("measured", "predicted")]
+        times = [[row[key] for row in mine] for key in ("measured", "before")]
         look = {"marker": marker, **hollow_points(PURPLE)}
         if mine:
             ax.scatter(*times, label=f"{what} recorded on two GPUs", **look)

@@ -78,6 +78,7 @@ CPU_TUNING = Tuning(
     frontend_s=1.5e-3,
 )
 # Ranks on cores of one socket slow each other: two of the shipped model side by side on two cores.
+# A stage of a pipeline that waits for the other spins (vLLM's shm_broadcast), which is as bad.
 CPU_CROWDED = 1.13
 # Then vLLM's front end has no core of its own: more bookkeeping for each stream (tiny-tp2).
 CPU_FRONT_END = 0.4
@@ -248,7 +249,7 @@ class Steps:
             sampling=work.logits_bytes / streaming,
             overhead=self._overhead(stage, tokens, rows),
         )
-        crowded = CPU_CROWDED if gpu.family == "cpu" and self.tp > 1 else 1.0
+        crowded = CPU_CROWDED if gpu.family == "cpu" and self.tp * self.pp > 1 else 1.0
         latency, volume = self._communication(work)
         return own.scaled(crowded) + Parts(allreduce_latency=latency, allreduce_bandwidth=volume)
 

@@ -141,10 +141,10 @@ def test_a_goal_that_nothing_meets_says_why():
     assert "requests run at once" in row["why"]
 
 
-def trial(tp, tpot_ms, allreduce_us=None, disturbed=0.0):
+def trial(tp, tpot_ms, allreduce_us=None, disturbed=0.0, waited=0.0):
     rows = [{"bytes": 1024, "seconds": allreduce_us / 1e6}] if allreduce_us else []
     rounds = {"tpot_ms": {1: [0.99 * tpot_ms, tpot_ms, 1.01 * tpot_ms]}}
-    machine = Disturbance(disturbed, 0.0)
+    machine = Disturbance(disturbed, 0.0, waited_share=waited)
     return Trial(tp, 1, tpot_ms={1: tpot_ms}, allreduce=rows, rounds=rounds, disturbance=machine)
 
 
@@ -166,13 +166,17 @@ def test_the_all_reduce_is_told_by_its_own_time_and_not_by_the_steps():
     assert "too close to tell" in wording.which_allreduce(trial(2, 2.8, 200.0), "gloo", 310e-6)
     assert "could not be timed" in wording.which_allreduce(trial(2, 2.8), "gloo", 310e-6)
 
-    def beyond(tp2_ms):
-        one, two = trial(1, 2.1), trial(2, tp2_ms, 5.0)
-        return wording.beyond_allreduce(layouts.speedup(one, two), one, two, 11)
+    def beyond(tp2_ms, waited=0.0):
+        one, two = trial(1, 2.1), trial(2, tp2_ms, 5.0, waited=waited)
+        said = wording.beyond_allreduce(layouts.speedup(one, two), one, two, 11)
+        return " ".join(said.split())
 
     rest = beyond(2.8)
     assert "0.70 ms more" in rest and "0.06 ms of them" in rest
+    assert "waited for a core" not in rest
     assert not beyond(2.12), "what is no difference has no cause"
+    assert "waited for a core for 0.9 s in each second" in beyond(2.8, waited=0.87)
+    assert "2 ranks and the engine's own process share the cores" in beyond(2.8, waited=0.87)
 
 
 @pytest.mark.parametrize(
@@ -184,15 +188,27 @@ def test_the_all_reduce_is_told_by_its_own_time_and_not_by_the_steps():
     ],
 )
 def test_a_miss_says_what_it_means(after, disturbed, words):
-    row = {"what": "TP 2, TPOT, 1 stream", "quantity": "tpot_ms", "measured": 2.4}
-    row |= {"before": 2.0, "after": after, "disturbed": disturbed}
-    base = {**row, "what": "TP 1", "measured": 2.0, "after": 2.0, "disturbed": ""}
+    row = {"what": "TP 2, TPOT, 1 stream", "quantity": "tpot_ms", "measured": 2.4, "low": 2.3}
+    row |= {"high": 5.8, "before": 2.0, "after": after, "disturbed": disturbed, "fitted": False}
+    base = {**row, "what": "TP 1", "measured": 2.0, "after": 2.0, "disturbed": "", "fitted": True}
     said = wording.farthest_off([base, row], on_cpu=True)
-    assert words in said and "shorter than the 2.40 ms" in said
+    assert words in said and "shorter than the 2.40 ms (2.30 to 5.80)" in said
+    uneven = wording.farthest_off([base, {**row, "low": 1.0}], on_cpu=True)
+    assert "1 of the 1 predictions" in uneven and "planner" not in uneven, "no miss in its range"
     if not disturbed:
         busy = {**base, "disturbed": "other programs took 51 % of the cores"}
         said = wording.farthest_off([busy, row], on_cpu=True)
         assert "run that calibrated the planner was disturbed" in said
+
+
+def test_a_calibration_is_judged_by_what_it_was_not_fitted_to():
+    fitted = {"measured": 2.0, "before": 2.6, "after": 2.0, "fitted": True}
+    other = {"measured": 10.0, "before": 11.0, "after": 10.4, "fitted": False}
+    said = " ".join(wording.calibrated([fitted, other]).split())
+    assert "10% off on average before, 4% after; 1 came nearer" in said and "carries over" in said
+    worse = " ".join(wording.calibrated([fitted, {**other, "after": 8.0}]).split())
+    assert "10% off on average before, 20% after; 0 came nearer" in worse
+    assert "does not carry over" in worse and "constants as they were" in worse
 
 
 def test_the_recorded_errors_are_one_row_for_each_machine_and_quantity():
@@ -292,7 +308,7 @@ def test_what_was_measured_on_two_gpus_stands_beside_what_is_predicted():
     assert all(row["low"] <= row["measured"] <= row["high"] for row in rows)
     error = recorded.usual_error()[0]
     tp2 = [r for r in rows if (r["layout"], r["quantity"]) == ("TP 2", "tpot_ms")]
-    assert all(abs(row["predicted"] / row["measured"] - 1) < error for row in tp2), "as is said"
+    assert all(abs(row["before"] / row["measured"] - 1) < error for row in tp2), "as is said"
     assert "1,025,136 tokens with TP 1" in " ".join(wording.kv_on_two_gpus().split())
     said = wording.on_two_gpus()
     assert said.count("(predicted: ") == 2
@@ -312,7 +328,7 @@ def test_the_text_about_two_gpus_is_what_their_page_shows():
         return [float(before) / float(measured) for measured, before in found]
 
     steps, staged = rows(r"TP \d, TPOT, \d streams?"), rows(r"PP 2, TPOT, \d streams?")
-    prompts = [1 / ratio for ratio in rows(r"[TP]P \d, prefill of \d+")]
+    prompts = [1 / ratio for ratio in rows(r"[TP]P 2, prefill of \d+")]
     kept = [r for r in layouts.recorded_on_two_gpus()[0] if r["quantity"] == "prefill_ms"]
     shown = re.findall(r"[TP]P \d, prefill of \d+ ([\d.]+) ([\d.]+) ([\d.]+)", page)
     keys = ("measured", "low", "high")
@@ -322,17 +338,21 @@ def test_the_text_about_two_gpus_is_what_their_page_shows():
     for ratios, text in ((steps, notebook), (staged, notebook), (steps, concern)):
         assert f"within {math.ceil(max(100 * abs(x - 1) for x in ratios))} %" in text
     assert f"up to {max(prompts):.1f} times as long" in concern
+    mended = "from {:.0%} to {:.0%}".format(*wording.mean_errors(layouts.recorded_on_two_gpus()[0]))
+    assert mended in concern and mended.replace("%", " %") in notebook
     assert f"{min(prompts):.1f} to {max(prompts):.1f} times as long as predicted" in notebook
 
 
 def test_an_open_verdict_says_what_it_rules_out_and_what_would_decide_it():
     wide = gain_of_groups([2.0, 2.1, 2.2], [1.9, 4.0, 2.1], "lower")
     assert wide.verdict == "open"
-    said = wording.undecided(wide, {"gloo": 0.05, "vLLM's own": 1.0})
-    assert "rules out 0.05 (gloo)." in said and "A quiet machine would decide it" in said
-    assert "Both predictions lie in it" in wording.undecided(wide, {"gloo": 0.9})
+    speedups, calm = {"gloo": 0.05, "vLLM's own": 1.0}, trial(2, 2.1, waited=0.9)
+    said = wording.undecided(wide, speedups, trial(2, 2.1, disturbed=0.4))
+    assert "rules out 0.05 (gloo)." in said and "A quiet machine may decide it" in said
+    assert "Both predictions lie in it" in wording.undecided(wide, {"gloo": 0.9}, calm)
+    assert "waited for a core for 0.9 s" in wording.undecided(wide, speedups, calm)
     clear = gain_of_groups([2.0, 2.01, 2.02], [4.0, 4.01, 4.02], "lower")
-    assert wording.undecided(clear, {"gloo": 0.5}) == ""
+    assert wording.undecided(clear, {"gloo": 0.5}, calm) == ""
 
 
 def test_the_formula_by_hand_is_near_the_planner_for_a_dense_model():

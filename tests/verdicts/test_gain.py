@@ -14,6 +14,7 @@ from helpers.verdicts.gain import (
     Gain,
     gain_of_groups,
     gain_of_pairs,
+    gain_of_ranks,
     gain_of_rounds,
     gain_of_runs,
 )
@@ -100,6 +101,33 @@ def test_the_estimate_lies_in_its_range_and_turning_the_question_round_turns_the
     assert gain.low <= gain.estimate <= gain.high
     assert back.estimate == pytest.approx(1 / gain.estimate)
     assert (back.verdict == "worse") == (gain.verdict == "better")
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.floats(0.5, 2.0), min_size=3, max_size=9),
+    st.lists(st.floats(0.5, 2.0), min_size=3, max_size=9),
+)
+def test_by_ranks_too_the_estimate_lies_in_its_range(a, b):
+    gain, back = gain_of_ranks(a, b, "higher"), gain_of_ranks(b, a, "higher")
+    assert gain.low <= gain.estimate <= gain.high
+    assert back.low == pytest.approx(1 / gain.high)
+
+
+def test_a_run_that_waited_counts_as_one_run_by_ranks():
+    """TP 1 and TP 2 on two cores: every round of the second is slower, one of them by far."""
+    one, two = [1.50, 1.53, 1.53, 1.61], [2.14, 2.20, 2.24, 5.14]
+    assert gain_of_groups(one, two, "lower").verdict == "open"
+    gain = gain_of_ranks(one, two, "lower")
+    assert gain.verdict == "worse" and gain.estimate == pytest.approx(1.53 / 2.22, rel=0.02)
+    seven = gain_of_ranks([*one, 1.5, 1.52, 1.55], [*two, 2.2, 2.21, 2.3], "lower")
+    assert seven.low > 0.6, "with seven the one that waited is left out of the range"
+    held, rng = 0, random.Random(3)
+    for _ in range(400):
+        groups = [[noisy(rng, middle, 0.1) for _ in range(7)] for middle in (10, 12)]
+        gain = gain_of_ranks(*groups, "higher")
+        held += gain.low <= 1.2 <= gain.high
+    assert 0.92 <= held / 400 <= 0.98
 
 
 def test_settings_without_a_difference_are_not_called_better():

@@ -55,7 +55,6 @@ from .models import (
     ModelShape,
     load_shape,
     stage_layers,
-    valid_sizes,
     weight_bytes,
     weight_parts,
     why_invalid,

@@ -8,8 +8,10 @@ import contextlib
 import json
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from helpers import REPO
@@ -22,6 +24,7 @@ CONFIG_FOLDER = REPO / "helpers" / "engine" / "model_configs"
 # What comes along, and what differs between families: families.json says what its words mean.
 _DATA = json.loads(Path(__file__).with_name("families.json").read_text())
 SHIPPED, FAMILIES = _DATA["shipped"], _DATA["families"]
+KEYS, MAY_BE_MISSING = _DATA["keys"], _DATA["may_be_missing"]
 CONFIG_KEYS = ("qkv_bias", "o_bias", "qk_norm")  # traits that a string looks up in the config
 LAYER_TYPES = {
     "full_attention": "full",
@@ -288,49 +291,28 @@ def load_shape(model, quantization: str | None = None) -> ModelShape:
     return shape_from_config(config, name, source, quantization)
 
 
-class _Config:
-    """The numbers of a config.json, checked."""
+def _size(config: dict, model: str, keys: list[str], default: int | None = None) -> int:
+    """The first of the keys that is there. Raises PlanningError for what is not a size."""
+    key = next((key for key in keys if config.get(key) is not None), None)
+    value = config[key] if key else default
+    if value is None:
+        raise PlanningError(
+            f"The config of {model} has no {keys[0]}: is it the config.json of a language model?"
+        )
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise PlanningError(f"The config of {model} has {key} = {value!r}, which is not a size.")
+    return value
 
-    def __init__(self, config: dict, name: str):
-        self.config, self.name = config, name
 
-    def number(self, *keys: str, default: int | None = None) -> int:
-        """The first of the keys that is there. Raises PlanningError for what is not a size."""
-        for key in keys:
-            value = self.config.get(key)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise PlanningError(
-                    f"The config of {self.name} has {key} = {value!r}, which is not a size."
-                )
-            return value
-        if default is None:
-            raise PlanningError(
-                f"The config of {self.name} has no {keys[0]}: is it the config.json of a language "
-                "model?"
-            )
-        return default
-
-    def dtype(self) -> str:
-        """The number format that vLLM's dtype "auto" loads a checkpoint in, or of the config."""
-        said = str(self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16")
-        dtype = said.removeprefix("torch.")
-        if dtype not in DTYPE_BYTES:
-            raise PlanningError(
-                f"The config of {self.name} asks for dtype {dtype!r}, which vLLM does not load."
-            )
-        return dtype
-
-    def layers(self) -> int:
-        """Layers, of which there must be at least one and no absurd number."""
-        count = self.number("num_hidden_layers")
-        if not 0 < count <= 1000:
-            raise PlanningError(
-                f"The config of {self.name} has num_hidden_layers = {count}, so there is nothing "
-                "to plan."
-            )
-        return count
+def _dtype(config: dict, model: str) -> str:
+    """The number format that the config names."""
+    said = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    dtype = said.removeprefix("torch.")
+    if dtype not in DTYPE_BYTES:
+        raise PlanningError(
+            f"The config of {model} asks for dtype {dtype!r}, which vLLM does not load."
+        )
+    return dtype
 
 
 def shape_from_config(
@@ -340,7 +322,8 @@ def shape_from_config(
 
     quantization: vLLM's --quantization. Raises PlanningError for what cannot be sized.
     """
-    whole, config = config, _text_part(config)
+    whole = config
+    config = config["text_config"] if isinstance(config.get("text_config"), dict) else config
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise PlanningError(
@@ -348,71 +331,57 @@ def shape_from_config(
             f"{', '.join(FAMILIES)}. vLLM itself says what a rank holds: "
             "python -m helpers.planning.ask_vllm FOLDER --tp 1 2 4."
         )
-    family, read = FAMILIES[kind], _Config(config, name)
-    number = read.number
-    layers, hidden = read.layers(), number("hidden_size")
-    heads = number("num_attention_heads")
-    kv_heads = number("num_key_value_heads", default=heads)
-    if not (hidden and heads and kv_heads):
+    family, size = FAMILIES[kind], partial(_size, config, name)
+    layers = size(["num_hidden_layers"])
+    if not 0 < layers <= 1000:
+        raise PlanningError(
+            f"The config of {name} has num_hidden_layers = {layers}, so there is nothing to plan."
+        )
+    attention = _attention_kinds(config, family, layers)
+    parts = ["all", *(part for part in ("moe", "mla") if family.get(part)), *{*attention}]
+    optional = [*MAY_BE_MISSING, "intermediate"] if family.get("moe") else MAY_BE_MISSING
+    sizes = {
+        field: size(keys, 0 if field in optional else None)
+        for part in parts
+        for field, keys in KEYS.get(part, {}).items()
+    }
+    sizes["kv_heads"] = size(["num_key_value_heads"], sizes["heads"])
+    if not (sizes["hidden"] and sizes["heads"] and sizes["kv_heads"]):
         raise PlanningError(f"The config of {name} has a size of 0, so there is nothing to plan.")
-    notes = []
+    dtype, notes = _dtype(config, name), []
     if "vision_config" in whole:
         notes.append(
             f"{name} is sized without its vision encoder: start it with --language-model-only, or "
             "leave room for the encoder and its images"
         )
-    dtype = read.dtype()
     if dtype == "float32":  # config/model.py, _get_and_verify_dtype
         notes.append("a float32 checkpoint: vLLM's default dtype loads it in 16 bits")
         dtype = "bfloat16"
-    positions = number("max_position_embeddings", default=0)
-    if not positions:
-        positions = 4096
+    if not sizes["max_positions"]:
+        sizes["max_positions"] = 4096
         notes.append(
-            f"the config of {name} says no max_position_embeddings: {positions:,} is assumed here, "
-            "unless max_model_len says more"
+            f"the config of {name} says no max_position_embeddings: 4,096 is assumed here, unless "
+            "max_model_len says more"
         )
-    size = DTYPE_BYTES[dtype]
     quantised = {**whole, **config} if "quantization_config" not in config else config
-    formats = read_formats(quantised, name, size, quantization)
-    head_dim = number("head_dim", default=hidden // heads)
-    shape = ModelShape(
+    formats = read_formats(quantised, name, DTYPE_BYTES[dtype], quantization)
+    return ModelShape(
         name=name,
         source=source,
         config=config,
         formats=formats,
         family=kind,
         traits=_traits(config, family),
-        attention=_attention_kinds(config, family, layers),
+        attention=attention,
         mixtures=_mixtures(config, family, layers),
-        hidden=hidden,
-        intermediate=number(
-            "intermediate_size_mlp", "intermediate_size", default=0 if family.get("moe") else None
-        ),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        rotary_dim=int(head_dim * _rotary_share(config, kind)),
-        vocab=number("vocab_size"),
-        max_positions=positions,
         tied=bool(config.get("tie_word_embeddings", family.get("tied", False))),
-        dtype_bytes=size,
-        window=number("attention_chunk_size", "sliding_window", default=0),
+        dtype_bytes=DTYPE_BYTES[dtype],
         quantisation=formats.chosen.name if formats.chosen else "",
         notes=tuple(notes),
+        **sizes,
+        **_heads(config, family, sizes, size),
+        **(_shared_experts(config, family, sizes) if family.get("moe") else {}),
     )
-    if family.get("moe"):
-        shape = replace(shape, **_moe_fields(config, family, number))
-    if family.get("mla"):
-        shape = replace(shape, **_latent_fields(number))
-    if "linear" in shape.attention:
-        shape = replace(shape, **_linear_fields(number))
-    return shape
-
-
-def _text_part(config: dict) -> dict:
-    text = config.get("text_config")
-    return text if isinstance(text, dict) else config
 
 
 def _traits(config: dict, family: dict) -> tuple:
@@ -424,12 +393,6 @@ def _traits(config: dict, family: dict) -> tuple:
     if config.get("topk_method") == "noaux_tc":
         said["correction"] = True
     return tuple(said.items())
-
-
-def _rotary_share(config: dict, kind: str) -> float:
-    """Share of a head that is rotated."""
-    default = {"glm4_moe": 0.5, "qwen3_next": 0.25}.get(kind, 1.0)
-    return float(config.get("partial_rotary_factor") or default)
 
 
 def _attention_kinds(config: dict, family: dict, layers: int) -> tuple:
@@ -459,43 +422,21 @@ def _mixtures(config: dict, family: dict, layers: int) -> tuple:
     )
 
 
-def _moe_fields(config: dict, family: dict, number) -> dict:
-    width = number("moe_intermediate_size", "intermediate_size")
+def _heads(config: dict, family: dict, sizes: dict, size) -> dict:
+    """The width of a head, and how much of it is rotated."""
+    if family.get("mla"):
+        rope = sizes["rope_dim"]
+        return {"head_dim": sizes["nope_dim"] + rope, "rotary_dim": rope}
+    width = size(["head_dim"], sizes["hidden"] // sizes["heads"])
+    share = float(config.get("partial_rotary_factor") or family.get("rotary", 1.0))
+    return {"head_dim": width, "rotary_dim": int(width * share)}
+
+
+def _shared_experts(config: dict, family: dict, sizes: dict) -> dict:
     own_width = config.get("shared_expert_intermediate_size")
     shared = config.get("n_shared_experts") or family.get("shared") or 0
-    return dict(
-        experts=number("num_local_experts", "num_experts", "n_routed_experts"),
-        experts_per_token=number("num_experts_per_tok"),
-        expert_width=width,
-        shared_width=own_width or shared * width,
-        shared_gate=bool(own_width),
-    )
-
-
-def _latent_fields(number) -> dict:
-    nope, rope = number("qk_nope_head_dim"), number("qk_rope_head_dim")
-    return dict(
-        q_lora=number("q_lora_rank", default=0),
-        kv_lora=number("kv_lora_rank"),
-        nope_dim=nope,
-        rope_dim=rope,
-        rotary_dim=rope,
-        v_dim=number("v_head_dim"),
-        head_dim=nope + rope,
-        index_heads=number("index_n_heads", default=0),
-        index_dim=number("index_head_dim", default=0),
-        index_topk=number("index_topk", default=0),
-    )
-
-
-def _linear_fields(number) -> dict:
-    return dict(
-        linear_k_heads=number("linear_num_key_heads"),
-        linear_v_heads=number("linear_num_value_heads"),
-        linear_k_dim=number("linear_key_head_dim"),
-        linear_v_dim=number("linear_value_head_dim"),
-        linear_conv=number("linear_conv_kernel_dim"),
-    )
+    width = own_width or shared * sizes["expert_width"]
+    return {"shared_width": width, "shared_gate": bool(own_width)}
 
 
 # ---------------------------------------------------------------------- what one rank holds
@@ -546,6 +487,11 @@ class _Rank:
         if numel:
             self.tensors.append(Tensor(part, numel, size or self.shape.dtype_bytes, kernel))
 
+    def where(self, trait: str, part: str, numel: int, size: float | None = None) -> None:
+        """A plain tensor that only families with this trait have."""
+        if self.shape.trait(trait):
+            self.plain(part, numel, size)
+
     def norms(self, count: int, width: int) -> None:
         for _ in range(count):
             self.plain("norms", width)
@@ -563,13 +509,10 @@ class _Rank:
         width = (queries * gated + 2 * keys) * shape.head_dim
         seen = shape.hidden * (2 if shape.trait("wide") else 1)
         self.linear("attention", "self_attn.q_proj", width, seen)
-        if shape.trait("qkv_bias"):
-            self.plain("attention", width)
+        self.where("qkv_bias", "attention", width)
         self.linear("attention", "self_attn.o_proj", shape.hidden, queries * shape.head_dim)
-        if shape.trait("o_bias"):
-            self.plain("attention", shape.hidden)
-        if shape.trait("sinks"):
-            self.plain("attention", queries)
+        self.where("o_bias", "attention", shape.hidden)
+        self.where("sinks", "attention", queries)
         if shape.trait("qk_norm"):
             self.norms(2, shape.head_dim)
 
@@ -629,10 +572,8 @@ class _Rank:
     def mixture(self) -> None:
         shape, h = self.shape, self.shape.hidden
         self.plain("router", shape.experts * h, shape.trait("router_bytes"), "16bit")
-        if shape.trait("router_bias"):
-            self.plain("router", shape.experts)
-        if shape.trait("correction"):
-            self.plain("router", shape.experts, 4)
+        self.where("router_bias", "router", shape.experts)
+        self.where("correction", "router", shape.experts, 4)
         if shape.shared_width:
             self.mlp("mlp.shared_experts", shape.shared_width)
             if shape.shared_gate:
@@ -641,9 +582,8 @@ class _Rank:
         rows, h = padded_expert(shape, self.layer, width)
         self.linear("experts", "mlp.experts.gate_proj", experts * 2 * rows, h)
         self.linear("experts", "mlp.experts.down_proj", experts * h, rows)
-        if shape.trait("experts_bias"):
-            self.plain("experts", experts * 2 * rows)
-            self.plain("experts", experts * h)
+        self.where("experts_bias", "experts", experts * 2 * rows)
+        self.where("experts_bias", "experts", experts * h)
 
 
 def local_experts(shape: ModelShape, tp: int, dp: int, ep: int) -> tuple[int, int]:
@@ -724,10 +664,9 @@ def why_invalid(shape: ModelShape, tp: int, pp: int = 1, dp: int = 1, ep: int = 
     for label, size in (("tensor", tp), ("pipeline", pp), ("data", dp)):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             return f"The {label} parallel size must be a whole number of at least 1, not {size!r}."
-    why = _heads_invalid(shape, tp) or _widths_invalid(shape, tp)
-    if why:
+    if why := next(_against_heads(shape, tp), None) or next(_against_widths(shape, tp), None):
         return f"vLLM refuses tensor parallel size {tp}{why}"
-    if why := _experts_invalid(shape, tp * dp, ep):
+    if ep == 1 and (why := next(_against_experts(shape, tp * dp), None)):
         size = f"{tp}" if dp == 1 else f"{tp} x data parallel size {dp}"
         return f"vLLM refuses tensor parallel size {size}{why}"
     if pp > shape.layers:
@@ -738,27 +677,23 @@ def why_invalid(shape: ModelShape, tp: int, pp: int = 1, dp: int = 1, ep: int = 
     return None
 
 
-def _heads_invalid(shape: ModelShape, tp: int) -> str:
+def _against_heads(shape: ModelShape, tp: int) -> Iterator[str]:
     if shape.heads % tp:
-        return (
+        yield (
             f': "Total number of attention heads ({shape.heads}) must be divisible by tensor '
             f'parallel size ({tp})."'
         )
-    if shape.linear_k_heads % tp or shape.linear_v_heads % tp:
-        heads = shape.linear_k_heads
-        return (
-            f': the heads of linear attention do not divide ("{heads} is not divisible by {tp}").'
-        )
+    if (heads := shape.linear_k_heads) % tp or shape.linear_v_heads % tp:
+        yield f': the heads of linear attention do not divide ("{heads} is not divisible by {tp}").'
     many, few = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
     if many % few and not shape.mla:
-        return (
+        yield (
             f": the {shape.kv_heads} KV heads can be neither shared out nor copied evenly "
             f'("{many} is not divisible by {few}").'
         )
-    return ""
 
 
-def _widths_invalid(shape: ModelShape, tp: int) -> str:
+def _against_widths(shape: ModelShape, tp: int) -> Iterator[str]:
     mlp = shape.intermediate if shape.moe_layers < shape.layers else 0
     for what, width in (
         ("MLP width", mlp),
@@ -766,36 +701,27 @@ def _widths_invalid(shape: ModelShape, tp: int) -> str:
         ("vocabulary, padded to a multiple of 64,", padded_vocab(shape.vocab)),
     ):
         if width % tp:
-            return f': the {what} does not divide ("{width} is not divisible by {tp}").'
-    return _blocks_invalid(shape, mlp, tp)
+            yield f': the {what} does not divide ("{width} is not divisible by {tp}").'
+    yield from _against_groups(shape, mlp, tp)
 
 
-def _experts_invalid(shape: ModelShape, ranks: int, ep: int) -> str:
-    """Each expert is cut over all ranks, unless whole experts are spread over them."""
+def _against_experts(shape: ModelShape, ranks: int) -> Iterator[str]:
+    """Each expert is cut over all ranks."""
     width = shape.expert_width
-    if ep > 1 or not width:
-        return ""
     if width % ranks:
-        return (
+        yield (
             f': the width of an expert does not divide ("{width} is not divisible by {ranks}"); '
             "--enable-expert-parallel spreads whole experts instead."
         )
-    return _blocks_invalid(shape, width, ranks)
+    yield from _against_groups(shape, width, ranks)
 
 
-def _blocks_invalid(shape: ModelShape, width: int, ranks: int) -> str:
+def _against_groups(shape: ModelShape, width: int, ranks: int) -> Iterator[str]:
     """A rank's share of a matrix must be whole groups of weights, unless its kernel pads it."""
     chosen = shape.formats.chosen
     group = chosen.group if chosen and chosen.pad == (1, 1) else 0
-    if not group or ranks == 1 or not (width // ranks) % group:
-        return ""
-    return (
-        f' with {shape.quantisation} weights: "Weight input_size_per_partition = '
-        f'{width // ranks} is not divisible by weight quantization block_k = {group}."'
-    )
-
-
-def valid_sizes(shape: ModelShape, up_to: int) -> list[dict]:
-    """One row for every tensor parallel size up to ``up_to``: {"tp", "valid", "why"}."""
-    reasons = {tp: why_invalid(shape, tp) for tp in range(1, up_to + 1)}
-    return [{"tp": tp, "valid": why is None, "why": why or ""} for tp, why in reasons.items()]
+    if group and ranks > 1 and (width // ranks) % group:
+        yield (
+            f' with {shape.quantisation} weights: "Weight input_size_per_partition = '
+            f'{width // ranks} is not divisible by weight quantization block_k = {group}."'
+        )

@@ -13,7 +13,7 @@ from .launch import Launch
 from .layouts import INPUT_TOKENS, Trial, recorded_on_two_gpus
 from .load import SpeedPrediction
 from .memory import MemoryPlan
-from .models import ModelShape, valid_sizes, weight_parts
+from .models import ModelShape, weight_parts, why_invalid
 from .week5_plan import Expected, slower
 
 # The parts of a decode step, as a figure's legend and a sentence name them.
@@ -108,13 +108,16 @@ def about_model(shape: ModelShape) -> str:
 def sizes_table(shape: ModelShape) -> list[dict]:
     """Tensor parallel sizes to 8 with vLLM's reason against them, or KV bytes per token."""
     rows = []
-    for row in valid_sizes(shape, 8):
-        tp, why = row["tp"], row["why"]
+    for tp in range(1, 9):
+        why, kv_bytes = why_invalid(shape, tp), ""
+        if not why:
+            kv_bytes = f"{shape.kv_bytes_per_token(tp):,}"
         if not why and not shape.mla and tp > shape.kv_heads:
             why = "KV heads are copied, so the KV cache of a token does not shrink further"
-        kv_bytes = f"{shape.kv_bytes_per_token(tp):,}" if row["valid"] else ""
-        valid = "yes" if row["valid"] else "no"
-        rows.append({"TP": tp, "valid": valid, "KV bytes per token per GPU": kv_bytes, "why": why})
+        valid = "yes" if kv_bytes else "no"
+        rows.append(
+            {"TP": tp, "valid": valid, "KV bytes per token per GPU": kv_bytes, "why": why or ""}
+        )
     return rows
 
 

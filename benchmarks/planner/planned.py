@@ -50,8 +50,8 @@ class Planned:
         """Sizes, with the defaults of vLLM."""
         known = plan.EngineOptions.__dataclass_fields__
         given = {k: v for k, v in self.config["engine_args"].items() if k in known}
-        options = plan.EngineOptions(**given)
-        return plan.plan_memory(self.shape, self.box, *self.sizes, options, self.usage)
+        options = plan.EngineOptions(**given, usage=self.usage)
+        return plan.plan_memory(self.shape, self.box, *self.sizes, options)
 
     def streams(self, requests: int) -> int:
         """Streams of one replica that run at once; the others wait."""

@@ -39,14 +39,13 @@ from . import (
 )
 from .answer import answer, readable
 from .calibration import SIZES
-from .choose import layout_flags, machines_for, why_impossible
+from .choose import PREFERENCES, layout_flags, machines_for, why_impossible
 from .disaggregation import commands_of, disaggregate
-from .hardware import NETWORK_GB_S
-from .launch import OPTIONS
+from .hardware import NETWORK_GB_S, read_pairs
 from .speculation import METHODS, about_speculation, read_speculation
 
 POINT_KEYS = ("model", *SIZES, "tpot_ms", "ttft_ms", "prefill_ms", "output_tokens_per_s")
-IN_MEMORY = {field.name for field in fields(EngineOptions)}
+POINT = "tp=1,concurrency=1,tpot_ms=4.9"
 MOST = 100_000  # of anything that is counted in requests: more than one box serves
 
 
@@ -87,37 +86,24 @@ def parser() -> argparse.ArgumentParser:
     sub = top.add_subparsers(dest="what", required=True)
     plan = sub.add_parser("plan", help="size, predict and launch one plan, or rank all of them")
     add = plan.add_argument
-    shipped = ", ".join(SHIPPED)
-    add(
-        "--model",
-        required=True,
-        help=f"a folder, a config.json, a Hugging Face id, or one of {shipped}",
-    )
-    add(
-        "--gpu",
-        required=True,
-        help="a name of the catalogue (see: python -m helpers.planning gpus), or 'cpu' for this "
-        "machine's cores",
-    )
+    names = ", ".join(SHIPPED)
+    add("--model", required=True, help=f"a folder, a config.json, a Hugging Face id, or {names}")
+    gpu = "a name of the catalogue (see: python -m helpers.planning gpus), or cpu: the cores here"
+    add("--gpu", required=True, help=gpu)
     add("--gpus", type=_count, default=1, help="GPUs in all")
     add("--nodes", type=_count, default=1, help="machines that they are spread over")
-    add(
-        "--network-gb-s",
-        type=_number,
-        default=NETWORK_GB_S,
-        help="GB/s of one GPU between machines, one direction: 50 for 400 Gb/s each",
-    )
+    network = "GB/s of one GPU between machines, one direction: 50 for 400 Gb/s each"
+    add("--network-gb-s", type=_number, default=NETWORK_GB_S, help=network)
     add("--gpu-memory-gib", type=_number, help="memory of one GPU as the driver reports it")
     add("--hardware", help="a JSON file with more GPUs")
     for short in ("tp", "pp", "dp"):
         add(f"--{short}", type=_count, help="without any of --tp, --pp, --dp all are ranked")
     add("--quantization", help="makes a 16-bit checkpoint one of 8 bits while loading: fp8, ...")
-    add("--max-model-len", type=_count)
     add("--gpu-memory-utilization", type=_number, default=0.92)
     add("--kv-cache-dtype", default="auto")
+    for size in ("max-model-len", "max-num-batched-tokens", "max-num-seqs"):
+        add(f"--{size}", type=_count)
     add("--kv-cache-memory-bytes", type=_count)
-    add("--max-num-batched-tokens", type=_count)
-    add("--max-num-seqs", type=_count)
     add("--enforce-eager", action="store_true")
     add("--enable-expert-parallel", action="store_true")
     add("--decode-context-parallel-size", type=_count, default=1)
@@ -127,47 +113,27 @@ def parser() -> argparse.ArgumentParser:
         help=f"drafts by {', '.join(METHODS)}; model= names the drafter, acceptance is the "
         "probability that a drafted token is kept, given that those before it were",
     )
-    add(
-        "--disaggregate",
-        action="store_true",
-        help="also split the box into instances of --tp GPUs for prompts and for answers",
-    )
-    add(
-        "--usage",
-        choices=("server", "llm"),
-        default="server",
-        help="whose defaults: `vllm serve` or the class LLM",
-    )
+    split = "also split the box into instances of --tp GPUs for prompts and for answers"
+    add("--disaggregate", action="store_true", help=split)
+    usage = "whose defaults: `vllm serve` or the class LLM"
+    add("--usage", choices=("server", "llm"), default="server", help=usage)
     add("--input-tokens", type=_count)
     add("--output-tokens", type=_count)
     load = plan.add_mutually_exclusive_group()
-    load.add_argument(
-        "--concurrency",
-        type=_clients,
-        default=1,
-        help="clients, each of which sends its next request when it has an answer",
-    )
+    clients = "clients, each of which sends its next request when it has an answer"
+    load.add_argument("--concurrency", type=_clients, default=1, help=clients)
     load.add_argument("--rate", type=_number, help="requests a second that arrive at random")
     add("--prefix-hit-rate", type=float, default=0.0, help="share of a prompt that is cached")
     add("--tpot-ms", type=_number, help="limit for the ranking")
     add("--ttft-ms", type=_number, help="limit for the ranking")
-    add("--prefer", choices=("throughput", "latency", "price"), default="throughput")
+    add("--prefer", choices=PREFERENCES, default="throughput")
     add("--price", type=float, help="price of one GPU for an hour")
-    add(
-        "--calibrate",
-        action="append",
-        default=[],
-        metavar="tp=1,concurrency=1,tpot_ms=4.9",
-        help="a point that was measured on this machine, of any model: "
-        + ", ".join(POINT_KEYS)
-        + "; one of the last four is enough, and --calibrate may be given several times",
-    )
+    point = f"a point that was measured on this machine, of any model: {', '.join(POINT_KEYS)}"
+    point += "; one of the last four is enough, and --calibrate may be given several times"
+    add("--calibrate", action="append", default=[], metavar=POINT, help=point)
     add("--launcher", choices=("mp", "ray"), default="mp")
-    add(
-        "--no-check",
-        action="store_true",
-        help="print the command without asking the installed vLLM",
-    )
+    no_check = "print the command without asking the installed vLLM"
+    add("--no-check", action="store_true", help=no_check)
     add("--json", action="store_true", help="one JSON object, of an error too")
     sub.add_parser("gpus", help="the catalogue, with sources and doubts")
     sub.add_parser("models", help="the shipped model configs")
@@ -179,58 +145,53 @@ def parse_point(text: str, workload: RequestMix) -> Point:
 
     Raises PlanningError for what cannot be read.
     """
+    said = read_pairs("--calibrate", text, POINT_KEYS, POINT)
     values: dict = {"input_tokens": workload.input_tokens, "output_tokens": workload.output_tokens}
-    for pair in text.split(","):
-        key, _, value = pair.strip().partition("=")
-        if key not in POINT_KEYS or not value:
-            raise PlanningError(
-                f"--calibrate cannot read {pair!r}: write pairs of {', '.join(POINT_KEYS)}, such "
-                "as tp=1,concurrency=1,tpot_ms=4.9."
-            )
+    if model := said.pop("model", None):
+        values["shape"] = load_shape(model)
+    for key, value in said.items():
         try:
-            if key == "model":
-                values["shape"] = load_shape(value)
-            elif key.endswith("_ms"):
-                values[key.replace("_ms", "_s")] = float(value) / 1e3
-            else:
-                values[key] = int(value) if key in SIZES else float(value)
-        except ValueError as problem:
-            if isinstance(problem, PlanningError):
-                raise
+            number = int(value) if key in SIZES else float(value)
+        except ValueError:
             raise PlanningError(
-                f"--calibrate cannot read {pair!r}: {value!r} is not a number."
+                f"--calibrate cannot read {key}={value}: {value!r} is not a number."
             ) from None
+        if key.endswith("_ms"):
+            values[key.replace("_ms", "_s")] = number / 1e3
+        else:
+            values[key] = number
     return Point(**values)
 
 
 def plan(args) -> dict:
     """The whole answer of the command as one dict (what --json prints)."""
     box, shape = _box(args), load_shape(args.model, args.quantization)
-    options, given = _options(args, shape)
+    options = _options(args, shape)
     workload = _workload(args, shape)
     calibration = _calibration(args, shape, box, workload, options)
     tuning = calibration.tuning if calibration else default_tuning(box.gpu)
     ranking = None
     if not (args.tp or args.pp or args.dp or args.disaggregate):
         goal = Goal(args.tpot_ms, args.ttft_ms, args.prefer)
-        ranking = rank(shape, box, workload, options, goal, tuning, args.price, args.usage)
+        ranking = rank(shape, box, workload, options, goal, tuning, args.price)
         prediction = (ranking.best or ranking.choices[0]).prediction
     else:
         layout = _layout(args, box)
-        memory = _memory_of(shape, box, layout, options, args.usage)
-        prediction = predict_speed(
-            shape, box, *layout, workload, options, tuning, args.usage, memory
-        )
+        memory = _memory_of(shape, box, layout, options)
+        prediction = predict_speed(shape, box, *layout, workload, options, tuning, memory)
     tp, pp, dp = prediction.tp, prediction.pp, prediction.dp
+    given = options.given()
+    if args.quantization:
+        given = {"quantization": args.quantization, **given}
     launch = commands(shape, tp, pp, dp, machines_for(box, tp, pp, dp), args.launcher, given)
     more = {}
     if args.disaggregate:
-        split = disaggregate(shape, box, tp, workload, options, tuning, args.usage)
+        split = disaggregate(shape, box, tp, workload, options, tuning)
         launch = commands_of(shape, box, tp, split, given)
         more["disaggregated"] = split.row()
     if options.speculative:
         alone = replace(options, speculative=None)
-        without = predict_speed(shape, box, tp, pp, dp, workload, alone, tuning, args.usage)
+        without = predict_speed(shape, box, tp, pp, dp, workload, alone, tuning)
         more["speculative"] = about_speculation(prediction, without.tpot_s)
     if not args.no_check:
         # what vLLM has to say while it is imported is not the answer
@@ -250,16 +211,11 @@ def _box(args) -> Box:
     return make_box(args.gpu, args.gpus, args.nodes, usable_gib=memory_gib, network_gb_s=network)
 
 
-def _options(args, shape) -> tuple[EngineOptions, dict]:
-    """(what decides memory and speed, what the launch command says)."""
-    given = {name: getattr(args, name, None) for name in OPTIONS}
-    options = EngineOptions(**{name: value for name, value in given.items() if name in IN_MEMORY})
-    if not args.speculative:
-        return options, given
-    drafts = read_speculation(shape, args.speculative)
-    return replace(options, speculative=drafts), given | {
-        "speculative_config": drafts.vllm_config()
-    }
+def _options(args, shape) -> EngineOptions:
+    known = {field.name for field in fields(EngineOptions)}
+    said = {name: value for name, value in vars(args).items() if name in known}
+    drafts = read_speculation(shape, args.speculative) if args.speculative else None
+    return EngineOptions(**said | {"speculative": drafts})
 
 
 def _drafting_model(options) -> ModelShape | None:
@@ -278,11 +234,8 @@ def _layout(args, box) -> tuple[int, int, int]:
 
 def _workload(args, shape) -> RequestMix:
     limit = args.max_model_len or shape.max_positions
-    output, prompt = args.output_tokens, args.input_tokens
-    if output is None:
-        output = min(128, max(1, limit // 4))
-    if prompt is None:
-        prompt = max(1, min(1024, limit - output))
+    output = args.output_tokens or min(128, max(1, limit // 4))
+    prompt = args.input_tokens or max(1, min(1024, limit - output))
     return RequestMix(prompt, output, args.concurrency, args.rate, args.prefix_hit_rate)
 
 
@@ -291,19 +244,19 @@ def _calibration(args, shape, box, workload, options) -> Calibration | None:
     return calibrate(shape, box, points, options) if points else None
 
 
-def _memory_of(shape, box, layout, options, usage) -> MemoryPlan:
+def _memory_of(shape, box, layout, options) -> MemoryPlan:
     """The memory of the layout that was asked for, which must fit."""
     problem = why_impossible(shape, box, *layout, options)
     if problem is None:
-        memory = plan_memory(shape, box, *layout, options, usage)
+        memory = plan_memory(shape, box, *layout, options)
         if memory.fits:
             return memory
         where = f"with {layout_flags(*layout)} on {box.gpu.name}"
         problem = f"{shape.name} does not fit {where}: {memory.problem}"
-    if near := nearest_valid(shape, box, *layout, options, usage):
+    if near := nearest_valid(shape, box, *layout, options):
         why = problem.rstrip(".")
         raise PlanningError(f"{why}; the nearest that works here is {near}.", near)
-    raise does_not_fit(shape, box, options, usage)
+    raise does_not_fit(shape, box, options)
 
 
 def list_gpus() -> None:

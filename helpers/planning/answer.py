@@ -8,6 +8,7 @@ from .doubts import Range
 from .hardware import GIB, Box
 from .launch import Launch
 from .load import SpeedPrediction
+from .memory import OWN
 from .models import ModelShape
 
 
@@ -59,7 +60,7 @@ def _sizes(shape, box, p: SpeedPrediction) -> dict:
         "tp": p.tp,
         "pp": p.pp,
         "dp": p.dp,
-        "options": {k: v for k, v in vars(m.options).items() if k != "speculative"},
+        "options": {k: v for k, v in vars(m.options).items() if k not in OWN},
         "workload": vars(p.workload),
         "parameters": shape.parameters(),
         "weights_gib_per_gpu": round(m.weights_gib_per_gpu, 4),

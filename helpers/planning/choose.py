@@ -15,6 +15,7 @@ from .models import ModelShape
 from .predict import Tuning
 
 MOST_GPUS = 64  # whose layouts are compared
+PREFERENCES = ("throughput", "latency", "price")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,6 @@ def rank(
     goal: Goal | None = None,
     tuning: Tuning | None = None,
     price_per_gpu_hour: float | None = None,
-    usage: str = "server",
 ) -> Ranking:
     """Rank all plans of a box for a model, a request mix and a goal.
 
@@ -131,11 +131,11 @@ def rank(
     """
     workload = workload or RequestMix()
     choices = [
-        choice_of(shape, box, layout, workload, options, tuning, price_per_gpu_hour, usage)
+        choice_of(shape, box, layout, workload, options, tuning, price_per_gpu_hour)
         for layout in combinations(box.gpus)
     ]
     if not any(c.fits for c in choices):
-        raise does_not_fit(shape, box, options, usage)
+        raise does_not_fit(shape, box, options)
     return _ranked(choices, box, goal or Goal())
 
 
@@ -157,7 +157,7 @@ def _ranked(choices, box: Box, goal: Goal) -> Ranking:
 
 def check_goal(goal: Goal) -> None:
     """Raise PlanningError for a goal that cannot be one."""
-    if goal.prefer not in ("throughput", "latency", "price"):
+    if goal.prefer not in PREFERENCES:
         raise PlanningError(
             f'A goal prefers "throughput", "latency" or "price", not {goal.prefer!r}.'
         )
@@ -179,17 +179,15 @@ def _order(choice: Choice, goal: Goal) -> tuple[float, float]:
     return price, -p.output_tokens_per_s
 
 
-def choice_of(
-    shape, box, layout, workload, options, tuning=None, price=None, usage="server"
-) -> Choice:
+def choice_of(shape, box, layout, workload, options, tuning=None, price=None) -> Choice:
     """One layout (tp, pp, dp), sized and predicted; not yet judged by a goal."""
     tp, pp, dp = layout
     if problem := why_impossible(shape, box, tp, pp, dp, options):
         return Choice(tp, pp, dp, why=problem)
-    memory = plan_memory(shape, box, tp, pp, dp, options, usage)
+    memory = plan_memory(shape, box, tp, pp, dp, options)
     if not memory.fits:
         return Choice(tp, pp, dp, why=memory.problem)
-    p = predict_speed(shape, box, tp, pp, dp, workload, options, tuning, usage, memory)
+    p = predict_speed(shape, box, tp, pp, dp, workload, options, tuning, memory)
     cost = None if price is None else price_per_million(price, tp * pp * dp, p.output_tokens_per_s)
     return Choice(tp, pp, dp, p, fits=True, price_per_million=cost)
 
@@ -342,18 +340,16 @@ def why_impossible(
     return None
 
 
-def holds(
-    shape: ModelShape, box: Box, tp: int, pp: int, dp: int = 1, options=None, usage="server"
-) -> bool:
+def holds(shape: ModelShape, box: Box, tp: int, pp: int, dp: int = 1, options=None) -> bool:
     """Whether vLLM accepts these sizes and every GPU of the box has room for its part."""
     return (
         why_impossible(shape, box, tp, pp, dp, options) is None
-        and plan_memory(shape, box, tp, pp, dp, options, usage).fits
+        and plan_memory(shape, box, tp, pp, dp, options).fits
     )
 
 
 def smallest_box(
-    shape: ModelShape, gpu, options=None, usage="server", more_than: int = 0
+    shape: ModelShape, gpu, options=None, more_than: int = 0
 ) -> tuple[Box, int, int] | None:
     """(box, TP, PP) of the fewest GPUs of a kind that hold the model; None when 64 do not.
 
@@ -363,7 +359,7 @@ def smallest_box(
         box = make_box(gpu, gpus, max(1, math.ceil(gpus / 8)))
         for tp in (t for t in (8, 4, 2, 1) if t <= gpus):
             pp = gpus // tp
-            if holds(shape, box, tp, pp, 1, options, usage):
+            if holds(shape, box, tp, pp, 1, options):
                 return box, tp, pp
     return None
 
@@ -390,10 +386,10 @@ def planned_box(
     return needed[0] if needed and needed[0].gpus > 8 else make_box(kind, 8, nodes)
 
 
-def does_not_fit(shape: ModelShape, box: Box, options, usage: str) -> PlanningError:
+def does_not_fit(shape: ModelShape, box: Box, options) -> PlanningError:
     """The error for a box that has no plan: why its most hopeful layout fails, and what works."""
     memories = {
-        layout: plan_memory(shape, box, *layout, options, usage)
+        layout: plan_memory(shape, box, *layout, options)
         for layout in combinations(min(box.gpus, MOST_GPUS))
         if why_impossible(shape, box, *layout, options) is None
     }
@@ -412,7 +408,7 @@ def does_not_fit(shape: ModelShape, box: Box, options, usage: str) -> PlanningEr
         f"{memory.problem}"
     )
     nearest = f"{layout_flags(tp, pp, dp)} --max-model-len {longest}" if longest else ""
-    if found := smallest_box(shape, box.gpu, options, usage, more_than=box.gpus):
+    if found := smallest_box(shape, box.gpu, options, more_than=box.gpus):
         bigger, tp, pp = found
         flags = layout_flags(tp, pp, 1)
         nearest = nearest or f"--gpus {bigger.gpus} {flags}"
@@ -427,9 +423,7 @@ def layout_flags(tp: int, pp: int, dp: int) -> str:
     return f"--tp {tp}" + f" --pp {pp}" * (pp > 1) + f" --dp {dp}" * (dp > 1)
 
 
-def nearest_valid(
-    shape: ModelShape, box: Box, tp: int, pp: int, dp: int, options=None, usage="server"
-) -> str:
+def nearest_valid(shape: ModelShape, box: Box, tp: int, pp: int, dp: int, options=None) -> str:
     """Flags of the valid plan of this box nearest to (tp, pp, dp); "" without one."""
 
     def distance(layout):
@@ -438,5 +432,5 @@ def nearest_valid(
         return between, -(t * p * d), abs(math.log(d / dp)), layout
 
     layouts = combinations(min(box.gpus, MOST_GPUS))
-    found = [c for c in layouts if holds(shape, box, *c, options, usage)]
+    found = [c for c in layouts if holds(shape, box, *c, options)]
     return layout_flags(*min(found, key=distance)) if found else ""

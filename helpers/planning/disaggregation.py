@@ -65,7 +65,6 @@ def disaggregate(
     mix: RequestMix,
     options: EngineOptions | None = None,
     tuning: Tuning | None = None,
-    usage: str = "server",
 ) -> Disaggregated:
     """The split of a box that serves most requests; of equals, the one with more decode instances.
 
@@ -86,9 +85,9 @@ def disaggregate(
             "--rate: plan it for so many clients (--concurrency) without them."
         )
     alone = make_box(box.gpu, tp)
-    memory = plan_memory(shape, alone, tp, options=options, usage=usage)
+    memory = plan_memory(shape, alone, tp, options=options)
     prompts = RequestMix(mix.input_tokens, 1, PROMPTS_AT_ONCE, None, mix.prefix_hit_rate)
-    filled = predict_speed(shape, alone, tp, 1, 1, prompts, options, tuning, usage, memory)
+    filled = predict_speed(shape, alone, tp, 1, 1, prompts, options, tuning, memory)
     steps = Steps(shape, alone, tp, 1, 1, memory.options, tuning)
     link = box.link_for(min(2 * tp, box.gpus) if box.nodes == 1 else box.gpus)
     kv_bytes = mix.input_tokens * shape.kv_bytes_per_token(tp, memory.options.kv_cache_dtype)

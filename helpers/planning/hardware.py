@@ -29,6 +29,17 @@ class PlanningError(OneLineError, ValueError):
         self.nearest = nearest
 
 
+def read_pairs(option: str, text: str, keys, example: str, needed=()) -> dict[str, str]:
+    """The {key: value} of 'key=value,key=value'; raises PlanningError for other keys than these."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    said = {key.strip(): value.strip() for key, _, value in pairs}
+    if set(needed) <= set(said) <= set(keys) and all(said.values()):
+        return said
+    raise PlanningError(
+        f"{option} cannot read {text!r}: write pairs of {', '.join(keys)}, such as {example}."
+    )
+
+
 @dataclass(frozen=True)
 class Link:
     """A way between GPUs.

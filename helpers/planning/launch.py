@@ -51,28 +51,8 @@ class Launch:
         return "\n".join(f"{c.text}  # {c.where}" for c in self.commands)
 
 
-# Options that a plan may set, and vLLM's default where one need not be written.
-OPTIONS = {
-    "quantization": None,
-    "max_model_len": None,
-    "gpu_memory_utilization": 0.92,
-    "kv_cache_dtype": "auto",
-    "max_num_batched_tokens": None,
-    "max_num_seqs": None,
-    "kv_cache_memory_bytes": None,
-    "enforce_eager": False,
-    "enable_expert_parallel": False,
-    "decode_context_parallel_size": 1,
-    "speculative_config": None,
-    "kv_transfer_config": None,
-}
-
-
 def serve_arguments(shape: ModelShape, tp: int, pp: int, dp: int, given: dict) -> list[str]:
-    """`vllm serve` for a plan with only what differs from vLLM's defaults.
-
-    Raises PlanningError for an option that the planner does not know.
-    """
+    """`vllm serve` for a plan. given: engine arguments by vLLM's names."""
     argv = ["vllm", "serve", shape.source]
     for flag, size in (
         ("--tensor-parallel-size", tp),
@@ -82,10 +62,6 @@ def serve_arguments(shape: ModelShape, tp: int, pp: int, dp: int, given: dict) -
         if size > 1:
             argv += [flag, str(size)]
     for name, value in given.items():
-        if name not in OPTIONS:
-            raise PlanningError(f"The planner knows no engine option {name!r}.")
-        if value in (None, False, OPTIONS[name]):
-            continue
         text = json.dumps(value) if isinstance(value, dict) else str(value)
         argv += ["--" + name.replace("_", "-")] + ([] if value is True else [text])
     return argv

@@ -329,7 +329,6 @@ def predict_speed(
     workload: RequestMix | None = None,
     options: EngineOptions | None = None,
     tuning: Tuning | None = None,
-    usage: str = "server",
     memory: MemoryPlan | None = None,
 ) -> SpeedPrediction:
     """Predict TPOT, TTFT and throughput of one plan. The memory must fit (plan_memory).
@@ -338,7 +337,7 @@ def predict_speed(
     """
     mix = workload or RequestMix()
     check_mix(mix)
-    memory = memory or plan_memory(shape, box, tp, pp, dp, options, usage)
+    memory = memory or plan_memory(shape, box, tp, pp, dp, options)
     _check_length(mix, memory.options, shape)
     kind = SpeculativeSteps if memory.options.speculative else Steps
     steps = kind(shape, box, tp, pp, dp, memory.options, tuning)

@@ -37,6 +37,9 @@ LARGE_BLOCK_MIB = 20  # larger blocks are not split: max_split_size_mb of GPUWor
 SAMPLER_FIXED_INTS = 3 * 1024 + 128 + 1024 + 129 + 128
 
 
+OWN = ("speculative", "usage")  # of these options: not vLLM's names
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """Engine arguments that decide memory, by vLLM's names. None: its default for the hardware."""
@@ -52,6 +55,13 @@ class EngineOptions:
     enable_expert_parallel: bool = False
     decode_context_parallel_size: int = 1
     speculative: Speculation | None = None
+    usage: str = "server"  # whose defaults: "server" for `vllm serve`, "llm" for the class LLM
+
+    def given(self) -> dict:
+        """What is not vLLM's default, by the names of its engine arguments."""
+        said = {k: v for k, v in vars(self).items() if v != getattr(EngineOptions, k)}
+        drafts = {"speculative_config": self.speculative.vllm_config()} if self.speculative else {}
+        return {k: v for k, v in said.items() if k not in OWN} | drafts
 
     def expert_ranks(self, tp: int, dp: int) -> int:
         """Over how many ranks whole experts are spread; 1: every expert is cut instead."""
@@ -171,21 +181,19 @@ class MemoryPlan:
 
 # ---------------------------------------------------------------------- vLLM's defaults
 def default_options(
-    gpu: Gpu, shape: ModelShape, options: EngineOptions, world_size=1, usage="server"
+    gpu: Gpu, shape: ModelShape, options: EngineOptions, world_size=1
 ) -> EngineOptions:
-    """Fill in vLLM's defaults for this hardware (EngineArgs.get_batch_defaults).
-
-    usage: "server" for `vllm serve`, "llm" for the Python class LLM: their batch limits differ.
-    """
+    """Fill in vLLM's defaults for this hardware (EngineArgs.get_batch_defaults)."""
+    server = options.usage == "server"
     if gpu.family == "cpu":
-        tokens, seqs = (2048, 128) if usage == "server" else (4096, 256)
+        tokens, seqs = (2048, 128) if server else (4096, 256)
         tokens, seqs = tokens * world_size, seqs * world_size
     elif gpu.usable_gib >= 160:
         tokens, seqs = 16384, 1024
     elif gpu.usable_gib >= 70 and "A100" not in gpu.full_name:
-        tokens, seqs = (8192 if usage == "server" else 16384), 1024
+        tokens, seqs = (8192 if server else 16384), 1024
     else:
-        tokens, seqs = (2048 if usage == "server" else 8192), 256
+        tokens, seqs = (2048 if server else 8192), 256
     length = options.max_model_len or shape.max_positions
     seqs = options.max_num_seqs or seqs
     if options.max_num_batched_tokens is None:
@@ -380,7 +388,6 @@ def plan_memory(
     pp: int = 1,
     dp: int = 1,
     options: EngineOptions | None = None,
-    usage: str = "server",
 ) -> MemoryPlan:
     """Divide the memory of every GPU as vLLM would.
 
@@ -395,7 +402,7 @@ def plan_memory(
     if problem := why_refused(shape, tp, pp, dp, given):
         raise PlanningError(problem)
     ep, drafts = given.expert_ranks(tp, dp), given.speculative
-    options = default_options(gpu, shape, given, tp * pp, usage)
+    options = default_options(gpu, shape, given, tp * pp)
     tokens = block_tokens(shape, tp, options.kv_cache_dtype, options.block_size)
     # a block is spread over the ranks that share a context: each keeps an equal share of its tokens
     options = replace(options, block_size=tokens * given.decode_context_parallel_size)

@@ -8,9 +8,10 @@ When each is accepted with probability a, given those before it, a step gives
 (1 - a^(k+1)) / (1 - a) tokens on average (Leviathan et al., arXiv 2211.17192, equation 1).
 """
 
+import contextlib
 from dataclasses import dataclass, replace
 
-from .hardware import GIB, PlanningError
+from .hardware import GIB, PlanningError, read_pairs
 from .models import ModelShape, load_shape, rank_tensors, why_invalid
 
 METHODS = ("ngram", "draft_model", "eagle3", "mtp")
@@ -79,15 +80,10 @@ def read_speculation(target: ModelShape, text: str) -> Speculation:
     """
     keys = ("method", "model", "num_speculative_tokens", "acceptance")
     example = "method=ngram,num_speculative_tokens=4,acceptance=0.6"
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    said = {key.strip(): value.strip() for key, _, value in pairs}
-    if not set(said) <= set(keys) or not {"num_speculative_tokens", "acceptance"} <= set(said):
-        raise PlanningError(
-            f"--speculative cannot read {text!r}: write pairs of {', '.join(keys)}, such as "
-            f"{example}."
-        )
+    said = read_pairs("--speculative", text, keys, example, needed=keys[2:])
     method = said.get("method", "draft_model")
-    tokens, acceptance = _tokens(said), _acceptance(said)
+    tokens = _within(1, 32, int, said, "num_speculative_tokens", "a whole number")
+    acceptance = _within(0, 1, float, said, "acceptance", "the probability that a draft is kept")
     if method not in METHODS:
         raise PlanningError(
             f"No data for speculation by {method!r}: the planner has it for {', '.join(METHODS)}."
@@ -110,25 +106,12 @@ def read_speculation(target: ModelShape, text: str) -> Speculation:
     return Speculation(method, tokens, acceptance, drafter)
 
 
-def _tokens(said: dict) -> int:
-    text = said["num_speculative_tokens"]
-    if not text.isdecimal() or not 1 <= int(text) <= 32:
-        raise PlanningError(
-            f"num_speculative_tokens must be a whole number from 1 to 32, not {text}."
-        )
-    return int(text)
-
-
-def _acceptance(said: dict) -> float:
-    try:
-        if 0 <= (value := float(said["acceptance"])) <= 1:
+def _within(low, high, kind, said: dict, key: str, what: str):
+    """A number of the option. Raises PlanningError for one that is not between low and high."""
+    with contextlib.suppress(ValueError):
+        if low <= (value := kind(said[key])) <= high:
             return value
-    except ValueError:
-        pass
-    raise PlanningError(
-        "acceptance is the probability that a drafted token is kept, from 0 to 1, not "
-        f"{said['acceptance']}."
-    )
+    raise PlanningError(f"{key} must be {what}, from {low} to {high}, not {said[key]}.")
 
 
 def mtp_head(target: ModelShape) -> ModelShape:

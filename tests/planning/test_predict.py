@@ -255,7 +255,7 @@ def test_a_kv_cache_that_is_larger_than_the_gpu_does_not_fit():
 )
 def test_the_activation_peak_is_what_a_first_start_on_an_h100_logged(model, options, measured_mib):
     memory = plan_memory(
-        load_shape(model), make_box("H100"), options=EngineOptions(**options), usage="llm"
+        load_shape(model), make_box("H100"), options=EngineOptions(**options, usage="llm")
     )
     assert memory.worst.activation / 2**20 == pytest.approx(measured_mib, rel=0.015)
 

@@ -151,7 +151,7 @@ def test_batch_defaults_are_vllms(usage, memory_gib, name, monkeypatch):
     tokens, seqs = EngineArgs.get_batch_defaults(1)
     context = UsageContext.OPENAI_API_SERVER if usage == "server" else UsageContext.LLM_CLASS
     ours = default_options(
-        get_gpu(name, memory_gib), load_shape("Qwen2.5-7B"), EngineOptions(), 1, usage
+        get_gpu(name, memory_gib), load_shape("Qwen2.5-7B"), EngineOptions(usage=usage)
     )
     assert (ours.max_num_batched_tokens, ours.max_num_seqs) == (tokens[context], seqs[context])
 
@@ -251,7 +251,9 @@ def test_kv_bytes_per_token(name, tp, dtype, expected):
 
 def test_what_an_h100_said_of_qwen_7b():
     """vLLM 0.32 on one H100: weights 14.29 GiB, 1,023,936 tokens of KV cache at 0.92."""
-    memory = plan_memory(load_shape("Qwen2.5-7B"), make_box("H100-SXM"), usage="llm")
+    memory = plan_memory(
+        load_shape("Qwen2.5-7B"), make_box("H100-SXM"), options=EngineOptions(usage="llm")
+    )
     assert memory.weights_gib_per_gpu == pytest.approx(14.29, abs=0.005)
     assert memory.kv_cache_tokens == pytest.approx(1_023_936, rel=0.03)
 

@@ -230,6 +230,7 @@ def rule_of_thumb(box: Box, choices) -> Choice | None:
 
 
 SAME, CANNOT_TELL, AHEAD, MISSES = "same plan", "cannot tell", "ranking ahead", "rule misses"
+ALL_MISS = "all miss"  # no plan runs all requests at once
 
 
 def against_rule(case: str, ranking: Ranking, goal: Goal, error: float) -> dict:
@@ -250,7 +251,9 @@ def against_rule(case: str, ranking: Ranking, goal: Goal, error: float) -> dict:
         return {**row, "times": None, "verdict": MISSES, "why": why}
     times = _order(rule, goal)[0] / _order(first, goal)[0]
     verdict = AHEAD if times > (1 + error) / (1 - error) else CANNOT_TELL
-    if first.layout == rule.layout:
+    if ranking.best is None:
+        verdict = ALL_MISS
+    elif first.layout == rule.layout:
         verdict = SAME
     return {**row, "times": times, "verdict": verdict, "why": first.why}
 
@@ -280,7 +283,8 @@ def _reasons(ordered, best, thumb, goal):
     yield (
         f"Each GPU holds {m.weights_gib_per_gpu:.1f} GiB of weights, and a replica has room for "
         f"{m.kv_cache_tokens:,} tokens of KV cache, or {m.max_concurrency:.1f} requests of "
-        f"{m.options.max_model_len:,} tokens."
+        f"{m.options.max_model_len:,} tokens; one of this load has "
+        f"{p.workload.input_tokens + p.workload.output_tokens:,}."
     )
     if p.tpot_s:  # an answer of one token has none
         part, ms = max(p.tpot.ms().items(), key=lambda item: item[1])

@@ -27,7 +27,7 @@ from helpers.display.figures import (
     rows_down,
     ticks,
 )
-from helpers.planning.choose import AHEAD, CANNOT_TELL, MISSES, SAME
+from helpers.planning.choose import AHEAD, ALL_MISS, CANNOT_TELL, MISSES, SAME
 from helpers.planning.wording import PART_NAMES, short_name
 
 # The same colour for a part in every figure.
@@ -281,7 +281,7 @@ def rule_of_thumb(rows: list[dict], caption: str) -> None:
     requests = sorted({row["requests"] for row in rows})
     title = "The rule of thumb against the planner's best"
     fig, ax = figures.figure(title, size=(8.6, 0.42 * len(cases) + 1.8))
-    looks = {SAME: GREEN, CANNOT_TELL: GREY, AHEAD: RED, MISSES: PURPLE}
+    looks = {SAME: GREEN, CANNOT_TELL: GREY, AHEAD: RED, MISSES: PURPLE, ALL_MISS: PURPLE}
     for row in rows:
         x, y = requests.index(row["requests"]), cases.index((row["case"], row["best by"]))
         ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=looks[row["verdict"]])
@@ -300,4 +300,5 @@ def _verdict(row: dict) -> str:
     """A cell of that grid in words."""
     if row["verdict"] == AHEAD:
         return f"planner: {row['times']:.2f}x"
-    return row["verdict"] + (f": {row['times']:.2f}x" if row["verdict"] == CANNOT_TELL else "")
+    times = f": {row['times']:.2f}x" if row["verdict"] in (CANNOT_TELL, ALL_MISS) else ""
+    return row["verdict"] + times

@@ -6,14 +6,14 @@ import textwrap
 from helpers.verdicts.gain import Gain
 
 from . import recorded
-from .choose import CANNOT_TELL, SAME, Choice, Ranking
+from .choose import ALL_MISS, CANNOT_TELL, MISSES, SAME, Choice, Ranking
 from .hardware import GIB, Box
 from .inventory import Device, Inventory
 from .launch import Launch
 from .layouts import INPUT_TOKENS, Trial, recorded_on_two_gpus
 from .load import SpeedPrediction
 from .memory import MemoryPlan
-from .models import ModelShape, weight_parts, why_invalid
+from .models import ModelShape, weight_bytes, weight_parts, why_invalid
 from .week5_plan import Expected, slower
 
 # The parts of a decode step, as a figure's legend and a sentence name them.
@@ -154,9 +154,12 @@ def kv_room(tp: int, memory: MemoryPlan) -> str:
 def sizes_in_short(shape: ModelShape, memories: dict[int, MemoryPlan]) -> list[str]:
     """What to keep of the sizes. memories: {tensor parallel size: its memory}, smallest first."""
     few, many = min(memories), max(memories)
-    weights = [memories[tp].weights_gib_per_gpu for tp in (few, many)]
+    one, each = (memories[tp].weights_gib_per_gpu for tp in (few, many))
+    more = one - weight_bytes(shape, few) / GIB
     out = [
-        f"Weights on each GPU: {weights[0]:.1f} GiB with TP {few}, {weights[1]:.1f} with TP {many}."
+        f"Weights on each GPU: {one:.1f} GiB with TP {few}, {each:.1f} with TP {many}, "
+        f"as PyTorch allocates them: in whole blocks and with the rotary table, {more:.2f} GiB "
+        f"more than the parameters alone with TP {few}."
     ]
     if memories[few].fits and few < many:
         tokens = [memories[tp].kv_cache_tokens for tp in (few, many)]
@@ -403,9 +406,12 @@ def calibrated(rows: list[dict]) -> str:
     nearer = sum(_off(row, "after") < _off(row, "before") for row in others)
     carries = "carries over" if after < before else "does not carry over"
     advice = "" if after < before else ": plan with the constants as they were"
+    busy = any(row["disturbed"] for row in rows)
+    so = f"So in this run TP 1 {carries} to them{advice}."
+    so = "Other programs disturbed the trials, so this judges nobody." if busy else so
     return textwrap.fill(
         f"The {len(others)} times that were not fitted: {before:.0%} off on average before, "
-        f"{after:.0%} after; {nearer} came nearer. So in this run TP 1 {carries} to them{advice}.",
+        f"{after:.0%} after; {nearer} came nearer. {so}",
         LINE,
     )
 
@@ -570,15 +576,17 @@ def about_rule(rows: list[dict]) -> str:
     """Under the comparison of rule and ranking. rows: of choose.against_rule."""
     same = sum(row["verdict"] == SAME for row in rows)
     close = sum(row["verdict"] == CANNOT_TELL for row in rows)
+    missing = sum(row["verdict"] in (MISSES, ALL_MISS) for row in rows)
     error, within, numbers = recorded.usual_error()
     return (
         f"In {same} of {len(rows)} cases the rule's plan is the planner's best. In {close} more "
         f"they differ by less than {(1 + error) / (1 - error):.2f} times, which two errors of "
         f"{error:.0%} explain ({within} of {numbers} times recorded on one H100 were predicted "
         "within that): nobody can tell such plans apart here, and the rule wins, because it costs "
-        "no planning. Elsewhere the number says how many times as good the planner's best would "
-        "be. That is a hypothesis: of several GPUs only TP 2 and PP 2 of two H100s were measured, "
-        "for up to 8 streams (section 4)."
+        f"no planning. In {missing} (purple) not all requests run at once, with the rule's plan "
+        "or, where all miss, with any. The number says how many times as good the planner's best "
+        "would be. That is a hypothesis: of several GPUs only TP 2 and PP 2 of two H100s were "
+        "measured, for up to 8 streams (section 4)."
     )
 
 

@@ -138,7 +138,8 @@ def test_a_difference_that_the_planners_error_explains_is_none():
 
 def test_a_goal_that_nothing_meets_says_why():
     row = against("Llama-3.1-70B", plan.make_box("L40S", 4), "latency", 64)
-    assert "requests run at once" in row["why"]
+    assert "requests run at once" in row["why"] and row["verdict"] == "all miss"
+    assert "In 1 (purple) not all requests run at once" in wording.about_rule([row])
 
 
 def trial(tp, tpot_ms, allreduce_us=None, disturbed=0.0, waited=0.0):
@@ -202,13 +203,14 @@ def test_a_miss_says_what_it_means(after, disturbed, words):
 
 
 def test_a_calibration_is_judged_by_what_it_was_not_fitted_to():
-    fitted = {"measured": 2.0, "before": 2.6, "after": 2.0, "fitted": True}
-    other = {"measured": 10.0, "before": 11.0, "after": 10.4, "fitted": False}
+    fitted = {"measured": 2.0, "before": 2.6, "after": 2.0, "fitted": True, "disturbed": ""}
+    other = {"measured": 10.0, "before": 11.0, "after": 10.4, "fitted": False, "disturbed": ""}
     said = " ".join(wording.calibrated([fitted, other]).split())
     assert "10% off on average before, 4% after; 1 came nearer" in said and "carries over" in said
     worse = " ".join(wording.calibrated([fitted, {**other, "after": 8.0}]).split())
     assert "10% off on average before, 20% after; 0 came nearer" in worse
     assert "does not carry over" in worse and "constants as they were" in worse
+    assert "judges nobody" in wording.calibrated([fitted, {**other, "disturbed": "a GPU ..."}])
 
 
 def test_the_recorded_errors_are_one_row_for_each_machine_and_quantity():
@@ -288,7 +290,8 @@ def test_what_to_keep_of_the_sizes_is_said_of_the_smallest_and_the_largest():
     model = plan.load_shape("Qwen2.5-7B")
     memories = {tp: plan.plan_memory(model, plan.make_box("H100-SXM", tp), tp) for tp in (1, 4)}
     weights, tokens = wording.sizes_in_short(model, memories)
-    assert weights == "Weights on each GPU: 14.3 GiB with TP 1, 3.6 with TP 4."
+    assert weights.startswith("Weights on each GPU: 14.3 GiB with TP 1, 3.6 with TP 4, as")
+    assert "0.10 GiB more than the parameters alone with TP 1" in weights
     assert "4 times the GPUs keep" in tokens
     assert len(wording.sizes_in_short(model, {1: memories[1]})) == 1, "nothing to compare"
 

@@ -338,12 +338,27 @@ def recorded(records: list[dict]) -> dict:
     ]
     machine = f"{two['machine']['cores']} cores of an {two['machine']['cpu']}"
     allreduce = two["measured"]["allreduce"]
+    found = summary(rows)
+    times = [s for s in found if s["kind"] == "gpu" and s["quantity"] in ("tpot_ms", "prefill_ms")]
+    within, numbers = (sum(s[key] for s in times) for key in ("within_target", "numbers"))
     return {
         "about": "written by python -m benchmarks.planner.accuracy --write",
-        "accuracy": summary(rows),
-        "regrets": regrets(records),
+        "errors": _by_kind("one H100", "gpu", found) + _by_kind("two CPU cores", "cpu", found),
+        "usual_error": [max(s["target"] for s in times), within, numbers],
         "tp2": {"machine": machine, "steps": steps, "allreduce": allreduce},
     }
+
+
+def _by_kind(machine: str, kind: str, found: list[dict]) -> list[dict]:
+    """One row for each quantity: the records of all machines of a kind together."""
+    rows = []
+    for quantity in TARGETS:
+        mine = [s for s in found if (s["kind"], s["quantity"]) == (kind, quantity)]
+        if numbers := sum(s["numbers"] for s in mine):
+            mean = sum(s["mean"] * s["numbers"] for s in mine) / numbers
+            row = {"machine": machine, "quantity": quantity, "numbers": numbers, "mean": mean}
+            rows.append(row | {"worst": max(s["worst"] for s in mine)})
+    return rows
 
 
 # ---------------------------------------------------------------------- the report

@@ -15,6 +15,7 @@ from helpers import OneLineError
 
 GIB = 2**30
 CATALOGUE_FILE = Path(__file__).with_name("hardware.json")
+NUMBERS = ("memory_gb", "bandwidth_gb_s", "tflops_16bit")  # that every entry has
 NETWORK_GB_S = 50.0  # of one GPU between machines, one direction: an adapter of 400 Gb/s for each
 
 
@@ -38,6 +39,11 @@ def read_pairs(option: str, text: str, keys, example: str, needed=()) -> dict[st
     raise PlanningError(
         f"{option} cannot read {text!r}: write pairs of {', '.join(keys)}, such as {example}."
     )
+
+
+# By the first number of the compute capability.
+FAMILIES = {"cpu": "cpu", "7": "volta", "8": "ampere", "9": "hopper"}
+FAMILIES |= {"10": "blackwell", "12": "blackwell"}
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,10 @@ class Gpu:
     usable_gib: float
     bandwidth_gb_s: float
     tflops_16bit: float
-    tflops_fp8: float | None
-    capability: str
     link: Link | None
     pcie: Link
+    tflops_fp8: float | None = None
+    capability: str = "unknown"
     source: str = ""
     doubts: dict = field(default_factory=dict)
     tflops_fp4: float | None = None
@@ -84,16 +90,7 @@ class Gpu:
     @property
     def family(self) -> str:
         """Which set of measured constants applies: 'hopper', 'ampere', ... or 'cpu'."""
-        if self.capability == "cpu":
-            return "cpu"
-        major = self.capability.split(".")[0]
-        return {
-            "7": "volta",
-            "8": "ampere",
-            "9": "hopper",
-            "10": "blackwell",
-            "12": "blackwell",
-        }.get(major, "other")
+        return FAMILIES.get(self.capability.split(".")[0], "other")
 
     def flops(self, kernel: str) -> float:
         """FLOP/s of the kernels that vLLM multiplies with.
@@ -129,23 +126,13 @@ def _squash(name: str) -> str:
 
 def _gpu_from(name: str, entry: dict) -> Gpu:
     try:
-        link = Link(**entry["link"]) if entry.get("link") else None
-        return Gpu(
-            name=name,
-            full_name=entry.get("full_name", name),
-            memory_gb=float(entry["memory_gb"]),
-            usable_gib=float(entry.get("usable_gib") or entry["memory_gb"] * 1e9 / GIB * 0.98),
-            bandwidth_gb_s=float(entry["bandwidth_gb_s"]),
-            tflops_16bit=float(entry["tflops_16bit"]),
-            tflops_fp8=entry.get("tflops_fp8"),
-            capability=str(entry.get("capability", "unknown")),
-            link=link,
-            pcie=Link(**entry.get("pcie", {"kind": "PCIe 4 x16", "gb_s": 32})),
-            source=entry.get("source", "given by the user"),
-            doubts=entry.get("doubts", {}),
-            tflops_fp4=entry.get("tflops_fp4"),
-            between=entry.get("between", {}),
-        )
+        number = {key: float(entry[key]) for key in NUMBERS}
+        usable_gib = float(entry.get("usable_gib") or number["memory_gb"] * 1e9 / GIB * 0.98)
+        links = {"link": Link(**entry["link"]) if entry.get("link") else None}
+        links["pcie"] = Link(**entry.get("pcie", {"kind": "PCIe 4 x16", "gb_s": 32}))
+        said = {key: value for key, value in entry.items() if key in Gpu.__dataclass_fields__}
+        said = {"full_name": name, **said} | number | links
+        return Gpu(name=name, **said | {"usable_gib": usable_gib})
     except (KeyError, TypeError, ValueError) as problem:
         raise PlanningError(
             f"The hardware entry {name!r} is not usable ({problem!r}): it needs memory_gb, "
@@ -154,36 +141,27 @@ def _gpu_from(name: str, entry: dict) -> Gpu:
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> dict:
+def _entries() -> dict[str, dict]:
+    """What ``hardware.json`` says, and what is added in this process."""
     return json.loads(CATALOGUE_FILE.read_text())["gpus"]
 
 
-_ADDED: dict = {}
-
-
 def catalogue() -> dict[str, Gpu]:
-    """All known GPUs by name: those of ``hardware.json`` and those added in this process."""
-    return {name: _gpu_from(name, entry) for name, entry in {**_shipped(), **_ADDED}.items()}
+    """All known GPUs by name."""
+    return {name: _gpu_from(name, entry) for name, entry in _entries().items()}
 
 
-def add_gpu(name: str, *, memory_gb, bandwidth_gb_s, tflops_16bit, source: str, **more) -> Gpu:
+def add_gpu(name: str, *, source: str, **entry) -> Gpu:
     """Add a GPU that the catalogue has no data for; ``source`` says where the numbers come from.
 
-    ``more``: usable_gib, tflops_fp8, capability ("9.0"), link and pcie as dicts of kind and gb_s.
-    Raises PlanningError for numbers that are not positive.
+    entry: memory_gb, bandwidth_gb_s, tflops_16bit, and what else an entry of ``hardware.json`` may
+    have. Raises PlanningError for numbers that are not positive.
     """
-    entry = {
-        "memory_gb": memory_gb,
-        "bandwidth_gb_s": bandwidth_gb_s,
-        "tflops_16bit": tflops_16bit,
-        "source": source,
-        **more,
-    }
-    for key in ("memory_gb", "bandwidth_gb_s", "tflops_16bit"):
-        if not isinstance(entry[key], (int, float)) or not entry[key] > 0:
-            raise PlanningError(f"A GPU needs a positive {key}, and {entry[key]!r} is not one.")
-    gpu = _gpu_from(name, entry)
-    _ADDED[name] = entry
+    for key in NUMBERS:
+        if not isinstance(entry.get(key), (int, float)) or not entry[key] > 0:
+            raise PlanningError(f"A GPU needs a positive {key}, and {entry.get(key)!r} is not one.")
+    gpu = _gpu_from(name, {**entry, "source": source})
+    _entries()[name] = {**entry, "source": source}
     return gpu
 
 
@@ -220,7 +198,7 @@ def get_gpu(name: str | Gpu, usable_gib: float | None = None) -> Gpu:
 
 
 def _look_up(name: str) -> Gpu:
-    entries = {**_shipped(), **_ADDED}
+    entries = _entries()
     wanted = _squash(name).removeprefix("nvidia")
     for key, entry in entries.items():
         names = [key, entry.get("full_name", key), *entry.get("aliases", ())]

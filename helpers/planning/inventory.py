@@ -247,7 +247,6 @@ def cpu_box(ranks: int = 1, probe: dict | None = None) -> Box:
         usable_gib=memory / GIB,
         bandwidth_gb_s=probe["bandwidth_gb_s"],
         tflops_16bit=probe["gflops"] / 1e3,
-        tflops_fp8=None,
         capability="cpu",
         link=between,
         pcie=between,
@@ -257,7 +256,13 @@ def cpu_box(ranks: int = 1, probe: dict | None = None) -> Box:
 
 
 @lru_cache(maxsize=1)
-def _limits_of_a_core() -> str:
+def probe_cpu() -> dict:
+    """Measure a core in about three seconds, once: {"bandwidth_gb_s", "copy_gb_s", "gflops"}.
+
+    Reading memory, copying it (bytes copied, not read plus written), and bfloat16 products, in a
+    child process, so that thread settings of this one stay as they are. Other load on the machine
+    lowers the numbers. Raises PlanningError when the child fails.
+    """
     result = subprocess.run(
         [sys.executable, "-m", "helpers.lessons.machine_limits", "cpu"],
         capture_output=True,
@@ -269,17 +274,7 @@ def _limits_of_a_core() -> str:
     if result.returncode:
         why = result.stderr.strip()[-200:] or "the probe stopped"
         raise PlanningError(f"The CPU could not be probed: {why}.")
-    return result.stdout.strip().splitlines()[-1]
-
-
-def probe_cpu() -> dict:
-    """Measure a core in about three seconds, once: {"bandwidth_gb_s", "copy_gb_s", "gflops"}.
-
-    Reading memory, copying it (bytes copied, not read plus written), and bfloat16 products, in a
-    child process, so that thread settings of this one stay as they are. Other load on the machine
-    lowers the numbers. Raises PlanningError when the child fails.
-    """
-    limits = json.loads(_limits_of_a_core())
+    limits = json.loads(result.stdout.strip().splitlines()[-1])
     return {
         "bandwidth_gb_s": limits["read_gb_per_s"],
         "copy_gb_s": limits["copy_gb_per_s"] / 2,

@@ -20,48 +20,18 @@ def _recorded() -> dict:
     return json.loads(FILE.read_text())
 
 
-def accuracy() -> list[dict]:
-    """The planner's errors: one row for each machine and quantity, shares of what was measured.
-
-    Rows: {"machine", "quantity", "numbers", "mean", "worst", "plain_mean", "committed_mean",
-    "within_target", ...}; mean and worst are after one calibration run of that machine.
-    """
-    return _recorded()["accuracy"]
-
-
 def errors() -> list[dict]:
     """The planner's errors by kind of machine and quantity, all its records together.
 
     Rows: {"machine", "quantity", "numbers", "mean", "worst"}; shares of what was measured, after
     one calibration run of that machine.
     """
-    kinds = {"one H100": "gpu", "two CPU cores": "cpu"}
-    rows = []
-    for machine, kind in kinds.items():
-        mine = [row for row in accuracy() if row["kind"] == kind]
-        for quantity in dict.fromkeys(row["quantity"] for row in mine):
-            of_kind = [row for row in mine if row["quantity"] == quantity]
-            numbers = sum(row["numbers"] for row in of_kind)
-            mean = sum(row["mean"] * row["numbers"] for row in of_kind) / numbers
-            worst = max(row["worst"] for row in of_kind)
-            row = {"machine": machine, "quantity": quantity, "numbers": numbers}
-            rows.append({**row, "mean": mean, "worst": worst})
-    return rows
-
-
-def _gpu_times() -> list[dict]:
-    return [
-        row
-        for row in accuracy()
-        if row["kind"] == "gpu" and row["quantity"] in ("tpot_ms", "prefill_ms")
-    ]
+    return _recorded()["errors"]
 
 
 def usual_error() -> tuple[float, int, int]:
     """(error as a share, how many times of recorded GPUs are within it, of how many)."""
-    rows = _gpu_times()
-    within, numbers = (sum(row[key] for row in rows) for key in ("within_target", "numbers"))
-    return max(row["target"] for row in rows), within, numbers
+    return tuple(_recorded()["usual_error"])
 
 
 def allreduce(has_gpu: bool) -> tuple[list[dict], str]:

@@ -7,7 +7,6 @@ parser and its configuration checks (no engine is started) and returns vLLM's ob
 import contextlib
 import io
 import json
-import re
 import shlex
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -237,6 +236,8 @@ def _objection(arguments: list[str]) -> str:
             from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
             from vllm.usage.usage_lib import UsageContext
 
+            from helpers.engine.failure import one_line
+
             args = _parser().parse_args(arguments)
             args.model = args.model_tag or args.model
             validate_parsed_serve_args(args)
@@ -249,18 +250,10 @@ def _objection(arguments: list[str]) -> str:
             said = [line.strip() for line in lines if line.strip()]
             return said[-1] if said else "vLLM's parser refused the arguments"
         except Exception as problem:  # ValueError, pydantic's errors, NotImplementedError, ...
-            return quoted_objection(problem)
+            return one_line(problem)[:500] or type(problem).__name__
     return ""
 
 
 def check_all(launch: Launch, shape: ModelShape, drafter: ModelShape | None = None) -> Launch:
     """``check`` every command of a launch."""
     return replace(launch, commands=tuple(check(c, shape, drafter) for c in launch.commands))
-
-
-def quoted_objection(problem: BaseException) -> str:
-    """The sentence in vLLM's exception: pydantic wraps it in a header and an input dump."""
-    text = str(problem)
-    found = re.search(r"(?:Value error|Assertion failed), (.*?)(?: \[type=|$)", text, re.S)
-    sentence = " ".join((found.group(1) if found else text).split())[:500]
-    return sentence or type(problem).__name__

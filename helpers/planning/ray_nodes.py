@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.engine import processes
+from helpers.engine.failure import last_exception
 from helpers.server.start import free_port
 
 from .engine_child import LATE, EngineChild
@@ -95,7 +96,7 @@ class _Nodes:
     def start_head(self, deadline: float) -> str | None:
         """Where the second node can join, as the first one says; None when it does not come up."""
         where = [f"--port={free_port()}", "--include-dashboard=false"]
-        process, log = self._start(["--head", *where], [f"--temp-dir={self.folder}"])
+        process, log = self.start(["--head", *where], [f"--temp-dir={self.folder}"])
         while time.monotonic() < deadline and process.poll() is None:
             said = log.read_text(errors="replace") if log.exists() else ""
             if found := re.search(r"--address='([\d.]+:\d+)'", said):
@@ -103,11 +104,8 @@ class _Nodes:
             time.sleep(0.2)
         return None
 
-    def start_worker(self, address: str) -> None:
-        """Let the second node join."""
-        self._start([f"--address={address}"], [])
-
-    def _start(self, shown: list[str], hidden: list[str]):
+    def start(self, shown: list[str], hidden: list[str]):
+        """(process, log) of one more node. hidden: options that a person would not type."""
         number = len(self.processes)
         log = self.folder / f"node{number}.log"
         self.commands.append(" ".join(["ray", "start", *shown, *self.options]))
@@ -127,10 +125,10 @@ def _try_engine(profile, nodes: _Nodes) -> RayTrial:
     deadline = time.monotonic() + TIMEOUT_S
     address = nodes.start_head(deadline - TIMEOUT_S / 2)
     if address is None:
-        words = telling_line(nodes.folder / "node0.log")
+        words = _words(nodes.folder / "node0.log")
         late = f"The first Ray node did not start within {TIMEOUT_S / 2:.0f} s: {words}"
         return RayTrial(tuple(nodes.commands), problem=late)
-    nodes.start_worker(address)
+    nodes.start([f"--address={address}"], [])
     commands = tuple(nodes.commands)
     with EngineChild(nodes.environment) as child:
         heard = child.ask("wait_for_ray_nodes", deadline, address=address, nodes=2)
@@ -152,19 +150,13 @@ def _try_engine(profile, nodes: _Nodes) -> RayTrial:
             done = f"vLLM started on them in {started:.1f} s (TP 2, one rank a node)"
             return RayTrial(commands, count, engine=f"{done} and generated {OUTPUT_TOKENS} tokens.")
         late = heard["problem"] == LATE
-        words = f"no answer within {TIMEOUT_S:.0f} s" if late else telling_line(child.log)
+        words = f"no answer within {TIMEOUT_S:.0f} s" if late else _words(child.log)
     what = f"vLLM started in {started:.1f} s and then stopped" if started else "vLLM did not start"
     problem = f"{what} on the Ray backend here; its words: {words}"
     return RayTrial(commands, count, problem=problem)
 
 
-def telling_line(log: Path) -> str:
-    """The most telling last line of a log: the innermost exception if there is one."""
-    if not log.exists():
-        return "no message"
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    lines = [line for line in lines if " WARNING " not in line and " INFO " not in line] or lines
-    lines = [line for line in lines if "Engine core initialization failed" not in line] or lines
-    wrong = [line for line in lines if "Error:" in line or "Exception:" in line or "Failed" in line]
-    last = (wrong or lines or ["no message"])[-1]
-    return re.sub(r"^.*?(?=\b\w+(?:Error|Exception): )", "", last)[-400:]
+def _words(log: Path) -> str:
+    """The exception that a log ends with, or its last line."""
+    text = log.read_text(errors="replace").strip() if log.exists() else ""
+    return (last_exception(text) or text.rpartition("\n")[2] or "no message")[-400:]

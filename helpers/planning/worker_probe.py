@@ -53,34 +53,40 @@ class WorkerProbe:
             )
 
     def planning_allreduce(self, *sizes: int) -> list[dict]:
-        """Rows {"bytes", "seconds"}: an all-reduce of the tensor-parallel group, as vLLM does it.
-
-        sizes: payloads in bytes. On GPUs the mean of a run, since calls queue up; on the CPU the
-        lower quartile of the calls: other work on the machine only ever adds time.
-        """
+        """Rows of time_allreduce, of the tensor-parallel group as vLLM does it."""
         import torch
         from vllm.distributed.parallel_state import get_tp_group
 
-        group, rows = get_tp_group(), []
         device = getattr(self, "device", torch.device("cpu"))
-        on_gpu = device.type == "cuda"
-        wait = torch.cuda.synchronize if on_gpu else (lambda: None)
-        for size in sizes:
-            x = torch.ones(max(8, size // 2), dtype=torch.bfloat16, device=device)
-            count = max(5, min(50, int(5e8 / size)))
-            for _ in range(3):
-                group.all_reduce(x)
-            wait()
-            stamps = [time.perf_counter()]
-            for _ in range(count):
-                group.all_reduce(x)
-                stamps.append(time.perf_counter())
-            wait()
-            seconds = (time.perf_counter() - stamps[0]) / count
-            if not on_gpu:
-                seconds = sorted(b - a for a, b in pairwise(stamps))[count // 4]
-            rows.append({"bytes": x.numel() * 2, "seconds": seconds})
-        return rows
+        return time_allreduce(get_tp_group().all_reduce, sizes, device)
+
+
+def time_allreduce(all_reduce, sizes, device) -> list[dict]:
+    """Rows {"bytes", "seconds"} of ``all_reduce`` for payloads of so many bytes.
+
+    On GPUs the mean of a run, since calls queue up; on the CPU the lower quartile of the calls:
+    other work on the machine only ever adds time.
+    """
+    import torch
+
+    rows, on_gpu = [], device.type == "cuda"
+    wait = torch.cuda.synchronize if on_gpu else (lambda: None)
+    for size in sizes:
+        x = torch.ones(max(8, size // 2), dtype=torch.bfloat16, device=device)
+        count = max(5, min(50, int(5e8 / size)))
+        for _ in range(3):
+            all_reduce(x)
+        wait()
+        stamps = [time.perf_counter()]
+        for _ in range(count):
+            all_reduce(x)
+            stamps.append(time.perf_counter())
+        wait()
+        seconds = (time.perf_counter() - stamps[0]) / count
+        if not on_gpu:
+            seconds = sorted(b - a for a, b in pairwise(stamps))[count // 4]
+        rows.append({"bytes": x.numel() * 2, "seconds": seconds})
+    return rows
 
 
 def allreduce_sizes(on_cpu: bool) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ measured once more.
 
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -389,6 +390,7 @@ def measure_dp(profile) -> DataParallelTrial:
     ``problem``, not an exception.
     """
     import httpx
+    from openai import OpenAIError
 
     from helpers.server.server import ServerError, start_server
 
@@ -399,7 +401,7 @@ def measure_dp(profile) -> DataParallelTrial:
         return DataParallelTrial(problem=str(problem))
     try:
         shares, tokens_per_s = _send_requests(server)
-    except (httpx.HTTPError, OSError) as problem:
+    except (OpenAIError, httpx.HTTPError) as problem:
         failed = f"the server came up, then a request failed: {problem}"
         return DataParallelTrial(server.startup_s, server.command, problem=failed)
     finally:
@@ -411,20 +413,11 @@ def _send_requests(server) -> tuple[dict[str, int], float]:
     """({engine: requests that it answered}, output tokens/s of all together)."""
     from concurrent.futures import ThreadPoolExecutor
 
-    import httpx
-
-    model = server.openai().models.list().data[0].id
+    client = server.openai(timeout=120)
+    same = {"model": server.model, "max_tokens": OUTPUT_TOKENS, "extra_body": {"ignore_eos": True}}
 
     def send(i: int) -> None:
-        body = {
-            "model": model,
-            "prompt": [3 + i] * 32,
-            "max_tokens": OUTPUT_TOKENS,
-            "temperature": 0,
-            "ignore_eos": True,
-        }
-        url = f"{server.url}/v1/completions"
-        httpx.post(url, json=body, headers=server.headers, timeout=120).raise_for_status()
+        client.completions.create(prompt=[3 + i] * 32, temperature=0, **same)
 
     send(0)
     before = _answered(server)
@@ -433,18 +426,18 @@ def _send_requests(server) -> tuple[dict[str, int], float]:
         list(pool.map(send, range(REQUESTS)))
         wall = time.perf_counter() - start
     after = _answered(server)
-    shares = {engine: after[engine] - before.get(engine, 0) for engine in after}
+    shares = {engine: after[engine] - before[engine] for engine in after}
     return shares, REQUESTS * OUTPUT_TOKENS / wall
 
 
-def _answered(server) -> dict[str, int]:
+def _answered(server) -> Counter:
+    """Requests that each engine has answered so far, from the server's counters."""
     import httpx
     from prometheus_client.parser import text_string_to_metric_families
 
-    text, by_engine = httpx.get(f"{server.url}/metrics", timeout=30).text, {}
+    text, by_engine = httpx.get(f"{server.url}/metrics", timeout=30).text, Counter()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "vllm:request_success_total":
-                engine = sample.labels.get("engine", "0")
-                by_engine[engine] = by_engine.get(engine, 0) + int(sample.value)
+                by_engine[sample.labels.get("engine", "0")] += int(sample.value)
     return by_engine

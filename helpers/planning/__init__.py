@@ -20,47 +20,23 @@ The command: python -m helpers.planning plan --model Qwen2.5-7B --gpu H200-SXM -
 # ruff: noqa: F401 (the names that the package hands on)
 from .calibration import Calibration, Point, calibrate
 from .choose import (
-    Choice,
     Goal,
-    Ranking,
     against_rule,
-    combinations,
-    does_not_fit,
     holds,
     nearest_valid,
     planned_box,
-    price_per_million,
     pure_layouts,
     rank,
     rank_again,
 )
-from .doubts import Range, speed_range
-from .hardware import (
-    GIB,
-    Box,
-    Gpu,
-    PlanningError,
-    add_gpu,
-    catalogue,
-    get_gpu,
-    load_hardware,
-    make_box,
-)
+from .doubts import speed_range
+from .hardware import GIB, Box, PlanningError, add_gpu, catalogue, get_gpu, load_hardware, make_box
 from .inventory import Inventory, box_here, cpu_box, probe_cpu, take_inventory
-from .launch import Command, Launch, check, check_all, commands
+from .launch import Command, check, check_all, commands
 from .load import RequestMix, SpeedPrediction, predict_speed
 from .memory import EngineOptions, MemoryPlan, plan_memory
-from .models import (
-    SHIPPED,
-    ModelShape,
-    load_shape,
-    stage_layers,
-    weight_bytes,
-    weight_parts,
-    why_invalid,
-)
+from .models import SHIPPED, ModelShape, load_shape, stage_layers, weight_bytes, why_invalid
 from .predict import (
-    Parts,
     Steps,
     Tuning,
     allreduce_seconds,

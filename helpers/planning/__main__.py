@@ -10,38 +10,26 @@ import math
 import sys
 from dataclasses import fields, replace
 
-from . import (
-    SHIPPED,
-    Box,
-    Calibration,
-    EngineOptions,
-    Goal,
-    MemoryPlan,
-    ModelShape,
-    PlanningError,
-    Point,
-    RequestMix,
-    calibrate,
-    catalogue,
-    check_all,
-    commands,
-    cpu_box,
-    default_tuning,
-    does_not_fit,
-    load_hardware,
-    load_shape,
-    make_box,
-    nearest_valid,
-    plan_memory,
-    predict_speed,
-    rank,
-    speed_range,
-)
+from . import choose
 from .answer import answer, readable
-from .calibration import SIZES
-from .choose import PREFERENCES, layout_flags, machines_for, why_impossible
+from .calibration import SIZES, Calibration, Point, calibrate
 from .disaggregation import commands_of, disaggregate
-from .hardware import NETWORK_GB_S, read_pairs
+from .doubts import speed_range
+from .hardware import (
+    NETWORK_GB_S,
+    Box,
+    PlanningError,
+    catalogue,
+    load_hardware,
+    make_box,
+    read_pairs,
+)
+from .inventory import cpu_box
+from .launch import check_all, commands
+from .load import RequestMix, predict_speed
+from .memory import EngineOptions, MemoryPlan, plan_memory
+from .models import SHIPPED, ModelShape, load_shape
+from .predict import default_tuning
 from .speculation import METHODS, about_speculation, read_speculation
 
 POINT_KEYS = ("model", *SIZES, "tpot_ms", "ttft_ms", "prefill_ms", "output_tokens_per_s")
@@ -126,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     add("--prefix-hit-rate", type=float, default=0.0, help="share of a prompt that is cached")
     add("--tpot-ms", type=_number, help="limit for the ranking")
     add("--ttft-ms", type=_number, help="limit for the ranking")
-    add("--prefer", choices=PREFERENCES, default="throughput")
+    add("--prefer", choices=choose.PREFERENCES, default="throughput")
     add("--price", type=float, help="price of one GPU for an hour")
     point = f"a point that was measured on this machine, of any model: {', '.join(POINT_KEYS)}"
     point += "; one of the last four is enough, and --calibrate may be given several times"
@@ -172,8 +160,8 @@ def plan(args) -> dict:
     tuning = calibration.tuning if calibration else default_tuning(box.gpu)
     ranking = None
     if not (args.tp or args.pp or args.dp or args.disaggregate):
-        goal = Goal(args.tpot_ms, args.ttft_ms, args.prefer)
-        ranking = rank(shape, box, workload, options, goal, tuning, args.price)
+        goal = choose.Goal(args.tpot_ms, args.ttft_ms, args.prefer)
+        ranking = choose.rank(shape, box, workload, options, goal, tuning, args.price)
         prediction = (ranking.best or ranking.choices[0]).prediction
     else:
         layout = _layout(args, box)
@@ -183,7 +171,7 @@ def plan(args) -> dict:
     given = options.given()
     if args.quantization:
         given = {"quantization": args.quantization, **given}
-    launch = commands(shape, tp, pp, dp, machines_for(box, tp, pp, dp), args.launcher, given)
+    launch = commands(shape, tp, pp, dp, choose.machines_for(box, tp, pp, dp), args.launcher, given)
     more = {}
     if args.disaggregate:
         split = disaggregate(shape, box, tp, workload, options, tuning)
@@ -246,17 +234,17 @@ def _calibration(args, shape, box, workload, options) -> Calibration | None:
 
 def _memory_of(shape, box, layout, options) -> MemoryPlan:
     """The memory of the layout that was asked for, which must fit."""
-    problem = why_impossible(shape, box, *layout, options)
+    problem = choose.why_impossible(shape, box, *layout, options)
     if problem is None:
         memory = plan_memory(shape, box, *layout, options)
         if memory.fits:
             return memory
-        where = f"with {layout_flags(*layout)} on {box.gpu.name}"
+        where = f"with {choose.layout_flags(*layout)} on {box.gpu.name}"
         problem = f"{shape.name} does not fit {where}: {memory.problem}"
-    if near := nearest_valid(shape, box, *layout, options):
+    if near := choose.nearest_valid(shape, box, *layout, options):
         why = problem.rstrip(".")
         raise PlanningError(f"{why}; the nearest that works here is {near}.", near)
-    raise does_not_fit(shape, box, options)
+    raise choose.does_not_fit(shape, box, options)
 
 
 def list_gpus() -> None:

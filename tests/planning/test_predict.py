@@ -19,12 +19,12 @@ from helpers.planning import (
     plan_memory,
     predict_speed,
     prefill_parts,
-    price_per_million,
     rank,
     speed_range,
     tp_speedup_parts,
 )
 from helpers.planning.calibration import SIZES, doubt_for
+from helpers.planning.choose import price_per_million
 from helpers.planning.work import experts_touched
 
 IDEAL = Tuning(

@@ -260,50 +260,39 @@ def short_name(tp: int, pp: int, dp: int) -> str:
 def about_batches(predicted: dict[str, list[SpeedPrediction]]) -> str:
     """Under that picture: why TPOT grows with the widest tensor parallel size."""
     layout = max(predicted, key=lambda name: predicted[name][-1].tp)
-    missing = "A layout that is missing does not fit on this box."
-    return f"{what_grows(layout, predicted[layout])}{_crossing(predicted)} {missing}"
+    grows = what_grows(layout, predicted[layout])
+    return f"{grows} {_leaders(predicted)} A layout that is missing does not fit on this box."
 
 
-def _crossing(predicted: dict[str, list[SpeedPrediction]]) -> str:
-    """From how many requests on another layout gives most tokens/s."""
+def _leaders(predicted: dict[str, list[SpeedPrediction]]) -> str:
+    """Which layout gives most tokens/s, and from how many requests on another does."""
     sizes = [p.workload.concurrency for p in next(iter(predicted.values()))]
-    most = [
-        max(predicted, key=lambda name: predicted[name][i].output_tokens_per_s)
-        for i in range(len(sizes))
-    ]
-    if most[0] == most[-1]:
-        return ""
-    error = recorded.usual_error()[0]
-    first, last = (predicted[name] for name in (most[0], most[-1]))
-    ahead = (
-        n
-        for n, a, b in zip(sizes, first, last, strict=True)
-        if b.output_tokens_per_s * (1 - error) > a.output_tokens_per_s * (1 + error)
+    few, many = (
+        max(predicted, key=lambda name: predicted[name][i].output_tokens_per_s) for i in (0, -1)
     )
+    if few == many:
+        return f"{few} gives most tokens/s, however many requests there are."
+    error = recorded.usual_error()[0]
+    pairs = zip(sizes, predicted[few], predicted[many], strict=True)
+    surely = (1 + error) / (1 - error)
+    ahead = (n for n, a, b in pairs if b.output_tokens_per_s > surely * a.output_tokens_per_s)
     n = next(ahead, None)
-    then = f"{most[-1]} with {n} and more" if n else f"with {sizes[-1]} nobody can tell"
+    then = f"{many} with {n} and more" if n else f"with {sizes[-1]} nobody can tell"
     return (
-        f" {most[0]} gives most tokens/s with few requests, {then}; in between they differ by less "
-        "than the planner's error."
+        f"{few} gives most tokens/s with few requests, {then}; in between they differ by less than "
+        "the planner's error."
     )
 
 
 def speed_in_short(rows: list[dict], predicted: dict[str, list[SpeedPrediction]]) -> list[str]:
     """What to keep of the predicted speeds. rows: of tp_speedup_parts; predicted: by layout."""
-    first, last = rows[0], rows[-1]
-    out = [
-        f"{last['layout']}: a decode step of {last['total_ms']:.2f} ms instead of "
-        f"{first['total_ms']:.2f} with {first['layout']}, {last['speedup']:.2f} times as fast."
-    ]
+    out = [where_time_goes(rows)]
     if predicted:
         fastest = min(predicted, key=lambda name: predicted[name][0].tpot_s)
-        fullest = max(predicted, key=lambda name: predicted[name][-1].output_tokens_per_s)
-        few, many = (predicted[fastest][i].workload.concurrency for i in (0, -1))
-        out += [
-            f"With {few} request{'s' * (few > 1)} at once {fastest} is predicted to have the "
-            "shortest TPOT.",
-            f"With {many} at once {fullest} is predicted to give most tokens/s.",
-        ]
+        few = predicted[fastest][0].workload.concurrency
+        requests = f"{few} request{'s' * (few > 1)} at once"
+        out.append(f"With {requests} {fastest} is predicted to have the shortest TPOT.")
+        out.append(_leaders(predicted))
     return out
 
 
@@ -549,27 +538,14 @@ def _gain(choice: Choice, best: Choice | None) -> str:
 
 def about_choices(ranking: Ranking, goal_ms: float) -> str:
     """One line under the picture of choices."""
-    best, thumb = ranking.best, ranking.thumb
-    left = [
-        c
-        for c in ranking.choices
-        if c.fits and not c.meets and c.prediction.tpot_s * 1e3 <= goal_ms
-    ]
     crosses = ""
-    if left:
-        why = f"{left[0].name()}: {left[0].why}"
+    fast = (c for c in ranking.choices if c.fits and c.prediction.tpot_s * 1e3 <= goal_ms)
+    if left := next((c for c in fast if not c.meets), None):
+        why = f"{left.name()}: {left.why}"
         crosses = f" A cross left of the line misses for another reason ({why})."
-    if best is None:
-        return "No plan meets the goal (crosses miss it)." + crosses
-    p = best.prediction
-    line = (
-        f"Chosen: {best.name()}, {p.output_tokens_per_s / best.gpus:,.0f} tokens/s per GPU at "
-        f"{p.tpot_s * 1e3:.1f} ms."
-    )
-    if thumb is not None:
-        says = "agrees" if thumb.layout == best.layout else f"would take {thumb.name()}"
-        line += f" The rule of thumb (ring) {says}."
-    return line + crosses
+    if ranking.best is None:
+        return f"No plan meets the goal (crosses miss it).{crosses}"
+    return f"Star: chosen. Ring: what the rule of thumb would take. Crosses miss the goal.{crosses}"
 
 
 def about_rule(rows: list[dict]) -> str:

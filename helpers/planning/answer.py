@@ -11,6 +11,19 @@ from .load import SpeedPrediction
 from .memory import OWN
 from .models import ModelShape
 
+# Parts of a GPU's memory, and what they are called in StageMemory.
+IN_GIB = {
+    "budget": "budget",
+    "weights": "weights",
+    "sampler_state": "sampler_state",
+    "non_torch": "non_torch",
+    "peak_activation": "activation",
+    "cuda_graphs": "graphs_estimate",
+    "kv_cache": "kv_available",
+}
+# What a row of the ranking says of a plan's speed.
+SPEEDS = ("tpot_ms", "mixed_tpot_ms", "ttft_ms", "ttft_p99_ms", "output_tokens_per_s")
+
 
 def answer(
     shape: ModelShape,
@@ -45,16 +58,7 @@ def answer(
 
 def _sizes(shape, box, p: SpeedPrediction) -> dict:
     m, stage = p.memory, p.memory.worst
-    parts = {
-        "budget": stage.budget,
-        "weights": stage.weights,
-        "sampler_state": stage.sampler_state,
-        "non_torch": stage.non_torch,
-        "peak_activation": stage.activation,
-        "cuda_graphs": stage.graphs_estimate,
-        "kv_cache": stage.kv_available,
-    }
-    in_gib = {name: round(b / GIB, 4) for name, b in parts.items()}
+    in_gib = {said: round(getattr(stage, part) / GIB, 4) for said, part in IN_GIB.items()}
     return {
         "gpus": p.gpus,
         "tp": p.tp,
@@ -143,63 +147,76 @@ def _ranking(ranking: Ranking) -> dict:
 def _row(c: Choice) -> dict:
     row = {"tp": c.tp, "pp": c.pp, "dp": c.dp, "gpus": c.gpus}
     row |= {"fits": c.fits, "meets": c.meets, "why": c.why}
-    p = c.prediction
-    if p is None:
+    if (p := c.prediction) is None:
         return row
-    return row | {
-        "kv_cache_tokens": p.memory.kv_cache_tokens,
-        "weights_gib_per_gpu": round(p.memory.weights_gib_per_gpu, 4),
-        "tpot_ms": _ms(p.tpot_s),
-        "mixed_tpot_ms": _ms(p.tpot_s),
-        "ttft_ms": _ms(p.ttft_s),
-        "ttft_p99_ms": _ms(p.ttft_percentiles_s[1]),
-        "output_tokens_per_s": round(p.output_tokens_per_s, 2),
-        "price_per_million": c.price_per_million,
-    }
+    row["kv_cache_tokens"] = p.memory.kv_cache_tokens
+    row["weights_gib_per_gpu"] = round(p.memory.weights_gib_per_gpu, 4)
+    said = _speed(p)
+    row |= {key: said[key] for key in SPEEDS}
+    return row | {"price_per_million": c.price_per_million}
 
 
 # ---------------------------------------------------------------------- the answer in lines
+# Of every plan: {label: text with what the answer says}.
+PLAN = {
+    "engine": "max_model_len {options[max_model_len]:,}, max_num_batched_tokens "
+    "{options[max_num_batched_tokens]:,}, max_num_seqs {options[max_num_seqs]:,}, KV cache "
+    "{options[kv_cache_dtype]}, utilisation {options[gpu_memory_utilization]}",
+    "memory": "of {memory_gib_per_gpu[usable]:.1f} GiB vLLM may use "
+    "{memory_gib_per_gpu[budget]:.1f}: weights {memory_gib_per_gpu[weights]:.2f}, sampler state "
+    "{memory_gib_per_gpu[sampler_state]:.2f}, kernels and libraries "
+    "{memory_gib_per_gpu[non_torch]:.2f}, peak activation "
+    "{memory_gib_per_gpu[peak_activation]:.2f}, CUDA graphs "
+    "{memory_gib_per_gpu[cuda_graphs]:.2f}, KV cache {memory_gib_per_gpu[kv_cache]:.2f}",
+    "KV cache": "{kv_cache_tokens:,} tokens a replica, {max_concurrency:.1f} requests of "
+    "{options[max_model_len]:,} tokens ({kv_bytes_per_token_per_gpu:,} bytes a token on each GPU)",
+    "requests": "{workload[input_tokens]:,} tokens in, {workload[output_tokens]:,} out, {load}",
+    "TPOT": "{tpot_ms:.2f} ms{tpot_spread}  ({tpot_parts})",
+    "prefill": "{prefill_ms:.1f} ms  ({prefill_parts})",
+    "TTFT": "{ttft}{ttft_spread}",
+    "throughput": "{output_tokens_per_s:,.0f} output tokens/s, {requests_per_s:.2f} requests/s; "
+    "prompts in the same steps are "
+    "{output_tokens_per_s_parts[prompts_in_the_same_steps_ms]:.2f} ms of TPOT",
+}
+# Prefill and decode apart, under the same GPUs together.
+SPLIT = (
+    "{prefill_instances} instances for prompts ({prompts_per_s:.2f}/s) and {decode_instances} for "
+    "answers ({answers_per_s:.2f}/s): at most {requests_per_s:.2f} requests/s with TPOT "
+    "{tpot_ms:.2f} ms and TTFT of {ttft_ms_at_least:.1f} ms and more",
+    "{megabytes:,.1f} MB of KV cache from each GPU for a prompt, {kv_transfer_ms_at_least:.2f} ms "
+    "at the full rate of {link}; no data: {no_data}",
+)
+DRAFTS = (
+    "{num_speculative_tokens} by {method}, {tokens_per_step:.2f} tokens a step when each is kept "
+    "with probability {acceptance:g} (TPOT without: {tpot_ms_without:.2f} ms)"
+)
+DRAFTER = (
+    "; {drafter} takes {drafter_weights_gib_per_gpu:.2f} GiB and "
+    "{drafter_kv_bytes_per_token_per_gpu:,} bytes a token on each GPU"
+)
+VERDICTS = {
+    True: "accepted by the installed vLLM's parser and configuration checks",
+    False: "REFUSED by the installed vLLM",
+    None: "not checked",
+}
+
+
 def readable(r: dict) -> str:
     """The answer of ``plan`` for a terminal."""
-    o, w, mem = r["options"], r["workload"], r["memory_gib_per_gpu"]
-    beside_ms = r["output_tokens_per_s_parts"]["prompts_in_the_same_steps_ms"]
-    device = f"{'core' if r['gpu'] == 'CPU' else 'GPU'}{'s' * (r['gpus'] > 1)}"
-    rows = [
-        (
-            "engine",
-            f"max_model_len {o['max_model_len']:,}, max_num_batched_tokens "
-            f"{o['max_num_batched_tokens']:,}, max_num_seqs {o['max_num_seqs']:,}, KV cache "
-            f"{o['kv_cache_dtype']}, utilisation {o['gpu_memory_utilization']}",
-        ),
-        (
-            "memory",
-            f"of {mem['usable']:.1f} GiB vLLM may use {mem['budget']:.1f}: weights "
-            f"{mem['weights']:.2f}, sampler state {mem['sampler_state']:.2f}, kernels and "
-            f"libraries {mem['non_torch']:.2f}, peak activation {mem['peak_activation']:.2f}, "
-            f"CUDA graphs {mem['cuda_graphs']:.2f}, KV cache {mem['kv_cache']:.2f}",
-        ),
-        (
-            "KV cache",
-            f"{r['kv_cache_tokens']:,} tokens a replica, {r['max_concurrency']:.1f} requests of "
-            f"{o['max_model_len']:,} tokens ({r['kv_bytes_per_token_per_gpu']:,} bytes a token on "
-            "each GPU)",
-        ),
-        ("requests", f"{w['input_tokens']:,} tokens in, {w['output_tokens']:,} out, {_load(w)}"),
-        ("TPOT", f"{r['tpot_ms']:.2f} ms{_spread(r, 'tpot')}  ({_parts(r['tpot_parts_ms'])})"),
-        ("prefill", f"{r['prefill_ms']:.1f} ms  ({_parts(r['prefill_parts_ms'])})"),
-        ("TTFT", f"{_duration(r['ttft_ms'])}{_spread(r, 'ttft')}"),
-        (
-            "throughput",
-            f"{r['output_tokens_per_s']:,.0f} output tokens/s, {r['requests_per_s']:.2f} "
-            f"requests/s; prompts in the same steps are {beside_ms:.2f} ms of TPOT",
-        ),
-    ]
+    words = {
+        "load": _load(r["workload"]),
+        "ttft": _duration(r["ttft_ms"]),
+        **{f"{name}_spread": _spread(r, name) for name in ("tpot", "ttft")},
+        **{f"{name}_parts": _parts(r[f"{name}_parts_ms"]) for name in ("tpot", "prefill")},
+    }
+    rows = [(label, text.format_map(r | words)) for label, text in PLAN.items()]
     if between := r["range"]:
         rows.append(("range", f"{_between(between)}: {'; '.join(between['because'])}"))
     if split := r.get("disaggregated"):
-        rows += _split(split)
+        split = split | {"megabytes": split["kv_bytes_of_a_prompt_per_gpu"] / 1e6}
+        rows += zip(("apart", ""), (text.format_map(split) for text in SPLIT), strict=True)
     if drafts := r.get("speculative"):
-        rows.append(("drafts", _drafts(drafts)))
+        rows.append(("drafts", (DRAFTS + DRAFTER * bool(drafts["drafter"])).format_map(drafts)))
     if (price := r.get("price_per_million_output_tokens")) is not None:
         rows.append(("price", f"{price:.2f} for a million output tokens"))
     if c := r.get("calibration"):
@@ -207,15 +224,21 @@ def readable(r: dict) -> str:
             ", ".join(f"{e:+.1%}" for e in c[key]) for key in ("error_before", "error_after")
         )
         rows.append(("calibrated", f"error of the points before {before}, after {after}"))
-    sizes = f"TP {r['tp']} x PP {r['pp']} x DP {r['dp']} = {r['gpus']} {device}"
-    lines = [f"{r['model']} on {r['box']}: {sizes}"]
+    device = f"{'core' if r['gpu'] == 'CPU' else 'GPU'}{'s' * (r['gpus'] > 1)}"
+    lines = [f"{r['model']} on {r['box']}: {_layout(r, ' x ')} = {r['gpus']} {device}"]
     lines += [f"  {label:<12}{text}" for label, text in rows]
     if "ranking" in r:
         lines += _ranking_lines(r)
-    lines += _launch_lines(r)
+    objection = f" ({r['launch_objection']})" if r["launch_objection"] else ""
+    lines.append(f"  launch      {VERDICTS[r['launch_accepted']]}{objection}")
+    lines += [f"    {line}" for line in r["launch"].splitlines()]
     lines += [f"  note        {note}" for note in r["notes"]]
     lines += [f"  doubt       {what}: {doubt}" for what, doubt in r["doubts"].items()]
     return "\n".join(lines)
+
+
+def _layout(row: dict, between: str) -> str:
+    return between.join(f"{size.upper()} {row[size]}" for size in ("tp", "pp", "dp"))
 
 
 def _load(workload: dict) -> str:
@@ -224,39 +247,6 @@ def _load(workload: dict) -> str:
     if workload["rate"] is None:
         return f"{workload['concurrency']} at once{cached}"
     return f"{workload['rate']:g} requests/s at random{cached}"
-
-
-def _split(d: dict) -> list[tuple[str, str]]:
-    """Prefill and decode apart, under the same GPUs together."""
-    return [
-        (
-            "apart",
-            f"{d['prefill_instances']} instances for prompts ({d['prompts_per_s']:.2f}/s) and "
-            f"{d['decode_instances']} for answers ({d['answers_per_s']:.2f}/s): at most "
-            f"{d['requests_per_s']:.2f} requests/s with TPOT {d['tpot_ms']:.2f} ms and TTFT of "
-            f"{d['ttft_ms_at_least']:.1f} ms and more",
-        ),
-        (
-            "",
-            f"{d['kv_bytes_of_a_prompt_per_gpu'] / 1e6:,.1f} MB of KV cache from each GPU for a "
-            f"prompt, {d['kv_transfer_ms_at_least']:.2f} ms at the full rate of {d['link']}; no "
-            f"data: {d['no_data']}",
-        ),
-    ]
-
-
-def _drafts(d: dict) -> str:
-    held = ""
-    if d["drafter"]:
-        held = (
-            f"; {d['drafter']} takes {d['drafter_weights_gib_per_gpu']:.2f} GiB and "
-            f"{d['drafter_kv_bytes_per_token_per_gpu']:,} bytes a token on each GPU"
-        )
-    return (
-        f"{d['num_speculative_tokens']} by {d['method']}, {d['tokens_per_step']:.2f} tokens a step "
-        f"when each is kept with probability {d['acceptance']:g} (TPOT without: "
-        f"{d['tpot_ms_without']:.2f} ms){held}"
-    )
 
 
 def _duration(ms: float | None) -> str:
@@ -291,22 +281,7 @@ def _ranking_lines(r: dict) -> list[str]:
             f"{row['output_tokens_per_s']:>10,.0f} tokens/s  TPOT {row['mixed_tpot_ms']:>7.2f} ms  "
             f"TTFT {_duration(row['ttft_ms']):>10}  {misses}"
         )
-    rest = [row for row in r["ranking"] if not row["fits"]]
-    if rest:
-        first = rest[0]
-        sizes = f"TP {first['tp']} PP {first['pp']} DP {first['dp']}"
-        lines.append(
-            f"    {len(rest)} more are refused or do not fit; the first: {sizes}: {first['why']}"
-        )
+    if rest := [row for row in r["ranking"] if not row["fits"]]:
+        first = f"{_layout(rest[0], ' ')}: {rest[0]['why']}"
+        lines.append(f"    {len(rest)} more are refused or do not fit; the first: {first}")
     return lines + [f"  why         {reason}" for reason in r["reasons"]]
-
-
-def _launch_lines(r: dict) -> list[str]:
-    verdict = {
-        True: "accepted by the installed vLLM's parser and configuration checks",
-        False: "REFUSED by the installed vLLM",
-        None: "not checked",
-    }[r["launch_accepted"]]
-    objection = f" ({r['launch_objection']})" if r["launch_objection"] else ""
-    lines = ["    " + line for line in r["launch"].splitlines()]
-    return [f"  launch      {verdict}{objection}", *lines]

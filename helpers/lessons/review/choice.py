@@ -6,7 +6,7 @@ Measured in turn, a slow moment of the machine hits all alike; what is compared 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import median
+from statistics import geometric_mean
 
 from helpers import workloads
 from helpers.measure import Measurement, run_workload
@@ -36,6 +36,7 @@ def row_of(run: Measurement, max_num_seqs: int, kv_cache_tokens: int) -> dict:
         "max_num_seqs": max_num_seqs,
         "kv_cache_tokens": kv_cache_tokens,
         "preemptions": run.counters["num_preemptions"],
+        "tokens_per_step": run.metrics["output_tokens"] / len(run.timeline),
         **run.metrics,
     }
 
@@ -69,9 +70,9 @@ class InTurn:
     def _all(self, value: int, metric: str) -> list[float]:
         return [run.metrics[metric] for run in self.runs[value]]
 
-    def median(self, value: int, metric: str) -> float:
-        """Of the runs with this value."""
-        return median(self._all(value, metric))
+    def mean(self, value: int, metric: str) -> float:
+        """The geometric mean of the runs with this value: the ratio of two is their gain."""
+        return geometric_mean(self._all(value, metric))
 
     def spread(self, value: int, metric: str) -> tuple[float, float]:
         """The smallest and the largest of the runs with this value."""
@@ -83,12 +84,12 @@ class InTurn:
         return runs[(len(runs) - 1) // 2]
 
     def record(self, value: int, kv_cache_tokens: int) -> dict[str, float]:
-        """What is kept of the chosen value: its middle run, the medians drawn, its gain."""
+        """What is kept of the chosen value: its middle run, the means drawn, its gain."""
         return {
             **row_of(self.middle(value), value, kv_cache_tokens),
-            SPEED: self.median(value, SPEED),
-            TPOT: self.median(value, TPOT),
-            "baseline_tokens_per_s": self.median(ONE, SPEED),
-            "baseline_tpot_ms": self.median(ONE, TPOT),
+            SPEED: self.mean(value, SPEED),
+            TPOT: self.mean(value, TPOT),
+            "baseline_tokens_per_s": self.mean(ONE, SPEED),
+            "baseline_tpot_ms": self.mean(ONE, TPOT),
             **self.faster(value).metrics("improvement_x"),
         }

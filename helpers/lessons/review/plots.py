@@ -44,7 +44,7 @@ def throughput_latency(
 ) -> None:
     """Every max_num_seqs as a point: output tokens/s over TPOT p50; those that were chosen marked.
 
-    A point is at the medians, its whiskers reach to the smallest and the largest of the runs.
+    A point is at the means, its whiskers reach to the smallest and the largest of the runs.
     chosen: the most that TPOT may be, over that of one at a time, -> the max_num_seqs chosen for
     it. typed_tokens_per_s: the student's own number, a line. recorded: rows of another machine and
     their label, as helpers.results.recorded.curve gives them: a panel of their own.
@@ -55,7 +55,7 @@ def throughput_latency(
     fig, axes = figures.figure(title, cols=cols, size=(5 + 4.4 * (cols - 1), 4), squeeze=False)
     here = axes[0, 0]
     rows = [
-        {"max_num_seqs": value, SPEED: turns.median(value, SPEED), TPOT: turns.median(value, TPOT)}
+        {"max_num_seqs": value, SPEED: turns.mean(value, SPEED), TPOT: turns.mean(value, TPOT)}
         for value in turns.runs
     ]
     names = [_called(value, chosen) for value in turns.runs]
@@ -64,7 +64,7 @@ def throughput_latency(
     _whiskers(here, turns, rows)
     here.set_title("this machine (at each point: max_num_seqs)", fontsize=9)
     for goal_x in chosen:
-        _limit(here, goal_x * turns.median(ONE, TPOT), f"goal: {goal_x:g} x")
+        _limit(here, [goal_x * ms for ms in turns.spread(ONE, TPOT)], f"goal: {goal_x:g} x")
     if typed_tokens_per_s:
         here.axhline(typed_tokens_per_s, **hollow_line())
         place = (0, typed_tokens_per_s)
@@ -80,7 +80,9 @@ def _whiskers(ax, turns: InTurn, rows: list[dict]) -> None:
     look = {"fmt": "none", "ecolor": GREY, "elinewidth": 1, "capsize": 2, "zorder": 2}
     for row in rows:
         tpot, speed = ([*turns.spread(row["max_num_seqs"], of), row[of]] for of in (TPOT, SPEED))
-        bars = [[[middle - low], [high - middle]] for low, high, middle in (tpot, speed)]
+        bars = [
+            [[max(0, middle - low)], [max(0, high - middle)]] for low, high, middle in (tpot, speed)
+        ]
         ax.errorbar(row[TPOT], row[SPEED], xerr=bars[0], yerr=bars[1], **look)
     ax.set_ylim(0, 1.12 * max(turns.spread(value, SPEED)[1] for value in turns.runs))
 
@@ -90,12 +92,16 @@ def _called(max_num_seqs: int, chosen: dict[float, int]) -> str:
     return f"{max_num_seqs} (for {' and '.join(goals)})" if goals else str(max_num_seqs)
 
 
-def _limit(ax, ms: float, said: str) -> None:
-    """A vertical line, named on its right at the bottom, where slow and few tokens would be."""
-    if ms < ax.get_xlim()[1]:
-        ax.axvline(ms, color=GREY, linewidth=1, linestyle=":")
+def _limit(ax, ms: list[float], said: str) -> None:
+    """A band from one number of ms to another, named on its right at the bottom.
+
+    Slow and few tokens would be there.
+    """
+    low, high = ms
+    if high < ax.get_xlim()[1]:
+        ax.axvspan(low, high, color=GREY, alpha=0.25, linewidth=0.5)
         at = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "bottom", "color": GREY}
-        note(ax, said, (ms, 0.03), (3, 0), fontsize=8, **at)
+        note(ax, said, (high, 0.03), (3, 0), fontsize=8, **at)
 
 
 def _points(ax, rows: list[dict], names: list[str], **look) -> None:

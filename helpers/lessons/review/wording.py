@@ -53,12 +53,26 @@ def room(rows: list[dict], needed: int) -> str:
     )
 
 
+def smaller_cache(rows: list[dict]) -> str:
+    """What a smaller KV cache did to those that ran and to those that waited; rows: of `room`."""
+    small, large = rows[-2], rows[-1]
+
+    def both(name: str, digits: int) -> str:
+        return f"{small[name]:.{digits}f} instead of {large[name]:.{digits}f}"
+
+    return (
+        f"With {small['kv_cache_tokens']:,} tokens of KV cache a step made "
+        f"{both('tokens_per_step', 1)} tokens on average. TPOT p50 was {both('tpot_ms_p50', 2)} "
+        f"ms; TTFT p99, of those that had to wait, {both('ttft_ms_p99', 0)} ms (one run each)."
+    )
+
+
 def from_one_to_best(turns: InTurn, best: int) -> str:
-    """From one request at a time to what was chosen, by the medians of the runs in turn."""
-    speeds, tpots = ([turns.median(value, of) for value in (ONE, best)] for of in (SPEED, TPOT))
+    """From one request at a time to what was chosen, by the means of the runs in turn."""
+    speeds, tpots = ([turns.mean(value, of) for value in (ONE, best)] for of in (SPEED, TPOT))
     return (
         f"From {speeds[0]:,.0f} to {speeds[1]:,.0f} output tokens/s, while TPOT went from "
-        f"{tpots[0]:.2f} to {tpots[1]:.2f} ms (medians)."
+        f"{tpots[0]:.2f} to {tpots[1]:.2f} ms (means of the runs)."
     )
 
 
@@ -138,13 +152,14 @@ def _time_of_answers(turns: InTurn, value: int) -> dict[str, float]:
     }
 
 
-def engine_life(closed: CloseReport, phases: list[dict]) -> str:
+def engine_life(closed: CloseReport, phases: list[dict], kv_cache_gib: float) -> str:
     """Memory of an engine that was closed. phases: as MemorySampler.summary() has them."""
     # A phase that was over between two samples has no end.
     working = [phase["end_gib"] for phase in phases if phase["label"] in ("prefill", "decode")]
     ends = [closed.loaded_gib, *(gib for gib in working if gib is not None)]
     return (
-        f"The start took {closed.loaded_gib - closed.before_gib:.2f} GiB; prefill and decode added "
+        f"The start took {closed.loaded_gib - closed.before_gib:.2f} GiB, the KV cache "
+        f"{kv_cache_gib:.2f} of them; prefill and decode added "
         f"{ends[-1] - closed.loaded_gib:+.2f} GiB, while the KV cache's own use (below) rose and "
         f"fell; {closed.after_gib - closed.before_gib:+.2f} GiB stayed after the end."
     )

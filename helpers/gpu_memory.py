@@ -43,7 +43,7 @@ DEVICE, HOST = "device memory (NVML)", "host memory (resident, no GPU)"
 # many seconds, within these bounds, that it takes 0.5 % of a core.
 PROCESSES_EVERY_S = (0.5, 2.0)
 PROCESSES_SHARE = 0.005
-FAILURES_ALLOWED = 5  # unreadable samples in a row
+FAILURES_ALLOWED = 5  # in a row
 MAX_HZ = 200
 
 
@@ -190,6 +190,39 @@ class _Seldom:
         return self._answer
 
 
+class Repeated:
+    """Does something ``hz`` times a second in a thread of its own, until stopped.
+
+    After FAILURES_ALLOWED failures in a row it ends by itself; ``failure`` says when and why.
+    """
+
+    def __init__(self, act: Callable[[], None], hz: float, name: str):
+        self.failure: str | None = None
+        self._act, self._period, self._began = act, 1 / hz, time.perf_counter()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """What it does just now may go on for ten seconds at most."""
+        self._end.set()
+        self._thread.join(timeout=10)
+
+    def _loop(self) -> None:
+        failures, due = 0, self._began + self._period
+        while not self._end.wait(max(0.0, due - time.perf_counter())):
+            due = max(due + self._period, time.perf_counter())  # a late one brings none forward
+            try:
+                self._act()
+                failures = 0
+            except Exception as error:  # must not end the thread without a word
+                failures += 1
+                if failures == FAILURES_ALLOWED:
+                    after = f"stopped after {time.perf_counter() - self._began:.1f} s"
+                    self.failure = f"{after}: {type(error).__name__}: {error}".rstrip(".")
+                    return
+
+
 # --- sampling -------------------------------------------------------------------------------------
 
 
@@ -215,25 +248,23 @@ class MemorySampler:
         self.source = DEVICE if self.devices else HOST
         self.samples: list[dict] = []
         self.marks: list[dict] = []
-        self.stopped_early: str | None = None
         self.on_sample = None  # called with each new sample, in the sampler's thread
         self._tree = _Seldom(lambda: _tree(self.pids))
         self._device_gib = _Seldom(lambda: _device_gib(self.devices, _tree(self.pids)))
-        self._end = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._loop: Repeated | None = None
         self._t0 = 0.0
         self._seconds: float | None = None
 
     def start(self) -> MemorySampler:
         """Take the first sample and start the thread. Raises RuntimeError when called twice."""
-        if self._thread is not None:
+        if self._loop is not None:
             raise RuntimeError(
                 "This sampler has been started before: make a new one for a new measurement."
             )
         self._t0 = time.perf_counter()
-        self._thread = threading.Thread(target=self._loop, name="memory sampler", daemon=True)
-        self._sample()  # so that even the shortest run has a number
-        self._thread.start()
+        with contextlib.suppress(Exception):
+            self._sample()  # so that even the shortest run has a number
+        self._loop = Repeated(self._sample, self.hz, "memory sampler")
         return self
 
     def stop(self, ended_s: float | None = None) -> dict:
@@ -241,11 +272,11 @@ class MemorySampler:
 
         ended_s: what is watched ended then; later samples say nothing about it and are left out.
         """
-        if self._thread is not None and self._seconds is None:
-            self._end.set()
-            self._thread.join(timeout=5)
-            if ended_s is None and self.stopped_early is None:
-                self._sample()
+        if self._loop is not None and self._seconds is None:
+            self._loop.stop()
+            if ended_s is None and self._loop.failure is None:
+                with contextlib.suppress(Exception):
+                    self._sample()
             self._seconds = self.elapsed_s if ended_s is None else ended_s
             kept = [s for s in self.samples if s["t_s"] <= self._seconds]
             self.samples[:] = kept or self.samples[:1]
@@ -267,39 +298,25 @@ class MemorySampler:
         self.marks.append({"t_s": self.elapsed_s if at_s is None else at_s, "label": label})
         self.marks.sort(key=lambda mark: mark["t_s"])
 
-    def _loop(self) -> None:
-        failures, period = 0, 1 / self.hz
-        due = time.perf_counter() + period
-        while not self._end.wait(max(0.0, due - time.perf_counter())):
-            # A late sample does not bring the next ones forward.
-            due = max(due + period, time.perf_counter())
-            error = self._sample()
-            failures = failures + 1 if error else 0
-            if failures >= FAILURES_ALLOWED:
-                self.stopped_early = (
-                    f"Sampling stopped {self.elapsed_s:.1f} s after its start: {error}. "
-                    "Later use is not in these numbers."
-                )
-                return
+    @property
+    def stopped_early(self) -> str | None:
+        """When and why sampling failed; None when it did not."""
+        why = self._loop and self._loop.failure
+        return f"Sampling {why}. Later use is not in these numbers." if why else None
 
-    def _sample(self) -> str | None:
-        """One sample; the reason when it could not be read."""
-        try:
-            # Read first, then take the time: nothing may be added when reading fails.
-            used = [_info(device).used / GIB for device in self.devices]
-            process = self._device_gib() if self.devices else _resident_gib(self._tree())
-            sample = {
-                "t_s": self.elapsed_s,
-                "used_gib": sum(used) if self.devices else process,
-                "device_used_gib": used,
-                "process_gib": process,
-            }
-            self.samples.append(sample)
-            if self.on_sample is not None:
-                self.on_sample(sample)
-        except Exception as error:  # must not end the thread without a word
-            return f"{type(error).__name__}: {error}".rstrip(".")
-        return None
+    def _sample(self) -> None:
+        # Read first, then take the time: nothing may be added when reading fails.
+        used = [_info(device).used / GIB for device in self.devices]
+        process = self._device_gib() if self.devices else _resident_gib(self._tree())
+        sample = {
+            "t_s": self.elapsed_s,
+            "used_gib": sum(used) if self.devices else process,
+            "device_used_gib": used,
+            "process_gib": process,
+        }
+        self.samples.append(sample)
+        if self.on_sample is not None:
+            self.on_sample(sample)
 
     def timeline(self) -> list[dict]:
         """The samples so far, for plots and tables."""

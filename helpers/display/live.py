@@ -203,26 +203,23 @@ class EngineStart:
     expression) first appears in the log at ``log_path``. what: "engine" or "server".
     """
 
-    EVERY_S = 0.1
+    HZ = 10
 
     def __init__(self, log_path, phases, what: str = "engine"):
         self.log_path, self.what = log_path, what
         self.phases = [(label, re.compile(pattern)) for label, pattern in phases]
         self.begun: list[tuple[str, float]] = [("load vLLM", 0.0)]
         self.seconds: float | None = None  # once it is over
-        self._end = threading.Event()
         self._looking = threading.Lock()  # the view's thread and whoever asks for the phase
-        self._thread = threading.Thread(target=self._loop, name="engine start view", daemon=True)
 
     def __enter__(self):
         self._start = time.perf_counter()
         self._line = _Line(len(self.phases) + 1)
-        self._thread.start()
+        self._loop = gpu_memory.Repeated(self._say, self.HZ, "engine start view")
         return self
 
     def __exit__(self, failed, *_) -> None:
-        self._end.set()
-        self._thread.join(timeout=2)
+        self._loop.stop()
         with contextlib.suppress(OSError):
             self._look()  # a phase that it finds now begins before the end
         self.seconds = seconds = time.perf_counter() - self._start
@@ -236,13 +233,12 @@ class EngineStart:
             said += f" (seconds by phase, as its log tells: {', '.join(parts)})"
         self._line.close(said)
 
-    def _loop(self) -> None:
-        while not self._end.wait(self.EVERY_S):
-            with contextlib.suppress(OSError):
-                self._look()
-            seconds = time.perf_counter() - self._start
-            text = f"Starting the {self.what}: {self.begun[-1][0]}, {seconds:.0f} s"
-            self._line.say(text, len(self.begun))
+    def _say(self) -> None:
+        with contextlib.suppress(OSError):
+            self._look()
+        seconds = time.perf_counter() - self._start
+        text = f"Starting the {self.what}: {self.begun[-1][0]}, {seconds:.0f} s"
+        self._line.say(text, len(self.begun))
 
     def _look(self) -> None:
         with self._looking, open(self.log_path, errors="replace") as file:
@@ -274,15 +270,11 @@ class View:
     takes its place.
     """
 
-    FAILURES = 5  # in a row that end the view
     RECENT = 40  # readings that it shows while it moves
 
     def __init__(self, title: str, read, hz: float):
         self.title, self.read, self.hz = title, read, hz
         self.readings: list[dict] = []
-        self.stopped_early: str | None = None
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name=title, daemon=True)
         self._widget = self._place = None
 
     def __enter__(self):
@@ -295,47 +287,37 @@ class View:
 
                     self._widget = ipywidgets.HTML(self._card("..."))
                     self._place.put(self._widget)
-        self._thread.start()
+        self._loop = gpu_memory.Repeated(self._look, self.hz, self.title)
         return self
 
     def __exit__(self, *exc) -> None:
-        self._end.set()
-        self._thread.join(timeout=10)
+        self._loop.stop()
         if self._widget is not None:
             self._widget.close()
-        left = self.picture() if self._quantities() else self._nothing_read()
+        if self._quantities():
+            left = self.picture()
+        else:
+            said = self.stopped_early or "nothing was read"
+            page = self._card(f"<div>{html.escape(said)}</div>")
+            left = card.Static(page, f"{self.title}: {said}")
         if self._place is None:
             print(left)
         else:
             self._place.put(left)
 
-    def _loop(self) -> None:
-        failures = 0
-        while failures < self.FAILURES:
-            try:
-                found = self.read()
-            except Exception as error:
-                failures += 1
-                after = time.perf_counter() - self._t0
-                why = f"Reading stopped after {after:.0f} s: {type(error).__name__}: {error}"
-                self.stopped_early = why if failures == self.FAILURES else None
-            else:
-                failures = 0
-                numbers = {k: v for k, v in found.items() if isinstance(v, (int, float))}
-                self.readings.append({"t_s": time.perf_counter() - self._t0, **numbers})
-            if self._widget is not None:
-                with contextlib.suppress(Exception):
-                    self._widget.value = self._card(self.now())
-            if self._end.wait(1 / self.hz):
-                return
+    @property
+    def stopped_early(self) -> str | None:
+        """When and why reading failed; None when it did not."""
+        return f"Reading {self._loop.failure}" if self._loop.failure else None
+
+    def _look(self) -> None:
+        found = {k: v for k, v in self.read().items() if isinstance(v, (int, float))}
+        self.readings.append({"t_s": time.perf_counter() - self._t0, **found})
+        if self._widget is not None:
+            self._widget.value = self._card(self.now())
 
     def _card(self, body: str) -> str:
-        note = f"<div>{html.escape(self.stopped_early)}</div>" if self.stopped_early else ""
-        return card.box(f"<b>{html.escape(self.title)}</b>{body}{note}")
-
-    def _nothing_read(self) -> card.Static:
-        said = self.stopped_early or "nothing was read"
-        return card.Static(self._card(f"<div>{html.escape(said)}</div>"), f"{self.title}: {said}")
+        return card.box(f"<b>{html.escape(self.title)}</b>{body}")
 
     def _quantities(self, last: int = 0) -> dict[str, list[tuple[float, float]]]:
         """(seconds, value) of each number by its label with the unit; of the last readings."""

@@ -159,7 +159,6 @@ def test_an_interrupted_close_goes_on_where_it_stopped(monkeypatch):
             assert engine.llm
     # A driver that stopped answering leaves the sampler without a number.
     engine.sampler.samples.clear()
-    engine.sampler.stopped_early = "Sampling stopped."
     report = close_engine()
     assert report is engine.close_report and report.processes_left == []
     assert report.peak_gib == report.loaded_gib

@@ -241,7 +241,7 @@ class MemorySampler:
     def __init__(self, pids=None, hz: float = 10, devices=None):
         if not 0 < hz <= MAX_HZ:
             raise ValueError(
-                f"hz is {hz}; give samples per second, more than 0 and at most {MAX_HZ}."
+                f"hz is {hz}; give more than 0 and at most {MAX_HZ} samples per second."
             )
         self.hz, self.pids = hz, pids
         self.devices = visible_devices() if devices is None else list(devices)
@@ -258,9 +258,7 @@ class MemorySampler:
     def start(self) -> MemorySampler:
         """Take the first sample and start the thread. Raises RuntimeError when called twice."""
         if self._loop is not None:
-            raise RuntimeError(
-                "This sampler has been started before: make a new one for a new measurement."
-            )
+            raise RuntimeError("This sampler was started before: make a new one.")
         self._t0 = time.perf_counter()
         with contextlib.suppress(Exception):
             self._sample()  # so that even the shortest run has a number

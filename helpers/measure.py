@@ -229,10 +229,8 @@ class _Run:
         """Raises EngineError for what cannot run."""
         for name in sampling:
             if name in _NOT_SAMPLING:
-                raise EngineError(
-                    f"{name!r} cannot be among the sampling parameters of a workload: "
-                    f"{_NOT_SAMPLING[name]}."
-                )
+                instead = _NOT_SAMPLING[name]
+                raise EngineError(f"{name!r} is no sampling parameter of a workload: {instead}.")
         self.core = engine.llm.llm_engine
         self.concurrency = concurrency
         number = next(_runs)
@@ -243,11 +241,9 @@ class _Run:
             tokens = len(request.prompt_token_ids)
             limit = engine.info.max_model_len
             if tokens + request.max_tokens > limit:
-                raise EngineError(
-                    f"Request {i} needs {tokens} + {request.max_tokens} tokens, but this engine "
-                    f"takes max_model_len = {limit}: open it with a larger one, or shorten the "
-                    "workload."
-                )
+                needs = f"Request {i} needs {tokens} + {request.max_tokens} tokens"
+                takes = f"this engine takes max_model_len = {limit}"
+                raise EngineError(f"{needs}, {takes}: open it with more, or ask for less.")
             self.records[key] = RequestRecord(request.kind, tokens, request.arrival_s)
             try:
                 self.params[key] = _sampling_params(request, sampling)
@@ -391,10 +387,8 @@ def _give_up(engine: Engine, what: str, error: Exception | None = None) -> str:
     engine.end_requests()  # closes an engine that cannot end them
     if engine.is_open:
         return f"{what}; its requests were ended and the engine is ready for the next cell."
-    return (
-        f"{what}, its requests did not end and the engine was closed: run the cell with "
-        "open_engine(...) again."
-    )
+    closed = "its requests did not end and the engine was closed"
+    return f"{what}, {closed}: run the cell with open_engine(...) again."
 
 
 def warm_up(engine: Engine) -> None:

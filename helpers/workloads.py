@@ -126,10 +126,7 @@ def shared_prefix(
     [prefix] = _random_prompts(tokenizer, 1, prefix_tokens, rng)
     own = _random_prompts(tokenizer, n, own_tokens, rng)
     requests = tuple(Request(prefix + prompt, output_tokens) for prompt in own)
-    about = (
-        f"{n} requests: {prefix_tokens} tokens in common, {own_tokens} of their own, "
-        f"{output_tokens} out"
-    )
+    about = f"{n} requests: {prefix_tokens} tokens in common, {own_tokens} own, {output_tokens} out"
     details = {"prefix_tokens": prefix_tokens, "own_tokens": own_tokens}
     return Workload("shared_prefix", requests, seed, about, details)
 

@@ -213,10 +213,8 @@ def problems(fig, caption: str) -> list[str]:
     texts = [text for text in fig.findobj(Text) if text.get_visible() and text.get_text().strip()]
     smallest = min(text.get_fontsize() for text in texts) * DPI / 72 * shrunk
     if smallest < SMALLEST_PX:
-        found.append(
-            f"on a page of {PAGE_PX} px its smallest text is {smallest:.1f} px, less than "
-            f"{SMALLEST_PX}: make it narrower, with panels below each other."
-        )
+        small = f"on a page of {PAGE_PX} px its smallest text is {smallest:.1f} px"
+        found.append(f"{small}, less than {SMALLEST_PX}: put its panels below each other.")
     if not caption:
         found.append("it has no caption: give the one line that a reader should take away.")
     axes = [ax for ax in fig.axes if ax.get_visible() and ax.axison]

@@ -66,17 +66,14 @@ def read_number(text: str, unit: str = "", least: float = 0.0, most: float = MOS
     value, rest = split_number(text)
     if value is None:
         example = f"3.5 {unit}".strip()
-        raise NotANumber(
-            f"“{text.strip()}” cannot be read as one number: write one such as {example}."
-        )
+        how = f"cannot be read as one number: write one such as {example}"
+        raise NotANumber(f"“{text.strip()}” {how}.")
     factor, rest = _magnitude(rest, unit)
     scale = _scale(rest, unit)
     if scale is None:
         wanted = f"{value * factor:.10g} {unit}".strip()
-        raise NotANumber(
-            f"“{text.strip()}”: {value:.10g} was understood, “{rest}” was not; "
-            f"if you mean {wanted}, write that."
-        )
+        understood = f"{value:.10g} was understood, “{rest}” was not"
+        raise NotANumber(f"“{text.strip()}”: {understood}; if you mean {wanted}, write that.")
     value *= factor * scale
     if not least <= value <= most:
         said = f"{value:.4g} {unit}".strip()

@@ -60,11 +60,9 @@ class CloseReport:
         left = "no process left"
         if self.processes_left:
             left = f"processes left: {self.processes_left}"
-        return (
-            f"closed in {self.seconds:.1f} s; {self.source}: {self.before_gib:.2f} GiB before, "
-            f"{self.loaded_gib:.2f} loaded, {self.peak_gib:.2f} peak, {self.after_gib:.2f} after; "
-            f"{left}"
-        )
+        start = f"{self.before_gib:.2f} GiB before, {self.loaded_gib:.2f} loaded"
+        end = f"{self.peak_gib:.2f} peak, {self.after_gib:.2f} after"
+        return f"closed in {self.seconds:.1f} s; {self.source}: {start}, {end}; {left}"
 
 
 class Engine:
@@ -260,9 +258,7 @@ def _start(profile: Profile, args: dict) -> Engine:
             llm = LLM(**args, use_tqdm_on_load=False)
     except KeyboardInterrupt:
         _clean_up_failed_start(known)
-        raise EngineError(
-            "The start was stopped; what had begun was ended. Run the cell again."
-        ) from None
+        raise EngineError("The start was stopped and ended: run the cell again.") from None
     except Exception as error:
         sentence = why(error, log_path.read_text(errors="replace"), args["model"])
         _clean_up_failed_start(known)

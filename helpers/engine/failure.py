@@ -66,11 +66,9 @@ def explain(message: str, model: str) -> str:
         advice = closest_argument(name)
         return f"vLLM {vllm.__version__} has no engine argument {name!r} ({said}). {advice}"
     if _NO_MEMORY.search(said):
-        return (
-            f"There is not enough memory for this engine ({gpu_memory.free_text()}): {said}. Close "
-            "other engines and notebooks (`nvidia-smi` names them), or lower "
-            "gpu_memory_utilization, max_model_len or kv_cache_memory_bytes."
-        )
+        what = f"There is not enough memory for this engine ({gpu_memory.free_text()}): {said}"
+        lower = "gpu_memory_utilization, max_model_len or kv_cache_memory_bytes"
+        return f"{what}. Close other engines (`nvidia-smi` names them), or lower {lower}."
     if _NO_MODEL.search(said):
         return not_found(model, said)
     return f"vLLM did not start: {said[:500]}."
@@ -78,19 +76,14 @@ def explain(message: str, model: str) -> str:
 
 def died(log_path: Path) -> str:
     """What to say of an engine whose processes have ended by themselves."""
-    return (
-        "The engine's process has ended by itself, often because the machine ran out of memory: "
-        "run the cell with open_engine(...) again. Why it ended may be in vLLM's log: "
-        f"{log_path}"
-    )
+    what = "The engine's process has ended by itself, often because the machine ran out of memory"
+    return f"{what}: run the cell with open_engine(...) again. vLLM's log: {log_path}"
 
 
 def not_found(model: str, cause: str) -> str:
     """One sentence for a `model` that cannot be loaded; `cause` is what the library says of it."""
-    return (
-        f"The model {model!r} was not found: it is neither a folder with a config.json nor a model "
-        f"that can be downloaded from here ({cause[:200]})."
-    )
+    what = "it is neither a folder with a config.json nor can it be downloaded from here"
+    return f"The model {model!r} was not found: {what} ({cause[:200]})."
 
 
 def closest_argument(name: str) -> str:

@@ -105,14 +105,9 @@ def _refuse_or_warn(profile: Profile) -> None:
         return
     names = ", ".join(f"{other['notebook']} (process {other['pid']})" for other in found)
     if profile.name == "gpu":
-        raise EngineError(
-            f"The GPU is taken: {names} has an engine open. Run its last cell, or shut its kernel "
-            "down, then run this cell again."
-        )
-    print(
-        f"Note: {names} has an engine open on this machine; the numbers of both will be slower "
-        "than alone."
-    )
+        advice = "run its last cell, or shut its kernel down, then run this cell again"
+        raise EngineError(f"The GPU is taken: {names} has an engine open; {advice}.")
+    print(f"Note: {names} has an engine open here; the numbers of both will be slower than alone.")
 
 
 def _folder() -> Path:

@@ -88,16 +88,13 @@ class Profile:
         if override is None:
             return SIZES[name][0 if self.name == "cpu" else 1]
         if not isinstance(override, int) or override < 1:
-            raise ProfileError(
-                f"{name.upper()} must be a whole number of at least 1, not {override!r}."
-            )
+            what = f"must be a whole number of at least 1, not {override!r}"
+            raise ProfileError(f"{name.upper()} {what}.")
         return override
 
     def __str__(self) -> str:
-        return (
-            f"{self.machine}; model {self.model_label} ({self.weights} weights); "
-            f"up to {self.max_model_len} tokens"
-        )
+        model = f"model {self.model_label} ({self.weights} weights)"
+        return f"{self.machine}; {model}; up to {self.max_model_len} tokens"
 
 
 @cache
@@ -143,22 +140,15 @@ def _takes_gpu(profile: str) -> bool:
     """Whether the GPU is used; raises ProfileError when what `profile` insists on is not here."""
     if profile == "cpu":
         if not _vllm_is_built_for_cpu():
-            raise ProfileError(
-                'PROFILE is "cpu" but the vLLM installed here is built for CUDA: set '
-                'PROFILE = "auto", or make an environment from requirements-cpu.txt.'
-            )
+            what = 'PROFILE is "cpu" but the vLLM installed here is built for CUDA'
+            raise ProfileError(f'{what}: set PROFILE = "auto", or install requirements-cpu.txt.')
         return False
     if profile == "gpu" and not gpus():
-        raise ProfileError(
-            'PROFILE is "gpu" but no NVIDIA driver answers: check `nvidia-smi` and '
-            'CUDA_VISIBLE_DEVICES, or set PROFILE = "auto" to run on the CPU.'
-        )
+        advice = 'check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or set PROFILE = "auto"'
+        raise ProfileError(f'PROFILE is "gpu" but no NVIDIA driver answers: {advice}.')
     if gpus() and _vllm_is_built_for_cpu():
         # An environment that was made where no driver answered.
-        cause = (
-            "A GPU is here, but the vLLM installed is built for the CPU: `make setup` again on "
-            "this machine brings the other."
-        )
+        cause = "A GPU is here, but the vLLM installed is built for the CPU: `make setup` again."
         if profile == "gpu":
             raise ProfileError(cause)
         print(f"{cause} This run is on the CPU.")
@@ -239,9 +229,7 @@ def _resolve_model(model: str | None, load_format: str | None) -> tuple[str, str
     if load_format == "dummy":
         return str(folder if has_config else dummy_model_folder(label)), label, "dummy"
     if (model.startswith((".", "/", "~")) or folder.exists()) and not has_config:
-        raise ProfileError(
-            f"MODEL = {model!r} is not a model folder: there is no config.json in it."
-        )
+        raise ProfileError(f"MODEL = {model!r} is no model folder: it has no config.json.")
     return str(folder) if has_config else model, label, "real"
 
 

@@ -64,9 +64,8 @@ def _check(engine: Engine, values: dict) -> None:
     """Raises EngineError for what this engine, or any, cannot do."""
     args, info = engine.engine_args, engine.info
     if args.get("worker_extension_cls") != RETUNABLE["worker_extension_cls"]:
-        raise EngineError(
-            "This engine cannot be retuned: open it with open_engine(profile, ..., **RETUNABLE)."
-        )
+        how = "open it with open_engine(profile, ..., **RETUNABLE)"
+        raise EngineError(f"This engine cannot be retuned: {how}.")
     drafting = args.get("speculative_config") or {}
     synthetic = drafting.get("rejection_sample_method") == "synthetic"
     largest = {
@@ -77,9 +76,7 @@ def _check(engine: Engine, values: dict) -> None:
     }
     for name, value in values.items():
         if name not in largest:
-            raise EngineError(
-                f"{name!r} cannot be changed while an engine runs: open another engine with it."
-            )
+            raise EngineError(f"{name!r} cannot be changed while an engine runs: open another.")
         if name == "synthetic_acceptance_rates":
             _check_rates(value)
             asked = len(value)
@@ -88,9 +85,8 @@ def _check(engine: Engine, values: dict) -> None:
         else:
             asked = value
         if asked > largest[name]:
-            raise EngineError(
-                f"{name} = {value} is more than this engine was started for ({largest[name]})."
-            )
+            most = f"more than this engine was started for ({largest[name]})"
+            raise EngineError(f"{name} = {value} is {most}.")
 
 
 def _check_rates(rates) -> None:
@@ -99,10 +95,8 @@ def _check_rates(rates) -> None:
         for before, rate in zip([1, *rates], rates, strict=False)  # one more before than there are
     )
     if not falling:
-        raise EngineError(
-            "synthetic_acceptance_rates must be a list of numbers from 0 to 1, none above the one "
-            f"before it, not {rates!r}."
-        )
+        wanted = "a list of numbers from 0 to 1, none above the one before it"
+        raise EngineError(f"synthetic_acceptance_rates must be {wanted}, not {rates!r}.")
 
 
 def _put_back(engine: Engine, before: dict) -> None:
@@ -111,24 +105,18 @@ def _put_back(engine: Engine, before: dict) -> None:
         _call(engine, before)
     except BaseException as error:
         engine.close()
-        raise EngineError(
-            "The engine did not take its own values back and was closed: run the cell with "
-            "open_engine(...) again."
-        ) from error
+        what = "The engine did not take its own values back and was closed"
+        raise EngineError(f"{what}: run the cell with open_engine(...) again.") from error
 
 
 def _call(engine: Engine, values: dict) -> dict:
     if engine.llm.llm_engine.has_unfinished_requests():
-        raise EngineError(
-            "The engine is still working on requests: change it before or after a workload."
-        )
+        raise EngineError("The engine is working: change it before or after a workload.")
     try:
         return engine.llm.collective_rpc("retune_engine", args=(values,))[0]
     except Exception as error:
-        raise EngineError(
-            f"The running engine could not be changed ({error}): start it with the argument "
-            "instead."
-        ) from None
+        what = f"The running engine could not be changed ({error})"
+        raise EngineError(f"{what}: start it with the argument instead.") from None
 
 
 # --- in the engine's process ----------------------------------------------------------------------

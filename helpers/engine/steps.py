@@ -89,10 +89,8 @@ def record_steps(engine) -> Iterator[Steps]:
     Raises EngineError when it was not started for that.
     """
     if engine.engine_args.get("scheduler_cls") != RECORDABLE["scheduler_cls"]:
-        raise EngineError(
-            "The steps of this engine cannot be recorded: open it with open_engine(profile, ..., "
-            "**RETUNABLE), a server with start_server(profile, ..., **RECORDABLE)."
-        )
+        how = "open it with **RETUNABLE, start a server with **RECORDABLE"
+        raise EngineError(f"The steps of this engine cannot be recorded: {how}.")
     path = steps_path(engine.log_path)
     recorded = Steps()
     path.write_bytes(b"")

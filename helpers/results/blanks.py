@@ -189,10 +189,7 @@ def where_measured(facts: Facts) -> Fill:
     place = record.get("provenance") or {}
     text = f"{where([record])}, {(place.get('time_utc') or '')[:10]}, in one run"
     if facts.stale:
-        text += (
-            "; part of it was measured again later, and is left out until the cell that "
-            "chooses the best configuration is run again"
-        )
+        text += "; part of it was measured again later: left out until the best is chosen again"
     return from_record(record, text)
 
 

@@ -93,14 +93,11 @@ def export(
                 facts = Facts.of(folder)
                 _export_one(document, folder, facts, report)
     except Timeout as error:
-        raise ResultsError(
-            f"Another export into {folder} has been running for 20 s: "
-            "wait for it to end, then export again."
-        ) from error
+        raise ResultsError(f"Another export into {folder} goes on: wait for its end.") from error
     except OSError as error:
+        what = f"The documents in {folder} could not be written ({error.strerror or error})"
         raise ResultsError(
-            f"The documents in {folder} could not be written ({error.strerror or error}): free "
-            "some space or give another folder, then export again. What was there is unchanged."
+            f"{what}, and are as they were: free some space, export again."
         ) from error
     report.notes += facts.problems
     return report
@@ -117,10 +114,7 @@ def _export_one(document: str, folder: Path, facts: Facts, report: ExportReport)
         if _read(path) == before:
             break
     else:
-        raise ResultsError(
-            f"{path} keeps changing while it is exported: "
-            "close it in the other program, then export again."
-        )
+        raise ResultsError(f"{path} keeps changing: close it in the other program, export again.")
     after = _join(merged, ends)
     if after != before:
         if before is not None:
@@ -138,15 +132,11 @@ def _export_one(document: str, folder: Path, facts: Facts, report: ExportReport)
         _stands(document, open_lines[key], fill, merged) for key, fill in fills.items()
     ]
     if differ := [spaced(v) for v in _disagreeing(document, merged, facts) if _answered(facts, v)]:
-        report.notes.append(
-            f"{path.name}: your own edits stay where a form says something else "
-            f"({', '.join(differ)}); to choose, run the cell of that question."
-        )
+        where = f"your own edits stay where a form says something else ({', '.join(differ)})"
+        report.notes.append(f"{path.name}: {where}; to choose, run the cell of that question.")
     if base.lost and any(line.open != line.text for line in lines):
-        report.notes.append(
-            f"{path.name}: the record of the last export is missing or damaged, so lines that "
-            f"are filled in stay as they are; put {BLANK} back in a line to have it filled again."
-        )
+        lost = "the record of the last export is missing or damaged, so filled lines stay"
+        report.notes.append(f"{path.name}: {lost}; put {BLANK} back to have one filled again.")
 
 
 # ---------------------------------------------------------------- the new text

@@ -95,9 +95,9 @@ def import_numbers(source, store: Results | None = None, row: int | None = None)
         part = "texts" if FIELDS[field].unit == "text" else part
         found[part][target] = _checked(field, value, unit, str(name))
     if not taken:
+        what = f"Nothing in {origin} was recognised (names: {', '.join(ignored) or 'none'})"
         raise ResultsError(
-            f"Nothing in {origin} was recognised (names: {', '.join(ignored) or 'none'}): "
-            "use names such as throughput, ttft_ms, max_num_seqs, gpu_model."
+            f"{what}: use throughput, ttft_ms, max_num_seqs, gpu_model and the like."
         )
     found |= {"source": "typed", "origin": origin, "ignored": ignored}
     if store is None:

@@ -53,10 +53,8 @@ def results_folder(given: str | os.PathLike | None = None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResultsError(
-            f"The results folder {folder} cannot be created ({error.strerror}): "
-            "give another one with RESULTS_DIR."
-        ) from error
+        why = f"cannot be created ({error.strerror}): give another with RESULTS_DIR"
+        raise ResultsError(f"The results folder {folder} {why}.") from error
     return folder
 
 
@@ -191,10 +189,8 @@ def _plain(value, where: str):
             return list(item)
         if isinstance(item, os.PathLike):
             return os.fspath(item)
-        raise TypeError(
-            f"{where} holds a {type(item).__name__}, which cannot be saved: "
-            "save numbers, texts, lists or dicts."
-        )
+        kind = type(item).__name__
+        raise TypeError(f"{where} holds a {kind}: save numbers, texts, lists or dicts.")
 
     return json.loads(json.dumps(value, default=other), parse_constant=lambda name: None)
 
@@ -224,16 +220,12 @@ def append(path: Path, record: dict) -> None:
                     os.ftruncate(fd, size)  # only our own half line: we hold the lock
                 raise
     except Timeout as error:
-        raise ResultsError(
-            f"{path} has been locked by another process for {LOCK_WAIT_S:.0f} s: "
-            "wait for the other notebook's cell to end, then run this cell again."
-        ) from error
+        advice = "wait for the other notebook's cell to end, then run this one again"
+        raise ResultsError(f"{path} is locked by another process: {advice}.") from error
     except OSError as error:
-        raise ResultsError(
-            f"{path} could not be written ({error.strerror or error}): free some space or give "
-            "another RESULTS_DIR, then save again. Nothing is lost: the record is "
-            "kept in memory and what is in the file is as it was."
-        ) from error
+        what = f"{path} could not be written ({error.strerror or error})"
+        advice = "free some space, then save again. Nothing is lost: the record is in memory"
+        raise ResultsError(f"{what}: {advice}.") from error
 
 
 class Results:

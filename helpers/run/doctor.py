@@ -65,10 +65,7 @@ def _gpu() -> Check:
         return Check("GPU", False, silent, "Restart the machine or its driver.")
     lines = (answer.stdout + answer.stderr).strip().splitlines()
     if answer.returncode:
-        advice = (
-            "The driver is installed but does not answer: restart the machine, or run on the CPU "
-            "after `make clean` on a machine without the driver."
-        )
+        advice = "The driver is installed but does not answer: restart the machine."
         return Check("GPU", False, lines[0], advice)
     return Check("GPU", True, "; ".join(lines))
 
@@ -85,9 +82,7 @@ def _system() -> Check:
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     compiler = shutil.which("gcc") or shutil.which("cc")
     found = f"{compiler or 'no C compiler'}, {header if header.exists() else 'no Python.h'}"
-    advice = (
-        "Install a C compiler and Python's headers (Debian, Ubuntu: apt install gcc python3-dev)."
-    )
+    advice = "Install a C compiler and Python's headers (Debian: apt install gcc python3-dev)."
     return Check("System", bool(compiler and header.exists()), found, advice)
 
 
@@ -144,10 +139,7 @@ def _disk() -> Check:
     free = shutil.disk_usage(REPO).free / 2**30
     writable = os.access(REPO, os.W_OK)
     found = f"{free:.0f} GiB free in {REPO}" + ("" if writable else ", not writable")
-    advice = (
-        f"Free {NEEDED_DISK_GIB} GiB, and make the folder writable: results are written to "
-        "results/ and runs/."
-    )
+    advice = f"Free {NEEDED_DISK_GIB} GiB, and make results/ and runs/ writable."
     return Check("Disk", free > NEEDED_DISK_GIB and writable, found, advice)
 
 
@@ -159,10 +151,7 @@ def _leftovers() -> Check:
         return Check(name, True, "not looked for without the packages")
     orphans = processes.find_orphans()
     found = [f"{o['title']} (pid {o['pid']}, {o['memory_gib']:.1f} GiB)" for o in orphans]
-    advice = (
-        "They hold memory: end them with `kill -9 PID`, after making sure that they are not "
-        "someone's run."
-    )
+    advice = "They hold memory: `kill -9 PID`, unless they are someone's run."
     return Check(name, not orphans, ", ".join(found) or "none", advice)
 
 

@@ -116,10 +116,8 @@ def run_load(
     server.check_answers()
     model = server.engine_args.get("model")
     if not model:
-        raise ServerError(
-            f"The server at {server.url} does not say where its model lies: the prompts of a load "
-            "are made with its tokenizer."
-        )
+        why = "prompts are made with its model's tokenizer, and it does not say where that lies"
+        raise ServerError(f"No load for the server at {server.url}: {why}.")
     seed = next(_seeds)
     flags = [
         "--backend", "openai", "--base-url", server.url, "--endpoint", "/v1/completions",

@@ -55,10 +55,8 @@ class StopReport:
         if self.requests_at_stop:
             said += f", {self.requests_at_stop} requests in flight"
         left = f"processes left: {list(self.processes_left)}" if self.processes_left else ""
-        return (
-            f"stopped in {self.seconds:.1f} s, {said}; exit code {self.exit_code}; "
-            f"{left or 'no process left'}"
-        )
+        ended = f"stopped in {self.seconds:.1f} s, {said}; exit code {self.exit_code}"
+        return f"{ended}; {left or 'no process left'}"
 
 
 @dataclass(eq=False, repr=False)
@@ -231,10 +229,7 @@ def connect(url: str, api_key: str = "") -> Server:
     try:
         answer = httpx.get(f"{url}/v1/models", headers=server.headers, timeout=10)
         if answer.status_code == 401:
-            raise ServerError(
-                f"The server at {url} does not accept this API key: give the one it was started "
-                "with."
-            )
+            raise ServerError(f"{url} does not accept this API key: give the server's own.")
         served = answer.raise_for_status().json()["data"][0]
         server.model = served["id"]
     except httpx.HTTPError as error:

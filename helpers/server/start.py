@@ -180,10 +180,8 @@ def check_port(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise ServerError(
-                f"Port {port} cannot be used ({error.strerror}): stop what listens there, or leave "
-                "the port out and take a free one."
-            ) from None
+            why = f"({error.strerror}): leave it out to take a free one"
+            raise ServerError(f"Port {port} cannot be used {why}.") from None
 
 
 def _wait_until_up(process, url: str, log_path: Path, limit_s: float, view, model: str) -> None:
@@ -191,18 +189,14 @@ def _wait_until_up(process, url: str, log_path: Path, limit_s: float, view, mode
     with httpx.Client(timeout=2) as client:
         while True:
             if (code := process.poll()) is not None:
-                raise ServerError(
-                    f"{cause(log_path, code, model)} It stopped at the step: {view.phase()}. "
-                    f"The server's log: {log_path}"
-                )
+                why = f"{cause(log_path, code, model)} It stopped at the step: {view.phase()}."
+                raise ServerError(f"{why} The server's log: {log_path}")
             with contextlib.suppress(httpx.HTTPError):
                 if client.get(f"{url}/health").status_code == 200:
                     return
             if time.perf_counter() > deadline:
-                raise ServerError(
-                    f"The server was not up after {limit_s:g} s (last step: {view.phase()}); "
-                    f"it was ended. Give it longer with max_wait_s, or read its log: {log_path}"
-                )
+                late = f"The server was not up after {limit_s:g} s (last step: {view.phase()})"
+                raise ServerError(f"{late}: give it max_wait_s, or read its log: {log_path}")
             time.sleep(POLL_S)
 
 

@@ -148,12 +148,8 @@ def _tree(roots: Iterable[int] | None) -> list[psutil.Process]:
 def _device_gib(devices, tree: list[psutil.Process]) -> float | None:
     """Device memory of a tree; None where the driver hides it (MIG, containers with own pids)."""
     pids = {process.pid for process in tree}
-    used = [
-        process.gpu_memory()
-        for device in devices
-        for pid, process in device.processes().items()
-        if pid in pids
-    ]
+    on_devices = (item for device in devices for item in device.processes().items())
+    used = [process.gpu_memory() for pid, process in on_devices if pid in pids]
     told = [size for size in used if isinstance(size, int)]
     return sum(told) / GIB if told else None
 
@@ -240,9 +236,7 @@ class MemorySampler:
 
     def __init__(self, pids=None, hz: float = 10, devices=None):
         if not 0 < hz <= MAX_HZ:
-            raise ValueError(
-                f"hz is {hz}; give more than 0 and at most {MAX_HZ} samples per second."
-            )
+            raise ValueError(f"hz is {hz}; give at most {MAX_HZ} samples per second, and some.")
         self.hz, self.pids = hz, pids
         self.devices = visible_devices() if devices is None else list(devices)
         self.source = DEVICE if self.devices else HOST

@@ -248,9 +248,8 @@ class _Run:
             try:
                 self.params[key] = _sampling_params(request, sampling)
             except Exception as error:
-                raise EngineError(
-                    f"vLLM's SamplingParams refuse {sampling} for request {i}: {error}"
-                ) from error
+                refused = f"vLLM's SamplingParams refuse {sampling} for request {i}"
+                raise EngineError(f"{refused}: {error}") from error
         self.sent: dict[str, str] = {}  # vLLM's id of a request: ours
         self.steps: list[tuple[float, list, object]] = []  # time, outputs, scheduler's numbers
         self.finished = []  # vLLM's final outputs

@@ -92,10 +92,8 @@ def mixed(
     tokens.
     """
     rng = random.Random(seed)
-    streams = [
-        Request(prompt, short_output, 0.0, "short")
-        for prompt in _random_prompts(tokenizer, short, short_input, rng)
-    ]
+    streams = _random_prompts(tokenizer, short, short_input, rng)
+    streams = [Request(prompt, short_output, 0.0, "short") for prompt in streams]
     prompts = [
         Request(prompt, long_output, first_s + i * every_s, "long")
         for i, prompt in enumerate(_random_prompts(tokenizer, long, long_input, rng))
@@ -162,9 +160,8 @@ def questions(tokenizer, n: int, seed: int = 0, max_tokens: int = 96) -> Workloa
     rng = random.Random(seed)
     terms = tiny_model.load_glossary()
     asked = [rng.choice(tiny_model.phrasings(rng.choice(terms))[1]) for _ in range(n)]
-    requests = tuple(
-        chat(tokenizer, [{"role": "user", "content": question}], max_tokens) for question in asked
-    )
+    chats = ([{"role": "user", "content": question}] for question in asked)
+    requests = tuple(chat(tokenizer, messages, max_tokens) for messages in chats)
     about = f"{n} questions from the glossary"
     return Workload("questions", requests, seed, about, {"asked": asked})
 

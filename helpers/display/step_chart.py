@@ -152,9 +152,8 @@ def picture(title: str, caption: str, recordings: dict, names: list[str] | None 
     tall = [min(4.5, max(0.9, 0.3 * len(steps.requests))) for steps in recordings.values()]
     heights = [height for rows in tall for height in (rows, 0.95, 0.7)]
     size = (9.0, 1.1 + sum(heights) + 0.35 * len(recordings))
-    fig, axes = figures.figure(
-        title, rows=len(heights), size=size, sharex=True, height_ratios=heights
-    )
+    below = {"rows": len(heights), "sharex": True, "height_ratios": heights}
+    fig, axes = figures.figure(title, size=size, **below)
     marks: list[tuple] = []
     bars = [bars_of(steps) for steps in recordings.values()]
     for i, (label, steps) in enumerate(recordings.items()):
@@ -197,17 +196,10 @@ def _draw_rows(ax, bars: list[Bar], names: list[str]) -> list[tuple]:
 
 
 def _box(bar: Bar) -> Path:
+    left, right = bar.start_ms, bar.end_ms
     low, high = bar.row + 0.4, bar.row + 0.4 - 0.8 * bar.kept
-    return Path(
-        [
-            (bar.start_ms, low),
-            (bar.end_ms, low),
-            (bar.end_ms, high),
-            (bar.start_ms, high),
-            (bar.start_ms, low),
-        ],
-        closed=True,
-    )
+    corners = [(left, low), (right, low), (right, high), (left, high), (left, low)]
+    return Path(corners, closed=True)
 
 
 def _write_into_bars(ax, bars: list[Bar]) -> None:
@@ -346,12 +338,8 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
 
 def _measure(ax, start: float, end: float, y: float, text: str, past_middle: bool) -> None:
     """A line with two ends, and what it measures."""
-    ax.annotate(
-        "",
-        (start, y),
-        (end, y),
-        arrowprops={"arrowstyle": "|-|,widthA=.3,widthB=.3", "shrinkA": 0, "shrinkB": 0},
-    )
+    ends = {"arrowstyle": "|-|,widthA=.3,widthB=.3", "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", (start, y), (end, y), arrowprops=ends)
     at, side = (end, "right") if past_middle else (start, "left")
     figures.note(ax, text, (at, y), (0, -11), fontsize=8, ha=side)
 

@@ -25,9 +25,8 @@ def dummy_model_folder(name: str, vocab_size: int | None = None) -> Path:
     source = CONFIGS / f"{Path(name).name}.json"
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
-        raise ProfileError(
-            f"There is no shipped config for {name!r}; choose one of {known}, or give a folder."
-        )
+        what = f"There is no shipped config for {name!r}"
+        raise ProfileError(f"{what}; choose one of {known}, or give a folder.")
     config = json.loads(source.read_text())
     config["dtype"] = config.pop("torch_dtype", None) or config.get("dtype") or "bfloat16"
     # Without a version, the loader takes so large a vocabulary for Mistral's and warns.

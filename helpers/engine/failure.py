@@ -31,11 +31,8 @@ class EngineError(OneLineError, RuntimeError):
 
 def last_exception(log: str) -> str:
     """The last exception's text in a log, "" when there is none; a process's end is no cause."""
-    causes = [
-        text
-        for kind, text in _EXCEPTION.findall(log)
-        if "Engine core init" not in text and "EngineDead" not in kind
-    ]
+    found = [text for kind, text in _EXCEPTION.findall(log) if "EngineDead" not in kind]
+    causes = [text for text in found if "Engine core init" not in text]
     return causes[-1] if causes else ""
 
 

@@ -89,11 +89,8 @@ def is_helper(pid: int) -> bool:
 
 def started_here() -> list[psutil.Process]:
     """The processes below this one, but for helpers that end with it (this module's, Python's)."""
-    return [
-        process
-        for process in below(os.getpid())
-        if not is_helper(process.pid) and "resource_tracker" not in title(process.pid)
-    ]
+    ours = [process for process in below(os.getpid()) if not is_helper(process.pid)]
+    return [process for process in ours if "resource_tracker" not in title(process.pid)]
 
 
 def find_orphans() -> list[dict]:
@@ -109,14 +106,9 @@ def find_orphans() -> list[dict]:
             vllm = title(process.pid).startswith("VLLM::") and _is_mine(process) and runs(process)
             if vllm and _is_reaper(process.ppid()):
                 found |= dict.fromkeys([process, *below(process.pid)])
-    return [
-        {
-            "pid": process.pid,
-            "title": title(process.pid),
-            "memory_gib": round(resident_gib(process.pid), 3),
-        }
-        for process in found
-    ]
+    pids = [process.pid for process in found]
+    held = {pid: round(resident_gib(pid), 3) for pid in pids}
+    return [{"pid": pid, "title": title(pid), "memory_gib": held[pid]} for pid in pids]
 
 
 def _is_mine(process: psutil.Process) -> bool:
@@ -160,9 +152,8 @@ def spawn(cmd, *, env=None, log=None, cwd=None, grace_s: float = GRACE_S) -> sub
     """
     arguments = ["supervise", str(os.getpid()), str(grace_s), *map(str, cmd)]
     with open(log, "ab") if log else contextlib.nullcontext(subprocess.DEVNULL) as output:
-        process = _start_helper(
-            arguments, env=env, cwd=cwd, stdout=output, stderr=subprocess.STDOUT
-        )
+        streams = {"stdout": output, "stderr": subprocess.STDOUT}
+        process = _start_helper(arguments, env=env, cwd=cwd, **streams)
     process.grace_s = grace_s
     return process
 

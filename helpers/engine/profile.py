@@ -186,9 +186,8 @@ def _cpu_profile(model: str | None, load_format: str | None) -> Profile:
 def _gpu_profile(model: str | None, load_format: str | None) -> Profile:
     gpu, more = gpus()[0], len(gpus()) > 1
     memory_gib = gpu["memory_gib"]
-    default, max_model_len = next(
-        (name, length) for floor, name, length in MODELS_BY_GPU_MEMORY if memory_gib >= floor
-    )
+    fitting = (line for line in MODELS_BY_GPU_MEMORY if memory_gib >= line[0])
+    _, default, max_model_len = next(fitting)
     folder, label, weights = _resolve_model(model or default, load_format)
     large = memory_gib >= 70 and "A100" not in gpu["name"]
     engine_args = {

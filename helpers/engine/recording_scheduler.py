@@ -33,13 +33,8 @@ class RecordingScheduler(Scheduler):
     def add_request(self, request) -> None:
         """As vLLM does."""
         super().add_request(request)
-        self._write(
-            {
-                "request": request.request_id,
-                "arrival": time.monotonic(),
-                "prompt_tokens": request.num_prompt_tokens,
-            }
-        )
+        line = {"request": request.request_id, "arrival": time.monotonic()}
+        self._write({**line, "prompt_tokens": request.num_prompt_tokens})
 
     def schedule(self, *args, **kwargs):
         """As vLLM does."""

@@ -32,6 +32,7 @@ from helpers.results.wording import (
     finite,
     kind_of,
     machine_of,
+    numbers_of,
     one_line,
     origin_of,
     rounded,
@@ -157,9 +158,8 @@ def tuning(facts: Facts) -> Fill:
     value, record = _improvement(facts), facts.best
     if value is None:
         return MISSING
-    return from_record(
-        record, with_range({**record["metrics"], "improvement_x": value}, "improvement_x")
-    )
+    metrics = {**record["metrics"], "improvement_x": value}
+    return from_record(record, with_range(metrics, "improvement_x"))
 
 
 def _ranged(experiment: str, variant: str, name: str) -> Slot:
@@ -217,7 +217,7 @@ def _surprise(rank: int) -> Slot:
 
 def _factor(record: dict) -> float:
     """How many times too high or too low a prediction was; 0 for one that cannot be said."""
-    predicted, measured = (finite(record["metrics"].get(n)) for n in ("predicted", "measured"))
+    predicted, measured = numbers_of(record, "predicted", "measured")
     if not predicted or measured is None:
         return 0.0
     ratio = measured / predicted
@@ -471,8 +471,5 @@ SLOTS: dict[tuple[str, str, str], Slot] = {
     for section, lines in sections.items()
     for line, slot in lines.items()
 }
-CHECKLIST = {
-    line.removeprefix(OPEN_BOX): slot
-    for (_, _, line), slot in SLOTS.items()
-    if line.startswith(OPEN_BOX)
-}
+BOXES = [(line, slot) for (_, _, line), slot in SLOTS.items() if line.startswith(OPEN_BOX)]
+CHECKLIST = {line.removeprefix(OPEN_BOX): slot for line, slot in BOXES}

@@ -96,9 +96,7 @@ def export(
         raise ResultsError(f"Another export into {folder} goes on: wait for its end.") from error
     except OSError as error:
         what = f"The documents in {folder} could not be written ({error.strerror or error})"
-        raise ResultsError(
-            f"{what}, and are as they were: free some space, export again."
-        ) from error
+        raise ResultsError(f"{what}; what was there stays: free some space.") from error
     report.notes += facts.problems
     return report
 
@@ -128,9 +126,8 @@ def _export_one(document: str, folder: Path, facts: Facts, report: ExportReport)
     replace_file(_record_path(path), json.dumps(record, indent=0).encode())
     report.paths.append(path)
     open_lines = {line.key: line for line in lines}
-    report.blanks += [
-        _stands(document, open_lines[key], fill, merged) for key, fill in fills.items()
-    ]
+    for key, fill in fills.items():
+        report.blanks.append(_stands(document, open_lines[key], fill, merged))
     if differ := [spaced(v) for v in _disagreeing(document, merged, facts) if _answered(facts, v)]:
         where = f"your own edits stay where a form says something else ({', '.join(differ)})"
         report.notes.append(f"{path.name}: {where}; to choose, run the cell of that question.")

@@ -93,11 +93,8 @@ class Facts:
 
     def results(self, notebook: str = "") -> list[dict]:
         """What was measured or calculated in the notebooks whose name begins so."""
-        return [
-            r
-            for r in self.records
-            if r["notebook"].startswith(notebook) and r["experiment"] not in NOT_RESULTS
-        ]
+        found = [r for r in self.records if r["experiment"] not in NOT_RESULTS]
+        return [r for r in found if r["notebook"].startswith(notebook)]
 
 
 Slot = Callable[[Facts], Fill]

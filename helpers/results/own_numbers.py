@@ -96,9 +96,7 @@ def import_numbers(source, store: Results | None = None, row: int | None = None)
         found[part][target] = _checked(field, value, unit, str(name))
     if not taken:
         what = f"Nothing in {origin} was recognised (names: {', '.join(ignored) or 'none'})"
-        raise ResultsError(
-            f"{what}: use throughput, ttft_ms, max_num_seqs, gpu_model and the like."
-        )
+        raise ResultsError(f"{what}: use names such as throughput, ttft_ms, gpu_model.")
     found |= {"source": "typed", "origin": origin, "ignored": ignored}
     if store is None:
         return {"experiment": "baseline", "variant": "typed", **found}
@@ -200,9 +198,8 @@ def _csv_rows(text: str) -> list[dict]:
     if not text.strip():
         return []
     separator = max(",;\t", key=text.partition("\n")[0].count)
-    table = pd.read_csv(
-        io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False
-    )
+    as_it_is = {"header": None, "dtype": str, "keep_default_na": False}
+    table = pd.read_csv(io.StringIO(text), sep=separator, **as_it_is)
     header, *lines = table.map(str.strip).values.tolist()
     names_below = any(column_of(line[0])[0] for line in lines)
     if len(header) in (2, 3) and (names_below or not lines):

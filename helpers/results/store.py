@@ -201,9 +201,8 @@ def append(path: Path, record: dict) -> None:
     Raises ResultsError when the line did not reach the disk; the file is then as before.
     """
     # backslashreplace turns half a surrogate pair (models can produce one) into a JSON escape.
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode(
-        "utf-8", "backslashreplace"
-    )
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    line = text.encode("utf-8", "backslashreplace")
     try:
         lock = FileLock(str(path.with_name("." + path.name + ".lock")), timeout=LOCK_WAIT_S)
         with lock, open(path, "ab+", buffering=0) as file:
@@ -295,9 +294,8 @@ class Results:
         numbers = run.metrics if metrics is None else metrics
         if (disturbance := getattr(run, "disturbance", None)) is not None:
             extra = {"machine": disturbance.record(), **extra}
-        return self.save(
-            experiment, variant, numbers, run.engine_args, run.workload, profile=profile, **extra
-        )
+        under = {"engine_args": run.engine_args, "workload": run.workload, "profile": profile}
+        return self.save(experiment, variant, numbers, **under, **extra)
 
     def flush(self) -> None:
         """Write what an earlier save could not (a disk that was full). save() does this too."""

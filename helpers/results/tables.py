@@ -11,6 +11,7 @@ from helpers.results.wording import (
     count,
     finite,
     kind_of,
+    numbers_of,
     one_line,
     rounded,
     source_of,
@@ -42,9 +43,8 @@ def results_table(facts: Facts) -> Fill:
 def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
     """A heading, the machine (once), and a row a result; of a long sweep both ends."""
     measured = where([r for r in rows if kind_of(r) == "measured"])
-    about = (
-        f"Measured on {measured}." if measured else "Not measured on this machine; see the source."
-    )
+    elsewhere = "Not measured on this machine; see the source."
+    about = f"Measured on {measured}." if measured else elsewhere
     lines = {
         "title": f"### Notebook {one_line(notebook, 80)}",
         "gap1": "",
@@ -73,8 +73,7 @@ def predictions_table(facts: Facts) -> Fill:
     rows = [
         Part(f"row.{r['notebook']}.{r['variant']}", _prediction(r))
         for r in facts.all("prediction")
-        if finite(r["metrics"].get("predicted")) is not None
-        and finite(r["metrics"].get("measured")) is not None
+        if None not in numbers_of(r, "predicted", "measured")
     ]
     columns = ("prediction", "predicted", "measured", "ratio", "predicted by", "why they differ")
     return _table(columns, rows, "measured", "prediction")
@@ -90,9 +89,7 @@ def _table(columns: tuple[str, ...], rows: list[Part], kind: str, what: str) -> 
 
 
 def _prediction(record: dict) -> str:
-    predicted, measured, ratio = (
-        finite(record["metrics"].get(name)) for name in ("predicted", "measured", "ratio")
-    )
+    predicted, measured, ratio = numbers_of(record, "predicted", "measured", "ratio")
     if ratio is None and predicted:
         ratio = measured / predicted
     times = "" if ratio is None else rounded(ratio)
@@ -162,7 +159,7 @@ def week5_table(facts: Facts) -> Fill:
 
 def _to_fill_in(record: dict) -> str:
     numbers = record["metrics"]
-    speed, tpot = (finite(numbers.get(name)) for name in ("output_tokens_per_s", "tpot_ms"))
-    cells = ["" if value is None else rounded(value) for value in (speed, tpot)]
+    expected = numbers_of(record, "output_tokens_per_s", "tpot_ms")
+    cells = ["" if value is None else rounded(value) for value in expected]
     cells.append(with_range(numbers, "speedup_x", alone=""))
     return table_row(spaced(record["variant"]), *cells, BLANK, BLANK)

@@ -54,6 +54,16 @@ def finite(value) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def numbers_of(record: dict, *names: str) -> list[float | None]:
+    """These metrics of a record; None for one that is no finite number."""
+    return [finite(record["metrics"].get(name)) for name in names]
+
+
+def all_numbers(record: dict) -> dict[str, float]:
+    """The metrics of a record that are finite numbers."""
+    return {k: float(v) for k, v in record["metrics"].items() if finite(v) is not None}
+
+
 def rounded(value: float) -> str:
     """Three to four significant digits, thousands grouped: 1,843 / 81.4 / 0.0123.
 
@@ -92,15 +102,11 @@ def _split_unit(name: str) -> tuple[str, str]:
 
 def chief_metrics(record: dict) -> list[str]:
     """The three numbers of a record that say most, as text."""
-    metrics = {
-        name: value for name, raw in record["metrics"].items() if (value := finite(raw)) is not None
-    }
+    metrics = all_numbers(record)
     first_of_group = [next((name for name in group if name in metrics), None) for group in CHIEF]
     known = {name for group in CHIEF for name in group} | ASKED_FOR
     known |= {name + end for name in metrics for end in ("_low", "_high", "_values")}
-    others = [
-        name for name in metrics if name not in known and not re.search(r"_(p\d+|mean)$", name)
-    ]
+    others = [n for n in metrics if n not in known and not re.search(r"_(p\d+|mean)$", n)]
     names = [name for name in [*first_of_group, *others] if name] or list(metrics)
     return [metric(name, metrics[name]) + _range(metrics, name) for name in names[:CHIEF_METRICS]]
 

@@ -65,22 +65,12 @@ class Course:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that a run and a class have in common."""
-    parser.add_argument(
-        "--notebooks", help="which, by number or name, separated by commas (default: all)"
-    )
-    parser.add_argument(
-        "-p",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a notebook parameter; may be given again",
-    )
-    parser.add_argument(
-        "--parameters",
-        metavar="FILE",
-        help="YAML with notebooks, sizes, model, time limits; -p overrides it",
-    )
+    which = "which, by number or name, separated by commas (default: all)"
+    parser.add_argument("--notebooks", help=which)
+    again = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    parser.add_argument("-p", **again, help="a notebook parameter; may be given again")
+    course = "YAML with notebooks, sizes, model, time limits; -p overrides it"
+    parser.add_argument("--parameters", metavar="FILE", help=course)
 
 
 def asked(given: argparse.Namespace) -> Course:
@@ -221,18 +211,13 @@ def assign_parameters(notebooks: list[Path], given: dict) -> dict[Path, dict]:
             raise UsageError(f"{name} is set by the runner: use --out.")
         if name not in every:
             raise UsageError(_no_such_parameter(name, every, declared))
-    return {
-        path: {name: value for name, value in given.items() if name in declared[path]}
-        for path in notebooks
-    }
+    return {path: {n: v for n, v in given.items() if n in declared[path]} for path in notebooks}
 
 
 def _no_such_parameter(name: str, every: list[str], declared: dict[Path, set[str]]) -> str:
     close = difflib.get_close_matches(name, every, n=1)
     close = close or difflib.get_close_matches(name.upper(), every, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    lists = "; ".join(
-        f"{path.stem}: {', '.join(sorted(names - OURS)) or 'none'}"
-        for path, names in declared.items()
-    )
+    named = {path.stem: ", ".join(sorted(names - OURS)) for path, names in declared.items()}
+    lists = "; ".join(f"{notebook}: {names or 'none'}" for notebook, names in named.items())
     return f"No notebook of this run has a parameter {name!r}.{hint} The parameters are: {lists}."

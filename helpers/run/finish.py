@@ -110,7 +110,6 @@ def main(argv: list[str]) -> int:
     folder = results_folder(parser.parse_args(argv).folder)
     report = write(folder)
     print(report)
-    print(
-        f"{folder / PAGE}: to print\n{folder / ARCHIVE}: {len(load(folder)[0])} records, all files"
-    )
+    print(f"{folder / PAGE}: to print")
+    print(f"{folder / ARCHIVE}: {len(load(folder)[0])} records, all files")
     return 0

@@ -117,9 +117,7 @@ def _wait(process, verdict: Path, limit_s: float, watch) -> tuple[str, str, str]
     deadline = time.monotonic() + limit_s
     while process.poll() is None and not verdict.exists():
         if time.monotonic() > deadline:
-            evalue = (
-                f"The notebook was still running at its limit of {limit_s:.0f} s and was ended."
-            )
+            evalue = f"The notebook was still running at its limit of {limit_s:.0f} s."
             return "timeout", "TimeLimit", evalue
         if reason := watch(process.pid):
             return "limit", "ResourceLimit", reason

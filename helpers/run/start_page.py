@@ -133,11 +133,7 @@ class Stand:
     @property
     def open(self) -> list[Section]:
         """Sections of the core path that are not done, in order."""
-        return [
-            section
-            for section, there in self.sections
-            if not section.optional and there < len(section.wants)
-        ]
+        return [s for s, there in self.sections if not s.optional and there < len(s.wants)]
 
     @property
     def core(self) -> list[Section]:
@@ -223,6 +219,5 @@ def text(folder: Path, page: Path) -> str:
 
 def notebooks() -> list[Path]:
     """The lessons, in order."""
-    return [
-        path for path in sorted((REPO / "notebooks").glob("[0-9]*.ipynb")) if path.stem in ABOUT
-    ]
+    found = sorted((REPO / "notebooks").glob("[0-9]*.ipynb"))
+    return [path for path in found if path.stem in ABOUT]

@@ -95,9 +95,8 @@ def from_markdown(text: str) -> str:
         def inline_html(self, html: str) -> str:
             return html if html == BREAK else super().inline_html(html)
 
-    return mistune.create_markdown(renderer=Page(escape=True), plugins=["table", "task_lists"])(
-        text
-    )
+    plugins = ["table", "task_lists"]
+    return mistune.create_markdown(renderer=Page(escape=True), plugins=plugins)(text)
 
 
 def markdown(run: dict) -> str:

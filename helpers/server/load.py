@@ -28,6 +28,8 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from helpers.engine.start import imports_without_gc, say_nothing_of_triton
 from helpers.server.server import Server, ServerError
 from helpers.verdicts.machine import Disturbance, MachineWatch
@@ -142,9 +144,7 @@ def run_load(
         errors = [error for error in result.get("errors", []) if error] or ["no reason given"]
         raise ServerError(f"No request was answered: {errors[0].strip()[-300:]} {server.advice}")
     metrics = metrics_of(result, goals=bool(goals_ms), arrivals=bool(rate_per_s))
-    looked_up, found = (
-        after - before for before, after in zip(counted, _prefix_counters(server), strict=True)
-    )
+    looked_up, found = np.subtract(_prefix_counters(server), counted).tolist()
     if looked_up > 0:
         metrics["prefix_hit_share"] = found / looked_up
     workload = {
@@ -204,9 +204,7 @@ def _benchmark(flags: list[str], headers: dict) -> dict:
         with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
             loop.call_soon_threadsafe(task.cancel)
         thread.join(10)
-        raise ServerError(
-            "The load was stopped by hand; its requests were given up and the server goes on."
-        ) from None
+        raise ServerError("The load was stopped by hand; the server goes on.") from None
     except BaseException as error:
         raise ServerError(f"The benchmark failed: {type(error).__name__}: {error}") from None
     finally:

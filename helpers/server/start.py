@@ -62,18 +62,15 @@ def launch(
     command, argv = commands(profile, {"host": HOST, "port": port, **args}, quick)
     log_path = new_log("server")
     started = time.perf_counter()
-    process = processes.spawn(
-        argv, env=environment(profile, api_key, quick, log_path), log=log_path, grace_s=15
-    )
+    env = environment(profile, api_key, quick, log_path)
+    process = processes.spawn(argv, env=env, log=log_path, grace_s=15)
     try:
         with live.EngineStart(log_path, PHASES, what="server") as view:
             patience_s = max_wait_s or (300 if profile.name == "cpu" else 1200)
             _wait_until_up(process, url, log_path, patience_s, view, profile.model)
     except KeyboardInterrupt:
         processes.stop(process, grace_s=3)
-        raise ServerError(
-            "The start was stopped, and what had begun was ended: start again when you like."
-        ) from None
+        raise ServerError("The start was stopped and ended: start again when you like.") from None
     except BaseException:
         processes.stop(process, grace_s=3)
         raise

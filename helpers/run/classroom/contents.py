@@ -15,7 +15,7 @@ from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import documents
 from helpers.results.blanks import CHECKLIST
 from helpers.results.store import FILE_NAME, latest_of, load
-from helpers.results.wording import by_person, finite, one_line
+from helpers.results.wording import by_person, numbers_of, one_line
 from helpers.run.classroom import flags
 from helpers.run.classroom.differences import differing
 from helpers.run.notebook_file import open_plain
@@ -74,7 +74,7 @@ def predictions(records: list[dict]) -> list[dict]:
     for record in latest_of(records):
         if record["experiment"] != "prediction":
             continue
-        predicted, measured = (finite(record["metrics"].get(k)) for k in ("predicted", "measured"))
+        predicted, measured = numbers_of(record, "predicted", "measured")
         if predicted is None:
             continue
         rows.append(
@@ -127,7 +127,7 @@ def self_check(records: list[dict]) -> dict | None:
     if not scores:
         return None
     record = scores[-1]
-    claimed, total = (finite(record["metrics"].get(k)) for k in ("correct", "questions"))
+    claimed, total = numbers_of(record, "correct", "questions")
     about = {"claimed": claimed, "student": one_line(record.get("student") or "", 80)}
     try:
         verdicts = grade_again(record)

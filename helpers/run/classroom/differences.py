@@ -13,7 +13,7 @@ from pathlib import Path
 
 from helpers.results import documents
 from helpers.results.facts import Facts
-from helpers.results.wording import finite, one_line, rounded
+from helpers.results.wording import all_numbers, finite, numbers_of, one_line, rounded
 
 TOLERANCE = 0.02
 MOST = 20  # differing numbers that are listed for a student
@@ -86,15 +86,14 @@ def _pools(records: list[dict]) -> dict[str, list[float]]:
     """Every measurement by the unit in which a student's words may give it."""
     pools: dict[str, list[float]] = {}
     for record in records:
-        metrics = record["metrics"]
         arguments = record.get("engine_args") or {}
-        sizes = {name: value for name, value in arguments.items() if name.endswith("_bytes")}
-        for name, raw in (metrics | sizes).items():
+        sizes = {n: v for n, v in arguments.items() if n.endswith("_bytes") and finite(v)}
+        for name, value in (all_numbers(record) | sizes).items():
             for unit, pattern, factor in METRICS:
-                if re.search(pattern, name) and finite(raw) is not None:
-                    pools.setdefault(unit, []).append(factor * finite(raw))
+                if re.search(pattern, name):
+                    pools.setdefault(unit, []).append(factor * value)
         if record["experiment"] == "prediction":
-            values = [finite(metrics.get(name)) for name in ("predicted", "measured")]
+            values = numbers_of(record, "predicted", "measured")
             for unit in dict.fromkeys(unit for unit, _, _ in METRICS):
                 if str(record.get("unit", "")).endswith(unit):
                     pools.setdefault(unit, []).extend(v for v in values if v is not None)

@@ -17,7 +17,7 @@ from helpers.planning.models import SHIPPED, load_shape
 from helpers.results.facts import NOT_RESULTS
 from helpers.results.recorded import FOLDER as REFERENCE
 from helpers.results.store import FILE_NAME, latest_of, load
-from helpers.results.wording import finite, kind_of, metric, one_line, rounded
+from helpers.results.wording import all_numbers, finite, kind_of, metric, one_line, rounded
 
 NOT_MEASURED = NOT_RESULTS | {"paper_claims"}  # typed, planned, or quoted from a paper
 MOST = 12  # sentences that are shown of a student
@@ -47,9 +47,7 @@ def impossible(records: list[dict], problems: list[str]) -> list[str]:
     for record in records:
         if _measured(record):
             name = one_line(f"{record['experiment']}, {record['variant']}".replace("_", " "), 80)
-            numbers = {
-                key: value for key, raw in record["metrics"].items() if (value := finite(raw))
-            }
+            numbers = {key: value for key, value in all_numbers(record).items() if value}
             for rule in (_out_of_range, _out_of_order, _does_not_multiply, _too_fast):
                 found += [f"{name}: {said}" for said in rule(numbers, record)]
     found = list(dict.fromkeys(found))
@@ -145,8 +143,7 @@ def signature(records: list[dict]) -> dict[str, float]:
     """A time or a rate of each measurement, by its record and name, for comparing students."""
     found = {}
     for record in latest_of(records):
-        for name, raw in record["metrics"].items() if _measured(record) else ():
-            value = finite(raw)
+        for name, value in all_numbers(record).items() if _measured(record) else ():
             if value and TIMES.match(name) and _digits(value) >= EQUAL_DIGITS:
                 key = f"{record['experiment']}, {record['variant']}: {name}"
                 found[one_line(key.replace("_", " "), 160)] = value

@@ -58,10 +58,8 @@ def _output(output: dict) -> dict | None:
         picture = _joined(data.get(kind) or "")
         if picture and re.fullmatch(r"[A-Za-z0-9+/=\s]*", picture):
             about = (output.get("metadata") or {}).get(kind) or {}
-            return {
-                "picture": f"data:{kind};base64,{picture}",
-                "alt": about.get("alt") or "picture",
-            }
+            alt = about.get("alt") or "picture"
+            return {"picture": f"data:{kind};base64,{picture}", "alt": alt}
     texts = (_joined(data.get(kind) or "") for kind in TEXTS)
     text = next(filter(None, texts), "(an output without text)" if data else "")
     return {"text": _plain(text)} if text else None

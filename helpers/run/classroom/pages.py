@@ -157,10 +157,8 @@ def _link(path: Path, out: Path) -> str:
 def _files(student: dict, out: Path) -> list[tuple[str, str]]:
     """(name, link) of what there is of a student: pages of the notebooks, documents, numbers."""
     folder = out / "students" / student["slug"]
-    pages = {
-        nb["name"]: folder / "notebooks" / f"{n:02}.html"
-        for n, nb in enumerate(student["notebooks"], 1)
-    }
+    numbered = enumerate(student["notebooks"], 1)
+    pages = {nb["name"]: folder / "notebooks" / f"{n:02}.html" for n, nb in numbered}
     pages |= {name: folder / place for name, place in FILES.items()}
     links = [(name, _link(path, out)) for name, path in pages.items()]
     return [(name, link) for name, link in links if link]

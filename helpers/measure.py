@@ -230,7 +230,7 @@ class _Run:
         for name in sampling:
             if name in _NOT_SAMPLING:
                 instead = _NOT_SAMPLING[name]
-                raise EngineError(f"{name!r} cannot be sampling of a workload: {instead}.")
+                raise EngineError(f"{name!r} cannot be set by sampling: {instead}.")
         self.core = engine.llm.llm_engine
         self.concurrency = concurrency
         number = next(_runs)

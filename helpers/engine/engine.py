@@ -65,40 +65,30 @@ class CloseReport:
         return f"closed in {self.seconds:.1f} s; {self.source}: {start}, {end}; {left}"
 
 
+@dataclass(eq=False, repr=False)
 class Engine:
     """An open engine. Made by `open_engine`; see the module's text."""
 
-    def __init__(
-        self,
-        llm,
-        profile: Profile,
-        engine_args: dict,
-        log_path: Path,
-        info: EngineInfo,
-        before_gib: float,
-        own_processes: list[psutil.Process],
-    ):
-        self._llm = llm
+    _llm: object
+    profile: Profile
+    started_with: dict
+    log_path: Path
+    info: EngineInfo
+    _before_gib: float
+    _processes: list[psutil.Process]  # its own
+
+    def __post_init__(self):
+        self.engine_args = self.started_with  # those in force: `retuned` changes them for its block
         self._closed = False  # no longer to be used; `close_report` when all of it has gone
-        self.profile = profile
-        self.started_with = engine_args
-        self.engine_args = engine_args  # those in force: `retuned` changes them for its block
-        self.log_path = log_path
-        self.info = info
-        self._processes = own_processes
+        self.close_report: CloseReport | None = None
         # The engine's core ends when one of its workers does. Others only compile for it, and end
         # by themselves.
-        self._needed = [
-            child
-            for child in psutil.Process().children()
-            if child in own_processes and processes.title(child.pid).startswith("VLLM::")
-        ]
-        self._before_gib = before_gib
+        own = [child for child in psutil.Process().children() if child in self._processes]
+        self._needed = [one for one in own if processes.title(one.pid).startswith("VLLM::")]
         self._loaded_gib = _memory_gib()
         self.sampler = gpu_memory.MemorySampler(hz=4).start()  # until the engine is closed
-        self.close_report: CloseReport | None = None
         if self._needed:
-            outputs = llm.llm_engine.engine_core.outputs_queue
+            outputs = self._llm.llm_engine.engine_core.outputs_queue
             waker = threading.Thread(target=self._wake_who_waits, args=(outputs,), daemon=True)
             waker.start()
 

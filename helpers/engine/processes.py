@@ -2,22 +2,10 @@
 
 vLLM 0.32 starts processes of its own (``VLLM::EngineCore``, ``VLLM::Worker``) that do not notice
 when the notebook's kernel is killed: they go on holding the memory of the GPU. Python's clean-up
-(``atexit``, ``finally``) does not run on SIGKILL, so the work is done here by a second, very small
-process:
-
-``spawn(cmd)``
-    a supervisor starts the command, adopts whatever its descendants leave behind
-    (``PR_SET_CHILD_SUBREAPER``), and ends the whole tree when this process dies, when the command
-    ends, or when the supervisor is told to stop. Used for servers.
-``guard_children()``
-    a watcher notes vLLM's processes below this one and ends them when this process dies. Used for
-    an engine opened in a notebook, whose processes vLLM itself starts.
-``find_orphans()``
-    what an earlier run without a guard has left. Found and reported, never ended.
-
-The file is also the program of both helpers: ``processes.py watch PARENT`` and ``processes.py
-supervise PARENT GRACE_S COMMAND ...``. A helper starts in 0.05 s and holds about 13 MiB. Linux only
-(``prctl(2)``).
+does not run on SIGKILL, so a second, very small process does the work: a supervisor around a
+command (``spawn``, for servers), or a watcher of what vLLM starts (``guard_children``, for an
+engine in a notebook). This file is the program of both; it starts in 0.05 s and holds about 13 MiB.
+Linux only (``prctl(2)``).
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def _takes_gpu(profile: str) -> bool:
 
 def _cpu_profile(model: str | None, load_format: str | None) -> Profile:
     memory_gib = psutil.virtual_memory().total / GIB
-    folder, label, weights = _resolve_model(model, load_format)
+    machine = f"{os.cpu_count()} CPU cores ({cpu_name()}), {memory_gib:.0f} GiB"
     engine_args = {
         "dtype": "bfloat16",
         # In one process and without compilation an engine starts in about 3 s; vLLM's default
@@ -170,17 +170,7 @@ def _cpu_profile(model: str | None, load_format: str | None) -> Profile:
         "max_model_len": 4096,
         "disable_log_stats": False,  # keep vLLM's counters: the lessons read them
     }
-    return Profile(
-        name="cpu",
-        machine=f"{os.cpu_count()} CPU cores ({cpu_name()}), {memory_gib:.0f} GiB",
-        model=folder,
-        model_label=label,
-        weights=weights,
-        draft_model=str(tiny_model.DRAFT) if weights == "shipped" else None,
-        max_model_len=4096,
-        engine_args=_with_format(engine_args, load_format),
-        memory_gib=memory_gib,
-    )
+    return _profile("cpu", machine, memory_gib, model, load_format, engine_args)
 
 
 def _gpu_profile(model: str | None, load_format: str | None) -> Profile:
@@ -188,7 +178,7 @@ def _gpu_profile(model: str | None, load_format: str | None) -> Profile:
     memory_gib = gpu["memory_gib"]
     fitting = (line for line in MODELS_BY_GPU_MEMORY if memory_gib >= line[0])
     _, default, max_model_len = next(fitting)
-    folder, label, weights = _resolve_model(model or default, load_format)
+    machine = f"{gpu['name']}, {memory_gib:.1f} GiB" + (f" (1 of {len(gpus())})" if more else "")
     large = memory_gib >= 70 and "A100" not in gpu["name"]
     engine_args = {
         "max_model_len": max_model_len,
@@ -200,22 +190,25 @@ def _gpu_profile(model: str | None, load_format: str | None) -> Profile:
     }
     if gpu["compute_capability"] < (8, 0):
         engine_args["dtype"] = "half"  # bfloat16 needs compute capability 8.0 (Ampere)
-    draft = DRAFT_FOR_GPU if weights == "real" and "Qwen2.5-0.5B" not in label else None
+    return _profile("gpu", machine, memory_gib, model or default, load_format, engine_args)
+
+
+def _profile(name, machine, memory_gib, model, load_format, engine_args) -> Profile:
+    folder, label, weights = _resolve_model(model, load_format)
+    drafts = {"shipped": str(tiny_model.DRAFT)}
+    if name == "gpu" and "Qwen2.5-0.5B" not in label:
+        drafts["real"] = DRAFT_FOR_GPU
     return Profile(
-        name="gpu",
-        machine=f"{gpu['name']}, {memory_gib:.1f} GiB" + (f" (1 of {len(gpus())})" if more else ""),
+        name=name,
+        machine=machine,
         model=folder,
         model_label=label,
         weights=weights,
-        draft_model=str(tiny_model.DRAFT) if weights == "shipped" else draft,
-        max_model_len=max_model_len,
-        engine_args=_with_format(engine_args, load_format),
+        draft_model=drafts.get(weights),
+        max_model_len=engine_args["max_model_len"],
+        engine_args=engine_args | ({"load_format": load_format} if load_format else {}),
         memory_gib=memory_gib,
     )
-
-
-def _with_format(engine_args: dict, load_format: str | None) -> dict:
-    return {**engine_args, "load_format": load_format} if load_format else engine_args
 
 
 def _resolve_model(model: str | None, load_format: str | None) -> tuple[str, str, str]:

@@ -57,17 +57,13 @@ def _gpu() -> Check:
     if not tool:
         none = "no NVIDIA driver here: the workbook runs on the CPU with the model that ships"
         return Check("GPU", True, none)
+    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30)
+        ok, said = answer.returncode == 0, (answer.stdout + answer.stderr).strip().splitlines()
     except (OSError, subprocess.TimeoutExpired) as error:
-        silent = f"nvidia-smi does not answer ({error})"
-        return Check("GPU", False, silent, "Restart the machine or its driver.")
-    lines = (answer.stdout + answer.stderr).strip().splitlines()
-    if answer.returncode:
-        advice = "The driver is installed but does not answer: restart the machine."
-        return Check("GPU", False, lines[0], advice)
-    return Check("GPU", True, "; ".join(lines))
+        ok, said = False, [f"nvidia-smi does not answer ({error})"]
+    return Check("GPU", ok, "; ".join(said), "Restart the machine or its driver.")
 
 
 def _system() -> Check:

@@ -7,10 +7,8 @@
     stream.ttft_s, stream.text
 
 In `run_load` the requests, the clients and the clock are those of `vllm bench serve`
-(vllm/benchmarks/serve.py). This module calls it in the kernel, which saves 5 s of imports a run,
-keeps its output off the page, and gives its numbers the names that the workbook uses everywhere.
-TTFT, TPOT, ITL and E2E are as the client sees them, HTTP included. `timed_stream` is the `openai`
-package with a clock beside it.
+(vllm/benchmarks/serve.py), called in the kernel, which saves 5 s of imports a run. TTFT, TPOT, ITL
+and E2E are as the client sees them, HTTP included.
 """
 
 from __future__ import annotations

@@ -8,9 +8,6 @@ In a notebook the two halves often stand in two cells: `server = start_server(pr
 returns the running server at once; another configuration stops it first. The server listens on
 127.0.0.1 only, wants an API key that is made for it, and writes its log to a file that every error
 names. Its processes end with this one, also on `kill -9` (helpers/engine/processes.py).
-
-vLLM does the serving and the `openai` package the asking: this module starts (with start.py),
-watches and stops.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -23,7 +24,9 @@ from pathlib import Path
 
 import httpx
 
+from helpers.display import live
 from helpers.engine import holders, processes
+from helpers.engine.cache import new_log
 from helpers.engine.profile import Profile
 from helpers.server import start
 from helpers.server.start import ServerError
@@ -276,11 +279,33 @@ def start_server(
     if port is not None:
         start.check_port(port)
     with holders.taken("server", profile, close=stop_server):
-        fields = start.launch(
-            profile, args, port=port, api_key=api_key, quick=quick, max_wait_s=max_wait_s
-        )
-    server = Server(**fields)
+        server = _launch(profile, args, port or start.free_port(), api_key, quick, max_wait_s)
     _current = server, asked
+    return server
+
+
+def _launch(profile: Profile, args: dict, port: int, api_key, quick: bool, max_wait_s) -> Server:
+    start.without_proxy()
+    api_key, log_path = api_key or secrets.token_urlsafe(24), new_log("server")
+    command, argv = start.commands(profile, {"host": start.HOST, "port": port, **args}, quick)
+    server = Server(f"http://{start.HOST}:{port}", api_key, args["served_model_name"])
+    server.log_path, server.command = log_path, command
+    server.engine_args = {"model": profile.model, **args}
+    began = time.perf_counter()
+    env = start.environment(profile, api_key, quick, log_path)
+    server.process = processes.spawn(argv, env=env, log=log_path, grace_s=15)
+    patience_s = max_wait_s or (300 if profile.name == "cpu" else 1200)
+    try:
+        with live.EngineStart(log_path, start.PHASES, what="server") as view:
+            start.wait_until_up(
+                server.process, server.url, log_path, patience_s, view, profile.model
+            )
+    except BaseException as error:
+        processes.stop(server.process, grace_s=3)
+        if isinstance(error, KeyboardInterrupt):
+            raise ServerError("The start was stopped and ended: start again.") from None
+        raise
+    server.startup_s, server.startup_phases_s = time.perf_counter() - began, view.phases_s()
     return server
 
 

@@ -1,4 +1,4 @@
-"""Start a server's process: its command, environment and port, the wait, and why it failed."""
+"""What a server's start needs: command, environment and port, the wait, and why it failed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import shlex
 import signal
 import socket
@@ -16,9 +15,8 @@ from pathlib import Path
 
 import httpx
 
-from helpers.display import live
-from helpers.engine import failure, processes
-from helpers.engine.cache import new_log, triton_cache
+from helpers.engine import failure
+from helpers.engine.cache import triton_cache
 from helpers.engine.failure import EngineError
 from helpers.engine.profile import Profile
 from helpers.engine.start import MODEL_PHASES
@@ -40,51 +38,6 @@ POLL_S = 0.1
 
 class ServerError(EngineError):
     """A server that could not be started or reached: what happened and what to do."""
-
-
-def launch(
-    profile: Profile,
-    args: dict,
-    *,
-    port: int | None,
-    api_key: str | None,
-    quick: bool,
-    max_wait_s: float | None,
-) -> dict:
-    """Start the process and wait until it serves; the fields of its Server.
-
-    Raises ServerError when it does not come up, or the stop button is pressed; nothing of it stays.
-    """
-    without_proxy()
-    port = port or free_port()
-    api_key = api_key or secrets.token_urlsafe(24)
-    url = f"http://{HOST}:{port}"
-    command, argv = commands(profile, {"host": HOST, "port": port, **args}, quick)
-    log_path = new_log("server")
-    started = time.perf_counter()
-    env = environment(profile, api_key, quick, log_path)
-    process = processes.spawn(argv, env=env, log=log_path, grace_s=15)
-    try:
-        with live.EngineStart(log_path, PHASES, what="server") as view:
-            patience_s = max_wait_s or (300 if profile.name == "cpu" else 1200)
-            _wait_until_up(process, url, log_path, patience_s, view, profile.model)
-    except KeyboardInterrupt:
-        processes.stop(process, grace_s=3)
-        raise ServerError("The start was stopped and ended: start again when you like.") from None
-    except BaseException:
-        processes.stop(process, grace_s=3)
-        raise
-    return {
-        "url": url,
-        "api_key": api_key,
-        "model": args["served_model_name"],
-        "process": process,
-        "log_path": log_path,
-        "command": command,
-        "engine_args": {"model": profile.model, **args},
-        "startup_s": time.perf_counter() - started,
-        "startup_phases_s": view.phases_s(),
-    }
 
 
 def served_name(profile: Profile) -> str:
@@ -181,7 +134,8 @@ def check_port(port: int) -> None:
             raise ServerError(f"Port {port} cannot be used {why}.") from None
 
 
-def _wait_until_up(process, url: str, log_path: Path, limit_s: float, view, model: str) -> None:
+def wait_until_up(process, url: str, log_path: Path, limit_s: float, view, model: str) -> None:
+    """Wait until the server answers. Raises ServerError when it ends, or after so many seconds."""
     deadline = time.perf_counter() + limit_s
     with httpx.Client(timeout=2) as client:
         while True:

@@ -24,7 +24,7 @@ from helpers.run import notebook_file
 from helpers.run.classroom import contents, grading, intake, results
 from helpers.run.classroom.differences import differing_numbers
 from helpers.run.classroom.intake import Refused, find_submissions, take_in
-from helpers.run.classroom.notebook_page import page
+from helpers.run.classroom.reading import page
 from tests.run.tools import SAVE, leaves_a_process, no_process_with, notebook, run, start, wait_for
 
 MARK = f"class-{os.getpid()}"

@@ -10,7 +10,7 @@ import pytest
 from helpers import REPO
 from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import Results, store
-from helpers.run.classroom import contents, flags, grading, pages, reports
+from helpers.run.classroom import contents, flags, grading, pages
 from helpers.run.classroom.grading import Grading
 from helpers.run.classroom.intake import find_submissions
 from helpers.run.course_file import UsageError, find_notebooks, read_course
@@ -75,7 +75,7 @@ def test_points_follow_the_rubric_and_every_criterion_counts(pair, tmp_path):
 def test_a_puzzle_that_nothing_ran_again_counts_and_is_said_to_be_as_recorded(pair, tmp_path):
     found, students = pair
     pages.write(tmp_path, students, [], read_only=True)
-    reports.write(tmp_path, found, students, Grading(course(tmp_path), find_notebooks()))
+    pages.write_reports(tmp_path, found, students, Grading(course(tmp_path), find_notebooks()))
     assert "1, 1 as recorded" in (tmp_path / "class.html").read_text()
     said = "Not run again, counted as your file records them: 1."
     assert said in pages.feedback(tmp_path, students[0]).read_text()
@@ -122,7 +122,7 @@ def test_grades_have_the_columns_of_the_course_and_say_what_is_late(pair, tmp_pa
         for path in folder.rglob("*"):
             os.utime(path, (time, time))
     found, _ = find_submissions(tmp_path / "s", given.names)
-    reports.write(tmp_path, found, pair[1], Grading(given, find_notebooks()))
+    pages.write_reports(tmp_path, found, pair[1], Grading(given, find_notebooks()))
     rows = list(csv.reader((tmp_path / "grades.csv").read_text("utf-8-sig").splitlines()))
     assert rows == [
         ["id", "name", "status", "handed_in_utc", "late", "insights", "points", "of"],
@@ -133,7 +133,7 @@ def test_grades_have_the_columns_of_the_course_and_say_what_is_late(pair, tmp_pa
 
 def test_the_pages_show_what_was_typed_as_it_was_typed_and_no_other_student(pair, tmp_path):
     found, students = pair
-    reports.write(tmp_path, found, students, Grading(course(tmp_path), find_notebooks()))
+    pages.write_reports(tmp_path, found, students, Grading(course(tmp_path), find_notebooks()))
     shown = "&lt;b&gt;Batching&lt;/b&gt; shares weights.<br><span>$</span>x<span>$</span>"
     answers = (tmp_path / "answers.html").read_text()
     page = pages.feedback(tmp_path, students[0]).read_text()

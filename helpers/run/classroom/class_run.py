@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from helpers.run import summary
-from helpers.run.classroom import flags, pages, reports, results
+from helpers.run.classroom import flags, pages, results
 from helpers.run.classroom.attempt import Class
 from helpers.run.classroom.grading import Grading
 from helpers.run.classroom.intake import Submission, find_submissions
@@ -56,7 +56,7 @@ def run_class(
         finally:
             sweep()  # a supervisor that student code has killed leaves its processes to us
             rows = [asdict(student) for student in students.values()]
-            reports.write(work.out, found, rows, course)  # class.html leads to them
+            pages.write_reports(work.out, found, rows, course)  # class.html leads to them
             table.write(flags.alike(rows))
     return list(students.values())
 

@@ -1,7 +1,7 @@
 """What protects this machine from student code, and what does not.
 
 A process tree and a folder of its own, limits on time, memory and file size, an environment without
-the instructor's variables (and pages of text, see notebook_page.py). What does not: the code
+the instructor's variables (and pages of text, see reading.py). What does not: the code
 runs as the same user and can read that user's files and use the network. Only a container or a
 throw-away machine keeps it from that; README.md has the line.
 """

@@ -29,8 +29,7 @@ def _predicted(row: dict) -> float:
         p = plan.predict_speed(shape, box, row["tp"], workload=mix, memory=memory)
         return p.tpot_s * 1e3
     steps = plan.Steps(shape, box, row["tp"], options=memory.options)
-    room = memory.room_for(load.input_tokens + load.output_tokens)
-    at_once = min(memory.options.max_num_seqs, room)
+    at_once = memory.at_once(load.input_tokens + load.output_tokens)
     return play_burst(steps, mix, load.clients, at_once).duration_s
 
 

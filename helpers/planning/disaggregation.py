@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .hardware import Box, Link, PlanningError, make_box
 from .launch import Command, Launch, serve_arguments
 from .load import RequestMix, predict_speed
-from .memory import EngineOptions, MemoryPlan, plan_memory
+from .memory import EngineOptions, plan_memory
 from .models import ModelShape
 from .predict import Steps, Tuning
 
@@ -93,7 +93,8 @@ def disaggregate(
     kv_bytes = mix.input_tokens * shape.kv_bytes_per_token(tp, memory.options.kv_cache_dtype)
 
     until_decode_s = filled.prefill_s + transfer_seconds(kv_bytes, link)
-    context, most = mix.input_tokens + mix.output_tokens / 2, _at_once(mix, memory)
+    context = mix.input_tokens + mix.output_tokens / 2
+    most = memory.at_once(mix.input_tokens + mix.output_tokens)
 
     def answer_s(running: float, decode: int) -> tuple[float, float]:
         """(seconds of a whole answer, of one of its tokens) with so many streams in all."""
@@ -110,17 +111,8 @@ def disaggregate(
             rate = min(running / whole_s, prompts_per_s)
             left = min(mix.concurrency - rate * until_decode_s, rate * whole_s, full)
             running = (running + max(left, 1.0)) / 2
-        return Disaggregated(
-            prefill,
-            decode,
-            prompts_per_s,
-            answers_per_s,
-            rate,
-            tpot_s,
-            filled.prefill_s,
-            kv_bytes,
-            link,
-        )
+        served = prompts_per_s, answers_per_s, rate
+        return Disaggregated(prefill, decode, *served, tpot_s, filled.prefill_s, kv_bytes, link)
 
     return max(map(split, range(1, instances)), key=lambda s: (s.requests_per_s, s.decode))
 
@@ -128,11 +120,6 @@ def disaggregate(
 def transfer_seconds(nbytes: int, link: Link) -> float:
     """Seconds of a transfer at the full rate of a link."""
     return nbytes / (link.gb_s * 1e9)
-
-
-def _at_once(mix: RequestMix, memory: MemoryPlan) -> int:
-    room = memory.room_for(mix.input_tokens + mix.output_tokens)
-    return max(1, min(memory.options.max_num_seqs, room))
 
 
 def commands_of(shape: ModelShape, box: Box, tp: int, split: Disaggregated, given: dict) -> Launch:

@@ -161,11 +161,6 @@ class Replica:
         """A client sends a request."""
         heapq.heappush(self.arrivals, (sent + self.front_s, sent))
 
-    def already_running(self, left: int) -> None:
-        """A stream in the middle of its answer, with so many steps left."""
-        heapq.heappush(self.ends, (left, -math.inf, 0.0))
-        self.keys += self.whole - left * self.gain
-
     def advance(self) -> list[tuple[float, float]]:
         """Play a step, or many equal ones; (sent, first token) of the answers that are whole."""
         if not self.ends and not self.waiting and self.prompt is None:
@@ -185,7 +180,17 @@ class Replica:
         self.now += count * seconds
         self.step += count
         self.keys += count * streams * self.gain
-        return self._finished() + self._begin(begun)
+        whole = []
+        while self.ends and self.ends[0][0] <= self.step:
+            _, sent, first = heapq.heappop(self.ends)
+            self.keys -= self.whole
+            whole.append((sent, first))
+        if self.mix.output_tokens == 1:  # an answer of one token is whole with its prompt
+            return whole + [(sent, self.now) for sent in begun]
+        for sent in begun:
+            heapq.heappush(self.ends, (self.step + self.answer_steps, sent, self.now))
+            self.keys += self.mix.input_tokens + 1
+        return whole
 
     def _prompts(self, streams: int) -> tuple[int, float, list[float]]:
         """(prompt tokens of this step, mean keys of each, when those that end here were sent)."""
@@ -217,23 +222,6 @@ class Replica:
             count = min(count, max(1, until))
         return count
 
-    def _finished(self) -> list[tuple[float, float]]:
-        whole = []
-        while self.ends and self.ends[0][0] <= self.step:
-            _, sent, first = heapq.heappop(self.ends)
-            self.keys -= self.whole
-            whole.append((sent, first))
-        return whole
-
-    def _begin(self, begun: list[float]) -> list[tuple[float, float]]:
-        """Streams whose prompts are computed; an answer of one token is whole with it."""
-        if self.mix.output_tokens == 1:
-            return [(sent, self.now) for sent in begun]
-        for sent in begun:
-            heapq.heappush(self.ends, (self.step + self.answer_steps, sent, self.now))
-            self.keys += self.mix.input_tokens + 1
-        return []
-
 
 def play_clients(
     steps: Steps, mix: RequestMix, clients: int, at_once: int, together: int = 1
@@ -248,8 +236,10 @@ def play_clients(
     running = min(clients, replica.at_once) if mix.output_tokens > 1 else 0
     for _ in range(MORE_WAYS if clients <= FEW_CLIENTS or steps.pp > 1 else WAYS):
         replica.reset()
-        for _ in range(running):
-            replica.already_running(1 + int(draw.random() * replica.answer_steps))
+        for _ in range(running):  # in the middle of their answers
+            left = 1 + int(draw.random() * replica.answer_steps)
+            heapq.heappush(replica.ends, (left, -math.inf, 0.0))
+            replica.keys += replica.whole - left * replica.gain
         for _ in range(clients - running):
             replica.send(0.0)
         counted = clients * math.ceil(AT_LEAST / clients)  # whole turns: everyone as often
@@ -341,10 +331,10 @@ def predict_speed(
     _check_length(mix, memory.options, shape)
     kind = SpeculativeSteps if memory.options.speculative else Steps
     steps = kind(shape, box, tp, pp, dp, memory.options, tuning)
-    at_once, notes = _at_once(mix, dp, memory)
+    at_once = memory.at_once(mix.input_tokens + mix.output_tokens)
+    notes = _about_waiting(mix, dp, memory, at_once)
     at_once = min(at_once, memory.options.max_num_batched_tokens // steps.query_len)
-    trace, per_second, more = _under_load(steps, mix, dp, at_once)
-    too_many = bool(more)
+    trace, per_second, too_many = _under_load(steps, mix, dp, at_once)
     ttft_s = [math.inf] if too_many else trace.ttft_s
     wanted = trace.streams if mix.rate else math.ceil(mix.concurrency / dp)
     streams = at_once if too_many else min(wanted, at_once)
@@ -365,7 +355,7 @@ def predict_speed(
         output_tokens_per_s=per_second * mix.output_tokens,
         requests_per_s=per_second,
         memory=memory,
-        notes=(*memory.notes, *notes, *more),
+        notes=(*memory.notes, *notes, *too_many),
     )
 
 
@@ -405,10 +395,8 @@ def _most(steps: Steps, mix: RequestMix, at_once: int, together: int) -> float:
 
 def _percentiles(values: list[float]) -> tuple[float, float]:
     """p50 and p99."""
-    if not values:
-        return 0.0, 0.0
-    if math.isinf(values[0]):
-        return math.inf, math.inf
+    if not values or math.isinf(values[0]):
+        return (values or [0.0])[0], (values or [0.0])[0]
     p50, p99 = np.percentile(values, (50, 99))
     return float(p50), float(p99)
 
@@ -436,17 +424,13 @@ def _check_length(mix: RequestMix, options: EngineOptions, shape: ModelShape) ->
     )
 
 
-def _at_once(mix: RequestMix, dp: int, memory: MemoryPlan):
-    """(requests of one replica that run at once, a list of what is to be said about it)."""
-    opts, notes = memory.options, []
-    room = memory.room_for(mix.input_tokens + mix.output_tokens)
-    room = room if memory.num_blocks else opts.max_num_seqs
-    at_once = max(1, min(opts.max_num_seqs, room))
-    wanted = math.ceil(mix.concurrency / dp)
-    if mix.rate is None and at_once < wanted:
-        limit = "KV cache" if room < opts.max_num_seqs else "max_num_seqs"
-        notes.append(
-            f"{wanted} requests on a replica are more than {at_once} at once: the others wait in "
-            f"the queue ({limit} is the limit)"
-        )
-    return at_once, notes
+def _about_waiting(mix: RequestMix, dp: int, memory: MemoryPlan, at_once: int) -> list[str]:
+    """What is to be said where not all clients' requests run at once."""
+    wanted, most = math.ceil(mix.concurrency / dp), memory.options.max_num_seqs
+    if mix.rate is not None or at_once >= wanted:
+        return []
+    limit = "KV cache" if at_once < most else "max_num_seqs"
+    return [
+        f"{wanted} requests on a replica are more than {at_once} at once: the others wait in the "
+        f"queue ({limit} is the limit)"
+    ]

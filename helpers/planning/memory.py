@@ -154,6 +154,11 @@ class MemoryPlan:
         """Requests of so many tokens that the KV cache holds at once."""
         return self.num_blocks // self.blocks_of(length)
 
+    def at_once(self, length: int) -> int:
+        """Requests of so many tokens that run at once; a plan without room is timed, too."""
+        most = self.options.max_num_seqs
+        return max(1, min(most, self.room_for(length) if self.num_blocks else most))
+
     @property
     def longest(self) -> int:
         """Tokens of the longest request that the blocks hold, in whole blocks."""

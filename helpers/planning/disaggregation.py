@@ -13,7 +13,7 @@ from .launch import Command, Launch, serve_arguments
 from .load import RequestMix, predict_speed
 from .memory import EngineOptions, plan_memory
 from .models import ModelShape
-from .predict import Steps, Tuning
+from .predict import Steps
 
 PROMPTS_AT_ONCE = 64  # enough that every step of a prefill instance is full
 ROUNDS = 20  # until the streams of the decode instances are what their prompts allow
@@ -59,18 +59,12 @@ class Disaggregated:
 
 
 def disaggregate(
-    shape: ModelShape,
-    box: Box,
-    tp: int,
-    mix: RequestMix,
-    options: EngineOptions | None = None,
-    tuning: Tuning | None = None,
+    shape: ModelShape, box: Box, tp: int, mix: RequestMix, options: EngineOptions, tuning=None
 ) -> Disaggregated:
     """The split of a box that serves most requests; of equals, the one with more decode instances.
 
     Raises PlanningError where there is no data, or no room for an instance of each kind.
     """
-    options = options or EngineOptions()
     instances = box.gpus // tp
     if instances < 2:
         raise PlanningError(

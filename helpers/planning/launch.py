@@ -67,13 +67,7 @@ def serve_arguments(shape: ModelShape, tp: int, pp: int, dp: int, given: dict) -
 
 
 def commands(
-    shape: ModelShape,
-    tp: int = 1,
-    pp: int = 1,
-    dp: int = 1,
-    nodes: int = 1,
-    launcher: str = "mp",
-    given: dict | None = None,
+    shape: ModelShape, tp=1, pp=1, dp=1, nodes=1, launcher="mp", given: dict | None = None
 ) -> Launch:
     """Commands for one machine, for several with vLLM's own launcher ("mp"), or on Ray ("ray").
 

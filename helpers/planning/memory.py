@@ -387,12 +387,7 @@ def graph_bytes(shape: ModelShape, options: EngineOptions, gpu: Gpu, layers: int
 
 # ---------------------------------------------------------------------- the plan
 def plan_memory(
-    shape: ModelShape,
-    box: Box,
-    tp: int = 1,
-    pp: int = 1,
-    dp: int = 1,
-    options: EngineOptions | None = None,
+    shape: ModelShape, box: Box, tp=1, pp=1, dp=1, options: EngineOptions | None = None
 ) -> MemoryPlan:
     """Divide the memory of every GPU as vLLM would.
 

@@ -141,16 +141,7 @@ class Steps:
     query_len = 1  # tokens that a stream has computed in a step
     tokens_per_step = 1.0  # and gets; both are more with drafts (speculation.py)
 
-    def __init__(
-        self,
-        shape: ModelShape,
-        box: Box,
-        tp: int = 1,
-        pp: int = 1,
-        dp: int = 1,
-        options: EngineOptions | None = None,
-        tuning: Tuning | None = None,
-    ):
+    def __init__(self, shape: ModelShape, box: Box, tp=1, pp=1, dp=1, options=None, tuning=None):
         options = options or EngineOptions()
         if options.max_num_seqs is None or options.max_num_batched_tokens is None:
             options = default_options(box.gpu, shape, options, tp * pp)

@@ -122,44 +122,44 @@ class Stage:
         read = size * touched / shape.experts
         return Product(part, kernel, read, 2 * parameters * used * together)
 
+    def _met(self, keys):
+        """Tokens that one token attends to, of so many, over the layers that keep keys of heads."""
+        near = np.minimum(keys, self.shape.window or np.inf)
+        windowed = self.count("sliding") + self.count("chunked")
+        return self.count("full") * keys + windowed * near
+
+    def _chosen(self, keys):
+        """The same of one layer of latent attention, whose indexer may pick some."""
+        return np.minimum(keys, self.shape.index_topk or np.inf)
+
+    def _picking_flops(self, keys):
+        """FLOPs of the indexers for one token."""
+        shape = self.shape
+        return self.count("latent") * 2 * shape.index_heads * shape.index_dim * keys
+
     def _kv_read(self, context) -> float:
-        """Bytes of KV cache that one stream reads in one step."""
+        """Bytes of KV cache and states that one stream reads (and of states, writes) in a step."""
         shape = self.shape
         each = shape.layer_kv_bytes(self.tp, self.kv_dtype)
-        near = np.minimum(context, shape.window or np.inf)
-        windowed = self.count("sliding") + self.count("chunked")
-        read = each * (self.count("full") * context + windowed * near)
-        if latent := self.count("latent"):
-            keys = (shape.index_dim + 4) if shape.index_heads else 0
-            chosen = np.minimum(context, shape.index_topk or np.inf)
-            read = read + latent * ((each - keys) * chosen + keys * context)
-        if linear := self.count("linear"):  # the state is read and written
-            read = read + 2 * linear * shape.linear_state_bytes(self.tp)
-        return read
+        keys = (shape.index_dim + 4) if shape.index_heads else 0
+        latents = (each - keys) * self._chosen(context) + keys * context
+        states = 2 * self.count("linear") * shape.linear_state_bytes(self.tp)
+        return each * self._met(context) + self.count("latent") * latents + states
 
     def _decode_flops(self, context) -> float:
-        """FLOPs of attention for one token that is decoded."""
+        """FLOPs of attention for one token that is decoded (on latents themselves)."""
         shape, heads = self.shape, self.shape.heads // self.tp
-        near = np.minimum(context, shape.window or np.inf)
-        windowed = self.count("sliding") + self.count("chunked")
-        keys = self.count("full") * context + windowed * near
-        flops = 4 * heads * shape.head_dim * keys + self._state_flops()
-        if latent := self.count("latent"):  # on the latent itself, not on the heads made of it
-            chosen = np.minimum(context, shape.index_topk or np.inf)
-            flops = flops + latent * 2 * heads * (2 * shape.kv_lora + shape.rope_dim) * chosen
-            flops = flops + latent * 2 * shape.index_heads * shape.index_dim * context
-        return flops
+        flops = 4 * heads * shape.head_dim * self._met(context) + self._state_flops()
+        width = 2 * shape.kv_lora + shape.rope_dim
+        flops = flops + self.count("latent") * 2 * heads * width * self._chosen(context)
+        return flops + self._picking_flops(context)
 
     def _prompt_flops(self, keys) -> float:
         """FLOPs of attention for one token of a prompt."""
         shape, heads = self.shape, self.shape.heads // self.tp
-        near = np.minimum(keys, shape.window or np.inf)
-        windowed = self.count("sliding") + self.count("chunked")
         width = (shape.head_dim + shape.v_dim) / 2 if shape.mla else shape.head_dim
-        far = np.minimum(keys, shape.index_topk or np.inf)
-        met = self.count("full") * keys + windowed * near + self.count("latent") * far
-        picking = self.count("latent") * 2 * shape.index_heads * shape.index_dim * keys
-        return 4 * heads * width * met + picking + self._state_flops()
+        met = self._met(keys) + self.count("latent") * self._chosen(keys)
+        return 4 * heads * width * met + self._picking_flops(keys) + self._state_flops()
 
     def _state_flops(self) -> float:
         """FLOPs of one token in the layers of linear attention: decay, read, write of a state."""

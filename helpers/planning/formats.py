@@ -28,9 +28,13 @@ class Format:
     pad: tuple[int, int] = (1, 1)
 
 
-def _groups(bits: int, size: int, zero_points: bool) -> float:
-    """Bytes for each weight of a 16-bit scale, and a zero point, for every ``size`` weights."""
-    return (2 + (bits / 8 if zero_points else 0)) / size if size > 0 else 0.0
+def _few_bits(name: str, bits: int, size: int, zero_points: bool) -> Format:
+    """Weights of so many bits; every ``size`` of them have a 16-bit scale, and maybe a zero point.
+
+    size: 0 or less where whole columns share one.
+    """
+    scale = (2 + bits / 8 * zero_points) / size if size > 0 else 0.0
+    return Format(name, bits / 8, scale, max(0, size), f"w{bits}a16")
 
 
 # gpt-oss's experts, padded as Marlin (Hopper) and TRT-LLM's kernels (Blackwell) want them
@@ -54,19 +58,16 @@ class Formats:
     plain: Format
     chosen: Format | None = None
     kept: tuple = ()
-    only_experts: bool = False
     _seen: dict = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, module: str) -> Format:
         """The format of a module such as "model.layers.3.self_attn.o_proj"."""
-        if self.chosen is None or (self.only_experts and ".experts" not in module):
+        if self.chosen is None:
             return self.plain
         if module not in self._seen:
-            self._seen[module] = self.plain if self._is_kept(module) else self.chosen
+            kept = any(pattern.search(module) for pattern in self.kept)
+            self._seen[module] = self.plain if kept else self.chosen
         return self._seen[module]
-
-    def _is_kept(self, module: str) -> bool:
-        return any(pattern.search(module) for pattern in self.kept)
 
 
 def _patterns(names) -> tuple:
@@ -93,8 +94,13 @@ def read_formats(config: dict, name: str, dtype_bytes: int, asked: str | None = 
     """
     plain = Format({2: "bfloat16", 4: "float32"}[dtype_bytes], float(dtype_bytes))
     quant = config.get("quantization_config") or config.get("compression_config")
+    if not quant and asked and asked not in ONLINE:
+        raise PlanningError(
+            f"No data for --quantization {asked} of a 16-bit checkpoint: the planner knows "
+            f"{', '.join(ONLINE)}."
+        )
     if not quant:
-        return Formats(plain, _online(asked)) if asked else Formats(plain)
+        return Formats(plain, ONLINE.get(asked))
     if not isinstance(quant, dict):
         raise PlanningError(f"The quantization_config of {name} is not an object: {quant!r}.")
     method = str(quant.get("quant_method") or quant.get("quant_algo") or "").lower()
@@ -112,46 +118,37 @@ def read_formats(config: dict, name: str, dtype_bytes: int, asked: str | None = 
             f"{', '.join(readers)}."
         )
     try:
-        return readers[method](plain, quant)
+        chosen, kept = readers[method](quant)
+        return Formats(plain, chosen, _patterns(kept))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
         raise PlanningError(
             f"The quantization_config of {name} cannot be read ({problem!r})."
         ) from None
 
 
-def _online(asked: str) -> Format:
-    if asked not in ONLINE:
-        raise PlanningError(
-            f"No data for --quantization {asked} of a 16-bit checkpoint: the planner knows "
-            f"{', '.join(ONLINE)}."
-        )
-    return ONLINE[asked]
-
-
-def _fp8(plain: Format, quant: dict) -> Formats:
-    block = quant.get("weight_block_size")
+# ---------------------------------------------------------------------- readers
+# Each gives (the format, the names of modules that are kept in 16 bits) of a quantization_config.
+def _fp8(quant: dict) -> tuple:
     chosen = FP8
-    if block:
+    if block := quant.get("weight_block_size"):
         rows, columns = map(int, block)
         chosen = Format("fp8", 1.0, 4 / (rows * columns), columns, "fp8")
-    return Formats(plain, chosen, _patterns(quant.get("modules_to_not_convert")))
+    return chosen, quant.get("modules_to_not_convert")
 
 
-def _packed(plain: Format, quant: dict) -> Formats:
-    """AWQ and GPTQ: a 16-bit scale and a zero point for each group of weights."""
+def _packed(quant: dict) -> tuple:
+    """AWQ and GPTQ."""
     bits, size = int(quant.get("bits", 4)), int(quant.get("group_size", 128))
-    chosen = Format(
-        quant["quant_method"], bits / 8, _groups(bits, size, True), max(0, size), f"w{bits}a16"
-    )
-    return Formats(plain, chosen, _patterns(quant.get("modules_to_not_convert")))
+    chosen = _few_bits(quant["quant_method"], bits, size, zero_points=True)
+    return chosen, quant.get("modules_to_not_convert")
 
 
-def _mxfp4(plain: Format, quant: dict) -> Formats:
+def _mxfp4(quant: dict) -> tuple:
     """VLLM quantises nothing but experts in this method (layers/quantization/mxfp4.py)."""
-    return Formats(plain, MXFP4, only_experts=True)
+    return MXFP4, [r"re:^(?!.*\.experts)"]
 
 
-def _compressed(plain: Format, quant: dict) -> Formats:
+def _compressed(quant: dict) -> tuple:
     """compressed-tensors: one scheme for all linear layers, but those under "ignore"."""
     groups = list(quant["config_groups"].values())
     if len(groups) != 1:
@@ -164,18 +161,14 @@ def _compressed(plain: Format, quant: dict) -> Formats:
         kernel = "fp8" if weights.get("type") == "float" else "int8"
         chosen = Format(f"w8a8 {kernel}", 1.0, kernel=kernel)
     else:
-        zeros = not weights.get("symmetric", True)
-        chosen = Format(
-            f"w{bits}a16", bits / 8, _groups(bits, size, zeros), max(0, size), f"w{bits}a16"
-        )
-    return Formats(plain, chosen, _patterns(quant.get("ignore")))
+        chosen = _few_bits(f"w{bits}a16", bits, size, not weights.get("symmetric", True))
+    return chosen, quant.get("ignore")
 
 
-def _modelopt(plain: Format, quant: dict) -> Formats:
+def _modelopt(quant: dict) -> tuple:
     said = quant.get("quantization", quant)  # hf_quant_config.json nests it
     algorithm = str(said.get("quant_algo", "")).upper()
     known = {"FP8": FP8, "NVFP4": NVFP4}
     if algorithm not in known:
         raise ValueError(f"quant_algo {algorithm!r}, and sizes are known for FP8 and NVFP4")
-    kept = said.get("exclude_modules") or said.get("ignore")
-    return Formats(plain, known[algorithm], _patterns(kept))
+    return known[algorithm], said.get("exclude_modules") or said.get("ignore")

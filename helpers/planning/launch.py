@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from unittest import mock
 
 from .hardware import PlanningError
 from .models import ModelShape
@@ -141,36 +142,25 @@ def _one_group(serve: list[str], nodes: int) -> list[Command]:
 
 
 def _check_first(tp: int, dp: int, nodes: int, launcher: str) -> tuple[str, ...]:
-    lines = [
-        "The GPUs are free: nvidia-smi shows no process and the memory that the plan counts on."
-    ]
-    if tp > 1:
-        lines.append(
-            "Links inside a machine: nvidia-smi topo -m shows NV# between the GPUs of one "
-            "tensor-parallel group."
-        )
-    if nodes == 1:
-        return tuple(lines)
+    several, ray = nodes > 1, nodes > 1 and launcher == "ray"
     port = "29501 (--master-port)" if dp == 1 else "13345 (--data-parallel-rpc-port)"
-    if launcher == "ray":
-        port = "6379 (Ray)"
-    lines += [
-        f"Ports: {port} and 8000 of the first machine are reachable from the others, and NCCL's "
-        "ports between all.",
-        "The model lies under the same path on every machine, or every machine can download it.",
+    advice = {
+        "The GPUs are free: nvidia-smi shows no process and the memory that the plan counts "
+        "on.": True,
+        "Links inside a machine: nvidia-smi topo -m shows NV# between the GPUs of one "
+        "tensor-parallel group.": tp > 1,
+        f"Ports: {'6379 (Ray)' if ray else port} and 8000 of the first machine are reachable from "
+        "the others, and NCCL's ports between all.": several,
+        "The model lies under the same path on every machine, or every machine can download "
+        "it.": several,
         "The same vLLM, Python and driver on every machine; VLLM_HOST_IP is each machine's own "
-        "address where there are several.",
-    ]
-    if launcher == "ray":
-        lines.append(
-            "Ray lets nobody join without a token (2.60): the same RAY_AUTH_TOKEN on every "
-            "machine, or RAY_AUTH_MODE=disabled on a private network."
-        )
-    lines.append(
+        "address where there are several.": several,
+        "Ray lets nobody join without a token (2.60): the same RAY_AUTH_TOKEN on every machine, or "
+        "RAY_AUTH_MODE=disabled on a private network.": ray,
         "NCCL uses the fast network: NCCL_DEBUG=INFO names the interface (NCCL_SOCKET_IFNAME, "
-        "NCCL_IB_HCA set it)."
-    )
-    return tuple(lines)
+        "NCCL_IB_HCA set it).": several,
+    }
+    return tuple(line for line, applies in advice.items() if applies)
 
 
 # ---------------------------------------------------------------------- asking the installed vLLM
@@ -211,21 +201,11 @@ def _folder_of(shape: ModelShape, parent: str, name: str) -> str:
     return str(folder)
 
 
-@contextlib.contextmanager
-def _gpus_enough():
-    """Let vLLM count more GPUs than any plan needs: with its own count it would stop there."""
-    from unittest import mock
-
-    from vllm.config import parallel
-
-    with mock.patch.object(parallel.current_platform, "device_count", lambda: 2**20):
-        yield
-
-
 def _objection(arguments: list[str]) -> str:
     """What vLLM says against the arguments of `vllm serve`; "" when it accepts them."""
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         try:
+            from vllm.config import parallel
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
             from vllm.usage.usage_lib import UsageContext
@@ -235,14 +215,13 @@ def _objection(arguments: list[str]) -> str:
             args = _parser().parse_args(arguments)
             args.model = args.model_tag or args.model
             validate_parsed_serve_args(args)
-            with _gpus_enough():
-                AsyncEngineArgs.from_cli_args(args).create_engine_config(
-                    UsageContext.OPENAI_API_SERVER
-                )
+            # More GPUs than any plan needs: with its own count of them vLLM would stop there.
+            with mock.patch.object(parallel.current_platform, "device_count", lambda: 2**20):
+                engine_args = AsyncEngineArgs.from_cli_args(args)
+                engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
         except SystemExit:
-            lines = errors.getvalue().split("\n")
-            said = [line.strip() for line in lines if line.strip()]
-            return said[-1] if said else "vLLM's parser refused the arguments"
+            said = errors.getvalue().strip().rpartition("\n")[2].strip()
+            return said or "vLLM's parser refused the arguments"
         except Exception as problem:  # ValueError, pydantic's errors, NotImplementedError, ...
             return one_line(problem)[:500] or type(problem).__name__
     return ""

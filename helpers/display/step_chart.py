@@ -28,11 +28,13 @@ from helpers.display import card, figures
 from helpers.display.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
 from helpers.display.numbers import number
 
+BESIDE = "decode beside a prefill"
 LOOK = {
     "waiting": {"facecolor": "#EDEDED", "hatch": "////", "edgecolor": "#BDBDBD"},
     "found in the prefix cache": {"facecolor": GREEN},  # below the prefill of what was not
     "prefill": {"facecolor": BLUE},
     "decode": {"facecolor": SKY},
+    BESIDE: {"facecolor": "#2A8FC9"},  # between the two: such a step takes as long as both
     "drafts thrown away": {"facecolor": "#F0D3E3"},
     "decode, drafts accepted": {"facecolor": PURPLE},
     "preempted": {"facecolor": "#FBE3D6", "hatch": "xxxx", "edgecolor": RED},
@@ -87,14 +89,15 @@ def _bars_of_request(steps, row: int, begins: list[float]) -> list[Bar]:
         if idle:
             bars.append(Bar(row, idle, free_ms, begin, f"{idle} {number(begin - free_ms)} ms"))
             idle = ""
-        bars += _work_bars(row, i, step.work[row], begin, 1000 * step.end_s)
+        bars += _work_bars(row, i, step, begin)
     if idle:
         last = 1000 * steps.steps[-1].end_s if steps.steps else free_ms
         bars.append(Bar(row, idle, free_ms, last, f"{idle}, not served in this recording"))
     return bars
 
 
-def _work_bars(row: int, i: int, work, begin: float, end: float) -> list[Bar]:
+def _work_bars(row: int, i: int, step, begin: float) -> list[Bar]:
+    work, end = step.work[row], 1000 * step.end_s
     took = f"step {i}, {number(end - begin)} ms"
     bars = []
     if work.found:
@@ -113,8 +116,9 @@ def _work_bars(row: int, i: int, work, begin: float, end: float) -> list[Bar]:
             bars.append(Bar(row, "drafts thrown away", begin, end, said))
         bars.append(Bar(row, "decode, drafts accepted", begin, end, said, text, kept))
     else:
-        said = f"decode, {work.new} new token, {took}"
-        bars.append(Bar(row, "decode", begin, end, said, new=work.new))
+        kind = BESIDE if any(other.prefill for other in step.work.values()) else "decode"
+        said = f"{kind}, {work.new} new token, {took}"
+        bars.append(Bar(row, kind, begin, end, said, new=work.new))
     return bars
 
 
@@ -123,11 +127,12 @@ def _joined(bars: list[Bar]) -> list[Bar]:
     joined: list[Bar] = []
     for bar in bars:
         last = joined[-1] if joined else None
-        follows = last and (last.row, last.kind, bar.kind) == (bar.row, "decode", "decode")
+        follows = last and (last.row, last.kind) == (bar.row, bar.kind)
+        follows = follows and bar.kind in ("decode", BESIDE)
         if follows and bar.start_ms - last.end_ms < 0.5 * (bar.end_ms - bar.start_ms):
             last.steps, last.new, last.end_ms = last.steps + 1, last.new + bar.new, bar.end_ms
             each = number((last.end_ms - last.start_ms) / last.steps)
-            last.said = f"{last.steps} decode steps, {last.new} new tokens, {each} ms each"
+            last.said = f"{last.kind}: {last.steps} steps, {last.new} new tokens, {each} ms each"
         else:
             joined.append(bar)
     return joined

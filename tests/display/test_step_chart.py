@@ -46,6 +46,19 @@ def test_each_bar_is_what_the_step_did(steps):
     assert kept[0].kept == 0.5 and "3 drafted, 1 accepted, 2 new" in kept[0].said
 
 
+def test_a_decode_step_that_also_read_a_prompt_is_seen_however_many_there_are():
+    """It takes longer: what a new prompt costs those that are being answered."""
+    prompts, count = range(100, step_chart.MOST_BARS, 100), step_chart.MOST_BARS
+    works = [
+        {0: work(1), **({1: work(8, prefill=True)} if i in prompts else {})} for i in range(count)
+    ]
+    recording = Steps([RecordedRequest(0.0, 1)] * 2, [step(i, one) for i, one in enumerate(works)])
+    bars = [bar for bar in step_chart.bars_of(recording) if bar.row == 0]
+    beside = [bar for bar in bars if bar.kind == step_chart.BESIDE]
+    assert [bar.start_ms for bar in beside] == pytest.approx([10.0 * i for i in prompts])
+    assert len(bars) == 2 * len(prompts) + 2, "the steps between them are one bar each time"
+
+
 def test_a_planned_ahead_step_begins_when_the_one_before_has_ended(steps):
     ahead = Steps(steps.requests, [steps.steps[0], Step(0.002, 0.02, 64, 3, 20, {0: work(1)}, ())])
     assert [bar.start_ms for bar in step_chart.bars_of(ahead) if bar.kind == "decode"] == [9.0]
@@ -54,7 +67,7 @@ def test_a_planned_ahead_step_begins_when_the_one_before_has_ended(steps):
 def test_many_decode_steps_become_one_bar():
     many = [Step(i, i + 0.99, 64, 1, 20, {0: work(1)}, ()) for i in range(step_chart.MOST_BARS)]
     bars = step_chart.bars_of(Steps([RecordedRequest(0.0, 1)], many))
-    assert len(bars) == 2 and f"{len(many)} decode steps" in bars[1].said
+    assert len(bars) == 2 and f"decode: {len(many)} steps" in bars[1].said
 
 
 def test_picture_and_page(steps):

@@ -192,10 +192,11 @@ def steps_with_prompts(steps: Steps) -> str:
         prompts = sum(work.prefill for work in step.work.values())
         took_ms.setdefault(prompts, []).append(1000 * (step.end_s - step.start_s))
     medians = {n: statistics.median(ms) for n, ms in sorted(took_ms.items())}
-    said = [
-        f"{ms:.1f} ms one that read {n or 'no'} prompt{'s' * (n > 1)}" for n, ms in medians.items()
-    ]
-    return f"A step took (median) {', '.join(said)}: so long those that are being answered waited."
+    said = [f"{ms:.1f} ms with {n or 'no'} prompt{'s' * (n > 1)}" for n, ms in medians.items()]
+    return (
+        f"A step took (median) {', '.join(said)}: so long everybody who was being answered waited "
+        "for the next token (decode beside a prefill)."
+    )
 
 
 def cpu_shares(used_s: dict[str, float], duration_s: float) -> str:

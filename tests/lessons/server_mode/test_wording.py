@@ -123,7 +123,7 @@ def test_arrivals_are_said_as_they_were_recorded():
     assert "up to 2 of 2 requests shared a step; half of them waited 5.0 ms or less" in said
     read = Step(0.03, 0.07, 64, 3, 20, {0: work, 1: Work(8, True, 0, 0, 0, 1)}, ())
     said = wording.steps_with_prompts(Steps(steps.requests, [*steps.steps, read]))
-    assert "10.0 ms one that read no prompt, 40.0 ms one that read 1 prompt: so long" in said
+    assert "10.0 ms with no prompt, 40.0 ms with 1 prompt: so long everybody" in said
 
 
 def test_who_ended_a_stopped_server_is_told_as_it_was():

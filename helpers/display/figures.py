@@ -17,9 +17,9 @@ from __future__ import annotations
 import base64
 import io
 import warnings
+from pathlib import Path
 
-import matplotlib as mpl
-from cycler import cycler
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -43,38 +43,7 @@ PAGE_PX, SMALLEST_PX = 800, 9
 
 # For the whole kernel: legends and lines take their style when they are drawn,
 # and a student's own plt.plot() then looks like the rest.
-mpl.rcParams.update(
-    {
-        "font.family": "DejaVu Sans",
-        "font.size": 10,
-        "axes.titlesize": 11,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.titlepad": 10,
-        "axes.labelsize": 10,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": "#8A8A8A",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.prop_cycle": cycler(color=COLORS[:7]),
-        "grid.color": "#E4E4E4",
-        "grid.linewidth": 0.8,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "xtick.labelsize": 9,
-        "ytick.labelsize": 9,
-        "lines.linewidth": 2.0,
-        "lines.markersize": 5.5,
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-        "figure.facecolor": PAPER,
-        "axes.facecolor": PAPER,
-        "hatch.linewidth": 0.8,
-    }
-)
+style.use(Path(__file__).with_name("workbook.mplstyle"))
 
 
 def figure(

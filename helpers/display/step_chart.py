@@ -15,11 +15,12 @@ the picture.
 from __future__ import annotations
 
 import base64
-import html
 import io
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
 
+import jinja2
 import matplotlib as mpl
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
@@ -41,6 +42,7 @@ LOOK = {
 }
 COMPUTED = 0.7  # of a bar's height, where a part of the prompt was found: that took no time
 LABELLED = 8  # tokens of the one request
+PAGE = FilePath(__file__).with_name("step_chart.html.j2")
 MOST_BARS = 700  # in a chart; beyond that a request's decode steps in a row become one bar
 
 
@@ -375,26 +377,9 @@ class Chart(figures.Picture):
 
         Without scripts (a notebook that is not trusted) the drawing stays.
         """
-        areas = "".join(
-            f'<i title="{html.escape(said)}" style="left:{x:.2f}%;top:{y:.2f}%;'
-            f'width:{w:.2f}%;height:{h:.2f}%"></i>'
-            for x, y, w, h, said in self._areas
-        )
-        picture = base64.b64encode(self._svg).decode()
-        alt = html.escape(self.alt)
-        return (
-            "<style>.steps i{position:absolute}</style>"
-            f'<div class="steps" style="background:{card.PAPER};color:{INK};max-width:1050px">'
-            '<div style="overflow-x:auto"><div style="position:relative;width:100%" onmouseover="'
-            "this.parentNode.nextSibling.firstChild.textContent=event.target.title||'\u00a0'\">"
-            f'<img alt="{alt}" src="data:image/svg+xml;base64,{picture}" '
-            f'style="width:100%;max-width:none;display:block">{areas}</div></div>'
-            '<div style="display:flex;gap:1em;padding:2px 10px;font:13px/1.6 sans-serif">'
-            '<span style="flex:1">Hover over a bar to read it.</span>'
-            '<label>zoom <input type="range" min="100" max="400" value="100" oninput="'
-            "this.closest('div').previousSibling.firstChild.style.width=this.value+'%'\"></label>"
-            "</div></div>"
-        )
+        values = {"paper": card.PAPER, "ink": INK, "alt": self.alt, "areas": self._areas}
+        page = jinja2.Template(PAGE.read_text(encoding="utf-8"), autoescape=True)
+        return page.render(values, picture=base64.b64encode(self._svg).decode())
 
 
 def _svg(fig) -> bytes:

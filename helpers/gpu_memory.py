@@ -116,16 +116,12 @@ def free_text() -> str:
         ram = psutil.virtual_memory()
         sizes = f"{ram.available / GIB:.1f} of {ram.total / GIB:.1f} GiB"
         return f"{sizes} free in this machine's memory"
-    parts = []
-    for index, device in enumerate(devices):
-        try:
-            info = _info(device)
-        except RuntimeError:
-            return "free memory unknown: the driver does not answer"
-        number = f" {index}" if len(devices) > 1 else ""
-        sizes = f"{info.free / GIB:.1f} of {info.total / GIB:.1f} GiB"
-        parts.append(f"{sizes} free on the GPU{number}")
-    return ", ".join(parts)
+    try:
+        found = [_info(device) for device in devices]
+    except RuntimeError:
+        return "free memory unknown: the driver does not answer"
+    sizes = [f"{info.free / GIB:.1f} of {info.total / GIB:.1f} GiB free" for info in found]
+    return " and ".join(sizes) + (" on the GPU" if len(sizes) == 1 else " on the GPUs")
 
 
 def _info(device):

@@ -271,7 +271,7 @@ def _add_legend(fig, bars: list[Bar]) -> None:
     wide = {bar.kind for bar in bars if bar.end_ms - bar.start_ms > least * bar.steps}
     shown = [kind for kind in LOOK if kind in wide]
     patches = [Patch(label=kind, **LOOK[kind]) for kind in shown]
-    fig.legend(handles=patches, loc="outside lower center", ncols=len(shown), fontsize=9)
+    fig.legend(handles=patches, loc="outside lower center", ncols=min(5, len(shown)), fontsize=9)
 
 
 def _table(label: str, steps) -> list[dict]:

@@ -37,11 +37,12 @@ def taken(kind: str, profile: Profile, close: Callable[[], object | None]):
     """
     with filelock.FileLock(_folder() / ".lock", timeout=30):
         _refuse_or_warn(profile)
+        notebook = os.environ.get("WORKBOOK_NOTEBOOK") or os.environ.get("JPY_SESSION_NAME") or ""
         me = {
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
             "host": socket.gethostname(),
-            "notebook": _notebook_name(),
+            "notebook": Path(notebook).name or "another program",
         }
         _entry(kind).write_text(json.dumps(me))
     try:
@@ -117,9 +118,3 @@ def _folder() -> Path:
 def _entry(kind: str) -> Path:
     # A home may be shared by several machines, whose pids mean nothing to each other.
     return _folder() / f"{kind}-{socket.gethostname()}-{os.getpid()}.json"
-
-
-def _notebook_name() -> str:
-    """The notebook that this kernel runs, as well as it can be known."""
-    path = os.environ.get("WORKBOOK_NOTEBOOK") or os.environ.get("JPY_SESSION_NAME") or ""
-    return Path(path).name or "another program"

@@ -171,11 +171,8 @@ def _filled(section: str, key: str, raw: str, fill: Fill) -> Iterator[Line]:
         text = f"- [x] {raw[len(OPEN_BOX) :]} ({fill.value})" if fill.value else raw
         yield Line(key, text, raw, missing)
     else:
-        yield Line(key, _in_the_blank(raw, fill.value), raw, missing, fill.replaces)
-
-
-def _in_the_blank(raw: str, value: str) -> str:
-    return BLANK_AND_CHOICE.sub(lambda _: value, raw, count=1) if value else raw
+        filled = BLANK_AND_CHOICE.sub(lambda _: fill.value, raw, count=1) if fill.value else raw
+        yield Line(key, filled, raw, missing, fill.replaces)
 
 
 class HandEdit(NamedTuple):

@@ -104,9 +104,11 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
     document: list[tuple[str | None, str, int | None]] = []  # key, text, where it stood
     for i, text in enumerate(current):
         document += [(line.key, line.text, None) for line in added.get(i, ())]
-        text_now = _brought_up_to_date(text, by_key.get(ours[i])) if i in ours else text
-        if text_now is not None:
-            document.append((ours.get(i), text_now, i))
+        line = by_key.get(ours.get(i))
+        if line is not None and not line.missing:  # else an earlier export's value stays
+            text = line.text
+        if text is not None:
+            document.append((ours.get(i), text, i))
     document += [(line.key, line.text, None) for line in added.get(len(current), ())]
     if at_end and document and document[-1][1].strip():
         document.append((None, "", None))
@@ -209,14 +211,6 @@ def _additions(
         elif line.group not in known_groups:
             at_end.append(line)
     return added, at_end
-
-
-def _brought_up_to_date(text: str, line: Line | None) -> str | None:
-    """What stands in the place of a line of ours; None for nothing.
-
-    A value of an earlier export that this run does not have stays.
-    """
-    return text if line is None or line.missing else line.text
 
 
 def _in_their_place(

@@ -33,14 +33,11 @@ def write(folder: Path) -> ExportReport:
     Raises ResultsError or OSError when a file cannot be written.
     """
     report = documents.export(folder)
-    parts = [f"<section>{summary.from_markdown(_text(path))}</section>" for path in report.paths]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in report.paths]
+    parts = [f"<section>{summary.from_markdown(text)}</section>" for text in texts]
     summary.write_page(folder / PAGE, "My learnings", "\n".join(parts))
     replace_file(folder / ARCHIVE, _zipped(folder))
     return report
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _zipped(folder: Path) -> bytes:
@@ -59,32 +56,18 @@ def finish(notebook: str) -> None:
     RESULTS_DIR is the notebook's, where that cell was run; else the usual folder.
     """
     lines: list[Line] = [(report, []) for report in holders.close_all()]
-    folder = results_folder(_variable("RESULTS_DIR"))
+    shell = getattr(card.kernel(), "shell", None)
+    folder = results_folder(shell.user_ns.get("RESULTS_DIR") if shell else None)
     report = write(folder)
     lines += [(note, []) for note in report.notes[:1]]
     lines += [(report.counts(path), [path]) for path in report.paths]
     lines.append(("to print, and everything in one file", [folder / PAGE, folder / ARCHIVE]))
     lines.append(("how far you are", [start_page.write(folder)]))
-    lines += [("the next notebook", [path]) for path in _next(notebook)]
-    card.show(_shown(lines, _folder_of_the_notebook()))
-
-
-def _variable(name: str):
-    """A variable of the notebook that runs here, or None."""
-    shell = getattr(card.kernel(), "shell", None)
-    return shell.user_ns.get(name) if shell else None
-
-
-def _folder_of_the_notebook() -> Path:
-    """Where the links start: the notebook's folder; of a headless run that of its output."""
-    output = os.environ.get("WORKBOOK_NOTEBOOK")
-    return Path(output).parent if output else Path.cwd()
-
-
-def _next(notebook: str) -> list[Path]:
-    """The notebook after this one, if there is one."""
     after = [path for path in start_page.notebooks() if path.stem > notebook]
-    return after[:1]
+    lines += [("the next notebook", [path]) for path in after[:1]]
+    # Links start in the notebook's folder; of a headless run in that of its output.
+    output = os.environ.get("WORKBOOK_NOTEBOOK")
+    card.show(_shown(lines, Path(output).parent if output else Path.cwd()))
 
 
 def _shown(lines: list[Line], start: Path) -> card.Static:
@@ -92,9 +75,8 @@ def _shown(lines: list[Line], start: Path) -> card.Static:
     page, text = [], []
     for said, paths in lines:
         targets = [(os.path.relpath(path, start).replace(" ", "%20"), path.name) for path in paths]
-        links = [
-            f'<a href="{html.escape(target)}">{html.escape(name)}</a>' for target, name in targets
-        ]
+        escaped = [tuple(map(html.escape, target)) for target in targets]
+        links = [f'<a href="{target}">{name}</a>' for target, name in escaped]
         page.append(": ".join(filter(None, [" and ".join(links), html.escape(said)])))
         text.append(": ".join(filter(None, [" and ".join(map(str, paths)), said])))
     return card.Static(card.box("<br>".join(page)), "\n".join(text))

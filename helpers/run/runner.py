@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -32,7 +33,7 @@ from helpers.results import ResultsError
 from helpers.results.documents import DOCUMENTS
 from helpers.results.store import load, provenance
 from helpers.run import course_file, finish, summary
-from helpers.run.course_file import UsageError, assign_parameters, find_notebooks, parameters_of
+from helpers.run.course_file import assign_parameters, find_notebooks, parameters_of
 from helpers.run.job import Job, failure, last_started, tail, write_job
 from helpers.run.notebook_file import Cell, executed
 from helpers.run.progress import Progress
@@ -161,12 +162,10 @@ def new_folder(given: str | os.PathLike | None) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         return out
     stem = REPO / "runs" / datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    for number in range(1, 100):
-        out = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            out.mkdir(parents=True)
-            return out
-    raise UsageError(f"{stem} and 98 like it are there already: give --out.")
+    further = (stem.with_name(f"{stem.name}-{number}") for number in itertools.count(2))
+    out = next(path for path in itertools.chain([stem], further) if not path.exists())
+    out.mkdir(parents=True)
+    return out
 
 
 def run(

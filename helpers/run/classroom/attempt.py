@@ -190,7 +190,10 @@ class _Attempt:
         """Execute the notebooks, or look only which cells were run, and the first error in them."""
         student, executes = self.student, not self.work.read_only
         if executes:
-            self._prepare_to_execute()
+            self.place.measured.mkdir()
+            tmp = self.place.sandbox / "home" / "tmp"
+            tmp.mkdir(parents=True)
+            self.place.tmp.symlink_to(tmp)
         deadline = time.monotonic() + self.work.limits.student_s
         for number, name in enumerate(chosen, 1):
             about, source = notebooks[name], root / name
@@ -200,8 +203,11 @@ class _Attempt:
                 source = output
             else:
                 result = _as_submitted(name.removesuffix(".ipynb"), about)
-            if "problem" not in about:
-                self._keep_notebook(source, number)
+            kept = self.place.kept / "notebooks" / f"{number:02}.ipynb"
+            if "problem" not in about and (
+                note := contents.take_file(source, kept, MAX_MIB * 2**20)
+            ):
+                student.notes.append(note)
             student.notebooks.append(asdict(result))
         bad = {"failed", "unreadable"}
         if executes:
@@ -213,12 +219,6 @@ class _Attempt:
             first = failed[0]
             student.why = f"{first['name']}: {summary.one_sentence(first['failure'])}"
         student.verdict = "read" if not (executes and chosen) else "failed" if failed else "ran"
-
-    def _prepare_to_execute(self) -> None:
-        self.place.measured.mkdir()
-        tmp = self.place.sandbox / "home" / "tmp"
-        tmp.mkdir(parents=True)
-        self.place.tmp.symlink_to(tmp)
 
     def _run_notebook(
         self, notebook: Path, output: Path, about: dict, deadline: float
@@ -251,11 +251,6 @@ class _Attempt:
             env=env,
             watch=watcher(self.place.sandbox, limits, self.check_stop),
         )
-
-    def _keep_notebook(self, source: Path, number: int) -> None:
-        target = self.place.kept / "notebooks" / f"{number:02}.ipynb"
-        if note := contents.take_file(source, target, MAX_MIB * 2**20):
-            self.student.notes.append(note)
 
 
 def _same_notebook(stem: str, own: str) -> bool:

@@ -144,15 +144,12 @@ def signature(records: list[dict]) -> dict[str, float]:
     found = {}
     for record in latest_of(records):
         for name, value in all_numbers(record).items() if _measured(record) else ():
-            if value and TIMES.match(name) and _digits(value) >= EQUAL_DIGITS:
+            digits = re.sub(r"e.*|[-.]", "", repr(value)).strip("0")
+            if value and TIMES.match(name) and len(digits) >= EQUAL_DIGITS:
                 key = f"{record['experiment']}, {record['variant']}: {name}"
                 found[one_line(key.replace("_", " "), 160)] = value
                 break
     return found
-
-
-def _digits(value: float) -> int:
-    return len(re.sub(r"e.*|[-.]", "", repr(value)).strip("0"))
 
 
 def alike(students: list[dict]) -> dict[str, dict[str, str]]:

@@ -92,8 +92,10 @@ def mixed(
     tokens.
     """
     rng = random.Random(seed)
-    streams = _random_prompts(tokenizer, short, short_input, rng)
-    streams = [Request(prompt, short_output, 0.0, "short") for prompt in streams]
+    streams = [
+        Request(prompt, short_output, 0.0, "short")
+        for prompt in _random_prompts(tokenizer, short, short_input, rng)
+    ]
     prompts = [
         Request(prompt, long_output, first_s + i * every_s, "long")
         for i, prompt in enumerate(_random_prompts(tokenizer, long, long_input, rng))

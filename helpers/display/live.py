@@ -345,8 +345,10 @@ class View:
         from helpers.display import figures  # matplotlib: not for those who only start an engine
 
         found = self._quantities()
-        look = {"size": (7.5, 0.9 + 1.25 * len(found)), "sharex": True, "squeeze": False}
-        fig, axes = figures.figure(self.title, rows=len(found), **look)
+        size = (7.5, 0.9 + 1.25 * len(found))
+        fig, axes = figures.figure(
+            self.title, rows=len(found), size=size, sharex=True, squeeze=False
+        )
         rows = []
         for index, (ax, (label, points)) in enumerate(zip(axes[:, 0], found.items(), strict=True)):
             times, values = zip(*points, strict=True)

@@ -159,8 +159,9 @@ def picture(title: str, caption: str, recordings: dict, names: list[str] | None 
     tall = [min(4.5, max(0.9, 0.3 * len(steps.requests))) for steps in recordings.values()]
     heights = [height for rows in tall for height in (rows, 0.95, 0.7)]
     size = (9.0, 1.1 + sum(heights) + 0.35 * len(recordings))
-    below = {"rows": len(heights), "sharex": True, "height_ratios": heights}
-    fig, axes = figures.figure(title, size=size, **below)
+    fig, axes = figures.figure(
+        title, rows=len(heights), size=size, sharex=True, height_ratios=heights
+    )
     marks: list[tuple] = []
     bars = [bars_of(steps) for steps in recordings.values()]
     for i, (label, steps) in enumerate(recordings.items()):
@@ -377,9 +378,11 @@ class Chart(figures.Picture):
 
         Without scripts (a notebook that is not trusted) the drawing stays.
         """
-        values = {"paper": card.PAPER, "ink": INK, "alt": self.alt, "areas": self._areas}
         page = jinja2.Template(PAGE.read_text(encoding="utf-8"), autoescape=True)
-        return page.render(values, picture=base64.b64encode(self._svg).decode())
+        picture = base64.b64encode(self._svg).decode()
+        return page.render(
+            paper=card.PAPER, ink=INK, alt=self.alt, areas=self._areas, picture=picture
+        )
 
 
 def _svg(fig) -> bytes:

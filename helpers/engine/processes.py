@@ -140,8 +140,9 @@ def spawn(cmd, *, env=None, log=None, cwd=None, grace_s: float = GRACE_S) -> sub
     """
     arguments = ["supervise", str(os.getpid()), str(grace_s), *map(str, cmd)]
     with open(log, "ab") if log else contextlib.nullcontext(subprocess.DEVNULL) as output:
-        streams = {"stdout": output, "stderr": subprocess.STDOUT}
-        process = _start_helper(arguments, env=env, cwd=cwd, **streams)
+        process = _start_helper(
+            arguments, env=env, cwd=cwd, stdout=output, stderr=subprocess.STDOUT
+        )
     process.grace_s = grace_s
     return process
 

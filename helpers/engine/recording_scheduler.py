@@ -33,8 +33,13 @@ class RecordingScheduler(Scheduler):
     def add_request(self, request) -> None:
         """As vLLM does."""
         super().add_request(request)
-        line = {"request": request.request_id, "arrival": time.monotonic()}
-        self._write({**line, "prompt_tokens": request.num_prompt_tokens})
+        self._write(
+            {
+                "request": request.request_id,
+                "arrival": time.monotonic(),
+                "prompt_tokens": request.num_prompt_tokens,
+            }
+        )
 
     def schedule(self, *args, **kwargs):
         """As vLLM does."""

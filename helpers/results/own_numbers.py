@@ -198,8 +198,9 @@ def _csv_rows(text: str) -> list[dict]:
     if not text.strip():
         return []
     separator = max(",;\t", key=text.partition("\n")[0].count)
-    as_it_is = {"header": None, "dtype": str, "keep_default_na": False}
-    table = pd.read_csv(io.StringIO(text), sep=separator, **as_it_is)
+    table = pd.read_csv(
+        io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False
+    )
     header, *lines = table.map(str.strip).values.tolist()
     names_below = any(column_of(line[0])[0] for line in lines)
     if len(header) in (2, 3) and (names_below or not lines):

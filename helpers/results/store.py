@@ -294,8 +294,9 @@ class Results:
         numbers = run.metrics if metrics is None else metrics
         if (disturbance := getattr(run, "disturbance", None)) is not None:
             extra = {"machine": disturbance.record(), **extra}
-        under = {"engine_args": run.engine_args, "workload": run.workload, "profile": profile}
-        return self.save(experiment, variant, numbers, **under, **extra)
+        return self.save(
+            experiment, variant, numbers, run.engine_args, run.workload, profile=profile, **extra
+        )
 
     def flush(self) -> None:
         """Write what an earlier save could not (a disk that was full). save() does this too."""

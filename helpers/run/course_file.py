@@ -67,8 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that a run and a class have in common."""
     which = "which, by number or name, separated by commas (default: all)"
     parser.add_argument("--notebooks", help=which)
-    again = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
-    parser.add_argument("-p", **again, help="a notebook parameter; may be given again")
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a notebook parameter; may be given again",
+    )
     course = "YAML with notebooks, sizes, model, time limits; -p overrides it"
     parser.add_argument("--parameters", metavar="FILE", help=course)
 

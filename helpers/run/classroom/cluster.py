@@ -44,8 +44,9 @@ def on_ray(address: str, jobs: int) -> Workers:
             _check_folders(machines, work.out)
             # Memory that a student fills is ours to limit, and a lost task ours to repeat.
             resources = _resources(machines, jobs, on_gpus=not work.read_only)
-            once = {"max_retries": 0, "scheduling_strategy": "SPREAD"}
-            task = ray.remote(_one).options(**once, **resources)
+            task = ray.remote(_one).options(
+                max_retries=0, scheduling_strategy="SPREAD", **resources
+            )
             most = max(machine["Resources"]["CPU"] // resources["num_cpus"] for machine in machines)
             work = dataclasses.replace(work, at_once=int(most))
             yield from _results(task, work, todo)

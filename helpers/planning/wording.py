@@ -6,7 +6,7 @@ import textwrap
 from helpers.verdicts.gain import Gain
 
 from . import recorded
-from .choose import ALL_MISS, CANNOT_TELL, MISSES, SAME, Choice, Ranking
+from .choose import ALL_MISS, CANNOT_TELL, MISSES, SAME, Choice, Ranking, pure_layouts
 from .hardware import GIB, Box
 from .inventory import Device, Inventory
 from .launch import Launch
@@ -261,7 +261,11 @@ def about_batches(predicted: dict[str, list[SpeedPrediction]]) -> str:
     """Under that picture: why TPOT grows with the widest tensor parallel size."""
     layout = max(predicted, key=lambda name: predicted[name][-1].tp)
     grows = what_grows(layout, predicted[layout])
-    return f"{grows} {_leaders(predicted)} A layout that is missing does not fit on this box."
+    some = predicted[layout][-1]
+    pure = (short_name(*sizes) for sizes in pure_layouts(some.tp * some.pp * some.dp))
+    missing = [name for name in pure if name not in predicted]
+    does_not_fit = f" {' and '.join(missing)}: does not fit on this box." if missing else ""
+    return f"{grows} {_leaders(predicted)}{does_not_fit}"
 
 
 def _leaders(predicted: dict[str, list[SpeedPrediction]]) -> str:
@@ -362,9 +366,9 @@ def undecided(gain: Gain, speedups: dict[str, float], two: Trial) -> str:
 
 def waiting(trial: Trial) -> str:
     """How long the trial's own threads waited for a core; "" where that is little or unknown."""
-    waited = trial.disturbance.waited_share
-    if trial.disturbed or not waited or waited < MUCH_WAITING:
-        return ""
+    waited = trial.disturbance.waited_share or 0.0
+    if waited < MUCH_WAITING or trial.disturbance.others_share > 0.1 * waited:
+        return ""  # or others may be why
     return (
         f" Its threads waited for a core for {waited:.1f} s in each second, and not for other "
         f"programs: {trial.tp * trial.pp} ranks and the engine's own process share the cores."

@@ -375,6 +375,9 @@ def test_the_layout_that_overtakes_is_named_with_its_number_of_requests():
     overtaken = "TP 4 gives most tokens/s with few requests, DP 4 with 256 and more; in between"
     assert overtaken in wording.about_batches(predicted)
     assert "with few requests" not in wording.about_batches({"TP 4": predicted["TP 4"]})
+    assert "PP 4: does not fit" in wording.about_batches(predicted)
+    whole = {**predicted, "PP 4": predicted["DP 4"]}
+    assert "does not fit" not in wording.about_batches(whole)
 
 
 def test_a_long_command_breaks_before_its_options_only():

@@ -29,6 +29,7 @@ PART_NAMES = {
     "host": "waiting for the CPU",
 }
 MUCH_WAITING = 0.25  # seconds in each second: more than a quiet TP 1 waits for a core
+LITTLE_OF_OTHERS = 0.03  # share of the cores: with more, other programs may be why ranks wait
 LINE = 100  # characters of a printed line, so that a page does not break it within a word
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
 QUANTITIES = {
@@ -367,8 +368,8 @@ def undecided(gain: Gain, speedups: dict[str, float], two: Trial) -> str:
 def waiting(trial: Trial) -> str:
     """How long the trial's own threads waited for a core; "" where that is little or unknown."""
     waited = trial.disturbance.waited_share or 0.0
-    if waited < MUCH_WAITING or trial.disturbance.others_share > 0.1 * waited:
-        return ""  # or others may be why
+    if waited < MUCH_WAITING or trial.disturbance.others_share > LITTLE_OF_OTHERS:
+        return ""
     return (
         f" Its threads waited for a core for {waited:.1f} s in each second, and not for other "
         f"programs: {trial.tp * trial.pp} ranks and the engine's own process share the cores."

@@ -178,6 +178,7 @@ def test_the_all_reduce_is_told_by_its_own_time_and_not_by_the_steps():
     assert not beyond(2.12), "what is no difference has no cause"
     assert "waited for a core for 0.9 s in each second" in beyond(2.8, waited=0.87)
     assert "2 ranks and the engine's own process share the cores" in beyond(2.8, waited=0.87)
+    assert not wording.waiting(trial(2, 2.8, disturbed=0.05, waited=0.87)), "others may be why"
 
 
 @pytest.mark.parametrize(

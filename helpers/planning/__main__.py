@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 
 from . import choose
 from .answer import answer, readable
-from .calibration import SIZES, Calibration, Point, calibrate
+from .calibration import SIZES, Point, calibrate
 from .disaggregation import commands_of, disaggregate
 from .doubts import speed_range
 from .hardware import (
@@ -28,7 +28,7 @@ from .inventory import cpu_box
 from .launch import check_all, commands
 from .load import RequestMix, predict_speed
 from .memory import EngineOptions, MemoryPlan, plan_memory
-from .models import SHIPPED, ModelShape, load_shape
+from .models import SHIPPED, load_shape
 from .predict import default_tuning
 from .speculation import METHODS, about_speculation, read_speculation
 
@@ -156,7 +156,8 @@ def plan(args) -> dict:
     box, shape = _box(args), load_shape(args.model, args.quantization)
     options = _options(args, shape)
     workload = _workload(args, shape)
-    calibration = _calibration(args, shape, box, workload, options)
+    points = [parse_point(text, workload) for text in args.calibrate]
+    calibration = calibrate(shape, box, points, options) if points else None
     tuning = calibration.tuning if calibration else default_tuning(box.gpu)
     ranking = None
     if not (args.tp or args.pp or args.dp or args.disaggregate):
@@ -177,14 +178,16 @@ def plan(args) -> dict:
         split = disaggregate(shape, box, tp, workload, options, tuning)
         launch = commands_of(shape, box, tp, split, given)
         more["disaggregated"] = split.row()
-    if options.speculative:
+    drafts, drafter = options.speculative, None
+    if drafts:
+        drafter = drafts.shape if "model" in drafts.vllm_config() else None
         alone = replace(options, speculative=None)
         without = predict_speed(shape, box, tp, pp, dp, workload, alone, tuning)
         more["speculative"] = about_speculation(prediction, without.tpot_s)
     if not args.no_check:
         # what vLLM has to say while it is imported is not the answer
         with contextlib.redirect_stdout(sys.stderr):
-            launch = check_all(launch, shape, _drafting_model(options))
+            launch = check_all(launch, shape, drafter)
     between = speed_range(prediction, box, tuning, calibration and calibration.doubt)
     said = answer(shape, box, prediction, between, launch, args.price, calibration, ranking)
     return said | more
@@ -206,12 +209,6 @@ def _options(args, shape) -> EngineOptions:
     return EngineOptions(**said | {"speculative": drafts})
 
 
-def _drafting_model(options) -> ModelShape | None:
-    """The drafter, where it is a model of its own that vLLM would look for."""
-    drafts = options.speculative
-    return drafts.shape if drafts and "model" in drafts.vllm_config() else None
-
-
 def _layout(args, box) -> tuple[int, int, int]:
     """The layout that was asked for; every instance of a split box is a replica beside it."""
     tp, pp = args.tp or 1, args.pp or 1
@@ -225,11 +222,6 @@ def _workload(args, shape) -> RequestMix:
     output = args.output_tokens or min(128, max(1, limit // 4))
     prompt = args.input_tokens or max(1, min(1024, limit - output))
     return RequestMix(prompt, output, args.concurrency, args.rate, args.prefix_hit_rate)
-
-
-def _calibration(args, shape, box, workload, options) -> Calibration | None:
-    points = [parse_point(text, workload) for text in args.calibrate]
-    return calibrate(shape, box, points, options) if points else None
 
 
 def _memory_of(shape, box, layout, options) -> MemoryPlan:

@@ -402,10 +402,8 @@ def does_not_fit(shape: ModelShape, box: Box, options) -> PlanningError:
         widest = (why_refused(shape, tp, 1, 1, options) for tp in (box.gpus_per_node, 1))
         return PlanningError(next(filter(None, widest)))
 
-    def hope(layout):
-        return memories[layout].max_concurrency, memories[layout].worst.kv_available
-
-    tp, pp, dp = best = max(memories, key=hope)
+    hope = {c: (m.max_concurrency, m.worst.kv_available) for c, m in memories.items()}
+    tp, pp, dp = best = max(hope, key=hope.get)
     memory, longest = memories[best], memories[best].longest
     head = (
         f"{shape.name} does not fit on {box.gpus} x {box.gpu.name} (TP {tp} x PP {pp} x DP {dp}): "

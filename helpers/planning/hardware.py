@@ -101,19 +101,17 @@ class Gpu:
         """
         fast = {"fp8": self.tflops_fp8, "nvfp4": self.tflops_fp4}
         if kernel == "mxfp8" and self.tflops_fp4:
-            fast["mxfp8"] = self.tflops_fp8
+            return self.tflops_fp8 * 1e12
         if fast.get(kernel):
             return fast[kernel] * 1e12
-        if kernel == "16bit" or kernel.endswith("a16") or self._unpacks(kernel):
+        # Marlin's kernels for fp8 and nvfp4 weights need an NVIDIA GPU from Ampere on.
+        marlin = kernel in fast and self.family in ("ampere", "hopper", "blackwell")
+        if kernel == "16bit" or kernel.endswith("a16") or marlin:
             return self.tflops_16bit * 1e12
         raise PlanningError(
             f"No data for the speed of {kernel} on {self.name}: the planner has it for 16 bits, "
             "fp8, nvfp4, mxfp4 and weights of 4 or 8 bits with activations of 16."
         )
-
-    def _unpacks(self, kernel: str) -> bool:
-        """Marlin's kernels for fp8 and nvfp4 weights need an NVIDIA GPU from Ampere on."""
-        return kernel in ("fp8", "nvfp4") and self.family in ("ampere", "hopper", "blackwell")
 
     def knee(self) -> float:
         """Tokens in a batch at which 16-bit products take as long as reading their weights."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from .hardware import GIB, Box, Gpu, PlanningError
 from .kv_cache import block_bytes, block_tokens, blocks_of_request
-from .models import ModelShape, kv_element_bytes, rank_tensors, stage_range, why_invalid
+from .models import ModelShape, Tensor, kv_element_bytes, rank_tensors, stage_range, why_invalid
 from .speculation import Speculation
 
 MIB = 2**20
@@ -300,9 +300,8 @@ def allocated_bytes(sizes) -> int:
     return total
 
 
-def loaded_bytes(shape: ModelShape, gpu: Gpu, tp: int, pp: int, pp_rank: int, ep: int, dp: int):
+def loaded_bytes(tensors: list[Tensor], gpu: Gpu) -> int:
     """What vLLM logs as "Model loading took": parameters and rotary table, as allocated."""
-    tensors = rank_tensors(shape, tp, pp, pp_rank, ep, dp)
     sizes = [t.bytes for t in tensors if t.part != "scales"]
     scales = sum(t.bytes for t in tensors if t.part == "scales")
     return scales + (sum(sizes) if gpu.family == "cpu" else allocated_bytes(sizes))
@@ -412,7 +411,7 @@ def plan_memory(
     stages = []
     for rank in range(pp):
         layers = stage_range(shape.layers, pp, rank)
-        weights = loaded_bytes(shape, gpu, tp, pp, rank, ep, dp) + draft_bytes
+        weights = loaded_bytes(rank_tensors(shape, tp, pp, rank, ep, dp), gpu) + draft_bytes
         parts = _working_memory(shape, gpu, options, len(layers), tp, ep, rank == 0, rank == pp - 1)
         left = options.kv_cache_memory_bytes
         if left is None:

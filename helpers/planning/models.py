@@ -379,8 +379,7 @@ def shape_from_config(
         quantisation=formats.chosen.name if formats.chosen else "",
         notes=tuple(notes),
         **sizes,
-        **_heads(config, family, sizes, size),
-        **(_shared_experts(config, family, sizes) if family.get("moe") else {}),
+        **_widths(config, family, sizes, size),
     )
 
 
@@ -422,21 +421,18 @@ def _mixtures(config: dict, family: dict, layers: int) -> tuple:
     )
 
 
-def _heads(config: dict, family: dict, sizes: dict, size) -> dict:
-    """The width of a head, and how much of it is rotated."""
+def _widths(config: dict, family: dict, sizes: dict, size) -> dict:
+    """The width of a head, how much of it is rotated, and the width of the shared experts."""
+    own_width = config.get("shared_expert_intermediate_size") if family.get("moe") else None
+    shared = config.get("n_shared_experts") or family.get("shared") or 0
+    found = {"shared_width": own_width or shared * sizes.get("expert_width", 0)}
+    found["shared_gate"] = bool(own_width)
     if family.get("mla"):
         rope = sizes["rope_dim"]
-        return {"head_dim": sizes["nope_dim"] + rope, "rotary_dim": rope}
+        return found | {"head_dim": sizes["nope_dim"] + rope, "rotary_dim": rope}
     width = size(["head_dim"], sizes["hidden"] // sizes["heads"])
     share = float(config.get("partial_rotary_factor") or family.get("rotary", 1.0))
-    return {"head_dim": width, "rotary_dim": int(width * share)}
-
-
-def _shared_experts(config: dict, family: dict, sizes: dict) -> dict:
-    own_width = config.get("shared_expert_intermediate_size")
-    shared = config.get("n_shared_experts") or family.get("shared") or 0
-    width = own_width or shared * sizes["expert_width"]
-    return {"shared_width": width, "shared_gate": bool(own_width)}
+    return found | {"head_dim": width, "rotary_dim": int(width * share)}
 
 
 # ---------------------------------------------------------------------- what one rank holds
@@ -579,7 +575,9 @@ class _Rank:
             if shape.shared_gate:
                 self.plain("router", h)
         experts, width = local_experts(shape, self.tp, self.dp, self.ep)
-        rows, h = padded_expert(shape, self.layer, width)
+        # as the kernel stores them: its own width and the hidden one are padded
+        pads = shape.formats.of(f"model.layers.{self.layer}.mlp.experts").pad
+        h, rows = (math.ceil(n / pad) * pad for n, pad in zip((h, width), pads, strict=True))
         self.linear("experts", "mlp.experts.gate_proj", experts * 2 * rows, h)
         self.linear("experts", "mlp.experts.down_proj", experts * h, rows)
         self.where("experts_bias", "experts", experts * 2 * rows)
@@ -595,12 +593,6 @@ def local_experts(shape: ModelShape, tp: int, dp: int, ep: int) -> tuple[int, in
     if ep > 1:
         return math.ceil(shape.experts / ep), shape.expert_width
     return shape.experts, shape.expert_width // (tp * dp)
-
-
-def padded_expert(shape: ModelShape, layer: int, width: int) -> tuple[int, int]:
-    """(own width, hidden width) of an expert's matrices as its kernel stores them."""
-    hidden, own = shape.formats.of(f"model.layers.{layer}.mlp.experts").pad
-    return math.ceil(width / own) * own, math.ceil(shape.hidden / hidden) * hidden
 
 
 def rank_tensors(

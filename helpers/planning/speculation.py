@@ -33,11 +33,6 @@ class Speculation:
         """Tokens that a stream gets in a step, on average."""
         return sum(self.acceptance**i for i in range(self.num_speculative_tokens + 1))
 
-    @property
-    def is_head(self) -> bool:
-        """Whether the drafter works on the target's hidden states, and has its embedding."""
-        return self.method in ("eagle3", "mtp")
-
     def weight_bytes(self, tp: int) -> int:
         """Bytes of the drafter on one rank; a head shares the target's embedding and rotary table.
 
@@ -45,7 +40,8 @@ class Speculation:
         """
         if self.shape is None:
             return 0
-        shared = ("embedding", "rope") if self.is_head else ()
+        is_head = self.method in ("eagle3", "mtp")  # works on the target's hidden states
+        shared = ("embedding", "rope") if is_head else ()
         own = sum(t.bytes for t in rank_tensors(self.shape, tp) if t.part not in shared)
         # an EAGLE-3 head has a vocabulary of its own: which token of the target each of them is
         return own + (8 * self.shape.vocab if self.method == "eagle3" else 0)

@@ -63,7 +63,7 @@ class Choice:
 
     def name(self) -> str:
         """The layout in words."""
-        return f"TP {self.tp} x PP {self.pp} x DP {self.dp}"
+        return layout_name(*self.layout)
 
 
 @dataclass(frozen=True)
@@ -336,7 +336,7 @@ def why_impossible(
     """None when vLLM accepts these sizes and the box has GPUs for them, else one sentence."""
     if problem := why_refused(shape, tp, pp, dp, options):
         return problem
-    ranks, sizes = tp * pp * dp, f"TP {tp} x PP {pp} x DP {dp}"
+    ranks, sizes = tp * pp * dp, layout_name(tp, pp, dp)
     if ranks > box.gpus:
         return f"{sizes} needs {ranks} GPUs and the box has {box.gpus}."
     if machines_for(box, tp, pp, dp) is None:
@@ -405,10 +405,8 @@ def does_not_fit(shape: ModelShape, box: Box, options) -> PlanningError:
     hope = {c: (m.max_concurrency, m.worst.kv_available) for c, m in memories.items()}
     tp, pp, dp = best = max(hope, key=hope.get)
     memory, longest = memories[best], memories[best].longest
-    head = (
-        f"{shape.name} does not fit on {box.gpus} x {box.gpu.name} (TP {tp} x PP {pp} x DP {dp}): "
-        f"{memory.problem}"
-    )
+    where = f"{box.gpus} x {box.gpu.name} ({layout_name(*best)})"
+    head = f"{shape.name} does not fit on {where}: {memory.problem}"
     nearest = f"{layout_flags(tp, pp, dp)} --max-model-len {longest}" if longest else ""
     if found := smallest_box(shape, box.gpu, options, more_than=box.gpus):
         bigger, tp, pp = found
@@ -418,6 +416,11 @@ def does_not_fit(shape: ModelShape, box: Box, options) -> PlanningError:
         return PlanningError(f"{head}; {works}.", nearest)
     works = "take a smaller model or a GPU with more memory"
     return PlanningError(f"{head}; no box of up to 64 of these GPUs holds it: {works}.", nearest)
+
+
+def layout_name(tp: int, pp: int, dp: int) -> str:
+    """A layout in words."""
+    return f"TP {tp} x PP {pp} x DP {dp}"
 
 
 def layout_flags(tp: int, pp: int, dp: int) -> str:

@@ -104,13 +104,14 @@ RAY = ["--distributed-executor-backend", "ray"]
 
 
 def _on_ray(serve: list[str], dp: int, nodes: int) -> list[Command]:
-    lines = [Command("machine 1", ("ray", "start", "--head", "--port=6379"))]
-    for n in range(1, nodes):
-        lines.append(Command(f"machine {n + 1}", ("ray", "start", f"--address={HEAD}:6379")))
-    lines.append(Command("machine 1, to see that all GPUs are there", ("ray", "status")))
+    joins = ("ray", "start", f"--address={HEAD}:6379")
     replicas = ["--data-parallel-backend", "ray"] if dp > 1 else []
-    lines.append(Command("machine 1, once", (*serve, *RAY, *replicas)))
-    return lines
+    return [
+        Command("machine 1", ("ray", "start", "--head", "--port=6379")),
+        *(Command(f"machine {n + 1}", joins) for n in range(1, nodes)),
+        Command("machine 1, to see that all GPUs are there", ("ray", "status")),
+        Command("machine 1, once", (*serve, *RAY, *replicas)),
+    ]
 
 
 def _replicas(serve: list[str], dp: int, nodes: int) -> list[Command]:
@@ -120,25 +121,23 @@ def _replicas(serve: list[str], dp: int, nodes: int) -> list[Command]:
             f"{dp} replicas cannot be shared evenly by {nodes} machines with vLLM's own launcher: "
             f"choose a data parallel size that {nodes} divides, or use Ray."
         )
-    local = str(dp // nodes)
-    shared = ["--data-parallel-size-local", local, "--data-parallel-address", HEAD]
-    shared += ["--data-parallel-rpc-port", "13345"]
-    lines = [Command("machine 1", (*serve, *shared))]
-    for n in range(1, nodes):
-        start = str(n * int(local))
-        extra = ("--headless", "--data-parallel-start-rank", start)
-        lines.append(Command(f"machine {n + 1}", (*serve, *shared, *extra)))
-    return lines
+    local = dp // nodes
+    serve = [*serve, "--data-parallel-size-local", str(local), "--data-parallel-address", HEAD]
+    serve += ["--data-parallel-rpc-port", "13345"]
+    later = [("--headless", "--data-parallel-start-rank", str(n * local)) for n in range(1, nodes)]
+    return _on_each(serve, [(), *later])
 
 
 def _one_group(serve: list[str], nodes: int) -> list[Command]:
     """One tensor and pipeline parallel group over all machines; the first has the address."""
-    lines = []
-    for n in range(nodes):
-        extra = ["--nnodes", str(nodes), "--node-rank", str(n), "--master-addr", HEAD]
-        extra += ["--headless"] if n else []
-        lines.append(Command(f"machine {n + 1}", (*serve, *extra)))
-    return lines
+    serve = [*serve, "--nnodes", str(nodes), "--master-addr", HEAD]
+    later = [("--node-rank", str(n), "--headless") for n in range(1, nodes)]
+    return _on_each(serve, [("--node-rank", "0"), *later])
+
+
+def _on_each(serve: list[str], flags: list[tuple]) -> list[Command]:
+    """The same command on each machine, but for its flags."""
+    return [Command(f"machine {n}", (*serve, *more)) for n, more in enumerate(flags, 1)]
 
 
 def _check_first(tp: int, dp: int, nodes: int, launcher: str) -> tuple[str, ...]:

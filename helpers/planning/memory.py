@@ -140,11 +140,15 @@ class MemoryPlan:
     num_blocks: int
     kv_cache_tokens: int  # of one replica, as vLLM's "GPU KV cache size" line reports it
     max_concurrency: float  # requests of max_model_len tokens at once
-    fits: bool
     shape: ModelShape = field(repr=False)
     in_flight: int = 0  # tokens that are scheduled and not yet settled
-    problem: str = ""
-    notes: tuple = field(default_factory=tuple)
+    problem: str = ""  # why it does not fit
+    notes: tuple = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether vLLM would start."""
+        return not self.problem
 
     def blocks_of(self, length: int) -> int:
         """Blocks that a request of so many tokens holds at most."""
@@ -201,22 +205,13 @@ def default_options(
         tokens, seqs = (2048 if server else 8192), 256
     length = options.max_model_len or shape.max_positions
     seqs = options.max_num_seqs or seqs
-    if options.max_num_batched_tokens is None:
-        tokens = min(seqs * length, tokens)
-    else:
-        tokens = options.max_num_batched_tokens
-    if options.max_num_seqs is None:
-        seqs = min(seqs, tokens)
-    block = options.block_size or (128 if gpu.family == "cpu" else 64 if shape.mla else 16)
-    if gpu.family == "cpu" and shape.mla:
-        block = 16
-    return replace(
-        options,
-        max_model_len=length,
-        max_num_batched_tokens=tokens,
-        max_num_seqs=seqs,
-        block_size=block,
-    )
+    tokens = options.max_num_batched_tokens or min(seqs * length, tokens)
+    sizes = {"max_model_len": length, "max_num_batched_tokens": tokens}
+    sizes["max_num_seqs"] = options.max_num_seqs or min(seqs, tokens)
+    block = {"cpu": 16 if shape.mla else 128}.get(gpu.family, 64 if shape.mla else 16)
+    if options.block_size and not (gpu.family == "cpu" and shape.mla):
+        block = options.block_size
+    return replace(options, **sizes, block_size=block)
 
 
 def check_options(options: EngineOptions, shape: ModelShape) -> None:
@@ -394,7 +389,7 @@ def plan_memory(
     parallelism, spread) over the GPUs of all replicas.
 
     Raises PlanningError for sizes that vLLM refuses. A model that is valid but does not fit gives a
-    plan with ``fits`` False and ``problem`` in vLLM's words.
+    plan with ``problem`` in vLLM's words.
     """
     gpu, given = box.gpu, options or EngineOptions()
     check_options(given, shape)
@@ -416,17 +411,25 @@ def plan_memory(
         left = options.kv_cache_memory_bytes
         if left is None:
             left = budget - weights - sum(parts.values())
-        stages.append(
-            StageMemory(
-                layers=len(layers),
-                weights=weights,
-                budget=budget,
-                kv_available=left,
-                kv_page=block_bytes(shape, layers, tp, options.kv_cache_dtype, tokens) + draft_page,
-                **parts,
-            )
-        )
-    return _kv_plan(shape, gpu, tuple(stages), options, pp)
+        page = block_bytes(shape, layers, tp, options.kv_cache_dtype, tokens) + draft_page
+        sizes = {"weights": weights, "budget": budget, "kv_available": left, "kv_page": page}
+        stages.append(StageMemory(layers=len(layers), **sizes, **parts))
+    blocks = max(0, min(s.kv_available // s.kv_page for s in stages))
+    # async scheduling: a step is planned while another runs (VllmConfig.max_concurrent_batches)
+    in_flight = (pp + 1) * options.max_num_batched_tokens
+    per_request = blocks_of_request(shape, options.max_model_len, in_flight, options.block_size)
+    concurrency = blocks / per_request
+    plan = MemoryPlan(
+        stages=tuple(stages),
+        options=options,
+        num_blocks=blocks,
+        kv_cache_tokens=int(concurrency * options.max_model_len),
+        max_concurrency=concurrency,
+        shape=shape,
+        in_flight=in_flight,
+        notes=(*shape.notes, *_about_options(options)),
+    )
+    return replace(plan, problem=_why_it_does_not_fit(gpu, plan))
 
 
 def _working_memory(shape, gpu, options, layers, tp, ep, is_first, is_last) -> dict:
@@ -441,27 +444,6 @@ def _working_memory(shape, gpu, options, layers, tp, ep, is_first, is_last) -> d
         activation=activation_bytes(shape, options, tp, ep, is_first, is_last),
         graphs_estimate=graph_bytes(shape, options, gpu, layers, tp),
     )
-
-
-def _kv_plan(shape, gpu, stages, options, pp) -> MemoryPlan:
-    blocks = max(0, min(s.kv_available // s.kv_page for s in stages))
-    # async scheduling: a step is planned while another runs (VllmConfig.max_concurrent_batches)
-    in_flight = (pp + 1) * options.max_num_batched_tokens
-    per_request = blocks_of_request(shape, options.max_model_len, in_flight, options.block_size)
-    concurrency = blocks / per_request
-    plan = MemoryPlan(
-        stages=stages,
-        options=options,
-        num_blocks=blocks,
-        kv_cache_tokens=int(concurrency * options.max_model_len),
-        max_concurrency=concurrency,
-        fits=True,
-        shape=shape,
-        in_flight=in_flight,
-        notes=(*shape.notes, *_about_options(options)),
-    )
-    problem = _why_it_does_not_fit(gpu, plan)
-    return replace(plan, fits=not problem, problem=problem)
 
 
 def _about_options(options: EngineOptions) -> list[str]:

@@ -247,19 +247,9 @@ class Steps:
     def _communication(self, work: Work):
         """(latency, bandwidth) seconds of all-reduces, experts' exchanges, gathered logits."""
         latency, volume = 0.0, 0.0
-        times = [
-            (count, allreduce_seconds(nbytes, self.tp, self.box, self.tuning))
-            for count, nbytes in work.allreduces
-        ]
-        times += [
-            (count, exchange_seconds(nbytes, ranks, self.box, self.tuning))
-            for count, nbytes, ranks in work.exchanges
-        ]
-        if self.tp > 1:  # a gather moves half of what an all-reduce does
-            times.append(
-                (0.5, allreduce_seconds(work.logits_bytes / 4, self.tp, self.box, self.tuning))
-            )
-        for count, (one_latency, one_volume) in times:
+        for count, nbytes, ranks in work.sends:
+            seconds = exchange_seconds if ranks else allreduce_seconds
+            one_latency, one_volume = seconds(nbytes, ranks or self.tp, self.box, self.tuning)
             latency, volume = latency + count * one_latency, volume + count * one_volume
         return latency, volume
 

@@ -36,8 +36,8 @@ class Work:
     """One step on one rank.
 
     products: matrix products. kv_read_bytes: KV cache and states. decode_flops, prompt_flops:
-    attention's. moved_bytes: by the small kernels; logits_bytes: by sampling. allreduces: (count,
-    bytes) over the tensor-parallel group; exchanges: (count, bytes, ranks) between experts.
+    attention's. moved_bytes: by the small kernels; logits_bytes: by sampling. sends: (count, bytes,
+    ranks) of all-reduces of the tensor-parallel group (ranks 0) and of exchanges between experts.
     """
 
     products: tuple
@@ -46,8 +46,7 @@ class Work:
     prompt_flops: float
     moved_bytes: float
     logits_bytes: float
-    allreduces: tuple
-    exchanges: tuple
+    sends: tuple
 
 
 def experts_touched(experts: int, per_token: int, tokens: float) -> float:
@@ -106,8 +105,7 @@ class Stage:
             prompt_flops=prompt_tokens * self._prompt_flops(prompt_keys),
             moved_bytes=len(self.layers) * tokens * self._moved_per_token(),
             logits_bytes=4 * logits,  # written once and read about three times, in 16 bits
-            allreduces=((2 * len(self.layers) + self.is_last, payload),) if self.tp > 1 else (),
-            exchanges=self._exchanges(payload),
+            sends=self._sends(payload, logits),
         )
 
     def _product(self, matrix, tokens, rows) -> Product:
@@ -181,15 +179,22 @@ class Stage:
         width += share * (routed + shape.shared_width // tp)
         return shape.dtype_bytes * (8 * h + 3 * heads + 3 * width)
 
-    def _exchanges(self, payload) -> tuple:
-        """With replicas, the tokens of all go to where the experts are, and the sums come back.
+    def _sends(self, payload, logits) -> tuple:
+        """What ranks send each other, as of Work.
 
-        An all-gather and a reduce-scatter in each mixture (--all2all-backend's default).
+        With replicas, the tokens of all go to where the experts are, and the sums come back: an
+        all-gather and a reduce-scatter in each mixture (--all2all-backend's default). Gathering
+        the logits moves half of what an all-reduce does.
         """
-        if self.dp == 1 or not self.mixtures:
-            return ()
-        ranks = self.dp * self.tp if self.ep > 1 else self.dp
-        return ((self.mixtures, payload * self.dp, ranks),)
+        sends = []
+        if self.tp > 1:
+            sends.append((2 * len(self.layers) + self.is_last, payload, 0))
+        if self.dp > 1 and self.mixtures:
+            ranks = self.dp * self.tp if self.ep > 1 else self.dp
+            sends.append((self.mixtures, payload * self.dp, ranks))
+        if self.tp > 1:
+            sends.append((0.5, logits, 0))
+        return tuple(sends)
 
 
 @lru_cache(maxsize=4096)

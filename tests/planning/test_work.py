@@ -30,7 +30,7 @@ def test_a_dense_step_reads_every_weight_once_and_computes_two_flops_for_each():
         assert now.read_bytes == 2 * parameters
         assert now.flops == 2 * parameters * (8 if part == "lm_head" else 108)
     assert step.kv_read_bytes == 8 * 1000 * shape.kv_bytes_per_token(2)
-    assert step.allreduces == ((2 * 28 + 1, 108 * 3584 * 2),) and not step.exchanges
+    assert step.sends[0] == (2 * 28 + 1, 108 * 3584 * 2, 0) and len(step.sends) == 2
 
 
 def test_the_stages_of_a_pipeline_together_are_the_model():
@@ -59,7 +59,7 @@ def test_replicas_bring_their_tokens_together_at_the_experts(ep):
     shared = model_stage(shape, dp=8, ep=ep).step(8, 1000)
     a, b = product(alone, "experts"), product(shared, "experts")
     assert b.flops == pytest.approx(a.flops / 8) and b.read_bytes == pytest.approx(a.read_bytes / 8)
-    assert shared.exchanges == ((58, 64 * 7168 * 2, 8),)
+    assert shared.sends == ((58, 64 * 7168 * 2, 8),)
     # attention stays with its replica: that is why DP beats TP where the latent is copied
     assert shared.kv_read_bytes == alone.kv_read_bytes / 8
     assert model_stage(shape, tp=8).step(64, 1000).kv_read_bytes == alone.kv_read_bytes

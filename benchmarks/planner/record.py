@@ -90,9 +90,9 @@ def predict_one(config: dict, gpu: str, probe: dict | None = None) -> dict:
     return {
         "weights_gib": memory.weights_gib_per_gpu,
         "consumed_gib": max(s.consumed for s in memory.stages) / GIB,
-        "peak_activation_gib": stage.activation / GIB,
-        "graphs_estimate_gib": stage.graphs_estimate / GIB,
-        "kv_available_gib": stage.kv_available / GIB,
+        "peak_activation_gib": stage.peak_activation / GIB,
+        "graphs_estimate_gib": stage.cuda_graphs / GIB,
+        "kv_available_gib": stage.kv_cache / GIB,
         "kv_cache_tokens": memory.kv_cache_tokens,
         "tpot_ms": tpot_ms,
         "prefill_ms": {

@@ -11,16 +11,9 @@ from .load import SpeedPrediction
 from .memory import OWN
 from .models import ModelShape
 
-# Parts of a GPU's memory, and what they are called in StageMemory.
-IN_GIB = {
-    "budget": "budget",
-    "weights": "weights",
-    "sampler_state": "sampler_state",
-    "non_torch": "non_torch",
-    "peak_activation": "activation",
-    "cuda_graphs": "graphs_estimate",
-    "kv_cache": "kv_available",
-}
+# Fields of StageMemory: the budget of a GPU's memory and the parts that it is divided into.
+IN_GIB = ("budget", "weights", "sampler_state", "non_torch", "peak_activation", "cuda_graphs")
+IN_GIB += ("kv_cache",)
 # What a row of the ranking says of a plan's speed.
 SPEEDS = ("tpot_ms", "mixed_tpot_ms", "ttft_ms", "ttft_p99_ms", "output_tokens_per_s")
 
@@ -58,7 +51,7 @@ def answer(
 
 def _sizes(shape, box, p: SpeedPrediction) -> dict:
     m, stage = p.memory, p.memory.worst
-    in_gib = {said: round(getattr(stage, part) / GIB, 4) for said, part in IN_GIB.items()}
+    in_gib = {part: round(getattr(stage, part) / GIB, 4) for part in IN_GIB}
     return {
         "gpus": p.gpus,
         "tp": p.tp,

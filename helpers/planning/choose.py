@@ -402,7 +402,7 @@ def does_not_fit(shape: ModelShape, box: Box, options) -> PlanningError:
         widest = (why_refused(shape, tp, 1, 1, options) for tp in (box.gpus_per_node, 1))
         return PlanningError(next(filter(None, widest)))
 
-    hope = {c: (m.max_concurrency, m.worst.kv_available) for c, m in memories.items()}
+    hope = {c: (m.max_concurrency, m.worst.kv_cache) for c, m in memories.items()}
     tp, pp, dp = best = max(hope, key=hope.get)
     memory, longest = memories[best], memories[best].longest
     where = f"{box.gpus} x {box.gpu.name} ({layout_name(*best)})"

@@ -114,10 +114,10 @@ class StageMemory:
     weights: int  # what vLLM logs as "Model loading took"
     sampler_state: int
     non_torch: int
-    activation: int
-    graphs_estimate: int
+    peak_activation: int
+    cuda_graphs: int
     budget: int  # total x utilisation
-    kv_available: int
+    kv_cache: int
     kv_page: int  # one block of the pool, over the layers of a group
 
     @property
@@ -128,7 +128,7 @@ class StageMemory:
     @property
     def taken(self) -> int:
         """Everything together, the KV cache included."""
-        return self.consumed + self.activation + self.graphs_estimate + self.kv_available
+        return self.consumed + self.peak_activation + self.cuda_graphs + self.kv_cache
 
 
 @dataclass(frozen=True)
@@ -173,13 +173,13 @@ class MemoryPlan:
     @property
     def worst(self) -> StageMemory:
         """The stage with room for the fewest blocks: it decides."""
-        return min(self.stages, key=lambda s: s.kv_available // s.kv_page)
+        return min(self.stages, key=lambda s: s.kv_cache // s.kv_page)
 
     def shares_gib(self) -> dict[str, float]:
         """GiB of weights, working memory and KV cache on the GPU that decides."""
         s = self.worst
-        working = s.sampler_state + s.non_torch + s.activation + s.graphs_estimate
-        parts = {"weights": s.weights, "working memory": working, "KV cache": s.kv_available}
+        working = s.taken - s.weights - s.kv_cache
+        parts = {"weights": s.weights, "working memory": working, "KV cache": s.kv_cache}
         return {name: max(0, size) / GIB for name, size in parts.items()}
 
     @property
@@ -412,9 +412,9 @@ def plan_memory(
         if left is None:
             left = budget - weights - sum(parts.values())
         page = block_bytes(shape, layers, tp, options.kv_cache_dtype, tokens) + draft_page
-        sizes = {"weights": weights, "budget": budget, "kv_available": left, "kv_page": page}
+        sizes = {"weights": weights, "budget": budget, "kv_cache": left, "kv_page": page}
         stages.append(StageMemory(layers=len(layers), **sizes, **parts))
-    blocks = max(0, min(s.kv_available // s.kv_page for s in stages))
+    blocks = max(0, min(s.kv_cache // s.kv_page for s in stages))
     # async scheduling: a step is planned while another runs (VllmConfig.max_concurrent_batches)
     in_flight = (pp + 1) * options.max_num_batched_tokens
     per_request = blocks_of_request(shape, options.max_model_len, in_flight, options.block_size)
@@ -435,14 +435,14 @@ def plan_memory(
 def _working_memory(shape, gpu, options, layers, tp, ep, is_first, is_last) -> dict:
     """Bytes of a stage beside weights and KV cache."""
     if gpu.family == "cpu":
-        return dict(sampler_state=0, non_torch=0, activation=0, graphs_estimate=0)
+        return dict(sampler_state=0, non_torch=0, peak_activation=0, cuda_graphs=0)
     sampler = sampler_state_bytes(shape, options) if is_last else 0
     relay = 2 * options.max_num_batched_tokens * shape.hidden * shape.dtype_bytes
     return dict(
         sampler_state=sampler + (0 if is_first else relay),
         non_torch=int((NON_TORCH_GIB + (NON_TORCH_TP_GIB if tp > 1 else 0)) * GIB),
-        activation=activation_bytes(shape, options, tp, ep, is_first, is_last),
-        graphs_estimate=graph_bytes(shape, options, gpu, layers, tp),
+        peak_activation=activation_bytes(shape, options, tp, ep, is_first, is_last),
+        cuda_graphs=graph_bytes(shape, options, gpu, layers, tp),
     )
 
 
@@ -480,9 +480,9 @@ def _why_it_does_not_fit(gpu: Gpu, plan: MemoryPlan) -> str:
             "weights, working memory and the KV cache of kv_cache_memory_bytes take "
             f"{worst.taken / GIB:.1f} GiB on each GPU, and {has}"
         )
-    if worst.kv_available <= 0:
+    if worst.kv_cache <= 0:
         return (
-            f"weights and working memory take {(worst.budget - worst.kv_available) / GIB:.1f} GiB "
+            f"weights and working memory take {(worst.budget - worst.kv_cache) / GIB:.1f} GiB "
             f"of the {worst.budget / GIB:.1f} GiB that vLLM may use, and it stops with "
             '"No available memory for the cache blocks"'
         )
@@ -491,7 +491,7 @@ def _why_it_does_not_fit(gpu: Gpu, plan: MemoryPlan) -> str:
         return (
             "vLLM stops with \"To serve at least one request with the model's max seq len "
             f"({options.max_model_len}), ({need:.2f} GiB KV cache is needed, which is larger than "
-            f'the available KV cache memory ({worst.kv_available / GIB:.2f} GiB)"; max_model_len '
+            f'the available KV cache memory ({worst.kv_cache / GIB:.2f} GiB)"; max_model_len '
             f"{plan.longest} fits"
         )
     return ""

@@ -283,7 +283,7 @@ def test_replication_is_the_whole_difference_between_ranks_and_one_gpu():
 def test_kv_pools_of_stages_and_replicas():
     shape, box = load_shape("Llama-3.1-70B"), make_box("H200-SXM", 4)
     two = plan_memory(shape, box, pp=2, options=EngineOptions(max_model_len=8192))
-    fewest = min(s.kv_available // s.kv_page for s in two.stages)
+    fewest = min(s.kv_cache // s.kv_page for s in two.stages)
     assert two.num_blocks == fewest, "a request needs its blocks on every stage"
     assert sum(s.layers for s in two.stages) == shape.layers
     assert (

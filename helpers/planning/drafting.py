@@ -1,6 +1,6 @@
 """Steps with drafts: what a target and its drafter compute in one step of an engine."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -53,25 +53,19 @@ class SpeculativeSteps(Steps):
             return cpu_s
         return np.maximum(0.0, cpu_s + self.launches_s - gpu_s)
 
-    def clock(self, most_context: int):
-        """As of ``Steps``: fast seconds of one step, from the tables of both models."""
-        drafter = self.drafter and self.drafter.clock(most_context)
-        return _Clock(self, super().clock(most_context), drafter)
-
-
-@dataclass(frozen=True)
-class _Clock:
-    steps: SpeculativeSteps
-    target: object
-    drafter: object
+    def tabulate(self, most_context: int) -> None:
+        """As of ``Steps``, of both models."""
+        super().tabulate(most_context)
+        if self.drafter:
+            self.drafter.tabulate(most_context)
 
     def seconds(self, streams, context, prompt_tokens, prompt_keys, rows) -> float:
-        drafted = self.steps.drafted
-        checked = streams * drafted
+        """Seconds of one step, from the tables."""
+        checked = streams * self.drafted
         tokens = prompt_tokens + checked
         keys = (prompt_tokens * prompt_keys + checked * context) / max(tokens, 1)
-        gpu_s = self.target.batch_s(streams, context, tokens, keys, rows + checked)
+        gpu_s = self.batch_s(streams, context, tokens, keys, rows + checked)
         if self.drafter:
             gpu_s += self.drafter.batch_s(streams, context, tokens, keys, streams)
-            gpu_s += (drafted - 1) * self.drafter.batch_s(streams, context, 0, 0, streams)
-        return gpu_s + float(self.steps.waiting(gpu_s, streams, tokens))
+            gpu_s += (self.drafted - 1) * self.drafter.batch_s(streams, context, 0, 0, streams)
+        return gpu_s + float(self.waiting(gpu_s, streams, tokens))

@@ -135,7 +135,7 @@ class Replica:
     def __init__(self, steps: Steps, mix: RequestMix, at_once: int, together: int = 1):
         self.steps, self.mix, self.at_once = steps, mix, at_once * together
         self.together = together
-        self.clock = steps.clock(mix.input_tokens + mix.output_tokens)
+        steps.tabulate(mix.input_tokens + mix.output_tokens)
         tuning = steps.tuning
         self.front_s = tuning.frontend_s + tuning.frontend_token_s * mix.input_tokens
         self.found = min(int(mix.prefix_hit_rate * mix.input_tokens), mix.input_tokens - 1)
@@ -174,7 +174,7 @@ class Replica:
         grown = self.gain * (count - 1) / 2
         context = self.keys / streams + grown if streams else 0.0
         each = [n / self.together for n in (streams, tokens, len(begun))]
-        seconds = self.clock.seconds(each[0], context, each[1], keys, each[0] + each[2])
+        seconds = self.steps.seconds(each[0], context, each[1], keys, each[0] + each[2])
         self.trace.steps.append((count, each[0], context, each[1], keys, each[2]))
         self.before = self.now + (count - 1) * seconds
         self.now += count * seconds
@@ -217,7 +217,7 @@ class Replica:
         count = self.ends[0][0] - self.step
         if self.arrivals and streams < self.at_once:
             each = streams / self.together
-            one = self.clock.seconds(each, self.keys / streams, 0, 0, each)
+            one = self.steps.seconds(each, self.keys / streams, 0, 0, each)
             until = math.ceil((self.arrivals[0][0] - self.now) / one) + self.overlaps
             count = min(count, max(1, until))
         return count

@@ -286,41 +286,26 @@ class Steps:
         total = each.each(np.sum)
         return total.scaled((m + self.pp - 1) / (m * self.pp)) if m > 1 else total
 
-    def clock(self, most_context: int):
-        """A fast ``seconds(streams, context, prompt_tokens, prompt_keys, rows)`` of one step.
+    def tabulate(self, most_context: int) -> None:
+        """Make the tables of ``seconds``, up to so many tokens in a stream's KV cache.
 
-        The same formulas as ``parts``, looked up in tables: a step's time is a sum of what depends
-        on its tokens, on its rows, on the KV cache that it reads, and on its prompts' attention.
+        The formulas of ``parts``: a step's time is a sum of what depends on its tokens, on its
+        rows, on the KV cache that it reads, and on its prompts' attention.
         """
         most_rows = self.options.max_num_seqs * self.query_len
         tokens = np.arange(self.options.max_num_batched_tokens + most_rows + 2.0)
-        nothing = 0 * tokens
-        by_tokens = self._one_batch(tokens, nothing, nothing, nothing, nothing).total
+        self.by_tokens = self._one_batch(tokens, *(0 * tokens,) * 4).total.tolist()
         rows = np.arange(most_rows + 2.0)
-        none = 0 * rows
-        one = none + 1
-        by_rows = self._one_batch(one, none, none, none, rows).total
+        seconds = self._one_batch(0 * rows + 1, *(0 * rows,) * 3, rows).total
+        self.by_rows = (seconds - seconds[0]).tolist()
         contexts = np.linspace(0, most_context, 65)
-        alone = self._one_batch(*(0 * contexts + 1, contexts, *(0 * contexts,) * 3)).total
-        by_context = np.interp(np.arange(most_context + 1), contexts, alone - alone[0])
-        pair_s = float(self._one_batch(0.0, 0.0, 1.0, 1.0, 0.0).attention)
-        return _Clock(
-            self, by_tokens.tolist(), (by_rows - by_rows[0]).tolist(), by_context.tolist(), pair_s
-        )
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """Tables of one plan's steps; see ``Steps.clock``."""
-
-    steps: Steps
-    by_tokens: list
-    by_rows: list
-    by_context: list
-    pair_s: float
+        alone = self._one_batch(0 * contexts + 1, contexts, *(0 * contexts,) * 3).total
+        every = np.arange(most_context + 1)
+        self.by_context = np.interp(every, contexts, alone - alone[0]).tolist()
+        self.pair_s = float(self._one_batch(0.0, 0.0, 1.0, 1.0, 0.0).attention)
 
     def batch_s(self, streams, context, prompt_tokens, prompt_keys, rows) -> float:
-        """Seconds of one batch on the GPU, through all stages."""
+        """Seconds of one batch on the GPU, through all stages, from the tables."""
         tokens, context = math.ceil(streams + prompt_tokens), min(context, len(self.by_context) - 1)
         rows = min(math.ceil(rows), len(self.by_rows) - 1)
         return (
@@ -331,18 +316,17 @@ class _Clock:
         )
 
     def seconds(self, streams, context, prompt_tokens, prompt_keys, rows) -> float:
-        """Seconds of one step (of a round of a pipeline)."""
-        steps = self.steps
-        if steps.pp == 1:
+        """Seconds of one step (of a round of a pipeline), from the tables."""
+        if self.pp == 1:
             gpu = self.batch_s(streams, context, prompt_tokens, prompt_keys, rows)
-            launches = steps.launch_seconds(streams + prompt_tokens)
-            return max(gpu, steps.schedule_seconds(streams) + launches)
-        k = min(max(streams, 1), steps.pp)
-        j = float(steps.prompt_batches(prompt_tokens, rows - streams))
+            launches = self.launch_seconds(streams + prompt_tokens)
+            return max(gpu, self.schedule_seconds(streams) + launches)
+        k = min(max(streams, 1), self.pp)
+        j = float(self.prompt_batches(prompt_tokens, rows - streams))
         share, tokens, ending = streams / k, prompt_tokens / j, (rows - streams) / j
         small = self.batch_s(share, context, 0, 0, share)
         big = self.batch_s(share, context, tokens, prompt_keys, share + ending)
-        return float(steps.round_seconds(small, big, k, j, share, tokens))
+        return float(self.round_seconds(small, big, k, j, share, tokens))
 
 
 # ---------------------------------------------------------------------- steps that are measured

@@ -31,9 +31,9 @@ RECORDS = Path(__file__).parents[2] / "benchmarks/planner/records"
 @pytest.mark.parametrize("tp, pp", [(1, 1), (2, 1), (1, 2)])
 def test_the_tables_say_what_the_formulas_say(tp, pp):
     steps = Steps(SHAPE, make_box("H100", 2), tp, pp, options=OPTIONS)
-    clock = steps.clock(2000)
+    steps.tabulate(2000)
     for step in ((1, 600, 0, 0, 1), (64, 1200, 0, 0, 64), (32, 1000, 1024, 512, 33)):
-        assert clock.seconds(*step) == pytest.approx(float(steps.parts(*step).total), rel=0.01)
+        assert steps.seconds(*step) == pytest.approx(float(steps.parts(*step).total), rel=0.01)
 
 
 def test_a_prompt_beside_streams_reads_the_weights_once():

@@ -189,7 +189,7 @@ def plan(args) -> dict:
         with contextlib.redirect_stdout(sys.stderr):
             launch = check_all(launch, shape, drafter)
     between = speed_range(prediction, box, tuning, calibration and calibration.doubt)
-    said = answer(shape, box, prediction, between, launch, args.price, calibration, ranking)
+    said = answer(prediction, box, between, launch, args.price, calibration, ranking)
     return said | more
 
 

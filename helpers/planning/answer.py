@@ -2,14 +2,12 @@
 
 import math
 
-from .calibration import Calibration
 from .choose import Choice, Ranking, price_per_million
 from .doubts import Range
 from .hardware import GIB, Box
 from .launch import Launch
 from .load import SpeedPrediction
 from .memory import OWN
-from .models import ModelShape
 
 # Fields of StageMemory: the budget of a GPU's memory and the parts that it is divided into.
 IN_GIB = ("budget", "weights", "sampler_state", "non_torch", "peak_activation", "cuda_graphs")
@@ -18,28 +16,23 @@ IN_GIB += ("kv_cache",)
 SPEEDS = ("tpot_ms", "mixed_tpot_ms", "ttft_ms", "ttft_p99_ms", "output_tokens_per_s")
 
 
-def answer(
-    shape: ModelShape,
-    box: Box,
-    p: SpeedPrediction,
-    between: Range | None,
-    launch: Launch,
-    price_per_gpu_hour: float | None = None,
-    calibration: Calibration | None = None,
-    ranking: Ranking | None = None,
-) -> dict:
-    """A plan as one dict; a key ends in the unit of its value. between: of its speed."""
-    said = {"model": shape.name, "gpu": box.gpu.name, "box": box.label()}
-    said |= {**_sizes(shape, box, p), **_speed(p), **_launch(launch)}
+def answer(p: SpeedPrediction, box: Box, between, launch, price, calibration, ranking) -> dict:
+    """A plan as one dict; a key ends in the unit of its value.
+
+    between: Range of its speed, or None. price: of a GPU for an hour, or None; None, too, without
+    a Calibration and without a Ranking.
+    """
+    said = {"model": p.memory.shape.name, "gpu": box.gpu.name, "box": box.label()}
+    said |= {**_sizes(box, p), **_speed(p), **_launch(launch)}
     said |= {"range": _range(between), "notes": list(p.notes), "doubts": box.gpu.doubts}
     if box.gpu.family not in ("hopper", "cpu") and not calibration:
         said["notes"].append(
             f"the fixed costs and efficiencies are those of H100s: what a {box.gpu.name} reaches "
             "is a guess until a measured point is given (--calibrate)"
         )
-    if price_per_gpu_hour is not None:
-        price = price_per_million(price_per_gpu_hour, p.gpus, p.output_tokens_per_s)
-        said["price_per_million_output_tokens"] = round(price, 4)
+    if price is not None:
+        each = price_per_million(price, p.gpus, p.output_tokens_per_s)
+        said["price_per_million_output_tokens"] = round(each, 4)
     if calibration:
         said["calibration"] = {
             "error_before": [round(e, 5) for e in calibration.before],
@@ -49,8 +42,8 @@ def answer(
     return said | (_ranking(ranking) if ranking else {})
 
 
-def _sizes(shape, box, p: SpeedPrediction) -> dict:
-    m, stage = p.memory, p.memory.worst
+def _sizes(box: Box, p: SpeedPrediction) -> dict:
+    m, shape, stage = p.memory, p.memory.shape, p.memory.worst
     in_gib = {part: round(getattr(stage, part) / GIB, 4) for part in IN_GIB}
     return {
         "gpus": p.gpus,

@@ -108,13 +108,7 @@ def over_batch(rows: list[dict], caption: str) -> None:
 
 
 def allreduce(
-    rows: list[dict],
-    latency_s: float,
-    rate: float,
-    caption: str,
-    label: str,
-    more: dict | None = None,
-    recorded: bool = False,
+    rows, latency_s: float, rate: float, caption: str, label: str, more=None, recorded=False
 ) -> None:
     """All-reduce time by payload: measured points on the line latency + bytes / rate.
 

@@ -22,6 +22,7 @@ from helpers.results import documents
 from helpers.results.documents import DOCUMENTS, ExportReport
 from helpers.results.store import FILE_NAME, load, results_folder
 from helpers.run import start_page, summary
+from helpers.run.course_file import find_notebooks
 
 PAGE, ARCHIVE = "my_learnings.html", "results.zip"
 Line = tuple[str, list[Path]]  # a text, and the files that it is about
@@ -63,7 +64,7 @@ def finish(notebook: str) -> None:
     lines += [(report.counts(path), [path]) for path in report.paths]
     lines.append(("to print, and everything in one file", [folder / PAGE, folder / ARCHIVE]))
     lines.append(("how far you are", [start_page.write(folder)]))
-    after = [path for path in start_page.notebooks() if path.stem > notebook]
+    after = [path for path in find_notebooks() if path.stem > notebook]
     lines += [("the next notebook", [path]) for path in after[:1]]
     # Links start in the notebook's folder; of a headless run in that of its output.
     output = os.environ.get("WORKBOOK_NOTEBOOK")

@@ -27,8 +27,9 @@ from helpers.results.documents import DOCUMENTS
 from helpers.results.facts import Facts
 from helpers.results.store import Results, ResultsError, results_folder
 from helpers.run import summary
+from helpers.run.course_file import find_notebooks
 
-# What each notebook is for; only those that exist are listed.
+# What each notebook is for.
 ABOUT = {
     "01_review": "Weeks 1 to 3 measured: baseline, sweeps, the best configuration",
     "02_advanced_features": "chunked prefill, prefix caching, speculation, sampling, memory",
@@ -203,7 +204,7 @@ def write(results_dir=None) -> Path:
 def text(folder: Path, page: Path) -> str:
     """The guide as Markdown, for the results in `folder`; links are relative to `page`."""
     known = Facts.of(folder)
-    stands = [stand(path, known) for path in notebooks()]
+    stands = [stand(path, known) for path in find_notebooks(folder=REPO / "notebooks")]
     return summary.render(
         "start.md.j2",
         next=next((one for one in stands if one.open), None),
@@ -215,9 +216,3 @@ def text(folder: Path, page: Path) -> str:
         folder=folder,
         link=lambda path: os.path.relpath(path, page.parent).replace(" ", "%20"),
     )
-
-
-def notebooks() -> list[Path]:
-    """The lessons, in order."""
-    found = sorted((REPO / "notebooks").glob("[0-9]*.ipynb"))
-    return [path for path in found if path.stem in ABOUT]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
+from tqdm import tqdm
 
 from helpers import replace_file
 from helpers.display.as_typed import BREAK, in_html
@@ -22,11 +23,7 @@ SLOW_CELL_S = 5.0
 HERE = Path(__file__).parent
 
 
-def duration(seconds: float) -> str:
-    """1:05:09, 4:07 or 0:42."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+duration = tqdm.format_interval  # of seconds: 1:05:09, 04:07 or 00:42
 
 
 def in_cell(text, limit: int = 160) -> str:

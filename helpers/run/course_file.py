@@ -38,7 +38,6 @@ KEYS = {
     "load_format": str,
     "cell_timeout": (int, float),
     "timeout": (int, float),
-    "out": str,
     "rubric": dict,
     "deadline": (str, date),
     "names": str,
@@ -57,7 +56,6 @@ class Course:
     parameters: dict = field(default_factory=dict)
     cell_timeout: float | None = None
     timeout: float | None = None
-    out: str | None = None
     rubric: dict[str, float] = field(default_factory=dict)
     deadline: datetime | None = None
     names: re.Pattern | None = None
@@ -113,7 +111,6 @@ def read_course(path: str | os.PathLike) -> Course:
         parameters=named | sizes | parameters,
         cell_timeout=data.get("cell_timeout"),
         timeout=data.get("timeout"),
-        out=data.get("out"),
         rubric=data.get("rubric", {}),
         deadline=_deadline(path, data.get("deadline")),
         names=_names(path, data.get("names")),

@@ -288,7 +288,7 @@ def main(argv: list[str]) -> int:
     course = course_file.asked(given)
     notebooks = find_notebooks(course.notebooks, given.notebook_folder)
     assign_parameters(notebooks, course.parameters)  # before a folder is made
-    out = new_folder(given.out or course.out)
+    out = new_folder(given.out)
     data = run(
         notebooks,
         course.parameters,

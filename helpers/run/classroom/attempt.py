@@ -203,11 +203,10 @@ class _Attempt:
                 source = output
             else:
                 result = _as_submitted(name.removesuffix(".ipynb"), about)
-            kept = self.place.kept / "notebooks" / f"{number:02}.ipynb"
-            if "problem" not in about and (
-                note := contents.take_file(source, kept, MAX_MIB * 2**20)
-            ):
-                student.notes.append(note)
+            if "problem" not in about:
+                kept = self.place.kept / "notebooks" / f"{number:02}.ipynb"
+                note = contents.take_file(source, kept, MAX_MIB * 2**20)
+                student.notes += [note] if note else []
             student.notebooks.append(asdict(result))
         bad = {"failed", "unreadable"}
         if executes:

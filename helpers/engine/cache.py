@@ -18,16 +18,6 @@ def cache_dir(part: str) -> Path:
     return folder
 
 
-def triton_cache() -> dict[str, str]:
-    """The environment that keeps the kernels which Triton compiles in one folder of the cache.
-
-    Without it torch takes one folder for a model's first start and another for the later ones
-    (torch/_inductor/runtime/triton_heuristics.py): an H100 compiles the same kernels twice, 25 s
-    each time, and again for each other set of engine arguments.
-    """
-    return {"TRITON_CACHE_DIR": str(cache_dir("triton"))}
-
-
 def new_log(kind: str) -> Path:
     """An empty file for the log of an "engine" or a "server"; the 40 before it are kept."""
     folder = cache_dir("logs")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from helpers.engine import processes
-from helpers.engine.cache import triton_cache
+from helpers.engine.cache import cache_dir
 from helpers.engine.profile import Profile
 
 # What the log says when a phase of the start begins, in the order of the start.
@@ -33,6 +33,19 @@ PHASES = (
 )
 
 
+def defaults(model: str = "") -> dict[str, str]:
+    """The environment of vLLM's processes where the user has set nothing else."""
+    found = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Without it torch takes one folder for a model's first start and another for the later ones
+        # (torch/_inductor/runtime/triton_heuristics.py): an H100 compiles the same kernels twice,
+        # 25 s each time, and again for each other set of engine arguments.
+        "TRITON_CACHE_DIR": str(cache_dir("triton")),
+    }
+    return found | ({"HF_HUB_OFFLINE": "1"} if model and Path(model).exists() else {})
+
+
 def prepare_environment(profile: Profile, args: dict) -> None:
     """Set what vLLM reads from the environment when it is imported; the user's values are kept."""
     one_process = profile.name == "cpu" and args.get("distributed_executor_backend") == "uni"
@@ -40,14 +53,10 @@ def prepare_environment(profile: Profile, args: dict) -> None:
     # A kernel that has threads or has touched CUDA should not fork an engine. (Where importing vLLM
     # is slow, "fork" saves the import in the engine's process.)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.update(triton_cache() | os.environ)
+    os.environ.update(defaults(args["model"]) | os.environ)
     if "kv_cache_memory_bytes" in args:
         # It would overrule the argument (vllm/platforms/cpu.py).
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if Path(args["model"]).exists():
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a local folder needs no hub
     if not one_process:
         processes.guard_children()
         return

@@ -21,8 +21,7 @@ from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 from helpers.engine import processes
-from helpers.engine.cache import triton_cache
-from helpers.engine.start import imports_without_gc
+from helpers.engine.start import defaults, imports_without_gc
 
 LATE = "no answer in the time allowed"
 TOGETHER_S = 2e-3  # streams that were prefilled so close to the last one decode undisturbed
@@ -42,7 +41,7 @@ class EngineChild:
         self._connection = None
         self.process = processes.spawn(
             [sys.executable, "-P", "-m", "helpers.planning.engine_child", self._socket],
-            env={**triton_cache(), **os.environ, "VLLM_NO_USAGE_STATS": "1", **environment},
+            env={**defaults(), **os.environ, **environment},
             log=str(self.log),
         )
 

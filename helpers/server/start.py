@@ -16,10 +16,9 @@ from pathlib import Path
 import httpx
 
 from helpers.engine import failure
-from helpers.engine.cache import triton_cache
 from helpers.engine.failure import EngineError
 from helpers.engine.profile import Profile
-from helpers.engine.start import MODEL_PHASES
+from helpers.engine.start import MODEL_PHASES, defaults
 from helpers.engine.steps import steps_path
 
 # What the log says when a phase of the start begins, in the order of the start.
@@ -84,10 +83,7 @@ def commands(profile: Profile, args: dict, quick: bool) -> tuple[str, list[str]]
 def environment(profile: Profile, api_key: str, quick: bool, log_path: Path) -> dict[str, str]:
     """The child's environment. The key goes here: `ps` shows commands to everybody."""
     env = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        **({"HF_HUB_OFFLINE": "1"} if Path(profile.model).exists() else {}),
-        **triton_cache(),
+        **defaults(profile.model),
         **os.environ,
         "VLLM_API_KEY": api_key,
         "WORKBOOK_STEPS": str(steps_path(log_path)),

@@ -233,7 +233,7 @@ class MemorySampler:
     def __init__(self, pids=None, hz: float = 10, devices=None):
         if not 0 < hz <= MAX_HZ:
             raise ValueError(f"hz is {hz}; give at most {MAX_HZ} samples per second, and some.")
-        self.hz, self.pids = hz, pids
+        self.hz, self.pids = hz, pids and list(pids)
         self.devices = visible_devices() if devices is None else list(devices)
         self.source = DEVICE if self.devices else HOST
         self.samples: list[dict] = []

@@ -68,15 +68,11 @@ class Mark:
     """What a criterion gives a student: `done` of `of`, and the points for it."""
 
     criterion: str
+    what: str  # the criterion in words
     done: float
     of: float
     points: float
     most: float
-
-    @property
-    def what(self) -> str:
-        """The criterion in words."""
-        return CRITERIA[self.criterion]
 
 
 class Grading:
@@ -107,7 +103,7 @@ class Grading:
             done, of = self._done(name, student)
             done = min(done, of)  # an optional one counts, and none beyond the whole
             points = round(most * done / of, 2) if of else 0.0
-            found.append(Mark(name, done, of, points, most))
+            found.append(Mark(name, CRITERIA[name], done, of, points, most))
         return found
 
     def _done(self, criterion: str, student: dict) -> tuple[float, float]:

@@ -633,9 +633,9 @@ def rank_tensors(
     return rank.tensors
 
 
-def weight_bytes(shape: ModelShape, tp=1, pp=1, pp_rank=0, ep=1, dp=1) -> int:
+def weight_bytes(shape: ModelShape, tp=1, pp=1, pp_rank=0) -> int:
     """Bytes of parameters on one rank (without the rotary table and other buffers)."""
-    tensors = rank_tensors(shape, tp, pp, pp_rank, ep, dp)
+    tensors = rank_tensors(shape, tp, pp, pp_rank)
     return sum(t.bytes for t in tensors if t.part not in ("rope", "absorbed"))
 
 

@@ -410,25 +410,34 @@ def commit() -> str:
     return result.stdout.strip() or "unknown"
 
 
-def main(argv=None) -> int:
-    """Run the command; returns 3 when configurations are left without a record."""
+def command(about: str, predict, measure, limits: dict[str, tuple[float, str]], argv=None) -> int:
+    """Run the command of a recorder; returns 3 when something of the list is left without a record.
+
+    limits: {argument of ``measure`` in seconds: (default, what it limits)}.
+    """
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = argparse.ArgumentParser(description=about, formatter_class=raw)
     parser.add_argument("what", choices=("predict", "measure"))
     parser.add_argument("configs", type=Path)
     parser.add_argument("--gpu", help="this GPU instead of the list's")
     parser.add_argument("--folder", type=Path, default=RECORDS, help="of predictions and records")
-    parser.add_argument("--budget-s", type=float, default=3600, help="end before so many seconds")
-    parser.add_argument("--timeout-s", type=float, default=200, help="most for one configuration")
-    parser.add_argument("--only", help="ids, separated by commas")
+    parser.add_argument("--only", help="ids of configurations, separated by commas")
+    for name, (default, said) in limits.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=float, default=default, help=said)
     args = parser.parse_args(argv)
     if args.what == "predict":
         predict(args.configs, args.folder, args.gpu)
         return 0
     only = set(args.only.split(",")) if args.only else None
-    left = measure(args.configs, args.folder, args.budget_s, args.timeout_s, only, args.gpu)
-    return 3 if left else 0
+    seconds = {name: getattr(args, name) for name in limits}
+    return 3 if measure(args.configs, args.folder, only=only, gpu=args.gpu, **seconds) else 0
 
+
+LIMITS = {
+    "budget_s": (3600, "end before so many seconds"),
+    "timeout_s": (200, "most for one configuration"),
+}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, predict, measure, LIMITS))

@@ -12,7 +12,6 @@ goes into the file as it is measured; what is there is skipped, and what may not
 that is left is not begun: run the same command again to go on.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -23,7 +22,14 @@ from pathlib import Path
 from benchmarks.planner import RECORDS
 from benchmarks.planner.clients import Clients, Load
 from benchmarks.planner.planned import Planned
-from benchmarks.planner.record import commit, describe_machine, now, read_records, write_predictions
+from benchmarks.planner.record import (
+    command,
+    commit,
+    describe_machine,
+    now,
+    read_records,
+    write_predictions,
+)
 from helpers.engine.profile import load_profile
 from helpers.planning import SHIPPED, RequestMix, SpeedPrediction
 from helpers.results.store import append
@@ -205,25 +211,10 @@ def one_line(record: dict) -> str:
     return f"{record['id']:32} {', '.join(parts)} {disturbed}"
 
 
-def main(argv=None) -> int:
-    """Run the command; returns 3 when loads are left without a record."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("what", choices=("predict", "measure"))
-    parser.add_argument("configs", type=Path)
-    parser.add_argument("--gpu", help="this GPU instead of the list's")
-    parser.add_argument("--folder", type=Path, default=RECORDS, help="of predictions and records")
-    parser.add_argument("--budget-s", type=float, default=560, help="end before so many seconds")
-    parser.add_argument("--window-s", type=float, default=20, help="of each load that counts")
-    parser.add_argument("--only", help="ids of configurations, separated by commas")
-    args = parser.parse_args(argv)
-    if args.what == "predict":
-        predict(args.configs, args.folder, args.gpu)
-        return 0
-    only = set(args.only.split(",")) if args.only else None
-    left = measure(args.configs, args.folder, args.budget_s, args.window_s, only, args.gpu)
-    return 3 if left else 0
-
+LIMITS = {
+    "budget_s": (560, "end before so many seconds"),
+    "window_s": (20, "of each load that counts"),
+}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, predict, measure, LIMITS))

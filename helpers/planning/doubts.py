@@ -41,24 +41,23 @@ def speed_range(
             p.memory.shape, box, p.tp, p.pp, p.dp, p.workload, tuning=tuning, memory=p.memory
         )
 
-    def matters(slow, fast) -> bool:
-        slow, fast = predicted(*slow), predicted(*fast)
+    def matters(slow: SpeedPrediction, fast: SpeedPrediction) -> bool:
         more = fast.output_tokens_per_s > MATTERS * slow.output_tokens_per_s
         return more or slow.tpot_s > MATTERS * fast.tpot_s
 
     doubt, because = doubt or doubt_for(box.gpu), []
-    slow = fast = (box, tuning)
+    slow, fast = (box, tuning), (box, tuning)
     for names, why in DOUBTFUL.items():
-        ways = [_moved(tuning, doubt, names, way) for way in (1, -1)]
-        if matters(*((box, moved) for moved in ways)):
+        if matters(*(predicted(box, _moved(tuning, doubt, names, way)) for way in (1, -1))):
             slow = (box, _moved(slow[1], doubt, names, 1))
             fast = (box, _moved(fast[1], doubt, names, -1))
             because.append(why)
-    for name, ends in box.gpu.between.items():
-        if matters(*((_with(box, name, value), tuning) for value in ends)):
-            slow = (_with(slow[0], name, ends[0]), slow[1])
-            fast = (_with(fast[0], name, ends[1]), fast[1])
-            because.append(f"{name} of {box.gpu.name} is between {ends[0]:g} and {ends[1]:g}")
+    for name, (low, high) in box.gpu.between.items():
+        lower, higher = (replace(box.gpu, **{name: value}) for value in (low, high))
+        if matters(*(predicted(replace(box, gpu=gpu), tuning) for gpu in (lower, higher))):
+            slow = (replace(slow[0], gpu=replace(slow[0].gpu, **{name: low})), slow[1])
+            fast = (replace(fast[0], gpu=replace(fast[0].gpu, **{name: high})), fast[1])
+            because.append(f"{name} of {box.gpu.name} is between {low:g} and {high:g}")
     if not because:
         return None
     a, b = predicted(*slow), predicted(*fast)
@@ -68,11 +67,6 @@ def speed_range(
         (a.output_tokens_per_s, b.output_tokens_per_s),
         tuple(because),
     )
-
-
-def _with(box: Box, name: str, value: float) -> Box:
-    """The same box of GPUs with another number."""
-    return replace(box, gpu=replace(box.gpu, **{name: value}))
 
 
 def _moved(tuning: Tuning, doubt: dict, names, way: int) -> Tuning:

@@ -30,6 +30,7 @@ PART_NAMES = {
 }
 MUCH_WAITING = 0.25  # seconds in each second: more than a quiet TP 1 waits for a core
 LITTLE_OF_OTHERS = 0.03  # share of the cores: with more, other programs may be why ranks wait
+CLEARLY = 1.25  # times the error: less is no change to speak of
 LINE = 100  # characters of a printed line, so that a page does not break it within a word
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
 QUANTITIES = {
@@ -398,11 +399,13 @@ def calibrated(rows: list[dict]) -> str:
     others = [row for row in rows if not row["fitted"]]
     before, after = mean_errors(rows)
     nearer = sum(_off(row, "after") < _off(row, "before") for row in others)
-    carries = "carries over" if after < before else "does not carry over"
-    advice = "" if after < before else ": plan with the constants as they were"
-    busy = any(row["disturbed"] for row in rows)
-    so = f"So in this run TP 1 {carries} to them{advice}."
-    so = "Other programs disturbed the trials, so this judges nobody." if busy else so
+    so = "So in this run TP 1 says little about them."
+    if any(row["disturbed"] for row in rows):
+        so = "Other programs disturbed the trials, so this judges nobody."
+    elif after < before / CLEARLY:
+        so = "So in this run TP 1 carries over to them."
+    elif after > CLEARLY * before:
+        so = "So in this run TP 1 does not carry over: plan with the constants as they were."
     return textwrap.fill(
         f"The {len(others)} times that were not fitted: {before:.0%} off on average before, "
         f"{after:.0%} after; {nearer} came nearer. {so}",

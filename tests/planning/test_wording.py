@@ -211,6 +211,7 @@ def test_a_calibration_is_judged_by_what_it_was_not_fitted_to():
     worse = " ".join(wording.calibrated([fitted, {**other, "after": 8.0}]).split())
     assert "10% off on average before, 20% after; 0 came nearer" in worse
     assert "does not carry over" in worse and "constants as they were" in worse
+    assert "says little" in wording.calibrated([fitted, {**other, "after": 10.9}])
     assert "judges nobody" in wording.calibrated([fitted, {**other, "disturbed": "a GPU ..."}])
 
 

@@ -15,7 +15,7 @@ from tests.run.test_classroom import rows_of, times, week
 from tests.run.tools import SAVE, leaves_a_process, no_process_with, notebook, run, start, wait_for
 
 MARK = f"cluster-{os.getpid()}"
-OF_THE_RUN = {"seconds", "ran_beside"}  # columns
+OF_THE_RUN = {"seconds", "at_once"}  # columns
 
 
 def crafted(root: Path, go: Path, copies: int = 1) -> None:
@@ -68,8 +68,8 @@ def test_two_at_a_time_give_the_same_table_and_say_so(one_by_one):
     assert done.returncode == 0, done.stderr
     assert table(out) == table(one_by_one / "one")
     assert measured_at_once(out) == {2} and measured_at_once(one_by_one / "one") == {1}
-    assert {row["ran_beside"] for row in rows_of(one_by_one / "one")} <= {"", "0"}
-    assert {row["ran_beside"] for row in rows_of(out)} & {"1", "2"}
+    assert {row["at_once"] for row in rows_of(one_by_one / "one")} == {"1"}
+    assert {row["at_once"] for row in rows_of(out)} == {"2"}
 
 
 def left_of(out: Path) -> list[int]:
@@ -146,11 +146,3 @@ def test_the_plan_of_a_class_says_where_its_figures_are_from(tmp_path):
 def test_every_notebook_has_a_recorded_time():
     names = {path.stem for path in course_file.find_notebooks(None)}
     assert set(json.loads(plan.RECORDED.read_text())["seconds"]) == {*names, plan.READING}
-
-
-def test_who_ran_beside_whom():
-    rows = [("a", "m", 0, 10), ("b", "m", 9, 5), ("c", "m", 20, 1), ("d", "n", 0, 99)]
-    students = [
-        {"slug": s, "machine": m, "began": b, "seconds": t, "verdict": "ran"} for s, m, b, t in rows
-    ]
-    assert results.beside(students) == {"a": 1, "b": 1, "c": 0, "d": 0}

@@ -38,7 +38,7 @@ def read(folder):
     about = {"verdict": "read", "why": "", "seconds": 1.0, "notebooks": [], "notes": []}
     name = folder.name
     content = contents.assess(folder, folder / "export", folder / "measured_here")
-    return about | {"machine": "m", "began": 0.0, "name": name, "slug": name, "content": content}
+    return about | {"at_once": 1, "name": name, "slug": name, "content": content}
 
 
 @pytest.fixture

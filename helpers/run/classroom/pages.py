@@ -19,7 +19,7 @@ from helpers.lessons.puzzles.check import PUZZLES
 from helpers.results import documents
 from helpers.results.wording import rounded
 from helpers.run import summary
-from helpers.run.classroom import grading, results
+from helpers.run.classroom import grading
 from helpers.run.classroom.grading import Grading
 from helpers.run.classroom.intake import Submission
 
@@ -48,6 +48,7 @@ def row(student: dict, alike: dict[str, str]) -> dict:
         "verdict": student["verdict"],
         "why": student["why"],
         "seconds": student["seconds"],
+        "at_once": student["at_once"],
         "notebooks_ok": sum(nb["status"] == "ok" for nb in student["notebooks"]),
         "notebooks": len(student["notebooks"]),
         **{f"blanks_{kind}": counts.get(kind, "") for kind in documents.KINDS},
@@ -131,11 +132,7 @@ def write(
     alike: as flags.alike gives it, once all are read.
     """
     alike = alike or {}
-    beside = results.beside(students)
-    rows = [
-        row(student, alike.get(student["slug"], {})) | {"ran_beside": beside[student["slug"]] or ""}
-        for student in students
-    ]
+    rows = [row(student, alike.get(student["slug"], {})) for student in students]
     grading.write_csv(out / "class.csv", rows)
     body = summary.render(
         "class.html.j2",

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from helpers import replace_file
 from helpers.run.classroom.intake import Submission, files_of
 
-ROUNDED_S = 0.1  # of a result's times
-VERSION = 6  # of result.json
+VERSION = 7  # of result.json
 
 
 @dataclass
@@ -23,16 +20,13 @@ class Student:
     """A student's result as it is kept in result.json.
 
     verdict: ran, failed (a notebook), read (--read-only), empty (nothing to go by), refused,
-    error (this machine's fault) or waiting. began: seconds since 1970, on `machine`, which ran
-    at_once submissions at a time.
+    error (this machine's fault) or waiting. at_once: submissions at a time on its machine.
     """
 
     name: str
     slug: str
     verdict: str = "waiting"
     why: str = ""
-    machine: str = ""
-    began: float = 0.0
     at_once: int = 1
     seconds: float = 0.0
     notebooks: list[dict] = field(default_factory=list)
@@ -80,14 +74,3 @@ def keep(student: Student, attempt: Path, folder: Path) -> None:
         folder.rename(attempt.with_name(f"{attempt.name}-before"))
     attempt.rename(folder)
     shutil.rmtree(attempt.with_name(f"{attempt.name}-before"), ignore_errors=True)
-
-
-def beside(students: list[dict]) -> dict[str, int]:
-    """{slug: how many others were executed on the same machine in the same time}."""
-    executed = [s for s in students if s["verdict"] in ("ran", "failed")]
-    together = Counter()
-    for one, other in itertools.permutations(executed, 2):
-        first, last = sorted((one, other), key=lambda student: student["began"])
-        overlap = last["began"] < first["began"] + first["seconds"] - 2 * ROUNDED_S
-        together[one["slug"]] += overlap and one["machine"] == other["machine"]
-    return together

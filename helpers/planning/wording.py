@@ -444,16 +444,10 @@ def farthest_off(rows: list[dict], on_cpu: bool) -> str:
         f"calibration, {_off(worst, 'after'):.0%} {than} than the {worst['measured']:.2f} ms "
         f"({worst['low']:.2f} to {worst['high']:.2f}) that were measured."
     )
-    if disturbed := worst["disturbed"]:
+    if disturbed := worst["disturbed"] or rows[0]["disturbed"]:
         return (
-            f"{said} The machine was disturbed during this trial ({disturbed}), and the planner "
-            "plans for a machine of its own: this is no statement about the planner."
-        )
-    if disturbed := rows[0]["disturbed"]:
-        return (
-            f"{said} The run that calibrated the planner was disturbed ({disturbed}), and every "
-            "prediction after it carries that along: run it again on a quiet machine before you "
-            "blame the planner."
+            f"{said} This trial or the one that calibrated was disturbed ({disturbed}), so this is "
+            "no statement about the planner: run it again when nothing else runs."
         )
     kind = "two CPU cores" if on_cpu else "one H100"
     known = next(

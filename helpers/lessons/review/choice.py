@@ -84,11 +84,20 @@ class InTurn:
         return runs[(len(runs) - 1) // 2]
 
     def record(self, value: int, kv_cache_tokens: int) -> dict[str, float]:
-        """What is kept of the chosen value: its middle run, the means drawn, its gain."""
+        """What is kept of the chosen value: the counts of a run, geometric means, its gain.
+
+        A rate times its duration is still what was done, and a percentile above the one below it:
+        a number of one run among means of several would fit no run (classroom/flags.py).
+        """
+        rows = [row_of(run, value, kv_cache_tokens) for run in self.runs[value]]
+        means = {
+            name: geometric_mean(row[name] for row in rows)
+            for name, number in rows[0].items()
+            if isinstance(number, float) and all(row[name] > 0 for row in rows)
+        }
         return {
-            **row_of(self.middle(value), value, kv_cache_tokens),
-            SPEED: self.mean(value, SPEED),
-            TPOT: self.mean(value, TPOT),
+            **rows[0],
+            **means,
             "baseline_tokens_per_s": self.mean(ONE, SPEED),
             "baseline_tpot_ms": self.mean(ONE, TPOT),
             **self.faster(value).metrics("improvement_x"),

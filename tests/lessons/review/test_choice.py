@@ -11,6 +11,7 @@ import pytest
 from helpers import REPO
 from helpers.lessons.puzzles import tuning
 from helpers.lessons.review import choice, wording
+from helpers.run.classroom import flags
 from helpers.verdicts.machine import Disturbance
 
 
@@ -132,3 +133,17 @@ def test_the_reasons_name_no_smaller_cache_and_no_verdict_of_single_runs():
     assert why["kv_cache_memory_bytes"].startswith("default, not varied: 104,832 tokens")
     assert "one run each" in wording.room(rows, 6_912).lower()
     assert "times" not in wording.once_each(rows) and "most" not in wording.once_each(rows)
+
+
+def test_the_record_of_a_choice_is_one_that_a_run_can_have_given():
+    """Runs that differ: as requests of equal length do, each has one TPOT for all percentiles."""
+    turns = in_turn({16: (900.0, 4.0)})
+    for run, speed, tpot_ms in zip(
+        turns.runs[16], (910.0, 900.0, 700.0), (3.9, 4.0, 4.6), strict=True
+    ):
+        run.metrics |= {f"tpot_ms_{p}": tpot_ms for p in ("p50", "p90", "p99")}
+        run.metrics |= {"output_tokens_per_s": speed, "duration_s": 1536 / speed}
+    metrics = turns.record(16, 104_832)
+    about = {"id": "0123456789ab", "notebook": "01_review", "experiment": "optimised"}
+    assert flags.impossible([about | {"variant": "best", "metrics": metrics}], []) == []
+    assert metrics["output_tokens_per_s"] == pytest.approx(turns.mean(16, choice.SPEED))

@@ -309,7 +309,10 @@ def by_drafts(rows: list[dict], fitted_k: int) -> str:
     if not missed:
         return f"{said}it lies in the range of the other numbers of drafts as well."
     named = ", ".join(f"c = {all_in(row)} with {row['k']}" for row in missed)
-    return f"{said}one c does not tell them all ({named})."
+    said += f"one c does not tell them all ({named})."
+    if rows[0]["c_low"] > rows[-1]["c_high"]:
+        said += " A part of what a step takes longer does not grow with the drafts."
+    return said
 
 
 def all_in(row: dict) -> str:

@@ -169,6 +169,9 @@ def test_one_c_tells_all_numbers_of_drafts_or_not():
     rows = [row(1, 0.6, 1.2, 1.1), row(4, 1.3, 1.6, 1.45), row(8, 1.9, 2.1, 1.7)]
     assert "with 8)" in wording.by_drafts(rows, 4) and "with 1" not in wording.by_drafts(rows, 4)
     assert "in the range of the other numbers" in wording.by_drafts(rows[:2], 4)
+    assert "does not grow" not in wording.by_drafts(rows, 4)
+    rows[0] |= {"c_low": 0.7, "c_high": 0.9}
+    assert wording.by_drafts(rows, 4).endswith("does not grow with the drafts.")
 
 
 def test_the_gain_begins_where_its_range_does():

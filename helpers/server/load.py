@@ -224,7 +224,7 @@ def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]
     }
     if goals:
         found["goodput_per_s"] = result["request_goodput"]
-        found["good_share"] = result["request_goodput"] * seconds / len(result["errors"])
+        found["good_share"] = round(result["request_goodput"] * seconds) / len(result["errors"])
     if arrivals:
         waits_ms = [1e3 * answer["ttft_s"] for answer in answered]  # in the order of arrival
         third = max(1, len(waits_ms) // 3)

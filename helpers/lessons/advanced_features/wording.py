@@ -307,7 +307,7 @@ def by_drafts(rows: list[dict], fitted_k: int) -> str:
     others = [row for row in rows if row is not fitted]
     missed = [row for row in others if not reaches(row["gain"], row["formula_x"])]
     if not missed:
-        return f"{said}it lies in the range of the other numbers of drafts as well."
+        return f"{said}its middle tells the others as well, within their ranges."
     named = ", ".join(f"c = {all_in(row)} with {row['k']}" for row in missed)
     said += f"one c does not tell them all ({named})."
     if rows[0]["c_low"] > rows[-1]["c_high"]:
@@ -358,7 +358,7 @@ def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
         said += f" It is a loss at {', '.join(losses)} requests."
     unknown = [str(row["requests"]) for row in rows if not row["gain"].decided]
     if unknown:
-        said += f" Whether it gains or loses cannot be told at {', '.join(unknown)}."
+        said += f" At {', '.join(unknown)} the range reaches 1, or comes closer to it than 3 %."
     grown = most["plain_step_ms"] / one["plain_step_ms"]
     if grown >= FULL:
         return said

@@ -60,10 +60,15 @@ def smaller_cache(rows: list[dict]) -> str:
     def both(name: str, digits: int) -> str:
         return f"{small[name]:.{digits}f} instead of {large[name]:.{digits}f}"
 
+    sooner = ""
+    if small["ttft_ms_p50"] < large["ttft_ms_p50"]:
+        read = "of those whose prompts were read at once, with fewer others"
+        sooner = f"TTFT p50, {read}, {both('ttft_ms_p50', 0)} ms; "
     return (
         f"With {small['kv_cache_tokens']:,} tokens of KV cache a step made "
         f"{both('tokens_per_step', 1)} tokens on average. TPOT p50 was {both('tpot_ms_p50', 2)} "
-        f"ms; TTFT p99, of those that had to wait, {both('ttft_ms_p99', 0)} ms (one run each)."
+        f"ms; {sooner}TTFT p99, of those that had to wait, {both('ttft_ms_p99', 0)} ms (one run "
+        "each)."
     )
 
 

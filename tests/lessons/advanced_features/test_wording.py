@@ -158,7 +158,7 @@ def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
     )
     full = wording.batches(rows((2.0, 4.9, 14.0), (1.5, 0.99, 0.8)), 4)
     assert "fill" not in full and "a loss at 64 requests" in full, "0.96 to 1.02 is no loss"
-    assert "cannot be told at 16." in full and "told" not in launches
+    assert "At 16 the range reaches 1" in full and "reaches" not in launches
 
 
 def test_one_c_tells_all_numbers_of_drafts_or_not():
@@ -168,7 +168,7 @@ def test_one_c_tells_all_numbers_of_drafts_or_not():
     COST = {"c_low": 0.5, "c_high": 0.6}
     rows = [row(1, 0.6, 1.2, 1.1), row(4, 1.3, 1.6, 1.45), row(8, 1.9, 2.1, 1.7)]
     assert "with 8)" in wording.by_drafts(rows, 4) and "with 1" not in wording.by_drafts(rows, 4)
-    assert "in the range of the other numbers" in wording.by_drafts(rows[:2], 4)
+    assert "its middle tells the others as well" in wording.by_drafts(rows[:2], 4)
     assert "does not grow" not in wording.by_drafts(rows, 4)
     rows[0] |= {"c_low": 0.7, "c_high": 0.9}
     assert wording.by_drafts(rows, 4).endswith("does not grow with the drafts.")

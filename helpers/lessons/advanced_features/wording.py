@@ -307,7 +307,10 @@ def by_drafts(rows: list[dict], fitted_k: int) -> str:
     others = [row for row in rows if row is not fitted]
     missed = [row for row in others if not reaches(row["gain"], row["formula_x"])]
     if not missed:
-        return f"{said}its middle tells the others as well, within their ranges."
+        return (
+            f"{said}with its middle the formula lies within the range of every point, so that one "
+            "c for all cannot be ruled out."
+        )
     named = ", ".join(f"c = {all_in(row)} with {row['k']}" for row in missed)
     said += f"one c does not tell them all ({named})."
     if rows[0]["c_low"] > rows[-1]["c_high"]:
@@ -356,9 +359,15 @@ def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
     losses = [str(row["requests"]) for row in rows if row["gain"].verdict == "worse"]
     if losses:
         said += f" It is a loss at {', '.join(losses)} requests."
-    unknown = [str(row["requests"]) for row in rows if not row["gain"].decided]
-    if unknown:
-        said += f" At {', '.join(unknown)} the range reaches 1, or comes closer to it than 3 %."
+    elif all(row["gain"].low >= 1 for row in rows):
+        said += f" No loss up to {most['requests']}."
+    undecided = [row for row in rows if not row["gain"].decided]
+    for group, what in (
+        ([row for row in undecided if row["gain"].low >= 1], "the gain may be less than 3 %"),
+        ([row for row in undecided if row["gain"].low < 1], "gain or loss cannot be told"),
+    ):
+        if group:
+            said += f" At {', '.join(str(row['requests']) for row in group)} {what}."
     grown = most["plain_step_ms"] / one["plain_step_ms"]
     if grown >= FULL:
         return said

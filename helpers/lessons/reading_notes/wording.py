@@ -124,7 +124,7 @@ def curve_tested(own_cost: tuple[float, float, float] | None, marks: list[dict])
     by_hand = [mark for mark in marks if mark["label"].startswith("synthetic")]
     if own_cost is None or not by_hand:
         return ""
-    low, _, high = own_cost
+    low, middle, high = own_cost
     reach = [
         mark
         for mark in by_hand
@@ -134,8 +134,16 @@ def curve_tested(own_cost: tuple[float, float, float] | None, marks: list[dict])
     return (
         " Your curve is fitted to the draft model's mark, which therefore tests nothing. Of the "
         f"{len(by_hand)} marks whose rate was set by hand (section 8 of notebook 2) "
-        f"{len(reach)} have a range that reaches the curve's."
+        f"{len(reach)} have a range that reaches the curve's{_side(reach, middle)}."
     )
+
+
+def _side(marks: list[dict], cost: float) -> str:
+    """Where several marks lie on one side of the curve with this draft cost: which; else ""."""
+    above = {mark["gain"].estimate > speculative.speedup(mark["alpha"], 4, cost) for mark in marks}
+    if len(marks) < 2 or len(above) > 1:
+        return ""
+    return f", all {'above' if above == {True} else 'below'} its middle"
 
 
 def chunks(rows: list[dict]) -> str:

@@ -105,6 +105,12 @@ def test_marks_whose_rate_was_set_by_hand_test_the_curve():
     drafter = mark | {"label": "draft model, k=4"}
     assert "Of the 2 marks" in wording.curve_tested(cost, [mark, high, drafter])
     assert "1 have a range that reaches" in wording.curve_tested(cost, [mark, high])
+    low = mark | {"gain": Gain(0.95 * curve, 0.9 * curve, curve, 3)}
+    above = mark | {"gain": Gain(1.05 * curve, curve, 1.1 * curve, 3)}
+    for marks, side in (([low] * 2, "below"), ([above] * 2, "above")):
+        assert f"reaches the curve's, all {side} its middle." in wording.curve_tested(cost, marks)
+    for marks in ([low, above], [low]):
+        assert wording.curve_tested(cost, marks).endswith("reaches the curve's.")
     assert wording.curve_tested(None, [mark]) == wording.curve_tested(cost, [drafter]) == ""
     assert "c = 0.40 to 0.60" in wording.speculation(cost)
     assert "paper's (c = 0.05)" in wording.speculation(None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from helpers.display.as_typed import in_markdown
 from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_record
 from helpers.results.merge import BLANK
 from helpers.results.wording import (
+    all_numbers,
     by_person,
     chief_metrics,
     count,
@@ -21,6 +24,7 @@ from helpers.results.wording import (
     where,
     with_range,
 )
+from helpers.verdicts.gain import Gain
 
 ROWS_PER_EXPERIMENT, LAST_ROWS = 10, 3
 
@@ -41,7 +45,7 @@ def results_table(facts: Facts) -> Fill:
 
 
 def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
-    """A heading, the machine (once), and a row a result; of a long sweep both ends."""
+    """A heading, the machine (once), and a row a result; of many rows those that say most."""
     measured = where([r for r in rows if kind_of(r) == "measured"])
     elsewhere = "Not measured on this machine; see the source."
     about = f"Measured on {measured}." if measured else elsewhere
@@ -54,18 +58,38 @@ def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
         "rule": "|---|---|---|---|",
     }
     for experiment in dict.fromkeys(r["experiment"] for r in rows):
-        shown = [r for r in rows if r["experiment"] == experiment]
-        hidden = len(shown) - ROWS_PER_EXPERIMENT
-        if hidden > 0:
-            shown = shown[: ROWS_PER_EXPERIMENT - LAST_ROWS] + shown[-LAST_ROWS:]
+        found = sorted((r for r in rows if r["experiment"] == experiment), key=_number_in_front)
+        shown = _chosen(found)
         name = spaced(experiment)
         for r in shown:
             cells = (name, spaced(r["variant"]), ", ".join(chief_metrics(r)), source_of(r))
             lines[f"row.{experiment}.{r['variant']}"] = table_row(*cells)
-        if hidden > 0:
-            cells = (name, f"{hidden} more", "in measurements.jsonl", "")
+        if len(shown) < len(found):
+            # Not how many: rows that an earlier export has chosen stay in the document.
+            cells = (name, "the others", "in measurements.jsonl", "")
             lines[f"more.{experiment}"] = table_row(*cells)
     return lines | {"gap3": ""}
+
+
+def _number_in_front(record: dict) -> float:
+    """The number that a variant begins with, such as a rate; the others keep their order."""
+    number = re.match(r"\d+(\.\d+)?", record["variant"])
+    return float(number[0]) if number else -1.0
+
+
+def _chosen(rows: list[dict]) -> list[dict]:
+    """At most ROWS_PER_EXPERIMENT of the rows: those with a decided gain, then both ends."""
+    head = ROWS_PER_EXPERIMENT - LAST_ROWS
+    ends_first = [*rows[:head], *rows[head:][-LAST_ROWS:], *rows[head:-LAST_ROWS]]
+    best = sorted(ends_first, key=lambda r: not _decided(r))[:ROWS_PER_EXPERIMENT]
+    return [r for r in rows if r in best]
+
+
+def _decided(record: dict) -> bool:
+    """Whether the range of a gain in the record says better, worse or the same."""
+    metrics = all_numbers(record)
+    gains = (Gain.read(metrics, name) for name in metrics if name.endswith("_x"))
+    return any(gain.decided for gain in gains)
 
 
 def predictions_table(facts: Facts) -> Fill:

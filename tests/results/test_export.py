@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -870,3 +871,17 @@ def test_more_places_than_requests_were_tried_with_so_many(tmp_path):
     export(tmp_path)
     text = (tmp_path / "my_learnings.md").read_text()
     assert "- Optimal max_num_seqs: 256 (tried with 32 requests)" in text
+
+
+def test_rates_stand_in_order_and_a_decided_gain_is_not_hidden(tmp_path):
+    store = Results("05_server_mode", tmp_path)
+    for rate in ("41.8", "106", "55.3"):
+        store.save("open_loop", f"{rate}_per_s", {"requests_per_s": float(rate)})
+    for name in "abcdefghijklmn":
+        low = 1.9 if name == "i" else 0.5
+        store.save("services", name, {"speedup_x": 2, "speedup_x_low": low, "speedup_x_high": 2.1})
+    export(tmp_path)
+    text = (tmp_path / APPENDIX).read_text()
+    assert "".join(re.findall(r"services \| ([a-z]) \|", text)) == "abcdefgilm"
+    assert "services | the others | in measurements.jsonl" in text
+    assert re.findall(r"open loop \| ([\d.]+) per s", text) == ["41.8", "55.3", "106"]

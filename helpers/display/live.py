@@ -254,10 +254,14 @@ class EngineStart:
         return self.begun[-1][0]
 
     def phases_s(self) -> dict[str, float]:
-        """Seconds that each phase took, in their order; complete once the start is over."""
+        """Seconds of each phase that took a millisecond, in their order; complete after the start.
+
+        Shorter ones are two lines of the log that were read together.
+        """
         now = time.perf_counter() - self._start if self.seconds is None else self.seconds
         ends = [at for _, at in self.begun[1:]] + [now]
-        return {label: end - at for (label, at), end in zip(self.begun, ends, strict=True)}
+        took = {label: end - at for (label, at), end in zip(self.begun, ends, strict=True)}
+        return {label: seconds for label, seconds in took.items() if seconds >= 0.001}
 
 
 # ---------------------------------------------------------------- numbers over time

@@ -11,6 +11,7 @@ EACH = 8  # requests of every client of a closed loop
 # Times as long as the first third of the requests the last may wait. It waits 5 times as long in a
 # queue that grows from the start (5/6 against 1/6 of it), and about as long where none grows.
 KEEPS_UP = 3
+NEAR = 0.25  # So near to that limit, as a share of it, the next run may come out the other way.
 STEP, CLOSE_ENOUGH, MOST_RUNS = 1.16, 1.33, 8  # of the search for the capacity
 LOWER_RATES = 3  # each half of the one before, when no rate met the goal
 

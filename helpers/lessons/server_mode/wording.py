@@ -99,6 +99,16 @@ def open_loop(rows: list[dict], goals_ms: dict, best: dict | None, share: float)
     return said + _disturbed(rows, "offered_per_s", "arrivals a second", "the lines are drawn")
 
 
+def kept_up(row: dict) -> str:
+    """Whether the server kept up with a rate of arrivals, and how near to the limit of the rule."""
+    said = "kept up" if sizing.keeps_up(row) else "fell behind"
+    times = row["ttft_ms_last_third"] / row["ttft_ms_first_third"]
+    if abs(times / sizing.KEEPS_UP - 1) > sizing.NEAR:
+        return said
+    side = "below" if sizing.keeps_up(row) else "above"
+    return f"{said} (TTFT grew {times:.1f} times, just {side} the limit of {sizing.KEEPS_UP})"
+
+
 def capacity(rows: list[dict], closed_per_s: float) -> str:
     """Between which rates the open loop found the capacity; rows: its runs.
 
@@ -110,12 +120,12 @@ def capacity(rows: list[dict], closed_per_s: float) -> str:
         return f"The server fell behind at every rate tried, down to {high:.4g} arrivals a second."
     if high == float("inf"):
         return f"The server kept up with every rate tried, up to {low:.4g} arrivals a second."
-    kept = next(row for row in rows if row["offered_per_s"] == low)
+    kept, lost = (next(row for row in rows if row["offered_per_s"] == rate) for rate in (low, high))
     return (
-        f"With {low:.4g} arrivals a second the server kept up, with {high:.4g} it fell behind: its "
-        f"capacity lies between them. Until the last answer of that run, {low:.4g} arrivals a "
-        f"second gave {kept['requests_per_s']:.4g} answers a second; the closed loop gave "
-        f"{closed_per_s:.4g}."
+        f"With {low:.4g} arrivals a second the server {kept_up(kept)}, with {high:.4g} it "
+        f"{kept_up(lost)}: its capacity lies between them. Until the last answer of that run, "
+        f"{low:.4g} arrivals a second gave {kept['requests_per_s']:.4g} answers a second; the "
+        f"closed loop gave {closed_per_s:.4g}."
     )
 
 
@@ -178,11 +188,14 @@ def arrivals(steps: Steps) -> str:
     """How many requests a recorded step worked for at most, and how long they waited before."""
     most = max(len(step.work) for step in steps.steps)
     waits_s = [steps.queue_s(i) for i in range(len(steps.requests))]
-    wait_ms = 1000 * statistics.median(wait for wait in waits_s if wait is not None)
-    return (
-        f"up to {most} of {len(steps.requests)} requests shared a step; half of them waited "
-        f"{wait_ms:.1f} ms or less for a place."
-    )
+    waits_ms = [1000 * wait for wait in waits_s if wait is not None]
+    half, longest = (f"{ms:.1f}" for ms in (statistics.median(waits_ms), max(waits_ms)))
+    waited = f"half of them waited {half} ms or less for a place"
+    if half == "0.0":
+        waited = f"half of them did not wait for a place, the others up to {longest} ms"
+    if longest == "0.0":
+        waited = "nobody waited for a place"
+    return f"up to {most} of {len(steps.requests)} requests shared a step; {waited}."
 
 
 def steps_with_prompts(steps: Steps) -> str:

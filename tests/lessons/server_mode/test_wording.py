@@ -75,6 +75,9 @@ def test_a_gain_without_a_cache_is_called_a_disturbance():
     "rates, said",
     [
         ({100: 10, 112: 50}, "100 arrivals a second gave 90 answers a second; the closed loop 93"),
+        ({100: 10, 112: 32}, "112 it fell behind (TTFT grew 3.2 times, just above the limit of 3)"),
+        ({100: 29, 112: 50}, "kept up (TTFT grew 2.9 times, just below the limit of 3), with 112"),
+        ({100: 10, 112: 50}, "100 arrivals a second the server kept up, with 112 it fell behind:"),
         ({20: 50}, "fell behind at every rate"),
         ({60: 10}, "kept up with every rate tried, up to 60"),
     ],
@@ -121,6 +124,14 @@ def test_arrivals_are_said_as_they_were_recorded():
     )
     said = wording.arrivals(steps)
     assert "up to 2 of 2 requests shared a step; half of them waited 5.0 ms or less" in said
+    at_once = Steps(steps.requests[:1], steps.steps[:1])
+    assert wording.arrivals(at_once).endswith("shared a step; nobody waited for a place.")
+    late = Steps([*steps.requests[:1] * 2, steps.requests[1]], [
+        Step(0.0, 0.01, 64, 2, 20, {0: work, 1: work}, ()),
+        Step(0.02, 0.03, 64, 3, 20, {2: work}, ()),
+    ])  # fmt: skip
+    said = wording.arrivals(late)
+    assert "half of them did not wait for a place, the others up to 10.0 ms" in said
     read = Step(0.03, 0.07, 64, 3, 20, {0: work, 1: Work(8, True, 0, 0, 0, 1)}, ())
     said = wording.steps_with_prompts(Steps(steps.requests, [*steps.steps, read]))
     assert "10.0 ms with no prompt, 40.0 ms with 1 prompt: so long everybody" in said

@@ -45,7 +45,7 @@ NOBODY = "http://127.0.0.1:9"
         (["--option", "max_num_seqs"], "write NAME=VALUE"),
         (["--connect", NOBODY, "--port", "8000"], "--connect uses a server as it is"),
         (["--connect", NOBODY], f"No OpenAI-compatible server answers at {NOBODY}"),
-        (["--model", "./no/such/folder"], "is not a model folder"),
+        (["--model", "./no/such/folder"], "is no model folder"),
         (["--port", "70000"], "port must be a whole number from 1 to 65535"),
         (["--json", "/no/such/x.json"], "the folder of /no/such/x.json does not exist"),
         (["--no-such-option"], "unrecognized arguments: --no-such-option"),

@@ -471,7 +471,7 @@ def _about_options(options: EngineOptions) -> list[str]:
 
 def _why_it_does_not_fit(gpu: Gpu, plan: MemoryPlan) -> str:
     worst, options = plan.worst, plan.options
-    has = f"a {gpu.name} has {gpu.usable_gib:.1f} GiB"
+    has = f"one {gpu.name} has {gpu.usable_gib:.1f} GiB"
     per_request = plan.blocks_of(options.max_model_len)
     if worst.weights >= gpu.usable_bytes:
         return f"the weights alone take {worst.weights / GIB:.1f} GiB on each GPU, and {has}"

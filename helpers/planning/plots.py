@@ -196,9 +196,9 @@ def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> 
     """Measured against predicted; on the diagonal the prediction was right, the band is 15 %.
 
     rows: {"what", "measured", "low", "high", "before", "after"} in ms: the range of the rounds,
-    before and after the calibration; "disturbed" is not empty where the machine was busy, and
-    "fitted" is true of what the calibration was made to meet. recorded: such rows of two other
-    GPUs, shown as predicted before their calibration.
+    before and after the calibration; "layout" (TP 1, TP 2, PP 2: a marker each); "disturbed" is not
+    empty where the machine was busy; "fitted" is true of what the calibration was made to meet.
+    recorded: such rows of two other GPUs, shown as predicted before their calibration.
     """
     fig, ax = figures.figure("Predicted against measured", size=(8.4, 4.4))
     values = [row[key] for row in rows for key in ("low", "high", "before", "after")]
@@ -211,19 +211,17 @@ def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> 
     ax.scatter(
         measured, [row["before"] for row in rows], label="before calibration", **hollow_points(BLUE)
     )
-    for mine, look in (
-        ([row for row in rows if not row["disturbed"]], {"color": RED, "fmt": "o"}),
-        ([row for row in rows if row["disturbed"]], {"color": ORANGE, "fmt": "X"}),
-    ):
-        if not mine:
-            continue
+    for layout, marker in zip(dict.fromkeys(row["layout"] for row in rows), "o^v", strict=False):
+        mine = [row for row in rows if row["layout"] == layout]
+        disturbed = any(row["disturbed"] for row in mine)
         spread = [
             [row["measured"] - row["low"] for row in mine],
             [row["high"] - row["measured"] for row in mine],
         ]
-        name = "after calibration" + ", machine disturbed" * (look["fmt"] == "X")
+        name = f"{layout}, after calibration" + ", machine disturbed" * disturbed
+        look = {"fmt": marker, "color": ORANGE if disturbed else RED, "elinewidth": 1.2}
         x, y = [row["measured"] for row in mine], [row["after"] for row in mine]
-        ax.errorbar(x, y, xerr=spread, label=name, elinewidth=1.2, **look)
+        ax.errorbar(x, y, xerr=spread, label=name, **look)
     fitted = [[row[key] for row in rows if row["fitted"]] for key in ("measured", "after")]
     ring = {**hollow_points(INK), "linewidths": 1.5}
     ax.scatter(*fitted, s=150, label="fitted by the calibration", **ring)

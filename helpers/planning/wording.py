@@ -447,7 +447,7 @@ def farthest_off(rows: list[dict], on_cpu: bool) -> str:
     worst = max(missed, key=lambda row: _off(row, when))
     than = "longer" if worst[when] > worst["measured"] else "shorter"
     said += (
-        f" Farthest off {when} it, where they were nearer on average: {worst['what']}, "
+        f" Farthest outside {when} it, where they were nearer on average: {worst['what']}, "
         f"{worst[when]:.2f} ms, {_off(worst, when):.0%} {than} than the {worst['measured']:.2f} ms "
         f"({worst['low']:.2f} to {worst['high']:.2f}) that were measured."
     )
@@ -456,6 +456,8 @@ def farthest_off(rows: list[dict], on_cpu: bool) -> str:
             f"{said} This trial or the one that calibrated was disturbed ({disturbed}), so this is "
             "no statement about the planner: run it again when nothing else runs."
         )
+    if when == "after" and _off(worst, "before") < _off(worst, "after"):
+        return f"{said} It was {_off(worst, 'before'):.0%} off before: the calibration moved it."
     kind = "two CPU cores" if on_cpu else "one H100"
     known = next(
         row

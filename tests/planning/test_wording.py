@@ -198,6 +198,9 @@ def test_a_miss_says_what_it_means(after, disturbed, words):
     uneven = wording.farthest_off([base, {**row, "low": 1.0}], on_cpu=True)
     assert "Of the 1 predictions" in uneven and "planner" not in uneven, "no miss in its range"
     if not disturbed:
+        nearer = {**row, "before": 4.8, "after": 2.4}
+        said = wording.farthest_off([base, {**row, "before": 2.1, "after": 1.9}, nearer], True)
+        assert "It was 12% off before: the calibration moved it." in said
         busy = {**base, "disturbed": "other programs took 51 % of the cores"}
         said = wording.farthest_off([busy, row], on_cpu=True)
         assert "or the one that calibrated was disturbed (other programs took 51" in said

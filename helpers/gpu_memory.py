@@ -232,7 +232,8 @@ class MemorySampler:
 
     def __init__(self, pids=None, hz: float = 10, devices=None):
         if not 0 < hz <= MAX_HZ:
-            raise ValueError(f"hz is {hz}; give at most {MAX_HZ} samples per second, and some.")
+            wanted = f"more than 0 and at most {MAX_HZ} samples per second"
+            raise ValueError(f"hz is {hz}; give {wanted}.")
         self.hz, self.pids = hz, pids and list(pids)
         self.devices = visible_devices() if devices is None else list(devices)
         self.source = DEVICE if self.devices else HOST

@@ -118,7 +118,7 @@ def _work_bars(row: int, i: int, step, begin: float) -> list[Bar]:
             bars.append(Bar(row, "drafts thrown away", begin, end, said))
         bars.append(Bar(row, "decode, drafts accepted", begin, end, said, text, kept))
     else:
-        kind = BESIDE if any(other.prefill for other in step.work.values()) else "decode"
+        kind = BESIDE if step.prompts else "decode"
         said = f"{kind}, {work.new} new token, {took}"
         bars.append(Bar(row, kind, begin, end, said, new=work.new))
     return bars

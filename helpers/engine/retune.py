@@ -193,11 +193,21 @@ def _synthetic_acceptance_on_the_cpu() -> None:
         return
     refusing = kernel.func
 
-    def sample(*given):
-        if not (len(given) == 10 and given[-1]):
-            refusing(*given[:7])
+    def sample(
+        out,
+        ends,
+        drafted,
+        best,
+        bonus,
+        is_greedy,
+        longest,
+        uniform=None,
+        rates=None,
+        synthetic=False,
+    ):
+        if not synthetic:
+            refusing(out, ends, drafted, best, bonus, is_greedy, longest)
             return
-        out, ends, drafted, best, bonus, _, _, uniform, rates, _ = given
         drafts, chosen = drafted.tolist(), best.tolist()
         luck, chances = uniform.tolist(), rates.tolist()
         start = 0

@@ -60,10 +60,10 @@ def prepare_environment(profile: Profile, args: dict) -> None:
     if not one_process:
         processes.guard_children()
         return
+    keep_freed_memory()
     # The shipped model is too small to share out: a second thread gains little on an idle machine,
     # and beside another program on the same cores the two threads wait for each other (measured: 15
     # times slower).
-    keep_freed_memory()
     import torch
 
     torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))

@@ -15,6 +15,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from helpers.engine.failure import EngineError
@@ -50,6 +51,11 @@ class Step:
     def tokens(self) -> int:
         """All that it worked on; at most `budget`."""
         return sum(work.tokens for work in self.work.values())
+
+    @cached_property
+    def prompts(self) -> int:
+        """How many prompts it worked on, beside answers or alone."""
+        return sum(work.prefill for work in self.work.values())
 
 
 @dataclass(frozen=True)

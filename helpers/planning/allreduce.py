@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 
@@ -34,10 +35,11 @@ def measure_allreduce() -> list[dict]:
     command, port = [sys.executable, "-m", "helpers.planning.allreduce"], str(free_port())
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     children = [subprocess.Popen([*command, str(rank), port], **both) for rank in range(RANKS)]
+    deadline = time.monotonic() + TIMEOUT_S
     try:
         out, problem = children[0].communicate(timeout=TIMEOUT_S)
         for child in children[1:]:
-            child.communicate(timeout=TIMEOUT_S)
+            child.communicate(timeout=max(1.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise PlanningError(
             f"The all-reduce of {RANKS} processes did not finish in {TIMEOUT_S} s; nothing was "

@@ -395,8 +395,10 @@ def _most(steps: Steps, mix: RequestMix, at_once: int, together: int) -> float:
 
 def _percentiles(values: list[float]) -> tuple[float, float]:
     """p50 and p99."""
-    if not values or math.isinf(values[0]):
-        return (values or [0.0])[0], (values or [0.0])[0]
+    if not values:
+        return 0.0, 0.0
+    if math.isinf(values[0]):
+        return math.inf, math.inf
     p50, p99 = np.percentile(values, (50, 99))
     return float(p50), float(p99)
 

@@ -202,8 +202,7 @@ def steps_with_prompts(steps: Steps) -> str:
     """How long the median step took by the prompts it read: so long every stream waited."""
     took_ms: dict[int, list[float]] = {}
     for step in steps.steps:
-        prompts = sum(work.prefill for work in step.work.values())
-        took_ms.setdefault(prompts, []).append(1000 * (step.end_s - step.start_s))
+        took_ms.setdefault(step.prompts, []).append(1000 * (step.end_s - step.start_s))
     medians = {n: statistics.median(ms) for n, ms in sorted(took_ms.items())}
     said = [f"{ms:.1f} ms with {n or 'no'} prompt{'s' * (n > 1)}" for n, ms in medians.items()]
     return (

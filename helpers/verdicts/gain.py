@@ -162,7 +162,7 @@ def gain_of_runs(plain: list, changed: list, value: Callable, better: str) -> Ga
     cancel. Runs that were slowed much are left out where enough others remain; the range is widened
     by as much as others can have slowed those that count.
     """
-    groups = [_least_slowed([(run,) for run in runs]) for runs in (plain, changed)]
+    groups = [least_slowed([(run,) for run in runs]) for runs in (plain, changed)]
     values = ([value(run) for (run,) in group] for group in groups)
     gain = gain_of_groups(*values, better)
     slower = [
@@ -171,16 +171,11 @@ def gain_of_runs(plain: list, changed: list, value: Callable, better: str) -> Ga
     return replace(gain, low=gain.low / slower[0], high=gain.high * slower[1])
 
 
-def gain_of_rounds(plain: list, changed: list, value: Callable, better: str) -> Gain:
-    """As `gain_of_pairs`, of Measurements made in turn: the first of both lists are a round.
+def least_slowed(rounds: list[tuple]) -> list[tuple]:
+    """The rounds that count: without those in which others slowed a run much, if enough remain.
 
-    Rounds in which others slowed a run much are left out where enough others remain.
+    rounds: the Measurements that were made together, or alone, one tuple each time.
     """
-    rounds = _least_slowed(list(zip(plain, changed, strict=True)))
-    return gain_of_pairs([(value(run), value(other)) for run, other in rounds], better)
-
-
-def _least_slowed(rounds: list[tuple]) -> list[tuple]:
     calm = [runs for runs in rounds if not any(run.disturbance.slowed for run in runs)]
     return calm if len(calm) >= LEAST_VALUES else rounds
 

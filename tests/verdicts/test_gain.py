@@ -15,8 +15,8 @@ from helpers.verdicts.gain import (
     gain_of_groups,
     gain_of_pairs,
     gain_of_ranks,
-    gain_of_rounds,
     gain_of_runs,
+    least_slowed,
 )
 from helpers.verdicts.in_turn import MOST_ROUNDS, NARROW, in_turn, repeated
 from helpers.verdicts.machine import Disturbance
@@ -216,14 +216,11 @@ def test_a_slow_run_that_others_slowed_does_not_count_where_enough_do():
 
 
 def test_a_round_that_others_slowed_does_not_count_where_enough_do():
-    plain, changed = runs_of(10.0, 10.1, 9.9), runs_of(20.0, 20.1, 19.9)
-    slowed = (plain + runs_of(10.0), changed + runs_of(4.0, others=0.6))
-    calm, four, two = (
-        gain_of_rounds(*pair, lambda run: run.value, "higher")
-        for pair in ((plain, changed), slowed, [runs[2:] for runs in slowed])
-    )
-    assert calm == four and calm.verdict == "better"
-    assert two.estimate < 1, "one is too few: both count"
+    plain, changed = runs_of(10.0, 10.1, 9.9, 10.0), runs_of(20.0, 20.1, 19.9)
+    changed += runs_of(4.0, others=0.6)
+    rounds = list(zip(plain, changed, strict=True))
+    assert least_slowed(rounds) == rounds[:3]
+    assert least_slowed(rounds[1:]) == rounds[1:], "two are too few: all three count"
 
 
 def test_a_known_factor_moves_the_whole_range():

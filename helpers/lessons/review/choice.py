@@ -10,7 +10,7 @@ from statistics import geometric_mean
 
 from helpers import workloads
 from helpers.measure import Measurement, run_workload
-from helpers.verdicts.gain import Gain, gain_of_rounds
+from helpers.verdicts.gain import Gain, gain_of_pairs, least_slowed
 from helpers.verdicts.machine import less_slowed
 
 ONE = 1  # max_num_seqs of one request at a time
@@ -51,6 +51,12 @@ class InTurn:
     runs: dict[int, list[Measurement]]
     default: int
 
+    @property
+    def counted(self) -> dict[int, list[Measurement]]:
+        """The runs that count, for means, ranges and gains alike: see `least_slowed`."""
+        rounds = least_slowed(list(zip(*self.runs.values(), strict=True)))
+        return dict(zip(self.runs, zip(*rounds, strict=True), strict=True))
+
     def faster(self, value: int, than: int = ONE) -> Gain:
         """Output tokens/s of `value` over those of another."""
         return self._over(value, than, SPEED)
@@ -64,11 +70,11 @@ class InTurn:
         return not any(self.faster(value).wide or self.slower(value).wide for value in self.runs)
 
     def _over(self, value: int, other: int, metric: str) -> Gain:
-        plain, changed = self.runs[other], self.runs[value]
-        return gain_of_rounds(plain, changed, lambda run: run.metrics[metric], "higher")
+        pairs = list(zip(self._all(other, metric), self._all(value, metric), strict=True))
+        return gain_of_pairs(pairs, "higher")
 
     def _all(self, value: int, metric: str) -> list[float]:
-        return [run.metrics[metric] for run in self.runs[value]]
+        return [run.metrics[metric] for run in self.counted[value]]
 
     def mean(self, value: int, metric: str) -> float:
         """The geometric mean of the runs with this value: the ratio of two is their gain."""
@@ -80,7 +86,7 @@ class InTurn:
 
     def middle(self, value: int) -> Measurement:
         """The run of this value with the median speed."""
-        runs = sorted(self.runs[value], key=lambda run: run.metrics[SPEED])
+        runs = sorted(self.counted[value], key=lambda run: run.metrics[SPEED])
         return runs[(len(runs) - 1) // 2]
 
     def record(self, value: int, kv_cache_tokens: int) -> dict[str, float]:
@@ -89,7 +95,7 @@ class InTurn:
         A rate times its duration is still what was done, and a percentile above the one below it:
         a number of one run among means of several would fit no run (classroom/flags.py).
         """
-        rows = [row_of(run, value, kv_cache_tokens) for run in self.runs[value]]
+        rows = [row_of(run, value, kv_cache_tokens) for run in self.counted[value]]
         means = {
             name: geometric_mean(row[name] for row in rows)
             for name, number in rows[0].items()

@@ -91,6 +91,18 @@ def test_the_means_that_are_drawn_are_kept_and_their_ratio_is_the_gain():
     assert not turns.told() and in_turn({16: (500, 4.0)}).told(), "the range of 48 is too wide"
 
 
+def test_a_round_that_others_slowed_counts_in_no_number():
+    turns = in_turn({16: (500, 4.0), 48: (540, 5.0)})
+    calm = in_turn({16: (500, 4.0), 48: (540, 5.0)})
+    for value, speed in ((1, 20.0), (16, 480.0), (48, 540.0)):
+        metrics = {"output_tokens_per_s": speed, "tpot_ms_p50": 9.0, "output_tokens": 1536}
+        busy = Disturbance(0.6 if value == 1 else 0.0, 0.0)
+        turns.runs[value].append(Run(metrics, disturbance=busy))
+    assert turns.record(48, 104_832) == calm.record(48, 104_832)
+    assert turns.spread(1, choice.SPEED) == calm.spread(1, choice.SPEED)
+    assert turns.faster(16) == calm.faster(16) and len(turns.runs[1]) == 4
+
+
 def test_where_the_time_of_an_answer_goes_adds_up_to_the_gain():
     one = {"requests": 6, "output_tokens": 288, "duration_s": 0.6, "itl_ms_p50": 2.0}
     many = {"requests": 32, "output_tokens": 1536, "duration_s": 0.4, "itl_ms_p50": 5.0}

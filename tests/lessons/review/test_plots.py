@@ -8,6 +8,7 @@ import pytest
 from helpers.display import figures
 from helpers.lessons.review import plots
 from helpers.lessons.review.choice import InTurn
+from helpers.verdicts.machine import Disturbance
 
 # (TPOT ms, tokens/s) of one at a time, 1, 4, 16, 48: quiet and busy machines, as they came out.
 MAPS = [
@@ -25,7 +26,8 @@ def test_labels_of_the_map_cover_no_point_and_no_other_label(monkeypatch, points
         {"max_num_seqs": n, "tpot_ms_p50": ms, "output_tokens_per_s": speed}
         for n, (ms, speed) in zip((1, 2, 4, 16, 48), points, strict=True)
     ]
-    runs = {row["max_num_seqs"]: [SimpleNamespace(metrics=row)] for row in rows}
+    idle = Disturbance(0.0, 0.0)
+    runs = {row["max_num_seqs"]: [SimpleNamespace(metrics=row, disturbance=idle)] for row in rows}
     turns = InTurn(runs, default=48)
     there = [{**row, "variant": str(n)} for n, row in enumerate(rows)]
     where = "recorded: a GPU,\nvLLM,\na model,\na day"

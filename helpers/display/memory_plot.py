@@ -102,11 +102,22 @@ def _values(found: dict) -> list[dict]:
     return [{name: phase[key] for name, key in columns.items()} for phase in found["phases"]]
 
 
+def _grown_most(found: dict) -> str:
+    """In which phase memory grew most; "" when it grew in none."""
+    before_gib, grown = found["start_gib"], {}
+    for phase in found["phases"]:
+        if phase["peak_gib"] is not None:  # a phase shorter than the time between two samples
+            grown[phase["label"]] = phase["peak_gib"] - before_gib
+            before_gib = phase["end_gib"]
+    label = max(grown, key=grown.get, default="")
+    if not label or grown[label] < 0.005:
+        return ""
+    return f", and it grew most during “{label}”, by {grown[label]:.2f} GiB"
+
+
 def _caption(found: dict, kv) -> str:
-    where = max(found["phases"], key=lambda phase: phase["peak_gib"] or 0, default=None)
-    said = f"The peak is {found['peak_gib']:.2f} GiB"
-    said += f", during “{where['label']}”" if where else ""
-    said += f"; {found['sustained_gib']:.2f} GiB is the median of the second half"
+    said = f"The peak is {found['peak_gib']:.2f} GiB{_grown_most(found)}; "
+    said += f"{found['sustained_gib']:.2f} GiB is the median of the second half"
     if kv:
         most = 100 * max(row["kv_cache_usage"] for _, rows in kv for row in rows)
         said += f"; the KV cache is at most {number(most)} % full"

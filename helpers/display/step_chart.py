@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
@@ -171,7 +172,7 @@ def picture(title: str, caption: str, recordings: dict, names: list[str] | None 
         marks += _draw_tokens(tokens, steps)
         _draw_blocks(blocks, steps)
     axes[-1].set_xlabel("ms since the first request arrived")
-    _add_legend(fig, [bar for of_one in bars for bar in of_one])
+    _add_legend(fig, bars)
     fig.canvas.draw()
     for i, of_one in enumerate(bars):
         _write_into_bars(axes[3 * i], of_one)
@@ -266,11 +267,16 @@ def _up_to(ax, peak: int, most: int, word: str) -> float:
     return top
 
 
-def _add_legend(fig, bars: list[Bar]) -> None:
-    """Of what is wide enough to be seen: hardly anybody waits for no time at all."""
-    least = max(bar.end_ms for bar in bars) / 500
-    wide = {bar.kind for bar in bars if bar.end_ms - bar.start_ms > least * bar.steps}
-    shown = [kind for kind in LOOK if kind in wide]
+def _add_legend(fig, recordings: list[list[Bar]]) -> None:
+    """Of what can be seen in some row: hardly anybody waits for no time at all."""
+    least_ms = max(bar.end_ms for bars in recordings for bar in bars) / 200
+    seen = set()
+    for bars in recordings:
+        spent_ms: Counter = Counter()
+        for bar in bars:
+            spent_ms[bar.row, bar.kind] += bar.end_ms - bar.start_ms
+        seen |= {kind for (_, kind), ms in spent_ms.items() if ms > least_ms}
+    shown = [kind for kind in LOOK if kind in seen]
     patches = [Patch(label=kind, **LOOK[kind]) for kind in shown]
     fig.legend(handles=patches, loc="outside lower center", ncols=min(5, len(shown)), fontsize=9)
 
@@ -338,7 +344,7 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
         _measure(ax, start, end, y, said, past_middle=start > (arrival + last) / 2)
     ax.set(ylim=(1.7, -1.0), ylabel="request", xlabel="ms since the first request arrived")
     ax.set_xlim(arrival - 0.02 * (last - arrival), last + 0.1 * (last - arrival))
-    _add_legend(fig, bars)
+    _add_legend(fig, [bars])
     fig.canvas.draw()
     card.show(Chart(fig, caption, [terms], marks))
     return terms

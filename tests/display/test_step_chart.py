@@ -94,6 +94,15 @@ def test_heights_are_tokens_and_a_found_prompt_is_as_blue_as_its_time(steps, mon
     assert prefill.kept > 0.5, "8 were computed and 32 found"
 
 
+def test_the_legend_names_what_can_be_seen(monkeypatch):
+    """A wait of 0.3 of 100 ms is thinner than a line, however many recordings have one."""
+    monkeypatch.setattr(step_chart, "Chart", lambda fig, *_: fig)
+    first = Step(0.0003, 0.009, 64, 2, 20, {0: work(8, prefill=True)}, ())
+    one = Steps([RecordedRequest(0.0, 8)], [first, *(step(i, {0: work(1)}) for i in range(1, 10))])
+    [legend] = step_chart.picture("Two", "See.", {"a": one, "b": one}).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["prefill", "decode"]
+
+
 def test_the_terms_are_labelled_with_the_requests_own_times(steps, monkeypatch):
     shown = []
     monkeypatch.setattr(card, "show", shown.append)

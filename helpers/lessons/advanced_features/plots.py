@@ -62,13 +62,12 @@ def chunk_tradeoff(
         (right, "total_tokens_per_s", "tokens/s, in and out", BLUE),
     ):
         curve(ax, rows, "itl_ms_p99", metric, color=color)
-        for i, row in enumerate(rows):
-            # Neighbours can lie close together: labels below and above in turn.
-            offset, ha = ((3, 8), "left") if i % 2 else ((-3, -15), "right")
-            budget, at = f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric])
-            note(ax, budget, at, offset, ha=ha, zorder=5, path_effects=halo)
         if there:
             curve(ax, there, "itl_ms_p99", metric, label=where, **hollow_line())
+        for row in (*rows, *there):
+            budget, at = f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric])
+            look = {"color": GREY, "offset": (0, -14)} if row in there else {"offset": (0, 7)}
+            note(ax, budget, at, ha="center", zorder=5, path_effects=halo, **look)
         top = max(row[metric] for row in (*rows, *there))
         ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.25 * top))
         _plain_log_axis(ax, [row["itl_ms_p99"] for row in (*rows, *there)])
@@ -163,8 +162,9 @@ def speedup_by_batch(
 def _drafters_there(ax, recorded: dict[str, list[dict]], x: str) -> None:
     """The hollow lines of drafters on another machine: speedup_x over ``x``."""
     for i, (name, rows) in enumerate(recorded.items(), start=1):
-        look = hollow_line(COLORS[i])
-        curve(ax, rows, x, "speedup_x", i, label=f"{name}, recorded elsewhere", **look)
+        by_hand = f", a set to {rows[0]['alpha']}" if x == "requests" else ""
+        label, look = f"{name}, recorded elsewhere{by_hand}", hollow_line(COLORS[i])
+        curve(ax, rows, x, "speedup_x", i, label=label, **look)
 
 
 def speedup_by_acceptance(
@@ -273,6 +273,7 @@ def services(verdicts: list[Verdict], caption: str) -> None:
     """Gain of each feature for each service, with its range; the chosen one is marked."""
     title = "What each feature does for each service"
     fig, axes = _panels(title, len(verdicts), 2.9, "switched on")
+    farthest = max(gain_ranges.end(gain) for one in verdicts for gain in one.gains.values())
     table = []
     for ax, verdict in zip(axes, verdicts, strict=True):
         gains = verdict.gains
@@ -297,8 +298,7 @@ def services(verdicts: list[Verdict], caption: str) -> None:
         ax.axvline(1, color=figures.INK, linewidth=0.9)
         name = verdict.service.name.replace(" at ", "\nat ").replace(" with ", "\nwith ")
         ax.set_title(name.replace(" long and", "\nlong and"), fontsize=9)
-        farthest = max(1.2, *map(gain_ranges.end, gains.values()))
-        ax.set(xlabel="times as good as nothing", xlim=(0, 1.9 * farthest))
+        ax.set(xlabel="times as good as with “nothing”", xlim=(0, 1.6 * max(1.2, farthest)))
         table += [_in_words(verdict, feature) for feature in features]
     caption += gain_ranges.of_arrows(
         gain for verdict in verdicts for gain in verdict.gains.values()

@@ -53,6 +53,33 @@ def chunk_tradeoff(rows: list[dict]) -> str:
     )
 
 
+def budgets_elsewhere(rows: list[dict], tiny: bool) -> str:
+    """Recorded rows of all budgets, the smallest first; why throughput need not fall with it.
+
+    tiny: the model here is the one that ships. "" without a record.
+    """
+    if not rows:
+        return ""
+    least, most = rows[0], rows[-1]
+    said = (
+        f" Hollow, recorded: with {least['max_num_batched_tokens']:,} tokens a step instead of "
+        f"{most['max_num_batched_tokens']:,}, throughput went from "
+        f"{most['total_tokens_per_s']:,.0f} to {least['total_tokens_per_s']:,.0f} tokens/s."
+    )
+    if least["total_tokens_per_s"] <= most["total_tokens_per_s"]:
+        return said
+    said += (
+        " There a decode step mostly waits for the weights to come from memory, and part of a "
+        "chunk's arithmetic is done during that wait."
+    )
+    if tiny:
+        said += (
+            " The small model has hardly any weights to wait for, so a chunk makes the step that "
+            "it shares longer by all the time that it takes."
+        )
+    return said
+
+
 def why_gap(together: int, alone_ms: list[float]) -> Callable[[float], str]:
     """The longest gap with whole prompts, by measured / predicted.
 
@@ -213,14 +240,25 @@ def _told(metrics: dict[str, dict]) -> str:
     for name, m in metrics.items():
         told = f"{m['distinct_stories']} different of {m['stories']}, {m['faultless']} faultless"
         each.append(f"“{name}”: {told}")
-    (greedy_name, greedy), *_, (beam_name, beam) = metrics.items()
-    likelier = beam["mean_chance"] / greedy["mean_chance"] if greedy["mean_chance"] else 1.0
+    (greedy_name, greedy), *sampled, (beam_name, beam) = metrics.items()
     said = f"{'; '.join(each)}."
-    if likelier > 1:
+    if not greedy["mean_chance"]:
+        return said
+
+    def likelier(m: dict) -> float:
+        return m["mean_chance"] / greedy["mean_chance"]
+
+    if likelier(beam) > 1:
         said += (
-            f" Under the grammar the stories of “{beam_name}” are {likelier:.1f} times as likely "
-            f"as those of “{greedy_name}”: beams look ahead, greedy does not."
+            f" Under the grammar the stories of “{beam_name}” are {likelier(beam):.1f} times as "
+            f"likely as those of “{greedy_name}”: beams look ahead, greedy does not."
         )
+    for name, m in sampled:
+        if likelier(m) > 1:
+            said += (
+                f" Those of “{name}” are {likelier(m):.1f} times as likely: by luck, for of so few "
+                "stories some began with what greedy passes over."
+            )
     return said
 
 

@@ -40,6 +40,28 @@ def test_points_stand_at_the_share_that_was_accepted(shown):
     assert list(recorded.get_xdata()) == pytest.approx([0.879], abs=0.005)
 
 
+def test_an_acceptance_set_by_hand_is_said_beside_what_real_answers_gained(shown):
+    there = {"requests": 4, "speedup_x": 2.5, "alpha": 0.8}
+    row = {"requests": 4, "speedup_x": 1.5, "gain": GAIN}
+    plots.speedup_by_batch([row], "Reading.", {"n-gram": [there]})
+    names = [text.get_text() for text in shown[0].axes[0].get_legend().get_texts()]
+    assert names == ["measured", "n-gram, recorded elsewhere, a set to 0.8"]
+
+
+def test_every_budget_is_named_and_the_services_share_their_scale(shown):
+    row = {"itl_ms_p99": 50.0, "ttft_long_ms_p50": 200.0, "total_tokens_per_s": 9000.0}
+    here, there = ({**row, "max_num_batched_tokens": budget} for budget in (4352, 16_384))
+    plots.chunk_tradeoff([here], "Reading.", ([there], "recorded: there"))
+    for ax in shown[0].axes:
+        assert [text.get_text() for text in ax.texts] == ["4,352", "16,384"]
+    service = services.Service("a", "a", "", None, "", "", "lower")
+    small = services.Verdict(service, dict.fromkeys(("prefix caching",), GAIN))
+    large = services.Verdict(service, dict.fromkeys(("prefix caching",), Gain(9, 8, 10, 3)))
+    plots.services([small, large], "Reading.")
+    left, right = shown[1].axes
+    assert left.get_xlim() == right.get_xlim()
+
+
 def test_the_formula_is_drawn_beside_what_was_measured(shown):
     row = {"k": 1, "measured_x": 1.2, "formula_x": 1.3, "gain": GAIN}
     plots.speedup_by_drafts([row, row | {"k": 4}], "Reading.")

@@ -201,6 +201,19 @@ def test_drafters_elsewhere_are_said_with_their_range():
     assert wording.drafters_elsewhere({}, "") == ""
 
 
+def test_recorded_budgets_say_why_throughput_rose_only_where_it_did():
+    def recorded(*rates):
+        budgets = zip((256, 16_384), rates, strict=True)
+        return [{"max_num_batched_tokens": b, "total_tokens_per_s": rate} for b, rate in budgets]
+
+    rose = wording.budgets_elsewhere(recorded(17_000, 15_000), tiny=False)
+    assert "256 tokens a step instead of 16,384" in rose and "from 15,000 to 17,000" in rose
+    assert "waits for the weights" in rose and "small model" not in rose
+    assert "small model" in wording.budgets_elsewhere(recorded(17_000, 15_000), tiny=True)
+    assert "weights" not in wording.budgets_elsewhere(recorded(14_000, 15_000), tiny=True)
+    assert wording.budgets_elsewhere([], tiny=True) == ""
+
+
 def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
     def shared(last=(0.9, 1.1), hits=9):
         spans = {"system": (1.8, 2.2), "few-shot": (4.5, 5.5), "changed": last}

@@ -72,6 +72,19 @@ def smaller_cache(rows: list[dict]) -> str:
     )
 
 
+def rounds_run(turns: InTurn) -> str:
+    """How many rounds were run, and why a range may be too wide to choose by."""
+    said = f"{len(turns.runs[ONE])} rounds of {len(turns.runs)} values."
+    if turns.told():
+        return said
+    counted = [run.disturbance for runs in turns.counted.values() for run in runs]
+    worst = max(counted, key=lambda disturbance: disturbance.slowdown)
+    return (
+        f"{said} Some ranges are still too wide to choose by{worst.label()}: run this cell again "
+        "when the machine is quiet."
+    )
+
+
 def from_one_to_best(turns: InTurn, best: int) -> str:
     """From one request at a time to what was chosen, by the means of the runs in turn."""
     speeds, tpots = ([turns.mean(value, of) for value in (ONE, best)] for of in (SPEED, TPOT))

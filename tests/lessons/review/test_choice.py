@@ -75,6 +75,16 @@ def test_a_tighter_goal_chooses_what_the_default_misses(best_for):
     assert close["best for a TPOT of"] == "at most 2.61 times, by the middle of its range"
 
 
+def test_ranges_too_wide_to_choose_by_are_said_with_what_disturbed_them():
+    turns = in_turn({4: (330, 2.2)})
+    assert wording.rounds_run(turns) == "3 rounds of 2 values."
+    for run, speed in zip(turns.runs[4], (100.0, 400.0, 1600.0), strict=True):
+        run.metrics["output_tokens_per_s"] = speed
+        run.disturbance = Disturbance(others_share=0.6, steal_share=0.0)
+    said = wording.rounds_run(turns)
+    assert "too wide to choose by (disturbed: other programs took 60 %" in said
+
+
 def test_the_means_that_are_drawn_are_kept_and_their_ratio_is_the_gain():
     turns = in_turn({16: (500, 4.0), 48: (540, 5.0)})
     turns.runs[48][0].metrics |= {"output_tokens_per_s": 54.0, "tpot_ms_p50": 50.0}  # a bad moment

@@ -84,7 +84,10 @@ def _whiskers(ax, turns: InTurn, rows: list[dict]) -> None:
             [[max(0, middle - low)], [max(0, high - middle)]] for low, high, middle in (tpot, speed)
         ]
         ax.errorbar(row[TPOT], row[SPEED], xerr=bars[0], yerr=bars[1], **look)
-    ax.set_ylim(0, 1.12 * max(turns.spread(value, SPEED)[1] for value in turns.runs))
+    slowest, most = (
+        max(turns.spread(value, of)[1] for value in turns.runs) for of in (TPOT, SPEED)
+    )
+    ax.set(xlim=(0, max(ax.get_xlim()[1], 1.05 * slowest)), ylim=(0, 1.12 * most))
 
 
 def _called(max_num_seqs: int, chosen: dict[float, int]) -> str:

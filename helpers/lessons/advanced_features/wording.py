@@ -222,7 +222,8 @@ def strategies(runs: list[Generated]) -> str:
     greedy, beam = metrics[runs[0].name], metrics[runs[-1].name]
     slower = greedy["output_tokens_per_s"] / beam["output_tokens_per_s"]
     if runs[0].heroes:
-        return f"{_told(metrics)} Beam search made {slower:.1f} times fewer tokens/s than greedy."
+        fewer = f"Beam search made {slower:.1f} times fewer tokens/s than greedy (one run each)."
+        return f"{_told(metrics)} {fewer}"
     variety = sorted((m["distinct_2grams"], name) for name, m in metrics.items())
     (least, least_name), (most, most_name) = variety[0], variety[-1]
     varied = f"the share of distinct 2-grams differs by no more than {TIE:g}"

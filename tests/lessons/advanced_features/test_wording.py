@@ -58,10 +58,12 @@ def test_stories_are_counted_and_compared_by_their_chance():
         return Generated(name, [text], [[1, 2]], [-1.0], seconds, ["fox"])
 
     greedy, beam = told("a wise", "on a hill"), told("a small", "by the sea")
-    said = wording.strategies([run("greedy", greedy), run("T 2", "x"), run("beams", beam, 10.0)])
+    sampled = [run("T 2", "x"), run("T 0.9", beam)]
+    said = wording.strategies([run("greedy", greedy), *sampled, run("beams", beam, 10.0)])
     assert "“greedy”: 1 different of 1, 1 faultless; “T 2”: 1 different of 1, 0 faultless" in said
     assert "“beams” are 6.6 times as likely as those of “greedy”" in said
-    assert said.endswith("10.0 times fewer tokens/s than greedy.")
+    assert "“T 0.9” are 6.6 times as likely: by luck" in said and "“T 2” are" not in said
+    assert said.endswith("10.0 times fewer tokens/s than greedy (one run each).")
     assert "look ahead" not in wording.strategies([run("greedy", greedy), run("beams", greedy)])
 
 

@@ -366,21 +366,17 @@ class DataParallelTrial:
     startup_s: float = 0.0
     command: str = ""
     requests_by_engine: dict = field(default_factory=dict)
-    output_tokens_per_s: float = 0.0
     problem: str = ""
 
     def metrics(self) -> dict[str, float]:
         """The numbers to save."""
-        return {"startup_s": self.startup_s, "output_tokens_per_s": self.output_tokens_per_s}
+        return {"startup_s": self.startup_s}
 
     def __str__(self) -> str:
         if self.problem:
             return f"DP {REPLICAS}: {self.problem}"
         shares = ", ".join(f"engine {k}: {v}" for k, v in sorted(self.requests_by_engine.items()))
-        return (
-            f"{self.command}\nup in {self.startup_s:.1f} s; requests answered by {shares}; "
-            f"{self.output_tokens_per_s:,.0f} output tokens/s together"
-        )
+        return f"{self.command}\nup in {self.startup_s:.1f} s; requests answered by {shares}"
 
 
 def measure_dp(profile) -> DataParallelTrial:
@@ -400,17 +396,17 @@ def measure_dp(profile) -> DataParallelTrial:
     except ServerError as problem:
         return DataParallelTrial(problem=str(problem))
     try:
-        shares, tokens_per_s = _send_requests(server)
+        shares = _send_requests(server)
     except (OpenAIError, httpx.HTTPError) as problem:
         failed = f"the server came up, then a request failed: {problem}"
         return DataParallelTrial(server.startup_s, server.command, problem=failed)
     finally:
         server.stop()
-    return DataParallelTrial(server.startup_s, server.command, shares, tokens_per_s)
+    return DataParallelTrial(server.startup_s, server.command, shares)
 
 
-def _send_requests(server) -> tuple[dict[str, int], float]:
-    """({engine: requests that it answered}, output tokens/s of all together)."""
+def _send_requests(server) -> dict[str, int]:
+    """Requests at once: how many each engine answered."""
     from concurrent.futures import ThreadPoolExecutor
 
     client = server.openai(timeout=120)
@@ -422,12 +418,9 @@ def _send_requests(server) -> tuple[dict[str, int], float]:
     send(0)
     before = _answered(server)
     with ThreadPoolExecutor(REQUESTS) as pool:
-        start = time.perf_counter()
         list(pool.map(send, range(REQUESTS)))
-        wall = time.perf_counter() - start
     after = _answered(server)
-    shares = {engine: after[engine] - before[engine] for engine in after}
-    return shares, REQUESTS * OUTPUT_TOKENS / wall
+    return {engine: after[engine] - before[engine] for engine in after}
 
 
 def _answered(server) -> Counter:

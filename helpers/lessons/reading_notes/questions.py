@@ -100,7 +100,7 @@ def _paged(quiz: _Quiz) -> None:
     fit = pool * 2**30 // per_token
     quiz.add("slots", fit, pool=pool, per_token=per_token)
     block, prompt, output = pick(16, 32), rng.randrange(50, 400), rng.randrange(20, 200)
-    blocks = math.ceil((prompt + output) / block)
+    blocks = math.ceil((prompt + output - 1) / block)  # the newest token is not kept yet
     quiz.add("blocks", blocks, block=block, prompt=prompt, output=output, blocks=blocks)
     quiz.add("worst_waste", block - 1, block=block)
     total = pick(200, 300, 450, 600)

@@ -75,11 +75,11 @@ def _many_times(p, q, rng):
         counts, kept = np.zeros(len(p)), 0
         for token in rng.choice(len(q), size=TRIALS, p=q).tolist():
             out = accept_or_replace(token, p.copy(), q.copy(), rng)
-            if out is None:
-                return None
-            counts[out] += 1
+            if out is not None:
+                counts[out] += 1
             kept += out == token
-        return {"comes out": (counts / TRIALS).tolist(), "kept": kept / TRIALS}
+        found = {"comes out": (counts / TRIALS).tolist(), "kept": kept / TRIALS}
+        return found if counts.any() else None
 
     return run
 

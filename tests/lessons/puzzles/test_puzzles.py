@@ -276,6 +276,11 @@ def kept_by_the_target_alone(token, target, drafted, rng):
     return token if keep else rng.choice(len(left), p=left / left.sum())
 
 
+def nothing_when_refused(token, target, drafted, rng):
+    keep = rng.random() < target[token] / drafted[token]
+    return token if keep else None
+
+
 def most_likely_when_refused(token, target, drafted, rng):
     keep = rng.random() < target[token] / drafted[token]
     return token if keep else int(target.argmax())
@@ -436,6 +441,7 @@ WRONG = {
         from_the_target_always,
         kept_when_likelier,
         kept_by_the_target_alone,
+        nothing_when_refused,
         most_likely_when_refused,
     ],
     "cheapest_plan": [

@@ -20,7 +20,8 @@ class Claim:
 
     key: the line's name in the results. paper: the number as the paper prints it, or None for a
     claim in words (`what` says it). ours: None when it is not rebuilt here. how: where our number
-    is from: "measured", or "simulated" by the small models of helpers/lessons/papers.
+    is from: "measured", or "simulated" by the small models of helpers/lessons/papers. span: the
+    range of what was measured several times, shown instead of its middle.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Claim:
     unit: str
     why: str
     how: str = "measured"
+    span: tuple[float, float] | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -44,7 +46,8 @@ class Claim:
         if self.paper is not None:
             said = f"{number(float(self.paper), digits=4)} {self.unit}".strip()  # as printed
         if self.ours is not None:
-            got = f"{number(float(self.ours))} {self.unit}".strip()
+            values = map(number, self.span or (float(self.ours),))
+            got = f"{' to '.join(values)} {self.unit}".strip()
             got += "" if self.how == "measured" else f" ({self.how})"
             ratio = f"{self.metrics['ratio']:.2f}" if self.paper else ""
         return {
@@ -101,9 +104,10 @@ def headline(both) -> list[Claim]:
     )
     batch = "requests in a step, paged over reserved (Figure 13: 30.42 over 7.00)"
     figure = paged_attention.FIGURE_13
+    gain, why = both.gain, wording.reserved(both)
     lengths = "It depends on how much longer the longest request is than the usual one."
     return [
-        Claim("headline", abstract, None, both.gain.estimate, "x", wording.reserved(both)),
+        Claim("headline", abstract, None, gain.estimate, "x", why, span=gain.span),
         Claim("batch_x", batch, figure["paged"] / figure["max"], both.running_x, "x", lengths),
     ]
 
@@ -117,7 +121,7 @@ def flash(counted: list[dict]) -> list[Claim]:
     first, longer, larger = counted
     moves = [row["tiles move"] for row in counted]
     by_tokens, by_memory = (math.log2(moves[i + 1] / moves[i]) for i in (0, 1))
-    exact = "largest difference to standard attention, float32 (exact, section 3)"
+    exact = "largest difference from standard attention, float32 (exact, section 3)"
     memory = "numbers kept besides Q, K, V and O, tiled, for each token (theorem 1: a constant)"
     kept = longer["tiles keep"] / longer["tokens"]
     reads, last = "Reading Q, K, V.", "K and V are read once whatever M."

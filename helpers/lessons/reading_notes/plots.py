@@ -161,8 +161,7 @@ def products(rows: list[dict], knee: float, caption: str, recorded: list[dict] =
         ticks(ax, batches, rotation=45 if len(batches) > 9 else 0)
         ax.axvline(knee, color=GREY, linewidth=1, linestyle=":")
         ax.set_xlabel("rows in the batch (dotted: this machine's knee)")
-    left.legend(loc="upper left")
-    legend_below(right, drop=0.26)
+        legend_below(ax, drop=0.26)
     figures.show(fig, caption, _by_machine(rows, "here", recorded), "papers_products")
 
 

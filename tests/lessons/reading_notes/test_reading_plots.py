@@ -134,3 +134,4 @@ def test_claims_quote_the_constants_and_explain_themselves():
     assert by_key["tokens"].ours == pytest.approx(2, abs=0.1)
     assert by_key["memory_size"].ours == pytest.approx(-1, abs=0.1)
     assert by_key["headline"].ours == 2 and by_key["batch_x"].ours == 3
+    assert by_key["headline"].row("paper")["we get"] == "2 to 2 x", "of three rounds: their range"

@@ -49,12 +49,12 @@ def _changed(store: Results, name: str) -> str:
 
 def _places(store: Results) -> str:
     ttft, tpot = _changed(store, "ttft_ms_p50"), _changed(store, "tpot_ms_p50")
-    return f"4 places against the default, 12 requests at once: TTFT {ttft}; TPOT {tpot}"
+    return f"4 places against the default, 12 requests at once: TTFT: {ttft}; TPOT: {tpot}"
 
 
 def _chunks(store: Results) -> str:
     gap, ttft = _changed(store, "gap_ms"), _changed(store, "long_ttft_ms")
-    return f"256 against the default: longest gap in a stream {gap}; a long prompt's TTFT {ttft}"
+    return f"256 against the default: longest gap in a stream: {gap}; a long prompt's TTFT: {ttft}"
 
 
 def _refused(store: Results) -> str:

@@ -118,7 +118,8 @@ def open_loop(
     left.set(xlim=(0, None), ylim=(0.7 * lowest, 6 * highest))
     left.legend(ncols=2, loc="upper left")
     right.plot(offered, offered, color=figures.GREY, linestyle=":", label="what arrives")
-    _measured(right, rows, "offered_per_s", "requests_per_s", 0, label="what is answered")
+    answered = "what is answered, to the last answer"
+    _measured(right, rows, "offered_per_s", "requests_per_s", 0, label=answered)
     _measured(right, rows, "offered_per_s", "goodput_per_s", 2, label="answered within the goal")
     if best:
         label = f"goal met by {100 * share:.0f} %"

@@ -206,8 +206,8 @@ def steps_with_prompts(steps: Steps) -> str:
     medians = {n: statistics.median(ms) for n, ms in sorted(took_ms.items())}
     said = [f"{ms:.1f} ms with {n or 'no'} prompt{'s' * (n > 1)}" for n, ms in medians.items()]
     return (
-        f"A step took (median) {', '.join(said)}: so long everybody who was being answered waited "
-        "for the next token (decode beside a prefill)."
+        f"A step took (median) {', '.join(said)}: everybody who was being answered waited that "
+        "long for the next token (decode beside a prefill)."
     )
 
 
@@ -297,10 +297,10 @@ def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> 
     if again.verdict in ("better", "worse"):
         without += ", although nothing can act there: the machine was disturbed"
     return [
-        f"Fewer sequences at a time: TTFT {differ('ttft_ms_p50')}; TPOT {differ('tpot_ms_p50')}.",
-        f"Smaller batches of tokens: the longest gap of running streams {differ('gap_ms')}; "
-        f"the long prompt's TTFT {differ('long_ttft_ms')}.",
-        f"No prefix caching: the first token of a prompt that comes again: {without}. With "
+        f"Fewer sequences at a time. TTFT: {differ('ttft_ms_p50')}; TPOT: {differ('tpot_ms_p50')}.",
+        f"Smaller batches of tokens. The longest gap of running streams: {differ('gap_ms')}; "
+        f"the long prompt's TTFT: {differ('long_ttft_ms')}.",
+        f"No prefix caching. The first token of a prompt that comes again: {without}; with "
         f"caching: {again_as_fast(cached)}.",
     ]
 

@@ -23,8 +23,8 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     store.save("capacity", "open_loop", {"kept_up_per_s": 95.0})
     store.save("sizing", "goal_met", {"arrivals_per_s": 60.0})
     measured = {key: said for key, (_, said, _) in decisions.evidence(store).items()}
-    assert "TTFT 1.40 to 1.90 times; TPOT not measured yet" in measured["places"]
-    assert "longest gap in a stream cannot tell;" in measured["chunks"]
+    assert "TTFT: 1.40 to 1.90 times; TPOT: not measured yet" in measured["places"]
+    assert "longest gap in a stream: cannot tell;" in measured["chunks"]
     assert "a limit of 16 refused 14" in measured["admission"]
     assert "the goal held at 60/s; the server kept up with 95/s" in measured["load"]
     store.save("decision", "load", {}, choice="Load of one copy", measured=measured["load"])

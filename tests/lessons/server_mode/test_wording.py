@@ -60,9 +60,9 @@ def test_trades_claim_nothing_that_the_range_does_not_carry():
         again_ms=[80.0, 81.5, 81.6],
     )
     said = "\n".join(wording.trades(options(), two))
-    assert "TTFT 14.2 to 15.7 times as long; TPOT no difference that this run can see" in said
-    assert "running streams this run cannot tell (medians 39.1 and 44.6 ms)" in said
-    assert "the long prompt's TTFT shorter, 0.7" in said
+    assert "TTFT: 14.2 to 15.7 times as long; TPOT: no difference that this run can see" in said
+    assert "running streams: this run cannot tell (medians 39.1 and 44.6 ms)" in said
+    assert "the long prompt's TTFT: shorter, 0.7" in said
     assert "comes again: no difference" in said and "disturbed" not in said
 
 
@@ -134,7 +134,7 @@ def test_arrivals_are_said_as_they_were_recorded():
     assert "half of them did not wait for a place, the others up to 10.0 ms" in said
     read = Step(0.03, 0.07, 64, 3, 20, {0: work, 1: Work(8, True, 0, 0, 0, 1)}, ())
     said = wording.steps_with_prompts(Steps(steps.requests, [*steps.steps, read]))
-    assert "10.0 ms with no prompt, 40.0 ms with 1 prompt: so long everybody" in said
+    assert "10.0 ms with no prompt, 40.0 ms with 1 prompt: everybody" in said
 
 
 def test_who_ended_a_stopped_server_is_told_as_it_was():

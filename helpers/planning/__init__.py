@@ -1,7 +1,8 @@
 """Plan for several GPUs: size a model, predict its speed, choose a layout, write the commands.
 
 Pure functions over configs; only ``inventory`` looks at (and times) the machine, and only
-``launch.check`` imports vLLM. What tries a plan on this machine: layouts, allreduce, ray_nodes.
+``launch.check`` imports vLLM. What tries a plan on this machine: layouts, allreduce, ray_nodes;
+how much better a plan must look to be better: margins.
 
     shape = load_shape("Qwen2.5-7B")                     # models: what a config.json decides
     box = make_box("H200-SXM", gpus=2)                   # hardware: what the GPUs can do
@@ -19,16 +20,7 @@ The command: python -m helpers.planning plan --model Qwen2.5-7B --gpu H200-SXM -
 
 # ruff: noqa: F401 (the names that the package hands on)
 from .calibration import Calibration, Point, calibrate
-from .choose import (
-    Goal,
-    against_rule,
-    holds,
-    nearest_valid,
-    planned_box,
-    pure_layouts,
-    rank,
-    rank_again,
-)
+from .choose import Goal, holds, nearest_valid, planned_box, pure_layouts, rank, rank_again
 from .doubts import speed_range
 from .hardware import GIB, Box, PlanningError, add_gpu, catalogue, get_gpu, load_hardware, make_box
 from .inventory import Inventory, box_here, cpu_box, probe_cpu, take_inventory

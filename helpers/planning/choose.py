@@ -148,7 +148,7 @@ def _ranked(choices, box: Box, goal: Goal) -> Ranking:
     check_goal(goal)
     choices = [judged(c, goal) if c.fits else c for c in choices]
     fitting = [c for c in choices if c.fits]
-    fitting.sort(key=lambda c: (not c.meets, *_order(c, goal)))
+    fitting.sort(key=lambda c: (not c.meets, *order(c, goal)))
     ordered = (*fitting, *(c for c in choices if not c.fits))
     best = ordered[0] if ordered[0].meets else None
     thumb = rule_of_thumb(box, ordered)
@@ -167,7 +167,7 @@ def check_goal(goal: Goal) -> None:
             raise PlanningError(f"The limit {name} must be a number above 0, not {limit}.")
 
 
-def _order(choice: Choice, goal: Goal) -> tuple[float, float]:
+def order(choice: Choice, goal: Goal) -> tuple[float, float]:
     """The smaller, the better for this goal."""
     p = choice.prediction
     if goal.prefer == "throughput":
@@ -227,44 +227,6 @@ def rule_of_thumb(box: Box, choices) -> Choice | None:
             return next((fits[tp, pp, dp] for dp in most if (tp, pp, dp) in fits), None)
     rest = [k for k in fits if k[0] <= node]
     return fits[min(rest, key=lambda k: (k[0] * k[1], k[1]))] if rest else None
-
-
-SAME, CANNOT_TELL, AHEAD, MISSES = "same plan", "cannot tell", "ranking ahead", "rule misses"
-ALL_MISS = "all miss"  # no plan runs all requests at once
-
-
-def against_rule(case: str, ranking: Ranking, goal: Goal, error: float) -> dict:
-    """Compare the best plan of a ranking with the rule of thumb's, by what the goal prefers.
-
-    goal: "latency" (TPOT; for so many requests at once the plan with most tokens/s is the same) or
-    "price" (tokens/s per GPU), without limits. error: of one prediction, as a share; a difference
-    that two such errors explain is "cannot tell". Returns {"case", "best by", "requests",
-    "ranking", "rule of thumb", "times", "verdict", "why"}; times: how many times as good the
-    ranking's plan is predicted to be, 1 for the same.
-    """
-    first, rule = ranking.choices[0], _replicas_for(ranking, goal)
-    row = {"case": case, "best by": "tokens/s per GPU" if goal.prefer == "price" else "latency"}
-    row |= {"requests": first.prediction.workload.concurrency, "ranking": first.name()}
-    row["rule of thumb"] = rule.name() if rule else "none fits"
-    if rule is None or (ranking.best and not rule.meets):
-        why = rule.why if rule else "no plan of the rule fits"
-        return {**row, "times": None, "verdict": MISSES, "why": why}
-    times = _order(rule, goal)[0] / _order(first, goal)[0]
-    verdict = AHEAD if times > (1 + error) / (1 - error) else CANNOT_TELL
-    if ranking.best is None:
-        verdict = ALL_MISS
-    elif first.layout == rule.layout:
-        verdict = SAME
-    return {**row, "times": times, "verdict": verdict, "why": first.why}
-
-
-def _replicas_for(ranking: Ranking, goal: Goal) -> Choice | None:
-    """The rule of thumb's plan: for the price with no more replicas than the requests need."""
-    thumb = ranking.thumb
-    if thumb is None or goal.prefer != "price":
-        return thumb
-    enough = [c for c in ranking.choices if c.meets and c.layout[:2] == thumb.layout[:2]]
-    return min(enough, key=lambda c: c.gpus, default=thumb)
 
 
 def _reasons(ordered, best, thumb, goal):

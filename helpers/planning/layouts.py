@@ -280,12 +280,10 @@ def own_allreduce_s(box: Box) -> float:
     return fit_allreduce(recorded.allreduce(has_gpu=False)[0])[0]
 
 
-def tp2_speedup(shape: ModelShape, box: Box, count: int, allreduce_s: float) -> float:
-    """Speed-up of TP 2 for one stream, predicted with ``count`` all-reduces of so many seconds."""
-    one = decode_parts(shape, box, 1, 1, 1, CONTEXT).total
+def apart_from_allreduces_s(shape: ModelShape, box: Box) -> float:
+    """What a decode step of one stream takes with TP 2 beside its all-reduces, predicted."""
     two = decode_parts(shape, make_box(box.gpu, 2), 2, 1, 1, CONTEXT)
-    apart = two.total - two.allreduce_latency - two.allreduce_bandwidth
-    return one / (apart + count * allreduce_s)
+    return two.total - two.allreduce_latency - two.allreduce_bandwidth
 
 
 def beside_predictions(trials, shape: ModelShape, box: Box, calibrated: Calibration) -> list[dict]:
@@ -331,6 +329,21 @@ def recorded_on_two_gpus() -> tuple[list[dict], str]:
     gpus, *_, day = reference.label_of(records["TP 2"]).split(", ")
     rows = [{**row, "kv_cache_tokens": kept[row["layout"]]} for row in rows]
     return rows, f"{gpus}, {shape.name}, {day}"
+
+
+def errors_on_two_gpus() -> list[dict]:
+    """Of those trials the planner's errors with TP 2 and PP 2, before any calibration.
+
+    Rows as of recorded.errors. (The TP 1 that would have calibrated was disturbed.)
+    """
+    rows, _ = recorded_on_two_gpus()
+    out = []
+    for quantity in ("tpot_ms", "prefill_ms"):
+        mine = [r for r in rows if r["quantity"] == quantity and r["layout"] != "TP 1"]
+        off = [abs(row["before"] / row["measured"] - 1) for row in mine]
+        row = {"machine": "two H100s", "quantity": quantity, "numbers": len(off)}
+        out.append({**row, "mean": sum(off) / len(off), "worst": max(off)})
+    return out
 
 
 def _recorded(tp: int, pp: int, record: dict) -> Trial:

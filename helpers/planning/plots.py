@@ -27,7 +27,8 @@ from helpers.display.figures import (
     rows_down,
     ticks,
 )
-from helpers.planning.choose import AHEAD, ALL_MISS, CANNOT_TELL, MISSES, SAME
+from helpers.planning import margins
+from helpers.planning.margins import AHEAD, ALL_MISS, CANNOT_TELL, MISSES, SAME
 from helpers.planning.wording import PART_NAMES, short_name
 
 # The same colour for a part in every figure.
@@ -35,17 +36,21 @@ PART_COLORS = dict(zip(PART_NAMES, (*COLORS[:7], GREY, YELLOW), strict=True))
 
 
 def memory(rows: list[dict], capacity_gib: float, caption: str) -> None:
-    """One stacked bar for each plan. rows: {"plan", part: GiB, ...}; capacity_gib: of one GPU."""
+    """One stacked bar for each plan.
+
+    rows: {"plan", part: GiB, ..., "tokens" that fit the last part}; capacity_gib: of one GPU.
+    """
     size = (8, 0.55 * len(rows) + 2.0)
     fig, ax = figures.figure("Where one GPU's memory goes", size=size)
     places, left = range(len(rows)), [0.0] * len(rows)
-    for i, part in enumerate(name for name in rows[0] if name != "plan"):
+    for i, part in enumerate(name for name in rows[0] if name not in ("plan", "tokens")):
         gib = [row[part] for row in rows]
         ax.barh(places, gib, left=left, color=COLORS[i], label=part, height=0.62)
         for y in places:
             middle = left[y] + gib[y] / 2
             if gib[y] > 0.06 * capacity_gib and middle < capacity_gib:
-                inside(ax, f"{gib[y]:.1f}", middle, y)
+                tokens = f": {rows[y]['tokens']:,} tokens" * (part == "KV cache")
+                inside(ax, f"{gib[y]:.1f}{tokens}", middle, y)
         left = [a + b for a, b in zip(left, gib, strict=True)]
     ax.axvline(capacity_gib, color=INK, lw=1.2)
     where = (capacity_gib, len(rows) - 0.6)
@@ -103,7 +108,9 @@ def over_batch(rows: list[dict], caption: str) -> None:
     for ax in (left, right):
         ax.set(xscale="log", xlabel="requests at once")
         ticks(ax, (row["streams"] for row in rows))
-    legend_below(left, drop=0.16)
+    # A column for each layout: its line, and under it the step alone.
+    handles, names = left.get_legend_handles_labels()
+    fig.legend(handles, names, ncols=len(handles) // 2, loc="outside lower center")
     figures.show(fig, caption, rows, "over_batch")
 
 
@@ -139,7 +146,8 @@ def _times(ax, rows: list[dict], **look) -> None:
 def choices(ranking, goal_ms: float | None, caption: str) -> None:
     """Every plan that fits: latency against throughput for each GPU.
 
-    The chosen one is a star, the rule of thumb ringed, a plan that misses the goal a cross.
+    The chosen one is a star with the planner's errors as bars, the rule of thumb ringed, a plan
+    that misses the goal a cross.
     """
     title = "Latency against throughput per GPU, all plans that fit"
     fig, ax = figures.figure(title, size=(7.5, 4.6))
@@ -153,7 +161,9 @@ def choices(ranking, goal_ms: float | None, caption: str) -> None:
         if points:
             ax.scatter(*zip(*points, strict=True), s=45, zorder=3, label=label, **look)
     if best is not None:
-        ax.scatter(*_point(best), s=150, marker="*", color=RED, zorder=4)
+        (x, y), (low, high) = _point(best), margins.tpot_range_ms(best)
+        errors = {"xerr": [[x - low], [high - x]], "elinewidth": 1.2, "capsize": 3}
+        ax.errorbar(x, y, fmt="*", markersize=13, color=RED, zorder=4, **errors)
     if thumb is not None:
         ring = {**hollow_points(GREEN), "linewidths": 1.5}
         ax.scatter(*_point(thumb), s=230, **ring)
@@ -162,8 +172,10 @@ def choices(ranking, goal_ms: float | None, caption: str) -> None:
         if choice.meets or special:
             said = f" ({', '.join(special)})" if special else ""
             name = short_name(choice.tp, choice.pp, choice.dp)
-            look = {"fontsize": 8, "ha": "right", "va": "center"}
-            note(ax, name + said, _point(choice), (-12, 0), **look)
+            look, beside = {"fontsize": 8, "ha": "right", "va": "center"}, (-12, 0)
+            if choice is best:  # its bar lies on both sides
+                look, beside = {"fontsize": 8, "ha": "center"}, (0, 9)
+            note(ax, name + said, _point(choice), beside, **look)
     ax.set(xlabel="TPOT under the load (ms)", ylabel="output tokens/s per GPU")
     if goal_ms:
         ax.axvline(goal_ms, color=INK, lw=1, ls=":")
@@ -244,30 +256,32 @@ def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> 
 def planner_errors(rows: list[dict], names: dict[str, str], caption: str) -> None:
     """The planner's mean error as a bar and its worst as a point, by machine and quantity.
 
-    rows: of recorded.errors. names: of the quantities, in words.
+    rows: of recorded.errors and layouts.errors_on_two_gpus. names: of the quantities, in words.
     """
     title = "How far the planner was off where it could be checked"
     fig, ax = figures.figure(title, size=(7.5, 0.36 * len(rows) + 1.6))
-    places = range(len(rows))
-    colors = {"one H100": BLUE}
-    bars = [colors.get(row["machine"], GREEN) for row in rows]
-    ax.barh(places, [100 * row["mean"] for row in rows], color=bars, height=0.6, label="mean")
+    machines = dict.fromkeys(row["machine"] for row in rows)
+    for machine, color in zip(machines, (BLUE, GREEN, PURPLE), strict=True):
+        mine = [y for y, row in enumerate(rows) if row["machine"] == machine]
+        mean = [100 * rows[y]["mean"] for y in mine]
+        ax.barh(mine, mean, color=color, height=0.6, label=f"mean, {machine}")
     worst = [100 * row["worst"] for row in rows]
-    ax.scatter(worst, places, color=INK, zorder=3, label="worst")
+    ax.scatter(worst, range(len(rows)), color=INK, zorder=3, label="worst")
     for y, row in enumerate(rows):
         note(ax, f"{row['worst']:.0%}", (100 * row["worst"], y), (7, -3))
-    ax.set_yticks(places, [f"{names[row['quantity']]}, {row['machine']}" for row in rows])
+    labels = [f"{names[row['quantity']]}, {row['machine']}" for row in rows]
+    ax.set_yticks(range(len(rows)), labels)
     rows_down(ax)
     ax.set(xlabel="predicted against measured, % off", xlim=(0, max(worst) * 1.15))
     ax.set_ylabel("quantity and machine")
-    ax.legend(fontsize=8, loc="lower right")
+    ax.legend(fontsize=8, loc="center right")
     figures.show(fig, caption, rows, "planner_errors")
 
 
 def rule_of_thumb(rows: list[dict], caption: str) -> None:
     """A grid of cases by requests at once: where the rule of thumb holds.
 
-    rows: of choose.against_rule.
+    rows: of margins.against_rule.
     """
     cases = list(dict.fromkeys((row["case"], row["best by"]) for row in rows))
     requests = sorted({row["requests"] for row in rows})
@@ -277,14 +291,14 @@ def rule_of_thumb(rows: list[dict], caption: str) -> None:
     for row in rows:
         x, y = requests.index(row["requests"]), cases.index((row["case"], row["best by"]))
         ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=looks[row["verdict"]])
-        inside(ax, _verdict(row), x, y)
+        on_purple = {"color": INK} if looks[row["verdict"]] == PURPLE else {}
+        inside(ax, _verdict(row), x, y, **on_purple)
     ax.set_xticks(range(len(requests)), [f"{n:,}" for n in requests])
     ax.set_yticks(range(len(cases)), [f"{case}, best {by}" for case, by in cases])
     ax.grid(visible=False)
     ax.invert_yaxis()
-    ax.set(
-        xlabel="requests at once", ylabel="model, box and goal", xlim=(-0.5, len(requests) - 0.5)
-    )
+    ax.set(xlabel="requests at once", xlim=(-0.5, len(requests) - 0.5))
+    ax.set_ylabel("model, box and goal", labelpad=12)
     figures.show(fig, caption, rows, "rule_of_thumb")
 
 

@@ -7,17 +7,12 @@ Each row stands in the table that distributed_planning.md leaves to be filled in
 
 from dataclasses import dataclass
 
-from . import recorded
 from .choose import Choice, holds
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
-from .layouts import recorded_on_two_gpus
 from .load import predict_speed
+from .margins import speedup_range
 from .models import ModelShape
-
-# The prompt that says how far off several GPUs can be: prompts are much of what a loaded server
-# computes.
-PROMPT = ("TP 2", "prefill_ms", 1024)
 
 
 @dataclass(frozen=True)
@@ -104,25 +99,6 @@ def of_choice(best: Choice, smallest: Choice) -> dict[str, float]:
         "output_tokens_per_s": a.output_tokens_per_s,
         "tpot_ms": a.tpot_s * 1e3,
     }
-
-
-def slower() -> float:
-    """How much of the time that PROMPT took on two H100s the planner had left out, as a share."""
-    rows, _ = recorded_on_two_gpus()
-    [prompt] = [row for row in rows if (row["layout"], row["quantity"], row["case"]) == PROMPT]
-    return 1 - prompt["before"] / prompt["measured"]
-
-
-def speedup_range(times: float, most: float) -> tuple[float, float]:
-    """(low, high) of a predicted speed-up, when both predictions may be off.
-
-    By the usual error, and that of several GPUs towards slower by `slower`. most: the share of the
-    GPUs, such as 2 for TP 2 over TP 1. Cutting the work adds all-reduces to it, so an error does
-    not take the speed-up beyond that, unless more memory has done so already.
-    """
-    error = recorded.usual_error()[0]
-    low, high = times * (1 - slower()) / (1 + error), times * (1 + error) / (1 - error)
-    return low, high if times > most else min(high, most)
 
 
 def serve_line(shape: ModelShape, tp: int, max_model_len: int, dp: int = 1) -> Command:

@@ -5,16 +5,17 @@ import textwrap
 
 from helpers.verdicts.gain import Gain
 
-from . import recorded
-from .choose import ALL_MISS, CANNOT_TELL, MISSES, SAME, Choice, Ranking, pure_layouts
+from . import margins, recorded
+from .choose import Choice, Ranking, pure_layouts
 from .hardware import GIB, Box
 from .inventory import Device, Inventory
 from .launch import Launch
 from .layouts import INPUT_TOKENS, Trial, recorded_on_two_gpus
 from .load import SpeedPrediction
+from .margins import ALL_MISS, CANNOT_TELL, MISSES, SAME, explained, slower, tpot_range_ms
 from .memory import MemoryPlan
 from .models import ModelShape, weight_bytes, weight_parts, why_invalid
-from .week5_plan import Expected, slower
+from .week5_plan import Expected
 
 # The parts of a decode step, as a figure's legend and a sentence name them.
 PART_NAMES = {
@@ -153,6 +154,22 @@ def kv_room(tp: int, memory: MemoryPlan) -> str:
     return f"TP {tp}: {memory.kv_cache_tokens:,} tokens of KV cache, {requests}"
 
 
+def about_memory(shape: ModelShape, gpu: str, memories: dict[int, MemoryPlan]) -> str:
+    """Under the bars of memory: what changes the working memory. memories: as of sizes_in_short."""
+    said = f"{shape.name} on {gpu}: a bar longer than the line does not fit."
+    one, two, *_ = [*(memory.worst for memory in memories.values()), None, None]
+    if not (one and two):
+        return said
+    parts = {
+        "the buffers of CUDA and NCCL": two.non_torch - one.non_torch,
+        "activations": two.peak_activation - one.peak_activation,
+        "CUDA graphs": two.cuda_graphs - one.cuda_graphs,
+    }
+    changes = ", ".join(f"{name} {more / GIB:+.2f}" for name, more in parts.items())
+    few, many, *_ = memories
+    return f"{said} Working memory from TP {few} to TP {many}, in GiB: {changes}."
+
+
 def sizes_in_short(shape: ModelShape, memories: dict[int, MemoryPlan]) -> list[str]:
     """What to keep of the sizes. memories: {tensor parallel size: its memory}, smallest first."""
     few, many = min(memories), max(memories)
@@ -278,16 +295,22 @@ def _leaders(predicted: dict[str, list[SpeedPrediction]]) -> str:
     )
     if few == many:
         return f"{few} gives most tokens/s, however many requests there are."
-    error = recorded.usual_error()[0]
-    pairs = zip(sizes, predicted[few], predicted[many], strict=True)
-    surely = (1 + error) / (1 - error)
-    ahead = (n for n, a, b in pairs if b.output_tokens_per_s > surely * a.output_tokens_per_s)
-    n = next(ahead, None)
-    then = f"{many} with {n} and more" if n else f"with {sizes[-1]} nobody can tell"
+    pairs = list(zip(sizes, predicted[few], predicted[many], strict=True))
+    early = [n for n, a, b in pairs if _surely_more(a, b)]
+    late = [n for n, a, b in pairs if _surely_more(b, a)]
+    until = "few requests (within the errors)"
+    if early:
+        until = f"up to {early[-1]} request{'s' * (early[-1] > 1)} at once"
+    since = f"{late[0]} and more" if late else f"{sizes[-1]} (within the errors)"
     return (
-        f"{few} gives most tokens/s with few requests, {then}; in between they differ by less than "
-        "the planner's error."
+        f"{few} is predicted to give most tokens/s with {until}, {many} with {since}; between them "
+        "the planner's errors explain the difference."
     )
+
+
+def _surely_more(one: SpeedPrediction, other: SpeedPrediction) -> bool:
+    """Whether no error of the planner explains that the first gives more tokens/s."""
+    return one.output_tokens_per_s > explained(one.tp * one.pp) * other.output_tokens_per_s
 
 
 def speed_in_short(rows: list[dict], predicted: dict[str, list[SpeedPrediction]]) -> list[str]:
@@ -306,14 +329,19 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
     """Why a layout's TPOT grows from the fewest requests at once to the most."""
     few, many = predictions[0], predictions[-1]
     was, now = few.decode.ms(), many.decode.ms()
-    grown = {part: now[part] - was[part] for part in now}
-    grown["the prompts of others in the same steps"] = 1e3 * (many.prompts_s - few.prompts_s)
+    step = {part: now[part] - was[part] for part in now}
+    prompts_ms = 1e3 * (many.prompts_s - few.prompts_s)
+    grown = {**step, "the prompts of others in the same steps": prompts_ms}
+    alone = (
+        f" The decode step alone grows from {1e3 * few.decode.total:.1f} to "
+        f"{1e3 * many.decode.total:.1f} ms, above all by {main_causes(step)}."
+    )
     running, wanted = many.streams_per_replica * many.dp, many.workload.concurrency
     waiting = f" Only {running} of the {wanted} run at once: the others wait."
     return (
         f"{layout}, from {few.workload.concurrency} to {wanted} requests: TPOT grows from "
         f"{few.tpot_s * 1e3:.1f} to {many.tpot_s * 1e3:.1f} ms, above all by "
-        f"{main_causes(grown)}.{waiting if running < wanted else ''}"
+        f"{main_causes(grown)}.{alone}{waiting if running < wanted else ''}"
     )
 
 
@@ -345,9 +373,11 @@ def _told(disturbed: list[str]) -> str:
 def slower_or_faster(predicted: float, gain: Gain, one: Trial, two: Trial) -> str:
     """Compare the predicted speed-up of TP 2 (1.0 = no change) with the measured one."""
     said = f"Predicted: {predicted:.2f} times as fast as TP 1. Measured: {gain.sentence()}."
-    if gain.verdict in ("better", "worse"):
+    if gain.low <= predicted <= gain.high:
+        said += " The prediction lies within that."
+    elif gain.verdict in ("better", "worse"):
         right = (predicted >= 1) == (gain.verdict == "better")
-        said += f" The direction was {'right' if right else 'wrong'}."
+        said += f" The direction was {'right, the size was not' if right else 'wrong'}."
     return said + _told([*one.disturbed, *two.disturbed])
 
 
@@ -471,14 +501,15 @@ def farthest_off(rows: list[dict], on_cpu: bool) -> str:
 
 
 def about_errors(rows: list[dict]) -> str:
-    """Under the planner's errors on recorded machines. rows: of recorded.errors."""
+    """Under the planner's errors on recorded machines. rows: as plots.planner_errors has them."""
     mean = max(rows, key=lambda row: row["mean"])
     worst = max(rows, key=lambda row: row["worst"])
     most, largest = (f"{QUANTITIES[row['quantity']]} on {row['machine']}" for row in (mean, worst))
+    on_average = f"Farthest off on average: {most}, {mean['mean']:.0%}. "
     return (
-        f"Farthest off on average: {most}, {mean['mean']:.0%}. The largest single miss: {largest}, "
+        f"{on_average * (mean is not worst)}The largest single miss: {largest}, "
         f"{worst['worst']:.0%} ({worst['mean']:.0%} on average of {worst['numbers']} numbers). "
-        "TP 2 and PP 2 on two H100s are the purple marks above."
+        "The two H100s ran TP 2 and PP 2, uncalibrated: the purple marks of the figure above."
     )
 
 
@@ -508,31 +539,40 @@ def on_two_gpus() -> str:
 
 
 # ---------------------------------------------------------------------- choose
-def close_calls(ranking: Ranking, goal_ms: float, error: float) -> list[str]:
-    """What the planner cannot decide: plans within its error (a share) of the limit or the best."""
+def close_calls(ranking: Ranking, goal_ms: float) -> list[str]:
+    """What the planner cannot decide: plans whose limit, or whose lead, lies within its errors."""
     best, out = ranking.best, []
-    of_error = f"less than the planner's error of {error:.0%} (more on several GPUs)"
     for c in ranking.choices:
         if not c.fits or c.at_once < c.prediction.workload.concurrency:
             continue
-        over_ms = c.prediction.tpot_s * 1e3 - goal_ms
-        if abs(over_ms) > error * goal_ms:
+        (low_ms, high_ms), over_ms = tpot_range_ms(c), c.prediction.tpot_s * 1e3 - goal_ms
+        if not low_ms <= goal_ms < high_ms:
             continue
+        errors = f"and with the planner's errors its TPOT is {low_ms:.1f} to {high_ms:.1f} ms"
         if c is best:
-            keeps = f"{c.name()} keeps the limit by {-over_ms:.1f} ms only"
-            out.append(f"{keeps}, {of_error}: measure it first.")
+            keeps = f"{c.name()} keeps the limit by {-over_ms:.1f} ms"
+            out.append(f"{keeps}, {errors}: measure it first.{_sure(ranking, goal_ms)}")
         elif over_ms > 0 and (best is None or c.gpus < best.gpus):
             misses = f"{c.name()} misses the limit by {over_ms:.1f} ms ({over_ms / goal_ms:.1%})"
-            out.append(f"{misses}, {of_error}: measure it first.{_gain(c, best)}")
+            out.append(f"{misses}, {errors}: measure it first.{_gain(c, best)}")
     second = next((c for c in ranking.choices if c.meets and c is not best), None)
     if best and second and second.gpus == best.gpus:
-        behind = 1 - second.prediction.output_tokens_per_s / best.prediction.output_tokens_per_s
-        if abs(behind) < error:
+        rates = [c.prediction.output_tokens_per_s for c in (best, second)]
+        if rates[0] < explained(best.tp * best.pp) * rates[1]:
             out.append(
-                f"{second.name()} differs by {abs(behind):.1%} in tokens/s from {best.name()}: the "
-                "planner cannot tell them apart."
+                f"{second.name()} differs by {abs(1 - rates[1] / rates[0]):.1%} in tokens/s from "
+                f"{best.name()}: the planner cannot tell them apart."
             )
     return out
+
+
+def _sure(ranking: Ranking, goal_ms: float) -> str:
+    """The first plan whose limit no error of the planner takes away; "" without one."""
+    sure = (c for c in ranking.choices if c.meets and tpot_range_ms(c)[1] <= goal_ms)
+    if not (plan := next(sure, None)):
+        return ""
+    high_ms = tpot_range_ms(plan)[1]
+    return f" {plan.name()} keeps it with those errors too: {high_ms:.1f} ms at most."
 
 
 def _gain(choice: Choice, best: Choice | None) -> str:
@@ -550,31 +590,40 @@ def _gain(choice: Choice, best: Choice | None) -> str:
 
 
 def about_choices(ranking: Ranking, goal_ms: float) -> str:
-    """One line under the picture of choices."""
-    crosses = ""
+    """Under the picture of choices."""
     fast = (c for c in ranking.choices if c.fits and c.prediction.tpot_s * 1e3 <= goal_ms)
-    if left := next((c for c in fast if not c.meets), None):
-        why = f"{left.name()}: {left.why}"
+    left, crosses, thumb = [c for c in fast if not c.meets], "", ranking.thumb
+    if left:
+        one = thumb if thumb in left else left[0]
+        why = f"{one.name()}: {one.why}"
         crosses = f" A cross left of the line misses for another reason ({why})."
     if ranking.best is None:
         return f"No plan meets the goal (crosses miss it).{crosses}"
-    return f"Star: chosen. Ring: what the rule of thumb would take. Crosses miss the goal.{crosses}"
+    return (
+        f"Star: chosen, with the planner's errors as bars ({_errors()}). Ring: what the rule of "
+        f"thumb would take. Crosses miss the goal.{crosses}"
+    )
+
+
+def _errors() -> str:
+    """The planner's errors, in figures."""
+    usual = recorded.usual_error()[0]
+    return f"{usual:.0%}, and towards slower {slower():.0%} where TP or PP cut the model"
 
 
 def about_rule(rows: list[dict]) -> str:
-    """Under the comparison of rule and ranking. rows: of choose.against_rule."""
+    """Under the comparison of rule and ranking. rows: of margins.against_rule."""
     same = sum(row["verdict"] == SAME for row in rows)
     close = sum(row["verdict"] == CANNOT_TELL for row in rows)
     missing = sum(row["verdict"] in (MISSES, ALL_MISS) for row in rows)
-    error, within, numbers = recorded.usual_error()
     return (
         f"In {same} of {len(rows)} cases the rule's plan is the planner's best. In {close} more "
-        f"they differ by less than {(1 + error) / (1 - error):.2f} times, which two errors of "
-        f"{error:.0%} explain ({within} of {numbers} times recorded on one H100 were predicted "
-        "within that): nobody can tell such plans apart here, and the rule wins, because it costs "
-        f"no planning. In {missing} (purple) not all requests run at once, with the rule's plan "
-        "or, where all miss, with any. The number says how many times as good the planner's best "
-        "would be. That is a hypothesis: of several GPUs only TP 2 and PP 2 of two H100s were "
+        f"the planner's errors explain the difference ({_errors()}): less than "
+        f"{explained(gpus=2):.2f} times where TP or PP cut the planner's best, else less than "
+        f"{explained():.2f}. Nobody can tell such plans apart here, and the rule wins, because it "
+        f"costs no planning. In {missing} (purple) not all requests run at once, with the rule's "
+        "plan or, where all miss, with any. The number says how many times as good the planner's "
+        "best would be. That is a hypothesis: of several GPUs only TP 2 and PP 2 of two H100s were "
         "measured, for up to 8 streams (section 4)."
     )
 
@@ -618,11 +667,10 @@ def reason_for(
         nearest = f"no layout keeps TPOT within {goal_ms:g} ms, and it comes nearest"
         why = keeps if tpot_ms <= goal_ms else nearest
         said += f" Nobody chose, so {chosen.name} is taken: {why}."
-    error, several = recorded.usual_error()[0], chosen.gpus > 1
-    most_ms = tpot_ms / (1 - (slower() if several else error))
-    if tpot_ms / (1 + error) < goal_ms < most_ms:
-        so_far = f"{error:.0%}" + f", on several GPUs {slower():.0%} towards slower" * several
-        said += f" The planner's error ({so_far}) reaches beyond the goal: measure it first."
+    low_ms, high_ms = margins.time_range(tpot_ms, chosen.tp)
+    if low_ms < goal_ms < high_ms:
+        errors = f"with the planner's errors it is {low_ms:.1f} to {high_ms:.1f} ms"
+        said += f" The goal lies within what TPOT may be ({errors}): measure it first."
     return said
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
+from helpers.display.lines import wrapped
 from helpers.engine import open_engine
 from helpers.results import recorded as reference
 from helpers.verdicts.gain import Gain, gain_of_ranks
@@ -112,10 +113,10 @@ class Trial:
         if self.problem and not self.startup_s:
             return f"{self.name}: {self.problem}"
         if self.problem:
-            return f"{started}, then failed: {self.problem}"
+            return wrapped(f"{started}, then failed: {self.problem}")
         times = ", ".join(self._time(streams) for streams in self.tpot_ms)
         kept = f"{self.kv_cache_tokens:,} tokens of KV cache"
-        return f"{started}, {kept}; TPOT {times}{self.disturbance.label()}"
+        return wrapped(f"{started}, {kept}; TPOT {times}{self.disturbance.label()}")
 
     def _time(self, streams: int) -> str:
         low, high = self.span("tpot_ms", streams)
@@ -278,6 +279,11 @@ def own_allreduce_s(box: Box) -> float:
     if box.gpu.family != "cpu":
         return default_tuning(box.gpu).allreduce_s
     return fit_allreduce(recorded.allreduce(has_gpu=False)[0])[0]
+
+
+def machine_of(*trials: Trial) -> dict:
+    """What else the machine did during the trial that was slowed most, for the record of both."""
+    return max((trial.disturbance for trial in trials), key=lambda one: one.slowdown).record()
 
 
 def apart_from_allreduces_s(shape: ModelShape, box: Box) -> float:

@@ -313,9 +313,9 @@ def check_counts(of, names) -> None:
 def predict_speed(
     shape: ModelShape,
     box: Box,
-    tp=1,
-    pp=1,
-    dp=1,
+    tp: int = 1,
+    pp: int = 1,
+    dp: int = 1,
     workload: RequestMix | None = None,
     options: EngineOptions | None = None,
     tuning: Tuning | None = None,

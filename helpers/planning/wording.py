@@ -1,8 +1,8 @@
 """Sentences of notebook 4 that depend on its numbers, whichever way they fall."""
 
 import statistics
-import textwrap
 
+from helpers.display.lines import LINE, wrapped
 from helpers.verdicts.gain import Gain
 
 from . import margins, recorded
@@ -32,7 +32,6 @@ PART_NAMES = {
 MUCH_WAITING = 0.25  # seconds in each second: more than a quiet TP 1 waits for a core
 LITTLE_OF_OTHERS = 0.03  # share of the cores: with more, other programs may be why ranks wait
 CLEARLY = 1.25  # times the error: less is no change to speak of
-LINE = 100  # characters of a printed line, so that a page does not break it within a word
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
 QUANTITIES = {
     "kv_cache_tokens": "KV-cache tokens",
@@ -415,13 +414,19 @@ def beyond_allreduce(gain: Gain, one: Trial, two: Trial, count: int) -> str:
     more_ms = two.tpot_ms[1] - one.tpot_ms[1]
     if more_ms <= own_ms:
         return ""
-    return textwrap.fill(
+    return wrapped(
         f"TP 2 takes {more_ms:.2f} ms more a step than TP 1, and its {count} all-reduces by "
         f"themselves {own_ms:.2f} ms of them. The rest is not the transfer: each rank waits for "
         "the slower one at every all-reduce, and both get each step by messages from the engine."
-        f"{waiting(two)}",
-        LINE,
+        f"{waiting(two)}"
     )
+
+
+def about_stages(gain: Gain, one: Trial, staged: Trial) -> str:
+    """What PP 2 did to one stream, and why."""
+    why = "A token visits both halves of the layers in turn, with messages between."
+    told = _told([*one.disturbed, *staged.disturbed])
+    return f"PP 2 against TP 1 here, one stream: {gain.sentence()}. {why}{told}"
 
 
 def calibrated(rows: list[dict]) -> str:
@@ -436,10 +441,9 @@ def calibrated(rows: list[dict]) -> str:
         so = "So in this run TP 1 carries over to them."
     elif after > CLEARLY * before:
         so = "So in this run TP 1 does not carry over: plan with the constants as they were."
-    return textwrap.fill(
+    return wrapped(
         f"The {len(others)} times that were not fitted: {before:.0%} off on average before, "
-        f"{after:.0%} after; {nearer} came nearer. {so}",
-        LINE,
+        f"{after:.0%} after; {nearer} came nearer. {so}"
     )
 
 
@@ -517,10 +521,9 @@ def kv_on_two_gpus() -> str:
     """How many tokens TP 1 and TP 2 kept on two H100s."""
     rows, label = recorded_on_two_gpus()
     kept = {row["layout"]: row["kv_cache_tokens"] for row in rows}
-    return textwrap.fill(
+    return wrapped(
         f"Measured once on {label}: {kept['TP 1']:,} tokens with TP 1 and "
-        f"{kept['TP 2']:,} with TP 2, {kept['TP 2'] / kept['TP 1']:.2f} times as many.",
-        LINE,
+        f"{kept['TP 2']:,} with TP 2, {kept['TP 2'] / kept['TP 1']:.2f} times as many."
     )
 
 
@@ -643,11 +646,10 @@ def against_smallest(best: Choice, smallest: Choice) -> str:
 def about_range() -> str:
     """Where the range of a speed-up comes from."""
     error, within, numbers = recorded.usual_error()
-    return textwrap.fill(
+    return wrapped(
         f"The range counts with an error of {error:.0%} in both predictions ({within} of {numbers} "
         f"times recorded on one H100 were predicted within that), and with {slower():.0%} towards "
-        "slower for several GPUs: so far off was a prompt of 1,024 tokens with TP 2 on two H100s.",
-        LINE,
+        "slower for several GPUs: so far off was a prompt of 1,024 tokens with TP 2 on two H100s."
     )
 
 
@@ -668,16 +670,18 @@ def reason_for(
         why = keeps if tpot_ms <= goal_ms else nearest
         said += f" Nobody chose, so {chosen.name} is taken: {why}."
     low_ms, high_ms = margins.time_range(tpot_ms, chosen.tp)
-    if low_ms < goal_ms < high_ms:
+    if goal_ms <= low_ms:
+        said += f" That misses the goal of {goal_ms:g} ms, whatever the planner's errors."
+    elif goal_ms < high_ms:
         errors = f"with the planner's errors it is {low_ms:.1f} to {high_ms:.1f} ms"
         said += f" The goal lies within what TPOT may be ({errors}): measure it first."
     return said
 
 
 def week5_in_short(first: Expected, chosen: Expected) -> list[str]:
-    """What to keep of the plan."""
+    """What to keep of the plan beside its reason."""
     if first is chosen:
-        return [f"Planned: {chosen.name}, with a TPOT of {chosen.tpot_ms:.1f} ms."]
+        return []
     out = [f"Expected of {chosen.name}, output tokens/s over {first.name}: {chosen.speedup}."]
     times = chosen.gpus / first.gpus
     if chosen.speedup_x_high < times:

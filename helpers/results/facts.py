@@ -144,16 +144,22 @@ def _given_up(record: dict | None) -> str:
 def list_of(
     prefix: str, thing: str = "answer", label: Callable[[str], str] = lambda variant: ""
 ) -> Slot:
-    """A list that grows: a line for each answer whose variant begins so (concern_1, concern_2)."""
+    """A list that grows: a line for each answer whose variant begins so (concern_1, concern_2).
+
+    What was written alike in several notebooks stands there once.
+    """
 
     def slot(facts: Facts) -> Fill:
-        parts, kinds = [], set()
+        parts, kinds, lines = [], set(), set()
         for record in facts.all("answer", prefix):
             text = text_of(record, "text").value
             if text:
                 kinds.add(kind_of(record))
                 text = f"- {label(record['variant'])}{text}"
-            if text or record.get("withdrawn"):
+            if again := text in lines:
+                text = ""
+            lines.add(text)
+            if text or again or record.get("withdrawn"):
                 parts.append(Part(record["variant"], text or None, _given_up(record)))
         if not kinds:
             return replace(NO_LINES, value=parts)

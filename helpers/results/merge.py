@@ -93,7 +93,7 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
     """
     if current is None:
         kept = [(line.key, line.text) for line in new if line.text is not None]
-        record = Base(kept, {line.key for line in new})
+        record = Base(kept, {line.key for line in new} - _taken_out(new))
         return Merged([text for _, text in kept], [None] * len(kept), record, {})
 
     ours = match(current, base, new)
@@ -119,9 +119,14 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
     return Merged(
         [text for _, text, _ in document],
         [place for _, _, place in document],
-        Base(record, known | written),
+        Base(record, (known | written) - _taken_out(new)),
         {key: current[i] for key, i in theirs.items()},
     )
+
+
+def _taken_out(new: list[Line]) -> set[str]:
+    """Parts that this export leaves out: no student removed them, and they may come again."""
+    return {line.key for line in new if line.text is None and not line.open}
 
 
 def match(current: list[str], base: Base, new: list[Line]) -> dict[int, str]:

@@ -154,12 +154,13 @@ def kind_of(record: dict) -> str:
 
 
 def source_of(record: dict) -> str:
-    """Its kind, and what is to be known of it: another run, other programs beside it."""
+    """Its kind, and what is to be known of it: another run, a failure, other programs beside it."""
     machine = record.get("machine")
     disturbed = isinstance(machine, dict) and machine.get("disturbed")
     at_once = (record.get("provenance") or {}).get("at_once", 1)
     notes = [
         "of another run" * bool(record.get(OTHER_RUN)),
+        "then failed" * bool(record.get("problem")),
         "disturbed" * bool(disturbed),
         f"{at_once} submissions at a time" * (kind_of(record) == "measured" and at_once != 1),
     ]

@@ -337,9 +337,28 @@ def test_an_answer_that_is_cleared_leaves_the_document(tmp_path):
     assert "about insight" not in text(tmp_path) and "- about issue_server" in text(tmp_path)
     assert "about issue_review" not in text(tmp_path)
     assert blank(report, "Key Insights 1").kind == "missing"
-    store.save("answer", "insight_1", {}, text="again", source="typed")
+    for key in ("insight_1", "issue_review"):
+        store.save("answer", key, {}, text=f"{key} again", source="typed")
     export(tmp_path)
-    assert "1. again" in text(tmp_path).splitlines()
+    assert {"1. insight_1 again", "- issue_review again"} <= set(text(tmp_path).splitlines())
+
+
+def test_an_issue_that_is_written_alike_in_several_notebooks_stands_once(tmp_path):
+    stores = [Results(notebook, tmp_path) for notebook in ("01_review", "04_multi_gpu_planning")]
+    first, second = stores
+    for store, key in ((first, "issue_review"), (second, "issue_planning")):
+        store.save("answer", key, {}, text="the first start compiles", source="typed")
+    report = export(tmp_path)
+    assert text(tmp_path).count("- the first start compiles") == 1
+    assert blank(report, "Issues and workarounds").value == "1 answer"
+    second.save("answer", "issue_planning", {}, text="two ranks wait", source="typed")
+    export(tmp_path)
+    assert text(tmp_path).count("- the first start compiles") == 1
+    assert "- two ranks wait" in text(tmp_path).splitlines()
+    first.save("answer", "issue_review", {}, text="two ranks wait", source="typed")
+    export(tmp_path)
+    assert text(tmp_path).count("- two ranks wait") == 1
+    assert "the first start compiles" not in text(tmp_path)
 
 
 EDITS = [  # an answer, its document, its line and what a student makes of it, what that reads

@@ -590,6 +590,22 @@ def test_numbers_in_words_are_held_against_units(text, differences):
     assert differing_numbers("my_learnings", text, [record]) == differences
 
 
+def test_a_number_without_a_unit_is_held_against_what_fills_its_blank():
+    about = {"notebook": "01_review", "experiment": "optimised", "variant": "best"}
+    record = about | {
+        "metrics": {"output_tokens_per_s": 900.0},
+        "engine_args": {"max_num_seqs": 64},
+    }
+
+    def found(line):
+        return differing_numbers("my_learnings", f"## Week 3: Optimization\n{line}\n", [record])
+
+    changed = "- Optimal max_num_seqs: 512 (my own idea)"
+    assert found(changed) == [f"“{changed}”: the record says 64"]
+    assert found("- Optimal max_num_seqs: 64 (64 of them were there)") == []
+    assert found("- Optimal max_num_seqs: none, I left the default") == []
+
+
 def test_a_table_that_was_edited_is_held_against_the_measurements(tmp_path):
     week(tmp_path, 123.4)
     records, text = load(tmp_path)[0], (tmp_path / "my_learnings_appendix.md").read_text()

@@ -1,7 +1,8 @@
 """Numbers in a student's text that the student's own measurements do not bear out.
 
 A quantity with a unit (tokens/s, ms, GiB, x), wherever it stands, has to be near a measurement of
-that unit. Lines that an export writes for these records are not looked at.
+that unit; a number without one, in a blank that an export fills, near what it fills in. Lines that
+an export writes for these records are not looked at.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from helpers.results import documents
 from helpers.results.facts import Facts
+from helpers.results.merge import BLANK
 from helpers.results.wording import all_numbers, finite, numbers_of, one_line, rounded
 
 TOLERANCE = 0.02
@@ -49,12 +51,26 @@ def differing(folder: Path, records: list[dict]) -> list[str]:
 
 def differing_numbers(document: str, text: str, records: list[dict]) -> list[str]:
     """Numbers in a document that its own measurements do not bear out, one sentence each."""
-    ours, _ = documents.render(document, Facts.of_records(records))
+    ours, fills = documents.render(document, Facts.of_records(records))
     written = {line.text for line in ours}
     pools = _pools(records)
     lines = [line.rstrip("\r") for line in text.split("\n")]
     own = [line for line in lines if line not in written and not line.startswith("#")]
-    return list(dict.fromkeys(said for line in own for said in _differ(line, pools)))
+    found = [said for line in own for said in _differ(line, pools)]
+    for line in ours:
+        label, blank, _ = line.open.partition(BLANK)
+        filled = re.match(f"{NUMBER}", str(fills[line.key].value)) if line.key in fills else None
+        if blank and filled and fills[line.key].kind != "typed":
+            found += _changed(label, filled[0], own)
+    return list(dict.fromkeys(found))
+
+
+def _changed(label: str, filled: str, own: list[str]) -> Iterator[str]:
+    """Own lines that begin so and go on with another number than was filled in, without a unit."""
+    for line in own:
+        said = re.match(rf"({NUMBER})(?!\S)(?!\s*(?:{UNIT}))", line.removeprefix(label))
+        if line.startswith(label) and said and not _agrees(said[1], _value(filled)):
+            yield f"“{one_line(line, 120)}”: the record says {filled}"
 
 
 def _differ(line: str, pools: dict[str, list[float]]) -> Iterator[str]:

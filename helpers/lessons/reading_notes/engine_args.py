@@ -150,14 +150,15 @@ def explorer(text: str = "") -> None:
 
     example = "for example: prefix, parallel, kv cache"
     words = w.Text(value=text, placeholder=example, description="Search")
-    names = dict.fromkeys(row.group for row in rows)
-    options = [("all groups", None), *((name, name) for name in names)]
-    group = w.Dropdown(options=options, description="Group")
+    everything = "all groups"  # an option whose value is None would be shown as a blank
+    groups = dict.fromkeys(row.group for row in rows)
+    group = w.Dropdown(options=[everything, *groups], description="Group")
     display(w.HBox([words, group]))
     place = card.Place()
 
     def found(_=None) -> None:
-        place.put(hits_table(search(words.value, rows, group.value)))
+        wanted = None if group.value == everything else group.value
+        place.put(hits_table(search(words.value, rows, wanted)))
 
     found()
     for control in (words, group):

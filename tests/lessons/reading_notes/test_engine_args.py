@@ -97,6 +97,7 @@ def test_the_widget_searches_as_one_types_and_the_page_keeps_the_table(monkeypat
     notebook = Outputs(monkeypatch)
     engine_args.explorer("prefix caching")
     field, group = notebook.shown[0].children
+    assert group.index == 0, "the front end shows the option of this number"
     assert "enable_prefix_caching" in notebook.shown[1].html
     field.value = "tensor parallel size"
     assert (
@@ -105,4 +106,6 @@ def test_the_widget_searches_as_one_types_and_the_page_keeps_the_table(monkeypat
     )
     group.value = "CacheConfig"
     assert "0 of 0 arguments" in notebook.shown[1].html
+    group.index = 0
+    assert "--tensor-parallel-size" in notebook.shown[1].html and group.index == 0
     assert len(notebook.shown) == 2

@@ -112,7 +112,7 @@ def _grown_most(found: dict) -> str:
     label = max(grown, key=grown.get, default="")
     if not label or grown[label] < 0.005:
         return ""
-    return f", and it grew most during “{label}”, by {grown[label]:.2f} GiB"
+    return f", and memory grew most during “{label}”, by {grown[label]:.2f} GiB"
 
 
 def _caption(found: dict, kv) -> str:

@@ -52,7 +52,7 @@ def test_reading_table_and_labels():
         fig, said, rows = memory_plot.draw(sampler(), KV)
         *_, values = figures.Picture(fig, said, rows, "m").outputs()
     assert (
-        "9.00 GiB, and it grew most during “load the weights”, by 8.00 GiB" in said
+        "9.00 GiB, and memory grew most during “load the weights”, by 8.00 GiB" in said
         and "40 % full" in said
         and DEVICE in said
     )

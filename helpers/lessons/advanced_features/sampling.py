@@ -210,4 +210,8 @@ def try_it(engine: Engine, question: str) -> None:
             print(error)
 
     ranges = {"temperature": (0.0, 2.0, 0.1), "top_p": (0.05, 1.0, 0.05)}
-    interact_manual.options(manual_name="Generate")(answer, **ranges, top_k=(0, 200), beams=(1, 8))
+    interactive = interact_manual.options(manual_name="Generate")
+    form = interactive(answer, **ranges, top_k=(0, 200), beams=(1, 8)).widget
+    *controls, _, _ = form.children  # the last ones are the button and what it prints
+    for control in controls:
+        control.style.description_width = "7em"  # "temperature" is cut off in the default's

@@ -80,8 +80,8 @@ def rounds_run(turns: InTurn) -> str:
     counted = [run.disturbance for runs in turns.counted.values() for run in runs]
     worst = max(counted, key=lambda disturbance: disturbance.slowdown)
     return (
-        f"{said} Some ranges are still too wide to choose by{worst.label()}: run this cell again "
-        "when the machine is quiet."
+        f"{said}\nSome ranges are still too wide to choose by{worst.label()}.\n"
+        "Run this cell again when the machine is quiet."
     )
 
 

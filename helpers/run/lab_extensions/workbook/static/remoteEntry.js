@@ -33,13 +33,16 @@
   }
 
   // Pictures are drawn on white paper: on a dark page light and dark change places, hues stay.
-  function darkPictures() {
+  // Printed lines break at spaces; JupyterLab's own break within words.
+  function styles() {
     const pictures = ".workbook-picture, .steps"; // drawings have colours of their own for it
-    const textContent =
-      `body[data-jp-theme-light="false"] :is(${pictures}) { filter: invert(0.93) hue-rotate(180deg); }`;
+    const textContent = `
+      body[data-jp-theme-light="false"] :is(${pictures}) { filter: invert(0.93) hue-rotate(180deg); }
+      .jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere; }
+    `;
     const activate = () => document.head.append(
       Object.assign(document.createElement("style"), { textContent }));
-    return { id: "workbook:dark-pictures", autoStart: true, activate };
+    return { id: "workbook:styles", autoStart: true, activate };
   }
 
   // START.md is written anew at every save of a notebook: where it is seen, it is read anew.
@@ -63,7 +66,7 @@
   window._JUPYTERLAB["workbook"] = {
     init: (scope) => { shared = scope; },
     get: async () => {
-      const found = { __esModule: true, default: [await altText(), darkPictures(), startPage()] };
+      const found = { __esModule: true, default: [await altText(), styles(), startPage()] };
       return () => found;
     },
   };

@@ -65,11 +65,13 @@ def _refused(store: Results) -> str:
 
 
 def _load(store: Results) -> str:
-    rate = _number(store, "sizing", "goal_met", "arrivals_per_s")
+    sized = _metrics(store, "sizing", "copies")
     kept_up = _number(store, "capacity", "open_loop", "kept_up_per_s")
     if kept_up is None:
         return NOT_MEASURED
-    goal = "the goal held at no rate tried" if rate is None else f"the goal held at {rate:.4g}/s"
+    goal = "the goal held at no rate tried"
+    if "good_share" in sized:
+        goal = f"the goal held at {sized['arrivals_per_s']:.4g}/s"
     return f"{goal}; the server kept up with {kept_up:.4g}/s"
 
 

@@ -21,7 +21,7 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     store.save("options", "changed", ttft | gap)
     store.save("burst", "limit_16", {"refused": 14})
     store.save("capacity", "open_loop", {"kept_up_per_s": 95.0})
-    store.save("sizing", "goal_met", {"arrivals_per_s": 60.0})
+    store.save("sizing", "copies", {"arrivals_per_s": 60.0, "good_share": 0.95})
     measured = {key: said for key, (_, said, _) in decisions.evidence(store).items()}
     assert "TTFT: 1.40 to 1.90 times; TPOT: not measured yet" in measured["places"]
     assert "longest gap in a stream: cannot tell;" in measured["chunks"]
@@ -31,3 +31,5 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     store.save("answer", "decision_load", {}, text="50 a second, for the chat", source="typed")
     [row] = [row for row in decisions.table(store) if row["choice"] == "Load of one copy"]
     assert row["what I would do"] == "50 a second, for the chat"
+    store.save("sizing", "copies", {"arrivals_per_s": 95.0})  # later, on a busier machine
+    assert "the goal held at no rate tried" in decisions.evidence(store)["load"][1]

@@ -63,7 +63,7 @@ def chunk_tradeoff(
     ):
         curve(ax, rows, "itl_ms_p99", metric, color=color)
         if there:
-            curve(ax, there, "itl_ms_p99", metric, label=where, **hollow_line())
+            curve(ax, there, "itl_ms_p99", metric, **hollow_line())
         for row in (*rows, *there):
             budget, at = f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric])
             look = {"color": GREY, "offset": (0, -14)} if row in there else {"offset": (0, 7)}
@@ -72,7 +72,8 @@ def chunk_tradeoff(
         ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.25 * top))
         _plain_log_axis(ax, [row["itl_ms_p99"] for row in (*rows, *there)])
     if there:
-        left.legend(fontsize=8, loc="lower left")
+        hollow = left.get_lines()[-1:]
+        fig.legend(hollow, [where.replace(",\n", ", ")], loc="outside lower center", fontsize=8)
     figures.show(fig, caption, rows, "chunked_tradeoff")
 
 

@@ -323,7 +323,8 @@ figures.show(fig, 'Four at a time give 3.3 times as much.', table=rows)
 from helpers.display import card
 from helpers.display.as_typed import in_html
 typed = 'a <b>card</b> at $2 against $10'
-card.show(card.Static(f'<div style="{card.CARD}" class="shown">{in_html(typed)}</div>', typed))"""
+card.show(card.Static(f'<div style="{card.CARD}" class="shown">{in_html(typed)}</div>', typed))
+print('word ' * 60)"""
 # The contrast of an element's text with what is behind it, as WCAG 2 counts it.
 CONTRAST = """e => {
   const numbers = c => c.match(/[\\d.]+/g).map(Number);
@@ -362,6 +363,8 @@ def test_pictures_read_well_in_both_themes(open_notebook, theme):
     behind = shown.evaluate("e => getComputedStyle(e).backgroundColor")
     light = sum(map(int, re.findall(r"\d+", behind)[:3])) > 3 * 128
     assert light == theme.endswith("Light"), f"a card on {behind} in {theme}"
+    printed = notebook.output(0).locator("pre", has_text="word word")
+    assert printed.evaluate("e => getComputedStyle(e).wordBreak") == "normal", "cut within words"
 
 
 def test_the_start_page_is_shown_as_a_page(server, browser):

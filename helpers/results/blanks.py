@@ -35,6 +35,7 @@ from helpers.results.wording import (
     numbers_of,
     one_line,
     origin_of,
+    question_of,
     rounded,
     spaced,
     unit_of,
@@ -209,8 +210,7 @@ def _surprise(rank: int) -> Slot:
         numbers = record["metrics"]
         unit = unit_of(record)
         said, came = (f"{rounded(numbers[n])}{unit}" for n in ("predicted", "measured"))
-        question = in_markdown(str(record.get("question") or record["variant"])[:300])
-        return from_record(record, f"{question} I said {said}, it was {came}.")
+        return from_record(record, f"{question_of(record)} I said {said}, it was {came}.")
 
     return slot
 

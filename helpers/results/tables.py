@@ -16,6 +16,7 @@ from helpers.results.wording import (
     kind_of,
     numbers_of,
     one_line,
+    question_of,
     rounded,
     source_of,
     spaced,
@@ -122,7 +123,7 @@ def _prediction(record: dict) -> str:
     kind = record.get("how") or "measured"
     how = "" if kind == "measured" else f" ({one_line(kind, 20)})"
     return table_row(
-        spaced(record["variant"]),
+        question_of(record),
         f"{rounded(predicted)}{unit_of(record)}",
         f"{rounded(measured)}{unit_of(record)}{how}",
         times,

@@ -84,6 +84,7 @@ def metric(name: str, value: float) -> str:
     if unit == "GiB" and 0 < abs(value) < 0.1:
         value, unit = value * 1024, "MiB"
     words = re.sub(r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), words)
+    words = words.replace(" 1 streams", " 1 stream")
     words += f" {statistic[1]}" if statistic else ""
     return f"{words} {rounded(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
 
@@ -143,6 +144,11 @@ def table_row(*cells: str) -> str:
 def spaced(name: str) -> str:
     """An experiment's or variant's name in words, as Markdown."""
     return in_markdown(one_line(name, 300).replace("_", " "))
+
+
+def question_of(record: dict) -> str:
+    """What a prediction was asked about, in one line of Markdown."""
+    return in_markdown(one_line(record.get("question") or record["variant"], 300))
 
 
 def kind_of(record: dict) -> str:

@@ -32,9 +32,9 @@ from helpers.run.course_file import find_notebooks
 # What each notebook is for.
 ABOUT = {
     "01_review": "Weeks 1 to 3 measured: baseline, sweeps, the best configuration",
-    "02_advanced_features": "chunked prefill, prefix caching, speculation, sampling, memory",
-    "03_reading_notes": "the papers, each idea as a small experiment",
-    "04_multi_gpu_planning": "hardware, parallelism, the plan for Week 5",
+    "02_advanced_features": "Chunked prefill, prefix caching, speculation, sampling, memory",
+    "03_reading_notes": "The papers, each idea as a small experiment",
+    "04_multi_gpu_planning": "Hardware, parallelism, the plan for Week 5",
     "05_server_mode": "vLLM as a server: requests, streaming, load, metrics",
 }
 # Exercises save under an experiment of their own, their key is the variant.

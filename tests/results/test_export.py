@@ -606,7 +606,7 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
     ]
     table = text(tmp_path, APPENDIX)
     late = "you, after the measurement (before: 6 tokens)"
-    assert f"| late | 1 tokens | 100,000 tokens | 100,000 | {late} | |" in table
+    assert f"| How many late? | 1 tokens | 100,000 tokens | 100,000 | {late} | |" in table
     assert "withdrawn" not in table
 
 

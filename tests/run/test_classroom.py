@@ -20,7 +20,7 @@ from nbformat import v4
 from helpers.lessons.reading_notes.questions import make_quiz
 from helpers.results import Results, export
 from helpers.results.store import load
-from helpers.run import notebook_file
+from helpers.run import finish, notebook_file
 from helpers.run.classroom import contents, grading, intake, results
 from helpers.run.classroom.differences import differing_numbers
 from helpers.run.classroom.intake import Refused, find_submissions, take_in
@@ -445,6 +445,23 @@ def test_a_zip_that_lies_about_its_sizes_is_counted_as_it_unpacks(tmp_path, monk
     with pytest.raises(Refused):
         take_in(liar, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_in_a_students_folder_is_unpacked_within_the_same_limits(tmp_path):
+    week(tmp_path / "my_week", 400.0)
+    folder = tmp_path / "Ada_123_assignsubmission_file"
+    folder.mkdir()
+    finish.write(tmp_path / "my_week")
+    shutil.copy(tmp_path / "my_week" / finish.ARCHIVE, folder)
+    notebook(folder, "01_review", GOOD)
+    taken = take_in(folder, tmp_path / "out")
+    assert taken["root"] == "." and list(taken["notebooks"]) == ["01_review.ipynb"]
+    assert contents.gather(tmp_path / "out", tmp_path / "gathered") == []
+    assert (tmp_path / "gathered" / "measurements.jsonl").exists(), "results/my_week"
+    zip_of(tmp_path / "my_week", folder / "second.zip", [("../../escaped.txt", "x")])
+    with pytest.raises(Refused):
+        take_in(folder, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ UNIT = (
 METRICS = (
     ("tokens/s", r"tokens_per_s$", 1),
     ("requests/s", r"requests_per_s$", 1),
-    ("ms", r"_ms(_p\d+|_mean|_max)?$", 1),
+    ("ms", r"_ms(_\w+)?$", 1),  # also ttft_ms_p50, tpot_ms_8_streams
     ("ms", r"(?<!_per)_s$", 1000),
     ("GiB", r"_gib$", 1),
     ("MiB", r"_gib$", 1024),

@@ -204,7 +204,7 @@ def _tar_members(archive: tarfile.TarFile, writer: _Writer) -> Iterator[_Member]
         yield _Member(info.name, kind, info.size, lambda info=info: archive.extractfile(info))
 
 
-def _from_archive(members: Iterable[_Member], writer: _Writer) -> None:
+def _from_archive(members: Iterable[_Member], writer: _Writer, above: tuple[str, ...] = ()) -> None:
     for count, member in enumerate(members):
         if count > 10 * MAX_FILES:
             raise Refused(f"it has more than {10 * MAX_FILES} members")
@@ -215,10 +215,11 @@ def _from_archive(members: Iterable[_Member], writer: _Writer) -> None:
             raise Refused(f"{display(member.name)!r} is neither a file nor a folder")
         if member.kind == "file" and parts:
             with member.open() as stream:
-                writer.write(parts, stream, member.size)
+                writer.write((*above, *parts), stream, member.size)
 
 
 def _from_folder(source: Path, writer: _Writer, notes: list[str]) -> None:
+    """A student's folder. An archive in it is unpacked: so learning platforms hand them on."""
     root = os.path.realpath(source)
 
     def walk(folder: Path, above: tuple[str, ...]) -> None:
@@ -233,7 +234,11 @@ def _from_folder(source: Path, writer: _Writer, notes: list[str]) -> None:
             elif entry.is_dir(follow_symlinks=False):
                 walk(Path(entry.path), parts)
             elif entry.is_file(follow_symlinks=False):
-                if stream := notebook_file.open_plain(Path(entry.path)):
+                if not above and entry.name.lower().endswith(ARCHIVES):
+                    # results.zip holds my_week/, so that it lies where a notebook has it.
+                    alone = not (folder / _student(entry)).exists()
+                    _from_file(Path(entry.path), writer, (_student(entry),) if alone else parts)
+                elif stream := notebook_file.open_plain(Path(entry.path)):
                     with stream:
                         writer.write(parts, stream, os.fstat(stream.fileno()).st_size)
             else:
@@ -265,8 +270,11 @@ def take_in(source: Path, destination: Path) -> dict:
     return {"root": str(root.relative_to(destination)), "notes": notes, "notebooks": notebooks}
 
 
-def _from_file(source: Path, writer: _Writer) -> None:
-    """An archive or a notebook; whatever is wrong with it is a reason to refuse it."""
+def _from_file(source: Path, writer: _Writer, above: tuple[str, ...] = ()) -> None:
+    """An archive or a notebook; whatever is wrong with it is a reason to refuse it.
+
+    above: the folder that an archive is unpacked into.
+    """
     size, name = source.stat().st_size, source.name.lower()
     if size > MAX_ARCHIVE:
         raise Refused(f"it is {size / MIB:,.0f} MiB; the limit is {MAX_ARCHIVE // MIB} MiB")
@@ -276,10 +284,10 @@ def _from_file(source: Path, writer: _Writer) -> None:
                 writer.write((source.name,), stream, size)
         elif name.endswith(".zip"):
             with zipfile.ZipFile(source) as archive:
-                _from_archive(_zip_members(archive), writer)
+                _from_archive(_zip_members(archive), writer, above)
         else:
             with tarfile.open(source, "r:*") as archive:
-                _from_archive(_tar_members(archive, writer), writer)
+                _from_archive(_tar_members(archive, writer), writer, above)
     except Refused:
         raise
     except Exception as error:  # zipfile and tarfile let through what a damaged archive can raise

@@ -381,12 +381,12 @@ def slower_or_faster(predicted: float, gain: Gain, one: Trial, two: Trial) -> st
 
 
 def undecided(gain: Gain, speedups: dict[str, float], two: Trial) -> str:
-    """What a run of TP 2 says all the same, and why its range is wide; "" when it is decided.
+    """What a run of TP 2 says all the same, and why its range is wide.
 
-    speedups: what each all-reduce predicts.
+    Of one that is decided what its reader must know. speedups: what each all-reduce predicts.
     """
     if gain.decided:
-        return ""
+        return _told(two.disturbed)
     out = [f"{x:.2f} ({way})" for way, x in speedups.items() if not gain.low <= x <= gain.high]
     predictions = f"It rules out {' and '.join(out)}." if out else "Both predictions lie in it."
     why = waiting(two)

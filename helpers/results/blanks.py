@@ -39,6 +39,7 @@ from helpers.results.wording import (
     rounded,
     spaced,
     unit_of,
+    was_disturbed,
     where,
     with_range,
 )
@@ -166,7 +167,11 @@ def tuning(facts: Facts) -> Fill:
 def _ranged(experiment: str, variant: str, name: str) -> Slot:
     def slot(facts: Facts) -> Fill:
         record = facts.get(experiment, variant)
-        return from_record(record, with_range(record["metrics"], name)) if record else MISSING
+        if not record:
+            return MISSING
+        text = with_range(record["metrics"], name)
+        disturbed = ", machine disturbed" * was_disturbed(record)
+        return from_record(record, text + disturbed if text else "")
 
     return slot
 

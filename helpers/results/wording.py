@@ -161,16 +161,20 @@ def kind_of(record: dict) -> str:
 
 def source_of(record: dict) -> str:
     """Its kind, and what is to be known of it: another run, a failure, other programs beside it."""
-    machine = record.get("machine")
-    disturbed = isinstance(machine, dict) and machine.get("disturbed")
     at_once = (record.get("provenance") or {}).get("at_once", 1)
     notes = [
         "of another run" * bool(record.get(OTHER_RUN)),
         "then failed" * bool(record.get("problem")),
-        "disturbed" * bool(disturbed),
+        "disturbed" * was_disturbed(record),
         f"{at_once} submissions at a time" * (kind_of(record) == "measured" and at_once != 1),
     ]
     return ", ".join(filter(None, [kind_of(record), *notes]))
+
+
+def was_disturbed(record: dict) -> bool:
+    """Whether something else on the machine disturbed the measurement."""
+    machine = record.get("machine")
+    return isinstance(machine, dict) and bool(machine.get("disturbed"))
 
 
 def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") -> str:

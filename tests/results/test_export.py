@@ -343,6 +343,16 @@ def test_an_answer_that_is_cleared_leaves_the_document(tmp_path):
     assert {"1. insight_1 again", "- issue_review again"} <= set(text(tmp_path).splitlines())
 
 
+def test_a_number_of_the_week_says_that_the_machine_was_disturbed(tmp_path):
+    store, about = Results("04_multi_gpu_planning", tmp_path), ("trial", "TP 2 against TP 1")
+    metrics = {"speedup_x": 0.7, "speedup_x_low": 0.6, "speedup_x_high": 0.8}
+    line = "- Tensor parallelism on two ranks of this machine: 0.7x (0.6 to 0.8)"
+    for machine, more in (({}, ""), ({"disturbed": ["other programs"]}, ", machine disturbed")):
+        store.save(*about, metrics, machine=machine)
+        export(tmp_path)
+        assert line + more in text(tmp_path).splitlines()
+
+
 def test_an_issue_that_is_written_alike_in_several_notebooks_stands_once(tmp_path):
     stores = [Results(notebook, tmp_path) for notebook in ("01_review", "04_multi_gpu_planning")]
     first, second = stores

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from helpers.display.lines import wrapped
-
 from .hardware import Box, Gpu, PlanningError
 from .load import RequestMix, check_counts, predict_speed
 from .memory import EngineOptions, plan_memory
@@ -109,7 +107,7 @@ class Calibration:
         )
         moved = [f"{name} x{x:.2f}" for name, x in self.moved.items() if abs(x - 1) > 0.005]
         fitted = f"fitted: {before} off before, {after} after"
-        return wrapped(f"{fitted};\nmoved: {', '.join(moved) or 'nothing'}")
+        return f"{fitted};\nmoved: {', '.join(moved) or 'nothing'}"
 
 
 def calibrate(

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
-from helpers.display.lines import wrapped
 from helpers.engine import open_engine
 from helpers.results import recorded as reference
 from helpers.verdicts.gain import Gain, gain_of_ranks
@@ -113,10 +112,10 @@ class Trial:
         if self.problem and not self.startup_s:
             return f"{self.name}: {self.problem}"
         if self.problem:
-            return wrapped(f"{started}, then failed: {self.problem}")
+            return f"{started}, then failed: {self.problem}"
         times = ", ".join(self._time(streams) for streams in self.tpot_ms)
         kept = f"{self.kv_cache_tokens:,} tokens of KV cache"
-        return wrapped(f"{started}, {kept}; TPOT {times}{self.disturbance.label()}")
+        return f"{started}, {kept}; TPOT {times}{self.disturbance.label()}"
 
     def _time(self, streams: int) -> str:
         low, high = self.span("tpot_ms", streams)

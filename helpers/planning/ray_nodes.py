@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.display.lines import wrapped
 from helpers.engine import processes
 from helpers.engine.failure import last_exception
 from helpers.server.start import free_port
@@ -39,7 +38,7 @@ class RayTrial:
         lines = [f"$ {command}" for command in self.commands]
         if self.nodes is not None:
             lines.append(f"Ray counts {self.nodes or 'no'} nodes on this machine.")
-        return "\n".join([*lines, wrapped(self.problem or self.engine)])
+        return "\n".join([*lines, self.problem or self.engine])
 
 
 def run(profile, devices: int) -> RayTrial:

@@ -9,8 +9,6 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from helpers.display.lines import wrapped
-
 FILE = Path(__file__).with_name("recorded.json")
 
 # NCCL between two H200s of one host joined by NVLink, payload in bytes: microseconds.
@@ -54,7 +52,7 @@ def tp2() -> str:
         "as fast)"
         for step in two["steps"]
     )
-    return wrapped(
+    return (
         f"No times of TP 2 from this machine. Recorded on {two['machine']} with the shipped "
         f"model: {times}."
     )

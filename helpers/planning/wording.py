@@ -2,7 +2,6 @@
 
 import statistics
 
-from helpers.display.lines import LINE, wrapped
 from helpers.verdicts.gain import Gain
 
 from . import margins, recorded
@@ -31,6 +30,7 @@ PART_NAMES = {
 }
 MUCH_WAITING = 0.25  # seconds in each second: more than a quiet TP 1 waits for a core
 LITTLE_OF_OTHERS = 0.03  # share of the cores: with more, other programs may be why ranks wait
+LONG = 85  # characters of a command: of a longer one each option has a line
 CLEARLY = 1.25  # times the error: less is no change to speak of
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
 QUANTITIES = {
@@ -414,7 +414,7 @@ def beyond_allreduce(gain: Gain, one: Trial, two: Trial, count: int) -> str:
     more_ms = two.tpot_ms[1] - one.tpot_ms[1]
     if more_ms <= own_ms:
         return ""
-    return wrapped(
+    return (
         f"TP 2 takes {more_ms:.2f} ms more a step than TP 1, and its {count} all-reduces by "
         f"themselves {own_ms:.2f} ms of them. The rest is not the transfer: each rank waits for "
         "the slower one at every all-reduce, and both get each step by messages from the engine."
@@ -441,7 +441,7 @@ def calibrated(rows: list[dict]) -> str:
         so = "So in this run TP 1 carries over to them."
     elif after > CLEARLY * before:
         so = "So in this run TP 1 does not carry over: plan with the constants as they were."
-    return wrapped(
+    return (
         f"The {len(others)} times that were not fitted: {before:.0%} off on average before, "
         f"{after:.0%} after; {nearer} came nearer. {so}"
     )
@@ -521,7 +521,7 @@ def kv_on_two_gpus() -> str:
     """How many tokens TP 1 and TP 2 kept on two H100s."""
     rows, label = recorded_on_two_gpus()
     kept = {row["layout"]: row["kv_cache_tokens"] for row in rows}
-    return wrapped(
+    return (
         f"Measured once on {label}: {kept['TP 1']:,} tokens with TP 1 and "
         f"{kept['TP 2']:,} with TP 2, {kept['TP 2'] / kept['TP 1']:.2f} times as many."
     )
@@ -646,7 +646,7 @@ def against_smallest(best: Choice, smallest: Choice) -> str:
 def about_range() -> str:
     """Where the range of a speed-up comes from."""
     error, within, numbers = recorded.usual_error()
-    return wrapped(
+    return (
         f"The range counts with an error of {error:.0%} in both predictions ({within} of {numbers} "
         f"times recorded on one H100 were predicted within that), and with {slower():.0%} towards "
         "slower for several GPUs: so far off was a prompt of 1,024 tokens with TP 2 on two H100s."
@@ -729,7 +729,7 @@ def launch_lines(launch: Launch) -> str:
         where = f"  [{command.where}] " if len(launch.commands) > 1 else ""
         refused = f"   # REFUSED: {command.objection}"
         typed = where + command.text
-        if len(typed) > LINE - 15:  # an option a line, as one would type it
+        if len(typed) > LONG:
             typed = typed.replace(" --", " \\\n      --")
         lines.append(typed + verdicts.get(command.accepted, refused))
     return "\n".join(lines)

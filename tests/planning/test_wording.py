@@ -396,6 +396,6 @@ def test_the_layout_that_overtakes_is_named_with_its_number_of_requests():
 def test_a_long_command_breaks_before_its_options_only():
     model = plan.load_shape("Qwen2.5-7B")
     text = wording.launch_lines(plan.commands(model, 4, 2, nodes=2))
-    assert max(map(len, text.splitlines())) <= wording.LINE
+    assert max(map(len, text.splitlines())) <= wording.LONG
     assert text.splitlines()[1] == "      --tensor-parallel-size 4 \\"
     assert "\n" not in wording.launch_lines(plan.commands(model, 4))

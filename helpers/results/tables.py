@@ -45,7 +45,7 @@ def results_table(facts: Facts) -> Fill:
     return Fill(parts, best, count(len(rows), "result"))
 
 
-def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
+def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str | None]:
     """A heading, the machine (once), and a row a result; of many rows those that say most."""
     measured = where([r for r in rows if kind_of(r) == "measured"])
     elsewhere = "Not measured on this machine; see the source."
@@ -60,6 +60,9 @@ def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
     }
     for experiment in dict.fromkeys(r["experiment"] for r in rows):
         found = sorted((r for r in rows if r["experiment"] == experiment), key=_number_in_front)
+        earlier = _of_earlier_rates(found)
+        lines |= {f"row.{experiment}.{r['variant']}": None for r in earlier}
+        found = [r for r in found if r not in earlier]
         shown = _chosen(found)
         name = spaced(experiment)
         for r in shown:
@@ -70,6 +73,17 @@ def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str]:
             cells = (name, "the others", "in measurements.jsonl", "")
             lines[f"more.{experiment}"] = table_row(*cells)
     return lines | {"gap3": ""}
+
+
+def _of_earlier_rates(rows: list[dict]) -> list[dict]:
+    """Of rates that a load was sent at, those of earlier sessions.
+
+    They follow from what a session measured before: the next one has others, and another capacity.
+    """
+    rates = [r for r in rows if re.fullmatch(r"[\d.]+_per_s", r["variant"])]
+    made = [(r.get("provenance") or {}) for r in rates]
+    last = max(made, key=lambda place: place.get("time_utc") or "", default={}).get("session")
+    return [r for r, place in zip(rates, made, strict=True) if place.get("session") != last]
 
 
 def _number_in_front(record: dict) -> float:

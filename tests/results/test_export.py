@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.results import documents, week5
+from helpers.results import store as store_module
 from helpers.results.blanks import SLOTS
 from helpers.results.documents import export, hand_edits
 from helpers.results.merge import Base, Line, merge
@@ -341,6 +342,17 @@ def test_an_answer_that_is_cleared_leaves_the_document(tmp_path):
         store.save("answer", key, {}, text=f"{key} again", source="typed")
     export(tmp_path)
     assert {"1. insight_1 again", "- issue_review again"} <= set(text(tmp_path).splitlines())
+
+
+def test_the_rates_of_an_earlier_session_leave_the_results(tmp_path, monkeypatch):
+    rates = {"47.1_per_s": 1, "102.1_per_s": 1, "56.6_per_s": 2, "1_clients": 1}
+    for rate, session in rates.items():
+        place = {"session": f"session {session}", "time_utc": f"2026-11-26T0{session}:00:00"}
+        monkeypatch.setattr(store_module, "provenance", lambda profile=None, place=place: place)
+        Results("05_server_mode", tmp_path).save("load", rate, {"requests_per_s": 40.0})
+        export(tmp_path)
+    shown = re.findall(r"\| load \| ([\w. ]+) \|", text(tmp_path, APPENDIX))
+    assert shown == ["1 clients", "56.6 per s"], "other rates, made after another capacity"
 
 
 def test_a_number_of_the_week_says_that_the_machine_was_disturbed(tmp_path):

@@ -281,8 +281,9 @@ def own_allreduce_s(box: Box) -> float:
 
 
 def machine_of(*trials: Trial) -> dict:
-    """What else the machine did during the trial that was slowed most, for the record of both."""
-    return max((trial.disturbance for trial in trials), key=lambda one: one.slowdown).record()
+    """What else the machine did during the most disturbed of them, for a record of all."""
+    disturbances = [trial.disturbance for trial in trials]
+    return max(disturbances, key=lambda one: (len(one.reasons), one.slowdown)).record()
 
 
 def apart_from_allreduces_s(shape: ModelShape, box: Box) -> float:

@@ -168,6 +168,28 @@ def test_a_speedup_within_the_noise_is_no_direction():
     assert "other programs took 40 %" in said(1.4, trial(2, 2.8, disturbed=0.4))
 
 
+def test_a_speedup_is_as_disturbed_as_its_more_disturbed_trial():
+    calm, busy = trial(1, 2.0), trial(2, 2.8, disturbed=0.4)
+    assert "disturbed" not in layouts.machine_of(calm, calm)
+    for pair in ((calm, busy), (busy, calm)):
+        assert layouts.machine_of(*pair)["disturbed"]
+        assert "disturbed meanwhile" in wording.about_stages(layouts.speedup(*pair), *pair)
+
+
+def test_why_working_memory_does_not_fall_with_more_gpus():
+    model = plan.load_shape("Qwen2.5-7B")
+    memories = {
+        tp: plan.plan_memory(model, plan.make_box("H100-SXM", tp), tp, options=OPTIONS)
+        for tp in (1, 2)
+    }
+    said = wording.about_memory(model, "H100-SXM", memories)
+    changes = [float(more) for more in re.findall(r"[+-]\d\.\d\d", said)]
+    working = [memory.shares_gib()["working memory"] for memory in memories.values()]
+    assert sum(changes) == pytest.approx(working[1] - working[0], abs=0.02), "the whole change"
+    assert changes[0] > 0 > changes[1], "NCCL's buffers come, activations are halved"
+    assert "Working memory" not in wording.about_memory(model, "H100-SXM", {1: memories[1]})
+
+
 def test_the_all_reduce_is_told_by_its_own_time_and_not_by_the_steps():
     assert "not gloo" in wording.which_allreduce(trial(2, 2.8, 5.0), "gloo", 310e-6)
     assert "too close to tell" in wording.which_allreduce(trial(2, 2.8, 200.0), "gloo", 310e-6)
@@ -284,6 +306,8 @@ def test_a_layout_that_nobody_chose_follows_from_the_plan_and_says_so():
     said = wording.reason_for(rows, rows[1], 64, 1.1 * tpot_ms[1], by_rule=False)
     assert "from 13.1 to 9.0 ms" in said and "Nobody" not in said
     assert "The goal lies within what TPOT may be" in said
+    said = wording.reason_for(rows, rows[0], 64, 0.8 * tpot_ms[0], by_rule=False)
+    assert f"misses the goal of {0.8 * tpot_ms[0]:g} ms, whatever" in said
 
 
 def test_tpot_under_load_by_hand_is_near_the_plan():

@@ -162,19 +162,19 @@ class Progress:
         said = f"{self.done} of {self.total} {self.unit}{self._numbers()}"
         if 0 < self.done < self.total:
             left_s = (time.perf_counter() - self.start) * (self.total - self.done) / self.done
-            said += f", {number(left_s, 3)} s left"
+            said += f", {number(left_s)} s left"
         return said
 
     def _numbers(self) -> str:
         items = self.numbers.items()
-        return "".join(f", {number(value, 3)} {_words(name)}" for name, value in items)
+        return "".join(f", {number(value)} {_words(name)}" for name, value in items)
 
     def close(self) -> None:
         """The work is over (or was stopped): leave one line about it."""
         if self._line is None:
             return
         stopped = "" if self.done >= self.total else f"stopped after {self.done} of "
-        took = f"in {number(time.perf_counter() - self.start, 3)} s"
+        took = f"in {number(time.perf_counter() - self.start)} s"
         self._line.close(f"{self.label}: {stopped}{self.total} {self.unit} {took}{self._numbers()}")
         self._line = None
 
@@ -224,7 +224,7 @@ class EngineStart:
             self._look()  # a phase that it finds now begins before the end
         self.seconds = seconds = time.perf_counter() - self._start
         took = self.phases_s().items()
-        parts = [f"{label} {number(part, 3)}" for label, part in took if part >= 0.05]
+        parts = [f"{label} {number(part)}" for label, part in took if part >= 0.05]
         if failed:
             said = f"The {self.what} did not start: stopped after {seconds:.1f} s"
         else:
@@ -340,7 +340,7 @@ class View:
             recent = [value for _, value in points]
             top = max(recent) or 1
             bars = "".join("▁▂▃▄▅▆▇█"[round(7 * max(0, value) / top)] for value in recent)
-            said = f"<b>{number(recent[-1], 3)}</b> {html.escape(label)}"
+            said = f"<b>{number(recent[-1])}</b> {html.escape(label)}"
             rows += f'<div>{said} <span style="color:{card.MUTED}">{bars}</span></div>'
         return rows
 
@@ -363,7 +363,7 @@ class View:
             rows.append({"number": label, "most": max(values), "mean": mean, "last": values[-1]})
         axes[-1, 0].set_xlabel("seconds")
         said = "; ".join(f"{row['number']}: at most {number(row['most'])}" for row in rows)
-        said += f". {len(self.readings)} readings in {number(self.readings[-1]['t_s'], 3)} s."
+        said += f". {len(self.readings)} readings in {number(self.readings[-1]['t_s'])} s."
         if self.stopped_early:
             said += f" {self.stopped_early}."
         return figures.Picture(fig, said, rows, "live_view")

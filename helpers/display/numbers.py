@@ -6,8 +6,8 @@ import math
 import re
 
 
-def number(value, digits: int = 3) -> str:
-    """A value as a reader wants it: up to ``digits`` significant digits, no zeros at the end.
+def number(value) -> str:
+    """A value as a reader wants it: up to three significant digits, no zeros at the end.
 
     Text stays as it is, None is "", True is "yes", NaN and infinity are "no data".
     """
@@ -23,7 +23,7 @@ def number(value, digits: int = 3) -> str:
         return "no data"
     if value and not 1e-3 <= abs(value) < 1e9:
         return f"{value:.3g}"
-    decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
+    decimals = 2 - math.floor(math.log10(abs(value))) if value else 0
     text = f"{value:,.{max(0, min(decimals, 6))}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from helpers.display.as_typed import in_markdown
+from helpers.display.numbers import number
 from helpers.results import tables
 from helpers.results.facts import (
     MISSING,
@@ -36,7 +37,6 @@ from helpers.results.wording import (
     one_line,
     origin_of,
     question_of,
-    rounded,
     spaced,
     unit_of,
     was_disturbed,
@@ -98,7 +98,7 @@ def memory_setting(facts: Facts) -> Fill:
     if size is None:
         return MISSING
     mib = size / 2**20
-    amount = f"{rounded(mib / 1024)} GiB" if mib >= 1024 else f"{rounded(round(mib, 1))} MiB"
+    amount = f"{number(mib / 1024)} GiB" if mib >= 1024 else f"{number(round(mib, 1))} MiB"
     said = _not_varied(facts, "kv_cache_memory_bytes")
     return from_record(facts.best, f"not used; KV cache set to {amount} instead{said}")
 
@@ -137,7 +137,7 @@ def improvement(facts: Facts) -> Fill:
     value = _improvement(facts)
     if value is None:
         return MISSING
-    fill = from_record(facts.best, rounded(value))
+    fill = from_record(facts.best, number(value))
     if _typed_baseline(facts) is None:
         return fill
     over = f"over the {_measured_baseline(facts).value} tokens/sec measured this week: "
@@ -214,7 +214,7 @@ def _surprise(rank: int) -> Slot:
         record = missed[rank]
         numbers = record["metrics"]
         unit = unit_of(record)
-        said, came = (f"{rounded(numbers[n])}{unit}" for n in ("predicted", "measured"))
+        said, came = (f"{number(numbers[n])}{unit}" for n in ("predicted", "measured"))
         return from_record(record, f"{question_of(record)} I said {said}, it was {came}.")
 
     return slot
@@ -331,8 +331,8 @@ def _tried(facts: Facts) -> str:
 def _hardware(name: str) -> Slot:
     def slot(facts: Facts) -> Fill:
         record = facts.get("hardware", "week5")
-        number = metric_of(record, name)
-        return text_of(record, name) if number.kind == "missing" else number
+        fill = metric_of(record, name)
+        return text_of(record, name) if fill.kind == "missing" else fill
 
     return slot
 

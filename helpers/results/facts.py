@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helpers.display.as_typed import in_markdown
+from helpers.display.numbers import number
 from helpers.results.one_run import latest_that_agree, measured_again
 from helpers.results.store import load
-from helpers.results.wording import count, finite, kind_of, origin_of, rounded
+from helpers.results.wording import count, finite, kind_of, origin_of
 
 # Experiments that have their own place in the documents and are not rows of the results table.
 NOT_RESULTS = {
@@ -111,7 +112,7 @@ def from_record(record: dict | None, text: str | list[Part]) -> Fill:
 def metric_of(record: dict | None, name: str, ending: str = "") -> Fill:
     """A number of the record, rounded."""
     value = finite(record["metrics"].get(name)) if record else None
-    return MISSING if value is None else from_record(record, rounded(value) + ending)
+    return MISSING if value is None else from_record(record, number(value) + ending)
 
 
 def text_of(record: dict | None, name: str) -> Fill:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from helpers.display.as_typed import in_markdown
+from helpers.display.numbers import number
 from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_record
 from helpers.results.merge import BLANK
 from helpers.results.wording import (
@@ -17,7 +18,6 @@ from helpers.results.wording import (
     numbers_of,
     one_line,
     question_of,
-    rounded,
     source_of,
     spaced,
     table_row,
@@ -88,8 +88,8 @@ def _of_earlier_rates(rows: list[dict]) -> list[dict]:
 
 def _number_in_front(record: dict) -> float:
     """The number that a variant begins with, such as a rate; the others keep their order."""
-    number = re.match(r"\d+(\.\d+)?", record["variant"])
-    return float(number[0]) if number else -1.0
+    found = re.match(r"\d+(\.\d+)?", record["variant"])
+    return float(found[0]) if found else -1.0
 
 
 def _chosen(rows: list[dict]) -> list[dict]:
@@ -131,15 +131,15 @@ def _prediction(record: dict) -> str:
     predicted, measured, ratio = numbers_of(record, "predicted", "measured", "ratio")
     if ratio is None and predicted:
         ratio = measured / predicted
-    times = "" if ratio is None else rounded(ratio)
+    times = "" if ratio is None else number(ratio)
     if ratio is not None and 0.01 <= abs(ratio) < 100:
         times = f"{ratio:.2f}"
     kind = record.get("how") or "measured"
     how = "" if kind == "measured" else f" ({one_line(kind, 20)})"
     return table_row(
         question_of(record),
-        f"{rounded(predicted)}{unit_of(record)}",
-        f"{rounded(measured)}{unit_of(record)}{how}",
+        f"{number(predicted)}{unit_of(record)}",
+        f"{number(measured)}{unit_of(record)}{how}",
         times,
         _predicted_by(record),
         in_markdown(one_line(record.get("residual") or "")),
@@ -153,7 +153,7 @@ def _predicted_by(record: dict) -> str:
     if not record.get("changed_after_measuring"):
         return "you"
     before = finite(record.get("said_before"))
-    first = "" if before is None else f" (before: {rounded(before)}{unit_of(record)})"
+    first = "" if before is None else f" (before: {number(before)}{unit_of(record)})"
     return f"you, after the measurement{first}"
 
 
@@ -199,6 +199,6 @@ def week5_table(facts: Facts) -> Fill:
 def _to_fill_in(record: dict) -> str:
     numbers = record["metrics"]
     expected = numbers_of(record, "output_tokens_per_s", "tpot_ms")
-    cells = ["" if value is None else rounded(value) for value in expected]
+    cells = ["" if value is None else number(value) for value in expected]
     cells.append(with_range(numbers, "speedup_x", alone=""))
     return table_row(spaced(record["variant"]), *cells, BLANK, BLANK)

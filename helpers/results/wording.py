@@ -6,6 +6,7 @@ import math
 import re
 
 from helpers.display.as_typed import in_markdown
+from helpers.display.numbers import number
 from helpers.results.one_run import OTHER_RUN
 from helpers.verdicts.gain import LEAST_VALUES, Gain
 
@@ -64,19 +65,6 @@ def all_numbers(record: dict) -> dict[str, float]:
     return {k: float(v) for k, v in record["metrics"].items() if finite(v) is not None}
 
 
-def rounded(value: float) -> str:
-    """Three to four significant digits, thousands grouped: 1,843 / 81.4 / 0.0123.
-
-    The documents' own way to write a number since their first export: an export knows its lines
-    again by their characters.
-    """
-    if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
 def metric(name: str, value: float) -> str:
     """A metric with its unit, read from its name: ttft_ms_p50 -> 'TTFT p50 12.1 ms'."""
     statistic = re.search(r"_(p\d+|mean|max|min)$", name)
@@ -86,7 +74,7 @@ def metric(name: str, value: float) -> str:
     words = re.sub(r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), words)
     words = words.replace(" 1 streams", " 1 stream")
     words += f" {statistic[1]}" if statistic else ""
-    return f"{words} {rounded(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
+    return f"{words} {number(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
 
 
 def _split_unit(name: str) -> tuple[str, str]:
@@ -122,7 +110,7 @@ def _range(metrics: dict[str, float], name: str) -> str:
         return ""
     gain = Gain(finite(metrics.get(name)) or 0.0, low, high, LEAST_VALUES)
     undecided = name.endswith("_x") and gain.undecided
-    return f" ({rounded(low)} to {rounded(high)}{', undecided' * undecided})"
+    return f" ({number(low)} to {number(high)}{', undecided' * undecided})"
 
 
 def count(number: int, thing: str) -> str:
@@ -183,7 +171,7 @@ def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") 
     alone: what is said of one that has no range.
     """
     value = finite(metrics.get(name))
-    return "" if value is None else f"{rounded(value)}x{_range(metrics, name) or alone}"
+    return "" if value is None else f"{number(value)}x{_range(metrics, name) or alone}"
 
 
 def by_person(record: dict) -> bool:

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from helpers import replace_file
 from helpers.display.as_typed import BREAK, in_html
+from helpers.display.numbers import number
 from helpers.results.documents import KINDS
-from helpers.results.wording import rounded
 
 SLOW_CELL_S = 5.0
 HERE = Path(__file__).parent
@@ -63,7 +63,7 @@ TEMPLATES.filters |= {
     "cell": in_cell,
     "duration": duration,
     "fence": fence,
-    "rounded": rounded,
+    "number": number,
     "sentence": one_sentence,
     "typed": lambda text: Markup(in_html(text)),
 }

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from helpers.display.numbers import number
 from helpers.results import documents
 from helpers.results import store as results
-from helpers.results.wording import rounded
 from tests.notebook_tools import SMALL, execute
 
 pytestmark = pytest.mark.slow
@@ -117,10 +117,10 @@ def test_my_learnings_is_filled_with_these_numbers(run, store):
     baseline = store.get("baseline", "one_at_a_time")["metrics"]
     initial = best.get("baseline_tokens_per_s", baseline["output_tokens_per_s"])
     final = best["output_tokens_per_s"]
-    assert f"- Final throughput: {rounded(final)} tokens/sec\n" in text
+    assert f"- Final throughput: {number(final)} tokens/sec\n" in text
     # Over what is said, since "Initial throughput" shows the typed number.
     shown = re.search(r"over the ([\d,.]+) tokens/sec measured this week: ([\d.]+)x\n", text)
-    assert shown[1] == rounded(initial)
+    assert shown[1] == number(initial)
     assert abs(float(shown[2]) * initial / final - 1) < 0.01, "they do not fit each other"
     assert "Understanding TTFT" in text and "batching pays" in text and "what about TP" in text
     assert "(default, not varied)" in text, "a size that nobody varied is called optimal"

@@ -206,7 +206,7 @@ def cost_bars(rows: list[dict], caption: str) -> None:
     fig, ax = figures.figure("What changes the price of a million tokens", size=(8, 3.3))
     names, values = ([row[key] for row in rows] for key in ("change", "per_million"))
     bars = ax.barh(names, values, color=[RED if name == "as it is" else BLUE for name in names])
-    ax.bar_label(bars, [number(float(value), 2) for value in values], fontsize=9, padding=4)
+    ax.bar_label(bars, [number(float(value)) for value in values], fontsize=9, padding=4)
     ax.set(xlabel="price of a million output tokens (your currency)", ylabel="change")
     ax.set_xlim(0, max(values) * 1.15)
     figures.rows_down(ax)

@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from helpers.display.numbers import number
 from helpers.results import documents
 from helpers.results.facts import Facts
 from helpers.results.merge import BLANK
-from helpers.results.wording import all_numbers, finite, numbers_of, one_line, rounded
+from helpers.results.wording import all_numbers, finite, numbers_of, one_line
 
 TOLERANCE = 0.02
 MOST = 20  # differing numbers that are listed for a student
@@ -80,7 +81,7 @@ def _differ(line: str, pools: dict[str, list[float]]) -> Iterator[str]:
         pool, value = pools.get(unit, []), _value(said)
         if value and not any(_agrees(said, measured) for measured in pool):
             nearest = min(pool, key=lambda measured: abs(measured - value), default=None)
-            near = "" if nearest is None else f"; the nearest is {rounded(nearest)}"
+            near = "" if nearest is None else f"; the nearest is {number(nearest)}"
             yield f"“{one_line(line, 120)}”: no measurement of {said} {unit}{near}"
 
 

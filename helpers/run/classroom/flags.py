@@ -12,12 +12,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from helpers.display.numbers import number
 from helpers.planning.hardware import PlanningError, get_gpu
 from helpers.planning.models import SHIPPED, load_shape
 from helpers.results.facts import NOT_RESULTS
 from helpers.results.recorded import FOLDER as REFERENCE
 from helpers.results.store import FILE_NAME, latest_of, load
-from helpers.results.wording import all_numbers, finite, kind_of, metric, one_line, rounded
+from helpers.results.wording import all_numbers, finite, kind_of, metric, one_line
 
 NOT_MEASURED = NOT_RESULTS | {"paper_claims"}  # typed, planned, or quoted from a paper
 MOST = 12  # sentences that are shown of a student
@@ -86,8 +87,8 @@ def _does_not_multiply(numbers: dict[str, float], record: dict) -> Iterator[str]
         if {rate, count, "duration_s"} <= numbers.keys():
             product = numbers[rate] * numbers["duration_s"]
             if abs(product - numbers[count]) > 0.02 * abs(numbers[count]):
-                there = f"{metric(rate, numbers[rate])} over {rounded(numbers['duration_s'])} s"
-                yield f"{there} are {rounded(product)}, not {rounded(numbers[count])}"
+                there = f"{metric(rate, numbers[rate])} over {number(numbers['duration_s'])} s"
+                yield f"{there} are {number(product)}, not {number(numbers[count])}"
 
 
 def _too_fast(numbers: dict[str, float], record: dict) -> Iterator[str]:
@@ -98,7 +99,7 @@ def _too_fast(numbers: dict[str, float], record: dict) -> Iterator[str]:
     where, most, step_ms = machine
     for name in ("output_tokens_per_s", "plain_tokens_per_s"):
         if numbers.get(name, 0) > most:
-            yield f"{metric(name, numbers[name])}; {where} cannot compute more than {rounded(most)}"
+            yield f"{metric(name, numbers[name])}; {where} cannot compute more than {number(most)}"
     speculates = (record.get("engine_args") or {}).get("speculative_config")
     for name in ("tpot_ms_p50", "tpot_ms_mean") if not speculates else ():
         if name in numbers and numbers[name] < step_ms:

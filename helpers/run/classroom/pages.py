@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.display.numbers import number
 from helpers.lessons.puzzles.check import PUZZLES
 from helpers.results import documents
-from helpers.results.wording import rounded
 from helpers.run import summary
 from helpers.run.classroom import grading
 from helpers.run.classroom.grading import Grading
@@ -222,7 +222,7 @@ def _add(asked: dict[str, dict], said: dict, row: dict) -> None:
 def _numbers(guess: dict) -> tuple[str, ...]:
     """Predicted, measured, and by how much the two differ."""
     unit = f" {guess['unit']}".rstrip()
-    measured = f"measured {rounded(guess['measured'])}{unit}" if guess["measured"] else ""
-    ratio = f"{rounded(guess['ratio'])}x" if guess["ratio"] else ""
+    measured = f"measured {number(guess['measured'])}{unit}" if guess["measured"] else ""
+    ratio = f"{number(guess['ratio'])}x" if guess["ratio"] else ""
     late = ", changed after measuring" if guess["after"] else ""
-    return f"{rounded(guess['predicted'])}{unit}{late}", measured, ratio
+    return f"{number(guess['predicted'])}{unit}{late}", measured, ratio

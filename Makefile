@@ -45,8 +45,8 @@ bench: $(READY) ## the speed and accuracy claims of the README, measured here
 	@$(PY) -m benchmarks $(ARGS)
 
 # Of another vLLM: the sentences about it, the flags that the notebooks use, the records made with it.
-ASKS_VLLM := tests/statements tests/engine/test_check_args.py tests/lessons/reading_notes/test_engine_args.py \
-	tests/lessons/reading_notes/test_then_and_now.py tests/planning/test_rules.py
+ASKS_VLLM := tests/statements tests/planning/test_rules.py tests/lessons/advanced_features/test_dry_run.py \
+	tests/lessons/reading_notes/test_engine_args.py tests/lessons/reading_notes/test_then_and_now.py
 
 next: ## what no longer holds with another vLLM for the CPU: make next VLLM=0.33.0
 	@[ -n "$(VLLM)" ] || { echo "Say which vLLM: make next VLLM=0.33.0" >&2; exit 1; }

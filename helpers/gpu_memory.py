@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import functools
 import io
 import os
@@ -307,20 +306,16 @@ class MemorySampler:
         if self.on_sample is not None:
             self.on_sample(sample)
 
-    def timeline(self) -> list[dict]:
-        """The samples so far, for plots and tables."""
-        return list(self.samples)
-
     def summary(self) -> dict:
         """The run in numbers.
 
         peak_gib (the largest sample) and peak_t_s; sustained_gib (the median of the samples in the
         second half of the run); start_gib, end_gib; peak_process_gib (None where unknown); phases
-        (label, start_s, end_s, peak_gib, end_gib of each mark); samples, hz (as achieved), seconds,
-        source, stopped_early.
+        (label, start_s, end_s, peak_gib, end_gib of each mark); samples, seconds, source,
+        stopped_early.
         Memory values are None when nothing could be read.
         """
-        samples = self.timeline()
+        samples = list(self.samples)  # the thread may add one meanwhile
         times = [s["t_s"] for s in samples]
         used = [s["used_gib"] for s in samples]
         process = [s["process_gib"] for s in samples if s["process_gib"] is not None]
@@ -332,7 +327,6 @@ class MemorySampler:
             "stopped_early": self.stopped_early,
             "samples": len(samples),
             "seconds": seconds,
-            "hz": (len(samples) - 1) / seconds if seconds and len(samples) > 1 else None,
             "peak_process_gib": max(process, default=None),
             "phases": self._phases(times, used, seconds) if times else [],
             "peak_gib": max(used, default=None),
@@ -392,7 +386,8 @@ def main() -> int:
             # Before the command starts: asking the driver can take a second.
             sampler = MemorySampler(hz=options.hz)
             if options.csv:
-                out = stack.enter_context(open(options.csv, "w", newline="", buffering=1))
+                # Not buffered: what a full disk refuses must not be tried again at the end.
+                out = stack.enter_context(open(options.csv, "wb", buffering=0))
                 sampler.on_sample = _csv_writer(out, len(sampler.devices))
         except ValueError as error:
             parser.error(f"--hz: {error}")
@@ -435,14 +430,15 @@ def _run(command: list[str], sampler: MemorySampler) -> int:
 
 def _csv_writer(out, devices: int) -> Callable[[dict], None]:
     """Writes the head; returns what writes a sample."""
-    writer = csv.writer(out)
-    writer.writerow(["t_s", *(f"device_{i}_used_gib" for i in range(devices)), "process_gib"])
+
+    def row(*cells: str) -> None:
+        out.write(f"{','.join(cells)}\n".encode())
 
     def write(sample: dict) -> None:
         sizes = [*sample["device_used_gib"], sample["process_gib"]]
-        shown = ["" if size is None else f"{size:.5f}" for size in sizes]
-        writer.writerow([f"{sample['t_s']:.3f}", *shown])
+        row(f"{sample['t_s']:.3f}", *("" if size is None else f"{size:.5f}" for size in sizes))
 
+    row("t_s", *(f"device_{i}_used_gib" for i in range(devices)), "process_gib")
     return write
 
 

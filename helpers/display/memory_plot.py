@@ -22,7 +22,7 @@ def draw(sampler, kv=(), title: str = "Memory while the engine lived") -> tuple:
     noted just before it); the KV cache's use is drawn below on the same clock.
     Raises ValueError when the sampler has no samples.
     """
-    points, found = sampler.timeline(), sampler.summary()
+    points, found = list(sampler.samples), sampler.summary()
     if not points:
         why = found["stopped_early"] or ""
         raise ValueError(f"There is nothing to draw: no sample was taken. {why}".strip())

@@ -10,15 +10,18 @@ from helpers import OneLineError, gpu_memory
 
 # At the start of a line, or after what vLLM's logger or a process's name puts before it.
 _EXCEPTION = re.compile(r"(?:^|\] |\) )((?:\w+\.)*\w*(?:Error|Exception)): (.+)", re.MULTILINE)
+_NO_ROOM_FOR_KV_CACHE = "No available memory for the cache blocks"
 _NO_MEMORY = re.compile(
-    r"out of memory|Free memory on device|less than desired|No available memory|"
-    r"Available memory on node"
+    r"out of memory|Free memory on device|less than desired|Available memory on node|"
+    + _NO_ROOM_FOR_KV_CACHE
 )
 _NO_MODEL = re.compile(
     r"is not a local folder|not a valid model identifier|Repository Not Found|couldn't connect|"
-    r"offline mode|Cannot find|does not appear to have|Invalid repository ID|Repo id must",
+    r"offline mode|Cannot find an appropriate cached snapshot|does not appear to have|"
+    r"Invalid repository ID|Repo id must",
     re.IGNORECASE,
 )
+_DAMAGED_WEIGHTS = "Error while deserializing header"
 
 
 class ProfileError(OneLineError, ValueError):
@@ -36,8 +39,8 @@ def last_exception(log: str) -> str:
     return causes[-1] if causes else ""
 
 
-def one_line(error: Exception) -> str:
-    """The error's text on one line; of pydantic's errors one part for each argument refused."""
+def message_of(error: Exception) -> str:
+    """What an error says, on one line; of pydantic's errors one part for each argument refused."""
     text = str(error)
     if hasattr(error, "errors"):
         parts = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
@@ -50,25 +53,41 @@ def why(error: Exception, log: str, model: str) -> str:
     if "Engine core initialization failed" in str(error):
         # The engine's process died; the cause is in its log.
         return explain(last_exception(log) or str(error), model)
-    return explain(one_line(error), model)
+    return explain(message_of(error), model)
 
 
 def explain(message: str, model: str) -> str:
     """A `message` of vLLM as one sentence, with advice where there is one."""
-    said = " ".join(message.split()).rstrip(".")
+    said = " ".join(message.split())
+    first = _first_sentence(said)
     if unknown := re.search(r"unexpected keyword argument '(\w+)'", said):
         import vllm
 
         name = unknown[1]
         advice = closest_argument(name)
-        return f"vLLM {vllm.__version__} has no engine argument {name!r} ({said}). {advice}"
+        return f"vLLM {vllm.__version__} has no engine argument {name!r}. {advice}"
     if _NO_MEMORY.search(said):
-        what = f"There is not enough memory for this engine ({gpu_memory.free_text()}): {said}"
-        lower = "gpu_memory_utilization, max_model_len or kv_cache_memory_bytes"
-        return f"{what}. Close other engines (`nvidia-smi` names them), or lower {lower}."
+        what = f"There is not enough memory for this engine ({gpu_memory.free_text()})"
+        return f"{what}: {first}. {_memory_advice(said)}"
     if _NO_MODEL.search(said):
         return not_found(model, said)
-    return f"vLLM did not start: {said[:500]}."
+    if _DAMAGED_WEIGHTS in said:
+        what = f"The weights of {model!r} are damaged or not all there"
+        return f"{what} ({first}): download or copy them again."
+    return f"vLLM did not start: {first}."
+
+
+def _first_sentence(text: str) -> str:
+    """What happened stands there; behind it vLLM often gives a page of advice."""
+    return text.partition(". ")[0].rstrip(".")[:400]
+
+
+def _memory_advice(said: str) -> str:
+    if _NO_ROOM_FOR_KV_CACHE in said:  # the weights fit, and nothing is left
+        return "Raise gpu_memory_utilization or kv_cache_memory_bytes, or take a smaller model."
+    others = "other engines (`nvidia-smi` names them)" if gpu_memory.has_gpu() else "other programs"
+    lower = "gpu_memory_utilization, max_model_len or kv_cache_memory_bytes"
+    return f"Close {others}, or lower {lower}."
 
 
 def died(log_path: Path) -> str:
@@ -80,7 +99,7 @@ def died(log_path: Path) -> str:
 def not_found(model: str, cause: str) -> str:
     """One sentence for a `model` that cannot be loaded; `cause` is what the library says of it."""
     what = "it is neither a folder with a config.json nor can it be downloaded from here"
-    return f"The model {model!r} was not found: {what} ({cause[:200]})."
+    return f"The model {model!r} was not found: {what} ({_first_sentence(cause)})."
 
 
 def closest_argument(name: str) -> str:

@@ -18,7 +18,7 @@ import filelock
 import psutil
 
 from helpers.engine import processes
-from helpers.engine.cache import cache_dir
+from helpers.engine.cache import cache_dir, write_once
 from helpers.engine.failure import EngineError
 from helpers.engine.profile import Profile
 
@@ -33,7 +33,8 @@ def taken(kind: str, profile: Profile, close: Callable[[], object | None]):
         kind needs the GPU's memory.
     Known from before the start, and under a lock: of two notebooks that start at once, the second
     sees the first.
-    Raises EngineError when another kernel holds the GPU; on a CPU that is only said.
+    Raises EngineError when another kernel holds the GPU (on a CPU that is only said), or when the
+    cache cannot be written to.
     """
     with filelock.FileLock(_folder() / ".lock", timeout=30):
         _refuse_or_warn(profile)
@@ -44,7 +45,7 @@ def taken(kind: str, profile: Profile, close: Callable[[], object | None]):
             "host": socket.gethostname(),
             "notebook": Path(notebook).name or "another program",
         }
-        _entry(kind).write_text(json.dumps(me))
+        write_once(_entry(kind), json.dumps(me).encode())
     try:
         if profile.name == "gpu":
             _close_other(kind)
@@ -108,7 +109,7 @@ def _refuse_or_warn(profile: Profile) -> None:
     if profile.name == "gpu":
         advice = "run its last cell, or shut its kernel down, then run this cell again"
         raise EngineError(f"The GPU is taken: {names} has an engine open; {advice}.")
-    print(f"Note: {names} has an engine open here; the numbers of both will be slower than alone.")
+    print(f"Note: an engine is open in {names} too; all numbers will be slower than alone.")
 
 
 def _folder() -> Path:

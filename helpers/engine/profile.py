@@ -129,6 +129,8 @@ def load_profile(
     """
     if profile not in ("auto", "cpu", "gpu"):
         raise ProfileError(f'PROFILE must be "auto", "cpu" or "gpu", not {profile!r}.')
+    if not isinstance(model, str | None):
+        raise ProfileError(f"MODEL must be a folder, a Hugging Face id or None, not {model!r}.")
     if load_format not in (None, "auto", "dummy", "safetensors"):
         raise ProfileError(f'LOAD_FORMAT must be None or "dummy", not {load_format!r}.')
     if _takes_gpu(profile):
@@ -137,23 +139,22 @@ def load_profile(
 
 
 def _takes_gpu(profile: str) -> bool:
-    """Whether the GPU is used; raises ProfileError when what `profile` insists on is not here."""
-    if profile == "cpu":
-        if not _vllm_is_built_for_cpu():
-            what = 'PROFILE is "cpu" but the vLLM installed here is built for CUDA'
-            raise ProfileError(f'{what}: set PROFILE = "auto", or install requirements-cpu.txt.')
-        return False
-    if profile == "gpu" and not gpus():
+    """Whether the GPU is used; raises ProfileError when machine and vLLM do not fit `profile`."""
+    here, for_cpu = bool(gpus()), _vllm_is_built_for_cpu()
+    if profile == "gpu" and not here:
         advice = 'check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or set PROFILE = "auto"'
         raise ProfileError(f'PROFILE is "gpu" but no NVIDIA driver answers: {advice}.')
-    if gpus() and _vllm_is_built_for_cpu():
+    if not for_cpu and (profile == "cpu" or not here):
+        cause = 'PROFILE is "cpu"' if profile == "cpu" else "No NVIDIA driver answers"
+        advice = "`make clean setup DEVICE=cpu`"
+        raise ProfileError(f"{cause}, but the vLLM installed here is built for CUDA: {advice}.")
+    if for_cpu and here and profile != "cpu":
         # An environment that was made where no driver answered.
-        cause = "A GPU is here, but the vLLM installed is built for the CPU: `make setup` again."
+        cause = "A GPU is here, but the vLLM installed is built for the CPU: `make clean setup`."
         if profile == "gpu":
             raise ProfileError(cause)
         print(f"{cause} This run is on the CPU.")
-        return False
-    return bool(gpus())
+    return not for_cpu
 
 
 def _cpu_profile(model: str | None, load_format: str | None) -> Profile:
@@ -232,8 +233,7 @@ def model_config(profile: Profile):
     try:
         return AutoConfig.from_pretrained(profile.model)
     except (OSError, ValueError) as error:
-        cause = str(error).partition(". ")[0]
-        raise ProfileError(not_found(profile.model, cause)) from None
+        raise ProfileError(not_found(profile.model, str(error))) from None
 
 
 @cache

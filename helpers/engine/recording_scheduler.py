@@ -100,6 +100,8 @@ class RecordingScheduler(Scheduler):
             return
         try:
             os.write(file, json.dumps(line).encode() + b"\n")
+        except OSError:  # a full disk ends the recording, not the engine
+            os.unlink(self._path)
         finally:
             os.close(file)
 

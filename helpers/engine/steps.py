@@ -92,7 +92,7 @@ def record_steps(engine) -> Iterator[Steps]:
     """Record every step that an engine, or a server started here, makes in the block.
 
     Only requests that arrive in the block are recorded.
-    Raises EngineError when it was not started for that.
+    Raises EngineError when it was not started for that, or when the disk filled up meanwhile.
     """
     if engine.engine_args.get("scheduler_cls") != RECORDABLE["scheduler_cls"]:
         how = "open it with **RETUNABLE, start a server with **RECORDABLE"
@@ -113,6 +113,8 @@ def steps_path(log_path: Path) -> Path:
 
 
 def _read(path: Path, recorded: Steps) -> None:
+    if not path.exists():  # the scheduler has taken it away
+        raise EngineError(f"The steps were not recorded: there is no more room in {path.parent}.")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     arrived = [line for line in lines if "request" in line]
     if not arrived:

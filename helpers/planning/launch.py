@@ -209,7 +209,7 @@ def _objection(arguments: list[str]) -> str:
             from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
             from vllm.usage.usage_lib import UsageContext
 
-            from helpers.engine.failure import one_line
+            from helpers.engine.failure import message_of
 
             args = _parser().parse_args(arguments)
             args.model = args.model_tag or args.model
@@ -222,7 +222,7 @@ def _objection(arguments: list[str]) -> str:
             said = errors.getvalue().strip().rpartition("\n")[2].strip()
             return said or "vLLM's parser refused the arguments"
         except Exception as problem:  # ValueError, pydantic's errors, NotImplementedError, ...
-            return one_line(problem)[:500] or type(problem).__name__
+            return message_of(problem)[:500] or type(problem).__name__
     return ""
 
 

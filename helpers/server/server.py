@@ -174,6 +174,7 @@ class Server:
     def stop(self) -> StopReport:
         """End the server and all its processes. Stopping twice returns the first report.
 
+        The stop button ends its waiting; pressed once more, it leaves the rest to the next call.
         A server with `shutdown_timeout` drains: it takes no new request and ends when the last has
         ended. Without it, vLLM ends its engine at once and would then wait for its clients to hang
         up; after 3 s it is killed, and they see the connection close.
@@ -181,9 +182,6 @@ class Server:
         global _current
         if self.stop_report or self.process is None:
             return self.stop_report or StopReport(0.0, "had ended", None, 0, ())
-        if _current is not None and _current[0] is self:
-            _current = None
-            holders.release("server")
         started, pids = time.perf_counter(), self.pids
         how, requests = "had ended", None
         try:
@@ -194,6 +192,9 @@ class Server:
             how = "aborted"  # the stop button: no more waiting
         code = processes.stop(self.process, grace_s=3 if how == "aborted" else None)
         left = tuple(pid for pid in pids if processes.alive(pid))
+        if _current is not None and _current[0] is self:
+            _current = None
+            holders.release("server")  # others may take the GPU once its processes are gone
         seconds = time.perf_counter() - started
         self.stop_report = StopReport(seconds, how, requests, code, left)
         return self.stop_report

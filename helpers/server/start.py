@@ -158,7 +158,8 @@ def cause(log_path: Path, exit_code: int, model: str) -> str:
         return "Another program took the port meanwhile: start again, a free one is chosen anew."
     if exit_code == 128 + signal.SIGKILL:
         return "The server was killed while it started; most often the machine ran out of memory."
-    refused = re.findall(r"Value error, (.+?)(?: \[type=|$)", log, re.MULTILINE)  # by pydantic
+    by_pydantic = r"^(?:(\w+)\n)?  (?:Value error, )?(.+?) \[type=\w+,"
+    refused = [": ".join(filter(None, one)) for one in re.findall(by_pydantic, log, re.MULTILINE)]
     if message := refused[-1] if refused else failure.last_exception(log):
         return failure.explain(message, model)
     last = next((line for line in reversed(log.splitlines()) if line.strip()), "nothing").strip()

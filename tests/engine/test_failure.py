@@ -2,6 +2,7 @@
 
 import pytest
 
+from helpers import gpu_memory
 from helpers.engine.failure import explain, last_exception
 
 DIED = """\
@@ -27,8 +28,20 @@ def test_the_last_exception_is_the_cause_and_not_what_followed_from_it(log, caus
     assert last_exception(log) == cause
 
 
-def test_a_cause_comes_with_advice():
-    said = explain("No available memory for the cache blocks.", "a-model")
-    assert "not enough memory" in said and "GiB free" in said and "max_model_len" in said
-    assert "'a-model' was not found" in explain("Repository Not Found for url", "a-model")
-    assert explain("boom.", "a-model") == "vLLM did not start: boom."
+@pytest.mark.parametrize(
+    "message, said, not_said",
+    [
+        ("No available memory for the cache blocks. Try x.", "Raise gpu_memory_utili", "lower"),
+        ("Available memory on node 0 (1/2 GiB) is less.", "or lower", "nvidia-smi"),
+        ("CUDA out of memory. Tried to allocate 20 MiB.", "GiB free", "Tried"),
+        ("Repository Not Found for url", "'a-model' was not found", "did not start"),
+        ("Cannot find any model weights with `/m`", "any model weights", "no config.json"),
+        ("Error while deserializing header: too large", "download or copy", "did not start"),
+        ("got an unexpected keyword argument 'max_num_seq'", "mean 'max_num_seqs'?", "got an"),
+        ("boom. A page of advice follows.", "vLLM did not start: boom.", "page"),
+    ],
+)
+def test_a_cause_comes_with_its_advice_and_nothing_else(message, said, not_said, monkeypatch):
+    monkeypatch.setattr(gpu_memory, "visible_devices", list)
+    found = explain(message, "a-model")
+    assert said in found and not_said not in found

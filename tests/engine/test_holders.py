@@ -1,5 +1,6 @@
 """Who holds this machine: other notebooks, and the other one of this notebook."""
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,8 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from helpers.engine import holders
+from helpers.engine import holders, processes
+from helpers.engine.cache import new_log
 from helpers.engine.failure import EngineError
 from helpers.engine.profile import load_profile
 
@@ -81,7 +83,7 @@ def test_a_second_kernel_is_told_on_a_cpu_and_refused_on_a_gpu(kernel, capsys):
     assert other.stdout.readline() == "taken\n"
     with holders.taken("engine", CPU, close=lambda: None):
         said = capsys.readouterr().out
-        assert f"02_other.ipynb (process {other.pid}) has an engine open" in said
+        assert f"an engine is open in 02_other.ipynb (process {other.pid}) too" in said
     holders.release("engine")
     with (
         pytest.raises(EngineError, match=f"GPU is taken: .*process {other.pid}"),
@@ -106,8 +108,27 @@ def test_a_killed_kernel_leaves_no_entry_behind(kernel, folder):
     assert held(folder, other.pid) == ["engine"]
     assert [entry["pid"] for entry in holders.others()] == [other.pid]
     os.kill(other.pid, signal.SIGKILL)
-    time.sleep(0.2)  # it is not waited for: a zombie holds nothing
+    while processes.alive(other.pid):  # it is not waited for: a zombie holds nothing
+        time.sleep(0.02)
     assert holders.others() == [] and held(folder, other.pid) == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    said = "Nothing can be written to .*No space left on device.*XDG_CACHE_HOME"
+    with pytest.raises(EngineError, match=said), holders.taken("engine", CPU, close=lambda: None):
+        pytest.fail("it was started")
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+def test_a_cache_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(EngineError, match="Nothing can be written to .*Not a directory"):
+        new_log("engine")
 
 
 def test_an_entry_is_believed_only_if_it_is_whole_and_its_process_still_the_same(folder):

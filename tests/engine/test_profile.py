@@ -35,8 +35,16 @@ def test_a_vllm_for_the_cpu_is_never_labelled_as_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr("helpers.engine.profile.gpus", lambda: (card,))
     assert load_profile("auto").name == "cpu"
     assert "built for the CPU" in capsys.readouterr().out
-    with pytest.raises(ProfileError, match="built for the CPU: `make setup`"):
+    with pytest.raises(ProfileError, match="built for the CPU: `make clean setup`"):
         load_profile("gpu")
+
+
+@pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
+@pytest.mark.parametrize("asked, why", [("auto", "No NVIDIA driver"), ("cpu", 'PROFILE is "cpu"')])
+def test_a_vllm_for_gpus_is_not_tried_without_one(asked, why, monkeypatch):
+    monkeypatch.setattr("helpers.engine.profile._vllm_is_built_for_cpu", lambda: False)
+    with pytest.raises(ProfileError, match=f"{why}.* built for CUDA: .*DEVICE=cpu"):
+        load_profile(asked)
 
 
 @pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
@@ -50,6 +58,7 @@ def test_gpu_without_a_driver_says_what_to_do():
     [
         (("tpu",), "PROFILE must be"),
         (("cpu", "./nothing-here"), "no config.json"),
+        (("cpu", 7), "MODEL must be a folder, a Hugging Face id or None, not 7"),
         (("cpu", None, "gguf"), "LOAD_FORMAT must be"),
         (
             ("cpu", "NoSuchModel", "dummy"),

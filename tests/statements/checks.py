@@ -16,7 +16,7 @@ from typing import get_args
 from unittest import mock
 
 from helpers.engine import load_profile
-from helpers.engine.check_args import dry_run
+from helpers.lessons.advanced_features.dry_run import dry_run
 from helpers.lessons.puzzles.desk import Desk, config_of
 from helpers.lessons.reading_notes import then_and_now as changes
 from helpers.lessons.reading_notes.engine_args import catalogue, vllm_version

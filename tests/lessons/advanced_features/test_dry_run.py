@@ -2,9 +2,9 @@
 
 import pytest
 
-from helpers.engine.check_args import dry_run
 from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.profile import load_profile
+from helpers.lessons.advanced_features.dry_run import dry_run
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from helpers.engine.cache import new_log
-from helpers.engine.failure import one_line
+from helpers.engine.failure import message_of
 from helpers.engine.profile import Profile
 from helpers.engine.start import logged_to, prepare_environment
 
@@ -59,7 +59,7 @@ def dry_run(profile: Profile, plain: bool = False, **engine_args) -> Checked:
         try:
             config = EngineArgs(**args).create_engine_config(UsageContext.LLM_CLASS)
         except Exception as error:
-            refusal = one_line(error)
+            refusal = message_of(error)
     warnings = re.findall(r"WARNING [^\[\n]*\[[^\]]*\] (.+)", log.read_text(errors="replace"))
     if config is None:
         return Checked({}, warnings, refusal)

@@ -48,7 +48,7 @@ def _measured(engine: Engine, work: Workload):
 
 def _bench_throughput(engine: Engine, work: Workload) -> float:
     from vllm.benchmarks.datasets import SampleRequest
-    from vllm.benchmarks.throughput import _run_vllm_requests  # noqa: SLF001 - what the command runs
+    from vllm.benchmarks.throughput import _run_vllm_requests  # what the command runs
 
     requests = [
         SampleRequest(

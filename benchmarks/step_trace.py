@@ -23,7 +23,8 @@ CLASSES = (
     ("attention", r"flash|fmha|attention|attn|paged"),
     (
         "matrix products",
-        r"gemm|nvjet|cutlass|cublas|wgmma|splitk|sgemm|gemv|aten::(mm|addmm|bmm|linear|matmul)|onednn|mkldnn",
+        r"gemm|nvjet|cutlass|cublas|wgmma|splitk|gemv|onednn|mkldnn|"
+        r"aten::(mm|addmm|bmm|linear|matmul)",
     ),
     (
         "sampling",

@@ -32,6 +32,12 @@ def run(*args, **kwargs):
     )
 
 
+def wait_for(condition):
+    """Until it holds; pytest's own limit ends a wait for nothing."""
+    while not condition():
+        time.sleep(0.01)
+
+
 class FakeDevice:
     """Answers as an nvitop device does; ``script`` gives used GiB or an exception for each call."""
 
@@ -79,10 +85,10 @@ def test_a_large_allocation_is_seen_and_its_end_too():
         sampler.mark("hold")
         block = bytearray(300 * 2**20)
         block[::4096] = b"1" * len(block[::4096])
-        time.sleep(0.15)
+        held = len(sampler.samples)
+        wait_for(lambda: len(sampler.samples) > held + 1)  # one was on its way
         del block
         sampler.mark("freed")
-        time.sleep(0.15)
         sampler.mark("start", at_s=0.0)  # a phase known only afterwards
     found = sampler.summary()
     assert found["peak_gib"] - before == pytest.approx(300 / 1024, abs=0.03), found
@@ -121,7 +127,7 @@ def test_rate_is_kept():
     with MemorySampler(hz=20) as sampler:
         time.sleep(1.0)
     found = sampler.summary()
-    assert 10 < found["hz"] < 21, found
+    assert 10 < (found["samples"] - 1) / found["seconds"] < 21, found
     gaps = [b["t_s"] - a["t_s"] for a, b in pairwise(sampler.samples)]
     assert min(gaps) >= 0, "time went backwards"
 
@@ -131,8 +137,7 @@ def test_devices_are_added_up_and_sustained_is_the_second_half():
     first = FakeDevice([1.0] * 11 + [6.0] * 500, {os.getpid(): 2.5, 1: 3.0})
     second = FakeDevice([0.5], {os.getpid(): 0.5})
     with MemorySampler(hz=100, devices=[first, second]) as sampler:
-        while len(sampler.samples) < 40:
-            time.sleep(0.01)
+        wait_for(lambda: len(sampler.samples) >= 40)
     found = sampler.summary()
     assert found["source"] == gpu_memory.DEVICE
     assert (
@@ -151,9 +156,9 @@ def test_hidden_process_memory_is_none_not_zero():
 @pytest.mark.parametrize("failure", [RuntimeError("GPU is lost"), "N/A"])
 def test_a_device_that_fails_is_reported_with_time_and_cause(failure):
     with MemorySampler(hz=100, devices=[FakeDevice([1.0] * 5 + [failure] * 99)]) as sampler:
-        time.sleep(0.3)
+        wait_for(lambda: sampler.stopped_early)
     said = sampler.summary()["stopped_early"]
-    assert said and "stopped after 0." in said, said
+    assert "stopped after 0." in said, said
     assert ("GPU is lost" if isinstance(failure, Exception) else "did not say") in said, said
     assert sampler.summary()["peak_gib"] == 1.0
     assert "memory sampler" not in [thread.name for thread in threading.enumerate()]
@@ -161,7 +166,7 @@ def test_a_device_that_fails_is_reported_with_time_and_cause(failure):
 
 def test_one_bad_reading_does_not_stop_sampling():
     with MemorySampler(hz=100, devices=[FakeDevice([1.0, RuntimeError("busy"), 2.0])]) as sampler:
-        time.sleep(0.2)
+        wait_for(lambda: len(sampler.samples) >= 3)
     found = sampler.summary()
     assert found["stopped_early"] is None and found["peak_gib"] == 2.0, found
 
@@ -191,15 +196,16 @@ def test_command_keeps_output_and_exit_code_and_prints_its_report():
 
 @no_gpu
 def test_command_measures_the_grandchild_and_writes_csv(tmp_path):
-    inner = MIB_200 + "time.sleep(1)"
-    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     file = tmp_path / "use.csv"
+    # It holds its memory until the file says so: who is there is asked every two seconds at least.
+    seen = f"any(float(line.split(',')[1]) > 0.19 for line in list(open({str(file)!r}))[1:])"
+    inner = MIB_200 + f"\nwhile not {seen}: time.sleep(0.1)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     done = run("--hz", "20", "--csv", str(file), "--", sys.executable, "-c", outer)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(file.open()))
     assert list(rows[0]) == ["t_s", "process_gib"]
     assert 0.19 < max(float(row["process_gib"]) for row in rows) < 0.3, rows
-    assert len(rows) >= 15, f"{len(rows)} samples in more than a second at 20 Hz"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV])
@@ -239,7 +245,9 @@ def test_signals_reach_the_command_and_nothing_stays(number):
 def test_mistakes_on_the_command_line_say_what_to_do(tmp_path):
     assert "after two dashes" in run("--hz", "5").stderr
     assert "at most 200" in run("--hz", "0", "--", "true").stderr
-    assert "cannot be written" in run("--csv", str(tmp_path / "no" / "x.csv"), "--", "true").stderr
+    for file in (tmp_path / "no" / "x.csv", "/dev/full"):
+        said = run("--csv", str(file), "--", "true").stderr
+        assert "cannot be written" in said and "Traceback" not in said
     missing = run("--", "no-such-command-here")
     assert missing.returncode == 127 and "no such command" in missing.stderr
     assert run("--", str(tmp_path)).returncode == 126

@@ -289,7 +289,7 @@ def measure(path, folder=RECORDS, budget_s=3600.0, timeout_s=200.0, only=None, g
             "weights": "shipped" if config["model"] == "shipped" else "dummy",
         }
         append(out, record)
-        print(one_line(record), flush=True)
+        print(in_short(record), flush=True)
 
     print(f"{len(done)} recorded, {len(todo)} to do, {budget_s:.0f} s", flush=True)
     if listing.get("rounds", 1) > 1:
@@ -357,7 +357,7 @@ def read_records(path) -> dict[str, dict]:
     return {r["id"]: r for r in read(Path(path))}
 
 
-def one_line(record: dict) -> str:
+def in_short(record: dict) -> str:
     """What was measured, and in brackets how far the prediction was off."""
     m, p = record["measured"], record["predicted"] or {}
     begin = f"{record['id']:28} {record['took_s']:5.0f} s"

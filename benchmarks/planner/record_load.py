@@ -169,7 +169,7 @@ def measure(
                     record = {"id": f"{config['id']} {case(load)}", "case": case(load), **about}
                     record |= {"predicted": predicted, "measured": measured, "time_utc": now()}
                     append(out, record)
-                    print(one_line(record), flush=True)
+                    print(in_short(record), flush=True)
                     left -= 1
         except ServerError as problem:
             print(f"{config['id']}: {problem}", flush=True)
@@ -199,7 +199,7 @@ def measure_one(server: Server, load: Load, done: dict[str, dict], window_s: flo
     return {"rate_per_s": rate, **measured}
 
 
-def one_line(record: dict) -> str:
+def in_short(record: dict) -> str:
     """What was measured, and in brackets how far the prediction was off."""
     m, p = record["measured"], record["predicted"] or {}
     parts = []

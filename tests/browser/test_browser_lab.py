@@ -148,7 +148,7 @@ def test_nothing_typed_is_lost_by_a_busy_a_restarted_or_a_killed_kernel(server, 
     area.fill("typed before the restart")
     notebook.restart()
     area.fill("typed after the restart")
-    notebook.output(1).get_by_text("kernel behind this form is gone").wait_for(timeout=2000)
+    notebook.output(1).get_by_text("kernel behind this form is gone").wait_for(timeout=10_000)
     assert draft(notebook) == ["typed after the restart"]
     notebook.run(0)
     notebook.run(1)
@@ -249,7 +249,7 @@ def test_a_live_view_moves_and_leaves_one_static_line(open_notebook):
     bar.wait_for()
     first = bar.inner_text()
     moved = "([e, t]) => e.textContent !== t"
-    notebook.page.wait_for_function(moved, arg=[bar.element_handle(), first], timeout=3000)
+    notebook.page.wait_for_function(moved, arg=[bar.element_handle(), first], timeout=10_000)
     notebook.wait_idle()
     notebook.output(1).get_by_text("a sweep: 60 requests in 3.").wait_for()
     assert notebook.output(1).locator(".jupyter-widgets").count() == 0

@@ -89,8 +89,9 @@ def test_each_view_leaves_one_static_output(headless):
         r"Engine started in ([\d.]+) s .*load vLLM ([\d.]+), load the weights ([\d.]+)\)",
         texts(start),
     )
-    assert said and float(said[1]) == pytest.approx(1.2, abs=0.3), texts(start)
-    assert float(said[3]) > float(said[2]), "the phase that took longer must be shown so"
+    whole, load, weights = map(float, said.groups())
+    assert whole >= 1.2 and load + weights == pytest.approx(whole, abs=0.1), texts(start)
+    assert load >= 0.3, "until its log told of the next phase"
     assert "kv cache usage (%): at most 25" in texts(board) and "not drawn" not in texts(board)
     assert board.outputs[0].metadata["image/png"]["alt"].startswith("The server, live.")
     assert "True" in texts(memory) and "Memory while the cell ran. The peak is" in texts(memory)
@@ -148,7 +149,8 @@ def test_a_script_prints_nothing_and_a_terminal_gets_one_line():
 def test_a_dashboard_whose_server_goes_away_says_when_and_why(capsys):
     answers = iter([{"running": 1}, {"running": 2}])
     with live.dashboard(lambda: next(answers), hz=20) as view:
-        time.sleep(0.6)
+        while not view.stopped_early:
+            time.sleep(0.01)
     assert [row["running"] for row in view.readings] == [1, 2]
     assert "Reading stopped after" in view.stopped_early and "StopIteration" in view.stopped_early
     assert "Reading stopped after" in capsys.readouterr().out
@@ -158,8 +160,9 @@ def test_a_dashboard_that_read_nothing_is_a_sentence(capsys):
     def read():
         raise OSError("refused")
 
-    with live.dashboard(read, hz=20):
-        time.sleep(0.5)
+    with live.dashboard(read, hz=20) as view:
+        while not view.stopped_early:
+            time.sleep(0.01)
     assert "OSError: refused" in capsys.readouterr().out
 
 
@@ -167,7 +170,8 @@ def test_status_line_and_time_left():
     view = live.Progress("x", 10)
     view.start -= 5.0
     view.update(5, tokens_per_s=1234.5, note="warm")
-    assert view.status() == "5 of 10 requests, 1,234 tokens/s, warm note, 5 s left", view.status()
+    said = r"5 of 10 requests, 1,234 tokens/s, warm note, 5(\.\d+)? s left"
+    assert re.fullmatch(said, view.status()), view.status()
 
 
 def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_left(

@@ -1,9 +1,11 @@
 """The life of an engine, with real vLLM on the CPU and the model that ships."""
 
+import contextlib
+import functools
 import gc
+import itertools
 import os
 import signal
-import threading
 import time
 from dataclasses import replace
 
@@ -126,9 +128,28 @@ def test_the_engine_works_after_failed_starts(engine):
     )
 
 
+@contextlib.contextmanager
+def in_its_tenth_step(engine, what):
+    """Do something while the engine works, however fast or slow this machine is."""
+    core, steps = engine.llm.llm_engine, itertools.count(1)
+    real_step = core.step
+
+    def step():
+        if next(steps) == 10:
+            what()
+        return real_step()
+
+    core.step = step
+    try:
+        yield
+    finally:
+        del core.step
+
+
 def test_the_stop_button_leaves_the_engine_usable(engine):
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(EngineError, match="stopped.*ready for the next cell"):
+    press = functools.partial(os.kill, os.getpid(), signal.SIGINT)
+    words = "stopped.*ready for the next cell"
+    with pytest.raises(EngineError, match=words), in_its_tenth_step(engine, press):
         run_workload(engine, uniform(engine.tokenizer, 64, 100, 400), progress=False)
     after = run_workload(engine, uniform(engine.tokenizer, 4, 20, 5), progress=False)
     assert after.metrics["output_tokens"] == 20
@@ -202,31 +223,27 @@ def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_
         "XDG_CACHE_HOME", str(tmp_path)
     )  # other notebooks of this machine do not count
     engine = open_engine(GPU_LIKE, **SMALL)
-    core = engine.llm.llm_engine
     work = uniform(engine.tokenizer, 4, 20, 5)
-    steps = iter([core.step] * 3)
 
-    def failing_step():
-        if (step := next(steps, None)) is None:
-            time.sleep(0.3)  # meanwhile the engine has done many steps more
-            raise RuntimeError("boom")
-        return step()
+    def fail():
+        time.sleep(0.3)  # meanwhile the engine has done many steps more
+        raise RuntimeError("boom")
 
-    core.step = failing_step
-    with pytest.raises(EngineError, match="boom.*ready for the next cell"):
+    words = "boom.*ready for the next cell"
+    with pytest.raises(EngineError, match=words), in_its_tenth_step(engine, fail):
         run_workload(engine, uniform(engine.tokenizer, 8, 32, 100), progress=False)
-    del core.step
     run = run_workload(engine, work, progress=False)
     assert run.metrics["output_tokens"] == 20 and sum(step["tokens"] for step in run.timeline) == 20
 
     engine.close = lambda: None  # what is said of an engine before it is closed
     [killed] = [pid for pid in engine.pids if processes.title(pid).startswith("VLLM::EngineCore")]
-    threading.Timer(0.3, os.kill, (killed, signal.SIGKILL)).start()
-    with pytest.raises(EngineError, match=r"process has ended.*open_engine\(.*\.log") as failure:
+    kill = functools.partial(os.kill, killed, signal.SIGKILL)
+    words = r"process has ended.*open_engine\(.*\.log"
+    with pytest.raises(EngineError, match=words) as failure, in_its_tenth_step(engine, kill):
         run_workload(engine, uniform(engine.tokenizer, 64, 100, 400), progress=False)
     assert "EngineDeadError" in repr(failure.value.__cause__)
     assert not engine.is_open and "its process has ended" in repr(engine)
-    with pytest.raises(EngineError, match=r"process has ended.*open_engine\(.*\.log"):
+    with pytest.raises(EngineError, match=words):
         assert engine.llm
     del engine.close
 

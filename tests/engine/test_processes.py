@@ -32,6 +32,7 @@ TREE = textwrap.dedent("""
     time.sleep(600)
 """)
 NAMES = ("command", "child", "daemon")
+DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 
 def pids_of(folder, names=NAMES, patience_s=20):
@@ -72,9 +73,7 @@ def test_stop_ends_the_whole_tree_and_twice_is_fine(tmp_path):
 
 
 def test_stop_can_be_in_a_hurry(tmp_path):
-    process = processes.spawn(
-        tree_command(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)"), grace_s=60
-    )
+    process = processes.spawn(tree_command(tmp_path, DEAF), grace_s=60)
     pids = pids_of(tmp_path)
     time.sleep(0.2)
     started = time.monotonic()
@@ -85,19 +84,6 @@ def test_stop_can_be_in_a_hurry(tmp_path):
     assert not [p for p in pids if processes.alive(p)]
 
 
-def test_kill_9_of_the_parent_does_not_wait_for_a_long_grace(tmp_path):
-    command = tree_command(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
-    script = (
-        f"import time; from helpers.engine import processes\n"
-        f"processes.spawn({command!r}, grace_s=60)\ntime.sleep(600)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", script])
-    pids = pids_of(tmp_path)
-    parent.kill()
-    parent.wait()
-    wait_gone(pids)
-
-
 @pytest.mark.parametrize("then, code", [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
 def test_when_the_command_ends_what_it_left_is_ended_too(tmp_path, then, code):
     process = processes.spawn(tree_command(tmp_path, then))
@@ -106,16 +92,17 @@ def test_when_the_command_ends_what_it_left_is_ended_too(tmp_path, then, code):
     wait_gone(pids, within_s=1)
 
 
-def test_kill_9_of_the_parent_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("then, grace_s", [("pass", 1), (DEAF, 60)], ids=["short", "long grace"])
+def test_kill_9_of_the_parent_leaves_nothing(tmp_path, then, grace_s):
     script = (
         f"import time; from helpers.engine import processes\n"
-        f"processes.spawn({tree_command(tmp_path)!r}, grace_s=1)\ntime.sleep(600)"
+        f"processes.spawn({tree_command(tmp_path, then)!r}, grace_s={grace_s})\ntime.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script])
     pids = pids_of(tmp_path)
     parent.kill()
     parent.wait()
-    wait_gone(pids)
+    wait_gone(pids)  # no longer than 10 s, whatever the grace: nobody is left to wait for
 
 
 def test_kill_9_of_the_supervisor_ends_the_command(tmp_path):

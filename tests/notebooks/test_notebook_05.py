@@ -151,7 +151,8 @@ def test_each_option_changes_the_number_it_governs(executed):
     assert (default["too_long_status"], changed["too_long_status"]) == (200, 400)
     assert changed["fit_together"] == pytest.approx(2 * default["fit_together"], rel=0.05)
     # Cut into eight pieces, a long prompt holds the streams up for one piece at a time.
-    assert changed["gap_ms"] < 0.8 * default["gap_ms"]
+    # On a busy machine the range is wide, but it holds what the pieces do.
+    assert changed["gap_ms_over_default_x_low"] < 0.8
 
 
 def test_a_service_is_sized_by_a_rate_at_which_the_goal_holds(executed):

@@ -12,11 +12,11 @@ import httpx
 import psutil
 import pytest
 
-from helpers.engine import processes
+from helpers.engine import holders, processes
 from helpers.engine.profile import load_profile
 from helpers.lessons.server_mode import experiments
 from helpers.server.load import run_load, timed_stream
-from helpers.server.server import ServerError, connect, start_server
+from helpers.server.server import Server, ServerError, connect, start_server, stop_server
 from helpers.server.start import check_port
 
 QUESTION = [{"role": "user", "content": "What is a KV cache?"}]
@@ -164,6 +164,31 @@ def test_shutdown_under_load_answers_or_refuses_every_client():
     check_port(port)
     with pytest.raises(ServerError, match="The server has ended"):
         server.metrics()
+
+
+def test_the_machine_is_held_until_the_processes_are_gone(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    server = Server("http://127.0.0.1:9", "", "m", process=processes.spawn(["sleep", "60"]))
+    monkeypatch.setattr("helpers.server.server._current", (server, ""))
+    held, stop = [], processes.stop
+
+    def entries():
+        return [path.name.split("-")[0] for path in tmp_path.rglob("*.json")]
+
+    def stop_and_look(process, grace_s):
+        held.append(entries())
+        if len(held) == 1:
+            raise KeyboardInterrupt
+        return stop(process, grace_s)
+
+    monkeypatch.setattr(processes, "stop", stop_and_look)
+    with (
+        holders.taken("server", load_profile(), close=server.stop),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        server.stop()
+    assert server.stop_report is None and stop_server().processes_left == ()
+    assert held == [["server"], ["server"]] and entries() == []
 
 
 def test_kill_9_of_the_parent_leaves_nothing_within_10_s(served):

@@ -64,12 +64,21 @@ def test_time_that_the_host_took_without_a_word_is_not_lost(monkeypatch):
 
 
 def test_a_child_is_ones_own_work():
+    """Of all that was busy meanwhile, what the child used is not others'."""
+    began, idle_before = time.perf_counter(), idle_s()
     child = burn(1.0)
     watch = MachineWatch()
-    idle = share(0.1).others_share
-    child.wait()
+    _, _, used = os.wait4(child.pid, 0)
+    child.returncode = 0  # it has been waited for
     seen = watch.stop()
-    assert seen.others_share < 0.6 / psutil.cpu_count() + idle
+    capacity_s = (time.perf_counter() - began) * psutil.cpu_count()
+    busy_s = capacity_s - (idle_s() - idle_before)
+    assert seen.others_share * capacity_s < busy_s - (used.ru_utime + used.ru_stime) / 2
+
+
+def idle_s() -> float:
+    now = psutil.cpu_times()
+    return now.idle + now.iowait
 
 
 def test_a_moment_is_too_short_to_tell():

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; 1.96 beyond the table.
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last one for more.
 # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2.
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 T_95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
@@ -191,7 +191,7 @@ def _log_gain(plain: float, changed: float, better: str) -> float:
 def _gain(middle: float, error: float, freedom: int, values: int) -> Gain:
     if values < LEAST_VALUES:
         return Gain(math.exp(middle), 0.0, math.inf, values)
-    t = T_95[freedom - 1] if freedom <= len(T_95) else 1.96
+    t = T_95[min(freedom, len(T_95)) - 1]
     return Gain(
         math.exp(middle), math.exp(middle - t * error), math.exp(middle + t * error), values
     )

@@ -80,15 +80,55 @@ def test_what_cannot_be_compared_is_refused(pairs, better):
         gain_of_pairs(pairs, better)
 
 
-def test_the_range_holds_the_truth_about_as_often_as_it_says():
+def in_pairs(rng):
+    return gain_of_pairs([(noisy(rng, 10, 0.1), noisy(rng, 12, 0.1)) for _ in range(5)], "higher")
+
+
+def in_unequal_groups(rng):
+    few, many = ([noisy(rng, 10, 0.2) for _ in range(4)], [noisy(rng, 12, 0.05) for _ in range(9)])
+    return gain_of_groups(few, many, "higher")
+
+
+def by_ranks(rng):
+    few, many = ([noisy(rng, middle, 0.1) for _ in range(n)] for middle, n in ((10, 6), (12, 9)))
+    return gain_of_ranks(few, many, "higher")
+
+
+@pytest.mark.parametrize("draw", [in_pairs, in_unequal_groups, by_ranks])
+def test_the_range_holds_the_truth_about_as_often_as_it_says(draw):
     rng = random.Random(5)
-    held = 0
-    for _ in range(400):
-        pairs = [(noisy(rng, 10, 0.1), noisy(rng, 12, 0.1)) for _ in range(5)]
-        gain = gain_of_pairs(pairs, "higher")
-        held += gain.low <= 1.2 <= gain.high
-    assert 0.92 <= held / 400 <= 0.98
-    assert list(T_95) == sorted(T_95, reverse=True)
+    gains = [draw(rng) for _ in range(600)]
+    held = sum(gain.low <= 1.2 <= gain.high for gain in gains)
+    assert 0.93 <= held / 600 <= 0.97
+
+
+@pytest.mark.parametrize("freedom, t", enumerate(T_95, 1))
+def test_the_quantiles_leave_five_percent_outside(freedom, t):
+    scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)
+    step = t / 2000
+    middles = (step * (i + 0.5) for i in range(2000))
+    inside = 2 * step * sum(scale * (1 + x * x / freedom) ** (-(freedom + 1) / 2) for x in middles)
+    assert inside == pytest.approx(0.95, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "low, high, verdict, wide",
+    [
+        (1.04, 1.5, "better", False),
+        (1.02, 1.5, "open", False),
+        (0.9, 0.96, "worse", False),
+        (0.9, 0.98, "open", False),
+        (0.98, 1.02, "same", False),
+        (0.98, 1.04, "open", False),
+        (0.96, 1.02, "open", False),
+        (1.0, 1.6, "open", True),
+    ],
+)
+def test_what_lies_within_three_percent_is_the_same(low, high, verdict, wide):
+    gain = Gain(1.0, low, high, 3)
+    assert (gain.verdict, gain.wide, gain.span) == (verdict, wide, (low, high))
+    twice = gain.times(2)
+    assert (twice.estimate, twice.low, twice.high) == (2.0, 2 * low, 2 * high)
 
 
 VALUES = st.lists(st.floats(0.5, 2.0), min_size=3, max_size=9)

@@ -13,7 +13,8 @@ _EXCEPTION = re.compile(r"(?:^|\] |\) )((?:\w+\.)*\w*(?:Error|Exception)): (.+)"
 _NO_ROOM_FOR_KV_CACHE = "No available memory for the cache blocks"
 _NO_MEMORY = re.compile(
     r"out of memory|Free memory on device|less than desired|Available memory on node|"
-    + _NO_ROOM_FOR_KV_CACHE
+    r"(?:can't|cannot) allocate memory|MemoryError|" + _NO_ROOM_FOR_KV_CACHE,
+    re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
     r"is not a local folder|not a valid model identifier|Repository Not Found|couldn't connect|"
@@ -40,12 +41,12 @@ def last_exception(log: str) -> str:
 
 
 def message_of(error: Exception) -> str:
-    """What an error says, on one line; of pydantic's errors one part for each argument refused."""
+    """What an error says, on one line, or its name; of pydantic's one part an argument refused."""
     text = str(error)
     if hasattr(error, "errors"):
         parts = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         text = "; ".join(part.removeprefix(": ") for part in parts)
-    return " ".join(text.split()).removeprefix("Value error, ")
+    return " ".join(text.split()).removeprefix("Value error, ") or type(error).__name__
 
 
 def why(error: Exception, log: str, model: str) -> str:
@@ -79,7 +80,8 @@ def explain(message: str, model: str) -> str:
 
 def _first_sentence(text: str) -> str:
     """What happened stands there; behind it vLLM often gives a page of advice."""
-    return text.partition(". ")[0].rstrip(".")[:400]
+    said = re.sub(r"^\[enforce fail at [^]]*\] err == 0\. ", "", text)  # torch's place in its code
+    return said.partition(". ")[0].rstrip(".")[:400]
 
 
 def _memory_advice(said: str) -> str:

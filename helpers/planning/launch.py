@@ -222,7 +222,7 @@ def _objection(arguments: list[str]) -> str:
             said = errors.getvalue().strip().rpartition("\n")[2].strip()
             return said or "vLLM's parser refused the arguments"
         except Exception as problem:  # ValueError, pydantic's errors, NotImplementedError, ...
-            return message_of(problem)[:500] or type(problem).__name__
+            return message_of(problem)[:500]
     return ""
 
 

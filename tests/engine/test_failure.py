@@ -3,7 +3,7 @@
 import pytest
 
 from helpers import gpu_memory
-from helpers.engine.failure import explain, last_exception
+from helpers.engine.failure import explain, last_exception, message_of
 
 DIED = """\
 (EngineCore pid=7) ERROR 11-25 07:58:33 [core.py:1101] Traceback (most recent call last):
@@ -34,6 +34,13 @@ def test_the_last_exception_is_the_cause_and_not_what_followed_from_it(log, caus
         ("No available memory for the cache blocks. Try x.", "Raise gpu_memory_utili", "lower"),
         ("Available memory on node 0 (1/2 GiB) is less.", "or lower", "nvidia-smi"),
         ("CUDA out of memory. Tried to allocate 20 MiB.", "GiB free", "Tried"),
+        (
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 268435456 bytes. Error code 12 (Cannot allocate memory)",
+            "not enough memory for this engine",
+            "enforce",
+        ),
+        (message_of(MemoryError()), "not enough memory for this engine", "did not start"),
         ("Repository Not Found for url", "'a-model' was not found", "did not start"),
         ("Cannot find any model weights with `/m`", "any model weights", "no config.json"),
         ("Error while deserializing header: too large", "download or copy", "did not start"),

@@ -358,15 +358,14 @@ def which_allreduce(trial: Trial, other: str, other_s: float) -> str:
         f"{1e6 * other_s:.0f} us with {other} between two processes"
     )
     if inside_s > other_s / 2:
-        return f"{both}: too close to tell which one vLLM uses.{_told(trial.disturbed)}"
-    return f"{both}: vLLM uses its own, not {other}.{_told(trial.disturbed)}"
+        return f"{both}: too close to tell which one vLLM uses.{_told(trial)}"
+    return f"{both}: vLLM uses its own, not {other}.{_told(trial)}"
 
 
-def _told(disturbed: list[str]) -> str:
-    """What a reader must know of a trial that was disturbed; "" of one that was not."""
-    if not disturbed:
-        return ""
-    return f" Mind that the machine was disturbed meanwhile: {'; '.join(dict.fromkeys(disturbed))}."
+def _told(*trials: Trial) -> str:
+    """What a reader must know of trials that were disturbed; "" where none was."""
+    found = [f"{trial.name}: {', '.join(trial.disturbed)}" for trial in trials if trial.disturbed]
+    return f" Mind that the machine was disturbed meanwhile ({'; '.join(found)})." if found else ""
 
 
 def slower_or_faster(predicted: float, gain: Gain, one: Trial, two: Trial) -> str:
@@ -377,7 +376,7 @@ def slower_or_faster(predicted: float, gain: Gain, one: Trial, two: Trial) -> st
     elif gain.verdict in ("better", "worse"):
         right = (predicted >= 1) == (gain.verdict == "better")
         said += f" The direction was {'right, the size was not' if right else 'wrong'}."
-    return said + _told([*one.disturbed, *two.disturbed])
+    return said + _told(one, two)
 
 
 def undecided(gain: Gain, speedups: dict[str, float], two: Trial) -> str:
@@ -386,7 +385,7 @@ def undecided(gain: Gain, speedups: dict[str, float], two: Trial) -> str:
     Of one that is decided what its reader must know. speedups: what each all-reduce predicts.
     """
     if gain.decided:
-        return _told(two.disturbed)
+        return _told(two)
     out = [f"{x:.2f} ({way})" for way, x in speedups.items() if not gain.low <= x <= gain.high]
     predictions = f"It rules out {' and '.join(out)}." if out else "Both predictions lie in it."
     why = waiting(two)
@@ -425,7 +424,7 @@ def beyond_allreduce(gain: Gain, one: Trial, two: Trial, count: int) -> str:
 def about_stages(gain: Gain, one: Trial, staged: Trial) -> str:
     """What PP 2 did to one stream, and why."""
     why = "A token visits both halves of the layers in turn, with messages between."
-    told = _told([*one.disturbed, *staged.disturbed])
+    told = _told(one, staged)
     return f"PP 2 against TP 1 here, one stream: {gain.sentence()}. {why}{told}"
 
 

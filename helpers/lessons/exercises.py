@@ -244,10 +244,13 @@ def reconcile(
         said.append(_inside(guess.formula, span, whose) or distance)
     said.append(reason)
     sentence = " ".join(filter(None, said))
+    metrics = {"predicted": guess.value, "measured": measured, "ratio": ratio}
+    if span is not None:
+        metrics |= {"measured_low": span[0], "measured_high": span[1]}
     record = store.save(
         "prediction",
         guess.key,
-        {"predicted": guess.value, "measured": measured, "ratio": ratio},
+        metrics,
         how=kind,
         unit=unit,
         source=guess.source,

@@ -221,9 +221,12 @@ def _surprise(rank: int) -> Slot:
 
 
 def _factor(record: dict) -> float:
-    """How many times too high or too low a prediction was; 0 for one that cannot be said."""
+    """How many times too high or too low a prediction was; 0 for one of which neither is known."""
     predicted, measured = numbers_of(record, "predicted", "measured")
     if not predicted or measured is None:
+        return 0.0
+    low, high = numbers_of(record, "measured_low", "measured_high")
+    if low is not None and high is not None and low <= predicted <= high:
         return 0.0
     ratio = measured / predicted
     return max(ratio, 1 / ratio) if ratio > 0 else math.inf

@@ -164,6 +164,8 @@ def test_a_prediction_inside_the_measured_range_is_not_called_wrong(store, capsy
         assert ("is not there" in said) != inside
     exercises.reconcile(store, a_guess(store, "y", "?", 1.0, "x"), 1.1, span=(0.9, 1.2))
     assert "lies in the range that was measured." in capsys.readouterr().out
+    kept = lines_of(store)[-1]["metrics"]
+    assert (kept["measured_low"], kept["measured_high"]) == (0.9, 1.2)
 
 
 def test_answers_choices_and_ticks_without_a_front_end(store, capsys):

@@ -608,14 +608,16 @@ def test_what_week_5_measures_is_read_back_and_stays(tmp_path):
 def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
     store = Results("01_review", tmp_path)
 
-    def predicted(key, said, came, **extra):
+    def predicted(key, said, came, span=(), **extra):
+        span = dict(zip(("measured_low", "measured_high"), span, strict=False))
         about = {"unit": "tokens", "source": "student", "question": f"How many {key}?"}
-        numbers = {"predicted": said, "measured": came}
+        numbers = {"predicted": said, "measured": came, **span}
         store.save("prediction", key, numbers, **{**about, **extra})
 
     predicted("a", 100.0, 110.0)
     predicted("b", 100.0, 10.0)
     predicted("c", 100.0, 300.0)
+    predicted("within its range", 100.0, 20.0, span=(4.0, 120.0))
     predicted("formula", 1.0, 1e6, source="formula")
     predicted("late", 1.0, 1e5, changed_after_measuring=True, said_before=6.0)
     store.save("prediction", "withdrawn", {}, source="student", withdrawn=True)

@@ -44,7 +44,7 @@ class Claim:
         """The line as the table shows it."""
         said, got, ratio = "in words", "not measured here", ""
         if self.paper is not None:
-            said = f"{number(float(self.paper), digits=4)} {self.unit}".strip()  # as printed
+            said = f"{self.paper:.4g} {self.unit}".strip()  # as printed
         if self.ours is not None:
             values = map(number, self.span or (float(self.ours),))
             got = f"{' to '.join(values)} {self.unit}".strip()

@@ -186,7 +186,7 @@ def explore(server, given: argparse.Namespace) -> dict:
         "url": server.url,
         "model": server.model,
         "options": server.engine_args,
-        "startup_s": server.startup_s,
+        "startup_s": None if given.connect else server.startup_s,
         "completion": completion(client, server.model),
         "chat": chat(client, server.model, common),
     }
@@ -204,10 +204,11 @@ def completion(client, model: str) -> dict:
     heading("1. A completion", "POST /v1/completions")
     prompt, started = "vLLM is", time.perf_counter()
     answer = client.completions.create(model=model, prompt=prompt, max_tokens=24, temperature=0)
-    print(
-        "  The model goes on with the text. One that has learned chats alone, as the one that "
+    note = (
+        "The model goes on with the text. One that has learned chats alone, like the one that "
         "ships, has little to say here."
     )
+    print(wrapped(note, "  "))
     return answered(prompt, answer.choices[0].text, answer, time.perf_counter() - started)
 
 

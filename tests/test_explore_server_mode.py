@@ -70,7 +70,8 @@ def test_a_server_that_is_there_is_used_and_left_up(served, tmp_path):
     assert found["concurrent"]["requests"] == 6 and found["concurrent"]["concurrency"] == 4
     assert found["completion"]["output_tokens"] <= 24
     assert found["chat"]["finish_reason"] in ("stop", "length")
-    assert found["stream"]["ttft_ms_p50"] > 0
+    assert found["stream"]["ttft_ms_p50"] > 0 and found["startup_s"] is None
+    assert max(map(len, done.stdout.splitlines())) <= 100
     assert found["stream"]["text"] == found["chat"]["text"], (
         "streamed or not, the greedy answer is the same"
     )

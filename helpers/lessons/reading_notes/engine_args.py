@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import re
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,8 @@ class EngineArgument:
     def first_sentence(self) -> str:
         """Of the help, which runs over a page for some: vllm serve --help=NAME has all of it."""
         text = " ".join(self.help.replace("`", "").split())
-        return _cut(re.split(r"\.(?: (?=[A-Z])|$)|:(?: |$)", text)[0], 140)
+        sentence = re.split(r"\.(?: (?=[A-Z])|$)|:(?: |$)", text)[0]
+        return textwrap.shorten(sentence, 140, placeholder=" ...", break_on_hyphens=False)
 
 
 def _cut(text: str, length: int) -> str:

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import statistics
 import subprocess
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +55,7 @@ GUESSED = (
     "a parameter that does not exist",
 )
 CANNOT_TELL = "cannot tell"
-LONGEST = 96  # characters of what a server says of a mistake
+LONGEST = 96  # characters of what a server or a client library says
 PATIENCE_S = 60  # for what a stop is to meet
 TRIALS = 5  # of each number that the options change: of three, one bad run spoils the range
 
@@ -143,8 +144,12 @@ def _words(answer: httpx.Response) -> str:
         body = answer.json()
         error = body.get("error", body.get("detail", body))
         said = error.get("message", error) if isinstance(error, dict) else error
-    text = " ".join(str(said).split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return _shortened(str(said))
+
+
+def _shortened(said: str) -> str:
+    """At most LONGEST characters of it, whole words on one line."""
+    return textwrap.shorten(said, LONGEST, placeholder=" ...")
 
 
 # --- how busy the server is -----------------------------------------------------------------------
@@ -493,7 +498,7 @@ def _seen(client: str, stream: Stream, max_tokens: int) -> dict:
         "chunks received": len(stream.chunks),
         "tokens asked for": max_tokens,
         "after s": stream.e2e_s,
-        "client library says": stream.error[:90],
+        "client library says": _shortened(stream.error),
     }
 
 

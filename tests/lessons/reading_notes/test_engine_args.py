@@ -82,6 +82,13 @@ def test_a_hit_shows_one_sentence_and_not_the_page_that_some_help_texts_are(rows
     said = by_name["max_num_queued_reqs"].first_sentence
     assert said.startswith("Maximum number of requests") and said.endswith("None for no limit")
     assert all(0 < len(row.first_sentence) <= 140 for row in rows if row.help)
+    for row in rows:
+        shown, words = (
+            row.first_sentence.split(" ...")[0].split(),
+            row.help.replace("`", "").split(),
+        )
+        whole = [word.rstrip(".:") for word in words[: len(shown)]]
+        assert [word.rstrip(".:") for word in shown] == whole, "a word is cut"
 
 
 def test_the_table_escapes_what_help_texts_hold(rows):

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ import numpy as np
 from helpers.display import live
 from helpers.engine.engine import Engine
 from helpers.engine.failure import EngineError, died
+from helpers.engine.start import ctrl_c_calls
 from helpers.verdicts.machine import Disturbance, MachineWatch
 from helpers.workloads import Workload, uniform
 
@@ -360,20 +360,14 @@ def _interrupt_between_steps():
     milliseconds, so waiting for its end costs nothing. A second Ctrl-C interrupts at once.
     """
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
 
     def handler(number, frame):
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
+    with ctrl_c_calls(handler):
         yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _give_up(engine: Engine, what: str, error: Exception | None = None) -> str:

@@ -31,13 +31,16 @@ from helpers.engine.info import EngineInfo, read_info
 from helpers.engine.profile import Profile
 from helpers.engine.start import (
     PHASES,
+    Stopped,
     collecting_nothing,
+    ctrl_c_calls,
     give_back_host_memory,
     imports_without_gc,
     leave_out_modules,
     logged_to,
     prepare_environment,
     register_kernels_once,
+    stopped,
 )
 from helpers.engine.steps import steps_path
 
@@ -236,7 +239,8 @@ def _start(profile: Profile, args: dict) -> Engine:
     known = set(processes.started_here())
     began = time.perf_counter()
     try:
-        with live.EngineStart(log_path, PHASES) as view, logged_to(log_path):
+        starting = live.EngineStart(log_path, PHASES)
+        with ctrl_c_calls(stopped), starting as view, logged_to(log_path):
             with imports_without_gc():
                 from vllm import LLM, envs
 
@@ -246,7 +250,7 @@ def _start(profile: Profile, args: dict) -> Engine:
             before = _memory_gib()  # after the import: Python's modules stay when the engine goes
             leave_out_modules()
             llm = LLM(**args, use_tqdm_on_load=False)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         _clean_up_failed_start(known)
         raise EngineError("The start was stopped and ended: run the cell again.") from None
     except Exception as error:

@@ -162,7 +162,7 @@ def gain_of_runs(plain: list, changed: list, value: Callable, better: str) -> Ga
     cancel. Runs that were slowed much are left out where enough others remain; the range is widened
     by as much as others can have slowed those that count.
     """
-    groups = [least_slowed([(run,) for run in runs]) for runs in (plain, changed)]
+    groups = [rounds_that_count([(run,) for run in runs]) for runs in (plain, changed)]
     values = ([value(run) for (run,) in group] for group in groups)
     gain = gain_of_groups(*values, better)
     slower = [
@@ -171,7 +171,7 @@ def gain_of_runs(plain: list, changed: list, value: Callable, better: str) -> Ga
     return replace(gain, low=gain.low / slower[0], high=gain.high * slower[1])
 
 
-def least_slowed(rounds: list[tuple]) -> list[tuple]:
+def rounds_that_count(rounds: list[tuple]) -> list[tuple]:
     """The rounds that count: without those in which others slowed a run much, if enough remain.
 
     rounds: the Measurements that were made together, or alone, one tuple each time.

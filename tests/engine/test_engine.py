@@ -15,6 +15,7 @@ import pytest
 from helpers import gpu_memory
 from helpers.engine import EngineError, close_engine, load_profile, open_engine, processes
 from helpers.engine.cache import cache_dir
+from helpers.engine.start import Stopped, ctrl_c_calls, stopped
 from helpers.measure import run_workload
 from helpers.workloads import uniform
 
@@ -154,6 +155,21 @@ def test_the_stop_button_leaves_the_engine_usable(engine):
     after = run_workload(engine, uniform(engine.tokenizer, 4, 20, 5), progress=False)
     assert after.metrics["output_tokens"] == 20
     assert after.timeline[-1]["running"] in (0, 4), "requests of the stopped run are still there"
+
+
+def test_the_stop_button_is_heard_while_vllm_waits_for_its_processes():
+    """It waits inside this context, which ends a KeyboardInterrupt as if nothing had been."""
+    import zmq
+    from vllm.utils.network_utils import zmq_socket_ctx
+
+    with (
+        pytest.raises(Stopped),
+        ctrl_c_calls(stopped),
+        zmq_socket_ctx("inproc://handshake", zmq.ROUTER, bind=True) as socket,
+    ):
+        os.kill(os.getpid(), signal.SIGINT)
+        socket.poll(10_000)
+    assert signal.getsignal(signal.SIGINT) is not stopped
 
 
 def test_nothing_is_printed_by_vllm(capfd):

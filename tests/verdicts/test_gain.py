@@ -16,7 +16,7 @@ from helpers.verdicts.gain import (
     gain_of_pairs,
     gain_of_ranks,
     gain_of_runs,
-    least_slowed,
+    rounds_that_count,
 )
 from helpers.verdicts.in_turn import MOST_ROUNDS, NARROW, in_turn, repeated
 from helpers.verdicts.machine import Disturbance
@@ -252,8 +252,8 @@ def test_a_round_that_others_slowed_does_not_count_where_enough_do():
     plain, changed = runs_of(10.0, 10.1, 9.9, 10.0), runs_of(20.0, 20.1, 19.9)
     changed += runs_of(4.0, others=0.6)
     rounds = list(zip(plain, changed, strict=True))
-    assert least_slowed(rounds) == rounds[:3]
-    assert least_slowed(rounds[1:]) == rounds[1:], "two are too few: all three count"
+    assert rounds_that_count(rounds) == rounds[:3]
+    assert rounds_that_count(rounds[1:]) == rounds[1:], "two are too few: all three count"
 
 
 def test_a_known_factor_moves_the_whole_range():

@@ -10,7 +10,7 @@ from statistics import geometric_mean
 
 from helpers import workloads
 from helpers.measure import Measurement, run_workload
-from helpers.verdicts.gain import Gain, gain_of_pairs, least_slowed
+from helpers.verdicts.gain import Gain, gain_of_pairs, rounds_that_count
 from helpers.verdicts.machine import less_slowed
 
 ONE = 1  # max_num_seqs of one request at a time
@@ -53,8 +53,8 @@ class InTurn:
 
     @property
     def counted(self) -> dict[int, list[Measurement]]:
-        """The runs that count, for means, ranges and gains alike: see `least_slowed`."""
-        rounds = least_slowed(list(zip(*self.runs.values(), strict=True)))
+        """The runs that count, for means, ranges and gains alike: see `rounds_that_count`."""
+        rounds = rounds_that_count(list(zip(*self.runs.values(), strict=True)))
         return dict(zip(self.runs, zip(*rounds, strict=True), strict=True))
 
     def faster(self, value: int, than: int = ONE) -> Gain:

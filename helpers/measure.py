@@ -28,7 +28,7 @@ import numpy as np
 from helpers.display import live
 from helpers.engine.engine import Engine
 from helpers.engine.failure import EngineError, died
-from helpers.engine.start import ctrl_c_calls
+from helpers.engine.interrupts import ctrl_c_calls
 from helpers.verdicts.machine import Disturbance, MachineWatch
 from helpers.workloads import Workload, uniform
 

@@ -28,19 +28,17 @@ from helpers.engine import holders, processes
 from helpers.engine.cache import new_log
 from helpers.engine.failure import EngineError, died, why
 from helpers.engine.info import EngineInfo, read_info
+from helpers.engine.interrupts import Stopped, children_deaf_to_ctrl_c, ctrl_c_calls, stopped
 from helpers.engine.profile import Profile
 from helpers.engine.start import (
     PHASES,
-    Stopped,
     collecting_nothing,
-    ctrl_c_calls,
     give_back_host_memory,
     imports_without_gc,
     leave_out_modules,
     logged_to,
     prepare_environment,
     register_kernels_once,
-    stopped,
 )
 from helpers.engine.steps import steps_path
 
@@ -249,7 +247,8 @@ def _start(profile: Profile, args: dict) -> Engine:
                 register_kernels_once()
             before = _memory_gib()  # after the import: Python's modules stay when the engine goes
             leave_out_modules()
-            llm = LLM(**args, use_tqdm_on_load=False)
+            with children_deaf_to_ctrl_c():
+                llm = LLM(**args, use_tqdm_on_load=False)
     except (KeyboardInterrupt, Stopped):
         _clean_up_failed_start(known)
         raise EngineError("The start was stopped and ended: run the cell again.") from None

@@ -7,9 +7,7 @@ import ctypes
 import gc
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from helpers.engine import processes
@@ -165,33 +163,6 @@ def _replace_handlers(handler: logging.Handler) -> None:
             old.close()
     logger.handlers = [handler]
     logger.propagate = False
-
-
-class Stopped(BaseException):
-    """Ctrl-C (Jupyter's stop button) while an engine starts."""
-
-
-def stopped(number, frame) -> None:
-    """A handler of SIGINT that raises `Stopped`.
-
-    A KeyboardInterrupt is not enough: vLLM 0.32 takes it for itself while it waits for its
-    processes (zmq_socket_ctx in vllm/utils/network_utils.py), and then waits ten minutes for an
-    engine that waits for it.
-    """
-    raise Stopped
-
-
-@contextlib.contextmanager
-def ctrl_c_calls(handler):
-    """Ctrl-C calls `handler(number, frame)` in here; outside of the main thread nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 # Importing vLLM makes a million objects that stay. Python looks through them again and again while

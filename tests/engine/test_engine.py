@@ -15,7 +15,7 @@ import pytest
 from helpers import gpu_memory
 from helpers.engine import EngineError, close_engine, load_profile, open_engine, processes
 from helpers.engine.cache import cache_dir
-from helpers.engine.start import Stopped, ctrl_c_calls, stopped
+from helpers.engine.interrupts import Stopped, ctrl_c_calls, stopped
 from helpers.measure import run_workload
 from helpers.workloads import uniform
 
@@ -250,6 +250,15 @@ def test_an_engine_of_several_processes_works_on_after_an_error_and_is_replaced_
         run_workload(engine, uniform(engine.tokenizer, 8, 32, 100), progress=False)
     run = run_workload(engine, work, progress=False)
     assert run.metrics["output_tokens"] == 20 and sum(step["tokens"] for step in run.timeline) == 20
+
+    def press_stop():
+        for pid in (*engine.pids, os.getpid()):  # Jupyter signals the kernel's whole group
+            os.kill(pid, signal.SIGINT)
+
+    words = "stopped.*ready for the next cell"
+    with pytest.raises(EngineError, match=words), in_its_tenth_step(engine, press_stop):
+        run_workload(engine, uniform(engine.tokenizer, 8, 32, 100), progress=False)
+    assert run_workload(engine, work, progress=False).metrics["output_tokens"] == 20
 
     engine.close = lambda: None  # what is said of an engine before it is closed
     [killed] = [pid for pid in engine.pids if processes.title(pid).startswith("VLLM::EngineCore")]

@@ -3,7 +3,7 @@
 import pytest
 
 from helpers import gpu_memory
-from helpers.engine.failure import explain, last_exception, message_of
+from helpers.engine.failure import explain, last_exception, message_of, why
 
 DIED = """\
 (EngineCore pid=7) ERROR 11-25 07:58:33 [core.py:1101] Traceback (most recent call last):
@@ -26,6 +26,13 @@ vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.
 )
 def test_the_last_exception_is_the_cause_and_not_what_followed_from_it(log, cause):
     assert last_exception(log) == cause
+
+
+def test_of_an_engine_that_died_the_log_tells_and_of_another_its_error():
+    died = RuntimeError("Engine core initialization failed. See above.")
+    assert "No available memory for the cache blocks" in why(died, DIED, "a-model")
+    assert "core initialization failed" in why(died, "an empty log", "a-model")
+    assert why(ValueError("boom"), DIED, "a-model") == "vLLM did not start: boom."
 
 
 @pytest.mark.parametrize(

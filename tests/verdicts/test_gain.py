@@ -18,7 +18,7 @@ from helpers.verdicts.gain import (
     gain_of_runs,
     rounds_that_count,
 )
-from helpers.verdicts.in_turn import MOST_ROUNDS, NARROW, in_turn, repeated
+from helpers.verdicts.in_turn import MOST_ROUNDS, NARROW, in_turn, repeated, rounds
 from helpers.verdicts.machine import Disturbance
 
 
@@ -260,3 +260,14 @@ def test_a_known_factor_moves_the_whole_range():
     gain = gain_of_pairs([(100, 195), (102, 204), (99, 197)], "higher")
     twice = gain.times(2)
     assert (twice.low, twice.high) == (2 * gain.low, 2 * gain.high) and twice.values == 3
+
+
+def test_no_round_begins_that_would_not_end_in_time(monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("helpers.verdicts.in_turn.time", clock)
+    made = []
+    for number in rounds(lambda: False, budget_s=5.5):
+        made.append(number)
+        now[0] += 1.0
+    assert made == [0, 1, 2, 3, 4]

@@ -306,7 +306,7 @@ def gpu_memory() -> Drawing:
     d.words(
         20,
         240,
-        "All of it is reserved at the start, so the GPU looks full whatever the load.",
+        "The KV cache is reserved at the start, so the GPU looks nearly full whatever the load.",
         "soft",
     )
     return d

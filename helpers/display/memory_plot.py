@@ -61,11 +61,12 @@ def _memory(ax, points: list[dict], found: dict) -> None:
 
 def _kv_cache(ax, kv) -> None:
     for start, rows in kv:
-        # Before a workload's first step and after its last the cache holds nothing.
+        # The gauge is read at a step's end and holds what the step took at its start: drawn over
+        # the step. After a workload's last step the cache holds nothing.
         times = [start, *(start + row["t_s"] for row in rows), start + rows[-1]["t_s"]]
         percent = [0, *(100 * row["kv_cache_usage"] for row in rows), 0]
-        ax.fill_between(times, percent, color=GREEN, alpha=0.35, step="post")
-        ax.plot(times, percent, color=GREEN, linewidth=1.4, drawstyle="steps-post")
+        ax.fill_between(times, percent, color=GREEN, alpha=0.35, step="pre")
+        ax.plot(times, percent, color=GREEN, linewidth=1.4, drawstyle="steps-pre")
     ax.set_ylabel("KV cache in use (%)")
     ax.set_ylim(bottom=0)
 

@@ -320,7 +320,7 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
     terms = {
         "queue_ms": 1000 * steps.queue_s(request),
         "ttft_ms": times[0] - arrival,
-        "itl_ms": times[1] - times[0],
+        "first_itl_ms": times[1] - times[0],
         "tpot_ms": (times[-1] - times[0]) / (len(times) - 1),
         "e2e_ms": times[-1] - arrival,
     }
@@ -333,13 +333,12 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
         ax.plot(when, -0.5, marker="v", color=INK, markersize=6)
         figures.note(ax, str(i + 1), (when, -0.5), (0, 6), fontsize=7.5, ha="center")
     gaps = len(times) - 1
-    for start, end, y, name, meaning in (
-        (arrival, times[0], 0.75, "ttft", "until the first token"),
-        (times[0], last, 0.75, "tpot", f"a token, mean of {gaps} gaps"),
-        (arrival, arrival + terms["queue_ms"], 1.3, "queue", "until its first step"),
-        (times[0], times[1], 1.3, "itl", "between two tokens"),
+    for start, end, y, name, called, meaning in (
+        (arrival, times[0], 0.75, "ttft", "TTFT", "until the first token"),
+        (times[0], last, 0.75, "tpot", "TPOT", f"a token, mean of {gaps} gaps"),
+        (arrival, arrival + terms["queue_ms"], 1.3, "queue", "queue time", "until its first step"),
+        (times[0], times[1], 1.3, "first_itl", "first ITL", "between two tokens"),
     ):
-        called = "queue time" if name == "queue" else name.upper()
         said = f"{called} {number(terms[f'{name}_ms'])} ms: {meaning}"
         _measure(ax, start, end, y, said, past_middle=start > (arrival + last) / 2)
     ax.set(ylim=(1.7, -1.0), ylabel="request", xlabel="ms since the first request arrived")

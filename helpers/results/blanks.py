@@ -111,13 +111,15 @@ def _not_varied(facts: Facts, argument: str) -> str:
 
 
 def max_num_seqs(facts: Facts) -> Fill:
-    """The best max_num_seqs, and how many requests were there at most, where those were fewer."""
+    """The best max_num_seqs; with the default, up to how many at once it was tried."""
     value = _engine_arg(facts, "max_num_seqs")
     if value is None:
         return MISSING
     sent = finite(facts.best["metrics"].get("requests"))
-    less = f" (tried with {sent:g} requests)" if sent and sent < value else ""
-    return from_record(facts.best, f"{value:g}{less}")
+    if not sent or sent >= value:
+        return from_record(facts.best, f"{value:g}")
+    tried = f"default; keeps its TPOT goal up to {sent:g} at once, not tried beyond"
+    return from_record(facts.best, f"{value:g} ({tried})")
 
 
 def _engine_arg(facts: Facts, name: str) -> float | None:
@@ -130,7 +132,7 @@ def final_throughput(facts: Facts) -> Fill:
 
 
 def improvement(facts: Facts) -> Fill:
-    """Final over measured baseline: the two numbers that the document shows.
+    """Final over measured baseline.
 
     Where "Initial throughput" shows a typed number, that is another baseline: the line says so.
     """
@@ -145,6 +147,12 @@ def improvement(facts: Facts) -> Fill:
 
 
 def _improvement(facts: Facts) -> float | None:
+    """As the runs in turn gave it, with its range; else from the two numbers that are shown."""
+    in_turn, gain = numbers_of(
+        facts.best or {"metrics": {}}, "baseline_tokens_per_s", "improvement_x"
+    )
+    if in_turn and gain:
+        return gain
     first, last = _measured_baseline(facts).value, final_throughput(facts).value
     if not first or not last:
         return None

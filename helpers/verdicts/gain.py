@@ -180,6 +180,11 @@ def rounds_that_count(rounds: list[tuple]) -> list[tuple]:
     return calm if len(calm) >= LEAST_VALUES else rounds
 
 
+def t_95(freedom: int) -> float:
+    """How many standard errors a 95 % range reaches to either side, with so much freedom."""
+    return T_95[min(freedom, len(T_95)) - 1]
+
+
 def _log_gain(plain: float, changed: float, better: str) -> float:
     if better not in ("higher", "lower"):
         raise ValueError(f'better is {better!r}; it can be "higher" or "lower"')
@@ -191,7 +196,5 @@ def _log_gain(plain: float, changed: float, better: str) -> float:
 def _gain(middle: float, error: float, freedom: int, values: int) -> Gain:
     if values < LEAST_VALUES:
         return Gain(math.exp(middle), 0.0, math.inf, values)
-    t = T_95[min(freedom, len(T_95)) - 1]
-    return Gain(
-        math.exp(middle), math.exp(middle - t * error), math.exp(middle + t * error), values
-    )
+    reach = t_95(freedom) * error
+    return Gain(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach), values)

@@ -93,6 +93,15 @@ def test_the_pages_of_a_run_have_the_alt_text_and_nothing_else_of_it(notebook):
     assert set(second.attrs) == {"alt", "src"}
 
 
+def test_a_folded_cell_is_folded_in_the_page_of_a_run(notebook):
+    notebook = copy.deepcopy(notebook)
+    notebook.cells[0].metadata["jupyter"] = {"source_hidden": True}
+    page = BeautifulSoup(page_exporter().from_notebook_node(notebook)[0], "html.parser")
+    folded, open_ = page.select(".jp-CodeCell")[:2]
+    assert folded.select_one("details .jp-InputArea") and not folded.select("details img")
+    assert not open_.select("details .jp-InputArea")
+
+
 def test_the_formulas_of_every_notebook_are_drawn_without_the_internet():
     for path in sorted((REPO / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)

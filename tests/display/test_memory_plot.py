@@ -84,6 +84,15 @@ def test_phase_names_do_not_cover_each_other(kv):
         )
 
 
+def test_a_steps_use_of_the_kv_cache_is_drawn_over_the_step():
+    steps = [{"t_s": 2.0, "kv_cache_usage": 0.4}, {"t_s": 3.0, "kv_cache_usage": 0.8}]
+    fig, _, _ = memory_plot.draw(sampler(), [(4.5, steps)])
+    [line] = [line for line in fig.axes[-1].lines if len(line.get_xdata()) == 4]
+    assert line.get_drawstyle() == "steps-pre", "a point's value holds from the point before it"
+    assert list(line.get_xdata()) == [4.5, 6.5, 7.5, 7.5]
+    assert list(line.get_ydata()) == [0, 40, 80, 0]
+
+
 def test_nothing_to_draw_is_an_error_with_its_reason(monkeypatch):
     empty = MemorySampler()
     why = "Sampling stopped after 0.1 s: driver gone."

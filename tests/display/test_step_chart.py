@@ -108,5 +108,5 @@ def test_the_terms_are_labelled_with_the_requests_own_times(steps, monkeypatch):
     monkeypatch.setattr(card, "show", shown.append)
     terms = step_chart.label("Your request.", steps, 1)
     assert terms["queue_ms"] == pytest.approx(9) and terms["ttft_ms"] == pytest.approx(18)
-    assert terms["itl_ms"] == pytest.approx(10) and terms["tpot_ms"] == pytest.approx(15)
+    assert terms["first_itl_ms"] == pytest.approx(10) and terms["tpot_ms"] == pytest.approx(15)
     assert shown[0].table == [terms]

@@ -899,13 +899,25 @@ def test_a_range_that_leaves_the_winner_open_says_so(tmp_path):
     assert "1.74x (0.761 to 3.96, undecided), 8 tokens drafted" in text
 
 
-def test_more_places_than_requests_were_tried_with_so_many(tmp_path):
+def test_the_improvement_in_turn_is_one_number_in_both_documents(tmp_path):
+    """Of the rounded 609 and 5,197 that are shown it would be 8.53."""
+    of_turns = {"improvement_x": 8.538, "improvement_x_low": 8.25, "improvement_x_high": 8.85}
+    speeds = {"output_tokens_per_s": 5197.4, "baseline_tokens_per_s": 608.7}
+    Results("01_review", tmp_path).save("optimised", "best", speeds | of_turns)
+    export(tmp_path)
+    assert "- Improvement: 8.54x\n" in text(tmp_path)
+    assert "over one request at a time: 8.54x (8.25 to 8.85)" in text(tmp_path)
+    assert "improvement 8.54x (8.25 to 8.85)" in text(tmp_path, "my_learnings_appendix.md")
+
+
+def test_a_default_above_what_was_tried_says_up_to_where_it_keeps_the_goal(tmp_path):
     store = Results("01_review", tmp_path)
     metrics = {"output_tokens_per_s": 5000.0, "requests": 32, "improvement_x": 10.0}
     store.save("optimised", "best", metrics, {"max_num_seqs": 256})
     export(tmp_path)
     text = (tmp_path / "my_learnings.md").read_text()
-    assert "- Optimal max_num_seqs: 256 (tried with 32 requests)" in text
+    said = "256 (default; keeps its TPOT goal up to 32 at once, not tried beyond)"
+    assert f"- Optimal max_num_seqs: {said}" in text
 
 
 def test_rates_stand_in_order_and_a_decided_gain_is_not_hidden(tmp_path):

@@ -19,6 +19,7 @@ from helpers.lessons.advanced_features.speculation import (
 )
 from helpers.measure import Measurement
 from helpers.verdicts.gain import MARGIN, Gain
+from helpers.verdicts.machine import disturbed_meanwhile
 
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
 TIE = 0.01
@@ -285,14 +286,6 @@ def why_beams(ratio: float) -> str:
 # --- speculation ---
 
 
-def busy(runs: list[Measurement]) -> str:
-    """A sentence on what else the machine did during the runs, " " before it; "" if nothing."""
-    worst = max(runs, key=lambda run: run.disturbance.slowdown)
-    if not worst.disturbance.reasons:
-        return ""
-    return f" The machine was disturbed meanwhile: {'; '.join(worst.disturbance.reasons)}."
-
-
 def ngram(
     name: str, plain: list[Measurement], drafting: list[Measurement], k: int, async_scheduling: bool
 ) -> dict[str, str | int]:
@@ -302,7 +295,7 @@ def ngram(
     "ngram" vLLM does not.
     """
     counted, gain = acceptance(drafting[:1], k), faster_stream(plain, drafting)
-    why = _why_ngram(counted, gain, async_scheduling) + busy([*plain, *drafting])
+    why = _why_ngram(counted, gain, async_scheduling) + disturbed_meanwhile([*plain, *drafting])
     return {
         "asked": name,
         "drafts": counted.drafts,

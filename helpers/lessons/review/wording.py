@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from helpers.engine.engine import CloseReport
 from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
+from helpers.measure import Measurement
 from helpers.verdicts.gain import Gain
+from helpers.verdicts.machine import disturbed_meanwhile
 
 
 def terms(ms: dict[str, float]) -> list[str]:
@@ -21,15 +23,19 @@ def terms(ms: dict[str, float]) -> list[str]:
     ]
 
 
-def together(rows: list[dict]) -> list[str]:
-    """What the sweep over max_num_seqs shows, each measured once, the smallest value first."""
+def together(rows: list[dict], runs: list[Measurement]) -> list[str]:
+    """What the sweep over max_num_seqs shows, each measured once, the smallest value first.
+
+    runs: what the rows are of.
+    """
     one, most = rows[0], rows[-1]
     faster = _throughput(most) / _throughput(one)
     slower = most["tpot_ms_p50"] / one["tpot_ms_p50"]
     more = most["max_num_seqs"] / one["max_num_seqs"]
     return [
-        f"In this run {more:.0f} times as many requests in a step gave {faster:.1f} times the "
-        f"tokens/s, and each request's TPOT became {slower:.1f} times as long.",
+        f"In one run each, {more:.0f} times as many requests in a step gave {faster:.1f} times "
+        f"the tokens/s, and each request's TPOT became {slower:.1f} times as long; section 4 "
+        f"measures both again, with a range.{disturbed_meanwhile(runs)}",
         f"TTFT p50 is {one['ttft_ms_p50']:,.0f} ms with max_num_seqs={one['max_num_seqs']}: that "
         f"is the queue. With {most['max_num_seqs']} it is {most['ttft_ms_p50']:,.0f} ms: that is "
         "the step that reads all the prompts.",
@@ -42,34 +48,32 @@ def once_each(rows: list[dict]) -> str:
     return f"One run each, output tokens/s by max_num_seqs: {said}."
 
 
-def room(rows: list[dict], needed: int) -> str:
-    """Rows of the sweep over the KV cache, the smallest first. needed: tokens of all requests."""
+def room(rows: list[dict], blocks: int, block_size: int) -> str:
+    """Rows of the sweep over the KV cache, the smallest first. blocks: what all requests need."""
     small, large = rows[0], rows[-1]
     return (
         f"One run each: {_throughput(small):,.0f} output tokens/s with "
         f"{small['kv_cache_tokens']:,} tokens of KV cache ({small['preemptions']:.0f} "
         f"preemptions), {_throughput(large):,.0f} with {large['kv_cache_tokens']:,}; the requests "
-        f"need {needed:,}."
+        f"need {blocks:,} blocks ({blocks * block_size:,})."
     )
 
 
-def smaller_cache(rows: list[dict]) -> str:
-    """What a smaller KV cache did to those that ran and to those that waited; rows: of `room`."""
-    small, large = rows[-2], rows[-1]
+def smaller_cache(rows: list[dict]) -> list[str]:
+    """What the smallest KV cache did to throughput, to those that ran and to those that waited."""
+    small, large = rows[0], rows[-1]
 
     def both(name: str, digits: int) -> str:
-        return f"{small[name]:.{digits}f} instead of {large[name]:.{digits}f}"
+        return f"{small[name]:,.{digits}f} instead of {large[name]:,.{digits}f}"
 
-    sooner = ""
-    if small["ttft_ms_p50"] < large["ttft_ms_p50"]:
-        read = "of those whose prompts were read at once, with fewer others"
-        sooner = f"TTFT p50, {read}, {both('ttft_ms_p50', 0)} ms; "
-    return (
+    return [
         f"With {small['kv_cache_tokens']:,} tokens of KV cache a step made "
-        f"{both('tokens_per_step', 1)} tokens on average. TPOT p50 was {both('tpot_ms_p50', 2)} "
-        f"ms; {sooner}TTFT p99, of those that had to wait, {both('ttft_ms_p99', 0)} ms (one run "
-        "each)."
-    )
+        f"{both('tokens_per_step', 1)} tokens on average, which gave "
+        f"{both('output_tokens_per_s', 0)} tokens/s: {_throughput(small) / _throughput(large):.2f} "
+        "times (one run each).",
+        f"Fewer ran at once: TPOT p50 was {both('tpot_ms_p50', 2)} ms. The others waited: TTFT "
+        f"p99 was {both('ttft_ms_p99', 0)} ms.",
+    ]
 
 
 def rounds_run(turns: InTurn) -> str:
@@ -102,19 +106,28 @@ def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
     goal = f"TPOT at most {goal_x:g} times that of one request at a time"
     if best == ONE:
         return f"{goal}: max_num_seqs=1 is chosen, for no other value meets it."
-    what = f"max_num_seqs={best} is chosen"
-    if best == turns.default:
-        what = f"vLLM's default is kept (max_num_seqs={vllm_default}; no request here waits)"
-    said = (
-        f"{goal}: {what}. Over one at a time it has {_times(turns.faster(best))} the output "
-        f"tokens/s, and a TPOT {_times(turns.slower(best))} as long."
+    cost = (
+        f"Over one at a time it has {_times(turns.faster(best))} the output tokens/s, and a TPOT "
+        f"{_times(turns.slower(best))} as long."
     )
     if best == turns.default:
-        return said
+        kept = f"vLLM's default is kept (max_num_seqs={vllm_default})"
+        return f"{goal}: {kept}. {cost}{beyond(best, vllm_default)}"
+    said = f"{goal}: max_num_seqs={best} is chosen. {cost}"
     return (
         f"{said} The default has {_times(turns.faster(turns.default, than=best))} the output "
         f"tokens/s of this, but a TPOT {_times(turns.slower(turns.default))} as long as one at a "
         "time."
+    )
+
+
+def beyond(tried: int, vllm_default: int) -> str:
+    """Up to how many at once the default keeps the goal, " " before it; "" if it allows no more."""
+    if tried >= vllm_default:
+        return ""
+    return (
+        f" With up to {tried} at once it keeps the goal; more were not tried, and TPOT grows with "
+        f"them. Where more can come, max_num_seqs={tried} keeps it, and the others wait."
     )
 
 

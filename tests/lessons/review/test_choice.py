@@ -12,6 +12,7 @@ from helpers import REPO
 from helpers.lessons.puzzles import tuning
 from helpers.lessons.review import choice, wording
 from helpers.run.classroom import flags
+from helpers.verdicts.gain import t_95
 from helpers.verdicts.machine import Disturbance
 
 
@@ -38,12 +39,17 @@ def in_turn(speeds: dict[int, tuple[float, float]]) -> choice.InTurn:
     return choice.InTurn(runs, default=max(runs))
 
 
+def source_of(cell_id: str) -> str:
+    """The code of a cell of notebook 1."""
+    cells = nbformat.read(REPO / "notebooks/01_review.ipynb", as_version=4).cells
+    [cell] = [cell for cell in cells if cell.id == cell_id]
+    return cell.source
+
+
 @pytest.fixture(scope="module")
 def best_for():
     """The rule on what notebook 1 hands to it."""
-    cells = nbformat.read(REPO / "notebooks/01_review.ipynb", as_version=4).cells
-    [cell] = [cell for cell in cells if cell.id == "s4-choice"]
-    handed = cell.source.partition("rule =")[0]
+    handed = source_of("s4-choice").partition("rule =")[0]
 
     def choose(turns: choice.InTurn, goal: float) -> int:
         names = {"turns": turns, "runs": turns.runs, "together": turns.default}
@@ -58,9 +64,46 @@ def test_the_default_is_kept_unless_another_is_faster_beyond_what_runs_vary(best
     assert best_for(alike, 3.0) == 48
     said = wording.chosen(alike, 48, 3.0, 256)
     assert "default is kept (max_num_seqs=256" in said and "times the output tokens/s" in said
+    assert "With up to 48 at once it keeps the goal; more were not tried" in said
+    assert "more were not tried" not in wording.chosen(alike, 48, 3.0, 48), "all that it allows"
     faster = in_turn({16: (900, 4.0), 48: (540, 5.0)})
     assert best_for(faster, 3.0) == 16
     assert "max_num_seqs=16 is chosen" in wording.chosen(faster, 16, 3.0, 256)
+
+
+def test_the_range_worked_out_in_the_notebook_is_the_one_that_is_judged_by(capsys):
+    turns = in_turn({16: (545, 4.0), 48: (540, 5.0)})
+    names = {"turns": turns, "together": 48, "t_95": t_95}
+    exec("from math import *\nfrom statistics import *\n" + source_of("s4-range-code"), names)
+    assert (names["low"], names["high"]) == pytest.approx(turns.faster(48).span)
+    assert f"{len(names['ratios'])} rounds" == "3 rounds" and "48 over 1" in capsys.readouterr().out
+
+
+def test_the_sweep_says_that_the_machine_was_disturbed_and_that_it_ran_once():
+    rows = [
+        {"max_num_seqs": n, "output_tokens_per_s": speed, "tpot_ms_p50": 2.0, "ttft_ms_p50": 9.0}
+        for n, speed in ((1, 500.0), (32, 5000.0))
+    ]
+    calm, busy = Run({}), Run({}, disturbance=Disturbance(others_share=0.3, steal_share=0.0))
+    assert "disturbed" not in wording.together(rows, [calm, calm])[0]
+    said = wording.together(rows, [busy, calm])[0]
+    assert said.startswith("In one run each, 32 times") and "other programs took 30 %" in said
+
+
+def test_what_a_cache_for_a_tenth_does_to_throughput_is_answered():
+    rows = [
+        {
+            "kv_cache_tokens": tokens,
+            "output_tokens_per_s": speed,
+            "tokens_per_step": in_step,
+            "tpot_ms_p50": 2.0,
+            "ttft_ms_p99": 9.0,
+        }
+        for tokens, speed, in_step in ((768, 1848, 4.2), (2304, 3195, 12.2), (104_832, 5273, 32))
+    ]
+    said = wording.smaller_cache(rows)[0]
+    assert "768 tokens" in said and "4.2 instead of 32.0 tokens" in said
+    assert "1,848 instead of 5,273 tokens/s: 0.35 times" in said
 
 
 def test_a_tighter_goal_chooses_what_the_default_misses(best_for):
@@ -153,7 +196,8 @@ def test_the_reasons_name_no_smaller_cache_and_no_verdict_of_single_runs():
     ]
     why = wording.reasons("the fastest", rows[1:], "kv_cache_memory_bytes")
     assert why["kv_cache_memory_bytes"].startswith("default, not varied: 104,832 tokens")
-    assert "one run each" in wording.room(rows, 6_912).lower()
+    said = wording.room(rows, 54, 128)
+    assert said.startswith("One run each") and "need 54 blocks (6,912)" in said
     assert "times" not in wording.once_each(rows) and "most" not in wording.once_each(rows)
 
 

@@ -134,7 +134,7 @@ def less_slowed(measure: Callable[[int], Run]) -> Run:
     return min(first, measure(1), key=_slowdown)
 
 
-def disturbed_meanwhile(runs: list[Watched]) -> str:
+def busy(runs: list[Watched]) -> str:
     """A sentence on what else the machine did during the runs, " " before it; "" if nothing."""
     worst = max((run.disturbance for run in runs), key=lambda other: other.slowdown)
     return f" The machine was disturbed meanwhile: {'; '.join(worst.reasons)}." * bool(

@@ -19,7 +19,7 @@ from helpers.lessons.advanced_features.speculation import (
 )
 from helpers.measure import Measurement
 from helpers.verdicts.gain import MARGIN, Gain
-from helpers.verdicts.machine import disturbed_meanwhile
+from helpers.verdicts.machine import busy
 
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
 TIE = 0.01
@@ -295,7 +295,7 @@ def ngram(
     "ngram" vLLM does not.
     """
     counted, gain = acceptance(drafting[:1], k), faster_stream(plain, drafting)
-    why = _why_ngram(counted, gain, async_scheduling) + disturbed_meanwhile([*plain, *drafting])
+    why = _why_ngram(counted, gain, async_scheduling) + busy([*plain, *drafting])
     return {
         "asked": name,
         "drafts": counted.drafts,

@@ -10,7 +10,7 @@ from helpers.engine.engine import CloseReport
 from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
 from helpers.measure import Measurement
 from helpers.verdicts.gain import Gain
-from helpers.verdicts.machine import disturbed_meanwhile
+from helpers.verdicts.machine import busy
 
 
 def terms(ms: dict[str, float]) -> list[str]:
@@ -35,7 +35,7 @@ def together(rows: list[dict], runs: list[Measurement]) -> list[str]:
     return [
         f"In one run each, {more:.0f} times as many requests in a step gave {faster:.1f} times "
         f"the tokens/s, and each request's TPOT became {slower:.1f} times as long; section 4 "
-        f"measures both again, with a range.{disturbed_meanwhile(runs)}",
+        f"measures both again, with a range.{busy(runs)}",
         f"TTFT p50 is {one['ttft_ms_p50']:,.0f} ms with max_num_seqs={one['max_num_seqs']}: that "
         f"is the queue. With {most['max_num_seqs']} it is {most['ttft_ms_p50']:,.0f} ms: that is "
         "the step that reads all the prompts.",

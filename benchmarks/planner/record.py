@@ -77,7 +77,7 @@ def prefill_points(config: dict, max_model_len: int) -> list[int]:
 
 
 # ---------------------------------------------------------------------- predictions
-def predict_one(config: dict, gpu: str, probe: dict | None = None) -> dict:
+def predict_one(config: dict, gpu: str, probe: dict | None) -> dict:
     """What the planner says about one configuration, in the units of a record."""
     planned = Planned(config, gpu, probe)
     memory, options = planned.memory, planned.memory.options

@@ -70,13 +70,13 @@ def capacity(load: Load, found: dict[str, dict]) -> float | None:
 
 
 # ---------------------------------------------------------------------- predictions
-def predict_one(config: dict, gpu: str, probe: dict | None = None, tuning=None) -> dict:
+def predict_one(config: dict, gpu: str, probe: dict | None) -> dict:
     """{case: numbers} of one configuration, in the units of a record."""
     planned, found = Planned(config, gpu, probe, usage="server"), {}
     for load in loads_of(config):
         rate = None if load.clients else load.share * capacity(load, found)
         mix = RequestMix(load.input_tokens, load.output_tokens, load.clients or 1, rate)
-        found[case(load)] = numbers_of(planned.under(mix, tuning))
+        found[case(load)] = numbers_of(planned.under(mix))
     return found
 
 

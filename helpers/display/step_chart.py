@@ -30,10 +30,11 @@ from helpers.display import card, figures
 from helpers.display.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
 from helpers.display.numbers import number
 
+FOUND = "found in the prefix cache"
 BESIDE = "decode beside a prefill"
 LOOK = {
     "waiting": {"facecolor": "#EDEDED", "hatch": "////", "edgecolor": "#BDBDBD"},
-    "found in the prefix cache": {"facecolor": GREEN},  # below the prefill of what was not
+    FOUND: {"facecolor": GREEN},  # below the prefill of what was not
     "prefill": {"facecolor": BLUE},
     "decode": {"facecolor": SKY},
     BESIDE: {"facecolor": "#2A8FC9"},  # between the two: such a step takes as long as both
@@ -105,7 +106,8 @@ def _work_bars(row: int, i: int, step, begin: float) -> list[Bar]:
     bars = []
     if work.found:
         said = f"{work.found:,} tokens found in the prefix cache"
-        bars.append(Bar(row, "found in the prefix cache", begin, end, said))
+        text = f"{work.found:,} found"
+        bars.append(Bar(row, FOUND, begin, end, said, text))
     if work.prefill:
         found = f"{work.found:,} found, " if work.found else ""
         said = f"prefill of {work.tokens:,} tokens, {found}{took}"
@@ -217,10 +219,23 @@ def _write_into_bars(ax, bars: list[Bar]) -> None:
     wide, high = abs(room[1] - room[0]) * 72 / figures.DPI
     if high < 11:
         return
+    _write_found(ax, bars)
     for bar in bars:
-        if bar.text and (bar.end_ms - bar.start_ms) * wide > 6.2 * len(bar.text) + 2:
+        fits = (bar.end_ms - bar.start_ms) * wide > 6.2 * len(bar.text) + 2
+        if bar.text and fits and bar.kind != FOUND:
             middle = (bar.start_ms + bar.end_ms) / 2
             figures.inside(ax, bar.text, middle, bar.row, fontsize=9, zorder=3)
+
+
+def _write_found(ax, bars: list[Bar]) -> None:
+    """Beside its row, what a request found: no bar is as long as tokens that took no time."""
+    _, right = ax.get_xlim()
+    found = {bar.row: bar.text for bar in bars if bar.kind == FOUND}
+    for row, text in found.items():
+        life = [bar for bar in bars if bar.row == row]
+        late = life[-1].end_ms > 0.8 * right
+        x, side, gap = (life[0].start_ms, "right", -5) if late else (life[-1].end_ms, "left", 5)
+        figures.note(ax, text, (x, row), (gap, 0), ha=side, va="center", fontsize=9)
 
 
 def _draw_tokens(ax, steps) -> list[tuple]:

@@ -184,15 +184,34 @@ def _ranged(experiment: str, variant: str, name: str) -> Slot:
     return slot
 
 
+def conversation(facts: Facts) -> Fill:
+    """How the gain grows from the turn in the middle to the last."""
+    record = facts.get("prefix_caching", "conversation")
+    if not record:
+        return MISSING
+    middle, last, turns = numbers_of(
+        record, "ttft_gain_middle_turn_x", "ttft_gain_last_turn_x", "turns"
+    )
+    if None in (middle, last, turns):
+        return MISSING
+    text = f"{middle:.1f}x at turn {(int(turns) + 1) // 2}, {last:.1f}x at turn {int(turns)}"
+    disturbed = ", machine disturbed" * was_disturbed(record)
+    return from_record(record, f"{text} (one run{disturbed})")
+
+
 def speculation(facts: Facts) -> Fill:
     """The number of drafted tokens that gained most, of those that were tried."""
     tried = facts.all("speculation", "draft model, k=")
-    tried = [r for r in tried if finite(r["metrics"].get("speedup_x")) is not None]
+    tried = [r for r in tried if finite(r["metrics"].get("tpot_gain_x")) is not None]
     if not tried:
         return MISSING
-    best = max(tried, key=lambda r: r["metrics"]["speedup_x"])
+    best = max(tried, key=lambda r: r["metrics"]["tpot_gain_x"])
     k = in_markdown(best["variant"].rpartition("=")[2])
-    return from_record(best, f"{with_range(best['metrics'], 'speedup_x')}, {k} tokens drafted")
+    text = f"tokens after the first {with_range(best['metrics'], 'tpot_gain_x')}"
+    if whole := with_range(best["metrics"], "e2e_gain_x"):
+        text += f", whole answers {whole}"
+    text += f"; {k} drafted" + f", the best of {len(tried)} tried" * (len(tried) > 1)
+    return from_record(best, text)
 
 
 def where_measured(facts: Facts) -> Fill:
@@ -416,9 +435,7 @@ _MY_LEARNINGS = {
     "## Questions for Week 5+": {f"{n}. ___": answer(f"question_{n}") for n in (1, 2)},
     "## Five numbers of this week": {
         "- Tuning, output tokens/s over one request at a time: ___": tuning,
-        "- Prefix caching in a conversation, time to first token: ___": _ranged(
-            "prefix_caching", "conversation", "ttft_gain_x"
-        ),
+        "- Prefix caching in a conversation, time to first token: ___": conversation,
         "- Speculative decoding with a draft model, one stream: ___": speculation,
         "- Tensor parallelism on two ranks of this machine: ___": _ranged(
             "trial", "TP 2 against TP 1", "speedup_x"

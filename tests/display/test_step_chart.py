@@ -92,6 +92,8 @@ def test_heights_are_tokens_and_a_found_prompt_is_as_blue_as_its_time(steps, mon
     assert "at most 64 of the budget of 64" in [text.get_text() for text in tokens.texts]
     [prefill] = [b for b in step_chart.bars_of(steps) if b.kind == "prefill" and b.text == "8"]
     assert prefill.kept > 0.5, "8 were computed and 32 found"
+    rows = tokens.figure.axes[0]
+    assert "32 found" in [text.get_text() for text in rows.texts], "however thin its bar is"
 
 
 def test_the_legend_names_what_can_be_seen(monkeypatch):

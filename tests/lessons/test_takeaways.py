@@ -1,4 +1,4 @@
-"""Takeaways: one to three sentences, shown as typed."""
+"""Takeaways: one to four sentences, shown as typed."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def test_they_are_a_list(capsys):
     assert capsys.readouterr().out == "Take away:\n- TTFT was 3 ms.\n- A <b> stays a <b>.\n"
 
 
-@pytest.mark.parametrize("count", [0, 4])
-def test_no_more_than_three(count):
-    with pytest.raises(ValueError, match="one to 3"):
+@pytest.mark.parametrize("count", [0, 5])
+def test_no_more_than_four(count):
+    with pytest.raises(ValueError, match="one to 4"):
         takeaways(*["x"] * count)

@@ -117,10 +117,18 @@ def test_the_shipped_pair_agrees_and_synthetic_rates_are_met(store):
 
 
 def test_every_speed_up_has_its_range(store):
-    for name, row in metrics(store, "speculation").items():
-        if "speedup_x" in row:
-            assert row["speedup_x_low"] <= row["speedup_x"] <= row["speedup_x_high"], name
-            assert row["speedup_x_values"] >= 3, name
+    rows = metrics(store, "speculation")
+    gains = {(name, key) for name, row in rows.items() for key in row if key.endswith("_gain_x")}
+    assert {
+        ("draft model, k=4", "tpot_gain_x"),
+        ("draft model, k=4", "e2e_gain_x"),
+        ("draft model, 1 at once", "throughput_gain_x"),
+        ("synthetic, a=0.9", "tpot_gain_x"),
+    } <= gains
+    for name, key in gains:
+        row = rows[name]
+        assert row[f"{key}_low"] <= row[key] <= row[f"{key}_high"], (name, key)
+        assert row[f"{key}_values"] >= 3, (name, key)
 
 
 def test_greedy_output_does_not_depend_on_speculation_or_repetition(store):
@@ -184,6 +192,8 @@ def test_services_are_measured_with_every_feature(store):
     for name, row in compared.items():
         assert row["improvement_x_low"] <= row["improvement_x"] <= row["improvement_x_high"], name
         assert row["improvement_x_values"] >= 3, f"{name}: too few rounds for a verdict"
+    assert rows["completion, speculative decoding"]["drafts_accepted_percent"] > 50
+    assert 0 <= rows["batch, speculative decoding"]["drafts_accepted_percent"] <= 100
     chunked = store.get("services", "mixed, small chunks")
     # On a busy machine the range is wide, but it holds what chunks do.
     most = chunked["metrics"]["improvement_x_high"]

@@ -892,11 +892,24 @@ def test_a_result_shows_one_metric_of_each_kind_and_not_the_workload():
 
 def test_a_range_that_leaves_the_winner_open_says_so(tmp_path):
     store = Results("02_advanced_features", tmp_path)
-    open_one = {"speedup_x": 1.74, "speedup_x_low": 0.761, "speedup_x_high": 3.96}
+    open_one = {"tpot_gain_x": 1.74, "tpot_gain_x_low": 0.761, "tpot_gain_x_high": 3.96}
+    open_one |= {"e2e_gain_x": 1.46, "e2e_gain_x_low": 1.3, "e2e_gain_x_high": 1.6}
     store.save("speculation", "draft model, k=8", open_one)
     export(tmp_path)
     text = (tmp_path / "my_learnings.md").read_text()
-    assert "1.74x (0.761 to 3.96, undecided), 8 tokens drafted" in text
+    assert (
+        "one stream: tokens after the first 1.74x (0.761 to 3.96, undecided), "
+        "whole answers 1.46x (1.3 to 1.6); 8 drafted" in text
+    )
+
+
+def test_a_conversation_is_a_trend_and_no_range(tmp_path):
+    store = Results("02_advanced_features", tmp_path)
+    gains = {"ttft_gain_middle_turn_x": 1.96, "ttft_gain_last_turn_x": 4.46, "turns": 7}
+    store.save("prefix_caching", "conversation", gains)
+    export(tmp_path)
+    text = (tmp_path / "my_learnings.md").read_text()
+    assert "time to first token: 2.0x at turn 4, 4.5x at turn 7 (one run)" in text
 
 
 def test_the_improvement_in_turn_is_one_number_in_both_documents(tmp_path):

@@ -29,8 +29,9 @@ from helpers.display.figures import (
 from helpers.lessons import gain_ranges
 from helpers.lessons.advanced_features.services import Verdict
 from helpers.lessons.papers.speculative import alpha_from_length
-from helpers.verdicts.gain import LEAST_VALUES
+from helpers.verdicts.gain import LEAST_VALUES, Gain
 
+SPEED_UP = "speed-up of the tokens after the first"
 VERDICT_COLORS = {"better": GREEN, "worse": RED}  # all others: grey
 # What is drawn of sampled texts: metric -> (label, colour, format).
 OF_STORIES = {
@@ -110,9 +111,9 @@ def conversation(rows: list[dict], caption: str) -> None:
     figures.show(fig, caption, rows, "prefix_conversation")
 
 
-def _break_even(ax) -> None:
+def _break_even(ax, label: str) -> None:
     """Mark where speculation is neither gain nor loss, and shade the loss."""
-    ax.set(ylabel="times faster than without", ylim=(0, max(1.08 * ax.get_ylim()[1], 1.15)))
+    ax.set(ylabel=label, ylim=(0, max(1.08 * ax.get_ylim()[1], 1.15)))
     ax.axhspan(0, 1, color=RED, alpha=0.07, linewidth=0)
     ax.axhline(1, color=RED, linewidth=1.1, linestyle="--")
     look = {"ha": "right", "va": "bottom", "fontsize": 8.5, "color": RED}
@@ -122,7 +123,7 @@ def _break_even(ax) -> None:
 def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     """Single-stream speed-up over drafted tokens: measured, and by the formula with one c.
 
-    rows: k, measured_x, gain, formula_x.
+    rows: k, measured_x, gain, whole_answer, formula_x.
     """
     fig, ax = figures.figure("How many drafts are worth it for one stream", size=(7, 4))
     curve(ax, rows, "k", "measured_x", label="measured", zorder=3)
@@ -131,7 +132,7 @@ def speedup_by_drafts(rows: list[dict], caption: str) -> None:
     curve(ax, rows, "k", "formula_x", label="formula, the same c for all", **formula)
     ax.set_xlabel("drafted tokens in a step (num_speculative_tokens)")
     ticks(ax, (row["k"] for row in rows))
-    _break_even(ax)
+    _break_even(ax, SPEED_UP)
     ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
     ax.legend(loc="upper left", fontsize=8.5)
     _show(fig, caption, rows, "speculation_by_drafts")
@@ -142,19 +143,19 @@ def speedup_by_batch(
 ) -> None:
     """Throughput with over throughput without speculation.
 
-    rows: requests (at once), speedup_x, gain.
+    rows: requests (at once), measured_x, gain.
     """
     title = "What speculation gains or loses, by requests at once"
     fig, ax = figures.figure(title, size=(7, 3.8))
-    curve(ax, rows, "requests", "speedup_x", label="measured")
+    curve(ax, rows, "requests", "measured_x", label="measured")
     gain_ranges.draw(ax, rows, "requests")
     for row in rows:
-        note(ax, f"{row['speedup_x']:.2f}x", (row["requests"], row["speedup_x"]), (6, 6))
+        note(ax, f"{row['measured_x']:.2f}x", (row["requests"], row["measured_x"]), (6, 6))
     there = recorded or {}
     _drafters_there(ax, there, "requests")
     ax.set(xlabel="requests at once", xscale="log")
     ticks(ax, (row["requests"] for row in chain(rows, *there.values())))
-    _break_even(ax)
+    _break_even(ax, "times the output tokens/s without drafts")
     if there:
         ax.legend(loc="best", fontsize=8)
     _show(fig, caption, rows, "speculation_by_batch")
@@ -163,8 +164,8 @@ def speedup_by_batch(
 def _drafters_there(ax, recorded: dict[str, list[dict]], x: str) -> None:
     """The hollow lines of drafters on another machine: speedup_x over ``x``."""
     for i, (name, rows) in enumerate(recorded.items(), start=1):
-        by_hand = f", a set to {rows[0]['alpha']}" if x == "requests" else ""
-        label, look = f"{name}, recorded elsewhere{by_hand}", hollow_line(COLORS[i])
+        how = f"a set to {rows[0]['alpha']}" if x == "requests" else "by output tokens/s"
+        label, look = f"{name}, recorded elsewhere, {how}", hollow_line(COLORS[i])
         curve(ax, rows, x, "speedup_x", i, label=label, **look)
 
 
@@ -196,7 +197,7 @@ def speedup_by_acceptance(
     _drafters_there(ax, there, "chance")
     ax.set_xlabel("share of drafted tokens accepted, each given that those before it were")
     ax.set_xlim(0, 1)
-    _break_even(ax)
+    _break_even(ax, SPEED_UP)
     ax.legend(loc="upper left", fontsize=8)
     _show(fig, caption, rows, "speculation_by_acceptance")
 
@@ -289,6 +290,8 @@ def services(verdicts: list[Verdict], caption: str) -> None:
                 ax.scatter(gain_ranges.end(gain), feature, marker=">", **gain_ranges.ARROW)
         for place, (feature, gain) in enumerate(gains.items()):
             label = f"{gain.low:.2f} to {gain.high:.2f}"
+            if (share := verdict.accepted_of(feature)) is not None:
+                label += f"\n({100 * share:.0f} % accepted)"
             if feature == verdict.chosen:
                 bars[place].set(hatch="///", edgecolor="white")
                 label += "\n(chosen)"
@@ -310,7 +313,8 @@ def services(verdicts: list[Verdict], caption: str) -> None:
 def _in_words(verdict: Verdict, feature: str) -> dict:
     service, gain = verdict.service, verdict.gains[feature]
     row = {"service": service.name, "judged by": service.metric_label, "switched on": feature}
-    return row | gain.metrics() | {"verdict": verdict.of(feature)}
+    row |= gain.metrics() | {"verdict": verdict.of(feature)}
+    return row | {"acceptance_rate": verdict.accepted_of(feature)}
 
 
 def _show(fig, caption: str, rows: list[dict], name: str) -> None:
@@ -323,7 +327,7 @@ def _flat(rows: list[dict]) -> list[dict]:
     """Rows for the table of values: the range instead of the gain itself."""
     plain = []
     for row in rows:
-        values = {name: value for name, value in row.items() if name != "gain"}
+        values = {name: value for name, value in row.items() if not isinstance(value, Gain)}
         gain = row["gain"]
         span = {"low": gain.low, "high": gain.high} if gain.values >= LEAST_VALUES else {}
         plain.append(values | span | {"verdict": gain.verdict})

@@ -9,7 +9,7 @@ from helpers.engine.engine import Engine
 from helpers.lessons import kv_blocks
 from helpers.lessons.advanced_features.services import UNREAD
 from helpers.measure import Measurement, run_workload
-from helpers.verdicts.gain import Gain, gain_of_groups, gain_of_pairs
+from helpers.verdicts.gain import Gain, gain_of_groups
 from helpers.workloads import Workload
 
 
@@ -49,13 +49,12 @@ class ColdAndWarm:
 class Conversation:
     """A chat, once with the cache and once without; numbers: what a record keeps.
 
-    rows: one a turn: turn, cached_tokens, computed_tokens, ttft_ms, ttft_ms_without. gain: of TTFT
-    in the later half of the turns. share: of all prompt tokens, those found (0 to 1).
+    rows: one a turn: turn, cached_tokens, computed_tokens, ttft_ms, ttft_ms_without. share: of all
+    prompt tokens, those found (0 to 1).
     """
 
     run: Measurement
     rows: list[dict]
-    gain: Gain
     share: float
     numbers: dict[str, float]
 
@@ -75,18 +74,26 @@ def conversation(engine: Engine, talk: Workload) -> Conversation:
         }
         for i, (request, other) in enumerate(zip(turns.requests, without.requests, strict=True), 1)
     ]
-    later = rows[len(rows) // 2 :]
-    gain = gain_of_pairs([(row["ttft_ms_without"], row["ttft_ms"]) for row in later], "lower")
     sent = [request.prompt_token_ids for request in talk.requests]
     answers = [request.token_ids for request in turns.requests]
     found = sum(row["cached_tokens"] for row in rows)
     share = found / sum(request.input_tokens for request in turns.requests)
     numbers = {
-        **gain.metrics("ttft_gain_x"),
         "prefix_cache_hit_rate": share,
-        "ttft_last_turn_ms": rows[-1]["ttft_ms"],
-        "ttft_last_turn_without_ms": rows[-1]["ttft_ms_without"],
+        "ttft_gain_middle_turn_x": sooner(middle_turn(rows)),
+        "ttft_gain_last_turn_x": sooner(rows[-1]),
+        "turns": len(rows),
         "hit_tokens": int(turns.counters["prefix_cache_hits"]),
         "predicted_tokens": sum(kv_blocks.predicted_hits(sent, engine.info.block_size, answers)),
     }
-    return Conversation(turns, rows, gain, share, numbers)
+    return Conversation(turns, rows, share, numbers)
+
+
+def middle_turn(rows: list[dict]) -> dict:
+    """The row of the turn in the middle: the gain grows from turn to turn."""
+    return rows[(len(rows) - 1) // 2]
+
+
+def sooner(row: dict) -> float:
+    """How many times as soon a turn's first token came with the cache, in one run."""
+    return row["ttft_ms_without"] / row["ttft_ms"]

@@ -18,7 +18,8 @@ from helpers.verdicts.in_turn import in_turn
 from helpers.verdicts.machine import less_slowed
 from helpers.workloads import Workload
 
-FEATURES = ("nothing", "prefix caching", "small chunks", "speculative decoding")
+DRAFTS = "speculative decoding"
+FEATURES = ("nothing", "prefix caching", "small chunks", DRAFTS)
 UNREAD = {"skip_reading_prefix_cache": True}
 
 
@@ -168,6 +169,8 @@ def save(store, verdicts: list[Verdict], runs: dict[str, dict], profile) -> None
             run = median_run(service, of_feature)
             numbers = gain.metrics() if gain else {"improvement_x": 1.0}
             numbers[service.metric] = service.value(run)
+            if (share := verdict.accepted_of(feature)) is not None:
+                numbers["drafts_accepted_percent"] = 100 * share
             name = f"{service.key}, {feature}"
             chosen = feature == verdict.chosen
             store.save_run("services", name, run, numbers, profile=profile, chosen=chosen)
@@ -208,17 +211,25 @@ def median_run(service: Service, runs: list[Measurement]) -> Measurement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What each feature did for a service. gains: those of the features but "nothing"."""
+    """What each feature did for a service. gains: those of the features but "nothing".
+
+    accepted: the share of the drafted tokens that was accepted (0 to 1).
+    """
 
     service: Service
     gains: dict[str, Gain]
     chosen: str | None = None
+    accepted: float | None = None
 
     @property
     def winners(self) -> list[str]:
         """The features that are better than nothing, the largest gain first."""
         won = [feature for feature in self.gains if self.of(feature) == "better"]
         return sorted(won, key=lambda feature: -self.gains[feature].estimate)
+
+    def accepted_of(self, feature: str) -> float | None:
+        """The accepted share for the feature that drafts; None for the others."""
+        return self.accepted if feature == DRAFTS else None
 
     def of(self, feature: str) -> str:
         """A verdict of helpers.verdicts.gain, or "disturbed".

@@ -3,7 +3,8 @@
 The letters are those of Leviathan et al. (arXiv 2211.17192), as in
 helpers/lessons/papers/speculative.py: alpha, the chance that a drafted token is accepted; k
 (gamma), drafted tokens a step; c, time of a draft over time of a plain step, all-in: whatever makes
-a step longer is put on its drafts.
+a step longer is put on its drafts. A speed-up is TPOT without drafts over TPOT with them: it counts
+the tokens after the first, which drafts cannot bring sooner.
 """
 
 from __future__ import annotations
@@ -84,15 +85,20 @@ def repeated(engine, workload, concurrency: int = 1, budget_s: float = 0.0) -> l
     def run() -> Measurement:
         return run_workload(engine, workload, concurrency=concurrency, progress=False)
 
-    return in_turn.repeated(run, decode_ms_per_token, budget_s)
+    return in_turn.repeated(run, tpot_ms, budget_s)
 
 
 def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) -> dict[str, float]:
     """What a record keeps of single streams with k drafts a step, beside those without."""
     counted = acceptance(drafting[:1], k)
-    numbers = faster_stream(plain, drafting).metrics("speedup_x") | counted.metrics
-    numbers |= {"alpha": counted.alpha, "step_ms": statistics.median(map(step_ms, drafting))}
-    return numbers
+    gains = faster_stream(plain, drafting), sooner_answers(plain, drafting)
+    return {
+        **gains[0].metrics("tpot_gain_x"),
+        **gains[1].metrics("e2e_gain_x"),
+        **counted.metrics,
+        "alpha": counted.alpha,
+        "step_ms": statistics.median(map(step_ms, drafting)),
+    }
 
 
 def curve_by_drafts(
@@ -100,7 +106,7 @@ def curve_by_drafts(
 ) -> list[dict]:
     """Single streams by the number of drafts, beside the formula with the c of `fitted_k` drafts.
 
-    Rows: k, alpha, measured_x, gain, c_low, c_high and formula_x.
+    Rows: k, alpha, measured_x, gain, whole_answer (a Gain, too), c_low, c_high and formula_x.
     """
     gains = {k: faster_stream(plain, by_k[k]) for k in sorted(by_k)}
     alphas = {k: acceptance(by_k[k][:1], k).alpha for k in gains}
@@ -109,13 +115,17 @@ def curve_by_drafts(
     rows = []
     for k, gain in gains.items():
         row = {"k": k, "alpha": alphas[k], "measured_x": gain.estimate, "gain": gain}
+        row |= {"whole_answer": sooner_answers(plain, by_k[k])}
         row |= {"c_low": costs[k][0], "c_high": costs[k][2]}
         rows.append(row | {"formula_x": formula.speedup(alphas[k], k, c)})
     return rows
 
 
 def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> dict:
-    """Of n requests at once, without and with drafts; plain_step_ms: of full steps."""
+    """Of n requests at once, without and with drafts: their throughput, prompts and all.
+
+    plain_step_ms: of full steps.
+    """
 
     def tokens_per_s(runs: list[Measurement]) -> float:
         return statistics.median(run.metrics["output_tokens_per_s"] for run in runs)
@@ -125,7 +135,7 @@ def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> 
         "requests": n,
         "plain_tokens_per_s": tokens_per_s(plain),
         "speculative_tokens_per_s": tokens_per_s(drafting),
-        "speedup_x": gain.estimate,
+        "measured_x": gain.estimate,
         "plain_step_ms": statistics.median(step_ms(run, tokens=0.75 * n) for run in plain),
         "gain": gain,
     }
@@ -197,14 +207,23 @@ def _median_step(runs: list[Measurement]) -> float:
 
 
 def kept(row: dict, name: str) -> dict[str, float]:
-    """A row's numbers for a record: its gain as `name` with its range."""
-    numbers = {key: value for key, value in row.items() if key != "gain"}
-    return numbers | row["gain"].metrics(name)
+    """A row's numbers for a record: its gain as `name` with its range comes first."""
+    numbers = {key: value for key, value in row.items() if key not in ("gain", "measured_x")}
+    return row["gain"].metrics(name) | numbers
 
 
 def faster_stream(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
-    """How many times as fast a single stream is with drafts, by the time between its tokens."""
-    return gain_of_runs(plain, drafting, decode_ms_per_token, "lower")
+    """How many times as fast the tokens after the first come with drafts: the speed-up."""
+    return gain_of_runs(plain, drafting, tpot_ms, "lower")
+
+
+def sooner_answers(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
+    """How many times as soon whole answers are there (E2E), their first token included."""
+
+    def e2e_s(run: Measurement) -> float:
+        return statistics.fmean(request.e2e_s for request in run.requests)
+
+    return gain_of_runs(plain, drafting, e2e_s, "lower")
 
 
 def more_tokens(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
@@ -236,11 +255,11 @@ def step_ms(measurement: Measurement, percent: float = 25, tokens: int = 0) -> f
     return 1000 * float(np.percentile(took_s, percent))
 
 
-def decode_ms_per_token(measurement: Measurement) -> float:
-    """Time between first and last token over the tokens in between, all requests together (ms)."""
-    several = [r for r in measurement.requests if r.output_tokens > 1]
-    seconds = sum(r.e2e_s - r.ttft_s for r in several)
-    return 1000 * seconds / sum(r.output_tokens - 1 for r in several)
+def tpot_ms(measurement: Measurement) -> float:
+    """Time from first to last token over the tokens after the first, all requests together (ms)."""
+    times_s = [request.token_times_s for request in measurement.requests]
+    took_s = sum(one[-1] - one[0] for one in times_s)
+    return 1000 * took_s / sum(len(one) - 1 for one in times_s)
 
 
 # --- which pair of models, and how it drafts ------------------------------------------------------

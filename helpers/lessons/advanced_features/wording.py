@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from helpers.lessons.advanced_features.prefix import ColdAndWarm
+from helpers.lessons.advanced_features.prefix import ColdAndWarm, middle_turn, sooner
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.services import Verdict
 from helpers.lessons.advanced_features.speculation import (
@@ -16,7 +16,9 @@ from helpers.lessons.advanced_features.speculation import (
     Rates,
     acceptance,
     faster_stream,
+    sooner_answers,
 )
+from helpers.lessons.gain_ranges import in_words
 from helpers.measure import Measurement
 from helpers.verdicts.gain import MARGIN, Gain
 from helpers.verdicts.machine import busy
@@ -54,10 +56,10 @@ def chunk_tradeoff(rows: list[dict]) -> str:
     )
 
 
-def budgets_elsewhere(rows: list[dict], tiny: bool) -> str:
+def budgets_elsewhere(rows: list[dict]) -> str:
     """Recorded rows of all budgets, the smallest first; why throughput need not fall with it.
 
-    tiny: the model here is the one that ships. "" without a record.
+    "" without a record.
     """
     if not rows:
         return ""
@@ -69,16 +71,10 @@ def budgets_elsewhere(rows: list[dict], tiny: bool) -> str:
     )
     if least["total_tokens_per_s"] <= most["total_tokens_per_s"]:
         return said
-    said += (
+    return said + (
         " There a decode step mostly waits for the weights to come from memory, and part of a "
         "chunk's arithmetic is done during that wait."
     )
-    if tiny:
-        said += (
-            " The small model has hardly any weights to wait for, so a chunk makes the step that "
-            "it shares longer by all the time that it takes."
-        )
-    return said
 
 
 def why_gap(together: int, alone_ms: list[float]) -> Callable[[float], str]:
@@ -150,16 +146,14 @@ def full_blocks(shared_tokens: int, block_size: int) -> str:
     return f"{said}; the other {rest} lie in a block that each request fills in its own way."
 
 
-def conversation(rows: list[dict], share: float, gain: Gain) -> str:
-    """Rows of turns; share: of all prompt tokens, those that were found (0 to 1).
-
-    gain: of TTFT without over with the cache, in the later half of the turns.
-    """
-    said = f"{100 * share:.0f} % of all prompt tokens were found. "
-    last, sooner = rows[-1], gain.sentence("times as soon")
+def conversation(rows: list[dict], share: float) -> str:
+    """Rows of turns; share: of all prompt tokens, those that were found (0 to 1)."""
+    middle, last = middle_turn(rows), rows[-1]
     return (
-        f"{said}The first token of the later half of the turns: {sooner}. At turn "
-        f"{len(rows)} it took {last['ttft_ms']:.1f} ms instead of {last['ttft_ms_without']:.1f} ms."
+        f"{100 * share:.0f} % of all prompt tokens were found. What is found grows with the turns: "
+        f"the first token came {sooner(middle):.1f} times as soon at turn {middle['turn']} and "
+        f"{sooner(last):.1f} times at turn {last['turn']} ({last['ttft_ms']:.1f} ms instead of "
+        f"{last['ttft_ms_without']:.1f} ms; one run)."
     )
 
 
@@ -169,9 +163,10 @@ def conversation(rows: list[dict], share: float, gain: Gain) -> str:
 def why_memory_cpu(returned: float, unit: str) -> str:
     """The change of memory under load. returned: what `malloc_trim` then gave back, in `unit`."""
     return (
-        "The formula leaves out what else is alive beside the MLP, such as the hidden states. And "
-        "the C library keeps what PyTorch frees: asked to give it back (malloc_trim), it returned "
-        f"{returned:.0f} {unit} to the operating system."
+        "The formula counts the three results of one MLP alone; what else was alive, or had been, "
+        "was not measured. The C library keeps what PyTorch frees: asked to give it back "
+        f"(malloc_trim), it returned {returned:.0f} {unit} to the operating system, so that this "
+        "much was in use no longer."
     )
 
 
@@ -295,27 +290,27 @@ def ngram(
     "ngram" vLLM does not.
     """
     counted, gain = acceptance(drafting[:1], k), faster_stream(plain, drafting)
+    whole = sooner_answers(plain, drafting)
     why = _why_ngram(counted, gain, async_scheduling) + busy([*plain, *drafting])
     return {
         "asked": name,
         "drafts": counted.drafts,
         "drafted tokens accepted": f"{100 * counted.rate:.0f} %" if counted.drafts else "",
-        "one stream": gain.sentence(),
-        "why": why.strip(),
+        "tokens after the first": gain.sentence(),
+        "whole answer": whole.sentence(),
+        "why": why,
     }
 
 
 def _why_ngram(counted: Acceptance, gain: Gain, async_scheduling: bool) -> str:
-    said = ""
+    made = f"A step that drafted made {counted.mean_length:.2f} tokens on average"
+    said = f"{made}."
     if counted.drafts < FEW_DRAFTS:
-        said = " The drafter found hardly anything to propose, so there is nothing to gain."
+        said = "The drafter found hardly anything to propose, so there is nothing to gain."
         if gain.verdict == "worse":
             said += " In every step vLLM searches, and makes ready to check drafts, all the same."
     if gain.verdict == "better" and counted.mean_length < gain.low:
-        return (
-            f"{said} Its steps made {counted.mean_length:.2f} tokens on average, which cannot "
-            "explain such a gain: the machine was disturbed."
-        )
+        return f"{made}, which cannot explain such a gain: the machine was disturbed."
     if async_scheduling and gain.verdict != "better":
         said += " Asynchronous scheduling is off with this drafter, which costs time too."
     return said
@@ -363,17 +358,20 @@ def reaches(gain: Gain, value: float) -> bool:
 def best_drafts(rows: list[dict]) -> str:
     """The best number of drafted tokens, and those whose range overlaps with its range.
 
-    rows: dicts with k, gain.
+    rows: dicts with k, gain and whole_answer, the most drafts last.
     """
     best = max(rows, key=lambda row: row["gain"].estimate)
+    k, gain = best["k"], best["gain"].sentence()
     if best["gain"].verdict != "better":
-        return f"No gain can be seen; with {best['k']} drafted tokens: {best['gain'].sentence()}."
-    said = f"Best here: {best['k']} drafted tokens, {best['gain'].sentence()}"
+        return f"No gain can be seen; with {k} drafted tokens: {gain}."
+    said = f"Best of those tried: {k} drafted tokens"
+    said += ", the most, so that more may be better still" * (best is rows[-1])
     others = [row for row in rows if row is not best and row["gain"].high > best["gain"].low]
     if others:
-        named = " and ".join(str(row["k"]) for row in others)
+        named = ", ".join(str(row["k"]) for row in others)
         said += f" (as good as that may be {named}: the ranges overlap)"
-    return f"{said}."
+    whole = best["whole_answer"].sentence()
+    return f"{said}. Tokens after the first: {gain}; whole answers: {whole}."
 
 
 def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
@@ -383,23 +381,14 @@ def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
     ships.
     """
     one, most = rows[0], rows[-1]
-    better = "times the throughput"
-    said = (
-        f"With {drafts} drafted tokens: for one stream {one['gain'].sentence(better)}, for "
-        f"{most['requests']} requests {most['gain'].sentence(better)}."
+    said = f"With {drafts} drafted tokens, times the output tokens/s, prompts included: "
+    said += "; ".join(f"{row['requests']} at once {in_words(row['gain'])}" for row in (one, most))
+    lost, undecided = (
+        ", ".join(str(row["requests"]) for row in rows if row["gain"].verdict == verdict)
+        for verdict in ("worse", "open")
     )
-    losses = [str(row["requests"]) for row in rows if row["gain"].verdict == "worse"]
-    if losses:
-        said += f" It is a loss at {', '.join(losses)} requests."
-    elif all(row["gain"].low >= 1 for row in rows):
-        said += f" No loss up to {most['requests']}."
-    undecided = [row for row in rows if not row["gain"].decided]
-    for group, what in (
-        ([row for row in undecided if row["gain"].low >= 1], "the gain may be less than 3 %"),
-        ([row for row in undecided if row["gain"].low < 1], "gain or loss cannot be told"),
-    ):
-        if group:
-            said += f" At {', '.join(str(row['requests']) for row in group)} {what}."
+    loss = f"A loss at {lost}" if lost else f"No loss was seen up to {most['requests']} at once"
+    said += f". {loss}{f'; undecided at {undecided}' * bool(undecided)}."
     grown = most["plain_step_ms"] / one["plain_step_ms"]
     if grown >= FULL:
         return said
@@ -429,7 +418,7 @@ def gain_by_acceptance(rates: Rates, model: str) -> str:
         said += f"Speculation gained from a = {min(gained)} on. "
     elif last["gain"].verdict == "worse":
         said += "At no acceptance rate did it gain here, the drafts cost too much. "
-    return f"{said}At a = {last['alpha']}: {last['gain'].sentence()}."
+    return f"{said}Tokens after the first at a = {last['alpha']}: {last['gain'].sentence()}."
 
 
 def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
@@ -440,7 +429,7 @@ def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
     for name, rows in rows_by_name.items():
         last = rows[-1]
         gain = Gain.read(last, "speedup_x")
-        said.append(f"{name} {gain.sentence()}")
+        said.append(f"{name} {gain.sentence('times the output tokens/s')}")
     at = f"a = {rows[-1]['alpha']}, {rows[-1].get('requests', 1)} at once"
     return f" Hollow, {where}; at {at}: {'; '.join(said)}."
 
@@ -455,45 +444,32 @@ SERVICES_RULE = (
 
 
 def services(verdicts: list[Verdict]) -> list[str]:
-    """What gained for which service; where nothing did, what lost; where the machine was busy."""
-    gained = [
-        f"{verdict.service.name}: {' and '.join(_gained(verdict, f) for f in verdict.winners)}"
-        for verdict in verdicts
-        if verdict.winners
-    ]
-    none = [verdict.service.name for verdict in verdicts if not verdict.winners]
-    lost = [
-        f"{feature} for {verdict.service.name} ({gain.sentence('times as good')})"
-        for verdict in verdicts
-        for feature, gain in verdict.gains.items()
-        if verdict.of(feature) == "worse"
-    ]
-    others = [f"No gain that this run can see: {', '.join(none)}."] if none else []
-    others += [f"A loss: {'; '.join(lost)}."] if lost else []
-    impossible = [line for verdict in verdicts for line in _impossible(verdict)]
-    return [
-        *([f"{'; '.join(gained)}."] if gained else []),
-        *([" ".join(others)] if others else []),
-        *([" ".join(impossible)] if impossible else []),
-    ]
+    """One line a service: what gained, what lost, and what only a disturbed machine explains."""
+    return [f"{verdict.service.name}: {_gained_and_lost(verdict)}." for verdict in verdicts]
 
 
-def _gained(verdict: Verdict, feature: str) -> str:
-    return f"{feature} ({verdict.gains[feature].sentence('times as good')})"
-
-
-def _impossible(verdict: Verdict) -> list[str]:
-    """A sentence for each difference where the feature cannot have made one."""
-    lines = []
+def _gained_and_lost(verdict: Verdict) -> str:
+    lost = [feature for feature in verdict.gains if verdict.of(feature) == "worse"]
+    parts = [f"better with {_ranges(verdict, verdict.winners)}"]
+    if not verdict.winners:
+        parts = ["no gain that this run can see"]
+    if lost:
+        parts.append(f"worse with {_ranges(verdict, lost)}")
     for feature, why in verdict.service.cannot_act.items():
         if verdict.of(feature) == "disturbed":
-            gain = verdict.gains[feature]
-            lines.append(
-                f"{feature[0].upper()}{feature[1:]} came out at {gain.low:.2f} to {gain.high:.2f} "
-                f"for {verdict.service.name}, but it cannot act there ({why}): the machine was "
-                "disturbed."
-            )
-    return lines
+            why = f"it cannot act there ({why}): the machine was disturbed"
+            parts.append(f"{feature} came out at {in_words(verdict.gains[feature])}, but {why}")
+    return "; ".join(parts)
+
+
+def _ranges(verdict: Verdict, features: list[str]) -> str:
+    """Features with how many times as good they made the service."""
+    said = []
+    for feature in features:
+        share = verdict.accepted_of(feature)
+        accepted = "" if share is None else f", {100 * share:.0f} % of the drafts accepted"
+        said.append(f"{feature} ({in_words(verdict.gains[feature])} times{accepted})")
+    return " and ".join(said)
 
 
 def choices(verdicts: list[Verdict]) -> list[dict[str, str]]:

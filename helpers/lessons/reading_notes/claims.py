@@ -196,8 +196,8 @@ def speculation_on_record(store) -> list[dict]:
                 "drafts": int(metrics.get("drafts", 0)),
                 "mean_length": float(length),
                 "alpha": speculative.alpha_from_length(length, int(gamma)),
-                "speedup": metrics.get("speedup_x"),
-                "gain": Gain.read(metrics, "speedup_x") or UNKNOWN,
+                "speedup": metrics.get("tpot_gain_x"),
+                "gain": Gain.read(metrics, "tpot_gain_x") or UNKNOWN,
             })  # fmt: skip
     return runs
 

@@ -35,14 +35,14 @@ def test_points_stand_at_the_share_that_was_accepted(shown):
         rows, [(0.0, 0.3), (1.0, 2.0)], 4, "Reading.", recorded={"a head": [there]}
     )
     lines = {line.get_label(): line for line in shown[0].axes[0].get_lines()}
-    measured, recorded = lines["measured"], lines["a head, recorded elsewhere"]
+    measured, recorded = lines["measured"], lines["a head, recorded elsewhere, by output tokens/s"]
     assert list(measured.get_xdata()) == pytest.approx([0.3, 0.879], abs=0.005)
     assert list(recorded.get_xdata()) == pytest.approx([0.879], abs=0.005)
 
 
 def test_an_acceptance_set_by_hand_is_said_beside_what_real_answers_gained(shown):
     there = {"requests": 4, "speedup_x": 2.5, "alpha": 0.8}
-    row = {"requests": 4, "speedup_x": 1.5, "gain": GAIN}
+    row = {"requests": 4, "measured_x": 1.5, "gain": GAIN}
     plots.speedup_by_batch([row], "Reading.", {"n-gram": [there]})
     names = [text.get_text() for text in shown[0].axes[0].get_legend().get_texts()]
     assert names == ["measured", "n-gram, recorded elsewhere, a set to 0.8"]
@@ -60,6 +60,14 @@ def test_every_budget_is_named_and_the_services_share_their_scale(shown):
     plots.services([small, large], "Reading.")
     left, right = shown[1].axes
     assert left.get_xlim() == right.get_xlim()
+
+
+def test_a_verdict_on_drafts_stands_beside_the_share_that_was_accepted(shown):
+    service = services.Service("a", "a", "", None, "", "", "lower")
+    gains = dict.fromkeys(("small chunks", "speculative decoding"), GAIN)
+    plots.services([services.Verdict(service, gains, "small chunks", 0.016)], "Reading.")
+    chunks, drafts = (text.get_text() for text in shown[0].axes[0].texts)
+    assert "accepted" not in chunks and drafts.endswith("(2 % accepted)")
 
 
 def test_the_formula_is_drawn_beside_what_was_measured(shown):
@@ -110,7 +118,7 @@ def test_only_a_verdict_has_a_colour(shown):
 
 @pytest.mark.parametrize("high, heads", [(9.2, 1), (1.1, 0)])
 def test_a_range_that_is_cut_ends_in_an_arrow_head_and_the_caption_says_so(shown, high, heads):
-    row = {"k": 4, "speedup_x": 1.0, "gain": Gain(1.0, 0.2, high, 3), "requests": 1}
+    row = {"k": 4, "measured_x": 1.0, "gain": Gain(1.0, 0.2, high, 3), "requests": 1}
     plots.speedup_by_batch([row], "Reading.")
     arrows = [mark for mark in shown[0].axes[0].collections if mark.get_zorder() == 5]
     assert len(arrows) == heads and ("An arrow head" in shown[0].caption) == bool(heads)

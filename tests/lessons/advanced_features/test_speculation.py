@@ -66,7 +66,7 @@ def test_times_per_token_and_step():
     steps = ((0.0, 0), (1.0, 1), (1.5, 1), (2.0, 1), (2.5, 1), (4.5, 8), (6.5, 8))
     timeline = [{"t_s": t, "tokens": n} for t, n in steps]
     run = Run([Request([1.0, 1.5, 2.0]), Request([1.0])], timeline=timeline)
-    assert spec.decode_ms_per_token(run) == 500
+    assert spec.tpot_ms(run) == 500
     assert spec.step_ms(run) == 500, "the first step read the prompt"
     assert spec.step_ms(run, tokens=6) == 2000, "steps of a full batch alone"
     assert spec.step_ms(run, 90) > spec.step_ms(run, 50) == 750
@@ -89,6 +89,20 @@ def test_speed_ups_have_a_range_which_a_busy_machine_widens():
     assert busy.verdict == "open", "the plain runs may have been slow because others ran"
 
 
+def test_a_speed_up_leaves_out_the_first_token_and_the_whole_answer_has_it():
+    def answer(step_s):
+        run = stream(step_s)
+        run.requests = [Request([1.0 + step_s * i for i in range(11)])]
+        return run
+
+    plain, faster = [answer(0.1)] * 3, [answer(0.05)] * 3
+    assert spec.faster_stream(plain, faster).estimate == pytest.approx(2.0)
+    assert spec.sooner_answers(plain, faster).estimate == pytest.approx(2.0 / 1.5)
+    numbers = spec.numbers_of(plain, faster, 1)
+    assert numbers["tpot_gain_x"] == pytest.approx(2.0)
+    assert numbers["e2e_gain_x"] == pytest.approx(2.0 / 1.5)
+
+
 def test_rates_are_compared_by_the_median_step_and_their_tokens():
     gain = spec.faster_at_median_step([stream(0.01)] * 3, [stream(0.02)] * 3, 3.0)
     assert (gain.estimate, gain.low, gain.high) == pytest.approx((1.5, 1.5, 1.5))
@@ -104,7 +118,7 @@ def drafting(step_s):
 
 def test_a_record_of_drafts_has_its_gain_and_its_counts():
     numbers = spec.numbers_of([stream(0.01)] * 3, [drafting(0.012)] * 3, 1)
-    assert numbers["speedup_x"] == pytest.approx(0.01 / (0.096 / 17))
+    assert numbers["tpot_gain_x"] == pytest.approx(0.01 / (0.096 / 17))
     assert numbers["acceptance_rate"] == 1.0
     assert numbers["step_ms"] == pytest.approx(12.0) and numbers["drafts"] == 8
 
@@ -117,7 +131,7 @@ def test_the_curve_has_the_formula_with_the_measured_cost():
     assert fitted["formula_x"] == pytest.approx(fitted["measured_x"]), "its c is from there"
     assert rows[0]["formula_x"] == pytest.approx(2 / (1 + fitted["c_low"]))
     assert spec.kept(rows[0], "speedup_x")["speedup_x_values"] == 3
-    assert "gain" not in spec.kept(rows[0], "speedup_x")
+    assert not {"gain", "measured_x"} & set(spec.kept(rows[0], "speedup_x"))
 
 
 def test_rates_share_what_a_step_takes_longer_among_the_drafts():

@@ -20,11 +20,11 @@ def within(low, high):
 SLOWER = within(1.5, 1.7)
 
 
-def verdict(name, chosen=None, cannot_act=(), **gains):
+def verdict(name, chosen=None, cannot_act=(), accepted=None, **gains):
     service = services.Service(name, name, "", None, "", "", "lower", cannot_act=dict(cannot_act))
     same = dict.fromkeys(services.FEATURES[1:], within(0.96, 1.05))
     found = {feature.replace("_", " "): gain for feature, gain in gains.items()}
-    return services.Verdict(service, same | found, chosen)
+    return services.Verdict(service, same | found, chosen, accepted)
 
 
 def test_a_tie_is_called_a_tie():
@@ -73,38 +73,43 @@ def test_a_gain_is_said_with_its_range_and_an_open_one_is_none():
         [verdict("chat", prefix_caching=within(4.5, 5.25)), verdict("batch", **open_ones)]
     )
     assert said == [
-        "chat: prefix caching (4.50 to 5.25 times as good).",
-        "No gain that this run can see: batch.",
+        "chat: better with prefix caching (4.50 to 5.25 times).",
+        "batch: no gain that this run can see.",
     ]
 
 
 def test_a_loss_is_said_with_its_range():
-    [said] = wording.services([verdict("completion", speculative_decoding=within(0.13, 0.29))])
+    lost = {"speculative_decoding": within(0.13, 0.29), "small_chunks": within(0.8, 0.9)}
+    [said] = wording.services([verdict("batch", accepted=0.016, **lost)])
     assert said == (
-        "No gain that this run can see: completion. "
-        "A loss: speculative decoding for completion (0.13 to 0.29 times as good)."
+        "batch: no gain that this run can see; worse with small chunks (0.80 to 0.90 times) and "
+        "speculative decoding (0.13 to 0.29 times, 2 % of the drafts accepted)."
     )
 
 
 def test_a_gain_without_a_mechanism_is_a_disturbed_machine():
     prefix = {"prefix_caching": within(1.1, 1.2), "cannot_act": {"prefix caching": "why"}}
-    none, why = wording.services([verdict("batch", **prefix)])
-    assert none == "No gain that this run can see: batch." and "1.10 to 1.20" in why
-    assert "it cannot act there (why): the machine was disturbed" in why
-    calm = [verdict("batch", cannot_act=prefix["cannot_act"])]
-    assert wording.services(calm) == [none]
+    [said] = wording.services([verdict("batch", **prefix)])
+    assert said == (
+        "batch: no gain that this run can see; prefix caching came out at 1.10 to 1.20, but it "
+        "cannot act there (why): the machine was disturbed."
+    )
+    [calm] = wording.services([verdict("batch", cannot_act=prefix["cannot_act"])])
+    assert calm == "batch: no gain that this run can see."
 
 
 def test_ranges_that_overlap_are_named():
     rows = [
-        {"k": k, "gain": within(*span)}
+        {"k": k, "gain": within(*span), "whole_answer": within(1.4, 1.5)}
         for k, span in ((1, (1.5, 1.6)), (2, (1.9, 2.1)), (4, (1.8, 2.0)))
     ]
-    assert (
-        wording.best_drafts(rows) == "Best here: 2 drafted tokens, 1.90 to 2.10 times as fast "
-        "(as good as that may be 4: the ranges overlap)."
+    assert wording.best_drafts(rows) == (
+        "Best of those tried: 2 drafted tokens (as good as that may be 4: the ranges overlap). "
+        "Tokens after the first: 1.90 to 2.10 times as fast; whole answers: 1.40 to 1.50 times as "
+        "fast."
     )
-    assert "(" not in wording.best_drafts(rows[:2])
+    most = wording.best_drafts(rows[:2])
+    assert "2 drafted tokens, the most, so that more may be better still. Tok" in most
     none = wording.best_drafts([{"k": 1, "gain": within(0.95, 1.1)}])
     seen = "no difference that this run can see (0.95 to 1.10)"
     assert none == f"No gain can be seen; with 1 drafted tokens: {seen}."
@@ -115,11 +120,12 @@ def drafts(count, accepted=0):
     return Acceptance(count, 4 * count, accepted, length, 0.0)
 
 
-def ngram(monkeypatch, counted, gain, async_scheduling):
+def ngram(monkeypatch, counted, gain, async_scheduling, others=0.0):
     monkeypatch.setattr(wording, "acceptance", lambda runs, k: counted)
-    monkeypatch.setattr(wording, "faster_stream", lambda plain, drafting: gain)
-    calm = [SimpleNamespace(disturbance=Disturbance(0.0, 0.0))]
-    row = wording.ngram("questions", calm, calm, 4, async_scheduling)
+    for name in ("faster_stream", "sooner_answers"):
+        monkeypatch.setattr(wording, name, lambda plain, drafting: gain)
+    runs = [SimpleNamespace(disturbance=Disturbance(others, 0.0))]
+    row = wording.ngram("questions", runs, runs, 4, async_scheduling)
     return ", ".join(f"{name}: {value}" for name, value in row.items())
 
 
@@ -136,8 +142,10 @@ def test_a_gain_that_no_draft_can_explain_is_not_credited_to_the_drafts(monkeypa
     said = ngram(monkeypatch, drafts(338, 3), within(1.08, 1.18), True)
     assert "1.01 tokens on average" in said and said.endswith("the machine was disturbed.")
     said = ngram(monkeypatch, drafts(66, 255), within(3.7, 3.9), True)
-    assert "accepted: 97 %, one stream: 3.70 to 3.90 times as fast" in said
-    assert "disturbed" not in said
+    assert "accepted: 97 %, tokens after the first: 3.70 to 3.90 times as fast" in said
+    assert said.endswith("why: A step that drafted made 4.86 tokens on average.")
+    said = ngram(monkeypatch, drafts(66, 255), within(3.7, 3.9), True, others=0.28)
+    assert "made 4.86 tokens on average. The machine was disturbed meanwhile: other" in said
 
 
 def test_answers_that_differ_are_explained():
@@ -159,18 +167,25 @@ def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
         "7B on a large GPU waits for its weights, not for launches"
     )
     full = wording.batches(rows((2.0, 4.9, 14.0), (1.5, 0.99, 0.8)), 4)
-    assert "No loss up to 64." in launches
+    assert "No loss was seen up to 64 at once." in launches and "undecided" not in launches
     small = wording.batches(rows((2.0, 4.9, 14.0), (1.5, 1.04, 1.04)), 4)
-    assert "No loss up to 64. At 16, 64 the gain may be less than 3 %." in small
-    assert "fill" not in full and "a loss at 64 requests" in full, "0.96 to 1.02 is no loss"
-    assert "At 16 gain or loss cannot be told" in full and "told" not in launches
+    assert "No loss was seen up to 64 at once; undecided at 16, 64." in small
+    assert "fill" not in full and "A loss at 64; undecided at 16." in full, "0.96 to 1.02: no loss"
+
+
+def test_a_batch_is_undecided_on_either_side_of_one():
+    spans = ((1, (1.24, 1.5)), (16, (0.999, 1.41)), (64, (1.0003, 1.39)))
+    rows = [{"requests": n, "plain_step_ms": float(n), "gain": within(*s)} for n, s in spans]
+    said = wording.batches(rows, 4)
+    assert said.endswith("No loss was seen up to 64 at once; undecided at 16, 64.")
+    assert "1 at once 1.24 to 1.50; 64 at once 1.00 to 1.39." in said
 
 
 def test_one_c_tells_all_numbers_of_drafts_or_not():
     def row(k, low, high, formula_x):
-        return {"k": k, "gain": within(low, high), "formula_x": formula_x} | COST
+        return {"k": k, "gain": within(low, high), "formula_x": formula_x} | REST
 
-    COST = {"c_low": 0.5, "c_high": 0.6}
+    REST = {"c_low": 0.5, "c_high": 0.6, "whole_answer": within(1.4, 1.5)}
     rows = [row(1, 0.6, 1.2, 1.1), row(4, 1.3, 1.6, 1.45), row(8, 1.9, 2.1, 1.7)]
     assert "with 8)" in wording.by_drafts(rows, 4) and "with 1" not in wording.by_drafts(rows, 4)
     assert "lies within the range of every point" in wording.by_drafts(rows[:2], 4)
@@ -183,12 +198,12 @@ def test_the_gain_begins_where_its_range_does():
     spans = ((0.2, (0.7, 0.8)), (0.6, (0.98, 1.3)), (0.8, (1.3, 1.5)))
     rows = [{"alpha": alpha, "gain": within(*span)} for alpha, span in spans]
     said = wording.gain_by_acceptance(Rates(rows, SLOWER, 4), "a model")
-    assert "gained from a = 0.8 on. At a = 0.8: 1.30 to 1.50 times as fast." in said
+    assert "gained from a = 0.8 on. Tokens after the first at a = 0.8: 1.30 to 1.50" in said
     said = wording.gain_by_acceptance(Rates(rows[:1], SLOWER, 4), "a model")
-    assert "At no acceptance rate did it gain here, the drafts cost too much. At a = 0.2" in said
+    assert "At no acceptance rate did it gain here, the drafts cost too much. Tokens" in said
     wide = {"alpha": 0.95, "gain": within(0.75, 3.6)}
     said = wording.gain_by_acceptance(Rates([*rows[:2], wide], SLOWER, 4), "a model")
-    assert said.endswith("At a = 0.95: undecided, 0.75 to 3.60 times as fast.")
+    assert said.endswith("at a = 0.95: undecided, 0.75 to 3.60 times as fast.")
     assert "cost too much" not in said, "an open range is no proof of a loss"
 
 
@@ -197,9 +212,9 @@ def test_drafters_elsewhere_are_said_with_their_range():
     often = once | {"speedup_x_low": 1.8, "speedup_x_high": 2.2, "speedup_x_values": 3}
     said = wording.drafters_elsewhere({"a model": [once], "a head": [often]}, "recorded: there")
     assert (
-        "at a = 0.95, 1 at once: a model 0.30 times as fast in one run, too few for a range" in said
+        "at a = 0.95, 1 at once: a model 0.30 times the output tokens/s in one run, too few" in said
     )
-    assert said.endswith("a head 1.80 to 2.20 times as fast.")
+    assert said.endswith("a head 1.80 to 2.20 times the output tokens/s.")
     assert wording.drafters_elsewhere({}, "") == ""
 
 
@@ -208,12 +223,11 @@ def test_recorded_budgets_say_why_throughput_rose_only_where_it_did():
         budgets = zip((256, 16_384), rates, strict=True)
         return [{"max_num_batched_tokens": b, "total_tokens_per_s": rate} for b, rate in budgets]
 
-    rose = wording.budgets_elsewhere(recorded(17_000, 15_000), tiny=False)
+    rose = wording.budgets_elsewhere(recorded(17_000, 15_000))
     assert "256 tokens a step instead of 16,384" in rose and "from 15,000 to 17,000" in rose
-    assert "waits for the weights" in rose and "small model" not in rose
-    assert "small model" in wording.budgets_elsewhere(recorded(17_000, 15_000), tiny=True)
-    assert "weights" not in wording.budgets_elsewhere(recorded(14_000, 15_000), tiny=True)
-    assert wording.budgets_elsewhere([], tiny=True) == ""
+    assert "waits for the weights" in rose
+    assert "weights" not in wording.budgets_elsewhere(recorded(14_000, 15_000))
+    assert wording.budgets_elsewhere([]) == ""
 
 
 def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
@@ -233,10 +247,16 @@ def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
     assert wording.hits_table(shared())[0]["predicted to be found"] == 9
     assert wording.full_blocks(256, 128) == "256 tokens fill 2 blocks of 128 exactly."
     assert "the other 44 lie" in wording.full_blocks(300, 128)
-    turns = [{"ttft_ms": 5.0, "ttft_ms_without": 20.0}]
-    said = wording.conversation(turns, 0.5, within(2.0, 5.0))
-    assert "2.00 to 5.00 times as soon. At turn 1 it took 5.0 ms instead of 20.0 ms" in said
-    assert "no difference" in wording.conversation(turns, 0.5, within(0.9, 1.3))
+
+
+def test_a_conversation_is_told_turn_by_turn_and_not_as_a_range():
+    without_ms = (11.3, 15.1, 20.5, 20.0, 40.9, 50.5, 44.0)
+    turns = [
+        {"turn": i, "ttft_ms": 10.0, "ttft_ms_without": t} for i, t in enumerate(without_ms, 1)
+    ]
+    said = wording.conversation(turns, 0.5)
+    assert "2.0 times as soon at turn 4 and 4.4 times at turn 7 (10.0 ms instead of" in said
+    assert said.endswith("44.0 ms; one run).")
 
 
 def test_a_busy_machine_is_named():
@@ -249,7 +269,8 @@ def test_a_busy_machine_is_named():
 
 
 def test_memory_is_explained_by_who_was_asked():
-    assert "returned 71 MiB to the operating system" in wording.why_memory_cpu(71.2, "MiB")
+    cpu = wording.why_memory_cpu(71.2, "MiB")
+    assert "returned 71 MiB to the operating system" in cpu and "was not measured" in cpu
     assert wording.why_memory_gpu(0.5).endswith("Earlier steps had taken a part.")
 
 

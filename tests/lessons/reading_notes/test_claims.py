@@ -42,7 +42,7 @@ def test_speculation_is_read_from_notebook_2_only(store):
     other.save(
         "speculation",
         "draft_4",
-        {"mean_acceptance_length": length, "speedup_x": 1.4, "drafts": 40},
+        {"mean_acceptance_length": length, "tpot_gain_x": 1.4, "drafts": 40},
         {"speculative_config": {"num_speculative_tokens": 4}},
     )
     other.save("speculation", "off", {"output_tokens_per_s": 1.0})

@@ -118,7 +118,7 @@ def max_num_seqs(facts: Facts) -> Fill:
     sent = finite(facts.best["metrics"].get("requests"))
     if not sent or sent >= value:
         return from_record(facts.best, f"{value:g}")
-    tried = f"default; keeps its TPOT goal up to {sent:g} at once, not tried beyond"
+    tried = f"default; chosen for its TPOT goal with up to {sent:g} at once, not tried beyond"
     return from_record(facts.best, f"{value:g} ({tried})")
 
 

@@ -181,7 +181,7 @@ def configuration(facts: Facts) -> Fill:
     comments = record.get("comments") if isinstance(record.get("comments"), dict) else {}
     parts = []
     for name, value in args.items():
-        why = in_markdown(one_line(comments.get(name) or "", 300))
+        why = in_markdown(one_line(comments.get(name) or "", 600))
         parts.append(Part(f"arg.{name}", f"- `{name}={value!r}`" + (f": {why}" if why else "")))
     comment = answer("configuration_comment")(facts).value
     if comment:

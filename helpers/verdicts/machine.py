@@ -137,9 +137,9 @@ def less_slowed(measure: Callable[[int], Run]) -> Run:
 def busy(runs: list[Watched]) -> str:
     """A sentence on what else the machine did during the runs, " " before it; "" if nothing."""
     worst = max((run.disturbance for run in runs), key=lambda other: other.slowdown)
-    return f" The machine was disturbed meanwhile: {'; '.join(worst.reasons)}." * bool(
-        worst.reasons
-    )
+    if not worst.reasons:
+        return ""
+    return f" The machine was disturbed meanwhile: {'; '.join(worst.reasons)}."
 
 
 def _slowdown(run: Watched) -> float:

@@ -929,7 +929,7 @@ def test_a_default_above_what_was_tried_says_up_to_where_it_keeps_the_goal(tmp_p
     store.save("optimised", "best", metrics, {"max_num_seqs": 256})
     export(tmp_path)
     text = (tmp_path / "my_learnings.md").read_text()
-    said = "256 (default; keeps its TPOT goal up to 32 at once, not tried beyond)"
+    said = "256 (default; chosen for its TPOT goal with up to 32 at once, not tried beyond)"
     assert f"- Optimal max_num_seqs: {said}" in text
 
 

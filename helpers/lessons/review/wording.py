@@ -111,8 +111,8 @@ def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
         f"{_times(turns.slower(best))} as long."
     )
     if best == turns.default:
-        kept = f"vLLM's default is kept (max_num_seqs={vllm_default})"
-        return f"{goal}: {kept}. {cost}{beyond(best, vllm_default)}"
+        tried = f"; tried with up to {best} at once" * (best < vllm_default)
+        return f"{goal}: vLLM's default is kept (max_num_seqs={vllm_default}{tried}). {cost}"
     said = f"{goal}: max_num_seqs={best} is chosen. {cost}"
     return (
         f"{said} The default has {_times(turns.faster(turns.default, than=best))} the output "
@@ -121,26 +121,30 @@ def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
     )
 
 
-def beyond(tried: int, vllm_default: int) -> str:
-    """Up to how many at once the default keeps the goal, " " before it; "" if it allows no more."""
-    if tried >= vllm_default:
+def beyond(turns: InTurn, tried: int, goal_x: float, allowed: int) -> str:
+    """How the goal is kept where more come than were tried, " " before it; "" if none can run.
+
+    tried, allowed: how many at once were tried, and how many the kept max_num_seqs lets run.
+    """
+    if tried >= allowed:
         return ""
     return (
-        f" With up to {tried} at once it keeps the goal; more were not tried, and TPOT grows with "
-        f"them. Where more can come, max_num_seqs={tried} keeps it, and the others wait."
+        f" With {tried} at once TPOT is {_met(turns, goal_x, tried)}; more were not tried, and "
+        f"TPOT grows with them. Where more can come, max_num_seqs={tried} holds it there, and the "
+        "others wait."
     )
+
+
+def _met(turns: InTurn, goal_x: float, value: int) -> str:
+    sure = value == ONE or turns.slower(value).high <= goal_x
+    return f"at most {goal_x:g} times" + ("" if sure else ", by the middle of its range")
 
 
 def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:
     """A table's row for each value: its gain, its price, and the goals it was chosen for."""
-
-    def met(goal_x: float, value: int) -> str:
-        sure = value == ONE or turns.slower(value).high <= goal_x
-        return f"at most {goal_x:g} times" + ("" if sure else ", by the middle of its range")
-
     rows = []
     for value in turns.runs:
-        goals = [met(goal_x, value) for goal_x, best in chosen.items() if best == value]
+        goals = [_met(turns, goal_x, value) for goal_x, best in chosen.items() if best == value]
         default = " (as vLLM's default)" if value == turns.default else ""
         rows.append(
             {

@@ -64,8 +64,12 @@ def test_the_default_is_kept_unless_another_is_faster_beyond_what_runs_vary(best
     assert best_for(alike, 3.0) == 48
     said = wording.chosen(alike, 48, 3.0, 256)
     assert "default is kept (max_num_seqs=256" in said and "times the output tokens/s" in said
-    assert "With up to 48 at once it keeps the goal; more were not tried" in said
-    assert "more were not tried" not in wording.chosen(alike, 48, 3.0, 48), "all that it allows"
+    assert "tried with up to 48 at once" in said
+    assert "tried" not in wording.chosen(alike, 48, 3.0, 48), "all that it allows"
+    told = wording.beyond(alike, 48, 3.0, 256)
+    assert "With 48 at once TPOT is at most 3 times; more were not tried" in told
+    assert "by the middle of its range; more" in wording.beyond(alike, 48, 2.51, 256)
+    assert wording.beyond(alike, 48, 3.0, 48) == ""
     faster = in_turn({16: (900, 4.0), 48: (540, 5.0)})
     assert best_for(faster, 3.0) == 16
     assert "max_num_seqs=16 is chosen" in wording.chosen(faster, 16, 3.0, 256)

@@ -108,6 +108,15 @@ def test_records_hold_only_what_is_known():
     assert len(slow.record()["disturbed"]) == 2 and slow.record()["others_gpu_gib"] == 3.0
 
 
+@pytest.mark.parametrize(
+    "shares, disturbed",
+    [((0.09, 0.0), False), ((0.11, 0.0), True), ((0.0, 0.04), False), ((0.0, 0.06), True),
+     ((0.0, 0.0, 0.71), False), ((0.0, 0.0, 0.69), True)],
+)  # fmt: skip
+def test_a_run_is_called_disturbed_from_these_shares_on(shares, disturbed):
+    assert bool(Disturbance(*shares).reasons) == disturbed
+
+
 def test_others_can_have_slowed_a_run_by_what_they_took():
     assert Disturbance(0.05, 0.0).slowdown == 1.0, "too little to speak of"
     assert Disturbance(0.5, 0.0).slowdown == pytest.approx(2)

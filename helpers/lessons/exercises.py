@@ -31,12 +31,7 @@ from helpers.results import documents
 
 CLOSE, FAIR = 0.10, 0.50  # relative distances that the sentences speak of
 # What a prediction can be held against, and what the sentences call it.
-KINDS = {
-    "measured": "measurement",
-    "simulated": "simulation",
-    "calculated": "calculation",
-    "printed": "printed number",
-}
+KINDS = {"measured": "measurement", "simulated": "simulation", "calculated": "calculation"}
 
 
 # ---------------------------------------------------------------- predict and reconcile

@@ -35,7 +35,7 @@ def test_no_prediction_is_spoiled(source):
     """What a formula says comes in a later cell than the question."""
     code = [c.source for c in source.cells if c.cell_type == "code"]
     asked = [i for i, cell in enumerate(code) if "predict(" in cell]
-    assert len(asked) == 9
+    assert len(asked) == 8
     for i in asked:
         assert ".formula" not in code[i] and "reconcile(" not in code[i]
         assert any(".formula = " in later for later in code[i + 1 : i + 4])
@@ -90,7 +90,7 @@ def all_text(notebook) -> str:
 def test_every_prediction_is_reconciled(executed):
     _, store = executed
     records = store.records(experiment="prediction")
-    assert len(records) == 9
+    assert len(records) == 8
     assert all(r["metrics"]["measured"] is not None for r in records)
     by_key = {r["variant"]: r for r in records}
     assert (
@@ -111,14 +111,13 @@ def test_only_measurements_are_called_so(executed):
         "knee_batch": "measured",
         "fusion_gain": "measured",
         "traffic_growth": "simulated",
-        "tokens_per_step": "printed",
-        "cost_per_million": "calculated",
+        "tokens_per_step": "calculated",
     }
     for record in store.records(experiment="prediction"):
         if record["how"] != "measured":
             assert "measure" not in record["residual"], record
-    cost = store.get("prediction", "cost_per_million")
-    assert "to hold against it" in cost["residual"] and "within" not in cost["residual"]
+    steps = store.get("prediction", "tokens_per_step")
+    assert "to hold against it" in steps["residual"] and "within" not in steps["residual"]
 
 
 def test_a_recorded_7b_is_priced_not_the_toy(executed):

@@ -9,19 +9,18 @@ HOURS_A_MONTH = 730
 class CostInputs:
     """One machine. Prices are the student's own; nothing here is a quote.
 
-    `tokens_per_s` is what the machine generates when it is full, `utilisation` the share of the
-    paid hours in which it is (0 to 1), `overhead` what is paid on top (storage, network, people) as
-    a share of the machine's price. More machines change no price per token: both grow together.
+    `price_per_hour` is all that is paid (machine, storage, network, people), `tokens_per_s` what
+    the machine generates when it is full, `utilisation` the share of the paid hours in which it is
+    (0 to 1). More machines change no price per token: both grow together.
     """
 
     price_per_hour: float
     tokens_per_s: float
     utilisation: float = 0.5
-    overhead: float = 0.0
 
     def __post_init__(self):
-        if self.price_per_hour < 0 or self.overhead < 0:
-            raise ValueError("price_per_hour and overhead must not be negative")
+        if self.price_per_hour <= 0:
+            raise ValueError("price_per_hour must be positive")
         if self.tokens_per_s <= 0 or not 0 < self.utilisation <= 1:
             raise ValueError("tokens_per_s must be positive, utilisation in (0, 1]")
 
@@ -33,22 +32,12 @@ class CostInputs:
 
 def cost_per_million(inputs: CostInputs) -> float:
     """Money per million generated tokens: hourly price / tokens generated in a paid hour."""
-    return inputs.price_per_hour * (1 + inputs.overhead) / inputs.tokens_per_hour * 1e6
+    return inputs.price_per_hour / inputs.tokens_per_hour * 1e6
 
 
 def million_tokens_a_month(inputs: CostInputs) -> float:
     """Millions of tokens that the machine generates in a month."""
     return inputs.tokens_per_hour * HOURS_A_MONTH / 1e6
-
-
-def what_changes_it(inputs: CostInputs, changes: dict[str, dict]) -> list[dict]:
-    """The price after each change: name -> fields of `CostInputs` that differ; cheapest first."""
-    base = cost_per_million(inputs)
-    rows = [{"change": "as it is", "per_million": base, "ratio": 1.0}]
-    for name, fields in changes.items():
-        price = cost_per_million(replace(inputs, **fields))
-        rows.append({"change": name, "per_million": price, "ratio": price / base})
-    return sorted(rows, key=lambda r: r["per_million"])
 
 
 def break_even_utilisation(inputs: CostInputs, api_price_per_million: float) -> float:

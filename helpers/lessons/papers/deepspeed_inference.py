@@ -43,11 +43,11 @@ def knee_batch(flop_per_s: float, bytes_per_s: float) -> float:
     return flop_per_s / bytes_per_s * BYTES_PER_VALUE / 2
 
 
-def chain_bytes(values: int, operations: int, fused: bool, bytes_per_value: int) -> int:
-    """Bytes that a chain of elementwise operations moves (section III: Deep-Fusion).
+def chain_bytes(values: int, operations: int, fused: bool, bytes_per_value: int) -> tuple[int, int]:
+    """Bytes that a chain of elementwise operations reads and writes (section III: Deep-Fusion).
 
     Apart, each operation reads its input and writes its output; fused, the chain reads once and
     writes once. Either way the residual is read beside it.
     """
-    passes = 2 if fused else 2 * operations
-    return (passes + 1) * values * bytes_per_value
+    passes = 1 if fused else operations
+    return (passes + 1) * values * bytes_per_value, passes * values * bytes_per_value

@@ -88,8 +88,10 @@ def count_both_ways(tokens: int, sram: int, head_dim: int = 64) -> dict[str, flo
     return {
         "tokens": tokens,
         "fast memory": sram,
+        "d^2 / M": head_dim**2 / sram,
         "standard moves": standard.moved,
         "tiles move": tiled.moved,
+        "tiles / standard": tiled.moved / standard.moved,
         "standard keeps": standard.extra,
         "tiles keep": tiled.extra,
         "largest difference": float((ours - reference).abs().max()),

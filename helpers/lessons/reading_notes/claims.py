@@ -11,6 +11,7 @@ from helpers.display.numbers import number
 from helpers.lessons import gain_ranges
 from helpers.lessons.papers import paged_attention, speculative
 from helpers.lessons.reading_notes import wording
+from helpers.results import recorded
 from helpers.verdicts.gain import Gain
 
 
@@ -85,12 +86,13 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
 
 def paged(usage: dict) -> list[Claim]:
     """PagedAttention's Figures 2 and 13. usage: policy -> `paged_attention.Usage`."""
-    drawn = "Lengths drawn, not the trace's."
+    full = "Ours waits for memory all the time, so hardly a block is free."
     held = paged_attention.FIGURE_2["paged"]["tokens"]
     share = "share of the cache that holds tokens, paged (Figure 2)"
-    claims = [simulated("tokens_paged", share, held, 100 * usage["paged"].tokens, "%", drawn)]
+    claims = [simulated("tokens_paged", share, held, 100 * usage["paged"].tokens, "%", full)]
+    room = "The cache has room for seven times 2,048 tokens."
     fuller = "Theirs took 2 requests/s; ours waits for memory all the time, so it is fuller."
-    for policy, why in (("max", drawn), ("paged", fuller)):
+    for policy, why in (("max", room), ("paged", fuller)):
         what = f"requests in the batch, {NAMES[policy]} (Figure 13)"
         printed, ours = paged_attention.FIGURE_13[policy], usage[policy].mean_running
         claims.append(simulated(f"batch_{policy}", what, printed, ours, "", why))
@@ -104,8 +106,11 @@ def headline(both) -> list[Claim]:
     )
     batch = "requests in a step, paged over reserved (Figure 13: 30.42 over 7.00)"
     figure = paged_attention.FIGURE_13
-    gain, why = both.gain, wording.reserved(both)
-    lengths = "It depends on how much longer the longest request is than the usual one."
+    gain = both.gain
+    why = f"{wording.reserved(both)} Latency is neither held fixed nor looked at here."
+    lengths = (
+        "How many places are reserved for a request is chosen here: fewer, and less is gained."
+    )
     return [
         Claim("headline", abstract, None, gain.estimate, "x", why, span=gain.span),
         Claim("batch_x", batch, figure["paged"] / figure["max"], both.running_x, "x", lengths),
@@ -115,18 +120,19 @@ def headline(both) -> list[Claim]:
 def flash(counted: list[dict]) -> list[Claim]:
     """FlashAttention: exactness, memory and theorem 2's exponents.
 
-    counted: three rows of `flash_attention.count_both_ways`: a start, twice its tokens, and then
-    also twice its fast memory.
+    counted: rows of `flash_attention.count_both_ways`: a start, twice its tokens, then also twice
+    its fast memory, and any others.
     """
-    first, longer, larger = counted
+    longer = counted[1]
     moves = [row["tiles move"] for row in counted]
+    differ = max(row["largest difference"] for row in counted)
     by_tokens, by_memory = (math.log2(moves[i + 1] / moves[i]) for i in (0, 1))
     exact = "largest difference from standard attention, float32 (exact, section 3)"
     memory = "numbers kept besides Q, K, V and O, tiled, for each token (theorem 1: a constant)"
     kept = longer["tiles keep"] / longer["tokens"]
     reads, last = "Reading Q, K, V.", "K and V are read once whatever M."
     return [
-        Claim("exact", exact, None, larger["largest difference"], "", "Rounding."),
+        Claim("exact", exact, None, differ, "", "Rounding."),
         simulated("memory", memory, None, kept, "", "A maximum and a sum."),
         simulated("tokens", "exponent of N, tiled (theorem 2)", 2, by_tokens, "", reads),
         simulated("memory_size", "exponent of M, tiled (theorem 2)", -1, by_memory, "", last),
@@ -202,15 +208,37 @@ def speculation_on_record(store) -> list[dict]:
     return runs
 
 
-def chunks_on_record(store) -> list[dict]:
-    """What notebook 2 measured with each token budget, the largest first.
+def speculation_elsewhere(gamma: int) -> tuple[dict[str, list[dict]], str]:
+    """Runs on another machine whose acceptance was set by hand: a drafter's name -> its runs.
+
+    Runs by rising alpha: alpha, speedup, gain. And where that was, in one line; ({}, "") without a
+    record.
+    """
+    rows, where = recorded.curve("drafters", "mean_acceptance_length", "one stream")
+    by_name: dict[str, list[dict]] = {}
+    for row in rows:
+        alpha = speculative.alpha_from_length(row["mean_acceptance_length"], gamma)
+        gain = Gain.read(row, "speedup_x")
+        point = {"alpha": alpha, "speedup": gain.estimate, "gain": gain}
+        by_name.setdefault(row["variant"].split(", ")[1], []).append(point)
+    return by_name, where.replace(",\n", ", ")
+
+
+def chunks_on_record(store) -> tuple[list[dict], str]:
+    """What notebook 2 measured with each token budget, the largest first; and where.
+
+    Without such runs in this folder what was recorded on a GPU; "" when they are this folder's own.
 
     Rows: max_num_batched_tokens, itl_ms_max and itl_ms_p99 of the streams, ttft_long_ms_p50 of the
     long prompts, total_tokens_per_s.
     """
     records = store.records(experiment="chunked_prefill")
     rows = [r["metrics"] for r in records if r["notebook"].startswith("02")]
-    return sorted(rows, key=lambda row: -row["max_num_batched_tokens"])
+    where = ""
+    if not rows:
+        rows, where = recorded.curve("chunked_prefill")
+    in_order = sorted(rows, key=lambda row: -row["max_num_batched_tokens"])
+    return in_order, where.replace(",\n", ", ")
 
 
 CHUNK_COLUMNS = {

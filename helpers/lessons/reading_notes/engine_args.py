@@ -217,8 +217,8 @@ FIFTEEN: dict[str, tuple[str, str]] = {
         "02, 03",
     ),
     "enable_chunked_prefill": (
-        "Cut prompts into chunks so that running answers do not stall. On by default, except for "
-        "encoder-decoder and some pooling models.",
+        "Cut prompts into chunks so that running answers do not stall. On for every model that "
+        "generates text; switching it off is not supported.",
         "02, 03",
     ),
     "enable_prefix_caching": (

@@ -24,7 +24,6 @@ from helpers.display.figures import (
     legend_below,
     ticks,
 )
-from helpers.display.numbers import number
 from helpers.lessons import gain_ranges
 
 PARTS = {
@@ -166,13 +165,17 @@ def products(rows: list[dict], knee: float, caption: str, recorded: list[dict] =
 
 
 def speculation(
-    curves: dict[str, list[tuple[float, ...]]], measured: list[dict], gamma: int, caption: str
+    curves: dict[str, list[tuple[float, ...]]],
+    measured: list[dict],
+    gamma: int,
+    caption: str,
+    recorded: dict[str, list[dict]],
 ) -> None:
     """Speed-up over the acceptance rate with `gamma` drafted tokens, a curve by draft cost.
 
     curves: label -> [(alpha, speed-up with the lowest, middle and highest c)].
     measured: alpha, speedup, gain and label; the label up to its comma is the drafter, each
-    with a marker of its own.
+    with a marker of its own. recorded: a drafter's name -> alpha and speedup on an H100.
     """
     title = f"What an acceptance rate is worth with {gamma} drafted tokens"
     fig, ax = figures.figure(title, size=(8, 4.2))
@@ -192,6 +195,10 @@ def speculation(
         for run in runs:
             row = {"a": run["alpha"], "speed-up": run["speedup"], "from": run["label"]}
             rows.append(row | {"range": gain_ranges.in_words(run["gain"])})
+    for name, runs in recorded.items():
+        look = hollow_line(GREY) | {"linestyle": ":", "label": f"{name}, recorded: H100"}
+        curve(ax, runs, "alpha", "speedup", len(drafters) + list(recorded).index(name), **look)
+        rows += [{"a": r["alpha"], "speed-up": r["speedup"], "from": look["label"]} for r in runs]
     gain_ranges.draw(ax, measured, "alpha")
     caption += gain_ranges.of_arrows(run["gain"] for run in measured)
     ax.axhline(1, color=GREY, linewidth=1)
@@ -201,13 +208,33 @@ def speculation(
     figures.show(fig, caption, rows, "papers_speculation")
 
 
-def cost_bars(rows: list[dict], caption: str) -> None:
-    """Price per million tokens after each change. rows: change, per_million, ratio."""
-    fig, ax = figures.figure("What changes the price of a million tokens", size=(8, 3.3))
-    names, values = ([row[key] for row in rows] for key in ("change", "per_million"))
-    bars = ax.barh(names, values, color=[RED if name == "as it is" else BLUE for name in names])
-    ax.bar_label(bars, [number(float(value)) for value in values], fontsize=9, padding=4)
-    ax.set(xlabel="price of a million output tokens (your currency)", ylabel="change")
-    ax.set_xlim(0, max(values) * 1.15)
-    figures.rows_down(ax)
-    figures.show(fig, caption, rows, "papers_cost")
+def price(
+    curve: list[tuple[float, float]],
+    yours: tuple[float, float],
+    break_even: dict[float, float],
+    caption: str,
+) -> None:
+    """Price of a million tokens over the share of the hours that are busy.
+
+    curve, yours: (share, price). break_even: price of an API -> the share at which the machine
+    costs as much; above 1 it never does.
+    """
+    fig, ax = figures.figure("How busy a machine is decides what its tokens cost")
+    rows = [{"busy (%)": 100 * share, "price of a million": price} for share, price in curve]
+    curve_of = {"marker": "", "label": "the machine"}
+    figures.curve(ax, rows, "busy (%)", "price of a million", **curve_of)
+    for price, share in break_even.items():
+        ax.axhline(price, color=GREY, linewidth=1, linestyle="--")
+        if share <= 1:
+            ax.plot(100 * share, price, color=BLACK, marker="o")
+            figures.note(ax, f"{100 * share:.2g} %", (100 * share, price), (6, 4))
+    busy, per_million = yours
+    ax.plot(100 * busy, per_million, color=RED, marker="s", ls="", label="as busy as you set it")
+    figures.note(ax, f"{per_million:.2g}", (100 * busy, per_million), (6, 4))
+    ax.set(xscale="log", yscale="log", ylabel="price of a million output tokens\n(your currency)")
+    ax.set_yticks(list(break_even), [f"API at {price:g}" for price in break_even])
+    ax.minorticks_off()
+    ticks(ax, [n for n in (1, 2, 5, 10, 20, 50, 100) if n >= rows[0]["busy (%)"]])
+    ax.set_xlabel("share of the paid hours in which the machine is busy (%)")
+    legend_below(ax)
+    figures.show(fig, caption, rows[::10], "papers_price")

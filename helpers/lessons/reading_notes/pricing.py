@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from helpers.lessons.papers.cost import (
-    CostInputs,
-    cost_per_million,
-    million_tokens_a_month,
-    what_changes_it,
-)
+from dataclasses import replace
+
+from helpers.lessons.papers.cost import CostInputs, cost_per_million, million_tokens_a_month
 from helpers.results import recorded
 
 SPEEDS = ("recorded", "here")
@@ -34,8 +31,19 @@ def recorded_throughput() -> tuple[float, str] | None:
     """The best configuration of the notebook 1 that was recorded on a GPU."""
     for record in recorded.records("optimised"):
         if value := record["metrics"].get("output_tokens_per_s"):
-            return float(value), f"recorded: {recorded.label_of(record)}"
+            measured_with = _load_of(record["metrics"])
+            return float(value), f"recorded: {recorded.label_of(record)}; {measured_with}"
     return None
+
+
+def _load_of(metrics: dict) -> str:
+    """With which requests a speed was measured, all of them sent at once."""
+    requests = metrics["requests"]
+    prompt, answer = (metrics[f"{way}_tokens"] / requests for way in ("input", "output"))
+    return (
+        f"{requests:,.0f} requests at once, prompts of {prompt:,.0f} and answers of {answer:,.0f} "
+        f"tokens, TPOT {metrics['tpot_ms_p50']:.3g} ms"
+    )
 
 
 def throughput_on_record(store) -> tuple[float, str] | None:
@@ -54,20 +62,10 @@ def throughput_on_record(store) -> tuple[float, str] | None:
     return None
 
 
-def cost_rows(inputs: CostInputs) -> list[dict]:
-    """The price per million tokens as it is and after each change, cheapest first.
-
-    The changes are those that the reading list's reports talk about.
-    """
-    busier = min(1.0, inputs.utilisation * 2)
-    changes = {
-        "busy twice the hours": {"utilisation": busier},
-        "half the price (spot, reserved)": {"price_per_hour": inputs.price_per_hour / 2},
-        "1.5 times the tokens/s (tuning)": {"tokens_per_s": inputs.tokens_per_s * 1.5},
-        "busy half the hours": {"utilisation": inputs.utilisation / 2},
-        "30 % on top (storage, network, people)": {"overhead": inputs.overhead + 0.3},
-    }
-    return what_changes_it(inputs, changes)
+def price_curve(inputs: CostInputs, lowest: float) -> list[tuple[float, float]]:
+    """(share of the hours that are busy, price per million) from `lowest` to always busy."""
+    shares = (lowest ** (1 - i / 50) for i in range(51))
+    return [(busy, cost_per_million(replace(inputs, utilisation=busy))) for busy in shares]
 
 
 def save(store, inputs: CostInputs, source: str) -> None:
@@ -76,7 +74,6 @@ def save(store, inputs: CostInputs, source: str) -> None:
         "cost_per_million_tokens": cost_per_million(inputs),
         "price_per_hour": inputs.price_per_hour,
         "utilisation": inputs.utilisation,
-        "overhead": inputs.overhead,
         "output_tokens_per_s": inputs.tokens_per_s,
         "million_tokens_per_month": million_tokens_a_month(inputs),
     }

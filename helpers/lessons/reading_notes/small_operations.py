@@ -124,14 +124,12 @@ def _chain_by_pieces(x, residual, size: int):
 
 
 @on_one_core
-def fusion(
-    device: str | None = None, mib: int | None = None, piece_kib: int = 512
-) -> dict[str, float | str]:
+def fusion(device: str | None = None, mib: int | None = None, piece_kib: int = 512) -> dict:
     """The same eight elementwise operations twice: over the whole tensor one by one, and fused.
 
     On a GPU torch.compile writes one kernel. On the CPU, and where nothing can be compiled, the
-    chain runs piece by piece. `how` says which. Returns seconds, the bytes of both counts, and the
-    largest difference between the two results.
+    chain runs piece by piece. `how` says which. Returns seconds, the bytes (read, written) of both
+    counts, and the largest difference between the two results.
     """
     device = device or default_device()
     gpu = device == "cuda"
@@ -229,9 +227,9 @@ def _time_attention(inputs, device: str) -> tuple[float, float | None]:
 def tiled_against_math(rows: list[dict]) -> dict:
     """The standard way against the best known tiled kernel, at the longest prompt that both took.
 
-    Returns tokens, backend (the tiled one), math_ms, tiled_ms, gain; and, where torch counted the
-    memory, `memory`: from and to how many tokens it was followed, how many times each grew, and the
-    short prompt whose keys the tiled kernel divided (`divided`, or None).
+    Returns tokens, backend (the tiled one), math_ms, tiled_ms, gain, the `gains` by length; and,
+    where torch counted the memory, `memory`: from and to how many tokens it was followed, how many
+    times each grew, and the short prompt whose keys the tiled kernel divided (`divided`, or None).
     Raises ValueError when no length was taken by both.
     """
     by_key = {(r["backend"], r["tokens"]): r for r in rows}
@@ -258,6 +256,7 @@ def tiled_against_math(rows: list[dict]) -> dict:
         "math_ms": standard["ms"],
         "tiled_ms": tiled["ms"],
         "gain": standard["ms"] / tiled["ms"],
+        "gains": {n: by_key["math", n]["ms"] / by_key[backend, n]["ms"] for n in both},
         "memory": memory,
     }
 

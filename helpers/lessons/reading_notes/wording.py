@@ -3,13 +3,9 @@
 First the captions of its figures, then the reasons in its cards and tables.
 """
 
-import math
-from collections.abc import Callable
-
-from helpers.lessons.papers import cost, speculative
+from helpers.lessons.papers import speculative
 
 NO_DIFFERENCE = 0.1  # step times (quartiles of many) that differ by less are called equal
-NEAR = 1.1  # times: a guess that is off by less is called right
 AHEAD = "vLLM plans a step while the one before runs (asynchronous scheduling)"
 
 # ---------------------------------------------------------------- captions
@@ -65,9 +61,12 @@ def attention(against: dict, recorded: dict | None = None) -> str:
     """
     times = (
         f"At {against['tokens']:,} tokens the tiled kernel ({against['backend']}) takes "
-        f"{against['tiled_ms']:.3g} ms and the standard way {against['math_ms']:.3g} ms: "
-        f"{against['gain']:.1f} times."
+        f"{against['tiled_ms']:.3g} ms and the standard way {against['math_ms']:.3g} ms. "
+        f"Tiles are {_by_length(against['gains'])}"
     )
+    if recorded:
+        times += f"; on the H100 {_by_length(recorded['gains'])}"
+    times += "."
     memory = (recorded or against)["memory"]
     if not memory:
         return f"{times} The tiled kernel needed no extra memory."
@@ -77,6 +76,12 @@ def attention(against: dict, recorded: dict | None = None) -> str:
         f"{memory['math']:.0f} times (math) and {memory['tiled']:.0f} times (tiled)."
         f"{divided_keys(memory['divided'])}"
     )
+
+
+def _by_length(gains: dict[int, float]) -> str:
+    """How many times as fast tiles are at each length. gains: tokens -> times."""
+    times = " / ".join(f"{gain:.2g}" for gain in gains.values())
+    return f"{times} times as fast at {' / '.join(f'{tokens:,}' for tokens in gains)} tokens"
 
 
 def divided_keys(tokens: int | None) -> str:
@@ -138,6 +143,20 @@ def curve_tested(own_cost: tuple[float, float, float] | None, marks: list[dict])
     )
 
 
+def elsewhere(drafters: dict[str, list[dict]], where: str, gamma: int) -> str:
+    """What the drafts of `claims.speculation_elsewhere` cost there; "" without any."""
+    if not drafters:
+        return ""
+    costs = []
+    for name, runs in drafters.items():
+        low, _, high = speculative.draft_cost(runs[-1]["gain"], runs[-1]["alpha"], gamma)
+        costs.append(f"{name} {low:.2f} to {high:.2f}")
+    return (
+        f" Hollow, {where}, one stream; all-in c at the largest a: {', '.join(costs)} (vLLM "
+        "launches the kernels of a draft model one by one)."
+    )
+
+
 def _side(marks: list[dict], cost: float) -> str:
     """Where several marks lie on one side of the curve with this draft cost: which; else ""."""
     above = {mark["gain"].estimate > speculative.speedup(mark["alpha"], 4, cost) for mark in marks}
@@ -146,10 +165,8 @@ def _side(marks: list[dict], cost: float) -> str:
     return f", all {'above' if above == {True} else 'below'} its middle"
 
 
-def chunks(rows: list[dict]) -> str:
-    """What the smallest token budget gave and cost. rows: of `claims.chunks_on_record`."""
-    if not rows:
-        return "Notebook 2 has not tried token budgets yet: its section 1 does."
+def chunks(rows: list[dict], where: str) -> str:
+    """What the smallest token budget gave and cost. rows, where: of `claims.chunks_on_record`."""
     whole, small = rows[0], rows[-1]
     gaps, firsts = (
         f"{whole[name]:.0f} to {small[name]:.0f} ms" for name in ("itl_ms_max", "ttft_long_ms_p50")
@@ -157,7 +174,7 @@ def chunks(rows: list[dict]) -> str:
     return (
         f"From a token budget of {whole['max_num_batched_tokens']:,} to one of "
         f"{small['max_num_batched_tokens']:,} the longest gap in a stream went from {gaps}, the "
-        f"TTFT of the long prompts from {firsts} (one run each)."
+        f"TTFT of the long prompts from {firsts} (one run each{where and f'; {where}'})."
     )
 
 
@@ -174,15 +191,19 @@ def reserved(both) -> str:
     return said
 
 
-def prices(inputs: cost.CostInputs, rows: list[dict]) -> str:
-    """The price and what lowers it most. rows: change, per_million; cheapest first."""
-    least = rows[0]["per_million"]
-    best = [f"'{row['change']}'" for row in rows if math.isclose(row["per_million"], least)]
-    lower = "lowers" if len(best) == 1 else "lower"
+def price(yours: tuple[float, float], break_even: dict[float, float]) -> str:
+    """The price and when it is an API's. yours: (share of busy hours, price).
+
+    break_even: price of an API -> the share at which the machine costs as much.
+    """
+    busy, per_million = yours
+    when = [
+        f"at {price:g} {'never' if share > 1 else f'when busy {100 * share:.2g} % of the hours'}"
+        for price, share in break_even.items()
+    ]
     return (
-        f"At {inputs.tokens_per_s:,.0f} tokens/s when busy, a million tokens cost "
-        f"{cost.cost_per_million(inputs):.2g}; of these changes, {' and '.join(best)} {lower} it "
-        f"most, to {least:.2g}."
+        f"Busy {100 * busy:.0f} % of the hours, a million tokens cost {per_million:.2g}; half as "
+        f"busy, twice that. As cheap as an API {', '.join(when)}."
     )
 
 
@@ -224,27 +245,30 @@ def gain_in_time(waves) -> str:
     return f"{counted}; in seconds it was {waves.gain.sentence()}. {step_cost(waves.step_ms)}"
 
 
-def knee(first: dict, at: dict | None) -> Callable[[float | None], str]:
-    """Why the knee is where it is, by measured / predicted.
+def knee(rows: list[dict], predicted: float, found: float | None) -> str:
+    """Which two misses move the knee from where the ceilings alone put it.
 
-    first: the row of one row of `product_sweep`; at: the row at the knee, or None.
+    rows: of `small_operations.product_sweep`; predicted: from the ceilings; found: measured.
     """
-    share = f"One row reached {100 * first['share_of_bandwidth']:.0f} % of the memory ceiling"
-    between = "Between two batches in the plot the time is interpolated."
+    fastest = min(rows, key=lambda row: row["ms"])
+    reading = fastest["share_of_bandwidth"]
+    said = (
+        f"Between two batches the time is interpolated. {_rows(fastest)} reached "
+        f"{100 * reading:.0f} % of the memory ceiling, which alone would move the knee up to "
+        f"{predicted / reading:.3g}"
+    )
+    if not found:
+        return f"{said}."
+    at = min(rows, key=lambda row: abs(row["batch"] - found))
+    computing = at["share_of_arithmetic"]
+    return (
+        f"{said}; {_rows(at).lower()} reached {100 * computing:.0f} % of the arithmetic one, which "
+        f"alone would move it down to {predicted * computing:.3g}: two misses that partly cancel."
+    )
 
-    def why(ratio: float | None) -> str:
-        if at and ratio and NEAR > ratio > 1 / NEAR:
-            reached = f"{100 * at['share_of_arithmetic']:.0f} % of the arithmetic one"
-            return (
-                f"{between} {share}, {at['batch']} rows {reached}: the formula takes both for "
-                "reached, so that it is right is luck."
-            )
-        if ratio and ratio < 1:
-            early = "an earlier knee means that larger batches stayed below the compute ceiling"
-            return f"{between} {share}; {early}."
-        return f"{between} {share}: the slower the reading, the later the knee."
 
-    return why
+def _rows(row: dict) -> str:
+    return "One row" if row["batch"] == 1 else f"{row['batch']:,} rows"
 
 
 def fused(how: str, recorded_x: float) -> str:
@@ -259,11 +283,11 @@ def fused(how: str, recorded_x: float) -> str:
 
 def tiles(counted: list[dict]) -> str:
     """What tiles change. counted: see `claims.flash`."""
-    first, longer, larger = (row["tiles move"] for row in counted)
+    first, longer, larger = (row["tiles move"] for row in counted[:3])
+    differ = max(row["largest difference"] for row in counted)
     return (
-        f"Tiles gave the same result to within {counted[1]['largest difference']:.0e}. Twice the "
-        f"tokens moved {longer / first:.1f} times as much, twice the fast memory "
-        f"{larger / longer:.1f} times."
+        f"Tiles gave the same result (largest difference {differ:.1e}). Twice the tokens moved "
+        f"{longer / first:.1f} times as much, twice the fast memory {larger / longer:.1f} times."
     )
 
 

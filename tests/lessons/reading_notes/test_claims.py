@@ -61,15 +61,17 @@ def test_speculation_is_read_from_notebook_2_only(store):
 
 
 def test_token_budgets_are_read_from_notebook_2_the_largest_first(store):
-    assert claims.chunks_on_record(store) == [] and "section 1" in wording.chunks([])
+    rows, where = claims.chunks_on_record(store)
+    assert where.startswith("recorded: NVIDIA H100") and where in wording.chunks(rows, where)
     other = Results("02_advanced_features", store.directory)
     for budget, gap_ms, ttft_ms in ((256, 28.2, 235.8), (4352, 260.9, 249.0), (512, 51.3, 216.9)):
         numbers = {"max_num_batched_tokens": budget, "itl_ms_max": gap_ms, "itl_ms_p99": gap_ms}
         numbers |= {"ttft_long_ms_p50": ttft_ms, "total_tokens_per_s": 9000.0}
         other.save("chunked_prefill", f"budget {budget}", numbers)
-    rows = claims.chunks_on_record(store)
+    rows, where = claims.chunks_on_record(store)
+    assert not where
     assert [row["token budget"] for row in claims.chunk_table(rows)] == [4352, 512, 256]
-    said = wording.chunks(rows)
+    said = wording.chunks(rows, where)
     assert "from 261 to 28 ms" in said and "from 249 to 236 ms (one run each)" in said
 
 
@@ -114,3 +116,13 @@ def test_marks_whose_rate_was_set_by_hand_test_the_curve():
     assert wording.curve_tested(None, [mark]) == wording.curve_tested(cost, [drafter]) == ""
     assert "c = 0.40 to 0.60" in wording.speculation(cost)
     assert "paper's (c = 0.05)" in wording.speculation(None)
+
+
+def test_what_was_recorded_elsewhere_has_the_rate_that_its_steps_explain():
+    drafters, where = claims.speculation_elsewhere(gamma=4)
+    assert set(drafters) == {"EAGLE-3 head", "n-gram", "draft model"} and "H100" in where
+    for runs in drafters.values():
+        assert len(runs) > 2 and all(0 < run["alpha"] < 1 for run in runs)
+    said = wording.elsewhere(drafters, where, gamma=4)
+    assert where in said and "n-gram 0." in said and "draft model 1." in said
+    assert wording.elsewhere({}, "", gamma=4) == ""

@@ -33,21 +33,16 @@ def test_a_recorded_7b_is_priced_unless_the_own_machine_is_asked_for(store):
     assert pricing.throughput(store, "here")[0] == 90_000
     assert pricing.throughput(store, "recorded") == (speed, source)
     assert "7B" in source and 1_000 < speed < 50_000
+    assert "256 requests at once, prompts of 256 and answers of 128 tokens, TPOT" in source
     with pytest.raises(ValueError, match="'here'"):
         pricing.throughput(store, "mine")
 
 
-def test_changes_to_the_price_point_the_right_way():
-    rows = {r["change"]: r["ratio"] for r in pricing.cost_rows(cost.CostInputs(2.0, 1000, 0.4))}
-    assert rows["busy twice the hours"] == pytest.approx(0.5) and rows[
-        "busy half the hours"
-    ] == pytest.approx(2)
-    assert rows["half the price (spot, reserved)"] == pytest.approx(0.5) and rows[
-        "1.5 times the tokens/s (tuning)"
-    ] == pytest.approx(2 / 3)
-    assert pricing.cost_rows(cost.CostInputs(2.0, 1000, 0.9))[0]["ratio"] >= 0.5, (
-        "nobody is busy more than all hours"
-    )
+def test_the_curve_of_the_price_ends_where_the_machine_is_always_busy():
+    inputs = cost.CostInputs(3.6, 1000, 0.4)
+    curve = pricing.price_curve(inputs, lowest=0.01)
+    assert curve[0] == pytest.approx((0.01, 100)) and curve[-1] == pytest.approx((1, 1))
+    assert [price for _, price in curve] == sorted((price for _, price in curve), reverse=True)
 
 
 def test_a_price_is_saved_as_calculated(store):
@@ -57,7 +52,6 @@ def test_a_price_is_saved_as_calculated(store):
     assert saved["throughput_from"] == "a test" and kind_of(saved) == "calculated"
 
 
-def test_changes_that_lower_the_price_equally_are_both_named():
-    inputs = cost.CostInputs(2.0, 1000, 0.4)
-    said = wording.prices(inputs, pricing.cost_rows(inputs))
-    assert "'busy twice the hours' and 'half the price (spot, reserved)' lower it most" in said
+def test_an_api_that_is_cheaper_than_a_full_machine_is_never_reached():
+    said = wording.price((0.5, 2.0), {0.1: 10.0, 10.0: 0.1})
+    assert "at 0.1 never, at 10 when busy 10 % of the hours" in said

@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from helpers.display import figures as style
-from helpers.lessons.papers import cost, flash_attention, paged_attention, speculative
+from helpers.lessons.papers import flash_attention, paged_attention, speculative
 from helpers.lessons.reading_notes import claims, plots
 from helpers.lessons.reading_notes.static_batching import Reserving
 from helpers.verdicts.gain import Gain, gain_of_pairs
@@ -106,16 +106,18 @@ def test_speculation_has_one_symbol_a_drafter(monkeypatch, runs):
     ][:runs]
     for run in measured:
         run["gain"] = Gain(run["speedup"], 0.9 * run["speedup"], 1.1 * run["speedup"], 3)
-    plots.speculation(curves, measured, 4, "reading")
+    there = {"n-gram": [{"alpha": 0.2, "speedup": 1.0}, {"alpha": 0.8, "speedup": 2.6}]}
+    plots.speculation(curves, measured, 4, "reading", there)
     assert len([row for row in tables[0] if "range" in row]) == runs
     named = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
-    assert len(named) == len(set(named)) == 1 + min(runs, 2)
+    assert "n-gram, recorded: H100" in named
+    assert len(named) == len(set(named)) == 2 + min(runs, 2)
 
 
-def test_cost_bars(pictures):
-    rows = cost.what_changes_it(cost.CostInputs(2, 1000), {"busier": {"utilisation": 1.0}})
-    plots.cost_bars(rows, "reading")
-    assert [r["change"] for r in one(pictures).table] == ["busier", "as it is"]
+def test_price(pictures):
+    curve = [(0.1, 10.0), (1.0, 1.0)]
+    plots.price(curve, (0.5, 2.0), {0.1: 10.0, 2.0: 0.5}, "reading")
+    assert one(pictures).table == [{"busy (%)": 10, "price of a million": 10}]
 
 
 def test_claims_quote_the_constants_and_explain_themselves():
@@ -123,14 +125,12 @@ def test_claims_quote_the_constants_and_explain_themselves():
     usage = {p: paged_attention.simulate_allocator(lengths, p) for p in paged_attention.POLICIES}
     sizes = ((256, 2**12), (512, 2**12), (512, 2**13))
     both = Reserving(gain_of_pairs([(4.0, 2.0)] * 3, "lower"), {"reserved": 4, "paged": 12}, {})
-    tables = [
-        claims.paged(usage),
-        claims.flash([flash_attention.count_both_ways(*size) for size in sizes]),
-        claims.headline(both),
-    ]
+    counted = [flash_attention.count_both_ways(*size) for size in sizes]
+    tables = [claims.paged(usage), claims.flash(counted), claims.headline(both)]
     by_key = {c.key: c for table in tables for c in table}
     assert all(claim.what and claim.why for claim in by_key.values())
     assert by_key["tokens_paged"].paper == 96.3 and by_key["batch_max"].paper == 7
+    assert by_key["exact"].ours == max(row["largest difference"] for row in counted)
     assert by_key["tokens"].ours == pytest.approx(2, abs=0.1)
     assert by_key["memory_size"].ours == pytest.approx(-1, abs=0.1)
     assert by_key["headline"].ours == 2 and by_key["batch_x"].ours == 3

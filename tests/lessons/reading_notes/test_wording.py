@@ -49,8 +49,27 @@ def test_what_holds_is_said_shortly_and_what_does_not_with_what_was_seen():
     assert said == ["yes", "NO: TypeError", "not checked"]
 
 
-def test_a_knee_is_explained_in_the_direction_in_which_it_missed():
-    at = {"batch": 16, "share_of_arithmetic": 0.46}
-    why = wording.knee({"share_of_bandwidth": 0.4}, at)
-    assert "16 rows 46 % of the arithmetic one" in why(1.01) and "luck" in why(1.01)
-    assert "the later the knee" in why(1.4) and "earlier knee" in why(0.8)
+def test_a_knee_names_both_misses():
+    rows = [
+        {"batch": 1, "ms": 1.9, "share_of_bandwidth": 0.5, "share_of_arithmetic": 0.04},
+        {"batch": 16, "ms": 2.5, "share_of_bandwidth": 0.37, "share_of_arithmetic": 0.47},
+    ]
+    said = wording.knee(rows, 20.0, 17.0)
+    assert "One row reached 50 % of the memory ceiling, which alone would move" in said
+    assert "up to 40; 16 rows reached 47 %" in said and "down to 9.4: two misses" in said
+    assert wording.knee(rows, 20.0, None).endswith("up to 40.")
+
+
+def test_the_largest_difference_is_the_largest_of_all_rows():
+    rows = [
+        {"tiles move": moves, "largest difference": differ}
+        for moves, differ in ((1, 1e-7), (4, 1e-7), (2, 1e-7), (1, 2.68e-7))
+    ]
+    said = wording.tiles(rows)
+    assert "2.7e-07" in said and "4.0 times as much, twice the fast memory 0.5 times" in said
+
+
+def test_the_gap_is_told_for_every_length():
+    here = {"tokens": 512, "backend": "flash", "tiled_ms": 2.0, "math_ms": 3.0, "memory": None}
+    said = wording.attention(here | {"gains": {256: 1.4, 512: 1.5}})
+    assert "Tiles are 1.4 / 1.5 times as fast at 256 / 512 tokens." in said

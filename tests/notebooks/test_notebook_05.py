@@ -85,7 +85,7 @@ def test_what_it_saves(executed):
         == PARAMETERS["REQUESTS"]
     )
     assert ("checklist", "server_mode") not in records, "nobody was there to tick it"
-    assert records["decision", "load"]["measured"].startswith("the goal held at")
+    assert "the goal held" in records["decision", "load"]["measured"]
     assert records["answer", "decision_load"]["text"] == PARAMETERS["DECISIONS"]["load"]
     assert (
         records["prediction", "gain_of_8_clients"]["metrics"]["predicted"]
@@ -128,9 +128,10 @@ def test_what_the_page_says_of_the_key_and_of_full_queues_is_shown(executed):
     assert re.search(r"POST /invocations +200 +200", said)
     statuses = re.search(r"status: how many \{200: (\d+), 503: (\d+)\}", said)
     answered, refused = map(int, statuses.groups())
-    assert answered >= 16 and answered + refused == 32
+    burst = executed[1]["burst", "at_the_limit"]["metrics"]
+    assert answered >= burst["limit"] >= 16 and answered + refused == burst["sent"]
     assert re.search(r"503 after \d+ ms: .*currently busy", said)
-    assert executed[1]["burst", "limit_16"]["metrics"]["refused"] == refused
+    assert burst["refused"] == refused
 
 
 def test_comparisons_carry_their_range(executed):

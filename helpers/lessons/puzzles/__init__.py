@@ -6,6 +6,7 @@ Notebook 4's cheapest plan is compared with the planner and lives there.
 
 from __future__ import annotations
 
+from helpers.lessons.puzzles.admission import QUEUE_LIMIT
 from helpers.lessons.puzzles.attention import TILED_ATTENTION
 from helpers.lessons.puzzles.check import Check
 from helpers.lessons.puzzles.goodput import GOODPUT
@@ -26,6 +27,7 @@ PUZZLES = (
     TILED_ATTENTION,
     SHARDED_MLP,
     GOODPUT,
+    QUEUE_LIMIT,
 )
 
 

@@ -58,10 +58,12 @@ def _chunks(store: Results) -> str:
 
 
 def _refused(store: Results) -> str:
-    refused = _number(store, "burst", "limit_16", "refused")
-    if refused is None:
+    burst = _metrics(store, "burst", "at_the_limit")
+    if not burst:
         return NOT_MEASURED
-    return f"of 32 requests at once, a limit of 16 refused {refused:.0f}"
+    return "of {sent:.0f} requests at once, a limit of {limit:.0f} refused {refused:.0f}".format(
+        **burst
+    )
 
 
 def _load(store: Results) -> str:
@@ -71,7 +73,7 @@ def _load(store: Results) -> str:
         return NOT_MEASURED
     goal = "the goal held at no rate tried"
     if "good_share" in sized:
-        goal = f"the goal held at {sized['arrivals_per_s']:.4g}/s"
+        goal = f"of the rates tried the goal held up to {sized['arrivals_per_s']:.4g}/s"
     return f"{goal}; the server kept up with {kept_up:.4g}/s"
 
 

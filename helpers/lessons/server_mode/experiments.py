@@ -10,6 +10,7 @@ import collections
 import contextlib
 import json
 import random
+import re
 import shlex
 import shutil
 import statistics
@@ -487,7 +488,7 @@ def _wait_until(true: Callable[[], bool]) -> None:
 
 def _seen(client: str, stream: Stream, max_tokens: int) -> dict:
     if stream.error:
-        outcome = "broken off" if stream.times_s else "refused"
+        outcome = "broken off" if stream.times_s else _never_begun(stream.error)
     elif stream.finish_reason in ("length", "stop"):
         outcome = "complete"
     else:
@@ -500,6 +501,14 @@ def _seen(client: str, stream: Stream, max_tokens: int) -> dict:
         "after s": stream.e2e_s,
         "client library says": _shortened(stream.error),
     }
+
+
+def _never_begun(error: str) -> str:
+    """What happened to a request without an answer, in a word or two, from the client's error."""
+    if status := re.search(r"Error code: (\d+)", error):
+        return f"error {status[1]}"
+    ends = (word for word in ("refused", "reset") if word in error)
+    return f"connection {next(ends, 'broken off')}"
 
 
 def kept_promises(rows: list[dict], report: StopReport) -> dict[str, float]:

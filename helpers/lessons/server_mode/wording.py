@@ -29,7 +29,7 @@ def token_times(stream: Stream) -> str:
     middle_ms = 1e3 * statistics.median_high(stream.gaps_s)
     return (
         f"{said}, then {len(stream.gaps_s)} chunks, half of them within {middle_ms:.1f} ms "
-        "of the one before."
+        f"of the one before, all within {1e3 * max(stream.gaps_s):.1f} ms."
     )
 
 
@@ -52,8 +52,8 @@ def closed_loop(rows: list[dict], knee: dict) -> str:
     if lost > 0.1:
         said += f" The run with {last['clients']} clients gave {100 * lost:.0f} % less."
     said += (
-        f" Of these numbers throughput / latency was highest with {knee['clients']} clients: the "
-        "knee."
+        f" Of these numbers throughput / time of a whole answer was highest with "
+        f"{knee['clients']} clients: the knee."
     )
     return said + _disturbed(rows, "clients", "clients", "line and knee are drawn")
 
@@ -154,8 +154,9 @@ def goal(best: dict | None, share: float) -> str:
     if best is None:
         return f"No rate tried let {100 * share:.0f} % of the requests meet the goal."
     return (
-        f"{best['offered_per_s']:.4g} arrivals a second were the most at which "
-        f"{100 * share:.0f} % of the requests met the goal."
+        f"Of the rates tried, {best['offered_per_s']:.4g} arrivals a second were the most at which "
+        f"at least {100 * share:.0f} % of the requests met the goal: "
+        f"{100 * best['good_share']:.0f} % did."
     )
 
 
@@ -166,7 +167,9 @@ def why_peak(ratio: float | None) -> str:
     if ratio > 1:
         return "Every new prompt slows those that decode, so answers came later than assumed."
     return (
-        "The batch fills little by little, so the first answers come sooner than from a full one."
+        "The server was asked eight times a second: between two readings more may have waited. "
+        "And the batch fills little by little, so first answers can come sooner than from a full "
+        "one."
     )
 
 
@@ -258,8 +261,9 @@ def why_server_differs(gain: Gain, used_s: dict[str, float], duration_s: float) 
         )
     elif cores < len(used_s):
         why = (
-            f"{len(used_s)} processes shared {cores} {'core' if cores == 1 else 'cores'}, so the "
-            "engine's steps started later; the larger the model, the less that is."
+            f"{len(used_s)} processes shared {cores} {'core' if cores == 1 else 'cores'}. The "
+            "printed lines of both say whether TTFT grew (the requests come in one after another) "
+            "or TPOT (the steps started later); the larger the model, the less either is."
         )
     else:
         why = "No process was short of a core: the requests waited on the way between them."
@@ -280,7 +284,7 @@ def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> 
     def differ(key: str) -> str:
         gain = compared[key]
         if gain.verdict == "better":
-            return f"{gain.low:.1f} to {gain.high:.1f} times as long"
+            return f"{gain.low:.2f} to {gain.high:.2f} times as long"
         if gain.verdict == "worse":
             return f"shorter, {gain.low:.2f} to {gain.high:.2f} times as long"
         if gain.undecided:

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import json
+import math
 import os
 import random
 import symtable
@@ -50,8 +51,8 @@ def store(tmp_path):
 # ---------------------------------------------------------------- right and wrong answers
 
 
-def test_there_are_twelve_each_with_a_solution():
-    assert len(PUZZLES) == checking.PUZZLES == 12
+def test_there_are_thirteen_each_with_a_solution():
+    assert len(PUZZLES) == checking.PUZZLES == 13
     assert solutions().keys() == PUZZLES.keys()
 
 
@@ -276,6 +277,18 @@ def kept_by_the_target_alone(token, target, drafted, rng):
     return token if keep else rng.choice(len(left), p=left / left.sum())
 
 
+def every_token_after_tpot(rate, ttft_ms, tpot_ms, output_tokens):
+    return int(rate * (ttft_ms + output_tokens * tpot_ms) / 1000)
+
+
+def one_too_many(rate, ttft_ms, tpot_ms, output_tokens):
+    return math.ceil(rate * (ttft_ms + (output_tokens - 1) * tpot_ms) / 1000)
+
+
+def those_that_wait_for_a_first_token(rate, ttft_ms, tpot_ms, output_tokens):
+    return int(rate * ttft_ms / 1000)
+
+
 def nothing_when_refused(token, target, drafted, rng):
     keep = rng.random() < target[token] / drafted[token]
     return token if keep else None
@@ -461,6 +474,7 @@ WRONG = {
         below_the_goal_only,
     ],
     "decode_step_s": [everything_divided, all_reduces_of_layers_only, cache_whole_on_every_gpu],
+    "queue_limit": [every_token_after_tpot, one_too_many, those_that_wait_for_a_first_token],
     "goodput": [failed_too, latency_over_tokens, any_goal, share_of_good_ones, single_tokens_never],
     # Of these the first are found on one rank already, without starting the two.
     "sharded_mlp": [reduced_twice, never_reduced, whole_on_every_rank, both_by_rows],
@@ -526,7 +540,11 @@ def test_a_stub_is_one_line_and_recorded_as_not_solved(store, capsys):
     )
     assert "On request" in hints and "hint 1 of 3" in hints
     saved = store.get("puzzle", "tiled_attention")
-    assert saved["solved"] is False and saved["of"] == 12 and saved["source"] == "evidence"
+    assert (
+        saved["solved"] is False
+        and saved["of"] == checking.PUZZLES
+        and saved["source"] == "evidence"
+    )
     checks(store)(tiled_attention)
     assert len(store.records(experiment="puzzle", latest=False)) == 1
 

@@ -60,7 +60,7 @@ def test_trades_claim_nothing_that_the_range_does_not_carry():
         again_ms=[80.0, 81.5, 81.6],
     )
     said = "\n".join(wording.trades(options(), two))
-    assert "TTFT: 14.2 to 15.7 times as long; TPOT: no difference that this run can see" in said
+    assert "TTFT: 14.15 to 15.72 times as long; TPOT: no difference that this run can see" in said
     assert "running streams: this run cannot tell (medians 39.1 and 44.6 ms)" in said
     assert "the long prompt's TTFT: shorter, 0.7" in said
     assert "comes again: no difference" in said and "disturbed" not in said

@@ -337,14 +337,25 @@ class Answer(_Quiet):
         return bool(self.text)
 
 
-def ask(store, key: str, question: str, given: str | None = None, lines: int = 2) -> Answer:
+def ask(
+    store,
+    key: str,
+    question: str,
+    given: str | None = None,
+    lines: int = 2,
+    planners: str | None = None,
+) -> Answer:
     """A free-text answer in the student's own words.
 
     Saved as experiment "answer", variant ``key``; cleared, it is withdrawn. given: for runs without
     a front end; never replaces what the student typed. Where the student wrote something else into
-    the document by hand, both are shown, and the student chooses.
+    the document by hand, both are shown, and the student chooses. planners: the planner's sentence,
+    which stands in the document, marked as such, until there is an answer.
     """
     answer = _saved_answer(store, key, given)
+    if planners and not answer.text:
+        text = f"(the planner's) {planners}"
+        store.save("answer", key, {}, text=text, source="planner")
     empty = "No answer yet."
     if not card.has_widgets():
         empty = "No answer yet: open this notebook in JupyterLab and type one."

@@ -24,12 +24,12 @@ from helpers.verdicts.machine import Disturbance, MachineWatch, less_slowed
 
 from . import recorded
 from .allreduce import fit_allreduce
-from .calibration import Calibration, Point, calibrate
+from .calibration import Point
 from .engine_child import LATE, EngineChild, measure
 from .hardware import Box, make_box
 from .inventory import take_inventory
 from .models import ModelShape, load_shape
-from .predict import decode_parts, default_tuning, prefill_parts
+from .predict import Tuning, decode_parts, default_tuning, prefill_parts
 from .worker_probe import WORKER_PROBE, allreduce_sizes
 
 INPUT_TOKENS, OUTPUT_TOKENS = 64, 32  # of the streams whose decode steps are timed
@@ -93,14 +93,15 @@ class Trial:
         prompt = Point(self.tp, self.pp, input_tokens=FITTED["prefill_ms"], prefill_s=prefill_s)
         return [Point(self.tp, self.pp, **lengths, tpot_s=step_s), prompt]
 
-    def metrics(self) -> dict[str, float]:
-        """The numbers to save, with units in their names; _low and _high: of the rounds."""
+    def record(self) -> dict:
+        """What to save; numbers with units in their names, _low and _high: of the rounds."""
         numbers = {"startup_s": self.startup_s, "kv_cache_tokens": self.kv_cache_tokens}
         for quantity, of in CASES.items():
             for case, ms in getattr(self, quantity).items():
                 name, (low, high) = f"{quantity}_{case}_{of}", self.span(quantity, case)
                 numbers |= {name: ms, f"{name}_low": low, f"{name}_high": high}
-        return numbers
+        machine = self.disturbance.record()
+        return {"metrics": numbers, "problem": self.problem, "machine": machine}
 
     def span(self, quantity: str, case: int) -> tuple[float, float]:
         """The shortest and the longest round in ms. quantity: "tpot_ms" or "prefill_ms"."""
@@ -270,6 +271,16 @@ def speedup(plain: Trial, changed: Trial, streams: int = 1) -> Gain:
     return gain_of_ranks(one, other, better="lower")
 
 
+def save_speedup(store, plain: Trial, changed: Trial) -> Gain:
+    """``speedup`` of one stream, saved with what else the machine did during the busier trial."""
+    gain = speedup(plain, changed)
+    disturbances = [trial.disturbance for trial in (plain, changed)]
+    busier = max(disturbances, key=lambda one: (len(one.reasons), one.slowdown))
+    metrics, name = gain.metrics("speedup_x"), f"{changed.name} against {plain.name}"
+    store.save("trial", name, metrics, machine=busier.record())
+    return gain
+
+
 def own_allreduce_s(box: Box) -> float:
     """Latency of vLLM's own all-reduce between two ranks, before it is measured here.
 
@@ -280,29 +291,18 @@ def own_allreduce_s(box: Box) -> float:
     return fit_allreduce(recorded.allreduce(has_gpu=False)[0])[0]
 
 
-def machine_of(*trials: Trial) -> dict:
-    """What else the machine did during the most disturbed of them, for a record of all."""
-    disturbances = [trial.disturbance for trial in trials]
-    return max(disturbances, key=lambda one: (len(one.reasons), one.slowdown)).record()
-
-
-def apart_from_allreduces_s(shape: ModelShape, box: Box) -> float:
-    """What a decode step of one stream takes with TP 2 beside its all-reduces, predicted."""
-    two = decode_parts(shape, make_box(box.gpu, 2), 2, 1, 1, CONTEXT)
-    return two.total - two.allreduce_latency - two.allreduce_bandwidth
-
-
-def beside_predictions(trials, shape: ModelShape, box: Box, calibrated: Calibration) -> list[dict]:
+def beside_predictions(trials, shape: ModelShape, box: Box, tuning: Tuning | None) -> list[dict]:
     """Rows {"what", "measured", "before", "after"} in ms: before and after the calibration.
 
-    Also "low" and "high" of the rounds, "disturbed" (reasons in words), "layout", "quantity", as in
-    recorded.errors, "case" (streams, or tokens of a prompt), and "fitted": the calibration, by
-    TP 1, was made to meet it.
+    tuning: of the calibration; None: there was none, and "after" is "before". Also "low" and "high"
+    of the rounds, "disturbed" (reasons in words), "layout", "quantity", as in recorded.errors,
+    "case" (streams, or tokens of a prompt), and "fitted": the calibration, by TP 1, was made to
+    meet it.
     """
     rows = []
 
     def add(trial: Trial, quantity: str, case: int, what: str, predict) -> None:
-        before, after = (float(predict(tuning=t).total) * 1e3 for t in (None, calibrated.tuning))
+        before, after = (float(predict(tuning=t).total) * 1e3 for t in (None, tuning))
         low, high = trial.span(quantity, case)
         row = {"what": f"{trial.name}, {what}", "measured": getattr(trial, quantity)[case]}
         row |= {"low": low, "high": high, "before": before, "after": after, "layout": trial.name}
@@ -323,17 +323,21 @@ def beside_predictions(trials, shape: ModelShape, box: Box, calibrated: Calibrat
 def recorded_on_two_gpus() -> tuple[list[dict], str]:
     """What this notebook's trials took on two H100s, TP 1, TP 2 and PP 2; and where that was.
 
-    Rows as of beside_predictions, calibrated by that TP 1, with "kv_cache_tokens". A time that was
-    not kept has no row.
+    Rows as of beside_predictions, not calibrated, with "kv_cache_tokens". The prompts of TP 1 were
+    disturbed and have no row; its decode steps agree with the prediction within 1 %.
     """
     records = {record["variant"]: record for record in reference.records("trial")}
     shape, box = load_shape("Qwen2.5-7B"), make_box("H100-SXM", 2)
     layouts = {"TP 1": (1, 1), "TP 2": (2, 1), "PP 2": (1, 2)}
     trials = [_recorded(*sizes, records[name]) for name, sizes in layouts.items()]
-    rows = beside_predictions(trials, shape, box, calibrate(shape, box, trials[0].points()))
+    rows = beside_predictions(trials, shape, box, None)
     kept = {trial.name: trial.kv_cache_tokens for trial in trials}
     gpus, *_, day = reference.label_of(records["TP 2"]).split(", ")
-    rows = [{**row, "kv_cache_tokens": kept[row["layout"]]} for row in rows]
+    rows = [
+        {**row, "kv_cache_tokens": kept[row["layout"]]}
+        for row in rows
+        if not (row["disturbed"] and row["quantity"] == "prefill_ms")
+    ]
     return rows, f"{gpus}, {shape.name}, {day}"
 
 
@@ -386,10 +390,6 @@ class DataParallelTrial:
     command: str = ""
     requests_by_engine: dict = field(default_factory=dict)
     problem: str = ""
-
-    def metrics(self) -> dict[str, float]:
-        """The numbers to save."""
-        return {"startup_s": self.startup_s}
 
     def __str__(self) -> str:
         if self.problem:

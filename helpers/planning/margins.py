@@ -22,9 +22,14 @@ def slower(gpus: int = 2) -> float:
     """
     if gpus == 1:
         return recorded.usual_error()[0]
-    rows, _ = recorded_on_two_gpus()
-    [prompt] = [row for row in rows if (row["layout"], row["quantity"], row["case"]) == PROMPT]
+    prompt = recorded_prompt()
     return 1 - prompt["before"] / prompt["measured"]
+
+
+def recorded_prompt() -> dict:
+    """PROMPT as it was predicted ("before") and "measured" on two H100s, in ms; one run."""
+    rows, _ = recorded_on_two_gpus()
+    return next(r for r in rows if (r["layout"], r["quantity"], r["case"]) == PROMPT)
 
 
 def explained(gpus: int = 1) -> float:
@@ -46,13 +51,14 @@ def tpot_range_ms(choice: Choice) -> tuple[float, float]:
     return time_range(1e3 * choice.prediction.tpot_s, choice.tp * choice.pp)
 
 
-def speedup_range(times: float, most: float) -> tuple[float, float]:
+def speedup_range(times: float, most: float, gpus: int) -> tuple[float, float]:
     """(low, high) of a predicted speed-up by several GPUs, when both predictions may be off.
 
-    most: the share of the GPUs, such as 2 for TP 2 over TP 1. Cutting the work adds all-reduces to
-    it, so an error does not take the speed-up beyond that, unless more memory has done so already.
+    most: the share of the GPUs, such as 2 for TP 2 over TP 1. gpus: of one replica. Cutting the
+    work adds all-reduces to it, so an error does not take the speed-up beyond that, unless more
+    memory has done so already.
     """
-    low, high = times / explained(gpus=2), times * explained()
+    low, high = times / explained(gpus), times * explained()
     return low, high if times > most else min(high, most)
 
 

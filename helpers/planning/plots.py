@@ -28,8 +28,9 @@ from helpers.display.figures import (
     ticks,
 )
 from helpers.planning import margins
+from helpers.planning.choose import short_name
 from helpers.planning.margins import AHEAD, ALL_MISS, CANNOT_TELL, MISSES, SAME
-from helpers.planning.wording import PART_NAMES, short_name
+from helpers.planning.wording import PART_NAMES
 
 # The same colour for a part in every figure.
 PART_COLORS = dict(zip(PART_NAMES, (*COLORS[:7], GREY, YELLOW), strict=True))
@@ -200,7 +201,7 @@ def _values(choice) -> dict:
     row |= {"tokens/s": choice.prediction.output_tokens_per_s, "tokens/s per GPU": each}
     row |= {"meets the goal": choice.meets, "why not": choice.why}
     if choice.price_per_million:
-        row["price per million"] = choice.price_per_million
+        row["price per million output tokens"] = choice.price_per_million
     return row
 
 

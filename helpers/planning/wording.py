@@ -5,13 +5,22 @@ import statistics
 from helpers.verdicts.gain import Gain
 
 from . import margins, recorded
-from .choose import Choice, Ranking, pure_layouts
+from .choose import Choice, Ranking, pure_layouts, short_name
 from .hardware import GIB, Box
 from .inventory import Device, Inventory
 from .launch import Launch
 from .layouts import INPUT_TOKENS, Trial, recorded_on_two_gpus
 from .load import SpeedPrediction
-from .margins import ALL_MISS, CANNOT_TELL, MISSES, SAME, explained, slower, tpot_range_ms
+from .margins import (
+    ALL_MISS,
+    CANNOT_TELL,
+    MISSES,
+    SAME,
+    explained,
+    recorded_prompt,
+    slower,
+    tpot_range_ms,
+)
 from .memory import MemoryPlan
 from .models import ModelShape, weight_bytes, weight_parts, why_invalid
 from .week5_plan import Expected
@@ -32,6 +41,7 @@ MUCH_WAITING = 0.25  # seconds in each second: more than a quiet TP 1 waits for 
 LITTLE_OF_OTHERS = 0.03  # share of the cores: with more, other programs may be why ranks wait
 LONG = 85  # characters of a command: of a longer one each option has a line
 CLEARLY = 1.25  # times the error: less is no change to speak of
+UNEVEN = 2.0  # longest over shortest round: a prediction within more is neither hit nor miss
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
 QUANTITIES = {
     "kv_cache_tokens": "KV-cache tokens",
@@ -269,12 +279,6 @@ def batch_rows(predicted: dict[str, list[SpeedPrediction]]) -> list[dict]:
     ]
 
 
-def short_name(tp: int, pp: int, dp: int) -> str:
-    """A layout by the sizes that are more than 1: "TP 4", "PP 2 x DP 2"."""
-    sizes = {"TP": tp, "PP": pp, "DP": dp}
-    return " x ".join(f"{way} {n}" for way, n in sizes.items() if n > 1) or "one GPU"
-
-
 def about_batches(predicted: dict[str, list[SpeedPrediction]]) -> str:
     """Under that picture: why TPOT grows with the widest tensor parallel size."""
     layout = max(predicted, key=lambda name: predicted[name][-1].tp)
@@ -430,8 +434,10 @@ def about_stages(gain: Gain, one: Trial, staged: Trial) -> str:
 
 def calibrated(rows: list[dict]) -> str:
     """What a calibration did to the times that it was not fitted to (of beside_predictions)."""
-    others = [row for row in rows if not row["fitted"]]
-    before, after = mean_errors(rows)
+    others, uneven = _judged(rows)
+    if not others:
+        return f"The rounds of all {len(uneven)} other times are too uneven to judge by."
+    before, after = mean_errors(others)
     nearer = sum(_off(row, "after") < _off(row, "before") for row in others)
     so = "So in this run TP 1 says little about them."
     if any(row["disturbed"] for row in rows):
@@ -440,16 +446,23 @@ def calibrated(rows: list[dict]) -> str:
         so = "So in this run TP 1 carries over to them."
     elif after > CLEARLY * before:
         so = "So in this run TP 1 does not carry over: plan with the constants as they were."
+    but = f" (without {len(uneven)} whose rounds are too uneven)" if uneven else ""
     return (
-        f"The {len(others)} times that were not fitted: {before:.0%} off on average before, "
+        f"The {len(others)} times that were not fitted{but}: {before:.0%} off on average before, "
         f"{after:.0%} after; {nearer} came nearer. {so}"
     )
 
 
-def mean_errors(rows: list[dict]) -> list[float]:
-    """[before, after] of a calibration, as shares, over the times that it was not fitted to."""
+def _judged(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The times that were not fitted, and of them those with rounds too uneven to judge by."""
     others = [row for row in rows if not row["fitted"]]
-    return [statistics.fmean(_off(row, when) for row in others) for when in ("before", "after")]
+    uneven = [row for row in others if row["high"] > UNEVEN * row["low"]]
+    return [row for row in others if row not in uneven], uneven
+
+
+def mean_errors(rows: list[dict]) -> list[float]:
+    """[before, after] a calibration: how far off on average, as shares."""
+    return [statistics.fmean(_off(row, when) for row in rows) for when in ("before", "after")]
 
 
 def _off(row: dict, when: str) -> float:
@@ -463,44 +476,44 @@ def farthest_off(rows: list[dict], on_cpu: bool) -> str:
     prediction within the range of the rounds is no miss. rows: of layouts.beside_predictions; the
     first is the trial that calibrated.
     """
-    others = [row for row in rows if not row["fitted"]]
-    before, after = mean_errors(rows)
+    others, uneven = _judged(rows)
+    said = ""
+    if uneven:
+        worst = max(uneven, key=lambda row: _off(row, "before"))
+        said = (
+            f"Of {len(uneven)} this run cannot tell: their rounds differ by more than {UNEVEN:g} "
+            f"times (such as {worst['what']}: {worst['before']:.2f} ms predicted, "
+            f"{worst['low']:.2f} to {worst['high']:.2f} measured). "
+        )
+    if not others:
+        return said.strip()
+    before, after = mean_errors(others)
     when = "after" if after < before else "before"
-    within = {
-        at: sum(row["low"] <= row[at] <= row["high"] for row in others)
-        for at in ("before", "after")
-    }
-    said = (
-        f"Of the {len(others)} predictions that were not fitted {within['before']} lay within the "
-        f"range of their rounds before the calibration, {within['after']} after it."
-    )
     missed = [row for row in others if not row["low"] <= row[when] <= row["high"]]
+    hits = len(others) - len(missed)
+    said += f"{hits} of {len(others)} predictions lie within their rounds {when} calibration."
     if not missed:
         return said
     worst = max(missed, key=lambda row: _off(row, when))
     than = "longer" if worst[when] > worst["measured"] else "shorter"
     said += (
-        f" Farthest outside {when} it, where they were nearer on average: {worst['what']}, "
-        f"{worst[when]:.2f} ms, {_off(worst, when):.0%} {than} than the {worst['measured']:.2f} ms "
-        f"({worst['low']:.2f} to {worst['high']:.2f}) that were measured."
+        f" The largest miss: {worst['what']}, {worst[when]:.2f} ms, {_off(worst, when):.0%} {than} "
+        f"than the {worst['measured']:.2f} ms that were measured."
     )
     if disturbed := worst["disturbed"] or rows[0]["disturbed"]:
         return (
             f"{said} This trial or the one that calibrated was disturbed ({disturbed}), so this is "
             "no statement about the planner: run it again when nothing else runs."
         )
-    if when == "after" and _off(worst, "before") < _off(worst, "after"):
-        return f"{said} It was {_off(worst, 'before'):.0%} off before: the calibration moved it."
     kind = "two CPU cores" if on_cpu else "one H100"
     known = next(
         row
         for row in recorded.errors()
         if (row["machine"], row["quantity"]) == (kind, worst["quantity"])
     )
-    range_of = f"On {kind} it was {known['mean']:.0%} off on average, {known['worst']:.0%} at worst"
     as_known = _off(worst, when) <= known["worst"]
-    verdict = "no more than that" if as_known else "more: a miss of the planner"
-    return f"{said} {range_of}; this is {verdict}."
+    verdict = "this is no more" if as_known else "this is a miss of the planner"
+    return f"{said} At worst it was {known['worst']:.0%} off on {kind}: {verdict}."
 
 
 def about_errors(rows: list[dict]) -> str:
@@ -584,7 +597,7 @@ def _gain(choice: Choice, best: Choice | None) -> str:
     price = ""
     if choice.price_per_million:
         price = (
-            f"; a million tokens would cost {choice.price_per_million:.2f} instead of "
+            f"; a million output tokens would cost {choice.price_per_million:.2f} instead of "
             f"{best.price_per_million:.2f}"
         )
     gpus = f"{choice.gpus} GPU{'s' * (choice.gpus > 1)} instead of {best.gpus}"
@@ -619,14 +632,11 @@ def about_rule(rows: list[dict]) -> str:
     close = sum(row["verdict"] == CANNOT_TELL for row in rows)
     missing = sum(row["verdict"] in (MISSES, ALL_MISS) for row in rows)
     return (
-        f"In {same} of {len(rows)} cases the rule's plan is the planner's best. In {close} more "
-        f"the planner's errors explain the difference ({_errors()}): less than "
-        f"{explained(gpus=2):.2f} times where TP or PP cut the planner's best, else less than "
-        f"{explained():.2f}. Nobody can tell such plans apart here, and the rule wins, because it "
-        f"costs no planning. In {missing} (purple) not all requests run at once, with the rule's "
-        "plan or, where all miss, with any. The number says how many times as good the planner's "
-        "best would be. That is a hypothesis: of several GPUs only TP 2 and PP 2 of two H100s were "
-        "measured, for up to 8 streams (section 4)."
+        f"In {same} of {len(rows)} cases the rule's plan is the planner's best; in {close} more "
+        f"the planner's errors explain its lead (less than {explained():.2f} times, "
+        f"{explained(gpus=2):.2f} where TP or PP cut the model), and the rule wins, because it "
+        f"costs no planning. In {missing} (purple) not all requests run at once. Elsewhere the "
+        "number says how many times as good the planner's best would be: a hypothesis (section 4)."
     )
 
 
@@ -643,12 +653,16 @@ def against_smallest(best: Choice, smallest: Choice) -> str:
 
 # ---------------------------------------------------------------------- the plan for Week 5
 def about_range() -> str:
-    """Where the range of a speed-up comes from."""
-    error, within, numbers = recorded.usual_error()
+    """Where the range of a speed-up comes from, and what was recorded of its prompt."""
+    worst = {r["quantity"]: r["worst"] for r in recorded.errors() if r["machine"] == "one H100"}
+    prompt = recorded_prompt()
     return (
-        f"The range counts with an error of {error:.0%} in both predictions ({within} of {numbers} "
-        f"times recorded on one H100 were predicted within that), and with {slower():.0%} towards "
-        "slower for several GPUs: so far off was a prompt of 1,024 tokens with TP 2 on two H100s."
+        f"The range counts with an error of {recorded.usual_error()[0]:.0%} in both predictions "
+        f"(under load one H100 was at worst {worst['load_output_tokens_per_s']:.0%} off in "
+        f"tokens/s and {worst['load_tpot_ms']:.0%} in TPOT), and with {slower():.0%} towards "
+        "slower where TP cuts the model: so far off was a prompt of 1,024 tokens with TP 2 on two "
+        f"H100s, in the one run that was recorded ({prompt['measured']:.1f} ms, "
+        f"{prompt['before']:.1f} predicted)."
     )
 
 
@@ -666,15 +680,27 @@ def reason_for(
     if by_rule:
         keeps = f"it has the fewest GPUs that keep TPOT within {goal_ms:g} ms"
         nearest = f"no layout keeps TPOT within {goal_ms:g} ms, and it comes nearest"
-        why = keeps if tpot_ms <= goal_ms else nearest
+        why = keeps if chosen.known_tpot_ms <= goal_ms else nearest
         said += f" Nobody chose, so {chosen.name} is taken: {why}."
+    said += "".join(_as_recorded(one, row) for row in rows if row.tpot_recorded_ms)
     low_ms, high_ms = margins.time_range(tpot_ms, chosen.tp)
     if goal_ms <= low_ms:
         said += f" That misses the goal of {goal_ms:g} ms, whatever the planner's errors."
     elif goal_ms < high_ms:
         errors = f"with the planner's errors it is {low_ms:.1f} to {high_ms:.1f} ms"
-        said += f" The goal lies within what TPOT may be ({errors}): measure it first."
+        name = chosen.name
+        said += f" The goal lies within what TPOT of {name} may be ({errors}): measure it first."
     return said
+
+
+def _as_recorded(first: Expected, row: Expected) -> str:
+    """What the recorded prompt makes of a layout; begins with a space."""
+    tpot_ms = row.tpot_recorded_ms
+    return (
+        f" With prompts as in the one recorded run on two H100s {row.name} has a TPOT of "
+        f"{tpot_ms:.1f} and not {row.tpot_ms:.1f} ms: {first.tpot_ms / tpot_ms:.2f} times as fast "
+        f"as {first.name}."
+    )
 
 
 def week5_in_short(first: Expected, chosen: Expected) -> list[str]:
@@ -686,7 +712,7 @@ def week5_in_short(first: Expected, chosen: Expected) -> list[str]:
     if chosen.speedup_x_high < times:
         out.append(
             f"Even the end of that range is less than {times:.0f} times, so each token costs more "
-            "GPU time: what these GPUs can buy is a shorter TPOT, not cheaper tokens."
+            "GPU time: these GPUs buy at best a shorter TPOT, not cheaper tokens."
         )
     return out
 
@@ -736,18 +762,10 @@ def launch_lines(launch: Launch) -> str:
 
 def concerns(box: Box) -> list[str]:
     """What to check before the plan is believed."""
-    before, after = mean_errors(recorded_on_two_gpus()[0])
     return [
         f"The plan counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m "
         "before anything else.",
         "Predicted times were not measured on these GPUs. Of Qwen2.5-7B on two H100s the planner "
-        "was within 5 % for decode steps of TP 2, but prompts took up to 2.1 times as long, and "
-        f"calibrating with TP 1 took the mean error of the other times from {before:.0%} to "
-        f"{after:.0%}: measure a prompt and the load with the planned layout itself.",
+        "was within 5 % for decode steps of TP 2, but prompts took up to 2.1 times as long: "
+        "measure a prompt and the load with the planned layout itself.",
     ]
-
-
-def suggest(store, key: str, text: str, given: str | None = None) -> None:
-    """Leave the planner's own answer for an export, marked as such, unless a person gave one."""
-    if given is None and (store.get("answer", key) or {}).get("source") != "typed":
-        store.save("answer", key, {}, text=text, source="planner")

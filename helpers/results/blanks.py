@@ -395,6 +395,12 @@ def reason(facts: Facts) -> Fill:
     return _strategy("chosen", "reason")(facts) if own.kind == "missing" else own
 
 
+def parallelism(facts: Facts) -> Fill:
+    """The course's line as the chosen layout has it, which may be replicas."""
+    fill = _strategy("chosen", "parallelism")(facts)
+    return replace(fill, value=f"- Parallelism type: {fill.value}") if fill.value else fill
+
+
 def _speedup(which: str) -> Slot:
     """The planner's speed-up with its range, and of what: calculated, unless the record says."""
 
@@ -480,7 +486,11 @@ _DISTRIBUTED_PLANNING = {
         "- GPU Memory: ___ GB each": _hardware("gpu_memory_gb"),
         "- Inter-GPU Link: ___ (NVLink/PCIe)": _hardware("link"),
     },
-    "## Strategy": {"- Reason: ___": reason, "- Expected speedup: ___": _speedup("chosen")},
+    "## Strategy": {
+        "- Parallelism type: Tensor Parallelism": parallelism,
+        "- Reason: ___": reason,
+        "- Expected speedup: ___": _speedup("chosen"),
+    },
     "## Concerns": {"- ___": list_of("concern_")},
     "## The plan for the course's model": {
         "- Layout: ___": _strategy("chosen", "layout"),

@@ -172,6 +172,8 @@ def _filled(section: str, key: str, raw: str, fill: Fill) -> Iterator[Line]:
         yield Line(key, text, raw, missing)
     else:
         filled = BLANK_AND_CHOICE.sub(lambda _: fill.value, raw, count=1) if fill.value else raw
+        if fill.value and BLANK not in raw:  # the course has written something: the whole line
+            filled = fill.value
         yield Line(key, filled, raw, missing, fill.replaces)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from helpers.display.as_typed import in_markdown
 from helpers.display.numbers import number
@@ -190,15 +191,45 @@ def configuration(facts: Facts) -> Fill:
 
 
 def week5_table(facts: Facts) -> Fill:
-    """What the planner expects of each size, and the blanks for what Week 5 measures."""
-    rows = [Part(f"row.{r['variant']}", _to_fill_in(r)) for r in facts.all("week5_plan")]
+    """What the planner expects of each layout, how to measure it, and the blanks for Week 5."""
+    records = facts.all("week5_plan")
+    rows = [Part(f"row.{r['variant']}", _to_fill_in(r)) for r in records]
     expected = ("expected tokens/s", "expected TPOT ms", "expected speed-up")
-    return _table(("layout", *expected, "tokens/s", "TPOT ms"), rows, "calculated", "row")
+    fill = _table(("layout", *expected, "tokens/s", "TPOT ms"), rows, "calculated", "row")
+    how = _how_to_measure(records)
+    return replace(fill, value=[*how, *fill.value]) if how else fill
+
+
+def _how_to_measure(records: list[dict]) -> list[Part]:
+    """A server's line for each layout, and the load that all of them get."""
+    lines = [(r["variant"], r.get("command"), r.get("load")) for r in records]
+    start = [(name, command) for name, command, _ in lines if isinstance(command, str)]
+    load = next((load for *_, load in lines if isinstance(load, str)), None)
+    if not start or not load:
+        return []
+    parts = [
+        Part(f"start.{name}", f"- Start {spaced(name)}: {_code(line)}") for name, line in start
+    ]
+    parts.append(
+        Part(
+            "load", f"- Load, the same for each: {_code(load)} (Output token throughput, Mean TPOT)"
+        )
+    )
+    if any(finite(r["metrics"].get("tpot_recorded_ms")) for r in records):
+        said = "- “As recorded”: with prompts as in the one run of TP 2 on two H100s"
+        parts.append(Part("recorded", said))
+    return [*parts, Part("gap", "")]
+
+
+def _code(text: str) -> str:
+    return f"`{one_line(text).replace('`', '')}`"
 
 
 def _to_fill_in(record: dict) -> str:
     numbers = record["metrics"]
     expected = numbers_of(record, "output_tokens_per_s", "tpot_ms")
     cells = ["" if value is None else number(value) for value in expected]
+    if recorded_ms := finite(numbers.get("tpot_recorded_ms")):
+        cells[1] += f" (as recorded: {number(recorded_ms)})"
     cells.append(with_range(numbers, "speedup_x", alone=""))
     return table_row(spaced(record["variant"]), *cells, BLANK, BLANK)

@@ -105,12 +105,13 @@ def _range(metrics: dict[str, float], name: str) -> str:
 
     One that leaves open which of the two is larger says so, as verdicts do.
     """
-    low, high = (finite(metrics.get(name + end)) for end in ("_low", "_high"))
+    low, high = _ends(metrics, name)
     if low is None or high is None:
         return ""
     gain = Gain(finite(metrics.get(name)) or 0.0, low, high, LEAST_VALUES)
     undecided = name.endswith("_x") and gain.undecided
-    return f" ({number(low)} to {number(high)}{', undecided' * undecided})"
+    first, last = (_as_precise(end, low, high) for end in (low, high))
+    return f" ({first} to {last}{', undecided' * undecided})"
 
 
 def count(number: int, thing: str) -> str:
@@ -170,8 +171,20 @@ def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") 
 
     alone: what is said of one that has no range.
     """
-    value = finite(metrics.get(name))
-    return "" if value is None else f"{number(value)}x{_range(metrics, name) or alone}"
+    value, (low, high) = finite(metrics.get(name)), _ends(metrics, name)
+    if value is None:
+        return ""
+    return f"{_as_precise(value, low, high)}x{_range(metrics, name) or alone}"
+
+
+def _ends(metrics: dict[str, float], name: str) -> list[float | None]:
+    return [finite(metrics.get(name + end)) for end in ("_low", "_high")]
+
+
+def _as_precise(value: float, low: float | None, high: float | None) -> str:
+    """A number; with two digits where its range is so wide that a third one says nothing."""
+    wide = None not in (low, high) and high > 2 * low
+    return number(float(f"{value:.2g}") if wide else value)
 
 
 def by_person(record: dict) -> bool:

@@ -210,7 +210,11 @@ def text(folder: Path, page: Path) -> str:
         next=next((one for one in stands if one.open), None),
         stands=stands,
         about=ABOUT,
-        checklist=[(label, slot(known)) for label, slot in CHECKLIST.items()],
+        checklist=[
+            # That file is another one than this page.
+            (label.replace("this file", "my_learnings.md"), slot(known))
+            for label, slot in CHECKLIST.items()
+        ],
         documents=[folder / f"{name}.md" for name in DOCUMENTS],
         problems=known.problems[:10],
         folder=folder,

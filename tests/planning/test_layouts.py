@@ -65,7 +65,7 @@ def test_a_layout_that_fails_does_not_start_another_child(two_cores):
         "PP 2: started in 1.5 s, 9 tokens of KV cache; TPOT 2.00 ms (1.90 to 2.60) with 1 stream",
         "TP 4: needs 4 cores, and this machine has 2; nothing was run.",
     ]
-    metrics = done[1].metrics()
+    metrics = done[1].record()["metrics"]
     assert (metrics["tpot_ms_1_streams_low"], metrics["tpot_ms_1_streams_high"]) == (1.9, 2.6)
     assert metrics["prefill_ms_256_tokens"] == 7.0
 

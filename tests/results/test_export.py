@@ -94,7 +94,7 @@ def test_every_slot_is_a_line_of_its_template_and_every_blank_has_a_slot():
         section = ""
         for line in (documents.TEMPLATES / f"{document}.md").read_text().splitlines():
             section = line if line.startswith("#") else section
-            if "___" in line or line.startswith("- [ ]"):
+            if "___" in line or line.startswith(("- [ ]", "- Parallelism type")):
                 found.add((document, section, line))
     assert found == set(SLOTS)
 
@@ -550,13 +550,21 @@ def test_the_plan(tmp_path):
         layout="TP 2",
         speedup_of="decode step, against TP 1",
         reason="one copy fits",
+        parallelism="Data Parallelism",
         command="vllm serve m -tp 2",
     )
     store.save("strategy", "second", {"expected_speedup_x": 1.9}, layout="TP 4")
     numbers = {"output_tokens_per_s": 4321.0, "tpot_ms": 9.5}
-    for tp, gain in ((1, {}), (2, {"speedup_x": 1.6, "speedup_x_low": 1.4, "speedup_x_high": 2})):
+    how = {"command": "vllm serve m", "load": "vllm bench serve m"}
+    for tp, gain in (
+        (1, {}),
+        (
+            2,
+            {"tpot_recorded_ms": 12.3, "speedup_x": 1.6, "speedup_x_low": 1.4, "speedup_x_high": 2},
+        ),
+    ):
         row = {"tp": tp, **numbers, **gain}
-        store.save("week5_plan", f"TP {tp}", row, source="planner")
+        store.save("week5_plan", f"TP {tp}", row, source="planner", **how)
     for n in (1, 2):
         store.save("answer", f"concern_{n}", {}, text=f"worry {n}", source="typed")
     report = export(tmp_path)
@@ -566,6 +574,7 @@ def test_the_plan(tmp_path):
         "- GPU Model: NVIDIA H200",
         "- GPU Memory: 141 GB each",
         "- Inter-GPU Link: NVLink",
+        "- Parallelism type: Data Parallelism",
         "- Reason: one copy fits",
         "- Expected speedup: 1.62x (1.5 to 1.75) (decode step, against TP 1)",
         "- worry 1",
@@ -573,7 +582,9 @@ def test_the_plan(tmp_path):
         "- Command to start it: `vllm serve m -tp 2`",
         "- Layout: TP 4",
         "- Expected speedup: 1.9x",
-        "| TP 2 | 4,321 | 9.5 | 1.6x (1.4 to 2) | ___ | ___ |",
+        "- Start TP 2: `vllm serve m`",
+        "- Load, the same for each: `vllm bench serve m` (Output token throughput, Mean TPOT)",
+        "| TP 2 | 4,321 | 9.5 (as recorded: 12.3) | 1.6x (1.4 to 2) | ___ | ___ |",
     ):
         assert line in got, f"{line!r} not in {got}"
     assert (
@@ -898,7 +909,7 @@ def test_a_range_that_leaves_the_winner_open_says_so(tmp_path):
     export(tmp_path)
     text = (tmp_path / "my_learnings.md").read_text()
     assert (
-        "one stream: tokens after the first 1.74x (0.761 to 3.96, undecided), "
+        "one stream: tokens after the first 1.7x (0.76 to 4, undecided), "
         "whole answers 1.46x (1.3 to 1.6); 8 drafted" in text
     )
 

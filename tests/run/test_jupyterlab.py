@@ -20,7 +20,8 @@ def test_the_start_page_shows_what_is_done_and_what_is_next(tmp_path):
         "nothing is left beside it"
     )
     before = page.read_text()
-    assert "☑" not in before and "◐" not in before and "0 of" in before
+    assert "- ☑" not in before and "- ◐" not in before and "0 of" in before
+    assert "- ☐ Documented my progress in my_learnings.md" in before, "not in this page"
     assert "**Next:** [01 review](" in before
     store = Results("01_review", tmp_path)
     store.save("baseline", "one_at_a_time", {"output_tokens_per_s": 5.0})

@@ -481,9 +481,10 @@ def farthest_off(rows: list[dict], on_cpu: bool) -> str:
     if uneven:
         worst = max(uneven, key=lambda row: _off(row, "before"))
         said = (
-            f"Of {len(uneven)} this run cannot tell: their rounds differ by more than {UNEVEN:g} "
-            f"times (such as {worst['what']}: {worst['before']:.2f} ms predicted, "
-            f"{worst['low']:.2f} to {worst['high']:.2f} measured). "
+            f"{len(uneven)} of {len(uneven + others)} predictions this run cannot judge, because "
+            f"the rounds differ by more than {UNEVEN:g} times: {worst['what']} most of all, "
+            f"{worst['before']:.2f} ms predicted, {_off(worst, 'before'):.0%} off the middle of "
+            f"{worst['low']:.2f} to {worst['high']:.2f}. "
         )
     if not others:
         return said.strip()
@@ -491,7 +492,8 @@ def farthest_off(rows: list[dict], on_cpu: bool) -> str:
     when = "after" if after < before else "before"
     missed = [row for row in others if not row["low"] <= row[when] <= row["high"]]
     hits = len(others) - len(missed)
-    said += f"{hits} of {len(others)} predictions lie within their rounds {when} calibration."
+    of = f"the other {len(others)}" if uneven else f"{len(others)} predictions"
+    said += f"{hits} of {of} lie within their rounds {when} calibration."
     if not missed:
         return said
     worst = max(missed, key=lambda row: _off(row, when))
@@ -760,11 +762,12 @@ def launch_lines(launch: Launch) -> str:
     return "\n".join(lines)
 
 
-def concerns(box: Box) -> list[str]:
+def concerns(box: Box, chosen: Expected) -> list[str]:
     """What to check before the plan is believed."""
+    link = f"The plan counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m"
+    router = "The plan counts on replicas that share the requests evenly: check /metrics by engine"
     return [
-        f"The plan counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m "
-        "before anything else.",
+        f"{link if chosen.tp > 1 else router} before anything else.",
         "Predicted times were not measured on these GPUs. Of Qwen2.5-7B on two H100s the planner "
         "was within 5 % for decode steps of TP 2, but prompts took up to 2.1 times as long: "
         "measure a prompt and the load with the planned layout itself.",

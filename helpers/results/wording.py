@@ -183,7 +183,7 @@ def _ends(metrics: dict[str, float], name: str) -> list[float | None]:
 
 def _as_precise(value: float, low: float | None, high: float | None) -> str:
     """A number; with two digits where its range is so wide that a third one says nothing."""
-    wide = None not in (low, high) and high > 2 * low
+    wide = None not in (low, high) and high > 4 * low
     return number(float(f"{value:.2g}") if wide else value)
 
 

@@ -233,7 +233,7 @@ def test_a_miss_says_what_it_means(after, disturbed, words):
     said = wording.farthest_off([base, row], on_cpu=True)
     assert words in said and "shorter than the 2.40 ms" in said
     uneven = wording.farthest_off([base, {**row, "low": 1.0}], on_cpu=True)
-    assert uneven.startswith("Of 1 this run cannot tell") and "planner" not in uneven
+    assert uneven.startswith("1 of 1 predictions this run cannot judge") and "planner" not in uneven
     inside = wording.farthest_off([base, {**row, "low": 2.25, "after": 2.3, "high": 2.5}], True)
     assert inside == "1 of 1 predictions lie within their rounds after calibration."
     if not disturbed:
@@ -394,7 +394,11 @@ def test_the_text_about_two_gpus_is_what_their_page_shows():
     keys = ("measured", "low", "high")
     assert [[r[key] for key in keys] for r in kept] == [[float(x) for x in row] for row in shown]
     notebook = (REPO / "notebooks/04_multi_gpu_planning.ipynb").read_text()
-    concern = wording.concerns(plan.make_box("H100-SXM", 2))[1]
+    box = plan.make_box("H100-SXM", 2)
+    requests = plan.RequestMix(1024, 256, 64)
+    _, tp2, dp2 = week5_plan.expected(plan.load_shape("Qwen2.5-7B"), box, [1, 2], requests, OPTIONS)
+    (link, concern), (router, _) = (wording.concerns(box, row) for row in (tp2, dp2))
+    assert "NVLink" in link and "NVLink" not in router, "replicas need no link"
     for ratios, text in ((steps, notebook), (staged, notebook), (steps, concern)):
         assert f"within {math.ceil(max(100 * abs(x - 1) for x in ratios))} %" in text
     assert f"up to {max(prompts):.1f} times as long" in concern

@@ -27,7 +27,7 @@ def test_the_start_page_shows_what_is_done_and_what_is_next(tmp_path):
     store.save("baseline", "one_at_a_time", {"output_tokens_per_s": 5.0})
     store.save("checklist", "paper", {}, done=True, source="student")
     after = start_page.write(tmp_path).read_text()
-    assert "☑ Read the PagedAttention paper" in after and after.count("◐") == 1
+    assert "☑ Read the PagedAttention paper" in after and after.count("- ◐") == 1
     assert "2 records, the last of 20" in after
 
 

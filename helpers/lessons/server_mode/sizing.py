@@ -111,12 +111,19 @@ def best_rate(rows: list[dict], share: float) -> dict | None:
     return max(met, key=lambda row: row["offered_per_s"], default=None)
 
 
-def copies(best: dict | None, kept_up_per_s: float, target_per_s: float) -> dict[str, float]:
+def copies(
+    best: dict | None, rows: list[dict], kept_up_per_s: float, target_per_s: float
+) -> dict[str, float]:
     """Copies of the server for so many requests a second, and the rate that each of them takes.
 
-    best: of `best_rate`. Without a rate that met the goal, `kept_up_per_s` stands in, and there is
-    no `good_share`.
+    best: of `best_rate` of the rows; missed_per_s is the next rate of them, if there is one: fewer
+    copies may do. Without a rate that met the goal, `kept_up_per_s` stands in, and there is no
+    `good_share`.
     """
     rate = best["offered_per_s"] if best else kept_up_per_s
-    met = {"good_share": best["good_share"]} if best else {}
-    return {"arrivals_per_s": rate, "copies": math.ceil(target_per_s / rate), **met}
+    sized = {"arrivals_per_s": rate, "copies": math.ceil(target_per_s / rate)}
+    if best is None:
+        return sized
+    above = [row["offered_per_s"] for row in rows if row["offered_per_s"] > rate]
+    missed = {"missed_per_s": min(above)} if above else {}
+    return sized | {"good_share": best["good_share"]} | missed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import statistics
@@ -142,11 +143,13 @@ def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list
     else:
         first = f"No rate met the goal ({limits(goals_ms)}): loosen it, or try lower RATES. "
         first += f"{rate} a second, which the server kept up with, is too much for it."
-    fewest = "" if "good_share" in sized else "at least "
-    return [
-        first,
-        f"For {target_per_s:g} a second: {fewest}{count} copies, and one more for restarts.",
-    ]
+    copies_of_it = f"{count} copies" if "good_share" in sized else f"at least {count} copies"
+    if "missed_per_s" in sized:
+        missed = sized["missed_per_s"]
+        fewest = math.ceil(target_per_s / missed)
+        between = f" (no rate between {rate} and {missed:.1f} was tried)"
+        copies_of_it = f"{fewest} to {count} copies{between}" if fewest < count else copies_of_it
+    return [first, f"For {target_per_s:g} a second: {copies_of_it}, and one more for restarts."]
 
 
 def goal(best: dict | None, share: float) -> str:

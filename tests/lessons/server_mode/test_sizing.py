@@ -75,11 +75,12 @@ def test_capacity_says_what_no_run_has_shown():
 
 def test_copies_follow_the_goal_else_what_the_server_kept_up_with():
     best = {"offered_per_s": 40.0, "good_share": 0.95}
-    assert sizing.copies(best, 90.0, 500) == {
-        "arrivals_per_s": 40.0,
-        "copies": 13,
-        "good_share": 0.95,
-    }
-    assert sizing.copies(None, 90.0, 500) == {"arrivals_per_s": 90.0, "copies": 6}
-    said = wording.copies(sizing.copies(None, 90.0, 500), 500, {"ttft": 30, "tpot": 5})
+    sized = {"arrivals_per_s": 40.0, "copies": 13, "good_share": 0.95}
+    assert sizing.copies(best, [best], 90.0, 500) == sized
+    none = sizing.copies(None, [best], 90.0, 500)
+    assert none == {"arrivals_per_s": 90.0, "copies": 6}
+    said = wording.copies(none, 500, {"ttft": 30, "tpot": 5})
     assert "No rate met the goal (TTFT 30 ms and TPOT 5 ms)" in said[0] and "at least 6" in said[1]
+    rows = [best, {"offered_per_s": 60.0}, {"offered_per_s": 55.0}]
+    said = wording.copies(sizing.copies(best, rows, 90.0, 500), 500, {"ttft": 30})
+    assert "10 to 13 copies (no rate between 40.0 and 55.0 was tried)" in said[1]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing.util
 import signal
 import threading
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 
 
 class Stopped(BaseException):
@@ -41,19 +42,20 @@ def children_deaf_to_ctrl_c():
 
     Jupyter's stop button signals all processes of the kernel's group, and vLLM's engine ends when
     it is signalled. Whether it ends is for this process to say. Signals that are blocked at a start
-    stay blocked.
+    stay blocked, whether a child is forked or spawned.
     """
-    start = multiprocessing.util.spawnv_passfds
+    resource_tracker.ensure_running()  # a spawned child brings it up, and it unblocks SIGINT then
+    start = BaseProcess.start
 
-    def start_deaf(*args):
+    def start_deaf(process):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return start(*args)
+            start(process)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    multiprocessing.util.spawnv_passfds = start_deaf
+    BaseProcess.start = start_deaf
     try:
         yield
     finally:
-        multiprocessing.util.spawnv_passfds = start
+        BaseProcess.start = start

@@ -20,16 +20,7 @@ The command: python -m helpers.planning plan --model Qwen2.5-7B --gpu H200-SXM -
 
 # ruff: noqa: F401 (the names that the package hands on)
 from .calibration import Calibration, Point, calibrate
-from .choose import (
-    Goal,
-    holds,
-    nearest_valid,
-    planned_box,
-    pure_layouts,
-    rank,
-    rank_again,
-    short_name,
-)
+from .choose import Goal, holds, nearest_valid, planned_box, pure_layouts, rank, rank_again
 from .doubts import speed_range
 from .hardware import GIB, Box, PlanningError, add_gpu, catalogue, get_gpu, load_hardware, make_box
 from .inventory import Inventory, box_here, cpu_box, probe_cpu, take_inventory

@@ -33,8 +33,8 @@ class Expected:
     output_tokens_per_s: float
     tpot_ms: float
     speedup_x: float
-    speedup_x_low: float
-    speedup_x_high: float
+    speedup_x_low: float | None
+    speedup_x_high: float | None
     tpot_recorded_ms: float | None
 
     @property
@@ -55,16 +55,13 @@ class Expected:
     @property
     def speedup(self) -> str:
         """The speed-up with its range."""
-        if self.speedup_x_low == self.speedup_x_high:
+        if self.speedup_x_low is None:
             return f"{self.speedup_x:.2f} x"
         return f"{self.speedup_x:.2f} x ({self.speedup_x_low:.2f} to {self.speedup_x_high:.2f})"
 
     def metrics(self) -> dict[str, float]:
         """The numbers to save; the first layout has no range."""
-        first = self.speedup_x_low == self.speedup_x_high
-        left_out = {"speedup_x_low", "speedup_x_high"} if first else set()
-        known = {name: value for name, value in vars(self).items() if value is not None}
-        return {name: value for name, value in known.items() if name not in left_out}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     def row(self) -> dict:
         """A row of the table in the notebook."""
@@ -101,7 +98,7 @@ def expected(shape: ModelShape, box: Box, tps, requests, options) -> list[Expect
         one = predict_speed(shape, make_box(box.gpu, tp * dp), tp, 1, dp, requests, options)
         rate, tpot_ms = one.output_tokens_per_s, one.tpot_s * 1e3
         times = rate / rows[0].output_tokens_per_s if rows else 1.0
-        low, high = speedup_range(times, tp * dp / fitting[0], tp) if rows else (1.0, 1.0)
+        low, high = speedup_range(times, tp * dp / fitting[0], tp) if rows else (None, None)
         n = one.streams_per_replica
         more_ms = _prompt_took_longer_ms(shape, box, tp, requests.input_tokens)
         recorded_ms = more_ms and tpot_ms + n / requests.output_tokens * more_ms
@@ -170,14 +167,9 @@ def serve_line(shape: ModelShape, tp: int, max_model_len: int, dp: int = 1) -> C
 
 def load_line(shape: ModelShape, requests: RequestMix) -> str:
     """The `vllm bench serve` line of this load: ten answers from each client, after a first."""
-    clients = requests.concurrency
-    flags = {
-        "model": shape.source,
-        "random-input-len": requests.input_tokens,
-        "random-output-len": requests.output_tokens,
-        "max-concurrency": clients,
-        "num-warmups": clients,
-        "num-prompts": 10 * clients,
-    }
-    given = (text for name, value in flags.items() for text in (f"--{name}", str(value)))
-    return shlex.join(["vllm", "bench", "serve", *given, "--ignore-eos"])
+    clients, model = requests.concurrency, shlex.quote(shape.source)
+    return (
+        f"vllm bench serve --model {model} --random-input-len {requests.input_tokens} "
+        f"--random-output-len {requests.output_tokens} --ignore-eos --max-concurrency {clients} "
+        f"--num-warmups {clients} --num-prompts {10 * clients}"
+    )

@@ -1,5 +1,6 @@
 """Validity, KV cache and memory against vLLM's own classes and values worked out by hand."""
 
+import shlex
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from helpers.planning import (
     SHIPPED,
     EngineOptions,
     PlanningError,
+    RequestMix,
     box_here,
     catalogue,
     check,
@@ -22,6 +24,7 @@ from helpers.planning import (
     planned_box,
     stage_layers,
     take_inventory,
+    week5_plan,
     why_invalid,
 )
 from helpers.planning.memory import (
@@ -408,6 +411,23 @@ def test_a_refusal_is_vllms_own(extra, words):
     shape = load_shape("Llama-3.1-8B")
     done = check(Command("here", ("vllm", "serve", "x", *extra)), shape)
     assert done.accepted is False and words in done.objection, done
+
+
+def test_the_load_of_the_plan_is_one_that_vllms_benchmark_takes():
+    from vllm.benchmarks.serve import add_cli_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    shape, parser = load_shape("Qwen2.5-7B"), FlexibleArgumentParser()
+    add_cli_args(parser)
+    line = week5_plan.load_line(shape, RequestMix(1024, 256, 64))
+    args = parser.parse_args(shlex.split(line)[3:])
+    assert (args.dataset_name, args.random_input_len, args.random_output_len) == (
+        "random",
+        1024,
+        256,
+    )
+    assert (args.model, args.max_concurrency, args.ignore_eos) == (shape.source, 64, True)
+    assert args.request_rate == float("inf") and args.num_prompts == 640, "a closed loop"
 
 
 def test_a_box_with_one_gpu_checks_everything_for_a_plan_of_several(monkeypatch):

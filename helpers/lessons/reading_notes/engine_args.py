@@ -218,7 +218,7 @@ FIFTEEN: dict[str, tuple[str, str]] = {
     ),
     "enable_chunked_prefill": (
         "Cut prompts into chunks so that running answers do not stall. On for every model that "
-        "generates text; switching it off is not supported.",
+        "generates text; vLLM warns that it does not officially support switching it off.",
         "02, 03",
     ),
     "enable_prefix_caching": (

@@ -43,8 +43,8 @@ QUEUE_LIMIT = Puzzle(
     "How many to let in",
     _servers,
     against="a server that works off its requests at this rate, one after the other",
-    proved="That is Little's law, L = rate x W, read as a limit: one request more could not be "
-    "answered in time. vLLM counts all that are not finished, waiting or running.",
+    proved="That is Little's law read as a limit: one request more could not be answered in time. "
+    "vLLM counts all that are not finished, waiting or running.",
     where=("vllm/v1/engine/async_llm.py", "AsyncLLM.check_admission"),
     hints=(
         "How long does an answer take that just meets both goals? The first token comes after "

@@ -217,8 +217,9 @@ FIFTEEN: dict[str, tuple[str, str]] = {
         "02, 03",
     ),
     "enable_chunked_prefill": (
-        "Cut prompts into chunks so that running answers do not stall. On for every model that "
-        "generates text; vLLM warns that it does not officially support switching it off.",
+        "Cut prompts into chunks so that running answers do not stall. On by default, except for "
+        "encoder-decoder and some pooling models; vLLM does not officially support switching it "
+        "off.",
         "02, 03",
     ),
     "enable_prefix_caching": (

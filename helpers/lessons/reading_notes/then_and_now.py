@@ -172,7 +172,7 @@ def _bench_serve(engine) -> Seen:
 # fmt: off
 CHANGES: tuple[Change, ...] = (
     Change("chunked prefill", "switch it on with enable_chunked_prefill=True",
-           "on for every model that generates text; vLLM warns against 'off'",
+           "on by default; vLLM warns against 'off'",
            both(default("enable_chunked_prefill", None),
                 switched_on("enable_chunked_prefill", "SchedulerConfig"))),
     Change("prefix caching", "switch it on with enable_prefix_caching=True", "on by default",

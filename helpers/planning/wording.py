@@ -684,7 +684,7 @@ def reason_for(
         nearest = f"no layout keeps TPOT within {goal_ms:g} ms, and it comes nearest"
         why = keeps if chosen.known_tpot_ms <= goal_ms else nearest
         said += f" Nobody chose, so {chosen.name} is taken: {why}."
-    said += "".join(_as_recorded(one, row) for row in rows if row.tpot_recorded_ms)
+    said += "".join(_as_recorded(one, row, goal_ms) for row in rows if row.tpot_recorded_ms)
     low_ms, high_ms = margins.time_range(tpot_ms, chosen.tp)
     if goal_ms <= low_ms:
         said += f" That misses the goal of {goal_ms:g} ms, whatever the planner's errors."
@@ -695,13 +695,14 @@ def reason_for(
     return said
 
 
-def _as_recorded(first: Expected, row: Expected) -> str:
+def _as_recorded(first: Expected, row: Expected, goal_ms: float) -> str:
     """What the recorded prompt makes of a layout; begins with a space."""
     tpot_ms = row.tpot_recorded_ms
+    missed = f", and misses {goal_ms:g} ms" if row.tpot_ms <= goal_ms < tpot_ms else ""
     return (
         f" With prompts as in the one recorded run on two H100s {row.name} has a TPOT of "
         f"{tpot_ms:.1f} and not {row.tpot_ms:.1f} ms: {first.tpot_ms / tpot_ms:.2f} times as fast "
-        f"as {first.name}."
+        f"as {first.name}{missed}."
     )
 
 

@@ -324,6 +324,7 @@ def test_a_layout_that_nobody_chose_follows_from_the_plan_and_says_so():
     more_ms = 64 / 256 * (prompt["measured"] - prompt["before"])
     assert rows[1].tpot_recorded_ms == pytest.approx(tpot_ms[1] + more_ms)
     assert f"TP 2 has a TPOT of {tpot_ms[1] + more_ms:.1f} and not" in said
+    assert "times as fast as TP 1, and misses 9.9" in said
     assert week5_plan.without_a_choice(rows, tpot_ms[1] + 0.1).name == "TP 4", "TP 2 misses it"
     other = plan.RequestMix(512, 256, 64)  # another prompt than was recorded
     unknown = week5_plan.expected(plan.load_shape("Qwen2.5-7B"), BOX, [1, 2], other, OPTIONS)

@@ -107,7 +107,7 @@ def markdown(run: dict) -> str:
 def write(run: dict, out: Path) -> None:
     """summary.md, summary.html and summary.json in the run's folder."""
     text = markdown(run)
-    (out / "summary.md").write_text(text, encoding="utf-8", errors="replace")
-    (out / "summary.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
+    replace_file(out / "summary.md", text.encode("utf-8", errors="replace"))
+    replace_file(out / "summary.json", json.dumps(run, indent=1).encode())
     title = text.partition("\n")[0].lstrip("# ")
     write_page(out / "summary.html", title, from_markdown(text))

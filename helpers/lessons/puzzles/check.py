@@ -112,11 +112,11 @@ def judge(puzzle: Puzzle, function: Callable, seed: int | None = None) -> tuple[
             with _time_limit():
                 yours = case.answer(function)
         except NotImplementedError:
-            yours = None
+            return False, f"not solved yet: {puzzle.name} raises NotImplementedError."
         except Exception as error:
             return False, _where_it_stopped(function, error)
         if yours is None and case.spec is not None and not count:
-            return False, f"not solved yet ({puzzle.name} returns nothing)."
+            return False, f"not solved yet: {puzzle.name} returns nothing."
         if not _right(puzzle, yours, case.spec):
             return False, _difference(case, yours)
         count += 1

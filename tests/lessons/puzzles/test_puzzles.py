@@ -536,7 +536,7 @@ def test_a_stub_is_one_line_and_recorded_as_not_solved(store, capsys):
     checks(store)(tiled_attention)
     first, hints = capsys.readouterr().out.strip().split("\n")
     assert first == (
-        "Puzzle: Attention in tiles: not solved yet (tiled_attention returns nothing)."
+        "Puzzle: Attention in tiles: not solved yet: tiled_attention raises NotImplementedError."
     )
     assert "On request" in hints and "hint 1 of 3" in hints
     saved = store.get("puzzle", "tiled_attention")

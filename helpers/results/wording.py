@@ -17,6 +17,7 @@ CALCULATED = {"formula", "planner", "example", "recorded", "default", "catalogue
 CHIEF = (
     ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s"),
     ("speedup_x", "improvement_x", "acceptance_rate", "prefix_cache_hit_rate"),
+    ("baseline_tokens_per_s",),
     ("ttft_ms_p50", "ttft_ms_mean", "ttft_ms_p99"),
     ("tpot_ms_p50", "itl_ms_p50", "itl_ms_p99"),
     ("e2e_ms_p50", "e2e_ms_mean"),
@@ -30,6 +31,8 @@ ASKED_FOR = {
     "requests", "input_tokens", "output_tokens", "duration_s",
     "max_num_seqs", "max_num_batched_tokens",
 }  # fmt: skip
+# Experiments whose speed is that of a single run, not of several in turn.
+ONE_RUN = ("baseline", "sweep_max_num_seqs", "sweep_kv_cache", "closed_loop", "open_loop")
 UNITS_IN_NAMES = {
     "_tokens_per_s": "tokens/s",
     "_gb_per_s": "GB/s",
@@ -73,6 +76,7 @@ def metric(name: str, value: float) -> str:
         value, unit = value * 1024, "MiB"
     words = re.sub(r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), words)
     words = words.replace(" 1 streams", " 1 stream")
+    words = "initial throughput" if words == "baseline" else words  # as in my_learnings.md
     words += f" {statistic[1]}" if statistic else ""
     return f"{words} {number(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
 
@@ -151,13 +155,25 @@ def kind_of(record: dict) -> str:
 def source_of(record: dict) -> str:
     """Its kind, and what is to be known of it: another run, a failure, other programs beside it."""
     at_once = (record.get("provenance") or {}).get("at_once", 1)
+    one_run = kind_of(record) == "measured" and record.get("experiment") in ONE_RUN
     notes = [
-        "of another run" * bool(record.get(OTHER_RUN)),
+        _speed_of_price(record),
+        "of another run" if record.get(OTHER_RUN) else "one run" * one_run,
         "then failed" * bool(record.get("problem")),
         "disturbed" * was_disturbed(record),
         f"{at_once} submissions at a time" * (kind_of(record) == "measured" and at_once != 1),
     ]
     return ", ".join(filter(None, [kind_of(record), *notes]))
+
+
+def _speed_of_price(record: dict) -> str:
+    """Which speed a price per token was worked out from; "" for other records."""
+    [busy] = numbers_of(record, "utilisation")
+    speed = record.get("throughput_from")
+    if not isinstance(speed, str) or busy is None:
+        return ""
+    speed = in_markdown(one_line(speed).partition(",")[0])
+    return f"speed {speed}, busy {number(100 * busy)} % of the time"
 
 
 def was_disturbed(record: dict) -> bool:

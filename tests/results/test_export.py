@@ -132,7 +132,7 @@ def test_measured_values_fill_the_blanks(tmp_path):
         assert line in got.splitlines(), f"{line!r} not in\n{got}"
     for line in (
         "- `max_num_seqs=64`: the sweep's knee",
-        "| baseline | one at a time | output 812 tokens/s, TTFT p50 3.2 ms | measured |",
+        "| baseline | one at a time | output 812 tokens/s, TTFT p50 3.2 ms | measured, one run |",
     ):
         assert line in text(tmp_path, APPENDIX).splitlines(), line
     assert blank(report, "Initial throughput").kind == "measured" and "812" in str(report)
@@ -229,7 +229,7 @@ def test_rows_are_added_to_a_table_and_an_edited_row_is_left(tmp_path):
     export(tmp_path)
     edit(
         tmp_path,
-        "| baseline | one at a time | output 812 tokens/s, TTFT p50 3.2 ms | measured |",
+        "| baseline | one at a time | output 812 tokens/s, TTFT p50 3.2 ms | measured, one run |",
         "| baseline | mine | 1 | typed |",
         APPENDIX,
     )
@@ -912,6 +912,37 @@ def test_a_range_that_leaves_the_winner_open_says_so(tmp_path):
         "one stream: tokens after the first 1.7x (0.76 to 4, undecided), "
         "whole answers 1.46x (1.3 to 1.6); 8 drafted" in text
     )
+
+
+def test_the_highest_gain_names_those_it_is_not_told_apart_from(tmp_path):
+    store = Results("02_advanced_features", tmp_path)
+    for k, gain, low, high in (
+        (4, 1.67, 1.56, 1.8),
+        (1, 1.13, 1.09, 1.16),
+        (2, 1.36, 1.3, 1.42),
+        (8, 1.81, 1.39, 2.36),
+    ):
+        ranged = {"tpot_gain_x": gain, "tpot_gain_x_low": low, "tpot_gain_x_high": high}
+        store.save("speculation", f"draft model, k={k}", ranged)
+    export(tmp_path)
+    text = (tmp_path / "my_learnings.md").read_text()
+    assert "8 drafted, the highest of 4 tried (2, 4 not told apart)" in text
+
+
+def test_the_appendix_has_the_initial_throughput_and_says_what_was_one_run(tmp_path):
+    review = Results("01_review", tmp_path)
+    review.save("baseline", "one_at_a_time", {"output_tokens_per_s": 626.0})
+    speeds = {"output_tokens_per_s": 6173.0, "baseline_tokens_per_s": 658.0}
+    review.save("optimised", "best", speeds)
+    price = {"cost_per_million_tokens": 0.141, "utilisation": 0.5}
+    speed = "recorded: NVIDIA H100, vLLM 0.32.0"
+    notes = Results("03_reading_notes", tmp_path)
+    notes.save("cost", "per_million", price, throughput_from=speed, source="formula")
+    export(tmp_path)
+    text = (tmp_path / "my_learnings_appendix.md").read_text()
+    assert "| output 626 tokens/s | measured, one run |" in text
+    assert "| output 6,173 tokens/s, initial throughput 658 tokens/s | measured |" in text
+    assert "calculated, speed recorded: NVIDIA H100, busy 50 % of the time |" in text
 
 
 def test_a_conversation_is_a_trend_and_no_range(tmp_path):

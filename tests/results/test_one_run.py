@@ -98,16 +98,18 @@ def test_what_was_measured_again_is_said_to_be_left_out(tmp_path):
     export(tmp_path)
     assert "measured again" not in (tmp_path / "my_learnings.md").read_text()
     appendix = (tmp_path / "my_learnings_appendix.md").read_text()
-    assert "| 1024 tokens | output 600 tokens/s | measured |" in appendix
+    assert "| 1024 tokens | output 600 tokens/s | measured, one run |" in appendix
     kernel.do("sweep", 1200, 8)
     kernel.do("sweep", 700, 64)
     export(tmp_path)
     assert "part of it was measured again later" in (tmp_path / "my_learnings.md").read_text()
     appendix = (tmp_path / "my_learnings_appendix.md").read_text()
-    assert "| sweep max num seqs | 8 | output 900 tokens/s | measured |" in appendix
+    assert "| sweep max num seqs | 8 | output 900 tokens/s | measured, one run |" in appendix
     assert "| 64 | output 700 tokens/s | measured, of another run |" in appendix
     kernel.do("choose", 0, 8)
     export(tmp_path)
     assert "measured again" not in (tmp_path / "my_learnings.md").read_text()
     appendix = (tmp_path / "my_learnings_appendix.md").read_text()
-    assert "output 1,200 tokens/s | measured |" in appendix and "another run" not in appendix
+    assert (
+        "output 1,200 tokens/s | measured, one run |" in appendix and "another run" not in appendix
+    )

@@ -373,7 +373,7 @@ def test_the_start_page_is_shown_as_a_page(server, browser):
     page = context.new_page()
     page.goto(server.page(page_file.relative_to(server.root).as_posix()))
     page.locator(".jp-RenderedMarkdown h1", has_text="start here").wait_for(timeout=30_000)
-    assert page.locator(".jp-RenderedMarkdown", has_text="☑").count() == 0
+    assert page.locator(".jp-RenderedMarkdown li", has_text="☑").count() == 0
     store = Results("01_review", server.results)
     start_page.progress(store)
     store.save("checklist", "paper", {}, done=True, source="student")

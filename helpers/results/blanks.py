@@ -111,15 +111,12 @@ def _not_varied(facts: Facts, argument: str) -> str:
 
 
 def max_num_seqs(facts: Facts) -> Fill:
-    """The best max_num_seqs; with the default, up to how many at once it was tried."""
+    """The best max_num_seqs, and what it was chosen for."""
     value = _engine_arg(facts, "max_num_seqs")
     if value is None:
         return MISSING
-    sent = finite(facts.best["metrics"].get("requests"))
-    if not sent or sent >= value:
-        return from_record(facts.best, f"{value:g}")
-    tried = f"default; chosen for its TPOT goal with up to {sent:g} at once, not tried beyond"
-    return from_record(facts.best, f"{value:g} ({tried})")
+    why = in_markdown(one_line(facts.best.get("chosen_for") or "", 200))
+    return from_record(facts.best, f"{value:g} ({why})" if why else f"{value:g}")
 
 
 def _engine_arg(facts: Facts, name: str) -> float | None:
@@ -231,7 +228,7 @@ def where_measured(facts: Facts) -> Fill:
     if record is None:
         return MISSING
     place = record.get("provenance") or {}
-    text = f"{where([record])}, {(place.get('time_utc') or '')[:10]}, in one run"
+    text = f"{where([record])}, {(place.get('time_utc') or '')[:10]}, in one session"
     if facts.stale:
         text += "; part of it was measured again later: left out until the best is chosen again"
     return from_record(record, text)

@@ -50,7 +50,7 @@ BEST_FOR = Puzzle(
     "The best value for a goal",
     _measured,
     against="the rule",
-    proved="A larger number is no reason to leave a default: a difference that comes again is.",
+    proved="A larger number is no reason to change: a difference that comes again is.",
     where=("vllm/engine/arg_utils.py", "EngineArgs.get_batch_defaults"),
     hints=(
         "Go through `price` in its order and remember the best so far, None at first.",

@@ -43,13 +43,14 @@ def row_of(run: Measurement, max_num_seqs: int, kv_cache_tokens: int) -> dict:
 
 @dataclass(frozen=True)
 class InTurn:
-    """Values of max_num_seqs -> their runs, one run a round; ONE is among the values.
-
-    default: the value with which no request here waits, as with vLLM's own.
-    """
+    """Values of max_num_seqs -> their runs, one run a round; ONE is among the values."""
 
     runs: dict[int, list[Measurement]]
-    default: int
+
+    @property
+    def most(self) -> int:
+        """The largest value that was tried."""
+        return max(self.runs)
 
     @property
     def counted(self) -> dict[int, list[Measurement]]:

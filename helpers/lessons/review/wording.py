@@ -62,11 +62,12 @@ def room(rows: list[dict], blocks: int, block_size: int) -> str:
 def smaller_cache(rows: list[dict]) -> list[str]:
     """What the smallest KV cache did to throughput, to those that ran and to those that waited."""
     small, large = rows[0], rows[-1]
+    sooner = [row for row in rows[1:-1] if row["ttft_ms_p50"] < large["ttft_ms_p50"]]
 
     def both(name: str, digits: int) -> str:
         return f"{small[name]:,.{digits}f} instead of {large[name]:,.{digits}f}"
 
-    return [
+    said = [
         f"With {small['kv_cache_tokens']:,} tokens of KV cache a step made "
         f"{both('tokens_per_step', 1)} tokens on average, which gave "
         f"{both('output_tokens_per_s', 0)} tokens/s: {_throughput(small) / _throughput(large):.2f} "
@@ -74,6 +75,13 @@ def smaller_cache(rows: list[dict]) -> list[str]:
         f"Fewer ran at once: TPOT p50 was {both('tpot_ms_p50', 2)} ms. The others waited: TTFT "
         f"p99 was {both('ttft_ms_p99', 0)} ms.",
     ]
+    for row in sooner:
+        said.append(
+            f"In between, with {row['kv_cache_tokens']:,} tokens, half of them had their first "
+            f"token sooner than with the whole cache: TTFT p50 {row['ttft_ms_p50']:.0f} ms instead "
+            f"of {large['ttft_ms_p50']:.0f}. Fewer prompts share the first step."
+        )
+    return said
 
 
 def rounds_run(turns: InTurn) -> str:
@@ -98,40 +106,43 @@ def from_one_to_best(turns: InTurn, best: int) -> str:
     )
 
 
-def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
-    """Which max_num_seqs was chosen for a goal, and what it gains and costs.
+def chosen_for(turns: InTurn, best: int, goal_x: float) -> str:
+    """What a max_num_seqs was chosen for, as it stands beside the value in my_learnings.md.
 
     goal_x: the most that TPOT may be, over that of one request at a time.
     """
-    goal = f"TPOT at most {goal_x:g} times that of one request at a time"
+    most = "the most that was tried; " * (best == turns.most)
+    return f"{most}TPOT at most {goal_x:g} times that of one at a time"
+
+
+def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
+    """Which max_num_seqs was chosen for a goal, what it gains and costs, and what lies beyond.
+
+    goal_x: the most that TPOT may be, over that of one request at a time.
+    """
+    said = f"TPOT at most {goal_x:g} times that of one at a time: max_num_seqs={best} is chosen"
     if best == ONE:
-        return f"{goal}: max_num_seqs=1 is chosen, for no other value meets it."
-    cost = (
-        f"Over one at a time it has {_times(turns.faster(best))} the output tokens/s, and a TPOT "
+        return f"{said}, for no other value meets it.{beyond(turns, best, vllm_default)}"
+    said += (
+        f". Over one at a time it has {_times(turns.faster(best))} the output tokens/s, and a TPOT "
         f"{_times(turns.slower(best))} as long."
     )
-    if best == turns.default:
-        tried = f"; tried with up to {best} at once" * (best < vllm_default)
-        return f"{goal}: vLLM's default is kept (max_num_seqs={vllm_default}{tried}). {cost}"
-    said = f"{goal}: max_num_seqs={best} is chosen. {cost}"
-    return (
-        f"{said} The default has {_times(turns.faster(turns.default, than=best))} the output "
-        f"tokens/s of this, but a TPOT {_times(turns.slower(turns.default))} as long as one at a "
-        "time."
-    )
+    if best < turns.most:
+        said += (
+            f" {turns.most} at once have {_times(turns.faster(turns.most, than=best))} the output "
+            f"tokens/s of this, but a TPOT {_times(turns.slower(turns.most))} as long as one at a "
+            "time."
+        )
+    return said + beyond(turns, best, vllm_default)
 
 
-def beyond(turns: InTurn, tried: int, goal_x: float, allowed: int) -> str:
-    """How the goal is kept where more come than were tried, " " before it; "" if none can run.
-
-    tried, allowed: how many at once were tried, and how many the kept max_num_seqs lets run.
-    """
-    if tried >= allowed:
+def beyond(turns: InTurn, best: int, vllm_default: int) -> str:
+    """What vLLM's default would do, " " before it; "" where as many were tried."""
+    if turns.most >= vllm_default:
         return ""
     return (
-        f" With {tried} at once TPOT is {_met(turns, goal_x, tried)}; more were not tried, and "
-        f"TPOT grows with them. Where more can come, max_num_seqs={tried} holds it there, and the "
-        "others wait."
+        f" vLLM's default ({vllm_default}) lets in more than the {turns.most} that were tried, and "
+        f"TPOT grows further with them: max_num_seqs={best} holds it, and the others wait."
     )
 
 
@@ -145,10 +156,9 @@ def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int
     rows = []
     for value in turns.runs:
         goals = [_met(turns, goal_x, value) for goal_x, best in chosen.items() if best == value]
-        default = " (as vLLM's default)" if value == turns.default else ""
         rows.append(
             {
-                "max_num_seqs": f"{value}{default}",
+                "max_num_seqs": value,
                 "output tokens/s, over one at a time": _times(turns.faster(value)),
                 "TPOT, over one at a time": _times(turns.slower(value)),
                 "best for a TPOT of": " and ".join(goals),
@@ -189,13 +199,15 @@ def _time_of_answers(turns: InTurn, value: int) -> dict[str, float]:
 
 def engine_life(closed: CloseReport, phases: list[dict], kv_cache_gib: float) -> str:
     """Memory of an engine that was closed. phases: as MemorySampler.summary() has them."""
-    # A phase that was over between two samples has no end.
-    working = [phase["end_gib"] for phase in phases if phase["label"] in ("prefill", "decode")]
-    ends = [closed.loaded_gib, *(gib for gib in working if gib is not None)]
+    working, before = "", closed.loaded_gib
+    for phase in phases:
+        # A phase that was over between two samples has no end.
+        if phase["label"] in ("prefill", "decode") and phase["end_gib"] is not None:
+            working += f"{phase['label']} added {phase['end_gib'] - before:+.2f} GiB, "
+            before = phase["end_gib"]
     return (
         f"The start took {closed.loaded_gib - closed.before_gib:.2f} GiB, the KV cache "
-        f"{kv_cache_gib:.2f} of them; prefill and decode added "
-        f"{ends[-1] - closed.loaded_gib:+.2f} GiB, while the KV cache's own use (below) rose and "
+        f"{kv_cache_gib:.2f} of them; {working}while the KV cache's own use (below) rose and "
         f"fell; {closed.after_gib - closed.before_gib:+.2f} GiB stayed after the end."
     )
 

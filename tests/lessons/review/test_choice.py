@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from helpers import REPO
+from helpers.engine.engine import CloseReport
 from helpers.lessons.puzzles import tuning
 from helpers.lessons.review import choice, wording
 from helpers.run.classroom import flags
@@ -25,7 +26,7 @@ class Run:
 
 
 def in_turn(speeds: dict[int, tuple[float, float]]) -> choice.InTurn:
-    """Three runs of each, a little more or less each time; (tokens/s, TPOT ms), the default last.
+    """Three runs of each, a little more or less each time; (tokens/s, TPOT ms).
 
     One at a time is 100 tokens/s and 2 ms.
     """
@@ -36,7 +37,7 @@ def in_turn(speeds: dict[int, tuple[float, float]]) -> choice.InTurn:
             numbers = {"output_tokens_per_s": speed * wobble, "tpot_ms_p50": tpot * wobble}
             numbers["output_tokens"] = 1536
             runs[value].append(Run(numbers))
-    return choice.InTurn(runs, default=max(runs))
+    return choice.InTurn(runs)
 
 
 def source_of(cell_id: str) -> str:
@@ -52,24 +53,23 @@ def best_for():
     handed = source_of("s4-choice").partition("rule =")[0]
 
     def choose(turns: choice.InTurn, goal: float) -> int:
-        names = {"turns": turns, "runs": turns.runs, "together": turns.default}
+        names = {"turns": turns, "runs": turns.runs, "together": turns.most}
         exec(handed, names)
         return tuning.best_for(goal, names["price"], names["faster"])
 
     return choose
 
 
-def test_the_default_is_kept_unless_another_is_faster_beyond_what_runs_vary(best_for):
+def test_the_largest_is_chosen_unless_another_is_faster_beyond_what_runs_vary(best_for):
     alike = in_turn({16: (545, 4.0), 48: (540, 5.0)})
     assert best_for(alike, 3.0) == 48
     said = wording.chosen(alike, 48, 3.0, 256)
-    assert "default is kept (max_num_seqs=256" in said and "times the output tokens/s" in said
-    assert "tried with up to 48 at once" in said
-    assert "tried" not in wording.chosen(alike, 48, 3.0, 48), "all that it allows"
-    told = wording.beyond(alike, 48, 3.0, 256)
-    assert "With 48 at once TPOT is at most 3 times; more were not tried" in told
-    assert "by the middle of its range; more" in wording.beyond(alike, 48, 2.51, 256)
-    assert wording.beyond(alike, 48, 3.0, 48) == ""
+    assert "max_num_seqs=48 is chosen" in said and "times the output tokens/s" in said
+    assert "vLLM's default (256) lets in more than the 48 that were tried" in said
+    assert "default" not in wording.chosen(alike, 48, 3.0, 48), "all that it lets in was tried"
+    goal = "TPOT at most 3 times that of one at a time"
+    assert wording.chosen_for(alike, 48, 3.0) == f"the most that was tried; {goal}"
+    assert wording.chosen_for(alike, 16, 3.0) == goal
     faster = in_turn({16: (900, 4.0), 48: (540, 5.0)})
     assert best_for(faster, 3.0) == 16
     assert "max_num_seqs=16 is chosen" in wording.chosen(faster, 16, 3.0, 256)
@@ -101,23 +101,37 @@ def test_what_a_cache_for_a_tenth_does_to_throughput_is_answered():
             "output_tokens_per_s": speed,
             "tokens_per_step": in_step,
             "tpot_ms_p50": 2.0,
+            "ttft_ms_p50": ttft_ms,
             "ttft_ms_p99": 9.0,
         }
-        for tokens, speed, in_step in ((768, 1848, 4.2), (2304, 3195, 12.2), (104_832, 5273, 32))
+        for tokens, speed, in_step, ttft_ms in (
+            (768, 1848, 4.2, 400.0),
+            (2304, 3195, 12.2, 62.0),
+            (104_832, 5273, 32, 83.0),
+        )
     ]
-    said = wording.smaller_cache(rows)[0]
+    said, _, between = wording.smaller_cache(rows)
+    assert "with 2,304 tokens" in between and "TTFT p50 62 ms instead of 83" in between
     assert "768 tokens" in said and "4.2 instead of 32.0 tokens" in said
     assert "1,848 instead of 5,273 tokens/s: 0.35 times" in said
 
 
-def test_a_tighter_goal_chooses_what_the_default_misses(best_for):
+def test_memory_that_prefill_added_is_not_called_decodes():
+    closed = CloseReport(0.5, 0.98, 1.05, 0.6, "host memory", [], 1.0)
+    ends = (("start", 0.98), ("prefill", 1.05), ("decode", 1.05), ("close", None))
+    phases = [{"label": label, "end_gib": gib} for label, gib in ends]
+    said = wording.engine_life(closed, phases, 0.25)
+    assert "prefill added +0.07 GiB, decode added +0.00 GiB, while" in said
+
+
+def test_a_tighter_goal_chooses_what_the_largest_misses(best_for):
     turns = in_turn({4: (330, 2.2), 16: (760, 3.3), 32: (860, 5.2)})
     assert [best_for(turns, goal) for goal in (3.0, 2.0, 1.5, 1.05)] == [32, 16, 4, 1]
     assert "of this, but a TPOT 2." in wording.chosen(turns, 4, 1.5, 256)
     rows = wording.in_turn(turns, {3.0: 32, 1.5: 4})
     goals = [row["best for a TPOT of"] for row in rows]
     assert goals == ["", "at most 1.5 times", "", "at most 3 times"]
-    assert rows[-1]["max_num_seqs"] == "32 (as vLLM's default)"
+    assert rows[-1]["max_num_seqs"] == 32
     [*_, close] = wording.in_turn(turns, {2.61: 32})
     assert close["best for a TPOT of"] == "at most 2.61 times, by the middle of its range"
 
@@ -164,9 +178,7 @@ def test_where_the_time_of_an_answer_goes_adds_up_to_the_gain():
     one = {"requests": 6, "output_tokens": 288, "duration_s": 0.6, "itl_ms_p50": 2.0}
     many = {"requests": 32, "output_tokens": 1536, "duration_s": 0.4, "itl_ms_p50": 5.0}
     runs = {1: one, 32: many}
-    turns = choice.InTurn(
-        {n: [Run(m | {"output_tokens_per_s": 1.0})] for n, m in runs.items()}, default=32
-    )
+    turns = choice.InTurn({n: [Run(m | {"output_tokens_per_s": 1.0})] for n, m in runs.items()})
     said = wording.why_improvement(turns, 32)
     assert "an answer took 100 ms: 47 usual steps of 2.00 ms, and 6 ms" in said
     assert "32 answers took 400 ms: 47 usual steps of 5.00 ms" in said and "165 ms" in said

@@ -28,7 +28,7 @@ def test_labels_of_the_map_cover_no_point_and_no_other_label(monkeypatch, points
     ]
     idle = Disturbance(0.0, 0.0)
     runs = {row["max_num_seqs"]: [SimpleNamespace(metrics=row, disturbance=idle)] for row in rows}
-    turns = InTurn(runs, default=48)
+    turns = InTurn(runs)
     there = [{**row, "variant": str(n)} for n, row in enumerate(rows)]
     where = "recorded: a GPU,\nvLLM,\na model,\na day"
     chosen = {3.0: 16, 1.5: 4}

@@ -95,6 +95,7 @@ def run_load(
     concurrency: int | None = None,
     prefix_tokens: int = 0,
     goals_ms: dict[str, float] | None = None,
+    seed: int | None = None,
 ) -> LoadRun:
     """Send random prompts of one size to the server and measure until the last answer is complete.
 
@@ -102,7 +103,8 @@ def run_load(
     concurrency: at most so many are in flight; the next is sent when one has ended. None: no limit.
     prefix_tokens: so many further prompt tokens, at the start, are the same for all requests.
     goals_ms: latency goals {"ttft": 200, "tpot": 20, "e2el": 1000}.
-    Every run has new prompts, so that none finds its own in the prefix cache of another.
+    seed: of prompts and arrivals, the same for the same seed. None: every run has new prompts, so
+    that none finds its own in the prefix cache of another.
 
     Metrics: completed, failed, duration_s, requests_per_s, output_tokens_per_s, total_tokens_per_s,
     {ttft,tpot,itl,e2e}_ms_{mean,p50,p90,p99}, in_flight_mean: the mean number of requests in the
@@ -117,7 +119,7 @@ def run_load(
     if not model:
         why = "prompts are made with its model's tokenizer, and it does not say where that lies"
         raise ServerError(f"No load for the server at {server.url}: {why}.")
-    seed = next(_seeds)
+    seed = next(_seeds) if seed is None else seed
     flags = [
         "--backend", "openai", "--base-url", server.url, "--endpoint", "/v1/completions",
         "--model", model, "--served-model-name", server.model, "--dataset-name", "random",

@@ -49,7 +49,8 @@ def _changed(store: Results, name: str) -> str:
 
 def _places(store: Results) -> str:
     ttft, tpot = _changed(store, "ttft_ms_p50"), _changed(store, "tpot_ms_p50")
-    return f"4 places against the default, 12 requests at once: TTFT: {ttft}; TPOT: {tpot}"
+    changed = "4 places, with a budget of 256 at the same time, against the defaults"
+    return f"{changed}, 12 requests at once: TTFT: {ttft}; TPOT: {tpot}"
 
 
 def _chunks(store: Results) -> str:

@@ -437,7 +437,7 @@ def side_by_side(
         (cache, "TTFT of a prompt again / TTFT of it first", "ttft_again_x"),
         (cache, "its tokens found in the cache", "hits"),
         (length, f"status of a prompt of {too_long_tokens:,} tokens", "too_long_status"),
-        (length, "full-length requests that fit", "fit_together"),
+        (length, "full-length requests that fit (now half as long)", "fit_together"),
     )
     before, after, compared = middle(default), middle(changed), ratios(default, changed)
     rows = []

@@ -112,18 +112,30 @@ def best_rate(rows: list[dict], share: float) -> dict | None:
 
 
 def copies(
-    best: dict | None, rows: list[dict], kept_up_per_s: float, target_per_s: float
+    best: dict | None, rows: list[dict], kept_up_per_s: float, target_per_s: float, share: float
 ) -> dict[str, float]:
     """Copies of the server for so many requests a second, and the rate that each of them takes.
 
     best: of `best_rate` of the rows; missed_per_s is the next rate of them, if there is one: fewer
-    copies may do. Without a rate that met the goal, `kept_up_per_s` stands in, and there is no
-    `good_share`.
+    copies may do. Where chance alone may have lifted `best` over the `share` of the goal,
+    safer_per_s is the next lower rate that met it: more copies may be needed. Without a rate that
+    met the goal, `kept_up_per_s` stands in, and there is no `good_share`.
     """
     rate = best["offered_per_s"] if best else kept_up_per_s
     sized = {"arrivals_per_s": rate, "copies": math.ceil(target_per_s / rate)}
     if best is None:
         return sized
     above = [row["offered_per_s"] for row in rows if row["offered_per_s"] > rate]
-    missed = {"missed_per_s": min(above)} if above else {}
-    return sized | {"good_share": best["good_share"]} | missed
+    sized["good_share"] = best["good_share"]
+    if above:
+        sized["missed_per_s"] = min(above)
+    below = [row for row in rows if row["offered_per_s"] < rate]
+    if _by_chance(best, share) and (safer := best_rate(below, share)):
+        sized["safer_per_s"] = safer["offered_per_s"]
+    return sized
+
+
+def _by_chance(row: dict, share: float) -> bool:
+    """Whether the row's good_share is within two standard errors of `share`."""
+    error = math.sqrt(share * (1 - share) / row["completed"])
+    return row["good_share"] < share + 2 * error

@@ -149,6 +149,11 @@ def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list
         fewest = math.ceil(target_per_s / missed)
         between = f" (no rate between {rate} and {missed:.1f} was tried)"
         copies_of_it = f"{fewest} to {count} copies{between}" if fewest < count else copies_of_it
+    if "safer_per_s" in sized:
+        most = math.ceil(target_per_s / sized["safer_per_s"])
+        copies_of_it += (
+            f"; {most} if that one run was lucky ({sized['safer_per_s']:.1f} also met it)"
+        )
     return [first, f"For {target_per_s:g} a second: {copies_of_it}, and one more for restarts."]
 
 
@@ -203,6 +208,22 @@ def arrivals(steps: Steps) -> str:
     return f"up to {most} of {len(steps.requests)} requests shared a step; {waited}."
 
 
+def most_answers(steps: Steps, places: int, rate_per_s: float) -> str:
+    """How many answers a second so many places give at most, by recorded requests; what arrives."""
+    stays_s = []
+    for i, request in enumerate(steps.requests):
+        begun_s = request.arrival_s + (steps.queue_s(i) or 0.0)
+        stays_s += [time_s - begun_s for time_s in steps.token_times_s(i)[-1:]]
+    stay_s = statistics.mean(stays_s)
+    most = places / stay_s
+    said = (
+        f"A request keeps its place for {stay_s:.2g} s, so {places} places give at most "
+        f"{most:.3g} answers a second; {rate_per_s:.3g} arrive"
+    )
+    grows = ": the queue would grow for as long as they come" if most < rate_per_s else ""
+    return f"{said}{grows}."
+
+
 def steps_with_prompts(steps: Steps) -> str:
     """How long the median step took by the prompts it read: so long every stream waited."""
     took_ms: dict[int, list[float]] = {}
@@ -229,15 +250,16 @@ def cpu_shares(used_s: dict[str, float], duration_s: float) -> str:
 
 
 def why_little_differs(run: dict, inside_ms: float) -> str:
-    """What lies between the clients' latency x rate and the server's mean in flight, of one run.
+    """What lies between the clients' rate x latency and the mean of the readings, of one run.
 
     run: its metrics; inside_ms: the mean time of a request in the server, by the server's clock.
     """
     outside = run["e2e_ms_mean"] - inside_ms
     return (
-        f"The clients' clock also runs on the way to the server and back: of "
+        f"No reading sees a request on the way to the server and back: of "
         f"{run['e2e_ms_mean']:.0f} ms a request was in the server for {inside_ms:.0f}, and "
-        f"{outside:.0f} ms outside."
+        f"{outside:.0f} ms outside. And about {8 * run['duration_s']:.0f} readings of a number "
+        "that changes with every request are a small sample."
     )
 
 
@@ -303,7 +325,8 @@ def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> 
     if again.verdict in ("better", "worse"):
         without += ", although nothing can act there: the machine was disturbed"
     return [
-        f"Fewer sequences at a time. TTFT: {differ('ttft_ms_p50')}; TPOT: {differ('tpot_ms_p50')}.",
+        f"Fewer sequences, and fewer tokens, at a time. TTFT: {differ('ttft_ms_p50')}; "
+        f"TPOT: {differ('tpot_ms_p50')}.",
         f"Smaller batches of tokens. The longest gap of running streams: {differ('gap_ms')}; "
         f"the long prompt's TTFT: {differ('long_ttft_ms')}.",
         f"No prefix caching. The first token of a prompt that comes again: {without}; with "

@@ -191,6 +191,8 @@ def test_options_side_by_side_carry_the_range_of_their_ratio():
     [gap] = [row for row in rows if row["number"].startswith("longest gap")]
     assert (gap["changed / default"], gap["you said"]) == ("cannot tell", "longer: cannot tell")
     assert by_number["TTFT of a prompt again / TTFT of it first"]["changed"] == 1.0
-    assert by_number["full-length requests that fit"]["changed / default"] == "", "not measured"
+    assert (
+        by_number["full-length requests that fit (now half as long)"]["changed / default"] == ""
+    ), "not measured"
     assert experiments.cache_gain(found()).verdict == "better"
     assert experiments.cache_gain(slower).verdict == "same"

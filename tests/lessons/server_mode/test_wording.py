@@ -124,6 +124,9 @@ def test_arrivals_are_said_as_they_were_recorded():
     )
     said = wording.arrivals(steps)
     assert "up to 2 of 2 requests shared a step; half of them waited 5.0 ms or less" in said
+    # Without their queue they stay 30 and 10 ms: 4 places answer 4 in 20 ms.
+    assert wording.most_answers(steps, 4, 100).endswith("200 answers a second; 100 arrive.")
+    assert "300 arrive: the queue would grow" in wording.most_answers(steps, 4, 300)
     at_once = Steps(steps.requests[:1], steps.steps[:1])
     assert wording.arrivals(at_once).endswith("shared a step; nobody waited for a place.")
     late = Steps([*steps.requests[:1] * 2, steps.requests[1]], [

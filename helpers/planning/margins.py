@@ -7,9 +7,9 @@ from . import recorded
 from .choose import Choice, Goal, Ranking, order
 from .layouts import recorded_on_two_gpus
 
-# The prompt that says how far off several GPUs can be: prompts are much of what a loaded server
-# computes.
-PROMPT = ("TP 2", "prefill_ms", 1024)
+# Tokens of the prompt that says how far off the planner can be: prompts are much of what a loaded
+# server computes.
+PROMPT_TOKENS = 1024
 SAME, CANNOT_TELL, AHEAD, MISSES = "same plan", "cannot tell", "ranking ahead", "rule misses"
 ALL_MISS = "all miss"  # no plan runs all requests at once
 
@@ -18,7 +18,7 @@ def slower(gpus: int = 2) -> float:
     """How much of a replica's time the planner may leave out, as a share of what is measured.
 
     gpus: that TP and PP cut the model over. Of one: the usual error; of several: what it had left
-    out of PROMPT on two H100s.
+    out of recorded_prompt.
     """
     if gpus == 1:
         return recorded.usual_error()[0]
@@ -26,10 +26,15 @@ def slower(gpus: int = 2) -> float:
     return 1 - prompt["before"] / prompt["measured"]
 
 
-def recorded_prompt() -> dict:
-    """PROMPT as it was predicted ("before") and "measured" on two H100s, in ms; one run."""
+def recorded_prompt(tp: int = 2) -> dict | None:
+    """Such a prompt as it was predicted ("before") and "measured" on two H100s, in ms; one run.
+
+    None for a size that was not run there.
+    """
     rows, _ = recorded_on_two_gpus()
-    return next(r for r in rows if (r["layout"], r["quantity"], r["case"]) == PROMPT)
+    this = (f"TP {tp}", "prefill_ms", PROMPT_TOKENS)
+    found = (row for row in rows if (row["layout"], row["quantity"], row["case"]) == this)
+    return next(found, None)
 
 
 def explained(gpus: int = 1) -> float:

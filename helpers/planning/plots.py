@@ -49,7 +49,7 @@ def memory(rows: list[dict], capacity_gib: float, caption: str) -> None:
         ax.barh(places, gib, left=left, color=COLORS[i], label=part, height=0.62)
         for y in places:
             middle = left[y] + gib[y] / 2
-            if gib[y] > 0.06 * capacity_gib and middle < capacity_gib:
+            if gib[y] > 0.03 * capacity_gib and middle < capacity_gib:
                 tokens = f": {rows[y]['tokens']:,} tokens" * (part == "KV cache")
                 inside(ax, f"{gib[y]:.1f}{tokens}", middle, y)
         left = [a + b for a, b in zip(left, gib, strict=True)]

@@ -12,10 +12,10 @@ from .choose import Choice, holds, short_name
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
 from .load import RequestMix, predict_speed
-from .margins import PROMPT, recorded_prompt, speedup_range, time_range
+from .margins import PROMPT_TOKENS, recorded_prompt, speedup_range, time_range
 from .models import ModelShape
 
-RECORDED = ("Qwen2.5-7B", "H100-SXM")  # model and GPU of margins.PROMPT
+RECORDED = ("Qwen2.5-7B", "H100-SXM")  # model and GPU of margins.recorded_prompt
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Expected:
     """What the planner expects of one layout. speedup_x: of tokens/s, over the first layout.
 
     streams_per_replica: requests that run at once on one of its replicas. tpot_recorded_ms: TPOT
-    with prompts that take as much longer than predicted as margins.PROMPT did; None where that says
-    nothing of this layout.
+    with prompts that take as much longer than predicted as margins.recorded_prompt did; None where
+    that says nothing of this layout.
     """
 
     tp: int
@@ -108,10 +108,10 @@ def expected(shape: ModelShape, box: Box, tps, requests, options) -> list[Expect
 
 def _prompt_took_longer_ms(shape: ModelShape, box: Box, tp: int, tokens: int) -> float | None:
     """How much longer than predicted the recorded prompt took, if it was such a prompt."""
-    if (f"TP {tp}", "prefill_ms", tokens) != PROMPT or (shape.name, box.gpu.name) != RECORDED:
+    if tokens != PROMPT_TOKENS or (shape.name, box.gpu.name) != RECORDED:
         return None
-    prompt = recorded_prompt()
-    return prompt["measured"] - prompt["before"]
+    prompt = recorded_prompt(tp)
+    return prompt and prompt["measured"] - prompt["before"]
 
 
 def without_a_choice(rows: list[Expected], tpot_goal_ms: float) -> Expected:

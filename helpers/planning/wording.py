@@ -41,6 +41,7 @@ MUCH_WAITING = 0.25  # seconds in each second: more than a quiet TP 1 waits for 
 LITTLE_OF_OTHERS = 0.03  # share of the cores: with more, other programs may be why ranks wait
 LONG = 85  # characters of a command: of a longer one each option has a line
 CLEARLY = 1.25  # times the error: less is no change to speak of
+UNEVEN_SMALL = 1.5  # longest over shortest all-reduce of a small payload: more is said
 UNEVEN = 2.0  # longest over shortest round: a prediction within more is neither hit nor miss
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
 QUANTITIES = {
@@ -366,6 +367,19 @@ def which_allreduce(trial: Trial, other: str, other_s: float) -> str:
     return f"{both}: vLLM uses its own, not {other}.{_told(trial)}"
 
 
+def uneven_allreduce(rows: list[dict], latency_s: float, rate: float) -> str:
+    """What to add to a latency that differs much by payload; rate: bytes/s."""
+    transfers_s = [row["bytes"] / rate for row in rows]
+    small = [
+        1e6 * (row["seconds"] - transfer_s)
+        for row, transfer_s in zip(rows, transfers_s, strict=True)
+        if transfer_s < latency_s
+    ]
+    if not small or max(small) <= UNEVEN_SMALL * min(small):
+        return ""
+    return f" (uneven: {min(small):.0f} to {max(small):.0f} us by payload)"
+
+
 def _told(*trials: Trial) -> str:
     """What a reader must know of trials that were disturbed; "" where none was."""
     found = [f"{trial.name}: {', '.join(trial.disturbed)}" for trial in trials if trial.disturbed]
@@ -377,6 +391,8 @@ def slower_or_faster(predicted: float, gain: Gain, one: Trial, two: Trial) -> st
     said = f"Predicted: {predicted:.2f} times as fast as TP 1. Measured: {gain.sentence()}."
     if gain.low <= predicted <= gain.high:
         said += " The prediction lies within that."
+    elif abs(predicted - 1) <= recorded.usual_error()[0]:
+        said += " It was about equal, within the planner's usual error: no direction."
     elif gain.verdict in ("better", "worse"):
         right = (predicted >= 1) == (gain.verdict == "better")
         said += f" The direction was {'right, the size was not' if right else 'wrong'}."
@@ -419,8 +435,9 @@ def beyond_allreduce(gain: Gain, one: Trial, two: Trial, count: int) -> str:
         return ""
     return (
         f"TP 2 takes {more_ms:.2f} ms more a step than TP 1, and its {count} all-reduces by "
-        f"themselves {own_ms:.2f} ms of them. The rest is not the transfer: each rank waits for "
-        "the slower one at every all-reduce, and both get each step by messages from the engine."
+        f"themselves {own_ms:.2f} ms of them. The rest was not taken apart; likely each rank "
+        "waits for the slower one at every all-reduce, and both get each step by messages from the "
+        "engine."
         f"{waiting(two)}"
     )
 
@@ -447,6 +464,8 @@ def calibrated(rows: list[dict]) -> str:
     elif after > CLEARLY * before:
         so = "So in this run TP 1 does not carry over: plan with the constants as they were."
     but = f" (without {len(uneven)} whose rounds are too uneven)" if uneven else ""
+    silent = {row["layout"] for row in uneven} - {row["layout"] for row in others}
+    so += "".join(f" Of {layout} this run says nothing." for layout in sorted(silent))
     return (
         f"The {len(others)} times that were not fitted{but}: {before:.0%} off on average before, "
         f"{after:.0%} after; {nearer} came nearer. {so}"
@@ -479,12 +498,11 @@ def farthest_off(rows: list[dict], on_cpu: bool) -> str:
     others, uneven = _judged(rows)
     said = ""
     if uneven:
-        worst = max(uneven, key=lambda row: _off(row, "before"))
+        widest = max(uneven, key=lambda row: row["high"] / row["low"])
         said = (
             f"{len(uneven)} of {len(uneven + others)} predictions this run cannot judge, because "
-            f"the rounds differ by more than {UNEVEN:g} times: {worst['what']} most of all, "
-            f"{worst['before']:.2f} ms predicted, {_off(worst, 'before'):.0%} off the middle of "
-            f"{worst['low']:.2f} to {worst['high']:.2f}. "
+            f"the rounds differ by more than {UNEVEN:g} times: {widest['what']} most of all, "
+            f"{widest['low']:.2f} to {widest['high']:.2f} ms. "
         )
     if not others:
         return said.strip()
@@ -589,7 +607,9 @@ def _sure(ranking: Ranking, goal_ms: float) -> str:
     if not (plan := next(sure, None)):
         return ""
     high_ms = tpot_range_ms(plan)[1]
-    return f" {plan.name()} keeps it with those errors too: {high_ms:.1f} ms at most."
+    several = plan.tp * plan.pp > 1
+    error = "if it errs as TP 2 did once on two H100s" if several else "with the usual error"
+    return f" {plan.name()} keeps it {error}: {high_ms:.1f} ms."
 
 
 def _gain(choice: Choice, best: Choice | None) -> str:
@@ -657,11 +677,12 @@ def against_smallest(best: Choice, smallest: Choice) -> str:
 def about_range() -> str:
     """Where the range of a speed-up comes from, and what was recorded of its prompt."""
     worst = {r["quantity"]: r["worst"] for r in recorded.errors() if r["machine"] == "one H100"}
-    prompt = recorded_prompt()
+    prompt, (usual, within, of) = recorded_prompt(), recorded.usual_error()
     return (
-        f"The range counts with an error of {recorded.usual_error()[0]:.0%} in both predictions "
-        f"(under load one H100 was at worst {worst['load_output_tokens_per_s']:.0%} off in "
-        f"tokens/s and {worst['load_tpot_ms']:.0%} in TPOT), and with {slower():.0%} towards "
+        f"The range counts with an error of {usual:.0%} in both predictions, the usual and not the "
+        f"worst ({within} of {of} recorded times of GPUs lie within it; under load one H100 was at "
+        f"worst {worst['load_output_tokens_per_s']:.0%} off in tokens/s and "
+        f"{worst['load_tpot_ms']:.0%} in TPOT), and with {slower():.0%} towards "
         "slower where TP cuts the model: so far off was a prompt of 1,024 tokens with TP 2 on two "
         f"H100s, in the one run that was recorded ({prompt['measured']:.1f} ms, "
         f"{prompt['before']:.1f} predicted)."
@@ -684,7 +705,7 @@ def reason_for(
         nearest = f"no layout keeps TPOT within {goal_ms:g} ms, and it comes nearest"
         why = keeps if chosen.known_tpot_ms <= goal_ms else nearest
         said += f" Nobody chose, so {chosen.name} is taken: {why}."
-    said += "".join(_as_recorded(one, row, goal_ms) for row in rows if row.tpot_recorded_ms)
+    said += _as_recorded(rows, goal_ms)
     low_ms, high_ms = margins.time_range(tpot_ms, chosen.tp)
     if goal_ms <= low_ms:
         said += f" That misses the goal of {goal_ms:g} ms, whatever the planner's errors."
@@ -695,14 +716,21 @@ def reason_for(
     return said
 
 
-def _as_recorded(first: Expected, row: Expected, goal_ms: float) -> str:
-    """What the recorded prompt makes of a layout; begins with a space."""
-    tpot_ms = row.tpot_recorded_ms
-    missed = f", and misses {goal_ms:g} ms" if row.tpot_ms <= goal_ms < tpot_ms else ""
+def _as_recorded(rows: list[Expected], goal_ms: float) -> str:
+    """What the recorded prompts make of the layouts after the first; begins with a space."""
+    known = [row for row in rows[1:] if row.tpot_recorded_ms]
+    if not known:
+        return ""
+    missed = [row.name for row in known if row.tpot_ms <= goal_ms < row.tpot_recorded_ms]
+    each = ", ".join(
+        f"{row.tpot_recorded_ms:.1f} and not {row.tpot_ms:.1f} ms with {row.name}" for row in known
+    )
+    said = f" With prompts as in the one recorded run on two H100s TPOT is {each}"
+    if not missed:
+        return f"{said}."
     return (
-        f" With prompts as in the one recorded run on two H100s {row.name} has a TPOT of "
-        f"{tpot_ms:.1f} and not {row.tpot_ms:.1f} ms: {first.tpot_ms / tpot_ms:.2f} times as fast "
-        f"as {first.name}{missed}."
+        f"{said}. With a goal of {goal_ms:g} ms that one run decides against "
+        f"{' and '.join(missed)}: measure a prompt first."
     )
 
 

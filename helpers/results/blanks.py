@@ -406,7 +406,24 @@ def reason(facts: Facts) -> Fill:
 def parallelism(facts: Facts) -> Fill:
     """The course's line as the chosen layout has it, which may be replicas."""
     fill = _strategy("chosen", "parallelism")(facts)
-    return replace(fill, value=f"- Parallelism type: {fill.value}") if fill.value else fill
+    if not fill.value:
+        return fill
+    week5 = " (to serve with; Week 5 measures Tensor Parallelism, see the table)"
+    if "Tensor" in fill.value:
+        week5 = ""
+    return replace(fill, value=f"- Parallelism type: {fill.value}{week5}")
+
+
+def gpu_count(facts: Facts) -> Fill:
+    """The machine's GPUs, and how many of them the chosen layout uses."""
+    fill = _hardware("gpu_count")(facts)
+    layout = (facts.get("strategy", "chosen") or {}).get("layout")
+    planned = facts.get("week5_plan", layout) if layout else None
+    sizes = (planned or {}).get("metrics", {})
+    used = number(sizes.get("tp", 0) * sizes.get("dp", 1))
+    if not fill.value or used in ("0", fill.value):
+        return fill
+    return replace(fill, value=f"{fill.value} (the plan uses {used})")
 
 
 def _speedup(which: str) -> Slot:
@@ -489,7 +506,7 @@ _APPENDIX = {
 }
 _DISTRIBUTED_PLANNING = {
     "## Hardware Available": {
-        "- Number of GPUs: ___": _hardware("gpu_count"),
+        "- Number of GPUs: ___": gpu_count,
         "- GPU Model: ___": week5_gpu,
         "- GPU Memory: ___ GB each": _hardware("gpu_memory_gb"),
         "- Inter-GPU Link: ___ (NVLink/PCIe)": _hardware("link"),

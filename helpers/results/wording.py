@@ -8,7 +8,7 @@ import re
 from helpers.display.as_typed import in_markdown
 from helpers.display.numbers import number
 from helpers.results.one_run import OTHER_RUN
-from helpers.verdicts.gain import LEAST_VALUES, Gain
+from helpers.verdicts.gain import LEAST_VALUES, MARGIN, Gain
 
 # What a record's `source` says about its numbers. No source, or another one: measured.
 TYPED = {"typed", "student", "parameter", "form"}
@@ -113,9 +113,12 @@ def _range(metrics: dict[str, float], name: str) -> str:
     if low is None or high is None:
         return ""
     gain = Gain(finite(metrics.get(name)) or 0.0, low, high, LEAST_VALUES)
-    undecided = name.endswith("_x") and gain.undecided
+    undecided = ""
+    if name.endswith("_x") and gain.undecided:
+        least = "" if low <= 1 <= high else f": the difference may be under {MARGIN:.0%}"
+        undecided = f", undecided{least}"
     first, last = (_as_precise(end, low, high) for end in (low, high))
-    return f" ({first} to {last}{', undecided' * undecided})"
+    return f" ({first} to {last}{undecided})"
 
 
 def count(number: int, thing: str) -> str:

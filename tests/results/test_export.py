@@ -574,7 +574,8 @@ def test_the_plan(tmp_path):
         "- GPU Model: NVIDIA H200",
         "- GPU Memory: 141 GB each",
         "- Inter-GPU Link: NVLink",
-        "- Parallelism type: Data Parallelism",
+        "- Parallelism type: Data Parallelism (to serve with; Week 5 measures Tensor Parallelism, "
+        "see the table)",
         "- Reason: one copy fits",
         "- Expected speedup: 1.62x (1.5 to 1.75) (decode step, against TP 1)",
         "- worry 1",
@@ -912,6 +913,9 @@ def test_a_range_that_leaves_the_winner_open_says_so(tmp_path):
         "one stream: tokens after the first 1.7x (0.76 to 4, undecided), "
         "whole answers 1.46x (1.3 to 1.6); 8 drafted" in text
     )
+    above = {"gain_x": 1.38, "gain_x_low": 1.02, "gain_x_high": 1.87}
+    (said,) = chief_metrics({"metrics": above})
+    assert said.endswith("(1.02 to 1.87, undecided: the difference may be under 3%)")
 
 
 def test_the_highest_gain_names_those_it_is_not_told_apart_from(tmp_path):

@@ -60,8 +60,8 @@ def fit_allreduce(rows) -> tuple[float, float]:
     """(latency in s, bytes per second) of seconds = latency + bytes / rate through measured rows.
 
     Relative errors count: small payloads matter as much as large ones. The latency is then the
-    middle of what the payloads left of the line's bend took beyond their transfer, so that one of
-    them that waited does not decide it. Raises PlanningError for fewer than two rows.
+    middle of what the small payloads (well left of the line's bend) took beyond their transfer, so
+    that one that waited does not decide it. Raises PlanningError for fewer than two rows.
     """
     rows = [r for r in rows if r["seconds"] > 0]
     if len(rows) < 2:
@@ -70,7 +70,7 @@ def fit_allreduce(rows) -> tuple[float, float]:
     slope, latency = np.polyfit(size, seconds, 1, w=1 / seconds)
     rate = 1 / max(float(slope), 1e-15)
     waits = seconds - size / rate
-    small = size / rate < latency
+    small = size / rate < latency / 2
     if small.any():
         latency = np.median(waits[small])
     return max(float(latency), 1e-9), rate

@@ -373,7 +373,7 @@ def uneven_allreduce(rows: list[dict], latency_s: float, rate: float) -> str:
     small = [
         1e6 * (row["seconds"] - transfer_s)
         for row, transfer_s in zip(rows, transfers_s, strict=True)
-        if transfer_s < latency_s
+        if transfer_s < latency_s / 2
     ]
     if not small or max(small) <= UNEVEN_SMALL * min(small):
         return ""

@@ -146,16 +146,29 @@ def _joined(bars: list[Bar]) -> list[Bar]:
 # ---------------------------------------------------------------- the chart
 
 
-def show(title: str, caption: str, steps, names: list[str] | None = None) -> None:
+def show(
+    title: str,
+    caption: str,
+    steps,
+    names: list[str] | None = None,
+    reserved: dict[str, int] | None = None,
+) -> None:
     """Draw one recording, or several (label -> recording) above each other on one time axis.
 
     names: what the requests are called, in the order of their arrival; their numbers without it.
+    reserved: label -> KV blocks set aside for each running request, drawn hatched.
     """
     recordings = steps if isinstance(steps, dict) else {"": steps}
-    card.show(picture(title, caption, recordings, names))
+    card.show(picture(title, caption, recordings, names, reserved))
 
 
-def picture(title: str, caption: str, recordings: dict, names: list[str] | None = None) -> Chart:
+def picture(
+    title: str,
+    caption: str,
+    recordings: dict,
+    names: list[str] | None = None,
+    reserved: dict[str, int] | None = None,
+) -> Chart:
     """The chart that `show` displays. Raises ValueError when nothing was recorded."""
     if not all(steps.steps for steps in recordings.values()):
         raise ValueError("No step was recorded: send requests inside the block of record_steps.")
@@ -173,6 +186,8 @@ def picture(title: str, caption: str, recordings: dict, names: list[str] | None 
         rows.set_title(label)
         marks += _draw_tokens(tokens, steps)
         _draw_blocks(blocks, steps)
+        if reserved:
+            _draw_reserved(blocks, steps, reserved.get(label, 0))
     axes[-1].set_xlabel("ms since the first request arrived")
     _add_legend(fig, bars)
     fig.canvas.draw()
@@ -264,6 +279,15 @@ def _draw_blocks(ax, steps) -> None:
     ax.stairs(used, times, fill=True, color=ORANGE, alpha=0.75)
     _up_to(ax, max(used), steps.steps[0].of_blocks, "of")
     ax.set(ylabel="KV\nblocks")
+
+
+def _draw_reserved(ax, steps, each: int) -> None:
+    """Blocks set aside for each request of a step, above those in use; up to the whole cache."""
+    used = [step.blocks for step in steps.steps]
+    kept = [max(step.blocks, each * len(step.work)) for step in steps.steps]
+    times = [*_begins_ms(steps), 1000 * steps.steps[-1].end_s]
+    ax.stairs(kept, times, baseline=used, fill=True, color="none", edgecolor=GREY, hatch="////")
+    ax.set_ylim(0, 1.35 * steps.steps[0].of_blocks)
 
 
 def _up_to(ax, peak: int, most: int, word: str) -> float:

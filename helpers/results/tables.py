@@ -136,6 +136,8 @@ def _prediction(record: dict) -> str:
     if ratio is not None and 0.01 <= abs(ratio) < 100:
         times = f"{ratio:.2f}"
     kind = record.get("how") or "measured"
+    if kind == "calculated" and not by_person(record):
+        times = ""  # the formula beside itself
     how = "" if kind == "measured" else f" ({one_line(kind, 20)})"
     return table_row(
         question_of(record),

@@ -631,6 +631,7 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
     predicted("c", 100.0, 300.0)
     predicted("within its range", 100.0, 20.0, span=(4.0, 120.0))
     predicted("formula", 1.0, 1e6, source="formula")
+    predicted("sums", 3.7, 3.7, source="formula", how="calculated")
     predicted("late", 1.0, 1e5, changed_after_measuring=True, said_before=6.0)
     store.save("prediction", "withdrawn", {}, source="student", withdrawn=True)
     export(tmp_path)
@@ -643,6 +644,8 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
     table = text(tmp_path, APPENDIX)
     late = "you, after the measurement (before: 6 tokens)"
     assert f"| How many late? | 1 tokens | 100,000 tokens | 100,000 | {late} | |" in table
+    sums = "| How many sums? | 3.7 tokens | 3.7 tokens (calculated) | | formula | |"
+    assert sums in table, "a formula beside itself has no ratio"
     assert "withdrawn" not in table
 
 

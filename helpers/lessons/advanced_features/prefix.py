@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from helpers.engine.engine import Engine
 from helpers.lessons import kv_blocks
 from helpers.lessons.advanced_features.services import UNREAD
-from helpers.measure import Measurement, run_workload
+from helpers.measure import Measurement, run_workload, warm_up
 from helpers.verdicts.gain import Gain, gain_of_groups
 from helpers.workloads import Workload
 
@@ -61,6 +61,7 @@ class Conversation:
 
 def conversation(engine: Engine, talk: Workload) -> Conversation:
     """Measure the turns one after the other."""
+    warm_up(engine)  # else it is the run without the cache that pays for the first steps
     without = run_workload(engine, talk, UNREAD, concurrency=1)
     engine.llm.reset_prefix_cache()
     turns = run_workload(engine, talk, concurrency=1)

@@ -124,11 +124,11 @@ def curve_by_drafts(
 def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> dict:
     """Of n requests at once, without and with drafts: their throughput, prompts and all.
 
-    plain_step_ms: of full steps.
+    plain_step_ms: of full steps. Tokens/s are geometric means, as the gain is one of ratios.
     """
 
     def tokens_per_s(runs: list[Measurement]) -> float:
-        return statistics.median(run.metrics["output_tokens_per_s"] for run in runs)
+        return statistics.geometric_mean(run.metrics["output_tokens_per_s"] for run in runs)
 
     gain = more_tokens(plain, drafting)
     return {

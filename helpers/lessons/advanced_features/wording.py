@@ -72,8 +72,8 @@ def budgets_elsewhere(rows: list[dict]) -> str:
     if least["total_tokens_per_s"] <= most["total_tokens_per_s"]:
         return said
     return said + (
-        " There a decode step mostly waits for the weights to come from memory, and part of a "
-        "chunk's arithmetic is done during that wait."
+        " That would fit a decode step that mostly waits for the weights to come from memory, "
+        "while part of a chunk's arithmetic is done; the cause was not measured."
     )
 
 
@@ -153,7 +153,8 @@ def conversation(rows: list[dict], share: float) -> str:
         f"{100 * share:.0f} % of all prompt tokens were found. What is found grows with the turns: "
         f"the first token came {sooner(middle):.1f} times as soon at turn {middle['turn']} and "
         f"{sooner(last):.1f} times at turn {last['turn']} ({last['ttft_ms']:.1f} ms instead of "
-        f"{last['ttft_ms_without']:.1f} ms; one run)."
+        f"{last['ttft_ms_without']:.1f} ms; one run). Turn 1 finds nothing: its "
+        f"{sooner(rows[0]):.1f} times are what single runs differ by anyhow."
     )
 
 
@@ -218,8 +219,8 @@ def strategies(runs: list[Generated]) -> str:
     greedy, beam = metrics[runs[0].name], metrics[runs[-1].name]
     slower = greedy["output_tokens_per_s"] / beam["output_tokens_per_s"]
     if runs[0].heroes:
-        fewer = f"Beam search made {slower:.1f} times fewer tokens/s than greedy (one run each)."
-        return f"{_told(metrics)} {fewer}"
+        fewer = f"Beam search made {slower:.1f} times fewer tokens/s than greedy"
+        return f"{_told(metrics)} {fewer} (one run each; the others are too short to compare)."
     variety = sorted((m["distinct_2grams"], name) for name, m in metrics.items())
     (least, least_name), (most, most_name) = variety[0], variety[-1]
     varied = f"the share of distinct 2-grams differs by no more than {TIE:g}"

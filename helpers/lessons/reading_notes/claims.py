@@ -109,7 +109,8 @@ def headline(both) -> list[Claim]:
     gain = both.gain
     why = f"{wording.reserved(both)} Latency is neither held fixed nor looked at here."
     lengths = (
-        "How many places are reserved for a request is chosen here: fewer, and less is gained."
+        "How many places are reserved for a request is chosen here (fewer, and less is gained), "
+        "and towards the end few requests are left to share a step."
     )
     return [
         Claim("headline", abstract, None, gain.estimate, "x", why, span=gain.span),

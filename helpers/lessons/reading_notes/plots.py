@@ -138,7 +138,7 @@ def products(rows: list[dict], knee: float, caption: str, recorded: list[dict] =
     rows: batch, ms, allowed_ms, share_of_bandwidth, share_of_arithmetic. knee: the batch at which
     the two ceilings meet on this machine.
     """
-    title = "Another row is nearly free until arithmetic becomes the limit"
+    title = "Another row is nearly free up to a knee"
     fig, (left, right) = figures.figure(title, cols=2, size=(9.6, 4.3))
     there = "recorded: H100"
     curve(left, rows, "batch", "ms", label="measured here")

@@ -3,6 +3,8 @@
 First the captions of its figures, then the reasons in its cards and tables.
 """
 
+import math
+
 from helpers.lessons.papers import speculative
 
 NO_DIFFERENCE = 0.1  # step times (quartiles of many) that differ by less are called equal
@@ -95,14 +97,18 @@ def divided_keys(tokens: int | None) -> str:
     )
 
 
-def products(rows: list[dict]) -> str:
-    """What more rows cost. rows: of `small_operations.product_sweep`."""
+def products(rows: list[dict], knee: float) -> str:
+    """What more rows cost. rows: of `small_operations.product_sweep`; knee: from the ceilings."""
     first, middle, last = rows[0], rows[3], rows[-1]
+    near = min(rows, key=lambda row: abs(math.log(row["batch"] / knee)))
+    reading, computing = (100 * near[f"share_of_{name}"] for name in ("bandwidth", "arithmetic"))
     return (
         f"One row takes {first['ms']:.3g} ms, {middle['batch']} rows {middle['ms']:.3g} ms, "
         f"{last['batch']} rows {last['ms']:.3g} ms; one row reaches "
         f"{100 * first['share_of_bandwidth']:.0f} % of the memory ceiling, {last['batch']} rows "
-        f"{100 * last['share_of_arithmetic']:.0f} % of the arithmetic one."
+        f"{100 * last['share_of_arithmetic']:.0f} % of the arithmetic one. "
+        f"Next to the ceilings' knee, {near['batch']} rows reach {reading:.0f} % of the one and "
+        f"{computing:.0f} % of the other."
     )
 
 
@@ -122,6 +128,15 @@ def speculation(own_cost: tuple[float, float, float] | None) -> str:
         f"With a draft cost {cost}, four drafted tokens give {good} times the speed at a = 0.8 "
         f"and {poor} times at a = 0.3."
     )
+
+
+def left_out(measured: list[dict], least: int) -> str:
+    """Which runs of `claims.speculation_on_record` have fewer than `least` drafts; "" if none."""
+    judged = [run for run in measured if run["speedup"]]
+    few = [f"{run['label']} ({run['drafts']})" for run in judged if run["drafts"] < least]
+    if not few:
+        return ""
+    return f"Left out, for fewer than {least} drafts leave a unknown: {', '.join(few)}"
 
 
 def curve_tested(own_cost: tuple[float, float, float] | None, marks: list[dict]) -> str:

@@ -126,3 +126,9 @@ def test_what_was_recorded_elsewhere_has_the_rate_that_its_steps_explain():
     said = wording.elsewhere(drafters, where, gamma=4)
     assert where in said and "n-gram 0." in said and "draft model 1." in said
     assert wording.elsewhere({}, "", gamma=4) == ""
+
+
+def test_runs_with_few_drafts_are_named():
+    runs = [{"label": f"k={k}", "drafts": n, "speedup": 1.5} for k, n in ((4, 90), (8, 12))]
+    assert wording.left_out(runs, 30).endswith("unknown: k=8 (12)")
+    assert wording.left_out(runs[:1], 30) == ""

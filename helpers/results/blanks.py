@@ -474,7 +474,7 @@ _MY_LEARNINGS = {
         "- Server over the engine inside a notebook, tokens/s: ___": _ranged(
             "server", "all_at_once", "server_share_x"
         ),
-        "- Weeks 1 to 3 measured on: ___": where_measured,
+        "Weeks 1 to 3 measured on: ___": where_measured,
     },
     "## My largest surprises": {
         f"{rank + 1}. ___": _surprise(rank) for rank in range(MOST_SURPRISES)

@@ -77,9 +77,9 @@ def smaller_cache(rows: list[dict]) -> list[str]:
     ]
     for row in sooner:
         said.append(
-            f"In between, with {row['kv_cache_tokens']:,} tokens, half of them had their first "
-            f"token sooner than with the whole cache: TTFT p50 {row['ttft_ms_p50']:.0f} ms instead "
-            f"of {large['ttft_ms_p50']:.0f}. Fewer prompts share the first step."
+            f"In between, with {row['kv_cache_tokens']:,} tokens, half of the requests had their "
+            f"first token sooner than with the whole cache: TTFT p50 {row['ttft_ms_p50']:.0f} ms "
+            f"instead of {large['ttft_ms_p50']:.0f}. Fewer prompts share the first step."
         )
     return said
 
@@ -112,7 +112,7 @@ def chosen_for(turns: InTurn, best: int, goal_x: float) -> str:
     goal_x: the most that TPOT may be, over that of one request at a time.
     """
     most = "the most that was tried; " * (best == turns.most)
-    return f"{most}TPOT at most {goal_x:g} times that of one at a time"
+    return f"{most}TPOT at most {goal_x:g} times that of one at a time{_by(turns, goal_x, best)}"
 
 
 def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
@@ -146,16 +146,21 @@ def beyond(turns: InTurn, best: int, vllm_default: int) -> str:
     )
 
 
-def _met(turns: InTurn, goal_x: float, value: int) -> str:
+def _by(turns: InTurn, goal_x: float, value: int) -> str:
+    """What a goal was met by, where the whole range did not meet it."""
     sure = value == ONE or turns.slower(value).high <= goal_x
-    return f"at most {goal_x:g} times" + ("" if sure else ", by the middle of its range")
+    return "" if sure else ", by the middle of its range"
 
 
 def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:
     """A table's row for each value: its gain, its price, and the goals it was chosen for."""
     rows = []
     for value in turns.runs:
-        goals = [_met(turns, goal_x, value) for goal_x, best in chosen.items() if best == value]
+        goals = [
+            f"at most {goal_x:g} times{_by(turns, goal_x, value)}"
+            for goal_x, best in chosen.items()
+            if best == value
+        ]
         rows.append(
             {
                 "max_num_seqs": value,

@@ -706,6 +706,8 @@ def reason_for(
         why = keeps if chosen.known_tpot_ms <= goal_ms else nearest
         said += f" Nobody chose, so {chosen.name} is taken: {why}."
     said += _as_recorded(rows, goal_ms)
+    if one.tpot_recorded_ms and not chosen.tpot_recorded_ms:
+        said += f" {chosen.name} was not run there."
     low_ms, high_ms = margins.time_range(tpot_ms, chosen.tp)
     if goal_ms <= low_ms:
         said += f" That misses the goal of {goal_ms:g} ms, whatever the planner's errors."

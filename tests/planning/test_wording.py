@@ -329,6 +329,9 @@ def test_a_layout_that_nobody_chose_follows_from_the_plan_and_says_so():
     assert rows[1].tpot_recorded_ms == pytest.approx(tpot_ms[1] + more_ms)
     assert f"{tpot_ms[1] + more_ms:.1f} and not {tpot_ms[1]:.1f} ms with TP 2" in said
     assert "decides against TP 2 and DP 2: measure a prompt first" in said
+    assert "was not run there" not in said
+    said = wording.reason_for(rows, rows[3], 64, 10, by_rule=False)
+    assert "TP 4 was not run there" in said
     assert known_ms[2] > tpot_ms[2] and known_ms[3] == tpot_ms[3], "TP 4 was not run there"
     assert week5_plan.without_a_choice(rows, tpot_ms[1] + 0.1).name == "TP 4", "TP 2 misses it"
     other = plan.RequestMix(512, 256, 64)  # another prompt than was recorded

@@ -136,7 +136,7 @@ def left_out(measured: list[dict], least: int) -> str:
     few = [f"{run['label']} ({run['drafts']})" for run in judged if run["drafts"] < least]
     if not few:
         return ""
-    return f"Left out, for fewer than {least} drafts leave a unknown: {', '.join(few)}"
+    return f"Left out (drafts), as fewer than {least} say too little of a: {'; '.join(few)}."
 
 
 def curve_tested(own_cost: tuple[float, float, float] | None, marks: list[dict]) -> str:

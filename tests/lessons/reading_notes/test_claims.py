@@ -130,5 +130,5 @@ def test_what_was_recorded_elsewhere_has_the_rate_that_its_steps_explain():
 
 def test_runs_with_few_drafts_are_named():
     runs = [{"label": f"k={k}", "drafts": n, "speedup": 1.5} for k, n in ((4, 90), (8, 12))]
-    assert wording.left_out(runs, 30).endswith("unknown: k=8 (12)")
+    assert wording.left_out(runs, 30).endswith("of a: k=8 (12).")
     assert wording.left_out(runs[:1], 30) == ""

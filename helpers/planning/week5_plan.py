@@ -23,8 +23,8 @@ class Expected:
     """What the planner expects of one layout. speedup_x: of tokens/s, over the first layout.
 
     streams_per_replica: requests that run at once on one of its replicas. tpot_recorded_ms: TPOT
-    with prompts that take as much longer than predicted as margins.recorded_prompt did; None where
-    that says nothing of this layout.
+    with prompts that take as much longer than predicted as margins.recorded_prompt did (of a larger
+    TP as that of TP 2 did); None where that says nothing of this layout.
     """
 
     tp: int
@@ -107,11 +107,14 @@ def expected(shape: ModelShape, box: Box, tps, requests, options) -> list[Expect
 
 
 def _prompt_took_longer_ms(shape: ModelShape, box: Box, tp: int, tokens: int) -> float | None:
-    """How much longer than predicted the recorded prompt took, if it was such a prompt."""
+    """How much longer than predicted the recorded prompt took, if it was such a prompt.
+
+    TP 1 and TP 2 were run; what cuts the model further borrows from TP 2.
+    """
     if tokens != PROMPT_TOKENS or (shape.name, box.gpu.name) != RECORDED:
         return None
-    prompt = recorded_prompt(tp)
-    return prompt and prompt["measured"] - prompt["before"]
+    prompt = recorded_prompt(min(tp, 2))
+    return prompt["measured"] - prompt["before"]
 
 
 def without_a_choice(rows: list[Expected], tpot_goal_ms: float) -> Expected:

@@ -209,17 +209,7 @@ def speculation(facts: Facts) -> Fill:
     if whole := with_range(best["metrics"], "e2e_gain_x"):
         text += f", whole answers {whole}"
     text += f"; {k} drafted" + f", the highest of {len(tried)} tried" * (len(tried) > 1)
-    if alike := [r["variant"].rpartition("=")[2] for r in tried if _not_told_apart(r, best)]:
-        text += f" ({in_markdown(', '.join(alike))} not told apart)"
     return from_record(best, text)
-
-
-def _not_told_apart(record: dict, best: dict) -> bool:
-    """Whether the range of a gain reaches into that of the best one."""
-    [high], [low] = (
-        numbers_of(r, f"tpot_gain_x_{end}") for r, end in ((record, "high"), (best, "low"))
-    )
-    return record is not best and None not in (high, low) and high >= low
 
 
 def where_measured(facts: Facts) -> Fill:

@@ -218,7 +218,10 @@ def _how_to_measure(records: list[dict]) -> list[Part]:
         )
     )
     if any(finite(r["metrics"].get("tpot_recorded_ms")) for r in records):
-        said = "- “As recorded”: with prompts as in the one run of TP 1 and TP 2 on two H100s"
+        said = (
+            "- “As recorded”: with prompts as in the one run of TP 1 and TP 2 on two H100s (a "
+            "larger TP as TP 2)"
+        )
         parts.append(Part("recorded", said))
     return [*parts, Part("gap", "")]
 

@@ -106,16 +106,19 @@ def curve_by_drafts(
 ) -> list[dict]:
     """Single streams by the number of drafts, beside the formula with the c of `fitted_k` drafts.
 
-    Rows: k, alpha, measured_x, gain, whole_answer (a Gain, too), c_low, c_high and formula_x.
+    Rows: k, alpha, measured_x, gain, whole_answer (a Gain, too), c_low, c_high, formula_x, and
+    best_x: the gain of the best number of drafts over this one, in which `plain` takes no part.
     """
     gains = {k: faster_stream(plain, by_k[k]) for k in sorted(by_k)}
     alphas = {k: acceptance(by_k[k][:1], k).alpha for k in gains}
     costs = {k: formula.draft_cost(gain, alphas[k], k) for k, gain in gains.items()}
     _, c, _ = costs[fitted_k]
+    best = max(gains, key=lambda k: gains[k].estimate)
     rows = []
     for k, gain in gains.items():
         row = {"k": k, "alpha": alphas[k], "measured_x": gain.estimate, "gain": gain}
         row |= {"whole_answer": sooner_answers(plain, by_k[k])}
+        row |= {"best_x": faster_stream(by_k[k], by_k[best])}
         row |= {"c_low": costs[k][0], "c_high": costs[k][2]}
         rows.append(row | {"formula_x": formula.speedup(alphas[k], k, c)})
     return rows

@@ -154,7 +154,7 @@ def conversation(rows: list[dict], share: float) -> str:
         f"the first token came {sooner(middle):.1f} times as soon at turn {middle['turn']} and "
         f"{sooner(last):.1f} times at turn {last['turn']} ({last['ttft_ms']:.1f} ms instead of "
         f"{last['ttft_ms_without']:.1f} ms; one run). Turn 1 finds nothing: its "
-        f"{sooner(rows[0]):.1f} times are what single runs differ by anyhow."
+        f"{sooner(rows[0]):.1f} times are not the cache's: noise or warm-up, this does not tell."
     )
 
 
@@ -336,8 +336,8 @@ def by_drafts(rows: list[dict], fitted_k: int) -> str:
     missed = [row for row in others if not reaches(row["gain"], row["formula_x"])]
     if not missed:
         return (
-            f"{said}with its middle the formula lies within the range of every point, so that one "
-            "c for all cannot be ruled out."
+            f"{said}with its middle the formula lies within the range of every point. All are "
+            "compared with the same runs without drafts, so that proves little."
         )
     named = ", ".join(f"c = {all_in(row)} with {row['k']}" for row in missed)
     said += f"one c does not tell them all ({named})."
@@ -357,9 +357,9 @@ def reaches(gain: Gain, value: float) -> bool:
 
 
 def best_drafts(rows: list[dict]) -> str:
-    """The best number of drafted tokens, and those whose range overlaps with its range.
+    """The best number of drafted tokens, and those that it is not seen to be better than.
 
-    rows: dicts with k, gain and whole_answer, the most drafts last.
+    rows: of speculation.curve_by_drafts, the most drafts last.
     """
     best = max(rows, key=lambda row: row["gain"].estimate)
     k, gain = best["k"], best["gain"].sentence()
@@ -367,10 +367,9 @@ def best_drafts(rows: list[dict]) -> str:
         return f"No gain can be seen; with {k} drafted tokens: {gain}."
     said = f"Best of those tried: {k} drafted tokens"
     said += ", the most, so that more may be better still" * (best is rows[-1])
-    others = [row for row in rows if row is not best and row["gain"].high > best["gain"].low]
-    if others:
+    if others := [row for row in rows if row is not best and row["best_x"].verdict != "better"]:
         named = ", ".join(str(row["k"]) for row in others)
-        said += f" (as good as that may be {named}: the ranges overlap)"
+        said += f" (as good as that may be {named}, compared directly)"
     whole = best["whole_answer"].sentence()
     return f"{said}. Tokens after the first: {gain}; whole answers: {whole}."
 

@@ -142,7 +142,7 @@ def beyond(turns: InTurn, best: int, vllm_default: int) -> str:
         return ""
     return (
         f" vLLM's default ({vllm_default}) lets in more than the {turns.most} that were tried, and "
-        f"TPOT grows further with them: max_num_seqs={best} holds it, and the others wait."
+        f"what TPOT is then was not measured: with max_num_seqs={best} the others wait."
     )
 
 
@@ -225,8 +225,8 @@ def reasons(why: str, rows: list[dict], memory: str) -> dict[str, str]:
     tried = ", ".join(str(row["max_num_seqs"]) for row in rows)
     return {
         "max_num_seqs": f"of {tried}: {why}",
-        memory: f"default, not varied: {rows[0]['kv_cache_tokens']:,} tokens of KV cache; with "
-        "fewer, requests can only wait",
+        memory: f"default, not varied: {rows[0]['kv_cache_tokens']:,} tokens of KV cache; what "
+        "fewer do is in section 5 of notebook 1",
     }
 
 

@@ -100,13 +100,17 @@ def test_a_gain_without_a_mechanism_is_a_disturbed_machine():
     assert calm == "batch: no gain that this run can see."
 
 
-def test_ranges_that_overlap_are_named():
+def test_numbers_of_drafts_that_are_not_told_apart_are_named():
     rows = [
-        {"k": k, "gain": within(*span), "whole_answer": within(1.4, 1.5)}
-        for k, span in ((1, (1.5, 1.6)), (2, (1.9, 2.1)), (4, (1.8, 2.0)))
+        {"k": k, "gain": within(*span), "whole_answer": within(1.4, 1.5), "best_x": within(*best)}
+        for k, span, best in (
+            (1, (1.5, 2.0), (1.2, 1.3)),
+            (2, (1.9, 2.1), (1.0, 1.0)),
+            (4, (1.8, 2.0), (0.9, 1.1)),
+        )
     ]
     assert wording.best_drafts(rows) == (
-        "Best of those tried: 2 drafted tokens (as good as that may be 4: the ranges overlap). "
+        "Best of those tried: 2 drafted tokens (as good as that may be 4, compared directly). "
         "Tokens after the first: 1.90 to 2.10 times as fast; whole answers: 1.40 to 1.50 times as "
         "fast."
     )
@@ -188,6 +192,7 @@ def test_one_c_tells_all_numbers_of_drafts_or_not():
         return {"k": k, "gain": within(low, high), "formula_x": formula_x} | REST
 
     REST = {"c_low": 0.5, "c_high": 0.6, "whole_answer": within(1.4, 1.5)}
+    REST["best_x"] = within(1.2, 1.3)
     rows = [row(1, 0.6, 1.2, 1.1), row(4, 1.3, 1.6, 1.45), row(8, 1.9, 2.1, 1.7)]
     assert "with 8)" in wording.by_drafts(rows, 4) and "with 1" not in wording.by_drafts(rows, 4)
     assert "lies within the range of every point" in wording.by_drafts(rows[:2], 4)
@@ -259,7 +264,8 @@ def test_a_conversation_is_told_turn_by_turn_and_not_as_a_range():
     said = wording.conversation(turns, 0.5)
     assert "2.0 times as soon at turn 4 and 4.4 times at turn 7 (10.0 ms instead of" in said
     assert said.endswith(
-        "one run). Turn 1 finds nothing: its 1.1 times are what single runs differ by anyhow."
+        "one run). Turn 1 finds nothing: its 1.1 times are not the cache's: noise or warm-up, this "
+        "does not tell."
     )
 
 

@@ -167,10 +167,10 @@ def check_goal(goal: Goal) -> None:
             raise PlanningError(f"The limit {name} must be a number above 0, not {limit}.")
 
 
-def short_name(tp: int, pp: int, dp: int) -> str:
-    """A layout by the sizes that are more than 1: "TP 4", "PP 2 x DP 2"."""
+def short_name(tp: int, pp: int, dp: int, alone: str = "one GPU") -> str:
+    """A layout by the sizes that are more than 1: "TP 4", "PP 2 x DP 2". alone: without any."""
     sizes = {"TP": tp, "PP": pp, "DP": dp}
-    return " x ".join(f"{way} {n}" for way, n in sizes.items() if n > 1) or "one GPU"
+    return " x ".join(f"{way} {n}" for way, n in sizes.items() if n > 1) or alone
 
 
 def order(choice: Choice, goal: Goal) -> tuple[float, float]:

@@ -20,11 +20,12 @@ from pathlib import Path
 from helpers.engine import open_engine
 from helpers.results import recorded as reference
 from helpers.verdicts.gain import Gain, gain_of_ranks
-from helpers.verdicts.machine import Disturbance, MachineWatch, less_slowed
+from helpers.verdicts.machine import Disturbance, MachineWatch, less_slowed, most_disturbed
 
 from . import recorded
 from .allreduce import fit_allreduce
 from .calibration import Point
+from .choose import short_name
 from .engine_child import LATE, EngineChild, measure
 from .hardware import Box, make_box
 from .inventory import take_inventory
@@ -32,6 +33,7 @@ from .models import ModelShape, load_shape
 from .predict import Tuning, decode_parts, default_tuning, prefill_parts
 from .worker_probe import WORKER_PROBE, allreduce_sizes
 
+RECORDED = ("Qwen2.5-7B", "H100-SXM")  # model and GPU of recorded_on_two_gpus
 INPUT_TOKENS, OUTPUT_TOKENS = 64, 32  # of the streams whose decode steps are timed
 WHAT = {
     "decode": [(1, INPUT_TOKENS), (8, INPUT_TOKENS)],
@@ -75,9 +77,7 @@ class Trial:
     @property
     def name(self) -> str:
         """The layout in words: sizes of 1 are left out."""
-        if self.pp == 1:
-            return f"TP {self.tp}"
-        return f"PP {self.pp}" if self.tp == 1 else f"TP {self.tp} x PP {self.pp}"
+        return short_name(self.tp, self.pp, 1, alone="TP 1")
 
     @property
     def call(self) -> str:
@@ -274,8 +274,7 @@ def speedup(plain: Trial, changed: Trial, streams: int = 1) -> Gain:
 def save_speedup(store, plain: Trial, changed: Trial) -> Gain:
     """``speedup`` of one stream, saved with what else the machine did during the busier trial."""
     gain = speedup(plain, changed)
-    disturbances = [trial.disturbance for trial in (plain, changed)]
-    busier = max(disturbances, key=lambda one: (len(one.reasons), one.slowdown))
+    busier = most_disturbed(trial.disturbance for trial in (plain, changed))
     metrics, name = gain.metrics("speedup_x"), f"{changed.name} against {plain.name}"
     store.save("trial", name, metrics, machine=busier.record())
     return gain
@@ -329,7 +328,8 @@ def recorded_on_two_gpus() -> tuple[list[dict], str]:
     tokens would take more than 70 ms; TP 1 took 24 to 35. So all its rows count.
     """
     records = {record["variant"]: record for record in reference.records("trial")}
-    shape, box = load_shape("Qwen2.5-7B"), make_box("H100-SXM", 2)
+    model, gpu = RECORDED
+    shape, box = load_shape(model), make_box(gpu, 2)
     layouts = {"TP 1": (1, 1), "TP 2": (2, 1), "PP 2": (1, 2)}
     trials = [_recorded(*sizes, records[name]) for name, sizes in layouts.items()]
     rows = beside_predictions(trials, shape, box, None)

@@ -26,15 +26,15 @@ def slower(gpus: int = 2) -> float:
     return 1 - prompt["before"] / prompt["measured"]
 
 
-def recorded_prompt(tp: int = 2) -> dict | None:
-    """Such a prompt as it was predicted ("before") and "measured" on two H100s, in ms; one run.
+def recorded_prompt(tp: int = 2) -> dict:
+    """Such a prompt as it was predicted ("before") and "measured" in ms; one run.
 
-    None for a size that was not run there.
+    tp: 1 or 2, which were run on a box of two H100s.
     """
     rows, _ = recorded_on_two_gpus()
     this = (f"TP {tp}", "prefill_ms", PROMPT_TOKENS)
-    found = (row for row in rows if (row["layout"], row["quantity"], row["case"]) == this)
-    return next(found, None)
+    [prompt] = [row for row in rows if (row["layout"], row["quantity"], row["case"]) == this]
+    return prompt
 
 
 def explained(gpus: int = 1) -> float:

@@ -211,7 +211,7 @@ def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> 
     rows: {"what", "measured", "low", "high", "before", "after"} in ms: the range of the rounds,
     before and after the calibration; "layout" (TP 1, TP 2, PP 2: a marker each); "disturbed" is not
     empty where the machine was busy; "fitted" is true of what the calibration was made to meet.
-    recorded: such rows of two other GPUs, shown as predicted before their calibration.
+    recorded: such rows of two other GPUs, never calibrated.
     """
     fig, ax = figures.figure("Predicted against measured", size=(8.4, 4.4))
     values = [row[key] for row in rows for key in ("low", "high", "before", "after")]

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from .choose import Choice, holds, short_name
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
+from .layouts import RECORDED
 from .load import RequestMix, predict_speed
 from .margins import PROMPT_TOKENS, recorded_prompt, speedup_range, time_range
 from .models import ModelShape
-
-RECORDED = ("Qwen2.5-7B", "H100-SXM")  # model and GPU of margins.recorded_prompt
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Expected:
     @property
     def name(self) -> str:
         """The layout in words."""
-        return short_name(self.tp, 1, self.dp) if self.gpus > 1 else "TP 1"
+        return short_name(self.tp, 1, self.dp, alone="TP 1")
 
     @property
     def known_tpot_ms(self) -> float:
@@ -78,8 +77,7 @@ def expected(shape: ModelShape, box: Box, tps, requests, options) -> list[Expect
     """Tokens/s and TPOT of each layout that a machine holds, the speed-up over the first of them.
 
     The sizes; as many replicas of the first as the second has GPUs; as many of the largest as fill
-    the machine. Raises PlanningError when
-    none of the sizes can hold the model.
+    the machine. Raises PlanningError when none of the sizes can hold the model.
     """
     fitting = [t for t in tps if t <= box.gpus_per_node and holds(shape, box, t, 1, 1, options)]
     if not fitting:
@@ -124,8 +122,11 @@ def without_a_choice(rows: list[Expected], tpot_goal_ms: float) -> Expected:
     """
     meeting = [row for row in rows if row.known_tpot_ms <= tpot_goal_ms]
     nearest = min(rows, key=lambda row: row.known_tpot_ms)
-    longest_ms = {row.name: time_range(row.tpot_ms, row.tp)[1] for row in rows}
-    return min(meeting, key=lambda row: (row.gpus, longest_ms[row.name]), default=nearest)
+
+    def cost(row: Expected) -> tuple[int, float]:
+        return row.gpus, time_range(row.tpot_ms, row.tp)[1]
+
+    return min(meeting, key=cost, default=nearest)
 
 
 def of_layout(first: Expected, chosen: Expected, requests: int) -> dict:

@@ -4,7 +4,8 @@ import statistics
 
 from helpers.verdicts.gain import Gain
 
-from . import margins, recorded
+from . import recorded
+from .allreduce import small_waits_s
 from .choose import Choice, Ranking, pure_layouts, short_name
 from .hardware import GIB, Box
 from .inventory import Device, Inventory
@@ -19,6 +20,7 @@ from .margins import (
     explained,
     recorded_prompt,
     slower,
+    time_range,
     tpot_range_ms,
 )
 from .memory import MemoryPlan
@@ -165,18 +167,20 @@ def kv_room(tp: int, memory: MemoryPlan) -> str:
 
 
 def about_memory(shape: ModelShape, gpu: str, memories: dict[int, MemoryPlan]) -> str:
-    """Under the bars of memory: what changes the working memory. memories: as of sizes_in_short."""
+    """Under the bars of memory: what changes the working memory from the first size to the next.
+
+    memories: as of sizes_in_short.
+    """
     said = f"{shape.name} on {gpu}: a bar longer than the line does not fit."
-    one, two, *_ = [*(memory.worst for memory in memories.values()), None, None]
-    if not (one and two):
+    if len(memories) < 2:
         return said
+    (few, one), (many, two), *_ = ((tp, memory.worst) for tp, memory in memories.items())
     parts = {
         "the buffers of CUDA and NCCL": two.non_torch - one.non_torch,
         "activations": two.peak_activation - one.peak_activation,
         "CUDA graphs": two.cuda_graphs - one.cuda_graphs,
     }
     changes = ", ".join(f"{name} {more / GIB:+.2f}" for name, more in parts.items())
-    few, many, *_ = memories
     return f"{said} Working memory from TP {few} to TP {many}, in GiB: {changes}."
 
 
@@ -313,7 +317,7 @@ def _leaders(predicted: dict[str, list[SpeedPrediction]]) -> str:
 
 
 def _surely_more(one: SpeedPrediction, other: SpeedPrediction) -> bool:
-    """Whether no error of the planner explains that the first gives more tokens/s."""
+    """Whether the planner's errors do not explain that the first gives more tokens/s."""
     return one.output_tokens_per_s > explained(one.tp * one.pp) * other.output_tokens_per_s
 
 
@@ -369,12 +373,7 @@ def which_allreduce(trial: Trial, other: str, other_s: float) -> str:
 
 def uneven_allreduce(rows: list[dict], latency_s: float, rate: float) -> str:
     """What to add to a latency that differs much by payload; rate: bytes/s."""
-    transfers_s = [row["bytes"] / rate for row in rows]
-    small = [
-        1e6 * (row["seconds"] - transfer_s)
-        for row, transfer_s in zip(rows, transfers_s, strict=True)
-        if transfer_s < latency_s / 2
-    ]
+    small = [1e6 * wait_s for wait_s in small_waits_s(rows, latency_s, rate)]
     if not small or max(small) <= UNEVEN_SMALL * min(small):
         return ""
     return f" (uneven: {min(small):.0f} to {max(small):.0f} us by payload)"
@@ -604,7 +603,7 @@ def close_calls(ranking: Ranking, goal_ms: float) -> list[str]:
 
 
 def _sure(ranking: Ranking, goal_ms: float) -> str:
-    """The first plan whose limit no error of the planner takes away; "" without one."""
+    """The first plan whose limit the planner's errors do not take away; "" without one."""
     sure = (c for c in ranking.choices if c.meets and tpot_range_ms(c)[1] <= goal_ms)
     if not (plan := next(sure, None)):
         return ""
@@ -708,15 +707,15 @@ def reason_for(
         nearest = f"no layout keeps TPOT within {goal_ms:g} ms, and it comes nearest"
         why = keeps if chosen.known_tpot_ms <= goal_ms else nearest
         said += f" Nobody chose, so {chosen.name} is taken: {why}."
-    missed = [row.name for row in rows[1:] if row.tpot_ms <= goal_ms < row.known_tpot_ms]
+    missed = [row.name for row in rows if row.tpot_ms <= goal_ms < row.known_tpot_ms]
     if missed:
         said += (
             f" If prompts take as much longer as in the one run recorded on two H100s, "
             f"{', '.join(missed)} would miss {goal_ms:g} ms: measure a prompt first."
         )
-    low_ms, high_ms = margins.time_range(tpot_ms, chosen.tp)
+    low_ms, high_ms = time_range(tpot_ms, chosen.tp)
     if goal_ms <= low_ms:
-        said += f" That misses the goal of {goal_ms:g} ms, whatever the planner's errors."
+        said += f" That misses the goal of {goal_ms:g} ms, even with the planner's usual error."
     elif goal_ms < high_ms:
         errors = f"with the planner's errors it is {low_ms:.1f} to {high_ms:.1f} ms"
         name = chosen.name

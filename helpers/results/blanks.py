@@ -28,9 +28,11 @@ from helpers.results.facts import (
 from helpers.results.merge import OPEN_BOX
 from helpers.results.one_run import OTHER_RUN
 from helpers.results.wording import (
+    as_code,
     by_person,
     count,
     finite,
+    if_disturbed,
     kind_of,
     machine_of,
     numbers_of,
@@ -39,7 +41,6 @@ from helpers.results.wording import (
     question_of,
     spaced,
     unit_of,
-    was_disturbed,
     where,
     with_range,
 )
@@ -175,8 +176,7 @@ def _ranged(experiment: str, variant: str, name: str) -> Slot:
         if not record:
             return MISSING
         text = with_range(record["metrics"], name)
-        disturbed = ", machine disturbed" * was_disturbed(record)
-        return from_record(record, text + disturbed if text else "")
+        return from_record(record, text + if_disturbed(record) if text else "")
 
     return slot
 
@@ -192,8 +192,7 @@ def conversation(facts: Facts) -> Fill:
     if None in (middle, last, turns):
         return MISSING
     text = f"{middle:.1f}x at turn {(int(turns) + 1) // 2}, {last:.1f}x at turn {int(turns)}"
-    disturbed = ", machine disturbed" * was_disturbed(record)
-    return from_record(record, f"{text} (one run{disturbed})")
+    return from_record(record, f"{text} (one run{if_disturbed(record)})")
 
 
 def speculation(facts: Facts) -> Fill:
@@ -381,7 +380,7 @@ def _strategy(which: str, name: str, code: bool = False) -> Slot:
         fill = text_of(record, name)
         if fill.kind == "missing":
             return MISSING
-        text = f"`{one_line(record[name]).replace('`', '')}`" if code else fill.value
+        text = as_code(record[name]) if code else fill.value
         return Fill(text, fill.kind if record.get("source") else "calculated", fill.note)
 
     return slot

@@ -157,11 +157,11 @@ def list_of(
             if text:
                 kinds.add(kind_of(record))
                 text = f"- {label(record['variant'])}{text}"
-            if again := text in lines:
-                text = ""
-            lines.add(text)
-            if text or again or record.get("withdrawn"):
-                parts.append(Part(record["variant"], text or None, _given_up(record)))
+            again = text in lines
+            if text or record.get("withdrawn"):
+                lines.add(text)
+                shown = None if again else text or None
+                parts.append(Part(record["variant"], shown, _given_up(record)))
         if not kinds:
             return replace(NO_LINES, value=parts)
         written = sum(part.text is not None for part in parts)

@@ -11,6 +11,7 @@ from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_reco
 from helpers.results.merge import BLANK
 from helpers.results.wording import (
     all_numbers,
+    as_code,
     by_person,
     chief_metrics,
     count,
@@ -210,13 +211,10 @@ def _how_to_measure(records: list[dict]) -> list[Part]:
     if not start or not load:
         return []
     parts = [
-        Part(f"start.{name}", f"- Start {spaced(name)}: {_code(line)}") for name, line in start
+        Part(f"start.{name}", f"- Start {spaced(name)}: {as_code(line)}") for name, line in start
     ]
-    parts.append(
-        Part(
-            "load", f"- Load, the same for each: {_code(load)} (Output token throughput, Mean TPOT)"
-        )
-    )
+    said = f"- Load, the same for each: {as_code(load)} (Output token throughput, Mean TPOT)"
+    parts.append(Part("load", said))
     if any(finite(r["metrics"].get("tpot_recorded_ms")) for r in records):
         said = (
             "- “As recorded”: with prompts as in the one run of TP 1 and TP 2 on two H100s (a "
@@ -224,10 +222,6 @@ def _how_to_measure(records: list[dict]) -> list[Part]:
         )
         parts.append(Part("recorded", said))
     return [*parts, Part("gap", "")]
-
-
-def _code(text: str) -> str:
-    return f"`{one_line(text).replace('`', '')}`"
 
 
 def _to_fill_in(record: dict) -> str:

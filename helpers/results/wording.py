@@ -132,6 +132,11 @@ def one_line(text, limit: int = 2000) -> str:
     return " ".join(whole.split())[:limit]
 
 
+def as_code(text) -> str:
+    """The same as code in Markdown."""
+    return f"`{one_line(text).replace('`', '')}`"
+
+
 def table_row(*cells: str) -> str:
     """A row of a Markdown table; the cells are Markdown."""
     return "".join(f"| {text} " if text else "| " for text in cells) + "|"
@@ -183,6 +188,11 @@ def was_disturbed(record: dict) -> bool:
     """Whether something else on the machine disturbed the measurement."""
     machine = record.get("machine")
     return isinstance(machine, dict) and bool(machine.get("disturbed"))
+
+
+def if_disturbed(record: dict) -> str:
+    """What to add to its number then; "" else."""
+    return ", machine disturbed" * was_disturbed(record)
 
 
 def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") -> str:

@@ -334,11 +334,15 @@ def test_a_layout_that_nobody_chose_follows_from_the_plan_and_says_so():
     said = wording.reason_for(rows, rows[-1], 64, 10, by_rule=False)
     assert "TP 2, DP 2, TP 4 would miss 10 ms: measure a prompt first" in said
     assert week5_plan.without_a_choice(rows, 10).name == "TP 4 x DP 2", "the others miss it"
+    said = wording.reason_for(rows, rows[2], 64, 0.5 * (tpot_ms[0] + known_ms[0]), by_rule=True)
+    assert "TP 1 would miss" in said, "which has fewer GPUs and was not taken"
     other = plan.RequestMix(512, 256, 64)  # another prompt than was recorded
     unknown = week5_plan.expected(plan.load_shape("Qwen2.5-7B"), BOX, [1, 2], other, OPTIONS)
     assert not any(row.tpot_recorded_ms for row in unknown)
     said = wording.reason_for(rows, rows[0], 64, 0.8 * tpot_ms[0], by_rule=False)
-    assert f"misses the goal of {0.8 * tpot_ms[0]:g} ms, whatever" in said
+    assert (
+        f"misses the goal of {0.8 * tpot_ms[0]:g} ms, even with the planner's usual error" in said
+    )
 
 
 def test_tpot_under_load_by_hand_is_near_the_plan():

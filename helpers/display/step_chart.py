@@ -185,9 +185,7 @@ def picture(
         marks += _draw_rows(rows, bars[i], _called(names, len(steps.requests)))
         rows.set_title(label)
         marks += _draw_tokens(tokens, steps)
-        _draw_blocks(blocks, steps)
-        if reserved:
-            _draw_reserved(blocks, steps, reserved.get(label, 0))
+        _draw_blocks(blocks, steps, reserved and reserved.get(label, 0))
     axes[-1].set_xlabel("ms since the first request arrived")
     _add_legend(fig, bars)
     fig.canvas.draw()
@@ -273,29 +271,25 @@ def _draw_tokens(ax, steps) -> list[tuple]:
     return marks if len(marks) <= MOST_BARS else []
 
 
-def _draw_blocks(ax, steps) -> None:
+def _draw_blocks(ax, steps, each: int | None) -> None:
+    """Blocks in use; above them, up to the whole cache, what is set aside for each request."""
     used = [step.blocks for step in steps.steps]
     times = [*_begins_ms(steps), 1000 * steps.steps[-1].end_s]
     ax.stairs(used, times, fill=True, color=ORANGE, alpha=0.75)
-    _up_to(ax, max(used), steps.steps[0].of_blocks, "of")
+    if each is not None:
+        kept = [max(step.blocks, each * len(step.work)) for step in steps.steps]
+        look = {"color": "none", "edgecolor": GREY, "hatch": "////"}
+        ax.stairs(kept, times, baseline=used, fill=True, **look)
+    _up_to(ax, max(used), steps.steps[0].of_blocks, "of", whole=each is not None)
     ax.set(ylabel="KV\nblocks")
 
 
-def _draw_reserved(ax, steps, each: int) -> None:
-    """Blocks set aside for each request of a step, above those in use; up to the whole cache."""
-    used = [step.blocks for step in steps.steps]
-    kept = [max(step.blocks, each * len(step.work)) for step in steps.steps]
-    times = [*_begins_ms(steps), 1000 * steps.steps[-1].end_s]
-    ax.stairs(kept, times, baseline=used, fill=True, color="none", edgecolor=GREY, hatch="////")
-    ax.set_ylim(0, 1.35 * steps.steps[0].of_blocks)
-
-
-def _up_to(ax, peak: int, most: int, word: str) -> float:
+def _up_to(ax, peak: int, most: int, word: str, whole: bool = False) -> float:
     """Say how much of what there is was used; draw the limit where it is in sight. The axis' top.
 
-    word: before the limit.
+    word: before the limit. whole: bring the limit in sight, however far it is.
     """
-    near = peak > most / 3
+    near = whole or peak > most / 3
     if near:
         ax.axhline(most, color=RED, linewidth=1.2, linestyle="--")
     said = f"at most {peak:,} {word} {most:,}"

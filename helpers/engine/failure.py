@@ -71,7 +71,7 @@ def explain(message: str, model: str) -> str:
         what = f"There is not enough memory for this engine ({gpu_memory.free_text()})"
         return f"{what}: {first}. {_memory_advice(said)}"
     if _NO_MODEL.search(said):
-        return not_found(model, said)
+        return not_found(model, message)
     if _DAMAGED_WEIGHTS in said:
         what = f"The weights of {model!r} are damaged or not all there"
         return f"{what} ({first}): download or copy them again."
@@ -81,7 +81,7 @@ def explain(message: str, model: str) -> str:
 def _first_sentence(text: str) -> str:
     """What happened stands there; behind it vLLM often gives a page of advice."""
     said = re.sub(r"^\[enforce fail at [^]]*\] err == 0\. ", "", text)  # torch's place in its code
-    return said.partition(". ")[0].rstrip(".")[:400]
+    return re.split(r"\. |\n", said.strip(), maxsplit=1)[0].rstrip(".")[:400]
 
 
 def _memory_advice(said: str) -> str:

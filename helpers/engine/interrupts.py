@@ -44,10 +44,10 @@ def children_deaf_to_ctrl_c():
     it is signalled. Whether it ends is for this process to say. Signals that are blocked at a start
     stay blocked, whether a child is forked or spawned.
     """
-    resource_tracker.ensure_running()  # a spawned child brings it up, and it unblocks SIGINT then
     start = BaseProcess.start
 
     def start_deaf(process):
+        resource_tracker.ensure_running()  # else a spawned child does, which unblocks SIGINT
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             start(process)

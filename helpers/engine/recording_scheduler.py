@@ -8,6 +8,7 @@ the file and reads it. Without the file a step costs one question to the file sy
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -101,7 +102,8 @@ class RecordingScheduler(Scheduler):
         try:
             os.write(file, json.dumps(line).encode() + b"\n")
         except OSError:  # a full disk ends the recording, not the engine
-            os.unlink(self._path)
+            with contextlib.suppress(FileNotFoundError):  # the recording has just ended
+                os.unlink(self._path)
         finally:
             os.close(file)
 

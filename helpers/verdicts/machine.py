@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -134,9 +134,14 @@ def less_slowed(measure: Callable[[int], Run]) -> Run:
     return min(first, measure(1), key=_slowdown)
 
 
+def most_disturbed(found: Iterable[Disturbance]) -> Disturbance:
+    """The one that can have taken most; of those that took nothing, one that has reasons."""
+    return max(found, key=lambda one: (one.slowdown, len(one.reasons)), default=Disturbance(0, 0))
+
+
 def busy(runs: list[Watched]) -> str:
     """A sentence on what else the machine did during the runs, " " before it; "" if nothing."""
-    worst = max((run.disturbance for run in runs), key=lambda other: other.slowdown)
+    worst = most_disturbed(run.disturbance for run in runs if run.disturbance)
     if not worst.reasons:
         return ""
     return f" The machine was disturbed meanwhile: {'; '.join(worst.reasons)}."

@@ -102,6 +102,7 @@ def test_what_is_set_aside_is_drawn_over_what_is_used(steps, monkeypatch):
     axes = step_chart.picture("Two", "See.", both, reserved={"reserved": 7}).axes
     of_blocks = steps.steps[0].of_blocks
     assert [axes[i].get_ylim() for i in (2, 5)] == 2 * [(0, 1.35 * of_blocks)]
+    assert [axes[i].lines[0].get_ydata()[0] for i in (2, 5)] == 2 * [of_blocks], "the limit"
     assert [sum(bool(patch.get_hatch()) for patch in axes[i].patches) for i in (2, 5)] == [1, 1]
     most = max(max(step.blocks, 7 * len(step.work)) for step in steps.steps)
     assert axes[2].patches[1].get_data().values.max() == most

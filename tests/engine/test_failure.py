@@ -49,6 +49,7 @@ def test_of_an_engine_that_died_the_log_tells_and_of_another_its_error():
         ),
         (message_of(MemoryError()), "not enough memory for this engine", "did not start"),
         ("Repository Not Found for url", "'a-model' was not found", "did not start"),
+        ("a-model is not a local folder\nIf this is private, log in", "was not found", "log in"),
         ("Cannot find any model weights with `/m`", "any model weights", "no config.json"),
         ("Error while deserializing header: too large", "download or copy", "did not start"),
         ("got an unexpected keyword argument 'max_num_seq'", "mean 'max_num_seqs'?", "got an"),

@@ -154,6 +154,7 @@ def test_each_option_changes_the_number_it_governs(executed):
     # Cut into eight pieces, a long prompt holds the streams up for one piece at a time.
     # On a busy machine the range is wide, but it holds what the pieces do.
     assert changed["gap_ms_over_default_x_low"] < 0.8
+    assert changed["gap_ms"] < default["gap_ms"]
 
 
 def test_a_service_is_sized_by_a_rate_at_which_the_goal_holds(executed):

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from helpers.verdicts import machine
-from helpers.verdicts.machine import Disturbance, MachineWatch, less_slowed
+from helpers.verdicts.machine import Disturbance, MachineWatch, busy, less_slowed
 
 BURN = "import time\nend = time.time() + {s}\nwhile time.time() < end: pass"
 
@@ -131,6 +131,15 @@ def test_others_on_cores_that_the_run_did_not_want_have_not_slowed_it():
     much = Disturbance(0.5, 0.0, waited_share=2.0)
     assert much.slowdown == pytest.approx(2) and much.slowed
     assert Disturbance(0.5, 0.25, waited_share=0.0).slowdown == pytest.approx(4 / 3)
+
+
+def test_what_disturbed_a_run_is_said_wherever_it_stands():
+    calm, beside = (
+        SimpleNamespace(disturbance=Disturbance(share, 0.0, waited_share=0.0))
+        for share in (0.0, 0.3)
+    )
+    assert busy([calm, calm]) == busy([SimpleNamespace(disturbance=None)]) == ""
+    assert "took 30 % of the cores" in busy([calm, beside]) == busy([beside, calm])
 
 
 @pytest.mark.parametrize(

@@ -354,8 +354,7 @@ def ask(
     """
     answer = _saved_answer(store, key, given)
     if planners and not answer.text:
-        text = f"(the planner's) {planners}"
-        store.save("answer", key, {}, text=text, source="planner")
+        _keep(store, key, f"(the planner's) {planners}", "planner")
     empty = "No answer yet."
     if not card.has_widgets():
         empty = "No answer yet: open this notebook in JupyterLab and type one."
@@ -429,9 +428,14 @@ def _saved_answer(store, key: str, given: str | None) -> Answer:
     if given is None or not str(given).strip():
         return Answer(key)
     answer = Answer(key, str(given).strip(), "parameter")
-    if saved.get("text") != answer.text:
-        store.save("answer", key, {}, text=answer.text, source="parameter")
+    _keep(store, key, answer.text, answer.source)
     return answer
+
+
+def _keep(store, key: str, text: str, source: str) -> None:
+    """Save an answer that nobody typed, unless it is the last one."""
+    if (store.get("answer", key) or {}).get("text") != text:
+        store.save("answer", key, {}, text=text, source=source)
 
 
 @dataclass

@@ -20,13 +20,13 @@ def curve(experiment: str, by: str | None = None, variants: str = "") -> tuple[l
     """An experiment's numbers and where they are from, for a plot; ([], "") without a record.
 
     Returns (the metrics of each variant that begins with `variants`, with "variant", in the order
-    of metric `by`; a label of a few lines). Of several machines the one recorded last counts.
+    of metric `by`; a label in one line). Of several machines the one recorded last counts.
     """
     rows = [r for r in records(experiment) if r["variant"].startswith(variants)]
     if not rows:
         return [], ""
     points = [{**r["metrics"], "variant": r["variant"]} for r in rows]
-    label = "recorded: " + label_of(rows[0]).replace(", ", ",\n")
+    label = f"recorded: {label_of(rows[0])}"
     return sorted(points, key=lambda point: point[by]) if by else points, label
 
 

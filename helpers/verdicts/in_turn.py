@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_pairs
 
 MOST_ROUNDS = 9
+Run = TypeVar("Run")
 # A setting by itself is repeated until the ends of its mean's range are no further apart: those of
 # two settings' ratio are then about 1.15 apart.
 NARROW = 1.1
@@ -43,6 +45,11 @@ def repeated(measure: Callable, value: Callable[..., float], budget_s: float) ->
     for _ in rounds(enough, budget_s):
         runs.append(measure())
     return runs
+
+
+def median_run(runs: list[Run], value: Callable[[Run], float]) -> Run:
+    """The run whose value lies in the middle; of two the lower one."""
+    return sorted(runs, key=value)[(len(runs) - 1) // 2]
 
 
 def in_turn(

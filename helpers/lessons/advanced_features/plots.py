@@ -74,7 +74,7 @@ def chunk_tradeoff(
         _plain_log_axis(ax, [row["itl_ms_p99"] for row in (*rows, *there)])
     if there:
         hollow = left.get_lines()[-1:]
-        fig.legend(hollow, [where.replace(",\n", ", ")], loc="outside lower center", fontsize=8)
+        fig.legend(hollow, [where], loc="outside lower center", fontsize=8)
     figures.show(fig, caption, rows, "chunked_tradeoff")
 
 

@@ -18,6 +18,7 @@ from helpers.engine.engine import Engine
 from helpers.engine.profile import Profile
 from helpers.tiny_model import stories
 from helpers.verdicts.gain import LEAST_VALUES
+from helpers.verdicts.in_turn import median_run
 from helpers.workloads import Workload, chat
 
 BEAMS = "beam search"
@@ -148,7 +149,7 @@ def try_all(
             return beam_search(engine, prompts, beam_width, tokens)
         generate(engine, prompts, "warm-up", max_tokens=8, **params)
         same = [generate(engine, prompts, name, tokens, **params) for _ in range(LEAST_VALUES)]
-        return sorted(same, key=lambda run: run.seconds)[len(same) // 2]
+        return median_run(same, lambda run: run.seconds)
 
     ways = live.through({**settings, BEAMS: {}}.items(), "each way to choose tokens", "ways")
     runs = [measured(name, params) for name, params in ways]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
@@ -14,7 +13,7 @@ from helpers.engine.retune import retuned
 from helpers.lessons.advanced_features import speculation
 from helpers.measure import Measurement, run_workload, warm_up
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_runs
-from helpers.verdicts.in_turn import in_turn
+from helpers.verdicts.in_turn import in_turn, median_run
 from helpers.verdicts.machine import less_slowed
 from helpers.workloads import Workload
 
@@ -166,7 +165,7 @@ def save(store, verdicts: list[Verdict], runs: dict[str, dict], profile) -> None
         service = verdict.service
         for feature, of_feature in runs[service.key].items():
             gain = verdict.gains.get(feature)  # none for "nothing"
-            run = median_run(service, of_feature)
+            run = median_run(of_feature, service.value)
             numbers = gain.metrics() if gain else {"improvement_x": 1.0}
             numbers[service.metric] = service.value(run)
             if (share := verdict.accepted_of(feature)) is not None:
@@ -201,12 +200,6 @@ def compare(
 def gain_of_engines(service: Service, plain: list[Measurement], other: list[Measurement]) -> Gain:
     """Of runs on one engine over those on another, which ran at another time."""
     return gain_of_runs(plain, other, service.value, service.better)
-
-
-def median_run(service: Service, runs: list[Measurement]) -> Measurement:
-    """The run whose value lies in the middle."""
-    middle = statistics.median_low(map(service.value, runs))
-    return next(run for run in runs if service.value(run) == middle)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
 from helpers.engine.retune import retuned
 from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement, run_workload, warm_up
-from helpers.results import recorded
 from helpers.verdicts import in_turn
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_runs
 
@@ -91,10 +90,9 @@ def repeated(engine, workload, concurrency: int = 1, budget_s: float = 0.0) -> l
 def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) -> dict[str, float]:
     """What a record keeps of single streams with k drafts a step, beside those without."""
     counted = acceptance(drafting[:1], k)
-    gains = faster_stream(plain, drafting), sooner_answers(plain, drafting)
     return {
-        **gains[0].metrics("tpot_gain_x"),
-        **gains[1].metrics("e2e_gain_x"),
+        **faster_stream(plain, drafting).metrics("tpot_gain_x"),
+        **sooner_answers(plain, drafting).metrics("e2e_gain_x"),
         **counted.metrics,
         "alpha": counted.alpha,
         "step_ms": statistics.median(map(step_ms, drafting)),
@@ -191,18 +189,6 @@ def judged_rates(lone: list[Measurement], runs: dict[float, list[Measurement]], 
     drafting = [run for of_rate in runs.values() for run in of_rate]
     slower = gain_of_runs(lone, drafting, lambda run: step_ms(run, 50), "higher")
     return Rates(rows, slower, k)
-
-
-def drafters_elsewhere(kind: str, by: str) -> tuple[dict[str, list[dict]], str]:
-    """What benchmarks/drafters.py recorded: a drafter's name -> its rows, in the order of `by`.
-
-    kind: "one stream" or "batch". And where that was, in one line; ({}, "") without a record.
-    """
-    rows, where = recorded.curve("drafters", by, kind)
-    by_name: dict[str, list[dict]] = {}
-    for row in rows:
-        by_name.setdefault(row["variant"].split(", ")[1], []).append(row)
-    return by_name, where.replace(",\n", ", ")
 
 
 def _median_step(runs: list[Measurement]) -> float:

@@ -254,8 +254,8 @@ def _told(metrics: dict[str, dict]) -> str:
     for name, m in sampled:
         if likelier(m) > 1:
             said += (
-                f" Those of “{name}” are {likelier(m):.1f} times as likely: by luck, for of so few "
-                "stories some began with what greedy passes over."
+                f" Those of “{name}” are {likelier(m):.1f} times as likely: some began with what "
+                "greedy passes over. Of so few stories that may be luck."
             )
     return said
 
@@ -422,7 +422,7 @@ def gain_by_acceptance(rates: Rates, model: str) -> str:
 
 
 def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
-    """Of speculation.drafters_elsewhere: the last point of each hollow line; "" without any."""
+    """Of drafters_elsewhere: the last point of each hollow line; "" without any."""
     if not rows_by_name:
         return ""
     said = []

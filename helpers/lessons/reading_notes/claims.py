@@ -9,6 +9,7 @@ from functools import partial
 from helpers.display import card
 from helpers.display.numbers import number
 from helpers.lessons import gain_ranges
+from helpers.lessons.drafters import drafters_elsewhere
 from helpers.lessons.papers import paged_attention, speculative
 from helpers.lessons.reading_notes import wording
 from helpers.results import recorded
@@ -212,17 +213,17 @@ def speculation_on_record(store) -> list[dict]:
 def speculation_elsewhere(gamma: int) -> tuple[dict[str, list[dict]], str]:
     """Runs on another machine whose acceptance was set by hand: a drafter's name -> its runs.
 
-    Runs by rising alpha: alpha, speedup, gain. And where that was, in one line; ({}, "") without a
-    record.
+    Runs by rising alpha: alpha, speedup, gain, by output tokens/s. And where that was, in one line;
+    ({}, "") without a record.
     """
-    rows, where = recorded.curve("drafters", "mean_acceptance_length", "one stream")
-    by_name: dict[str, list[dict]] = {}
-    for row in rows:
+
+    def point(row: dict) -> dict:
         alpha = speculative.alpha_from_length(row["mean_acceptance_length"], gamma)
         gain = Gain.read(row, "speedup_x")
-        point = {"alpha": alpha, "speedup": gain.estimate, "gain": gain}
-        by_name.setdefault(row["variant"].split(", ")[1], []).append(point)
-    return by_name, where.replace(",\n", ", ")
+        return {"alpha": alpha, "speedup": gain.estimate, "gain": gain}
+
+    by_name, where = drafters_elsewhere("one stream", "mean_acceptance_length")
+    return {name: [point(row) for row in rows] for name, rows in by_name.items()}, where
 
 
 def chunks_on_record(store) -> tuple[list[dict], str]:
@@ -239,7 +240,7 @@ def chunks_on_record(store) -> tuple[list[dict], str]:
     if not rows:
         rows, where = recorded.curve("chunked_prefill")
     in_order = sorted(rows, key=lambda row: -row["max_num_batched_tokens"])
-    return in_order, where.replace(",\n", ", ")
+    return in_order, where
 
 
 CHUNK_COLUMNS = {

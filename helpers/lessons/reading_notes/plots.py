@@ -195,9 +195,9 @@ def speculation(
         for run in runs:
             row = {"a": run["alpha"], "speed-up": run["speedup"], "from": run["label"]}
             rows.append(row | {"range": gain_ranges.in_words(run["gain"])})
-    for name, runs in recorded.items():
+    for i, (name, runs) in enumerate(recorded.items(), len(drafters)):
         look = hollow_line(GREY) | {"linestyle": ":", "label": f"{name}, recorded: H100"}
-        curve(ax, runs, "alpha", "speedup", len(drafters) + list(recorded).index(name), **look)
+        curve(ax, runs, "alpha", "speedup", i, **look)
         rows += [{"a": r["alpha"], "speed-up": r["speedup"], "from": look["label"]} for r in runs]
     gain_ranges.draw(ax, measured, "alpha")
     caption += gain_ranges.of_arrows(run["gain"] for run in measured)
@@ -209,30 +209,29 @@ def speculation(
 
 
 def price(
-    curve: list[tuple[float, float]],
+    machine: list[tuple[float, float]],
     yours: tuple[float, float],
     break_even: dict[float, float],
     caption: str,
 ) -> None:
     """Price of a million tokens over the share of the hours that are busy.
 
-    curve, yours: (share, price). break_even: price of an API -> the share at which the machine
+    machine, yours: (share, price). break_even: price of an API -> the share at which the machine
     costs as much; above 1 it never does.
     """
     fig, ax = figures.figure("How busy a machine is decides what its tokens cost")
-    rows = [{"busy (%)": 100 * share, "price of a million": price} for share, price in curve]
-    curve_of = {"marker": "", "label": "the machine"}
-    figures.curve(ax, rows, "busy (%)", "price of a million", **curve_of)
-    for price, share in break_even.items():
-        ax.axhline(price, color=GREY, linewidth=1, linestyle="--")
+    rows = [{"busy (%)": 100 * share, "price of a million": costs} for share, costs in machine]
+    curve(ax, rows, "busy (%)", "price of a million", marker="", label="the machine")
+    for asked, share in break_even.items():
+        ax.axhline(asked, color=GREY, linewidth=1, linestyle="--")
         if share <= 1:
-            ax.plot(100 * share, price, color=BLACK, marker="o")
-            figures.note(ax, f"{100 * share:.2g} %", (100 * share, price), (6, 4))
+            ax.plot(100 * share, asked, color=BLACK, marker="o")
+            figures.note(ax, f"{100 * share:.2g} %", (100 * share, asked), (6, 4))
     busy, per_million = yours
     ax.plot(100 * busy, per_million, color=RED, marker="s", ls="", label="as busy as you set it")
     figures.note(ax, f"{per_million:.2g}", (100 * busy, per_million), (6, 4))
     ax.set(xscale="log", yscale="log", ylabel="price of a million output tokens\n(your currency)")
-    ax.set_yticks(list(break_even), [f"API at {price:g}" for price in break_even])
+    ax.set_yticks(list(break_even), [f"API at {asked:g}" for asked in break_even])
     ax.minorticks_off()
     ticks(ax, [n for n in (1, 2, 5, 10, 20, 50, 100) if n >= rows[0]["busy (%)"]])
     ax.set_xlabel("share of the paid hours in which the machine is busy (%)")

@@ -167,8 +167,8 @@ def elsewhere(drafters: dict[str, list[dict]], where: str, gamma: int) -> str:
         low, _, high = speculative.draft_cost(runs[-1]["gain"], runs[-1]["alpha"], gamma)
         costs.append(f"{name} {low:.2f} to {high:.2f}")
     return (
-        f" Hollow, {where}, one stream; all-in c at the largest a: {', '.join(costs)} (vLLM "
-        "launches the kernels of a draft model one by one)."
+        f" Hollow, {where}, one stream, by output tokens/s; all-in c at the largest a: "
+        f"{', '.join(costs)} (vLLM launches the kernels of a draft model one by one)."
     )
 
 

@@ -11,6 +11,7 @@ from statistics import geometric_mean
 from helpers import workloads
 from helpers.measure import Measurement, run_workload
 from helpers.verdicts.gain import Gain, gain_of_pairs, rounds_that_count
+from helpers.verdicts.in_turn import median_run
 from helpers.verdicts.machine import less_slowed
 
 ONE = 1  # max_num_seqs of one request at a time
@@ -87,8 +88,7 @@ class InTurn:
 
     def middle(self, value: int) -> Measurement:
         """The run of this value with the median speed."""
-        runs = sorted(self.counted[value], key=lambda run: run.metrics[SPEED])
-        return runs[(len(runs) - 1) // 2]
+        return median_run(self.counted[value], lambda run: run.metrics[SPEED])
 
     def record(self, value: int, kv_cache_tokens: int) -> dict[str, float]:
         """What is kept of the chosen value: the counts of a run, geometric means, its gain.

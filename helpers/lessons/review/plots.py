@@ -71,7 +71,7 @@ def throughput_latency(
         note(here, "your Week 2 number (typed)", place, (6, -11), fontsize=8, color=GREY)
     if there:
         _points(axes[0, 1], there, [row["variant"] for row in there], **hollow_points())
-        lines = where.split(",\n")
+        lines = where.split(", ")
         axes[0, 1].set_title(f"{', '.join(lines[:2])},\n{', '.join(lines[2:])}", fontsize=9)
     figures.show(fig, caption, rows, "throughput_latency")
 

@@ -10,7 +10,7 @@ from helpers.engine.engine import CloseReport
 from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
 from helpers.measure import Measurement
 from helpers.verdicts.gain import Gain
-from helpers.verdicts.machine import busy
+from helpers.verdicts.machine import busy, most_disturbed
 
 
 def terms(ms: dict[str, float]) -> list[str]:
@@ -89,8 +89,7 @@ def rounds_run(turns: InTurn) -> str:
     said = f"{len(turns.runs[ONE])} rounds of {len(turns.runs)} values."
     if turns.told():
         return said
-    counted = [run.disturbance for runs in turns.counted.values() for run in runs]
-    worst = max(counted, key=lambda disturbance: disturbance.slowdown)
+    worst = most_disturbed(run.disturbance for runs in turns.counted.values() for run in runs)
     return (
         f"{said}\nSome ranges are still too wide to choose by{worst.label()}.\n"
         "Run this cell again when the machine is quiet."

@@ -82,8 +82,8 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
     _measured(right, rows, "clients", "tpot_ms_p50", 2, label="TPOT p50")
     _measured(right, rows, "clients", "e2e_ms_mean", 0, label="whole answer, mean")
     if there:
-        hollow = figures.hollow_line()
-        curve(left, there, "clients", "output_tokens_per_s", label=recorded[1], **hollow)
+        hollow, where = figures.hollow_line(), recorded[1].replace(", ", ",\n")
+        curve(left, there, "clients", "output_tokens_per_s", label=where, **hollow)
         curve(right, there, "clients", "ttft_ms_p50", label="TTFT p50, recorded", **hollow)
     left.set(ylabel="output tokens/s (log scale)", yscale="log")
     right.set(ylabel="ms (log scale)", yscale="log")

@@ -95,8 +95,8 @@ def rates_to_try(
             yield round(min(row["offered_per_s"] for row in rows) / 2, 1)
     if best := best_rate(rows, share):
         met = best["offered_per_s"]
-        missed = min((r["offered_per_s"] for r in rows if r["offered_per_s"] > met), default=met)
-        if missed > CLOSE_ENOUGH * met:
+        missed = _next_above(rows, met)
+        if CLOSE_ENOUGH * met < missed < math.inf:
             yield round(math.sqrt(met * missed), 1)
 
 
@@ -111,24 +111,30 @@ def best_rate(rows: list[dict], share: float) -> dict | None:
     return max(met, key=lambda row: row["offered_per_s"], default=None)
 
 
+def _next_above(rows: list[dict], rate: float) -> float:
+    """The lowest rate of the rows above this one; infinity without one."""
+    above = (row["offered_per_s"] for row in rows if row["offered_per_s"] > rate)
+    return min(above, default=math.inf)
+
+
 def copies(
-    best: dict | None, rows: list[dict], kept_up_per_s: float, target_per_s: float, share: float
+    rows: list[dict], kept_up_per_s: float, target_per_s: float, share: float
 ) -> dict[str, float]:
     """Copies of the server for so many requests a second, and the rate that each of them takes.
 
-    best: of `best_rate` of the rows; missed_per_s is the next rate of them, if there is one: fewer
-    copies may do. Where chance alone may have lifted `best` over the `share` of the goal,
+    The rate is that of `best_rate`; missed_per_s is the next one that was tried, if there is one:
+    fewer copies may do. Where chance alone may have lifted it over the `share` of the goal,
     safer_per_s is the next lower rate that met it: more copies may be needed. Without a rate that
     met the goal, `kept_up_per_s` stands in, and there is no `good_share`.
     """
+    best = best_rate(rows, share)
     rate = best["offered_per_s"] if best else kept_up_per_s
     sized = {"arrivals_per_s": rate, "copies": math.ceil(target_per_s / rate)}
     if best is None:
         return sized
-    above = [row["offered_per_s"] for row in rows if row["offered_per_s"] > rate]
     sized["good_share"] = best["good_share"]
-    if above:
-        sized["missed_per_s"] = min(above)
+    if (missed := _next_above(rows, rate)) < math.inf:
+        sized["missed_per_s"] = missed
     below = [row for row in rows if row["offered_per_s"] < rate]
     if _by_chance(best, share) and (safer := best_rate(below, share)):
         sized["safer_per_s"] = safer["offered_per_s"]

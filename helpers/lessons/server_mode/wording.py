@@ -175,9 +175,9 @@ def why_peak(ratio: float | None) -> str:
     if ratio > 1:
         return "Every new prompt slows those that decode, so answers came later than assumed."
     return (
-        "The server was asked eight times a second: between two readings more may have waited. "
-        "And the batch fills little by little, so first answers can come sooner than from a full "
-        "one."
+        "The server was asked up to eight times a second: between two readings more may have "
+        "waited. And the batch fills little by little, so first answers can come sooner than from "
+        "a full one."
     )
 
 
@@ -258,7 +258,7 @@ def why_little_differs(run: dict, inside_ms: float) -> str:
     return (
         f"No reading sees a request on the way to the server and back: of "
         f"{run['e2e_ms_mean']:.0f} ms a request was in the server for {inside_ms:.0f}, and "
-        f"{outside:.0f} ms outside. And about {8 * run['duration_s']:.0f} readings of a number "
+        f"{outside:.0f} ms outside. And at most {8 * run['duration_s']:.0f} readings of a number "
         "that changes with every request are a small sample."
     )
 

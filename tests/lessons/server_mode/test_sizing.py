@@ -76,14 +76,14 @@ def test_capacity_says_what_no_run_has_shown():
 def test_copies_follow_the_goal_else_what_the_server_kept_up_with():
     best = {"offered_per_s": 40.0, "good_share": 0.95, "completed": 200}
     sized = {"arrivals_per_s": 40.0, "copies": 13, "good_share": 0.95}
-    assert sizing.copies(best, [best], 90.0, 500, 0.9) == sized
-    none = sizing.copies(None, [best], 90.0, 500, 0.9)
+    assert sizing.copies([best], 90.0, 500, 0.9) == sized
+    none = sizing.copies([best], 90.0, 500, 0.96)
     assert none == {"arrivals_per_s": 90.0, "copies": 6}
     said = wording.copies(none, 500, {"ttft": 30, "tpot": 5})
     assert "No rate met the goal (TTFT 30 ms and TPOT 5 ms)" in said[0] and "at least 6" in said[1]
-    rows = [best, {"offered_per_s": 60.0}, {"offered_per_s": 55.0}]
-    said = wording.copies(sizing.copies(best, rows, 90.0, 500, 0.9), 500, {"ttft": 30})
+    rows = [best, *({"offered_per_s": rate, "good_share": 0.5} for rate in (60.0, 55.0))]
+    said = wording.copies(sizing.copies(rows, 90.0, 500, 0.9), 500, {"ttft": 30})
     assert "10 to 13 copies (no rate between 40.0 and 55.0 was tried)" in said[1]
     lucky = best | {"offered_per_s": 50.0, "good_share": 0.91}
-    said = wording.copies(sizing.copies(lucky, [best, lucky], 90.0, 500, 0.9), 500, {"ttft": 30})
+    said = wording.copies(sizing.copies([best, lucky], 90.0, 500, 0.9), 500, {"ttft": 30})
     assert "10 copies; 13 if that one run was lucky (40.0 also met it)" in said[1]

@@ -343,7 +343,8 @@ def _table(label: str, steps) -> list[dict]:
 def label(caption: str, steps, request: int = 0) -> dict[str, float]:
     """One request with its queue time, TTFT, ITL and TPOT drawn where they are; in ms, returned.
 
-    The values are of the whole answer, of which LABELLED tokens are drawn.
+    The values are of the whole answer, of which LABELLED tokens are drawn. A request before it, for
+    which it may have waited, has a row above.
     Raises ValueError when the request has fewer than two tokens.
     """
     times = [1000 * t for t in steps.token_times_s(request)]
@@ -358,10 +359,17 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
         "e2e_ms": times[-1] - arrival,
     }
     last = times[:LABELLED][-1]
-    fig, ax = figures.figure("One request: where its milliseconds are", size=(9.0, 3.2))
-    bars = _bars_of_request(steps, request, _begins_ms(steps))
-    bars = [replace(bar, row=0) for bar in bars if bar.start_ms < last]
+    fig, ax = figures.figure("One request: where its milliseconds are", size=(9.0, 3.6))
+    begins = _begins_ms(steps)
+    rows = {request - 1: -1.4, request: 0} if request else {request: 0}  # row -> its height
+    bars = [
+        replace(bar, row=height)
+        for row, height in rows.items()
+        for bar in _bars_of_request(steps, row, begins)
+        if bar.start_ms < last
+    ]
     marks = _draw_rows(ax, bars, [""])
+    ax.set_yticks([*rows.values()], [str(row + 1) for row in rows])
     for i, when in enumerate(times[:LABELLED]):
         ax.plot(when, -0.5, marker="v", color=INK, markersize=6)
         figures.note(ax, str(i + 1), (when, -0.5), (0, 6), fontsize=7.5, ha="center")
@@ -374,7 +382,7 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
     ):
         said = f"{called} {number(terms[f'{name}_ms'])} ms: {meaning}"
         _measure(ax, start, end, y, said, past_middle=start > (arrival + last) / 2)
-    ax.set(ylim=(1.7, -1.0), ylabel="request", xlabel="ms since the first request arrived")
+    ax.set(ylim=(1.7, min(rows.values()) - 0.8), xlabel="ms since the first request arrived")
     ax.set_xlim(arrival - 0.02 * (last - arrival), last + 0.1 * (last - arrival))
     _add_legend(fig, [bars])
     fig.canvas.draw()

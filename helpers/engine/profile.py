@@ -39,7 +39,7 @@ DRAFT_FOR_GPU = "Qwen/Qwen2.5-0.5B-Instruct"
 SIZES = {
     # notebook 1
     "baseline_requests": (6, 4),
-    "requests": (32, 256),
+    "requests": (64, 256),
     "input_tokens": (96, 256),
     "output_tokens": (48, 128),
     # notebook 2

@@ -77,7 +77,7 @@ def test_the_optimum_names_its_goal_and_never_a_smaller_cache(store):
     assert best["engine_args"]["kv_cache_memory_bytes"] == default["kv_cache_memory_bytes"]
     assert best["engine_args"]["max_num_seqs"] in (1, 8, 24), "it was never run"
     why = best["comments"]["max_num_seqs"]
-    assert "TPOT at most 3 times" in why and "vLLM's default" in why
+    assert "TPOT of at most 3 times" in why and "vLLM's default" in why
     assert best["comments"]["kv_cache_memory_bytes"].startswith("default, not varied")
     assert "others_share" in best["machine"], "what else the machine did stands with the number"
 

@@ -44,9 +44,13 @@ def row_of(run: Measurement, max_num_seqs: int, kv_cache_tokens: int) -> dict:
 
 @dataclass(frozen=True)
 class InTurn:
-    """Values of max_num_seqs -> their runs, one run a round; ONE is among the values."""
+    """Values of max_num_seqs -> their runs, one run a round; ONE is among the values.
+
+    goals: the most that TPOT may be, over that of one request at a time.
+    """
 
     runs: dict[int, list[Measurement]]
+    goals: tuple[float, ...] = ()
 
     @property
     def most(self) -> int:
@@ -67,9 +71,18 @@ class InTurn:
         """TPOT p50 of `value` over that of one request at a time: the price."""
         return self._over(value, ONE, TPOT)
 
+    def meets(self, value: int, goal_x: float) -> bool | None:
+        """Whether the TPOT of `value` meets a goal; None where its range holds both."""
+        price = self.slower(value)
+        if price.low <= goal_x < price.high:
+            return None
+        return price.high <= goal_x
+
     def told(self) -> bool:
-        """Whether no value's gain or price has a range too wide to choose by."""
-        return not any(self.faster(value).wide or self.slower(value).wide for value in self.runs)
+        """Whether no range is too wide to choose by, and none of a price holds a goal."""
+        wide = any(self.faster(value).wide or self.slower(value).wide for value in self.runs)
+        open_ = any(self.meets(value, goal) is None for value in self.runs for goal in self.goals)
+        return not (wide or open_)
 
     def _over(self, value: int, other: int, metric: str) -> Gain:
         pairs = list(zip(self._all(other, metric), self._all(value, metric), strict=True))
@@ -81,10 +94,6 @@ class InTurn:
     def mean(self, value: int, metric: str) -> float:
         """The geometric mean of the runs with this value: the ratio of two is their gain."""
         return geometric_mean(self._all(value, metric))
-
-    def spread(self, value: int, metric: str) -> tuple[float, float]:
-        """The smallest and the largest of the runs with this value."""
-        return min(self._all(value, metric)), max(self._all(value, metric))
 
     def middle(self, value: int) -> Measurement:
         """The run of this value with the median speed."""

@@ -21,15 +21,15 @@ def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name:
     speed.set(title="Throughput", ylabel="output tokens/s, all requests")
     curve(wait, rows, "place", "ttft_ms_p50", 0, label="TTFT p50")
     curve(wait, rows, "place", "ttft_ms_p99", 1, label="TTFT p99")
-    wait.set(title="Until the first token", ylabel="ms", ylim=(0, None))
+    wait.set(title="Until the first token", ylabel="ms")
     wait.legend()
     curve(price, rows, "place", "tpot_ms_p50", 2)
     ylabel = "TPOT p50 (ms per output token)"
-    price.set(title="Each token after that", ylabel=ylabel, ylim=(0, None))
+    price.set(title="Each token after that", ylabel=ylabel)
     labels = [number(row[x]) for row in rows]
     for ax in (speed, wait, price):
         ax.set_xticks(places, labels)
-        ax.set(xlabel=xlabel, xlim=(-0.6, len(rows) - 0.4))
+        ax.set(xlabel=xlabel, xlim=(-0.6, len(rows) - 0.4), ylim=(0, 1.08 * ax.get_ylim()[1]))
     shown = (x, "output_tokens_per_s", "ttft_ms_p50", "ttft_ms_p99", "tpot_ms_p50", "preemptions")
     table = [{name: row[name] for name in shown} for row in rows]
     figures.show(fig, caption, table, name)
@@ -44,7 +44,7 @@ def throughput_latency(
 ) -> None:
     """Every max_num_seqs as a point: output tokens/s over TPOT p50; those that were chosen marked.
 
-    A point is at the means, its whiskers reach to the smallest and the largest of the runs.
+    A point is at the means; its whiskers are the ranges of its gain and its price (95 %).
     chosen: the most that TPOT may be, over that of one at a time, -> the max_num_seqs chosen for
     it. typed_tokens_per_s: the student's own number, a line. recorded: rows of another machine and
     their label, as helpers.results.recorded.curve gives them: a panel of their own.
@@ -64,7 +64,7 @@ def throughput_latency(
     _whiskers(here, turns, rows)
     here.set_title("this machine (at each point: max_num_seqs)", fontsize=9)
     for goal_x in chosen:
-        _limit(here, [goal_x * ms for ms in turns.spread(ONE, TPOT)], f"goal: {goal_x:g} x")
+        _limit(here, goal_x * turns.mean(ONE, TPOT), f"goal: {goal_x:g} x")
     if typed_tokens_per_s:
         here.axhline(typed_tokens_per_s, **hollow_line())
         place = (0, typed_tokens_per_s)
@@ -78,16 +78,16 @@ def throughput_latency(
 
 def _whiskers(ax, turns: InTurn, rows: list[dict]) -> None:
     look = {"fmt": "none", "ecolor": GREY, "elinewidth": 1, "capsize": 2, "zorder": 2}
+    one = {of: turns.mean(ONE, of) for of in (TPOT, SPEED)}
+    most = {TPOT: 0.0, SPEED: 0.0}
     for row in rows:
-        tpot, speed = ([*turns.spread(row["max_num_seqs"], of), row[of]] for of in (TPOT, SPEED))
-        bars = [
-            [[max(0, middle - low)], [max(0, high - middle)]] for low, high, middle in (tpot, speed)
-        ]
-        ax.errorbar(row[TPOT], row[SPEED], xerr=bars[0], yerr=bars[1], **look)
-    slowest, most = (
-        max(turns.spread(value, of)[1] for value in turns.runs) for of in (TPOT, SPEED)
-    )
-    ax.set(xlim=(0, max(ax.get_xlim()[1], 1.05 * slowest)), ylim=(0, 1.12 * most))
+        value, reach = row["max_num_seqs"], {}
+        for of, gain in ((TPOT, turns.slower(value)), (SPEED, turns.faster(value))):
+            low, high = (one[of] * end for end in (gain.low, gain.high))
+            reach[of] = [[max(0, row[of] - low)], [max(0, high - row[of])]]
+            most[of] = max(most[of], high)
+        ax.errorbar(row[TPOT], row[SPEED], xerr=reach[TPOT], yerr=reach[SPEED], **look)
+    ax.set(xlim=(0, max(ax.get_xlim()[1], 1.05 * most[TPOT])), ylim=(0, 1.12 * most[SPEED]))
 
 
 def _called(max_num_seqs: int, chosen: dict[float, int]) -> str:
@@ -95,16 +95,12 @@ def _called(max_num_seqs: int, chosen: dict[float, int]) -> str:
     return f"{max_num_seqs} (for {' and '.join(goals)})" if goals else str(max_num_seqs)
 
 
-def _limit(ax, ms: list[float], said: str) -> None:
-    """A band from one number of ms to another, named on its right at the bottom.
-
-    Slow and few tokens would be there.
-    """
-    low, high = ms
-    if high < ax.get_xlim()[1]:
-        ax.axvspan(low, high, color=GREY, alpha=0.25, linewidth=0.5)
+def _limit(ax, ms: float, said: str) -> None:
+    """A line at so many ms, named at the bottom right of it, where no point would be."""
+    if ms < ax.get_xlim()[1]:
+        ax.axvline(ms, color=GREY, linewidth=1)
         at = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "bottom", "color": GREY}
-        note(ax, said, (high, 0.03), (3, 0), fontsize=8, **at)
+        note(ax, said, (ms, 0.03), (3, 0), fontsize=8, **at)
 
 
 def _points(ax, rows: list[dict], names: list[str], **look) -> None:

@@ -16,10 +16,10 @@ from helpers.verdicts.machine import busy, most_disturbed
 def terms(ms: dict[str, float]) -> list[str]:
     """What the labelled timeline says of one request. ms: as step_chart.label gives them."""
     return [
-        f"The user waited {ms['ttft_ms']:.1f} ms for the first token (TTFT), of which "
-        f"{ms['queue_ms']:.1f} ms were spent in the queue.",
-        f"After that a token came every {ms['tpot_ms']:.2f} ms (TPOT), and the whole answer took "
-        f"{ms['e2e_ms']:.0f} ms (E2E).",
+        f"The user waited {ms['ttft_ms']:.1f} ms for the first token (TTFT), "
+        f"{ms['queue_ms']:.1f} ms of them in the queue.",
+        f"All the others took {ms['e2e_ms'] - ms['ttft_ms']:.1f} ms, one every "
+        f"{ms['tpot_ms']:.2f} ms (TPOT), and the whole answer {ms['e2e_ms']:.0f} ms (E2E).",
     ]
 
 
@@ -59,21 +59,21 @@ def room(rows: list[dict], blocks: int, block_size: int) -> str:
     )
 
 
-def smaller_cache(rows: list[dict]) -> list[str]:
-    """What the smallest KV cache did to throughput, to those that ran and to those that waited."""
+def smaller_cache(rows: list[dict], runs: list[Measurement]) -> list[str]:
+    """What the smallest KV cache did to throughput, and to those that waited.
+
+    rows: of the sweep over the KV cache, the smallest first. runs: what they are of.
+    """
     small, large = rows[0], rows[-1]
     sooner = [row for row in rows[1:-1] if row["ttft_ms_p50"] < large["ttft_ms_p50"]]
-
-    def both(name: str, digits: int) -> str:
-        return f"{small[name]:,.{digits}f} instead of {large[name]:,.{digits}f}"
-
+    steps_ms = [1000 * row["tokens_per_step"] / _throughput(row) for row in (small, large)]
     said = [
-        f"With {small['kv_cache_tokens']:,} tokens of KV cache a step made "
-        f"{both('tokens_per_step', 1)} tokens on average, which gave "
-        f"{both('output_tokens_per_s', 0)} tokens/s: {_throughput(small) / _throughput(large):.2f} "
-        "times (one run each).",
-        f"Fewer ran at once: TPOT p50 was {both('tpot_ms_p50', 2)} ms. The others waited: TTFT "
-        f"p99 was {both('ttft_ms_p99', 0)} ms.",
+        f"With {small['kv_cache_tokens']:,} tokens of KV cache the engine made "
+        f"{_throughput(small):,.0f} instead of {_throughput(large):,.0f} output tokens/s: a step "
+        f"made {small['tokens_per_step']:.1f} tokens instead of {large['tokens_per_step']:.1f}, "
+        f"and took {steps_ms[0]:.1f} ms instead of {steps_ms[1]:.1f} (one run each).{busy(runs)}",
+        f"The others waited: TTFT p99 was {small['ttft_ms_p99']:,.0f} ms instead of "
+        f"{large['ttft_ms_p99']:,.0f}.",
     ]
     for row in sooner:
         said.append(
@@ -91,8 +91,9 @@ def rounds_run(turns: InTurn) -> str:
         return said
     worst = most_disturbed(run.disturbance for runs in turns.counted.values() for run in runs)
     return (
-        f"{said}\nSome ranges are still too wide to choose by{worst.label()}.\n"
-        "Run this cell again when the machine is quiet."
+        f"{said}\nSome ranges are still too wide to choose by, or have a goal inside"
+        f"{worst.label()}.\n"
+        "On a quiet machine this cell may tell them apart."
     )
 
 
@@ -100,8 +101,8 @@ def from_one_to_best(turns: InTurn, best: int) -> str:
     """From one request at a time to what was chosen, by the means of the runs in turn."""
     speeds, tpots = ([turns.mean(value, of) for value in (ONE, best)] for of in (SPEED, TPOT))
     return (
-        f"From {speeds[0]:,.0f} to {speeds[1]:,.0f} output tokens/s, while TPOT went from "
-        f"{tpots[0]:.2f} to {tpots[1]:.2f} ms (means of the runs)."
+        f"From 1 to {best}: {speeds[0]:,.0f} to {speeds[1]:,.0f} output tokens/s, while TPOT went "
+        f"from {tpots[0]:.2f} to {tpots[1]:.2f} ms (means of the runs)."
     )
 
 
@@ -110,95 +111,85 @@ def chosen_for(turns: InTurn, best: int, goal_x: float) -> str:
 
     goal_x: the most that TPOT may be, over that of one request at a time.
     """
-    most = "the most that was tried; " * (best == turns.most)
-    return f"{most}TPOT at most {goal_x:g} times that of one at a time{_by(turns, goal_x, best)}"
+    middle = ", by the middle of its range" if turns.meets(best, goal_x) is None else ""
+    most = "; the most that was tried" if best == turns.most else ""
+    return f"TPOT at most {goal_x:g} times that of one at a time{middle}{most}"
 
 
-def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
-    """Which max_num_seqs was chosen for a goal, what it gains and costs, and what lies beyond.
+def chosen(turns: InTurn, best: int, goal_x: float) -> str:
+    """Which max_num_seqs is best for a goal, what it gains and costs, and what stays open.
 
     goal_x: the most that TPOT may be, over that of one request at a time.
     """
-    said = f"TPOT at most {goal_x:g} times that of one at a time: max_num_seqs={best} is chosen"
+    said = f"with a TPOT of at most {goal_x:g} times that of one at a time, max_num_seqs={best}"
     if best == ONE:
-        return f"{said}, for no other value meets it.{beyond(turns, best, vllm_default)}"
-    said += (
-        f". Over one at a time it has {_times(turns.faster(best))} the output tokens/s, and a TPOT "
-        f"{_times(turns.slower(best))} as long."
-    )
-    if best < turns.most:
+        said += " is best."
+    else:
         said += (
-            f" {turns.most} at once have {_times(turns.faster(turns.most, than=best))} the output "
-            f"tokens/s of this, but a TPOT {_times(turns.slower(turns.most))} as long as one at a "
-            "time."
+            f" is best: {_times(turns.faster(best))} the output tokens/s of one at a time, and a "
+            f"TPOT {_times(turns.slower(best))} as long."
         )
-    return said + beyond(turns, best, vllm_default)
+    for value in turns.runs:
+        if value > best and turns.meets(value, goal_x) is None:
+            said += (
+                f" Whether {value} meets this goal, these runs cannot tell "
+                f"({_times(turns.slower(value))}); it has "
+                f"{_times(turns.faster(value, than=best))} the tokens/s of {best}."
+            )
+    return said
 
 
-def beyond(turns: InTurn, best: int, vllm_default: int) -> str:
-    """What vLLM's default would do, " " before it; "" where as many were tried."""
-    if turns.most >= vllm_default:
-        return ""
-    return (
-        f" vLLM's default ({vllm_default}) lets in more than the {turns.most} that were tried, and "
-        f"what TPOT is then was not measured: with max_num_seqs={best} the others wait."
-    )
-
-
-def _by(turns: InTurn, goal_x: float, value: int) -> str:
-    """What a goal was met by, where the whole range did not meet it."""
-    sure = value == ONE or turns.slower(value).high <= goal_x
-    return "" if sure else ", by the middle of its range"
+def default_here(turns: InTurn, best: int, vllm_default: int) -> str:
+    """What vLLM's default does with these requests: it runs as many as the largest value tried."""
+    default = f"vLLM's default ({vllm_default}) runs all {turns.most} at once here"
+    if best == turns.most:
+        return f"{default}, as your setting does."
+    faster = turns.faster(turns.most, than=best).sentence("times the output tokens/s of yours")
+    slower = _times(turns.slower(turns.most))
+    return f"{default}: {faster}, and a TPOT {slower} as long as one at a time."
 
 
 def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:
-    """A table's row for each value: its gain, its price, and the goals it was chosen for."""
+    """A table's row for each value: its gain, its price, and which goals it meets.
+
+    chosen: goal -> the value that is best for it.
+    """
+    answers = {True: "yes", False: "no", None: "cannot tell"}
     rows = []
     for value in turns.runs:
-        goals = [
-            f"at most {goal_x:g} times{_by(turns, goal_x, value)}"
-            for goal_x, best in chosen.items()
-            if best == value
-        ]
-        rows.append(
-            {
-                "max_num_seqs": value,
-                "output tokens/s, over one at a time": _times(turns.faster(value)),
-                "TPOT, over one at a time": _times(turns.slower(value)),
-                "best for a TPOT of": " and ".join(goals),
-            }
-        )
+        row: dict[str, str | int] = {
+            "max_num_seqs": value,
+            "output tokens/s, over one at a time": _times(turns.faster(value)),
+            "TPOT, over one at a time": _times(turns.slower(value)),
+        }
+        for goal_x, best in chosen.items():
+            mark = ", best" if value == best else ""
+            row[f"at most {goal_x:g} times?"] = answers[turns.meets(value, goal_x)] + mark
+        rows.append(row)
     return rows
 
 
-def why_improvement(turns: InTurn, best: int) -> str:
-    """Where the time of `best` answers goes, one at a time and together: it adds up to the gain."""
-    one, together = (_time_of_answers(turns, value) for value in (ONE, best))
-    gain = best * one["all_ms"] / together["all_ms"]
-    return (
-        f"One at a time, an answer took {one['all_ms']:.0f} ms: {one['steps']} usual steps of "
-        f"{one['step_ms']:.2f} ms, and {one['rest_ms']:.0f} ms for the step that reads the prompt "
-        f"and for slower ones. With {best} at once, {best} answers took {together['all_ms']:.0f} "
-        f"ms: {together['steps']} usual steps of {together['step_ms']:.2f} ms, which work on more "
-        f"tokens and read more KV cache, and {together['rest_ms']:.0f} ms for the steps that read "
-        f"{best} prompts, which gain little from company, and for slower ones. {best} x "
-        f"{one['all_ms']:.1f} / {together['all_ms']:.1f} = {gain:.1f} (runs of median speed)."
-    )
+def time_of_answers(turns: InTurn, best: int) -> list[dict[str, int | str]]:
+    """Where the time of as many answers as run at once goes, one at a time and with `best`.
 
-
-def _time_of_answers(turns: InTurn, value: int) -> dict[str, float]:
-    """Of the middle run, for as many answers as run at once: usual decode steps, and the rest."""
-    run = turns.middle(value)
-    answers, seconds = run.metrics["requests"], run.metrics["duration_s"]
-    all_ms = 1000 * seconds * value / answers
-    steps = run.metrics["output_tokens"] // answers - 1
-    step_ms = run.metrics["itl_ms_p50"]
-    return {
-        "all_ms": all_ms,
-        "steps": steps,
-        "step_ms": step_ms,
-        "rest_ms": all_ms - steps * step_ms,
-    }
+    Of each value's run of median speed. "the rest" are the steps that read prompts, and slow ones.
+    """
+    rows = []
+    for value in dict.fromkeys((ONE, best)):
+        run = turns.middle(value)
+        answers = run.metrics["requests"]
+        all_ms = 1000 * run.metrics["duration_s"] * value / answers
+        steps = run.metrics["output_tokens"] // answers - 1
+        step_ms = run.metrics["itl_ms_p50"]
+        rows.append(
+            {
+                "answers at once": value,
+                "take (ms)": round(all_ms),
+                "usual decode steps (ms)": f"{steps} x {step_ms:.2f} = {steps * step_ms:.0f}",
+                "the rest (ms)": round(all_ms - steps * step_ms),
+            }
+        )
+    return rows
 
 
 def engine_life(closed: CloseReport, phases: list[dict], kv_cache_gib: float) -> str:

@@ -50,7 +50,7 @@ def source_of(cell_id: str) -> str:
 @pytest.fixture(scope="module")
 def best_for():
     """The rule on what notebook 1 hands to it."""
-    handed = source_of("s4-choice").partition("rule =")[0]
+    handed = source_of("s4-choice")
 
     def choose(turns: choice.InTurn, goal: float) -> int:
         names = {"turns": turns, "runs": turns.runs, "together": turns.most}
@@ -63,17 +63,19 @@ def best_for():
 def test_the_largest_is_chosen_unless_another_is_faster_beyond_what_runs_vary(best_for):
     alike = in_turn({16: (545, 4.0), 48: (540, 5.0)})
     assert best_for(alike, 3.0) == 48
-    said = wording.chosen(alike, 48, 3.0, 256)
-    assert "max_num_seqs=48 is chosen" in said and "times the output tokens/s" in said
-    assert "vLLM's default (256) lets in more than the 48 that were tried" in said
-    assert "default" not in wording.chosen(alike, 48, 3.0, 48), "all that it lets in was tried"
+    said = wording.chosen(alike, 48, 3.0)
+    assert "max_num_seqs=48 is best" in said and "times the output tokens/s" in said
+    default = "vLLM's default (256) runs all 48 at once here"
+    assert wording.default_here(alike, 48, 256) == f"{default}, as your setting does."
     goal = "TPOT at most 3 times that of one at a time"
-    assert wording.chosen_for(alike, 48, 3.0) == f"the most that was tried; {goal}"
+    assert wording.chosen_for(alike, 48, 3.0) == f"{goal}; the most that was tried"
     assert wording.chosen_for(alike, 16, 3.0) == goal
-    assert wording.chosen_for(alike, 48, 2.51).endswith(", by the middle of its range")
+    assert ", by the middle of its range; the most" in wording.chosen_for(alike, 48, 2.51)
     faster = in_turn({16: (900, 4.0), 48: (540, 5.0)})
     assert best_for(faster, 3.0) == 16
-    assert "max_num_seqs=16 is chosen" in wording.chosen(faster, 16, 3.0, 256)
+    assert "max_num_seqs=16 is best" in wording.chosen(faster, 16, 3.0)
+    said = wording.default_here(faster, 16, 256)
+    assert said.startswith(f"{default}: 0.5") and "times the output tokens/s of yours" in said
 
 
 def test_the_range_worked_out_in_the_notebook_is_the_one_that_is_judged_by(capsys):
@@ -103,7 +105,7 @@ def test_what_a_cache_for_a_tenth_does_to_throughput_is_answered():
             "tokens_per_step": in_step,
             "tpot_ms_p50": 2.0,
             "ttft_ms_p50": ttft_ms,
-            "ttft_ms_p99": 9.0,
+            "ttft_ms_p99": 400.0 if tokens == 768 else 9.0,
         }
         for tokens, speed, in_step, ttft_ms in (
             (768, 1848, 4.2, 400.0),
@@ -111,10 +113,13 @@ def test_what_a_cache_for_a_tenth_does_to_throughput_is_answered():
             (104_832, 5273, 32, 83.0),
         )
     ]
-    said, _, between = wording.smaller_cache(rows)
+    said, waited, between = wording.smaller_cache(rows, [Run({})])
     assert "with 2,304 tokens" in between and "TTFT p50 62 ms instead of 83" in between
-    assert "768 tokens" in said and "4.2 instead of 32.0 tokens" in said
-    assert "1,848 instead of 5,273 tokens/s: 0.35 times" in said
+    assert "768 tokens" in said and "1,848 instead of 5,273 output tokens/s" in said
+    assert "4.2 tokens instead of 32.0, and took 2.3 ms instead of 6.1" in said
+    assert "TTFT p99 was 400 ms instead of 9" in waited
+    busy = Run({}, disturbance=Disturbance(others_share=0.3, steal_share=0.0))
+    assert "other programs took 30 %" in wording.smaller_cache(rows, [busy])[0]
 
 
 def test_memory_that_prefill_added_is_not_called_decodes():
@@ -128,13 +133,23 @@ def test_memory_that_prefill_added_is_not_called_decodes():
 def test_a_tighter_goal_chooses_what_the_largest_misses(best_for):
     turns = in_turn({4: (330, 2.2), 16: (760, 3.3), 32: (860, 5.2)})
     assert [best_for(turns, goal) for goal in (3.0, 2.0, 1.5, 1.05)] == [32, 16, 4, 1]
-    assert "of this, but a TPOT 2." in wording.chosen(turns, 4, 1.5, 256)
+    assert "cannot tell" not in wording.chosen(turns, 4, 1.5)
     rows = wording.in_turn(turns, {3.0: 32, 1.5: 4})
-    goals = [row["best for a TPOT of"] for row in rows]
-    assert goals == ["", "at most 1.5 times", "", "at most 3 times"]
-    assert rows[-1]["max_num_seqs"] == 32
+    assert [row["at most 1.5 times?"] for row in rows] == ["yes", "yes, best", "no", "no"]
+    assert [row["at most 3 times?"] for row in rows] == ["yes", "yes", "yes", "yes, best"]
     [*_, close] = wording.in_turn(turns, {2.61: 32})
-    assert close["best for a TPOT of"] == "at most 2.61 times, by the middle of its range"
+    assert close["at most 2.61 times?"] == "cannot tell, best"
+
+
+def test_a_goal_inside_a_range_is_not_decided_and_asks_for_more_rounds():
+    turns = in_turn({4: (330, 2.2), 16: (760, 3.3), 32: (860, 5.2)})
+    assert turns.meets(16, 2.0) and turns.meets(16, 1.5) is False
+    assert turns.meets(32, 2.61) is None and turns.meets(1, 1.0)
+    said = wording.chosen(turns, 4, 2.61)
+    assert "Whether 32 meets this goal, these runs cannot tell (2." in said
+    assert "the tokens/s of 4" in said and "Whether 16" not in said
+    assert turns.told() and choice.InTurn(turns.runs, goals=(3.0, 1.5)).told()
+    assert not choice.InTurn(turns.runs, goals=(3.0, 2.61)).told()
 
 
 def test_ranges_too_wide_to_choose_by_are_said_with_what_disturbed_them():
@@ -144,7 +159,9 @@ def test_ranges_too_wide_to_choose_by_are_said_with_what_disturbed_them():
         run.metrics["output_tokens_per_s"] = speed
         run.disturbance = Disturbance(others_share=0.6, steal_share=0.0)
     said = wording.rounds_run(turns)
-    assert "too wide to choose by (disturbed: other programs took 60 %" in said
+    assert (
+        "too wide to choose by, or have a goal inside (disturbed: other programs took 60 %" in said
+    )
 
 
 def test_the_means_that_are_drawn_are_kept_and_their_ratio_is_the_gain():
@@ -153,7 +170,6 @@ def test_the_means_that_are_drawn_are_kept_and_their_ratio_is_the_gain():
     kept = turns.record(48, 104_832)
     assert kept["output_tokens_per_s"] == turns.mean(48, choice.SPEED)
     assert kept["tpot_ms_p50"] == turns.mean(48, choice.TPOT)
-    assert turns.spread(48, choice.SPEED)[0] == 54.0
     baseline = kept["baseline_tokens_per_s"], kept["baseline_tpot_ms"]
     assert baseline == pytest.approx((100.0, 2.0), rel=1e-3)
     gain = turns.faster(48)
@@ -171,7 +187,7 @@ def test_a_round_that_others_slowed_counts_in_no_number():
         busy = Disturbance(0.6 if value == 1 else 0.0, 0.0)
         turns.runs[value].append(Run(metrics, disturbance=busy))
     assert turns.record(48, 104_832) == calm.record(48, 104_832)
-    assert turns.spread(1, choice.SPEED) == calm.spread(1, choice.SPEED)
+    assert turns.mean(1, choice.SPEED) == calm.mean(1, choice.SPEED)
     assert turns.faster(16) == calm.faster(16) and len(turns.runs[1]) == 4
 
 
@@ -180,10 +196,9 @@ def test_where_the_time_of_an_answer_goes_adds_up_to_the_gain():
     many = {"requests": 32, "output_tokens": 1536, "duration_s": 0.4, "itl_ms_p50": 5.0}
     runs = {1: one, 32: many}
     turns = choice.InTurn({n: [Run(m | {"output_tokens_per_s": 1.0})] for n, m in runs.items()})
-    said = wording.why_improvement(turns, 32)
-    assert "an answer took 100 ms: 47 usual steps of 2.00 ms, and 6 ms" in said
-    assert "32 answers took 400 ms: 47 usual steps of 5.00 ms" in said and "165 ms" in said
-    assert "32 x 100.0 / 400.0 = 8.0" in said
+    rows = [[*row.values()] for row in wording.time_of_answers(turns, 32)]
+    assert rows == [[1, 100, "47 x 2.00 = 94", 6], [32, 400, "47 x 5.00 = 235", 165]]
+    assert 32 * rows[0][1] / rows[1][1] == 8.0, "the gain of these runs"
 
 
 def test_a_disturbed_run_is_repeated_once_with_fresh_prompts(monkeypatch):

@@ -27,7 +27,9 @@ def test_labels_of_the_map_cover_no_point_and_no_other_label(monkeypatch, points
         for n, (ms, speed) in zip((1, 2, 4, 16, 48), points, strict=True)
     ]
     idle = Disturbance(0.0, 0.0)
-    runs = {row["max_num_seqs"]: [SimpleNamespace(metrics=row, disturbance=idle)] for row in rows}
+    runs = {
+        row["max_num_seqs"]: 3 * [SimpleNamespace(metrics=row, disturbance=idle)] for row in rows
+    }
     turns = InTurn(runs)
     there = [{**row, "variant": str(n)} for n, row in enumerate(rows)]
     where = "recorded: a GPU, vLLM, a model, a day"

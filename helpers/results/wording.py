@@ -32,7 +32,7 @@ ASKED_FOR = {
     "max_num_seqs", "max_num_batched_tokens",
 }  # fmt: skip
 # Experiments whose speed is that of a single run, not of several in turn.
-ONE_RUN = ("baseline", "sweep_max_num_seqs", "sweep_kv_cache", "closed_loop", "open_loop")
+ONE_RUN = ("baseline", "sweep_max_num_seqs", "closed_loop", "open_loop")
 UNITS_IN_NAMES = {
     "_tokens_per_s": "tokens/s",
     "_gb_per_s": "GB/s",

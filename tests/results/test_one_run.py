@@ -94,11 +94,11 @@ def test_what_was_measured_again_is_said_to_be_left_out(tmp_path):
         kernel.do(*step)
     export(tmp_path)
     assert "measured again" not in (tmp_path / "my_learnings.md").read_text()
-    kernel.save("sweep_kv_cache", "1024 tokens", output_tokens_per_s=600)  # optional, after it
+    kernel.save("closed_loop", "8 clients", output_tokens_per_s=600)  # after it
     export(tmp_path)
     assert "measured again" not in (tmp_path / "my_learnings.md").read_text()
     appendix = (tmp_path / "my_learnings_appendix.md").read_text()
-    assert "| 1024 tokens | output 600 tokens/s | measured, one run |" in appendix
+    assert "| 8 clients | output 600 tokens/s | measured, one run |" in appendix
     kernel.do("sweep", 1200, 8)
     kernel.do("sweep", 700, 64)
     export(tmp_path)

@@ -37,7 +37,6 @@ def row_of(run: Measurement, max_num_seqs: int, kv_cache_tokens: int) -> dict:
         "max_num_seqs": max_num_seqs,
         "kv_cache_tokens": kv_cache_tokens,
         "preemptions": run.counters["num_preemptions"],
-        "tokens_per_step": run.metrics["output_tokens"] / len(run.timeline),
         **run.metrics,
     }
 

@@ -8,12 +8,13 @@ from helpers.display.numbers import number
 from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
 
 
-def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name: str) -> None:
-    """Over one setting: throughput, TTFT (p50 and p99), and TPOT p50, the price of a full step.
+def sweep(rows: list[dict], caption: str) -> None:
+    """Over max_num_seqs: throughput, TTFT (p50 and p99), and TPOT p50, the price of a full step.
 
-    rows: one a measured value, in order: `x`, output_tokens_per_s, ttft_ms_p50, ttft_ms_p99,
-    tpot_ms_p50, preemptions.
+    rows: one a measured value, in order: max_num_seqs, output_tokens_per_s, ttft_ms_p50,
+    ttft_ms_p99, tpot_ms_p50.
     """
+    title = "More requests in a step: what it gains, and what it costs"
     fig, (speed, wait, price) = figures.figure(title, cols=3, size=(10, 3.4))
     rows = [{**row, "place": place} for place, row in enumerate(rows)]
     places = range(len(rows))
@@ -26,13 +27,15 @@ def sweep(rows: list[dict], x: str, title: str, xlabel: str, caption: str, name:
     curve(price, rows, "place", "tpot_ms_p50", 2)
     ylabel = "TPOT p50 (ms per output token)"
     price.set(title="Each token after that", ylabel=ylabel)
-    labels = [number(row[x]) for row in rows]
+    labels = [number(row["max_num_seqs"]) for row in rows]
     for ax in (speed, wait, price):
         ax.set_xticks(places, labels)
-        ax.set(xlabel=xlabel, xlim=(-0.6, len(rows) - 0.4), ylim=(0, 1.08 * ax.get_ylim()[1]))
-    shown = (x, "output_tokens_per_s", "ttft_ms_p50", "ttft_ms_p99", "tpot_ms_p50", "preemptions")
+        ax.set(
+            xlabel="max_num_seqs", xlim=(-0.6, len(rows) - 0.4), ylim=(0, 1.08 * ax.get_ylim()[1])
+        )
+    shown = ("max_num_seqs", "output_tokens_per_s", "ttft_ms_p50", "ttft_ms_p99", "tpot_ms_p50")
     table = [{name: row[name] for name in shown} for row in rows]
-    figures.show(fig, caption, table, name)
+    figures.show(fig, caption, table, "sweep_max_num_seqs")
 
 
 def throughput_latency(

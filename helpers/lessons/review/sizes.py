@@ -42,13 +42,3 @@ def memory_argument(profile) -> dict[str, float]:
     """The argument that sets the size of the KV cache, as this notebook's engines are started."""
     name = "kv_cache_memory_bytes" if profile.name == "cpu" else "gpu_memory_utilization"
     return {name: profile.engine_args.get(name, UTILIZATION)}
-
-
-def arguments_for_blocks(engine, blocks: int, shape) -> dict[str, float]:
-    """What a new engine would be started with to have so few blocks of KV cache."""
-    profile, info = engine.profile, engine.info
-    size = blocks * info.block_size * kv_bytes_per_token(shape)
-    if profile.name == "cpu":
-        return {"kv_cache_memory_bytes": size}
-    spare = info.kv_cache_tokens * kv_bytes_per_token(shape) - size
-    return {"gpu_memory_utilization": round(UTILIZATION - spare / 2**30 / profile.memory_gib, 3)}

@@ -1,6 +1,6 @@
 """What notebook 1 says of its numbers: the captions of its figures, and why they are so.
 
-A row is a run of a sweep: `max_num_seqs`, `kv_cache_tokens`, `preemptions`, and its metrics
+A row is a run of a sweep: `max_num_seqs`, `kv_cache_tokens`, and its metrics
 (helpers/measure.py).
 """
 
@@ -46,42 +46,6 @@ def once_each(rows: list[dict]) -> str:
     """Rows of the sweep over max_num_seqs, the smallest value first, each measured once."""
     said = ", ".join(f"{_throughput(row):,.0f} with {row['max_num_seqs']}" for row in rows)
     return f"One run each, output tokens/s by max_num_seqs: {said}."
-
-
-def room(rows: list[dict], blocks: int, block_size: int) -> str:
-    """Rows of the sweep over the KV cache, the smallest first. blocks: what all requests need."""
-    small, large = rows[0], rows[-1]
-    return (
-        f"One run each: {_throughput(small):,.0f} output tokens/s with "
-        f"{small['kv_cache_tokens']:,} tokens of KV cache ({small['preemptions']:.0f} "
-        f"preemptions), {_throughput(large):,.0f} with {large['kv_cache_tokens']:,}; the requests "
-        f"need {blocks:,} blocks ({blocks * block_size:,})."
-    )
-
-
-def smaller_cache(rows: list[dict], runs: list[Measurement]) -> list[str]:
-    """What the smallest KV cache did to throughput, and to those that waited.
-
-    rows: of the sweep over the KV cache, the smallest first. runs: what they are of.
-    """
-    small, large = rows[0], rows[-1]
-    sooner = [row for row in rows[1:-1] if row["ttft_ms_p50"] < large["ttft_ms_p50"]]
-    steps_ms = [1000 * row["tokens_per_step"] / _throughput(row) for row in (small, large)]
-    said = [
-        f"With {small['kv_cache_tokens']:,} tokens of KV cache the engine made "
-        f"{_throughput(small):,.0f} instead of {_throughput(large):,.0f} output tokens/s: a step "
-        f"made {small['tokens_per_step']:.1f} tokens instead of {large['tokens_per_step']:.1f}, "
-        f"and took {steps_ms[0]:.1f} ms instead of {steps_ms[1]:.1f} (one run each).{busy(runs)}",
-        f"The others waited: TTFT p99 was {small['ttft_ms_p99']:,.0f} ms instead of "
-        f"{large['ttft_ms_p99']:,.0f}.",
-    ]
-    for row in sooner:
-        said.append(
-            f"In between, with {row['kv_cache_tokens']:,} tokens, half of the requests had their "
-            f"first token sooner than with the whole cache: TTFT p50 {row['ttft_ms_p50']:.0f} ms "
-            f"instead of {large['ttft_ms_p50']:.0f}. Fewer prompts share the first step."
-        )
-    return said
 
 
 def rounds_run(turns: InTurn) -> str:
@@ -216,7 +180,7 @@ def reasons(why: str, rows: list[dict], memory: str) -> dict[str, str]:
     return {
         "max_num_seqs": f"of {tried}: {why}",
         memory: f"default, not varied: {rows[0]['kv_cache_tokens']:,} tokens of KV cache; what "
-        "fewer do is in section 5 of notebook 1",
+        "too few do is in section 6 of notebook 2",
     }
 
 

@@ -20,7 +20,6 @@ from helpers.verdicts.machine import Disturbance
 @dataclass
 class Run:
     metrics: dict
-    timeline: list = field(default_factory=lambda: [{}] * 96)
     counters: dict = field(default_factory=lambda: {"num_preemptions": 0})
     disturbance: Disturbance = field(default_factory=lambda: Disturbance(0.0, 0.0))
 
@@ -95,31 +94,6 @@ def test_the_sweep_says_that_the_machine_was_disturbed_and_that_it_ran_once():
     assert "disturbed" not in wording.together(rows, [calm, calm])[0]
     said = wording.together(rows, [busy, calm])[0]
     assert said.startswith("In one run each, 32 times") and "other programs took 30 %" in said
-
-
-def test_what_a_cache_for_a_tenth_does_to_throughput_is_answered():
-    rows = [
-        {
-            "kv_cache_tokens": tokens,
-            "output_tokens_per_s": speed,
-            "tokens_per_step": in_step,
-            "tpot_ms_p50": 2.0,
-            "ttft_ms_p50": ttft_ms,
-            "ttft_ms_p99": 400.0 if tokens == 768 else 9.0,
-        }
-        for tokens, speed, in_step, ttft_ms in (
-            (768, 1848, 4.2, 400.0),
-            (2304, 3195, 12.2, 62.0),
-            (104_832, 5273, 32, 83.0),
-        )
-    ]
-    said, waited, between = wording.smaller_cache(rows, [Run({})])
-    assert "with 2,304 tokens" in between and "TTFT p50 62 ms instead of 83" in between
-    assert "768 tokens" in said and "1,848 instead of 5,273 output tokens/s" in said
-    assert "4.2 tokens instead of 32.0, and took 2.3 ms instead of 6.1" in said
-    assert "TTFT p99 was 400 ms instead of 9" in waited
-    busy = Run({}, disturbance=Disturbance(others_share=0.3, steal_share=0.0))
-    assert "other programs took 30 %" in wording.smaller_cache(rows, [busy])[0]
 
 
 def test_memory_that_prefill_added_is_not_called_decodes():
@@ -221,15 +195,10 @@ def test_a_disturbed_run_is_repeated_once_with_fresh_prompts(monkeypatch):
     assert run.disturbance.reasons and len(shares) == 1, "once, then it is labelled"
 
 
-def test_the_reasons_name_no_smaller_cache_and_no_verdict_of_single_runs():
-    rows = [
-        {"max_num_seqs": 16, "kv_cache_tokens": cache, "output_tokens_per_s": speed, **rest}
-        for cache, speed, rest in ((3_584, 600, {"preemptions": 4}), (104_832, 540, {}))
-    ]
-    why = wording.reasons("the fastest", rows[1:], "kv_cache_memory_bytes")
+def test_the_reasons_say_what_was_not_varied_and_give_no_verdict_of_single_runs():
+    rows = [{"max_num_seqs": 16, "kv_cache_tokens": 104_832, "output_tokens_per_s": 540}]
+    why = wording.reasons("the fastest", rows, "kv_cache_memory_bytes")
     assert why["kv_cache_memory_bytes"].startswith("default, not varied: 104,832 tokens")
-    said = wording.room(rows, 54, 128)
-    assert said.startswith("One run each") and "need 54 blocks (6,912)" in said
     assert "times" not in wording.once_each(rows) and "most" not in wording.once_each(rows)
 
 

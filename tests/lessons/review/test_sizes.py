@@ -44,16 +44,3 @@ def test_the_lines_of_the_notebook_are_those_behind_its_guesses():
 def test_kv_bytes_count_kv_heads_only():
     assert sizes.kv_bytes_per_token(shape("Qwen2.5-7B-Instruct")) == 57_344
     assert sizes.kv_bytes_per_token(shape("Llama-3.1-8B-Instruct")) == 131_072
-
-
-def test_arguments_for_few_blocks_on_both_machines():
-    info = SimpleNamespace(block_size=16, kv_cache_tokens=1_600_000)
-    for name, argument in (("cpu", "kv_cache_memory_bytes"), ("gpu", "gpu_memory_utilization")):
-        profile = SimpleNamespace(name=name, memory_gib=200.0)
-        engine = SimpleNamespace(profile=profile, info=info)
-        [(made, value)] = sizes.arguments_for_blocks(
-            engine, 10, shape("Qwen2.5-7B-Instruct")
-        ).items()
-        assert made == argument
-        expected = {"cpu": 160 * 57_344, "gpu": pytest.approx(0.493, abs=0.001)}
-        assert value == expected[name]

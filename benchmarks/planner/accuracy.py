@@ -17,6 +17,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 
 from benchmarks.planner import FOLDER, RECORDS, published, record, record_load
@@ -345,8 +346,21 @@ def recorded(records: list[dict]) -> dict:
         "about": "written by python -m benchmarks.planner.accuracy --write",
         "errors": _by_kind("one H100", "gpu", found) + _by_kind("two CPU cores", "cpu", found),
         "usual_error": [max(s["target"] for s in times), within, numbers],
+        "ratio_error": _ratio_error(records, rows),
         "tp2": {"machine": machine, "steps": steps, "allreduce": allreduce},
     }
+
+
+def _ratio_error(records: list[dict], rows: list[Row]) -> list:
+    """[worst, pairs]: how far off the ratio of two loads' tokens/s is, one model on one GPU."""
+    models = {(r["file"], r["id"]): r["config"]["model"] for r in records if r["gpu"] != "CPU"}
+    loads: dict[tuple, list[float]] = {}
+    for row in rows:
+        model = models.get((row.machine, row.config))
+        if model and row.quantity == "load_output_tokens_per_s":
+            loads.setdefault((row.machine, model), []).append(1 + row.error("plain"))
+    pairs = [max(a, b) / min(a, b) - 1 for of in loads.values() for a, b in combinations(of, 2)]
+    return [max(pairs), len(pairs)]
 
 
 def _by_kind(machine: str, kind: str, found: list[dict]) -> list[dict]:

@@ -61,6 +61,11 @@ class Choice:
         """Requests that run at once on all replicas; the others wait."""
         return self.prediction.streams_per_replica * self.dp
 
+    @property
+    def short(self) -> str:
+        """The sizes that are more than 1: "TP 4 x DP 2"."""
+        return short_name(*self.layout, alone="TP 1")
+
     def name(self) -> str:
         """The layout in words."""
         return layout_name(*self.layout)
@@ -214,25 +219,18 @@ def judged(choice: Choice, goal: Goal) -> Choice:
 
 
 def rule_of_thumb(box: Box, choices) -> Choice | None:
-    """The advice of vLLM's documentation (parallelism_scaling); None when nothing fits.
+    """The advice of vLLM's documentation (parallelism_scaling); None when nothing of it fits.
 
-    For one replica: one GPU if the model fits, else TP inside a machine, else TP x PP across
-    machines; PP instead of TP without NVLink. That page does not name DP. Replicas on what is left
-    of the box are added here, since a comparison must use the same box.
+    It is about one replica: one GPU if the model fits, else TP over the GPUs of a machine, else
+    over those of each machine with PP over the machines; PP instead of TP without NVLink, or where
+    the model cannot be cut by the number of GPUs. It speaks of memory, and of no load.
     """
-    fits = {c.layout: c for c in choices if c.fits}
-    replica = {layout[:2] for layout in fits}  # (tp, pp) that hold the model
-    node = box.gpus_per_node
-    inside = [(tp, 1) for tp in range(2, node + 1)]
+    fits = {c.layout[:2]: c for c in choices if c.fits and c.dp == 1}
+    inside = [(box.gpus_per_node, 1), (1, box.gpus_per_node)]
     if box.gpu.link is None:  # no NVLink: stages instead of slices
-        inside = [(1, pp) for pp in range(2, node + 1)] + inside
-    across = [(node, nodes) for nodes in range(2, box.nodes + 1)]
-    for tp, pp in [(1, 1), *inside, *across]:
-        if (tp, pp) in replica:
-            most = range(box.gpus // (tp * pp), 0, -1)
-            return next((fits[tp, pp, dp] for dp in most if (tp, pp, dp) in fits), None)
-    rest = [k for k in fits if k[0] <= node]
-    return fits[min(rest, key=lambda k: (k[0] * k[1], k[1]))] if rest else None
+        inside.reverse()
+    layouts = [(1, 1), *inside, (box.gpus_per_node, box.nodes)]
+    return next((fits[layout] for layout in layouts if layout in fits), None)
 
 
 def _reasons(ordered, best, thumb, goal):

@@ -1,29 +1,15 @@
-"""How far the planner was off, as a margin: what looks better by less is not known to be better.
+"""How far off the planner may be, and the one rule by which both plans of notebook 4 choose.
 
-One margin for the range of Week 5's speed-up, for a goal that is kept, and for the rule of thumb.
+A time may turn out shorter by the usual error. It may turn out longer by as much, and with prompts
+that take as many times longer than predicted as the one recorded prompt did.
 """
 
 from . import recorded
-from .choose import Choice, Goal, Ranking, order
+from .choose import Choice
 from .layouts import recorded_on_two_gpus
 
-# Tokens of the prompt that says how far off the planner can be: prompts are much of what a loaded
-# server computes.
-PROMPT_TOKENS = 1024
-SAME, CANNOT_TELL, AHEAD, MISSES = "same plan", "cannot tell", "ranking ahead", "rule misses"
-ALL_MISS = "all miss"  # no plan runs all requests at once
-
-
-def slower(gpus: int = 2) -> float:
-    """How much of a replica's time the planner may leave out, as a share of what is measured.
-
-    gpus: that TP and PP cut the model over. Of one: the usual error; of several: what it had left
-    out of recorded_prompt.
-    """
-    if gpus == 1:
-        return recorded.usual_error()[0]
-    prompt = recorded_prompt()
-    return 1 - prompt["before"] / prompt["measured"]
+PROMPT_TOKENS = 1024  # of the recorded prompt: prompts are much of what a loaded server computes
+KEEPS, CANNOT_TELL, MISSES = "yes", "cannot tell", "no"
 
 
 def recorded_prompt(tp: int = 2) -> dict:
@@ -37,65 +23,64 @@ def recorded_prompt(tp: int = 2) -> dict:
     return prompt
 
 
-def explained(gpus: int = 1) -> float:
-    """How many times as good a plan may look by the planner's errors alone.
+def prompt_takes(gpus: int) -> float:
+    """How many times as long as predicted that prompt took.
 
-    gpus: of one of its replicas. Its own time may have been predicted too short, the other's too
-    long.
+    gpus: that TP and PP cut the model over. TP 1 and TP 2 were run; more GPUs borrow from TP 2.
     """
-    return (1 + recorded.usual_error()[0]) / (1 - slower(gpus))
+    prompt = recorded_prompt(min(gpus, 2))
+    return prompt["measured"] / prompt["before"]
 
 
-def time_range(predicted: float, gpus: int) -> tuple[float, float]:
-    """(shortest, longest) that a predicted time may turn out. gpus: of one replica."""
-    return predicted / (1 + recorded.usual_error()[0]), predicted / (1 - slower(gpus))
+def as_recorded_ms(choice: Choice) -> float:
+    """A plan's TPOT if its prompts take as many times longer as the recorded one."""
+    p = choice.prediction
+    return 1e3 * (p.tpot_s + (prompt_takes(choice.tp * choice.pp) - 1) * p.prompts_s)
 
 
 def tpot_range_ms(choice: Choice) -> tuple[float, float]:
-    """The same of a plan's TPOT."""
-    return time_range(1e3 * choice.prediction.tpot_s, choice.tp * choice.pp)
+    """(shortest, longest) that a plan's TPOT may turn out."""
+    usual = recorded.usual_error()[0]
+    return 1e3 * choice.prediction.tpot_s / (1 + usual), as_recorded_ms(choice) / (1 - usual)
 
 
-def speedup_range(times: float, most: float, gpus: int) -> tuple[float, float]:
-    """(low, high) of a predicted speed-up by several GPUs, when both predictions may be off.
+def within(choice: Choice, goal_ms: float) -> str:
+    """Whether a plan runs all requests at once and keeps TPOT within the goal."""
+    low_ms, high_ms = tpot_range_ms(choice)
+    if choice.at_once < choice.prediction.workload.concurrency or low_ms > goal_ms:
+        return MISSES
+    return KEEPS if high_ms <= goal_ms else CANNOT_TELL
 
-    most: the share of the GPUs, such as 2 for TP 2 over TP 1. gpus: of one replica. Cutting the
-    work adds all-reduces to it, so an error does not take the speed-up beyond that, unless more
-    memory has done so already.
+
+def take(choices, goal_ms: float) -> Choice:
+    """The plan with the fewest GPUs that keeps the goal; of as many the one that cuts least.
+
+    Where none does: of those that may keep it, else of all that fit, the one whose TPOT can be
+    least long.
     """
-    low, high = times / explained(gpus), times * explained()
+    fitting = [c for c in choices if c.fits]
+    by_verdict = {verdict: [] for verdict in (KEEPS, CANNOT_TELL, MISSES)}
+    for choice in fitting:
+        by_verdict[within(choice, goal_ms)].append(choice)
+    if sure := by_verdict[KEEPS]:
+        return min(sure, key=lambda c: (c.gpus, c.tp * c.pp))
+    return min(by_verdict[CANNOT_TELL] or fitting, key=lambda c: tpot_range_ms(c)[1])
+
+
+def speedup(choice: Choice, over: Choice) -> float:
+    """Output tokens/s of one plan over those of another."""
+    return choice.prediction.output_tokens_per_s / over.prediction.output_tokens_per_s
+
+
+def speedup_range(choice: Choice, over: Choice) -> tuple[float, float]:
+    """(low, high) of a predicted speed-up over another plan of the same model on the same GPUs.
+
+    What is wrong with both predictions alike cancels out: the usual error counts once, and the
+    recorded prompts in both plans. Cutting the work adds all-reduces to it, so an error does not
+    take the speed-up beyond the share of the GPUs, unless more memory has done so already.
+    """
+    usual, times, most = recorded.usual_error()[0], speedup(choice, over), choice.gpus / over.gpus
+    longer = [as_recorded_ms(c) / (1e3 * c.prediction.tpot_s) for c in (over, choice)]
+    ends = times, times * longer[0] / longer[1]
+    low, high = min(ends) / (1 + usual), max(ends) / (1 - usual)
     return low, high if times > most else min(high, most)
-
-
-def against_rule(case: str, ranking: Ranking, goal: Goal) -> dict:
-    """Compare the best plan of a ranking with the rule of thumb's, by what the goal prefers.
-
-    goal: "latency" (TPOT; for so many requests at once the plan with most tokens/s is the same) or
-    "price" (tokens/s per GPU), without limits. A difference that the planner's errors explain is
-    "cannot tell". Returns {"case", "best by", "requests", "ranking", "rule of thumb", "times",
-    "verdict", "why"}; times: how many times as good the ranking's plan is predicted to be, 1 for
-    the same.
-    """
-    first, rule = ranking.choices[0], _replicas_for(ranking, goal)
-    row = {"case": case, "best by": "tokens/s per GPU" if goal.prefer == "price" else "latency"}
-    row |= {"requests": first.prediction.workload.concurrency, "ranking": first.name()}
-    row["rule of thumb"] = rule.name() if rule else "none fits"
-    if rule is None or (ranking.best and not rule.meets):
-        why = rule.why if rule else "no plan of the rule fits"
-        return {**row, "times": None, "verdict": MISSES, "why": why}
-    times = order(rule, goal)[0] / order(first, goal)[0]
-    verdict = AHEAD if times > explained(first.tp * first.pp) else CANNOT_TELL
-    if ranking.best is None:
-        verdict = ALL_MISS
-    elif first.layout == rule.layout:
-        verdict = SAME
-    return {**row, "times": times, "verdict": verdict, "why": first.why}
-
-
-def _replicas_for(ranking: Ranking, goal: Goal) -> Choice | None:
-    """The rule of thumb's plan: for the price with no more replicas than the requests need."""
-    thumb = ranking.thumb
-    if thumb is None or goal.prefer != "price":
-        return thumb
-    enough = [c for c in ranking.choices if c.meets and c.layout[:2] == thumb.layout[:2]]
-    return min(enough, key=lambda c: c.gpus, default=thumb)

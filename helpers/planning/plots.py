@@ -28,8 +28,6 @@ from helpers.display.figures import (
     ticks,
 )
 from helpers.planning import margins
-from helpers.planning.choose import short_name
-from helpers.planning.margins import AHEAD, ALL_MISS, CANNOT_TELL, MISSES, SAME
 from helpers.planning.wording import PART_NAMES
 
 # The same colour for a part in every figure.
@@ -144,49 +142,48 @@ def _times(ax, rows: list[dict], **look) -> None:
     ax.scatter(sizes, us, zorder=3, **look)
 
 
-def choices(ranking, goal_ms: float | None, caption: str) -> None:
-    """Every plan that fits: latency against throughput for each GPU.
+def choices(ranking, taken, goal_ms: float, caption: str) -> None:
+    """Every plan that fits: the range of its latency, and its throughput for each GPU.
 
-    The chosen one is a star with the planner's errors as bars, the rule of thumb ringed, a plan
-    that misses the goal a cross.
+    taken: what the rule takes, a star. The plan of vLLM's page is ringed.
     """
     title = "Latency against throughput per GPU, all plans that fit"
     fig, ax = figures.figure(title, size=(7.5, 4.6))
-    best, thumb = ranking.best, ranking.thumb
-    fitting = [choice for choice in ranking.choices if choice.fits]
-    for meets, label, look in (
-        (True, "meets the goal", {"marker": "o", "color": BLUE}),
-        (False, "misses it", {"marker": "x", "color": GREY}),
-    ):
-        points = [_point(c) for c in fitting if c.meets is meets and c is not best]
-        if points:
-            ax.scatter(*zip(*points, strict=True), s=45, zorder=3, label=label, **look)
-    if best is not None:
-        (x, y), (low, high) = _point(best), margins.tpot_range_ms(best)
-        errors = {"xerr": [[x - low], [high - x]], "elinewidth": 1.2, "capsize": 3}
-        ax.errorbar(x, y, fmt="*", markersize=13, color=RED, zorder=4, **errors)
+    thumb, fitting = ranking.thumb, [choice for choice in ranking.choices if choice.fits]
+    looks = {
+        margins.KEEPS: ("keeps the goal", {"fmt": "o", "color": BLUE}),
+        margins.CANNOT_TELL: ("cannot tell", {"fmt": "D", "color": ORANGE, "mfc": "none"}),
+        margins.MISSES: ("misses it", {"fmt": "x", "color": GREY}),
+    }
+    named = {}  # a label for each verdict once
+    for choice in fitting:
+        verdict, (x, y) = margins.within(choice, goal_ms), _point(choice)
+        label, look = looks[verdict]
+        low, high, bars = x, x, {}
+        if verdict != margins.MISSES:
+            low, high = margins.tpot_range_ms(choice)
+            bars = {"xerr": [[x - low], [high - x]], "elinewidth": 1.2, "capsize": 3}
+        if choice is taken:
+            look = {"fmt": "*", "color": RED, "markersize": 13}
+            label = "taken"
+        named[label] = ax.errorbar(x, y, zorder=4, **look, **bars)
+        if verdict != margins.MISSES or choice is thumb:  # named on the far side of the goal
+            left = verdict == margins.KEEPS
+            place, beside = ((low, y), (-8, 0)) if left else ((high, y), (8, 0))
+            look = {"fontsize": 8, "va": "center", "ha": "right" if left else "left"}
+            note(ax, choice.short, place, beside, **look)
     if thumb is not None:
         ring = {**hollow_points(GREEN), "linewidths": 1.5}
-        ax.scatter(*_point(thumb), s=230, **ring)
-    for choice in fitting:
-        special = ["chosen"] * (choice is best) + ["rule of thumb"] * (choice is thumb)
-        if choice.meets or special:
-            said = f" ({', '.join(special)})" if special else ""
-            name = short_name(choice.tp, choice.pp, choice.dp)
-            look, beside = {"fontsize": 8, "ha": "right", "va": "center"}, (-12, 0)
-            if choice is best:  # its bar lies on both sides
-                look, beside = {"fontsize": 8, "ha": "center"}, (0, 9)
-            note(ax, name + said, _point(choice), beside, **look)
+        named["vLLM's page"] = ax.scatter(*_point(thumb), s=230, **ring)
     ax.set(xlabel="TPOT under the load (ms)", ylabel="output tokens/s per GPU")
-    if goal_ms:
-        ax.axvline(goal_ms, color=INK, lw=1, ls=":")
-        note(ax, "goal", (goal_ms, ax.get_ylim()[0]), (3, 4), fontsize=8)
+    ax.axvline(goal_ms, color=INK, lw=1, ls=":")
+    note(ax, "goal", (goal_ms, ax.get_ylim()[0]), (3, 4), fontsize=8)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "1235" else "")
     ax.margins(x=0.15, y=0.15)
-    ax.legend(fontsize=8, loc="upper right")
-    figures.show(fig, caption, list(map(_values, fitting)), "choices")
+    ax.legend(named.values(), named, fontsize=8, loc="upper right")
+    figures.show(fig, caption, [_values(choice, goal_ms) for choice in fitting], "choices")
 
 
 def _point(choice) -> tuple[float, float]:
@@ -194,15 +191,12 @@ def _point(choice) -> tuple[float, float]:
     return 1e3 * prediction.tpot_s, prediction.output_tokens_per_s / choice.gpus
 
 
-def _values(choice) -> dict:
-    tpot_ms, each = _point(choice)
-    row = {"plan": choice.name(), "GPUs": choice.gpus, "TPOT ms": tpot_ms}
-    row |= {"TTFT ms": 1e3 * choice.prediction.ttft_s}
+def _values(choice, goal_ms: float) -> dict:
+    (tpot_ms, each), (low, high) = _point(choice), margins.tpot_range_ms(choice)
+    row = {"plan": choice.short, "GPUs": choice.gpus, "TPOT ms": tpot_ms}
+    row |= {"from": low, "to": high, "TTFT ms": 1e3 * choice.prediction.ttft_s}
     row |= {"tokens/s": choice.prediction.output_tokens_per_s, "tokens/s per GPU": each}
-    row |= {"meets the goal": choice.meets, "why not": choice.why}
-    if choice.price_per_million:
-        row["price per million output tokens"] = choice.price_per_million
-    return row
+    return row | {"run at once": choice.at_once, "keeps the goal": margins.within(choice, goal_ms)}
 
 
 def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> None:
@@ -277,35 +271,3 @@ def planner_errors(rows: list[dict], names: dict[str, str], caption: str) -> Non
     ax.set_ylabel("quantity and machine")
     ax.legend(fontsize=8, loc="center right")
     figures.show(fig, caption, rows, "planner_errors")
-
-
-def rule_of_thumb(rows: list[dict], caption: str) -> None:
-    """A grid of cases by requests at once: where the rule of thumb holds.
-
-    rows: of margins.against_rule.
-    """
-    cases = list(dict.fromkeys((row["case"], row["best by"]) for row in rows))
-    requests = sorted({row["requests"] for row in rows})
-    title = "The rule of thumb against the planner's best"
-    fig, ax = figures.figure(title, size=(8.6, 0.42 * len(cases) + 1.8))
-    looks = {SAME: GREEN, CANNOT_TELL: GREY, AHEAD: RED, MISSES: PURPLE, ALL_MISS: PURPLE}
-    for row in rows:
-        x, y = requests.index(row["requests"]), cases.index((row["case"], row["best by"]))
-        ax.barh(y, 0.96, left=x - 0.48, height=0.9, color=looks[row["verdict"]])
-        on_purple = {"color": INK} if looks[row["verdict"]] == PURPLE else {}
-        inside(ax, _verdict(row), x, y, **on_purple)
-    ax.set_xticks(range(len(requests)), [f"{n:,}" for n in requests])
-    ax.set_yticks(range(len(cases)), [f"{case}, best {by}" for case, by in cases])
-    ax.grid(visible=False)
-    ax.invert_yaxis()
-    ax.set(xlabel="requests at once", xlim=(-0.5, len(requests) - 0.5))
-    ax.set_ylabel("model, box and goal", labelpad=12)
-    figures.show(fig, caption, rows, "rule_of_thumb")
-
-
-def _verdict(row: dict) -> str:
-    """A cell of that grid in words."""
-    if row["verdict"] == AHEAD:
-        return f"planner: {row['times']:.2f}x"
-    times = f": {row['times']:.2f}x" if row["verdict"] in (CANNOT_TELL, ALL_MISS) else ""
-    return row["verdict"] + times

@@ -34,6 +34,11 @@ def usual_error() -> tuple[float, int, int]:
     return tuple(_recorded()["usual_error"])
 
 
+def ratio_error() -> tuple[float, int]:
+    """(worst error of the ratio of two loads' tokens/s, pairs): one model on one GPU."""
+    return tuple(_recorded()["ratio_error"])
+
+
 def allreduce(has_gpu: bool) -> tuple[list[dict], str]:
     """For a machine that cannot run all-reduces: rows {"bytes", "seconds"}, and their source."""
     if has_gpu:

@@ -1,83 +1,24 @@
 """The plan for Week 5: one model, several layouts, and how sure the planner is.
 
-    rows = expected(shape, box, [1, 2, 4], requests, options)
+    rows = layouts(shape, box, [1, 2, 4], requests, options)
 
-Each row stands in the table that distributed_planning.md leaves to be filled in.
+Each of them stands in the table that distributed_planning.md leaves to be filled in.
 """
 
 import shlex
-from dataclasses import dataclass
 
-from .choose import Choice, holds, short_name
+from .choose import Choice, Ranking, choice_of, holds
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
-from .layouts import RECORDED
-from .load import RequestMix, predict_speed
-from .margins import PROMPT_TOKENS, recorded_prompt, speedup_range, time_range
+from .load import RequestMix
+from .margins import KEEPS, MISSES, speedup, speedup_range, take, tpot_range_ms, within
 from .models import ModelShape
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What the planner expects of one layout. speedup_x: of tokens/s, over the first layout.
+def layouts(shape: ModelShape, box: Box, tps, requests: RequestMix, options) -> list[Choice]:
+    """Every TP x DP on as many GPUs as each size has, and on all of a machine; fewest first.
 
-    streams_per_replica: requests that run at once on one of its replicas. tpot_recorded_ms: TPOT
-    with prompts that take as much longer than predicted as margins.recorded_prompt did (of a larger
-    TP as that of TP 2 did); None where that says nothing of this layout.
-    """
-
-    tp: int
-    dp: int
-    streams_per_replica: int
-    output_tokens_per_s: float
-    tpot_ms: float
-    speedup_x: float
-    speedup_x_low: float | None
-    speedup_x_high: float | None
-    tpot_recorded_ms: float | None
-
-    @property
-    def name(self) -> str:
-        """The layout in words."""
-        return short_name(self.tp, 1, self.dp, alone="TP 1")
-
-    @property
-    def known_tpot_ms(self) -> float:
-        """The TPOT to choose by: what was recorded tells more than what was predicted."""
-        return self.tpot_recorded_ms or self.tpot_ms
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of all replicas together."""
-        return self.tp * self.dp
-
-    @property
-    def speedup(self) -> str:
-        """The speed-up with its range."""
-        if self.speedup_x_low is None:
-            return f"{self.speedup_x:.2f} x"
-        return f"{self.speedup_x:.2f} x ({self.speedup_x_low:.2f} to {self.speedup_x_high:.2f})"
-
-    def metrics(self) -> dict[str, float]:
-        """The numbers to save; the first layout has no range."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-    def row(self) -> dict:
-        """A row of the table in the notebook."""
-        return {
-            "layout": self.name,
-            "GPUs": self.gpus,
-            "expected tokens/s": self.output_tokens_per_s,
-            "expected TPOT (ms)": self.tpot_ms,
-            "expected speed-up": self.speedup,
-        }
-
-
-def expected(shape: ModelShape, box: Box, tps, requests, options) -> list[Expected]:
-    """Tokens/s and TPOT of each layout that a machine holds, the speed-up over the first of them.
-
-    The sizes; as many replicas of the first as the second has GPUs; as many of the largest as fill
-    the machine. Raises PlanningError when none of the sizes can hold the model.
+    Raises PlanningError when none of the sizes can hold the model.
     """
     fitting = [t for t in tps if t <= box.gpus_per_node and holds(shape, box, t, 1, 1, options)]
     if not fitting:
@@ -86,80 +27,94 @@ def expected(shape: ModelShape, box: Box, tps, requests, options) -> list[Expect
             f"{shape.name} cannot be held by {sizes} on {box.label()}: give WEEK5_TP other sizes, "
             "or plan for a GPU with more memory."
         )
-    layouts, filling = [(tp, 1) for tp in fitting], box.gpus_per_node // fitting[-1]
-    if fitting[1:] and fitting[1] % fitting[0] == 0:
-        layouts.insert(2, (fitting[0], fitting[1] // fitting[0]))
-    if filling > 1:
-        layouts.append((fitting[-1], filling))
-    rows = []
-    for tp, dp in layouts:
-        one = predict_speed(shape, make_box(box.gpu, tp * dp), tp, 1, dp, requests, options)
-        rate, tpot_ms = one.output_tokens_per_s, one.tpot_s * 1e3
-        times = rate / rows[0].output_tokens_per_s if rows else 1.0
-        low, high = speedup_range(times, tp * dp / fitting[0], tp) if rows else (None, None)
-        n = one.streams_per_replica
-        more_ms = _prompt_took_longer_ms(shape, box, tp, requests.input_tokens)
-        recorded_ms = more_ms and tpot_ms + n / requests.output_tokens * more_ms
-        rows.append(Expected(tp, dp, n, rate, tpot_ms, times, low, high, recorded_ms))
-    return rows
+    shares = [
+        (tp, gpus // tp)
+        for gpus in sorted({*fitting, box.gpus_per_node})
+        for tp in sorted(fitting, reverse=True)
+        if gpus % tp == 0
+    ]
+    return [
+        choice_of(shape, make_box(box.gpu, tp * dp), (tp, 1, dp), requests, options)
+        for tp, dp in shares
+    ]
 
 
-def _prompt_took_longer_ms(shape: ModelShape, box: Box, tp: int, tokens: int) -> float | None:
-    """How much longer than predicted the recorded prompt took, if it was such a prompt.
-
-    TP 1 and TP 2 were run; what cuts the model further borrows from TP 2.
-    """
-    if tokens != PROMPT_TOKENS or (shape.name, box.gpu.name) != RECORDED:
-        return None
-    prompt = recorded_prompt(min(tp, 2))
-    return prompt["measured"] - prompt["before"]
-
-
-def without_a_choice(rows: list[Expected], tpot_goal_ms: float) -> Expected:
-    """The layout with the fewest GPUs that meets the goal, else the one with the shortest TPOT.
-
-    Of several with as few GPUs the one whose TPOT the planner's errors can make least long.
-    """
-    meeting = [row for row in rows if row.known_tpot_ms <= tpot_goal_ms]
-    nearest = min(rows, key=lambda row: row.known_tpot_ms)
-
-    def cost(row: Expected) -> tuple[int, float]:
-        return row.gpus, time_range(row.tpot_ms, row.tp)[1]
-
-    return min(meeting, key=cost, default=nearest)
-
-
-def of_layout(first: Expected, chosen: Expected, requests: int) -> dict:
-    """What to save of the chosen layout; requests: at once."""
-    ways = ["Tensor"] * (chosen.tp > 1) + ["Data"] * (chosen.dp > 1)
-    metrics = chosen.metrics()
-    numbers = {f"expected_{name}": metrics[name] for name in metrics if "speedup" in name}
-    numbers |= {name: metrics[name] for name in ("output_tokens_per_s", "tpot_ms")}
+def row(choice: Choice, over: Choice) -> dict:
+    """A row of the table in the notebook. over: what the speed-up is over."""
+    rate = choice.prediction.output_tokens_per_s
     return {
-        "metrics": numbers,
-        "layout": chosen.name,
-        "parallelism": f"{' and '.join(ways)} Parallelism" if ways else "none, one GPU",
-        "speedup_of": f"output tokens/s, {requests} requests at once, over {first.name}",
+        "layout": choice.short,
+        "GPUs": choice.gpus,
+        "tokens/s": rate,
+        "tokens/s per GPU": rate / choice.gpus,
+        "TPOT (ms)": 1e3 * choice.prediction.tpot_s,
+        "speed-up": f"{speedup(choice, over):.2f}x",
     }
 
 
-def of_choice(best: Choice, smallest: Choice, model: str) -> dict:
-    """What to save of a plan for another model; its speed-up is over the smallest plan."""
-    a, b = best.prediction, smallest.prediction
-    times = a.output_tokens_per_s / b.output_tokens_per_s
-    low, high = speedup_range(times, best.gpus / smallest.gpus, best.tp * best.pp)
-    numbers = {
-        "expected_speedup_x": times,
-        "expected_speedup_x_low": low,
-        "expected_speedup_x_high": high,
-        "output_tokens_per_s": a.output_tokens_per_s,
-        "tpot_ms": a.tpot_s * 1e3,
+def ranges(choice: Choice, over: Choice, goal_ms: float) -> dict:
+    """Further columns: what it may turn out to be, and whether the goal is kept."""
+    (low_ms, high_ms), wanted = tpot_range_ms(choice), choice.prediction.workload.concurrency
+    kept = within(choice, goal_ms)
+    if choice.at_once < wanted:
+        kept += f": {choice.at_once} of {wanted} run at once"
+    low, high = speedup_range(choice, over)
+    return {
+        "TPOT may be": f"{low_ms:.1f} to {high_ms:.1f}",
+        f"within {goal_ms:g} ms": kept,
+        "speed-up may be": "" if choice is over else f"{low:.2f} to {high:.2f}",
     }
-    requests = f"{a.workload.concurrency} requests at once"
+
+
+def rule_row(model: str, ranking: Ranking, goal_ms: float) -> dict:
+    """How the plan of vLLM's page fares under a load, beside what the rule of the range takes."""
+    page, ours = ranking.thumb, take(ranking.choices, goal_ms)
+    requests = ours.prediction.workload.concurrency
+    row = {"model": model, "TPOT within (ms)": goal_ms, "requests at once": requests}
+    row |= {"the page's plan": "none", "its GPUs": "", "its TPOT may be": "", "keeps it": MISSES}
+    if page:
+        low_ms, high_ms = tpot_range_ms(page)
+        row |= {"the page's plan": page.short, "its GPUs": page.gpus}
+        row |= {"its TPOT may be": f"{low_ms:.1f} to {high_ms:.1f}"}
+        row["keeps it"] = within(page, goal_ms)
+    sure = within(ours, goal_ms) == KEEPS
+    row["the planner takes"] = ours.short if sure else "nothing is sure"
+    return {**row, "with GPUs": ours.gpus if sure else ""}
+
+
+def metrics(choice: Choice, over: Choice) -> dict[str, float]:
+    """The numbers of a layout to save; what the others are compared with has no speed-up."""
+    p = choice.prediction
+    numbers = {"tp": choice.tp, "dp": choice.dp, "gpus": choice.gpus}
+    numbers |= {"output_tokens_per_s": p.output_tokens_per_s, "tpot_ms": 1e3 * p.tpot_s}
+    numbers["tokens_per_s_per_gpu"] = p.output_tokens_per_s / choice.gpus
+    numbers["tpot_ms_low"], numbers["tpot_ms_high"] = tpot_range_ms(choice)
+    if choice is not over:
+        low, high = speedup_range(choice, over)
+        numbers |= {"speedup_x": speedup(choice, over), "speedup_x_low": low}
+        numbers["speedup_x_high"] = high
+    return numbers
+
+
+def of_layout(choice: Choice, over: Choice, goal_ms: float) -> dict:
+    """What to save of a chosen layout. over: the smallest that fits."""
+    found, mix = metrics(choice, over), choice.prediction.workload
+    numbers = {f"expected_{name}": found[name] for name in found if "speedup" in name}
+    numbers.setdefault("expected_speedup_x", 1.0)
+    numbers |= {name: found[name] for name in ("output_tokens_per_s", "tpot_ms")}
+    requests = f"{mix.concurrency} requests at once"
+    of = f"output tokens/s, {requests}, over {over.short}"
+    if choice.gpus > over.gpus:
+        share = f"{choice.gpus / over.gpus:g} times the GPUs of {over.short}"
+        of = f"output tokens/s, {requests}, by {share}"
+    if over.at_once < mix.concurrency:
+        of += f", whose KV cache holds only {over.at_once} of them"
+    tokens = f"{mix.input_tokens:,} tokens in and {mix.output_tokens:,} out each"
     return {
         "metrics": numbers,
-        "layout": f"{best.name()} for {model}",
-        "speedup_of": f"output tokens/s, {requests}, over {smallest.name()}",
+        "layout": choice.short,
+        "goal": f"TPOT of at most {goal_ms:g} ms with {requests} ({tokens})",
+        "speedup_of": of,
     }
 
 

@@ -1,31 +1,32 @@
 """Sentences of notebook 4 that depend on its numbers, whichever way they fall."""
 
+import math
 import statistics
 
+from helpers.display.numbers import number
 from helpers.verdicts.gain import Gain
 
 from . import recorded
 from .allreduce import small_waits_s
-from .choose import Choice, Ranking, pure_layouts, short_name
+from .choose import Choice, Goal, Ranking, pure_layouts, rank_again, short_name
 from .hardware import GIB, Box
 from .inventory import Device, Inventory
 from .launch import Launch
 from .layouts import INPUT_TOKENS, Trial, recorded_on_two_gpus
 from .load import SpeedPrediction
 from .margins import (
-    ALL_MISS,
     CANNOT_TELL,
-    MISSES,
-    SAME,
-    explained,
+    KEEPS,
+    prompt_takes,
     recorded_prompt,
-    slower,
-    time_range,
+    speedup,
+    speedup_range,
+    take,
     tpot_range_ms,
+    within,
 )
 from .memory import MemoryPlan
 from .models import ModelShape, weight_bytes, weight_parts, why_invalid
-from .week5_plan import Expected
 
 # The parts of a decode step, as a figure's legend and a sentence name them.
 PART_NAMES = {
@@ -318,7 +319,8 @@ def _leaders(predicted: dict[str, list[SpeedPrediction]]) -> str:
 
 def _surely_more(one: SpeedPrediction, other: SpeedPrediction) -> bool:
     """Whether the planner's errors do not explain that the first gives more tokens/s."""
-    return one.output_tokens_per_s > explained(one.tp * one.pp) * other.output_tokens_per_s
+    choices = (Choice(p.tp, p.pp, p.dp, p, fits=True) for p in (one, other))
+    return speedup_range(*choices)[0] > 1
 
 
 def speed_in_short(rows: list[dict], predicted: dict[str, list[SpeedPrediction]]) -> list[str]:
@@ -574,194 +576,196 @@ def on_two_gpus() -> str:
     return f"Measured once on {label}, {short}: {', '.join(said)}."
 
 
-# ---------------------------------------------------------------------- choose
-def close_calls(ranking: Ranking, goal_ms: float) -> list[str]:
-    """What the planner cannot decide: plans whose limit, or whose lead, lies within its errors."""
-    best, out = ranking.best, []
-    for c in ranking.choices:
-        if not c.fits or c.at_once < c.prediction.workload.concurrency:
-            continue
-        (low_ms, high_ms), over_ms = tpot_range_ms(c), c.prediction.tpot_s * 1e3 - goal_ms
-        if not low_ms <= goal_ms < high_ms:
-            continue
-        errors = f"and with the planner's errors its TPOT is {low_ms:.1f} to {high_ms:.1f} ms"
-        if c is best:
-            keeps = f"{c.name()} keeps the limit by {-over_ms:.1f} ms"
-            out.append(f"{keeps}, {errors}: measure it first.{_sure(ranking, goal_ms)}")
-        elif over_ms > 0 and (best is None or c.gpus < best.gpus):
-            misses = f"{c.name()} misses the limit by {over_ms:.1f} ms ({over_ms / goal_ms:.1%})"
-            out.append(f"{misses}, {errors}: measure it first.{_gain(c, best)}")
-    second = next((c for c in ranking.choices if c.meets and c is not best), None)
-    if best and second and second.gpus == best.gpus:
-        rates = [c.prediction.output_tokens_per_s for c in (best, second)]
-        if rates[0] < explained(best.tp * best.pp) * rates[1]:
-            out.append(
-                f"{second.name()} differs by {abs(1 - rates[1] / rates[0]):.1%} in tokens/s from "
-                f"{best.name()}: the planner cannot tell them apart."
-            )
-    return out
-
-
-def _sure(ranking: Ranking, goal_ms: float) -> str:
-    """The first plan whose limit the planner's errors do not take away; "" without one."""
-    sure = (c for c in ranking.choices if c.meets and tpot_range_ms(c)[1] <= goal_ms)
-    if not (plan := next(sure, None)):
-        return ""
-    high_ms = tpot_range_ms(plan)[1]
-    several = plan.tp * plan.pp > 1
-    error = "if it errs as TP 2 did once on two H100s" if several else "with the usual error"
-    return f" {plan.name()} keeps it {error}: {high_ms:.1f} ms."
-
-
-def _gain(choice: Choice, best: Choice | None) -> str:
-    """What the smaller plan would save."""
-    if best is None:
-        return ""
-    price = ""
-    if choice.price_per_million:
-        price = (
-            f"; a million output tokens would cost {choice.price_per_million:.2f} instead of "
-            f"{best.price_per_million:.2f}"
+# ---------------------------------------------------------------------- the choice of both plans
+def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
+    """Why this layout, as the table of its choices has it. by_rule: nobody chose another one."""
+    rule, verdict = take(choices, goal_ms), within(taken, goal_ms)
+    if not by_rule:
+        goal = f"TPOT of at most {goal_ms:g} ms with {_load(taken)}"
+        said = f"{taken.short} was chosen for a {goal}: {_verdict(taken, goal_ms)}."
+        other = f" The rule would take {rule.short} ({_gpus(rule)}): {_verdict(rule, goal_ms)}."
+        return said if taken is rule else said + other
+    if verdict != KEEPS:
+        return (
+            f"No layout stays within {goal_ms:g} ms at both ends of its range with {_load(taken)}. "
+            f"Of {taken.short} ({_gpus(taken)}) {_verdict(taken, goal_ms)}; no other comes nearer."
         )
-    gpus = f"{choice.gpus} GPU{'s' * (choice.gpus > 1)} instead of {best.gpus}"
-    return f" It needs {gpus}{price}."
+    low_ms, high_ms = tpot_range_ms(taken)
+    said = (
+        f"{taken.short} has the fewest GPUs ({taken.gpus}) whose TPOT stays within {goal_ms:g} ms "
+        f"at both ends of its range ({low_ms:.1f} to {high_ms:.1f} ms, {_load(taken)})."
+    )
+    found = [c for c in choices if c.fits and c is not taken]
+    peers = [c.short for c in found if c.gpus == taken.gpus and within(c, goal_ms) == KEEPS]
+    if peers:
+        does, cuts = ("does", "cuts") if len(peers) == 1 else ("do", "cut")
+        said += f" {' and '.join(peers)} {does} so with as many GPUs, but {cuts} the model more."
+    fewer = [c for c in found if c.gpus < taken.gpus and within(c, goal_ms) == CANNOT_TELL]
+    if fewer:
+        first = "this one" if len(fewer) == 1 else "these"
+        said += (
+            f" With fewer GPUs the planner cannot tell: {', '.join(map(_with_range, fewer))}. "
+            f"Measure {first} first, and take what keeps {goal_ms:g} ms."
+        )
+    return said
 
 
-def about_choices(ranking: Ranking, goal_ms: float) -> str:
-    """Under the picture of choices."""
-    fast = (c for c in ranking.choices if c.fits and c.prediction.tpot_s * 1e3 <= goal_ms)
-    left, crosses, thumb = [c for c in fast if not c.meets], "", ranking.thumb
-    if left:
-        one = thumb if thumb in left else left[0]
-        why = f"{one.name()}: {one.why}"
-        crosses = f" A cross left of the line misses for another reason ({why})."
-    if ranking.best is None:
-        return f"No plan meets the goal (crosses miss it).{crosses}"
+def _load(choice: Choice) -> str:
+    n = choice.prediction.workload.concurrency
+    return f"{n} request{'s' * (n > 1)} at once"
+
+
+def _gpus(choice: Choice) -> str:
+    return f"{choice.gpus} GPU{'s' * (choice.gpus > 1)}"
+
+
+def _with_range(choice: Choice) -> str:
+    low_ms, high_ms = tpot_range_ms(choice)
+    return f"{choice.short} ({low_ms:.1f} to {high_ms:.1f} ms)"
+
+
+def _verdict(choice: Choice, goal_ms: float) -> str:
+    """Whether a layout keeps the goal, as a clause."""
+    (low_ms, high_ms), verdict = tpot_range_ms(choice), within(choice, goal_ms)
+    wanted = choice.prediction.workload.concurrency
+    if choice.at_once < wanted:
+        return f"only {choice.at_once} of the {wanted} requests run at once"
+    span = f"{low_ms:.1f} to {high_ms:.1f} ms"
+    if verdict == KEEPS:
+        return f"both ends of its range keep it ({span})"
+    if verdict == CANNOT_TELL:
+        return f"the planner cannot tell ({span}), so it is to be measured first"
+    return f"both ends of its range miss it ({span})"
+
+
+def cost(taken: Choice, over: Choice) -> str:
+    """What each token costs with more GPUs; "" where the planner is not sure that it is more."""
+    more = taken.gpus / over.gpus
+    if taken is over or speedup_range(taken, over)[1] >= more:
+        return ""
+    each, alone = (c.prediction.output_tokens_per_s / c.gpus for c in (taken, over))
     return (
-        f"Star: chosen, with the planner's errors as bars ({_errors()}). Ring: what the rule of "
-        f"thumb would take. Crosses miss the goal.{crosses}"
+        f"Each GPU of {taken.short} gives {each:,.0f} output tokens/s, each of {over.short} "
+        f"{alone:,.0f}: a token takes {alone / each:.1f} times the GPU time. These GPUs buy a "
+        "shorter TPOT, and tokens that cost more."
     )
 
 
-def _errors() -> str:
-    """The planner's errors, in figures."""
-    usual = recorded.usual_error()[0]
-    return f"{usual:.0%}, and towards slower {slower():.0%} where TP or PP cut the model"
+def plan_in_short(taken: Choice, over: Choice) -> list[str]:
+    """What to keep of a plan beside its reason. over: the smallest that fits."""
+    if taken is over:
+        return []
+    (low, high), share = speedup_range(taken, over), taken.gpus / over.gpus
+    tpot_ms, was_ms = (number(1e3 * c.prediction.tpot_s) for c in (taken, over))
+    said = (
+        f"Expected of {taken.short}: {speedup(taken, over):.2f} times the tokens/s of {over.short} "
+        f"({low:.2f} to {high:.2f}) with {share:g} times the GPUs, TPOT {tpot_ms} instead of "
+        f"{was_ms} ms."
+    )
+    wanted = over.prediction.workload.concurrency
+    if over.at_once < wanted:
+        said += (
+            f" {over.short} has KV cache for {over.at_once} of the {wanted} requests at once, and "
+            f"the others wait. So part of this gain is memory: {taken.short} runs "
+            f"{taken.at_once} at once."
+        )
+    return list(filter(None, [said, cost(taken, over)]))
+
+
+def by_number_alone(ranking: Ranking, taken: Choice, goal_ms: float) -> str:
+    """What would be cheaper if the plan's numbers were exact; "" where nothing would be."""
+    goal = Goal(tpot_ms=goal_ms, prefer="price")
+    best = rank_again(ranking, goal).best
+    if best is None or best.gpus >= taken.gpus:
+        return ""
+    a, b = best.price_per_million, taken.price_per_million
+    price = f": a million output tokens for {a:.2f} instead of {b:.2f}" if a and b else ""
+    return (
+        f"By its number alone {best.short} would do, with {_gpus(best)} instead of {taken.gpus}"
+        f"{price}. Nobody should buy on a margin that is smaller than the planner's error, and one "
+        "measurement may save the difference."
+    )
+
+
+def memory_of(choice: Choice) -> str:
+    """What each GPU of a plan holds, and how much of its KV cache the load needs."""
+    memory, mix = choice.prediction.memory, choice.prediction.workload
+    tokens = mix.input_tokens + mix.output_tokens
+    return (
+        f"each GPU holds {memory.weights_gib_per_gpu:.1f} GiB of weights; the KV cache of a "
+        f"replica has room for {memory.kv_cache_tokens:,} tokens, or "
+        f"{memory.kv_cache_tokens // tokens:,} requests of this load ({tokens:,} tokens each)"
+    )
+
+
+def about_choices(choices, taken: Choice, goal_ms: float) -> str:
+    """Under the picture of choices."""
+    fits = [c for c in choices if c.fits]
+    wait = [c for c in fits if c.at_once < c.prediction.workload.concurrency]
+    fast = [c for c in wait if c.prediction.tpot_s * 1e3 <= goal_ms]
+    said = (
+        f"Star: what the rule takes, {taken.short}. Bars: the range of TPOT. A bar that crosses "
+        f"{goal_ms:g} ms is “cannot tell”. Ring: the plan of vLLM's page."
+    )
+    if fast:
+        said += f" A cross left of the line: {fast[0].short}, {_verdict(fast[0], goal_ms)}."
+    return said
 
 
 def about_rule(rows: list[dict]) -> str:
-    """Under the comparison of rule and ranking. rows: of margins.against_rule."""
-    same = sum(row["verdict"] == SAME for row in rows)
-    close = sum(row["verdict"] == CANNOT_TELL for row in rows)
-    missing = sum(row["verdict"] in (MISSES, ALL_MISS) for row in rows)
-    return (
-        f"In {same} of {len(rows)} cases the rule's plan is the planner's best; in {close} more "
-        f"the planner's errors explain its lead (less than {explained():.2f} times, "
-        f"{explained(gpus=2):.2f} where TP or PP cut the model), and the rule wins, because it "
-        f"costs no planning. In {missing} (purple) not all requests run at once. Elsewhere the "
-        "number says how many times as good the planner's best would be: a hypothesis (section 4)."
-    )
+    """Under the table of the page's rule: where it keeps the goal. rows: of week5_plan.rule_row."""
+    keeps = [row for row in rows if row["keeps it"] == KEEPS]
+    unsure = sum(row["keeps it"] == CANNOT_TELL for row in rows)
+    fewer = sum(row["with GPUs"] < row["its GPUs"] for row in keeps if row["with GPUs"])
+    said = f"The page's plan keeps the goal in {len(keeps)} of {len(rows)} cases"
+    if fewer:
+        said += f" (in {fewer} of them fewer GPUs keep it too)"
+    if unsure:
+        said += f", in {unsure} the planner cannot tell"
+    return f"{said}, and in {len(rows) - len(keeps) - unsure} it does not."
 
 
-def against_smallest(best: Choice, smallest: Choice) -> str:
-    """The chosen plan against the smallest that fits, under the load."""
-    a, b = best.prediction, smallest.prediction
+def about_range() -> str:
+    """What the ranges of the plan count with: two lines."""
+    (usual, close, of), (worst, pairs) = recorded.usual_error(), recorded.ratio_error()
+    one, two = (recorded_prompt(tp) for tp in (1, 2))
     return (
-        f"{best.name()} gives {a.output_tokens_per_s / b.output_tokens_per_s:.1f} times the "
-        f"tokens/s of {smallest.name()}, the smallest plan that fits: {a.streams_per_replica} "
-        f"requests run at once on a replica instead of {b.streams_per_replica}, each with a TPOT "
-        f"of {a.tpot_s * 1e3:.1f} instead of {b.tpot_s * 1e3:.1f} ms."
+        f"- The usual error, {usual:.0%}: {close} of {of} times recorded on one H100 lie within "
+        "it. In a speed-up it counts once, because both predictions share most of it: ratios of "
+        f"two loads of one model were at most {worst:.0%} off ({pairs} pairs).\n"
+        f"- Prompts as recorded once, on two H100s: {prompt_takes(1):.2f} times as long as "
+        f"predicted with TP 1 ({one['measured']:.1f} ms for {one['before']:.1f}), "
+        f"{prompt_takes(2):.2f} times with TP 2 ({two['measured']:.1f} for {two['before']:.1f})."
     )
 
 
 # ---------------------------------------------------------------------- the plan for Week 5
-def about_range() -> str:
-    """Where the range of a speed-up comes from, and what was recorded of its prompt."""
-    worst = {r["quantity"]: r["worst"] for r in recorded.errors() if r["machine"] == "one H100"}
-    prompt, (usual, within, of) = recorded_prompt(), recorded.usual_error()
-    return (
-        f"The range counts with an error of {usual:.0%} in both predictions, the usual and not the "
-        f"worst ({within} of {of} times of one H100, to which it was fitted, lie within it; under "
-        f"load one was at worst {worst['load_output_tokens_per_s']:.0%} off in tokens/s and "
-        f"{worst['load_tpot_ms']:.0%} in TPOT), and with {slower():.0%} towards "
-        "slower where TP cuts the model: so far off was a prompt of 1,024 tokens with TP 2 on two "
-        f"H100s, in the one run that was recorded ({prompt['measured']:.1f} ms, "
-        f"{prompt['before']:.1f} predicted). It is wide on purpose: the decode steps between the "
-        "prompts were nearer."
-    )
-
-
-def reason_for(
-    rows: list[Expected], chosen: Expected, requests: int, goal_ms: float, by_rule: bool
-) -> str:
-    """Why the chosen layout, for the plan of Week 5. by_rule: nobody chose it."""
-    one, tpot_ms = rows[0], chosen.tpot_ms
-    said = (
-        f"{chosen.name} is expected to bring TPOT from {one.tpot_ms:.1f} to {tpot_ms:.1f} ms for "
-        f"{requests} requests at once; {one.name} is the smallest that fits."
-    )
-    if one is chosen:
-        said = f"{one.name} is the smallest that fits, with an expected TPOT of {tpot_ms:.1f} ms."
-    if by_rule:
-        keeps = f"it has the fewest GPUs that keep TPOT within {goal_ms:g} ms"
-        nearest = f"no layout keeps TPOT within {goal_ms:g} ms, and it comes nearest"
-        why = keeps if chosen.known_tpot_ms <= goal_ms else nearest
-        said += f" Nobody chose, so {chosen.name} is taken: {why}."
-    missed = [row.name for row in rows if row.tpot_ms <= goal_ms < row.known_tpot_ms]
-    if missed:
-        said += (
-            f" If prompts take as much longer as in the one run recorded on two H100s, "
-            f"{', '.join(missed)} would miss {goal_ms:g} ms: measure a prompt first."
-        )
-    low_ms, high_ms = time_range(tpot_ms, chosen.tp)
-    if goal_ms <= low_ms:
-        said += f" That misses the goal of {goal_ms:g} ms, even with the planner's usual error."
-    elif goal_ms < high_ms:
-        errors = f"with the planner's errors it is {low_ms:.1f} to {high_ms:.1f} ms"
-        name = chosen.name
-        said += f" The goal lies within what TPOT of {name} may be ({errors}): measure it first."
-    return said
-
-
-def week5_in_short(first: Expected, chosen: Expected) -> list[str]:
-    """What to keep of the plan beside its reason."""
-    if first is chosen:
-        return []
-    out = [f"Expected of {chosen.name}, output tokens/s over {first.name}: {chosen.speedup}."]
-    times = chosen.gpus / first.gpus
-    if chosen.speedup_x_high < times:
-        out.append(
-            f"Even the end of that range is less than {times:.0f} times, so each token costs more "
-            "GPU time: these GPUs buy at best a shorter TPOT, not cheaper tokens."
-        )
-    return out
-
-
-def filled_in(rows: list[Expected], found: list[dict]) -> str:
+def filled_in(rows: list[Choice], found: list[dict], goal_ms: float) -> str:
     """What Week 5 measured beside what was expected. found: of results.week5.filled_in."""
     if not found:
         return (
             "Nothing is filled in yet. In Week 5 write your tokens/s and TPOT into the table at\n"
             "the end of distributed_planning.md, save it, and run this cell again."
         )
-    expected = {row.name: row for row in rows}
+    planned = {row.short: row.prediction for row in rows}
     lines = []
-    for one in found:
-        planned = expected.get(one["layout"])
+    for one in (one for one in found if one["layout"] in planned):
+        p = planned[one["layout"]]
+        expected = {"output_tokens_per_s": p.output_tokens_per_s, "tpot_ms": 1e3 * p.tpot_s}
         for name, unit in (("output_tokens_per_s", "tokens/s"), ("tpot_ms", "ms TPOT")):
-            if planned and name in one:
-                ratio = one[name] / getattr(planned, name)
-                lines.append(
-                    f"{planned.name}: {one[name]:,.1f} {unit} measured, "
-                    f"{getattr(planned, name):,.1f} expected ({ratio:.2f} times)"
-                )
+            if name in one:
+                said = f"{one['layout']}: {one[name]:,.1f} {unit} measured, {expected[name]:,.1f} "
+                lines.append(f"{said}expected ({one[name] / expected[name]:.2f} times)")
+        if "tpot_ms" in one:
+            kept = "is kept" if one["tpot_ms"] <= goal_ms else "is missed"
+            lines[-1] += f": the goal of {goal_ms:g} ms {kept}"
     return "\n".join(lines)
 
 
-def measured_speedup(first: Expected, other: Expected, found: list[dict]) -> float | None:
+def measured_speedup(first: Choice, other: Choice, found: list[dict]) -> float | None:
     """Tokens/s of a layout over the first's, as filled in; None while one is missing."""
     rates = {row["layout"]: row.get("output_tokens_per_s") for row in found}
-    one, best = rates.get(first.name), rates.get(other.name)
+    one, best = rates.get(first.short), rates.get(other.short)
     return best / one if one and best else None
 
 
@@ -780,13 +784,21 @@ def launch_lines(launch: Launch) -> str:
     return "\n".join(lines)
 
 
-def concerns(box: Box, chosen: Expected) -> list[str]:
-    """What to check before the plan is believed."""
+def concerns(box: Box, chosen: Choice, over: Choice) -> list[str]:
+    """What to check before the plan is believed, and what it costs. over: the smallest layout."""
     link = f"The plan counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m"
     router = "The plan counts on replicas that share the requests evenly: check /metrics by engine"
-    return [
+    known = f"TP {min(chosen.tp, 2)}"
+    rows = [row for row in recorded_on_two_gpus()[0] if row["layout"] == known]
+    steps = [_off(row, "before") for row in rows if row["quantity"] == "tpot_ms"]
+    prompts = [row for row in rows if row["quantity"] == "prefill_ms"]
+    sizes = " and ".join(f"{row['case']:,}" for row in prompts)
+    times = " and ".join(f"{row['measured'] / row['before']:.1f}" for row in prompts)
+    said = [
         f"{link if chosen.tp > 1 else router} before anything else.",
-        "Predicted times were not measured on these GPUs. Of Qwen2.5-7B on two H100s the planner "
-        "was within 5 % for decode steps of TP 2, but prompts took up to 2.1 times as long: "
-        "measure a prompt and the load with the planned layout itself.",
+        "Predicted times were not measured on these GPUs. In the one run of Qwen2.5-7B on two "
+        f"H100s decode steps of {known} came within {math.ceil(100 * max(steps))} % of the "
+        f"prediction, but prompts of {sizes} tokens took {times} times as long: measure a prompt "
+        "and the load with the planned layout itself.",
     ]
+    return [*said, *filter(None, [cost(chosen, over)])]

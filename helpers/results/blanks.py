@@ -393,14 +393,14 @@ def reason(facts: Facts) -> Fill:
 
 
 def parallelism(facts: Facts) -> Fill:
-    """The course's line as the chosen layout has it, which may be replicas."""
-    fill = _strategy("chosen", "parallelism")(facts)
+    """The course's line, and what the plan would serve with where that is more than TP."""
+    fill = _strategy("chosen", "layout")(facts)
     if not fill.value:
         return fill
-    week5 = " (to serve with; Week 5 measures Tensor Parallelism, see the table)"
-    if "Tensor" in fill.value:
-        week5 = ""
-    return replace(fill, value=f"- Parallelism type: {fill.value}{week5}")
+    line = "- Parallelism type: Tensor Parallelism"
+    if fill.value == "TP 1" or "DP" in fill.value:
+        line += f" (what Week 5 measures; to serve with: {fill.value})"
+    return replace(fill, value=line)
 
 
 def gpu_count(facts: Facts) -> Fill:
@@ -409,7 +409,7 @@ def gpu_count(facts: Facts) -> Fill:
     layout = (facts.get("strategy", "chosen") or {}).get("layout")
     planned = facts.get("week5_plan", layout) if layout else None
     sizes = (planned or {}).get("metrics", {})
-    used = number(sizes.get("tp", 0) * sizes.get("dp", 1))
+    used = number(sizes.get("gpus", 0))
     if not fill.value or used in ("0", fill.value):
         return fill
     return replace(fill, value=f"{fill.value} (the plan uses {used})")
@@ -507,12 +507,15 @@ _DISTRIBUTED_PLANNING = {
     },
     "## Concerns": {"- ___": list_of("concern_")},
     "## The plan for the course's model": {
+        "- Goal: ___": _strategy("chosen", "goal"),
         "- Layout: ___": _strategy("chosen", "layout"),
         "- Command to start it: ___": _strategy("chosen", "command", code=True),
     },
     "## A model that needs several GPUs": {
+        "- Goal: ___": _strategy("second", "goal"),
         "- Layout: ___": _strategy("second", "layout"),
         "- Reason: ___": _strategy("second", "reason"),
+        "- Memory: ___": _strategy("second", "memory"),
         "- Expected speedup: ___": _speedup("second"),
         "- Command to start it: ___": _strategy("second", "command", code=True),
     },

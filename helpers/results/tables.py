@@ -197,38 +197,45 @@ def week5_table(facts: Facts) -> Fill:
     """What the planner expects of each layout, how to measure it, and the blanks for Week 5."""
     records = facts.all("week5_plan")
     rows = [Part(f"row.{r['variant']}", _to_fill_in(r)) for r in records]
-    expected = ("expected tokens/s", "expected TPOT ms", "expected speed-up")
-    fill = _table(("layout", *expected, "tokens/s", "TPOT ms"), rows, "calculated", "row")
+    goal = next((goal for r in records if (goal := finite(r["metrics"].get("goal_ms")))), None)
+    kept = "within the goal" if goal is None else f"within {number(goal)} ms"
+    expected = ("GPUs", "tokens/s", "tokens/s per GPU", "TPOT ms", kept, "speed-up")
+    blanks = ("measured tokens/s", "measured TPOT ms")
+    fill = _table(("layout", *expected, *blanks), rows, "calculated", "row")
     how = _how_to_measure(records)
     return replace(fill, value=[*how, *fill.value]) if how else fill
 
 
 def _how_to_measure(records: list[dict]) -> list[Part]:
-    """A server's line for each layout, and the load that all of them get."""
-    lines = [(r["variant"], r.get("command"), r.get("load")) for r in records]
-    start = [(name, command) for name, command, _ in lines if isinstance(command, str)]
-    load = next((load for *_, load in lines if isinstance(load, str)), None)
-    if not start or not load:
+    """How to start the servers, the load that all of them get, and what the numbers are."""
+    first = next((r for r in records if isinstance(r.get("command"), str)), {})
+    start, load = first.get("command"), first.get("load")
+    if not start or not isinstance(load, str):
         return []
-    parts = [
-        Part(f"start.{name}", f"- Start {spaced(name)}: {as_code(line)}") for name, line in start
+    sizes = f"{as_code('--tensor-parallel-size')} and {as_code('--data-parallel-size')}"
+    return [
+        Part(
+            "start",
+            f"- Start {spaced(first['variant'])}: {as_code(start)} (the other layouts have {sizes} "
+            "with their own sizes)",
+        ),
+        Part("load", f"- Load, the same for each: {as_code(load)}"),
+        Part(
+            "read",
+            "- Fill in its Output token throughput and Mean TPOT. The columns before are the "
+            "planner's, in brackets what it may be by the planner's recorded errors.",
+        ),
+        Part("gap", ""),
     ]
-    said = f"- Load, the same for each: {as_code(load)} (Output token throughput, Mean TPOT)"
-    parts.append(Part("load", said))
-    if any(finite(r["metrics"].get("tpot_recorded_ms")) for r in records):
-        said = (
-            "- “As recorded”: with prompts as in the one run of TP 1 and TP 2 on two H100s (a "
-            "larger TP as TP 2)"
-        )
-        parts.append(Part("recorded", said))
-    return [*parts, Part("gap", "")]
 
 
 def _to_fill_in(record: dict) -> str:
     numbers = record["metrics"]
-    expected = numbers_of(record, "output_tokens_per_s", "tpot_ms")
-    cells = ["" if value is None else number(value) for value in expected]
-    if recorded_ms := finite(numbers.get("tpot_recorded_ms")):
-        cells[1] += f" (as recorded: {number(recorded_ms)})"
+    names = ("gpus", "output_tokens_per_s", "tokens_per_s_per_gpu", "tpot_ms")
+    cells = ["" if value is None else number(value) for value in numbers_of(record, *names)]
+    low, high = (finite(numbers.get(f"tpot_ms_{end}")) for end in ("low", "high"))
+    if None not in (low, high):
+        cells[-1] += f" ({low:.1f} to {high:.1f})"
+    cells.append(record.get("within") or "")
     cells.append(with_range(numbers, "speedup_x", alone=""))
     return table_row(spaced(record["variant"]), *cells, BLANK, BLANK)

@@ -12,7 +12,8 @@ from helpers.results.facts import Facts
 from helpers.results.store import results_folder
 
 DOCUMENT = "distributed_planning.md"
-CELLS = {4: ("output_tokens_per_s", "tokens/s"), 5: ("tpot_ms", "ms")}  # that a person fills in
+# The last two cells of a row, which a person fills in.
+CELLS = {-2: ("output_tokens_per_s", "tokens/s"), -1: ("tpot_ms", "ms")}
 
 
 def filled_in(results_dir: str | os.PathLike | None = None) -> list[dict]:

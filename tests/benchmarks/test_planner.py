@@ -31,6 +31,7 @@ def test_what_notebook_4_shows_is_what_the_records_say_now(records):
     stored = json.loads(FILE.read_text())
     now = json.loads(json.dumps(accuracy.recorded(records)))
     assert stored["tp2"] == now["tp2"] and stored["usual_error"] == now["usual_error"]
+    assert stored["ratio_error"] == pytest.approx(now["ratio_error"])
     for old, new in zip(stored["errors"], now["errors"], strict=True):
         assert old == pytest.approx(new), "python -m benchmarks.planner.accuracy --write"
 

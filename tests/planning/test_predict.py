@@ -351,15 +351,13 @@ def test_price():
 
 
 def test_rule_of_thumb_of_the_documentation():
-    """One GPU if it fits (then replicas), TP in a machine, TP x PP across, PP without NVLink."""
+    """One GPU if it fits, TP with a machine's GPUs, TP x PP across, PP without NVLink."""
     options, work = EngineOptions(max_model_len=4096), RequestMix(256, 64, 8)
     thumb = lambda name, box: rank(load_shape(name), box, work, options).thumb  # noqa: E731
     small = thumb("Qwen2.5-7B", make_box("H100", 4))
-    assert (small.tp, small.pp, small.dp) == (1, 1, 4)
-    assert (
-        thumb("Llama-3.1-70B", make_box("H100", 4)).tp,
-        thumb("Llama-3.1-70B", make_box("H100", 4)).pp,
-    ) == (2, 1)
+    assert small.layout == (1, 1, 1), "it speaks of one replica"
+    assert thumb("Llama-3.1-70B", make_box("H100", 4)).layout == (4, 1, 1)
+    assert thumb("Qwen2.5-7B", make_box("T4", 8)).layout == (1, 8, 1), "28 heads, eight GPUs"
     across = thumb("Llama-3.1-405B", make_box("H100", 16, 2))
     assert (across.tp, across.pp) == (8, 2)
     assert thumb("Llama-3.1-70B", make_box("L40S", 8)).pp > 1

@@ -547,23 +547,24 @@ def test_the_plan(tmp_path):
             "expected_speedup_x_low": 1.5,
             "expected_speedup_x_high": 1.75,
         },
-        layout="TP 2",
+        layout="DP 2",
+        goal="TPOT of at most 10 ms",
         speedup_of="decode step, against TP 1",
         reason="one copy fits",
-        parallelism="Data Parallelism",
-        command="vllm serve m -tp 2",
+        command="vllm serve m -dp 2",
     )
     store.save("strategy", "second", {"expected_speedup_x": 1.9}, layout="TP 4")
-    numbers = {"output_tokens_per_s": 4321.0, "tpot_ms": 9.5}
-    how = {"command": "vllm serve m", "load": "vllm bench serve m"}
-    for tp, gain in (
-        (1, {}),
-        (
-            2,
-            {"tpot_recorded_ms": 12.3, "speedup_x": 1.6, "speedup_x_low": 1.4, "speedup_x_high": 2},
-        ),
-    ):
-        row = {"tp": tp, **numbers, **gain}
+    numbers = {"output_tokens_per_s": 4321.0, "tpot_ms": 9.5, "goal_ms": 10.0}
+    numbers |= {"tpot_ms_low": 8.26, "tpot_ms_high": 11.18}
+    how = {"command": "vllm serve m", "load": "vllm bench serve m", "within": "cannot tell"}
+    gain = {"speedup_x": 1.6, "speedup_x_low": 1.4, "speedup_x_high": 2}
+    for tp in (1, 2):
+        row = {
+            "gpus": tp,
+            **numbers,
+            "tokens_per_s_per_gpu": 4321.0 / tp,
+            **(gain if tp > 1 else {}),
+        }
         store.save("week5_plan", f"TP {tp}", row, source="planner", **how)
     for n in (1, 2):
         store.save("answer", f"concern_{n}", {}, text=f"worry {n}", source="typed")
@@ -574,18 +575,22 @@ def test_the_plan(tmp_path):
         "- GPU Model: NVIDIA H200",
         "- GPU Memory: 141 GB each",
         "- Inter-GPU Link: NVLink",
-        "- Parallelism type: Data Parallelism (to serve with; Week 5 measures Tensor Parallelism, "
-        "see the table)",
+        "- Parallelism type: Tensor Parallelism (what Week 5 measures; to serve with: DP 2)",
         "- Reason: one copy fits",
         "- Expected speedup: 1.62x (1.5 to 1.75) (decode step, against TP 1)",
         "- worry 1",
         "- worry 2",
-        "- Command to start it: `vllm serve m -tp 2`",
+        "- Goal: TPOT of at most 10 ms",
+        "- Command to start it: `vllm serve m -dp 2`",
         "- Layout: TP 4",
         "- Expected speedup: 1.9x",
-        "- Start TP 2: `vllm serve m`",
-        "- Load, the same for each: `vllm bench serve m` (Output token throughput, Mean TPOT)",
-        "| TP 2 | 4,321 | 9.5 (as recorded: 12.3) | 1.6x (1.4 to 2) | ___ | ___ |",
+        "- Start TP 1: `vllm serve m` (the other layouts have `--tensor-parallel-size` and "
+        "`--data-parallel-size` with their own sizes)",
+        "- Load, the same for each: `vllm bench serve m`",
+        "| layout | GPUs | tokens/s | tokens/s per GPU | TPOT ms | within 10 ms | speed-up | "
+        "measured tokens/s | measured TPOT ms |",
+        "| TP 2 | 2 | 4,321 | 2,160 | 9.5 (8.3 to 11.2) | cannot tell | 1.6x (1.4 to 2) | ___ | "
+        "___ |",
     ):
         assert line in got, f"{line!r} not in {got}"
     assert (
@@ -605,8 +610,8 @@ def test_what_week_5_measures_is_read_back_and_stays(tmp_path):
     assert week5.filled_in(tmp_path) == []
     edit(
         tmp_path,
-        "9.5 | | ___ | ___ |\n| TP 2 | 8,000 | 9.5 | | ___ |",
-        "9.5 | | ___ | ___ |\n| TP 2 | 8,000 | 9.5 | | 7,100 |",
+        "9.5 | | | ___ | ___ |\n| TP 2 | | 8,000 | | 9.5 | | | ___ |",
+        "9.5 | | | ___ | ___ |\n| TP 2 | | 8,000 | | 9.5 | | | 7,100 |",
         plan,
     )
     measured = [{"layout": "TP 2", "output_tokens_per_s": 7100.0}]
@@ -614,7 +619,7 @@ def test_what_week_5_measures_is_read_back_and_stays(tmp_path):
     store.save("week5_plan", "TP 2", {"tp": 2, "output_tokens_per_s": 1.0}, source="planner")
     export(tmp_path)
     assert week5.filled_in(tmp_path) == measured, "what was filled in, and what was expected then"
-    assert "| TP 2 | 8,000 | 9.5 | | 7,100 | ___ |" in text(tmp_path, plan)
+    assert "| TP 2 | | 8,000 | | 9.5 | | | 7,100 | ___ |" in text(tmp_path, plan)
 
 
 def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):

@@ -265,12 +265,12 @@ def _reasons(ordered, best, thumb, goal):
     if thumb is None:
         return
     if thumb.layout == best.layout:
-        yield f"The rule of thumb says the same: {thumb.name()}."
+        yield f"The rule of thumb for one replica says the same: {thumb.name()}."
         return
     why = f"for this goal ({goal.prefer}) the ranking disagrees."
     if not thumb.meets:
         why = f"it misses the goal, because {thumb.why}."
-    yield f"The rule of thumb says {thumb.name()} ({_speed(thumb, ', ')}): {why}"
+    yield f"The rule of thumb for one replica says {thumb.name()} ({_speed(thumb, ', ')}): {why}"
 
 
 def _load(mix: RequestMix) -> str:

@@ -298,7 +298,7 @@ def summary(rows: list[Row]) -> list[dict]:
 
     Errors are absolute: of the planner before, as committed, plain, calibrated, and calibrated on
     the configurations that were held out. Numbers used to calibrate, and those outside, are left
-    out.
+    out. "times": how many times too long or too short each was, calibrated.
     """
     out = []
     for machine in dict.fromkeys(r.machine for r in rows):
@@ -317,6 +317,8 @@ def summary(rows: list[Row]) -> list[dict]:
                 ("holdout_", [r for r in mine if r.holdout], "calibrated"),
             ):
                 line[f"{name}mean"], line[f"{name}worst"] = _mean_and_worst(chosen, which)
+            ratios = [1 + r.error() for r in mine if math.isfinite(r.error())]
+            line["times"] = [max(ratio, 1 / ratio) for ratio in ratios]
             within = sum(abs(r.error()) <= target for r in mine)
             out.append(line | {"target": target, "within_target": within})
     return out
@@ -369,9 +371,9 @@ def _by_kind(machine: str, kind: str, found: list[dict]) -> list[dict]:
     for quantity in TARGETS:
         mine = [s for s in found if (s["kind"], s["quantity"]) == (kind, quantity)]
         if numbers := sum(s["numbers"] for s in mine):
-            mean = sum(s["mean"] * s["numbers"] for s in mine) / numbers
-            row = {"machine": machine, "quantity": quantity, "numbers": numbers, "mean": mean}
-            rows.append(row | {"worst": max(s["worst"] for s in mine)})
+            times = [ratio for s in mine for ratio in s["times"]]
+            row = {"machine": machine, "quantity": quantity, "numbers": numbers}
+            rows.append(row | {"mean_times": sum(times) / len(times), "worst_times": max(times)})
     return rows
 
 

@@ -5,9 +5,11 @@
 
 On GPUs each layout is a process of its own. On the CPU one rank runs in this process, as in the
 other notebooks; the layouts of several ranks share one child, whose workers are forked instead of
-started anew (vLLM's own way imports PyTorch again in every worker); one core a rank. Times are
-medians of rounds that measure everything in turn; a layout that was disturbed by other programs is
-measured once more.
+started anew (vLLM's own way imports PyTorch again in every worker); one core a rank, and 64 MiB of
+KV cache on each, whatever its weights: TP 2, with half the heads on a rank, then keeps twice the
+tokens. Times are medians of rounds that measure everything in turn; a layout that was disturbed by
+other programs is measured once more. What PP 2 needs on a CPU before its first step, worker_probe
+makes.
 """
 
 import os
@@ -16,6 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
+from statistics import fmean
 
 from helpers.engine import open_engine
 from helpers.results import recorded as reference
@@ -260,15 +263,14 @@ def _open_and_measure(child, model, layout, arguments, on_cpu, deadline) -> dict
 
 
 # ---------------------------------------------------------------------- beside the predictions
-def speedup(plain: Trial, changed: Trial, streams: int = 1) -> Gain:
-    """How many times as fast a decode step is, with its range; of two engines, not in turn.
+def speedup(plain: Trial, changed: Trial, less_ms: float = 0.0) -> Gain:
+    """How many times as fast a step of one stream is, with its range; of two engines, not in turn.
 
-    By ranks: of several ranks on few cores a round now and then waits for a core.
+    By ranks: of several ranks on few cores a round now and then waits for a core. less_ms: of each
+    step of the changed one is left out.
     """
-    one, other = (
-        t.rounds.get("tpot_ms", {}).get(streams) or [t.tpot_ms[streams]] for t in (plain, changed)
-    )
-    return gain_of_ranks(one, other, better="lower")
+    one, other = (t.rounds.get("tpot_ms", {}).get(1) or [t.tpot_ms[1]] for t in (plain, changed))
+    return gain_of_ranks(one, [ms - less_ms for ms in other], better="lower")
 
 
 def save_speedup(store, plain: Trial, changed: Trial) -> Gain:
@@ -303,7 +305,7 @@ def beside_predictions(trials, shape: ModelShape, box: Box, tuning: Tuning | Non
     def add(trial: Trial, quantity: str, case: int, what: str, predict) -> None:
         before, after = (float(predict(tuning=t).total) * 1e3 for t in (None, tuning))
         low, high = trial.span(quantity, case)
-        row = {"what": f"{trial.name}, {what}", "measured": getattr(trial, quantity)[case]}
+        row = {"what": what, "measured": getattr(trial, quantity)[case]}
         row |= {"low": low, "high": high, "before": before, "after": after, "layout": trial.name}
         row |= {"quantity": quantity, "case": case, "disturbed": "; ".join(trial.disturbed)}
         rows.append({**row, "fitted": trial.name == "TP 1" and case == FITTED[quantity]})
@@ -311,10 +313,10 @@ def beside_predictions(trials, shape: ModelShape, box: Box, tuning: Tuning | Non
     for t in trials:
         for n in t.tpot_ms:
             step = partial(decode_parts, shape, box, t.tp, t.pp, n, CONTEXT)
-            add(t, "tpot_ms", n, f"TPOT, {n} stream{'s' * (n > 1)}", step)
+            add(t, "tpot_ms", n, f"step of {n} stream{'s' * (n > 1)}", step)
         for n in t.prefill_ms:
             prefill = partial(prefill_parts, shape, box, t.tp, t.pp, n, CHUNK)
-            add(t, "prefill_ms", n, f"prefill of {n}", prefill)
+            add(t, "prefill_ms", n, f"prompt of {n:,}", prefill)
     return rows
 
 
@@ -339,18 +341,17 @@ def recorded_on_two_gpus() -> tuple[list[dict], str]:
     return rows, f"{gpus}, {shape.name}, {day}"
 
 
-def errors_on_two_gpus() -> list[dict]:
-    """Of those trials the planner's errors with TP 2 and PP 2, before any calibration.
+def errors(rows: list[dict], machine: str) -> list[dict]:
+    """How many times too long or too short the planner was before any calibration.
 
-    Rows as of recorded.errors.
+    rows: of beside_predictions. Rows as of recorded.errors.
     """
-    rows, _ = recorded_on_two_gpus()
     out = []
-    for quantity in ("tpot_ms", "prefill_ms"):
-        mine = [r for r in rows if r["quantity"] == quantity and r["layout"] != "TP 1"]
-        off = [abs(row["before"] / row["measured"] - 1) for row in mine]
-        row = {"machine": "two H100s", "quantity": quantity, "numbers": len(off)}
-        out.append({**row, "mean": sum(off) / len(off), "worst": max(off)})
+    for quantity in CASES:
+        ratios = [row["before"] / row["measured"] for row in rows if row["quantity"] == quantity]
+        if times := [max(ratio, 1 / ratio) for ratio in ratios]:
+            row = {"machine": machine, "quantity": quantity, "numbers": len(times)}
+            out.append({**row, "mean_times": fmean(times), "worst_times": max(times)})
     return out
 
 

@@ -34,10 +34,11 @@ from helpers.planning.wording import PART_NAMES
 PART_COLORS = dict(zip(PART_NAMES, (*COLORS[:7], GREY, YELLOW), strict=True))
 
 
-def memory(rows: list[dict], capacity_gib: float, caption: str) -> None:
-    """One stacked bar for each plan.
+def memory(rows: list[dict], capacity_gib: float, share: float, caption: str) -> None:
+    """One stacked bar for each plan, the first on top.
 
-    rows: {"plan", part: GiB, ..., "tokens" that fit the last part}; capacity_gib: of one GPU.
+    rows: {"plan", part: GiB, ..., "tokens" that fit the last part}; capacity_gib: of one GPU;
+    share: of it that vLLM may use.
     """
     size = (8, 0.55 * len(rows) + 2.0)
     fig, ax = figures.figure("Where one GPU's memory goes", size=size)
@@ -51,12 +52,16 @@ def memory(rows: list[dict], capacity_gib: float, caption: str) -> None:
                 tokens = f": {rows[y]['tokens']:,} tokens" * (part == "KV cache")
                 inside(ax, f"{gib[y]:.1f}{tokens}", middle, y)
         left = [a + b for a, b in zip(left, gib, strict=True)]
-    ax.axvline(capacity_gib, color=INK, lw=1.2)
-    where = (capacity_gib, len(rows) - 0.6)
-    note(ax, "the GPU's memory", where, (-4, 0), ha="right", fontsize=8)
+    for gib, what, style in (
+        (share * capacity_gib, f"vLLM's share: x {share:g}", ":"),
+        (capacity_gib, "all", "-"),
+    ):
+        ax.axvline(gib, color=INK, lw=1.2, ls=style)
+        note(ax, what, (gib, -0.45), (-4, 0), ha="right", fontsize=8)
     ax.set_yticks(places, [row["plan"] for row in rows])
     ax.set(xlabel="GiB on each GPU", ylabel="layout", xlim=(0, capacity_gib * 1.04))
-    ax.set_ylim(-0.5, len(rows) - 0.3)
+    ax.set_ylim(-0.7, len(rows) - 0.5)
+    rows_down(ax)
     legend_below(ax, ncols=3, drop=0.28 if len(rows) < 4 else 0.18)
     figures.show(fig, caption, rows, "memory_by_plan")
 
@@ -85,25 +90,24 @@ def step_by_cause(
 
 
 def over_batch(rows: list[dict], caption: str) -> None:
-    """TPOT with the decode step alone (left), throughput over the first layout's (right).
+    """TPOT with the decode step alone (left), tokens/s (right).
 
     rows: {"layout", "streams", "tpot_ms", "decode_step_ms", "output_tokens_per_s"}.
     """
     title = "Which layout leads depends on the requests at once"
     fig, (left, right) = figures.figure(title, cols=2, size=(9.4, 4.2))
-    first = rows[0]["layout"]
-    base = {row["streams"]: row["output_tokens_per_s"] for row in rows if row["layout"] == first}
-    times = f"tokens/s over those of {first}"
-    rows = [{**row, times: row["output_tokens_per_s"] / base[row["streams"]]} for row in rows]
     for i, layout in enumerate(dict.fromkeys(row["layout"] for row in rows)):
         mine = [row for row in rows if row["layout"] == layout]
         curve(left, mine, "streams", "tpot_ms", i, label=layout)
         alone = {"marker": "", "linestyle": ":", "linewidth": 1.2}
         alone["label"] = f"{layout}, decode step alone"
         curve(left, mine, "streams", "decode_step_ms", i, **alone)
-        curve(right, mine, "streams", times, i)
+        curve(right, mine, "streams", "output_tokens_per_s", i)
     left.set(ylabel="TPOT, prompts in the same steps (ms)", ylim=(0, None))
-    right.set(ylabel=f"output {times} (x)", ylim=(0, None))
+    right.set(ylabel="output tokens/s of all together", yscale="log")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter("{x:,.0f}")
+    right.yaxis.set_minor_formatter(NullFormatter())
     for ax in (left, right):
         ax.set(xscale="log", xlabel="requests at once")
         ticks(ax, (row["streams"] for row in rows))
@@ -199,75 +203,59 @@ def _values(choice, goal_ms: float) -> dict:
     return row | {"run at once": choice.at_once, "keeps the goal": margins.within(choice, goal_ms)}
 
 
-def predicted_measured(rows: list[dict], recorded: list[dict], caption: str) -> None:
-    """Measured against predicted; on the diagonal the prediction was right, the band is 15 %.
+def predicted_measured(rows: list[dict], caption: str) -> None:
+    """Each time's rounds as a bar with their median, and what was predicted: steps, prompts.
 
-    rows: {"what", "measured", "low", "high", "before", "after"} in ms: the range of the rounds,
-    before and after the calibration; "layout" (TP 1, TP 2, PP 2: a marker each); "disturbed" is not
-    empty where the machine was busy; "fitted" is true of what the calibration was made to meet.
-    recorded: such rows of two other GPUs, never calibrated.
+    rows: of layouts.beside_predictions.
     """
-    fig, ax = figures.figure("Predicted against measured", size=(8.4, 4.4))
-    values = [row[key] for row in rows for key in ("low", "high", "before", "after")]
-    values += [row[key] for row in recorded for key in ("measured", "before")]
-    ends = [min(values) * 0.7, max(values) * 1.4]
-    under, over = ([share * end for end in ends] for share in (0.85, 1.15))
-    ax.fill_between(ends, under, over, color=GREY, alpha=0.15, lw=0, label="within 15 %")
-    ax.plot(ends, ends, color=GREY, lw=1)
-    measured = [row["measured"] for row in rows]
-    ax.scatter(
-        measured, [row["before"] for row in rows], label="before calibration", **hollow_points(BLUE)
-    )
-    for layout, marker in zip(dict.fromkeys(row["layout"] for row in rows), "o^v", strict=False):
-        mine = [row for row in rows if row["layout"] == layout]
-        disturbed = any(row["disturbed"] for row in mine)
-        spread = [
-            [row["measured"] - row["low"] for row in mine],
-            [row["high"] - row["measured"] for row in mine],
-        ]
-        name = f"{layout}, after calibration" + ", machine disturbed" * disturbed
-        look = {"fmt": marker, "color": ORANGE if disturbed else RED, "elinewidth": 1.2}
-        x, y = [row["measured"] for row in mine], [row["after"] for row in mine]
-        ax.errorbar(x, y, xerr=spread, label=name, **look)
-    fitted = [[row[key] for row in rows if row["fitted"]] for key in ("measured", "after")]
-    ring = {**hollow_points(INK), "linewidths": 1.5}
-    ax.scatter(*fitted, s=150, label="fitted by the calibration", **ring)
-    for quantity, what, marker in (("tpot_ms", "steps", "D"), ("prefill_ms", "prompts", "s")):
-        mine = [row for row in recorded if row["quantity"] == quantity]
-        times = [[row[key] for row in mine] for key in ("measured", "before")]
-        look = {"marker": marker, **hollow_points(PURPLE)}
-        if mine:
-            ax.scatter(*times, label=f"{what} recorded on two GPUs", **look)
-    ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-    for axis in (ax.xaxis, ax.yaxis):  # 1, 2, 5, 10, ...: labels that do not run into each other
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
-    ax.set(xlabel="measured (ms), with the range of the rounds", ylabel="predicted (ms)")
-    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    title = "Predicted against measured"
+    fig, panels = figures.figure(title, cols=2, size=(9.4, 0.34 * len(rows) / 2 + 2.1))
+    for ax, quantity in zip(panels, ("tpot_ms", "prefill_ms"), strict=True):
+        mine = [row for row in rows if row["quantity"] == quantity]
+        places = range(len(mine))
+        look = {"color": GREY, "alpha": 0.45, "height": 0.5, "label": "measured, all rounds"}
+        wide = [row["high"] - row["low"] for row in mine]
+        ax.barh(places, wide, left=[row["low"] for row in mine], **look)
+        middle = {"marker": "|", "s": 130, "color": INK, "label": "measured, the median round"}
+        ax.scatter([row["measured"] for row in mine], places, **middle)
+        before = {**hollow_points(BLUE), "label": "predicted before calibration"}
+        ax.scatter([row["before"] for row in mine], places, zorder=3, **before)
+        after = {"color": RED, "s": 22, "label": "predicted after calibration"}
+        ax.scatter([row["after"] for row in mine], places, zorder=3, **after)
+        fitted = [(row["after"], y) for y, row in enumerate(mine) if row["fitted"]]
+        ring = {**hollow_points(INK), "s": 150, "label": "fitted to this time"}
+        ax.scatter(*zip(*fitted, strict=True), **ring)
+        ax.set_yticks(places, [f"{row['layout']}, {row['what']}" for row in mine])
+        rows_down(ax)
+        ax.set(xscale="log", xlabel="ms", ylabel="layout, and what it computes")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.margins(x=0.12)
+    fig.legend(*panels[0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
     figures.show(fig, caption, rows, "predicted_measured")
 
 
 def planner_errors(rows: list[dict], names: dict[str, str], caption: str) -> None:
-    """The planner's mean error as a bar and its worst as a point, by machine and quantity.
+    """How far off the planner was on average as a bar, at worst as a point, in times.
 
-    rows: of recorded.errors and layouts.errors_on_two_gpus. names: of the quantities, in words.
+    rows: of recorded.errors and layouts.errors. names: of the quantities, in words.
     """
     title = "How far the planner was off where it could be checked"
     fig, ax = figures.figure(title, size=(7.5, 0.36 * len(rows) + 1.6))
     machines = dict.fromkeys(row["machine"] for row in rows)
-    for machine, color in zip(machines, (BLUE, GREEN, PURPLE), strict=True):
+    for machine, color in zip(machines, (BLUE, GREEN, PURPLE, ORANGE), strict=False):
         mine = [y for y, row in enumerate(rows) if row["machine"] == machine]
-        mean = [100 * rows[y]["mean"] for y in mine]
-        ax.barh(mine, mean, color=color, height=0.6, label=f"mean, {machine}")
-    worst = [100 * row["worst"] for row in rows]
+        beyond = [rows[y]["mean_times"] - 1 for y in mine]
+        ax.barh(mine, beyond, left=1, color=color, height=0.6, label=f"mean, {machine}")
+    worst = [row["worst_times"] for row in rows]
     ax.scatter(worst, range(len(rows)), color=INK, zorder=3, label="worst")
-    for y, row in enumerate(rows):
-        note(ax, f"{row['worst']:.0%}", (100 * row["worst"], y), (7, -3))
+    for y, times in enumerate(worst):
+        note(ax, f"{times:.2f}x", (times, y), (7, -3))
     labels = [f"{names[row['quantity']]}, {row['machine']}" for row in rows]
     ax.set_yticks(range(len(rows)), labels)
     rows_down(ax)
-    ax.set(xlabel="predicted against measured, % off", xlim=(0, max(worst) * 1.15))
+    ax.set(xlabel="times too long or too short (1 is right)", xlim=(1, 1.12 * max(worst)))
     ax.set_ylabel("quantity and machine")
     ax.legend(fontsize=8, loc="center right")
     figures.show(fig, caption, rows, "planner_errors")

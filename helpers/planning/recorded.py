@@ -23,8 +23,8 @@ def _recorded() -> dict:
 def errors() -> list[dict]:
     """The planner's errors by kind of machine and quantity, all its records together.
 
-    Rows: {"machine", "quantity", "numbers", "mean", "worst"}; shares of what was measured, after
-    one calibration run of that machine.
+    Rows: {"machine", "quantity", "numbers", "mean_times", "worst_times"}: how many times too long
+    or too short, after one calibration run of that machine.
     """
     return _recorded()["errors"]
 

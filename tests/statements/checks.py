@@ -10,6 +10,7 @@ import asyncio
 import functools
 import inspect
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import get_args
@@ -433,6 +434,19 @@ def ranks_on_a_cpu_share_memory() -> Seen:
     chosen = "self.dist_module = _CPUSHMDistributed(self)"
     reduced = inspect.getsource(CpuCommunicator.all_reduce)
     return chosen in source and "self.dist_module.all_reduce" in reduced, reduced
+
+
+def workers_do_not_sleep_while_they_wait() -> Seen:
+    """Of a message queue that was read less than a second ago: what a reader's wait does."""
+    from vllm.distributed.device_communicators import shm_broadcast
+
+    condition = shm_broadcast.SpinCondition
+    spins_s = inspect.signature(condition.__init__).parameters["busy_loop_s"].default
+    reader = SimpleNamespace(is_reader=True, last_read=time.monotonic(), busy_loop_s=spins_s)
+    calls = []
+    with mock.patch.object(shm_broadcast, "sched_yield", lambda: calls.append("yield")):
+        condition.wait(reader)  # one that sleeps would ask for a poller, which is not there
+    return spins_s == 1 and calls == ["yield"], f"{calls} for {spins_s} s"
 
 
 def attention_heads_must_divide() -> Seen:

@@ -376,12 +376,13 @@ def _mind(disturbed: dict[str, str]) -> str:
 
 def forecasts(speedups: dict[str, float], gain: Gain, *trials: Trial) -> str:
     """What the formula said with the latency of each all-reduce, beside the measured speed-up."""
-    said = [
-        f"With the latency of {way} the formula said {x:.2f}: "
-        + (f"it missed by {off:.2f} times." if off > 1 else "within what was measured.")
-        for way, x in speedups.items()
-        for off in [max(gain.low / x, x / gain.high)]
-    ]
+    said = []
+    for way, x in speedups.items():
+        came = "within what was measured"
+        if not gain.low <= x <= gain.high:
+            high = f"{x / gain.high:.2f} times too high"
+            came = f"it missed, {high if x > gain.high else f'{gain.low / x:.2f} times too low'}"
+        said.append(f"With the latency of {way} the formula said {x:.2f}: {came}.")
     return " ".join(said) + _told(*trials)
 
 

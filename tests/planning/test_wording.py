@@ -182,7 +182,10 @@ def test_each_forecast_stands_beside_what_was_measured():
     said = wording.forecasts(speedups, layouts.speedup(one, two), one, two)
     assert "latency of gloo the formula said 0.71: within what was measured." in said
     assert (
-        "latency of vLLM's own the formula said 1.01: it missed, 1.4" in said and "too high" in said
+        "latency of vLLM's own the formula said 1.01: it missed, " in said
+    assert f"{1.01 / layouts.speedup(one, two).high:.2f} times too high." in said
+    low = wording.forecasts({"gloo": 0.5}, layouts.speedup(one, two))
+    assert f"{2 * layouts.speedup(one, two).low:.2f} times too low." in low
     )
     assert "disturbed" not in said
     busy = trial(2, 2.8, disturbed=0.4)

@@ -194,7 +194,7 @@ def reconcile(
     kind: str = "measured",
     span: tuple[float, float] | None = None,
 ) -> Record | None:
-    """Show prediction, outcome and their ratio with one sentence; save all of it.
+    """Show prediction and outcome with one sentence on how far apart they are; save all of it.
 
     measured: the outcome. why: one sentence on what explains the difference, or a function of the
     ratio (outcome / predicted) that returns it. kind: what the outcome is, one of `KINDS`; only
@@ -223,17 +223,17 @@ def reconcile(
     if guess.source == "formula" and kind == "calculated":
         said.append("Nobody typed a prediction to hold against it.")
     elif guess.late:
-        lines.append(f"{guess.whose}: {number(guess.value)} {unit}".rstrip())
+        lines.append(_stated(guess.whose, guess.value, unit))
         said.append(f"A number that is typed after the {noun} was shown is no prediction.")
     else:
-        lines.append(_compared(guess.whose, guess.value, unit, ratio, kind))
+        lines.append(_stated(guess.whose, guess.value, unit))
         whose = "Your prediction" if guess.source == "student" else "The prediction"
         about_it = reason if guess.source == "formula" else ""
         said.append(_inside(guess.value, span, whose) or _distance(ratio, whose, noun, about_it))
     if guess.source != "formula" and guess.formula is not None and kind != "calculated":
         # The reason belongs to what the formula leaves out: it follows the formula's own distance.
         of_formula = _ratio(measured, guess.formula)
-        lines.append(_compared("the formula's prediction", guess.formula, unit, of_formula, kind))
+        lines.append(_stated("the formula's prediction", guess.formula, unit))
         whose = "The formula's prediction"
         distance = _distance(of_formula, whose, noun, reason)
         said.append(_inside(guess.formula, span, whose) or distance)
@@ -250,6 +250,7 @@ def reconcile(
         unit=unit,
         source=guess.source,
         residual=sentence,
+        why=reason,
         question=guess.question,
         formula=guess.formula,
         seen=guess.seen,
@@ -259,12 +260,8 @@ def reconcile(
     return Record(record)
 
 
-def _compared(label: str, value: float, unit: str, ratio: float | None, kind: str) -> str:
-    said = f"{label}: {number(value)} {unit}".rstrip()
-    if ratio is None:
-        return said
-    share = f"{ratio:.2f}" if 0.1 <= abs(ratio) < 1000 else f"{ratio:.3g}"
-    return f"{said}; {kind} / predicted = {share}"
+def _stated(label: str, value: float, unit: str) -> str:
+    return f"{label}: {number(value)} {unit}".rstrip()
 
 
 def _with_range(measured: float, unit: str, span: tuple[float, float] | None) -> str:

@@ -10,6 +10,7 @@ from helpers.display.numbers import number
 from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_record
 from helpers.results.merge import BLANK
 from helpers.results.wording import (
+    ONE_RUN,
     all_numbers,
     as_code,
     by_person,
@@ -30,6 +31,10 @@ from helpers.results.wording import (
 from helpers.verdicts.gain import Gain
 
 ROWS_PER_EXPERIMENT, LAST_ROWS = 10, 3
+CLOSE = 0.10  # a prediction that is off by less needs no reason
+ONE_MOMENT = (
+    " A row of one run is one moment: another row may have another number for the same setting."
+)
 
 
 def results_table(facts: Facts) -> Fill:
@@ -55,7 +60,7 @@ def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str | None]
     lines = {
         "title": f"### Notebook {one_line(notebook, 80)}",
         "gap1": "",
-        "about": about,
+        "about": about + ONE_MOMENT * any(r["experiment"] in ONE_RUN for r in rows),
         "gap2": "",
         "head": "| experiment | variant | result | source |",
         "rule": "|---|---|---|---|",
@@ -68,13 +73,18 @@ def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str | None]
         shown = _chosen(found)
         name = spaced(experiment)
         for r in shown:
-            cells = (name, spaced(r["variant"]), ", ".join(chief_metrics(r)), source_of(r))
+            cells = (name, _variant(r), ", ".join(chief_metrics(r)), source_of(r))
             lines[f"row.{experiment}.{r['variant']}"] = table_row(*cells)
-        if len(shown) < len(found):
-            # Not how many: rows that an earlier export has chosen stay in the document.
-            cells = (name, "the others", "in measurements.jsonl", "")
-            lines[f"more.{experiment}"] = table_row(*cells)
     return lines | {"gap3": ""}
+
+
+def _variant(record: dict) -> str:
+    """A row's variant, in words where the record says what its number is: "paper: what, in %"."""
+    if not isinstance(record.get("what"), str):
+        return spaced(record["variant"])
+    unit = unit_of(record).strip()
+    named = f"{record['variant'].partition(':')[0]}: {record['what']}"
+    return spaced(f"{named}, in {unit}" if unit else named)
 
 
 def _of_earlier_rates(rows: list[dict]) -> list[dict]:
@@ -110,14 +120,32 @@ def _decided(record: dict) -> bool:
 
 
 def predictions_table(facts: Facts) -> Fill:
-    """Each prediction against what came out, with the student's words on why they differ."""
-    rows = [
-        Part(f"row.{r['notebook']}.{r['variant']}", _prediction(r))
+    """Each prediction against what came out; below them why those differ that are far off."""
+    rows = {
+        f"{r['notebook']}.{r['variant']}": r
         for r in facts.all("prediction")
         if None not in numbers_of(r, "predicted", "measured")
-    ]
-    columns = ("prediction", "predicted", "measured", "ratio", "predicted by", "why they differ")
-    return _table(columns, rows, "measured", "prediction")
+    }
+    table = [Part(f"row.{name}", _prediction(r)) for name, r in rows.items()]
+    columns = ("prediction", "predicted", "measured", "ratio", "predicted by")
+    shown = count(sum(part.text is not None for part in table), "prediction")
+    fill = replace(_table(columns, table, "measured", "prediction"), note=shown)
+    why = [Part(f"why.{name}", _prediction(r) and _why(r)) for name, r in rows.items()]
+    if not any(part.text for part in why):
+        return fill
+    head = [Part("gap", ""), Part("why", "Why those differ that are more than a tenth off:")]
+    return replace(fill, value=[*fill.value, *head, Part("gap2", ""), *why])
+
+
+def _why(record: dict) -> str | None:
+    """What a prediction left out; None for one that was near, or within the measured range."""
+    predicted, measured = numbers_of(record, "predicted", "measured")
+    low, high = numbers_of(record, "measured_low", "measured_high")
+    near = abs(measured - predicted) <= CLOSE * abs(predicted)
+    if near or (None not in (low, high) and low <= predicted <= high):
+        return None
+    why = record.get("why", record.get("residual"))
+    return f"- *{question_of(record)}* {in_markdown(one_line(why))}" if why else None
 
 
 def _table(columns: tuple[str, ...], rows: list[Part], kind: str, what: str) -> Fill:
@@ -129,7 +157,8 @@ def _table(columns: tuple[str, ...], rows: list[Part], kind: str, what: str) -> 
     return Fill(lines, kind, count(len(rows), what))
 
 
-def _prediction(record: dict) -> str:
+def _prediction(record: dict) -> str | None:
+    """A prediction's row; None for a formula beside the calculation that it is itself."""
     predicted, measured, ratio = numbers_of(record, "predicted", "measured", "ratio")
     if ratio is None and predicted:
         ratio = measured / predicted
@@ -138,7 +167,7 @@ def _prediction(record: dict) -> str:
         times = f"{ratio:.2f}"
     kind = record.get("how") or "measured"
     if kind == "calculated" and not by_person(record):
-        times = ""  # the formula beside itself
+        return None
     how = "" if kind == "measured" else f" ({one_line(kind, 20)})"
     return table_row(
         question_of(record),
@@ -146,7 +175,6 @@ def _prediction(record: dict) -> str:
         f"{number(measured)}{unit_of(record)}{how}",
         times,
         _predicted_by(record),
-        in_markdown(one_line(record.get("residual") or "")),
     )
 
 

@@ -26,10 +26,19 @@ CHIEF = (
     ("score",),
 )
 CHIEF_METRICS = 3
+# What a number is called in the documents, where its name in the records does not say it.
+NAMES = {
+    "baseline": "initial throughput",  # as in my_learnings.md
+    "acceptance rate": "share of drafts accepted",
+    "measured alpha": "chance of each draft",
+    "ours": "we get",
+    "paper": "the paper says",
+    "ratio": "ours / theirs",
+}
 # What was asked for, not what came out.
 ASKED_FOR = {
     "requests", "input_tokens", "output_tokens", "duration_s",
-    "max_num_seqs", "max_num_batched_tokens",
+    "max_num_seqs", "max_num_batched_tokens", "alpha",
 }  # fmt: skip
 # Experiments whose speed is that of a single run, not of several in turn.
 ONE_RUN = ("baseline", "sweep_max_num_seqs", "closed_loop", "open_loop")
@@ -76,7 +85,7 @@ def metric(name: str, value: float) -> str:
         value, unit = value * 1024, "MiB"
     words = re.sub(r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), words)
     words = words.replace(" 1 streams", " 1 stream")
-    words = "initial throughput" if words == "baseline" else words  # as in my_learnings.md
+    words = NAMES.get(words, words)
     words += f" {statistic[1]}" if statistic else ""
     return f"{words} {number(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
 

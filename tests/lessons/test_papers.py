@@ -250,9 +250,20 @@ def test_fusing_saves_the_passes_between():
 # ---------------------------------------------------------------- speculation
 
 
-@pytest.mark.parametrize("pair", speculative.TABLE_1)
+# Table 1, printed: (alpha, gamma) -> speed, with drafts that cost nothing (c = 0).
+TABLE_1 = {
+    (0.6, 2): 1.96,
+    (0.7, 3): 2.53,
+    (0.8, 2): 2.44,
+    (0.8, 5): 3.69,
+    (0.9, 2): 2.71,
+    (0.9, 10): 6.86,
+}
+
+
+@pytest.mark.parametrize("pair", TABLE_1)
 def test_leviathans_table_1_to_the_last_digit(pair):
-    assert round(speculative.speedup(*pair), 2) == speculative.TABLE_1[pair]
+    assert round(speculative.speedup(*pair), 2) == TABLE_1[pair]
 
 
 @settings(max_examples=10)
@@ -301,7 +312,6 @@ def test_cost_per_million_by_hand():
     assert cost.cost_per_million(cost.CostInputs(2.0, 1000, 0.25)) == pytest.approx(4 * 2 / 3.6)
     inputs = cost.CostInputs(2.4, 1000, 0.5)
     assert cost.cost_per_million(inputs) == pytest.approx(2.4 / 1.8)
-    assert cost.million_tokens_a_month(inputs) == pytest.approx(1.8 * 730)
 
 
 def test_break_even_matches_the_price():

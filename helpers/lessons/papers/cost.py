@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-HOURS_A_MONTH = 730
-
 
 @dataclass(frozen=True)
 class CostInputs:
@@ -33,11 +31,6 @@ class CostInputs:
 def cost_per_million(inputs: CostInputs) -> float:
     """Money per million generated tokens: hourly price / tokens generated in a paid hour."""
     return inputs.price_per_hour / inputs.tokens_per_hour * 1e6
-
-
-def million_tokens_a_month(inputs: CostInputs) -> float:
-    """Millions of tokens that the machine generates in a month."""
-    return inputs.tokens_per_hour * HOURS_A_MONTH / 1e6
 
 
 def break_even_utilisation(inputs: CostInputs, api_price_per_million: float) -> float:

@@ -7,16 +7,6 @@ tokens per step; c, time of one draft step over one target step.
 
 from helpers.verdicts.gain import Gain
 
-# Table 1, printed: (alpha, gamma) -> speed, with drafts that cost nothing (c = 0).
-TABLE_1 = {
-    (0.6, 2): 1.96,
-    (0.7, 3): 2.53,
-    (0.8, 2): 2.44,
-    (0.8, 5): 3.69,
-    (0.9, 2): 2.71,
-    (0.9, 10): 6.86,
-}
-
 
 def _check(alpha: float, gamma: int) -> None:
     if not 0 <= alpha <= 1 or gamma < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,38 +21,33 @@ from helpers.verdicts.gain import Gain
 class Claim:
     """One line of the table.
 
-    key: the line's name in the results. paper: the number as the paper prints it, or None for a
-    claim in words (`what` says it). ours: None when it is not rebuilt here. how: where our number
-    is from: "measured", or "simulated" by the small models of helpers/lessons/papers. span: the
-    range of what was measured several times, shown instead of its middle.
+    key: the line's name in the results. paper: the number as the paper prints it, or its words.
+    how: where our number is from: "measured", or "simulated" by helpers/lessons/papers.
     """
 
     key: str
     what: str
-    paper: float | None
-    ours: float | None
+    paper: float | str
+    ours: float
     unit: str
     why: str
     how: str = "measured"
-    span: tuple[float, float] | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
         """`ours`, and beside a number of the paper's `paper` and `ratio` (ours / paper)."""
-        if self.paper is None:
+        if isinstance(self.paper, str):
             return {"ours": self.ours}
         return {"ours": self.ours, "paper": self.paper, "ratio": self.ours / self.paper}
 
     def row(self, paper: str) -> dict:
         """The line as the table shows it."""
-        said, got, ratio = "in words", "not measured here", ""
-        if self.paper is not None:
-            said = f"{self.paper:.4g} {self.unit}".strip()  # as printed
-        if self.ours is not None:
-            values = map(number, self.span or (float(self.ours),))
-            got = f"{' to '.join(values)} {self.unit}".strip()
-            got += "" if self.how == "measured" else f" ({self.how})"
-            ratio = f"{self.metrics['ratio']:.2f}" if self.paper else ""
+        said, ratio = self.paper, ""
+        if not isinstance(said, str):
+            said = f"{said:.4g} {self.unit}".strip()  # as printed
+            ratio = f"{self.metrics['ratio']:.2f}"
+        got = f"{number(float(self.ours))} {self.unit}".strip()
+        got += "" if self.how == "measured" else f" ({self.how})"
         return {
             "claim": self.what,
             f"{paper} says": said,
@@ -66,18 +62,17 @@ simulated = partial(Claim, how="simulated")
 
 
 def show_claims(store, paper: str, claims: list[Claim]) -> None:
-    """Show the table, save each line with our number: experiment "paper_claims", "paper: key"."""
+    """Show the table, save each line: experiment "paper_claims", "paper: key"."""
     for claim in claims:
-        if claim.ours is not None:
-            store.save(
-                "paper_claims",
-                f"{paper}: {claim.key}",
-                claim.metrics,
-                unit=claim.unit,
-                what=claim.what,
-                why=claim.why,
-                source=None if claim.how == "measured" else "formula",
-            )
+        store.save(
+            "paper_claims",
+            f"{paper}: {claim.key}",
+            claim.metrics,
+            unit=claim.unit,
+            what=claim.what,
+            why=claim.why,
+            source=None if claim.how == "measured" else "formula",
+        )
     title = f"{paper}: the paper's numbers beside ours"
     card.show(card.table([claim.row(paper) for claim in claims], title))
 
@@ -100,114 +95,107 @@ def paged(usage: dict) -> list[Claim]:
     return claims
 
 
-def headline(both) -> list[Claim]:
-    """PagedAttention's abstract. both: what the engine did, `static_batching.Reserving`."""
-    abstract = (
-        "2 to 4 times the throughput of FasterTransformer and Orca, at equal latency (abstract)"
-    )
-    batch = "requests in a step, paged over reserved (Figure 13: 30.42 over 7.00)"
-    figure = paged_attention.FIGURE_13
-    gain = both.gain
-    why = f"{wording.reserved(both)} Latency is neither held fixed nor looked at here."
-    lengths = (
-        "How many places are reserved for a request is chosen here (fewer, and less is gained), "
-        "and towards the end few requests are left to share a step."
-    )
-    return [
-        Claim("headline", abstract, None, gain.estimate, "x", why, span=gain.span),
-        Claim("batch_x", batch, figure["paged"] / figure["max"], both.running_x, "x", lengths),
-    ]
-
-
 def flash(counted: list[dict]) -> list[Claim]:
-    """FlashAttention: exactness, memory and theorem 2's exponents.
+    """FlashAttention's memory (theorem 1) and the role of the fast memory (theorem 2).
 
-    counted: rows of `flash_attention.count_both_ways`: a start, twice its tokens, then also twice
-    its fast memory, and any others.
+    counted: rows of `flash_attention.count_both_ways`: one, twice its tokens, then also twice its
+    fast memory, and any others.
     """
-    longer = counted[1]
-    moves = [row["tiles move"] for row in counted]
-    differ = max(row["largest difference"] for row in counted)
-    by_tokens, by_memory = (math.log2(moves[i + 1] / moves[i]) for i in (0, 1))
-    exact = "largest difference from standard attention, float32 (exact, section 3)"
-    memory = "numbers kept besides Q, K, V and O, tiled, for each token (theorem 1: a constant)"
+    _, longer, larger = counted[:3]
     kept = longer["tiles keep"] / longer["tokens"]
-    reads, last = "Reading Q, K, V.", "K and V are read once whatever M."
+    by_memory = math.log2(larger["tiles move"] / longer["tiles move"])
+    memory = "numbers kept besides Q, K, V and O, tiled, for each token (theorem 1)"
+    moved = "exponent of the fast memory M in the traffic of the tiles (theorem 2)"
+    last = "K and V are read once whatever M."
     return [
-        Claim("exact", exact, None, differ, "", "Rounding."),
-        simulated("memory", memory, None, kept, "", "A maximum and a sum."),
-        simulated("tokens", "exponent of N, tiled (theorem 2)", 2, by_tokens, "", reads),
-        simulated("memory_size", "exponent of M, tiled (theorem 2)", -1, by_memory, "", last),
+        simulated("memory", memory, "a constant", kept, "", "A maximum and a sum."),
+        simulated("memory_size", moved, -1, by_memory, "", last),
     ]
 
 
-def speculation_table(measured: list[dict]) -> list[dict]:
-    """Runs of `speculation_on_record` as the notebook shows them, one line each."""
-    return [
+# ---------------------------------------------------------------- notebook 2's runs
+
+
+# With fewer drafts an acceptance rate, and a gain of the run that they sped up, mean nothing: at 30
+# the rate is known to within 0.2.
+LEAST_DRAFTS = 30
+
+
+def speculation_on_record(store) -> list[dict]:
+    """Speculative runs that notebook 2 saved with a speed-up.
+
+    Rows: label, gamma (tokens drafted each time), drafts, mean_length (tokens a step), speedup,
+    gain (the same with its range), and slower: how many times as long a step takes with its
+    drafts, by all rates set by hand; None for other runs.
+    """
+    runs = []
+    for record in store.records():
+        metrics = record["metrics"]
+        config = (record.get("engine_args") or {}).get("speculative_config") or {}
+        length, gain = metrics.get("mean_acceptance_length"), Gain.read(metrics, "tpot_gain_x")
+        gamma = metrics.get("num_speculative_tokens") or config.get("num_speculative_tokens")
+        if not record["notebook"].startswith("02") or not gain or not gamma:
+            continue
+        if length and 1 <= length <= gamma + 1:
+            runs.append({
+                "label": record["variant"].replace("_", " "),
+                "gamma": int(gamma),
+                "drafts": int(metrics.get("drafts", 0)),
+                "mean_length": float(length),
+                "speedup": gain.estimate,
+                "gain": gain,
+                "slower": Gain.read(metrics, "step_x"),
+            })  # fmt: skip
+    return runs
+
+
+def with_enough_drafts(runs: Iterable[dict], gamma: int | None = None) -> list[dict]:
+    """The runs of `speculation_on_record` with drafts enough to explain their speed-up."""
+    return [r for r in runs if r["drafts"] >= LEAST_DRAFTS and gamma in (None, r["gamma"])]
+
+
+def show_speculation(runs: list[dict]) -> None:
+    """A table of the runs, to which the notebook has given alpha and c."""
+    table = [
         {
             "run": run["label"],
             "k": run["gamma"],
             "drafts": run["drafts"],
             "tokens per step": round(run["mean_length"], 2),
             "a": round(run["alpha"], 2),
-            "measured (x)": round(run["speedup"], 2),
+            "speed-up": round(run["speedup"], 2),
             "its range": gain_ranges.in_words(run["gain"]),
             "decided": "yes" if run["gain"].decided else "no",
-            "with free drafts (x)": round(speculative.speedup(run["alpha"], run["gamma"]), 2),
+            "all-in c": round(run["c"], 2),
         }
-        for run in measured
-        if says_something(run)
+        for run in with_enough_drafts(runs)
     ]
+    if not table:
+        print("Notebook 2 has saved no such run in this folder: your own curve is missing.")
+        return
+    which = f"Your runs with {LEAST_DRAFTS} drafts or more"
+    card.show(card.table(table, f"{which} (fewer say too little of a; c is that of the middle)"))
 
 
-def own_draft_cost(measured: list[dict], gamma: int) -> tuple[float, float, float] | None:
-    """(low, middle, high) of the draft model's all-in c with `gamma` tokens.
+def own_draft_cost(runs: list[dict], gamma: int) -> tuple[tuple[float, float, float], str] | None:
+    """(low, middle, high) of the draft model's all-in c with `gamma` tokens, and of which runs.
 
-    None without such a run, or without its range.
+    Of the rates set by hand, which are many runs of one session; without them of the draft model's
+    own text. None without either, or without a range.
     """
-    for run in measured:
-        if run["label"] == f"draft model, k={gamma}" and says_something(run) and run["gain"].span:
-            return speculative.draft_cost(run["gain"], run["alpha"], gamma)
+    runs = [run for run in with_enough_drafts(runs, gamma) if run["gain"].span]
+    for run in runs:
+        if run["slower"] and run["slower"].span:
+            low, middle, high = (max(0.0, x - 1) / gamma for x in _ends(run["slower"]))
+            return (low, middle, high), wording.BY_HAND
+    for run in runs:
+        if run["label"] == f"draft model, k={gamma}":
+            return speculative.draft_cost(run["gain"], run["alpha"], gamma), wording.OWN_TEXT
     return None
 
 
-UNKNOWN = Gain(1.0, 0.0, math.inf, 1)  # of a run without a speed-up
-# With fewer drafts an acceptance rate, and a gain of the run that they sped up, mean nothing: at 30
-# the rate is known to within 0.2.
-LEAST_DRAFTS = 30
-
-
-def says_something(run: dict) -> bool:
-    """Whether a run of `speculation_on_record` has a speed-up, and drafts enough to explain it."""
-    return bool(run["speedup"]) and run["drafts"] >= LEAST_DRAFTS
-
-
-def speculation_on_record(store) -> list[dict]:
-    """Speculative runs that notebook 2 saved.
-
-    Rows: label, gamma, drafts, mean_length, alpha (equation 1 inverted), speedup or None, gain (the
-    speed-up with its range). A run counts when its record has the mean length of a step and how
-    many tokens were drafted each time.
-    """
-    runs = []
-    for record in store.records():
-        if not record["notebook"].startswith("02"):
-            continue
-        metrics = record["metrics"]
-        config = (record.get("engine_args") or {}).get("speculative_config") or {}
-        length = metrics.get("mean_acceptance_length")
-        gamma = metrics.get("num_speculative_tokens") or config.get("num_speculative_tokens")
-        if length and gamma and 1 <= length <= gamma + 1:
-            runs.append({
-                "label": record["variant"].replace("_", " "),
-                "gamma": int(gamma),
-                "drafts": int(metrics.get("drafts", 0)),
-                "mean_length": float(length),
-                "alpha": speculative.alpha_from_length(length, int(gamma)),
-                "speedup": metrics.get("tpot_gain_x"),
-                "gain": Gain.read(metrics, "tpot_gain_x") or UNKNOWN,
-            })  # fmt: skip
-    return runs
+def _ends(gain: Gain) -> tuple[float, float, float]:
+    return gain.low, gain.estimate, gain.high
 
 
 def speculation_elsewhere(gamma: int) -> tuple[dict[str, list[dict]], str]:

@@ -25,7 +25,9 @@ from helpers.display.figures import (
     ticks,
 )
 from helpers.lessons import gain_ranges
+from helpers.lessons.papers.speculative import speedup
 
+H100_HEADS = 16  # of the attention that was recorded there
 PARTS = {
     "tokens": ("tokens held", BLUE),
     "reserved": ("reserved for later", SKY),
@@ -78,25 +80,25 @@ def allocators(
 
 
 def blocks_in_use(rows: list[dict], block_size: int, caption: str) -> None:
-    """The real engine, step by step. rows: step, blocks (vLLM), blocks_predicted, tokens."""
+    """The real engine, step by step. rows: step, gauge and predicted (in blocks), tokens."""
     fig, ax = figures.figure("vLLM hands out a block when a request reaches it", size=(7.5, 3.8))
     steps = {"drawstyle": "steps-mid", "marker": ""}
-    curve(ax, rows, "step", "blocks", label="in use (vLLM's gauge)", linewidth=2.4, **steps)
+    curve(ax, rows, "step", "gauge", label="in use (vLLM's gauge)", linewidth=2.4, **steps)
     formula = {"color": BLACK, "linewidth": 1, "linestyle": ":", "label": "tokens, rounded up"}
-    curve(ax, rows, "step", "blocks_predicted", **formula, **steps)
+    curve(ax, rows, "step", "predicted", **formula, **steps)
     held = {"color": RED, "marker": "", "label": f"tokens held / {block_size}"}
     curve(ax, rows, "step", "tokens", scale=1 / block_size, **held)
     ax.set(xlabel="engine step", ylabel="blocks", ylim=(0, None))
     legend_below(ax)
-    shown = ("step", "blocks", "blocks_predicted", "tokens")
-    table = [{name: row[name] for name in shown} for row in rows[:: max(1, len(rows) // 40)]]
-    figures.show(fig, caption, table, "papers_blocks_in_use")
+    figures.show(fig, caption, rows[:: max(1, len(rows) // 40)], "papers_blocks_in_use")
 
 
-def attention_times(rows: list[dict], caption: str, device: str, recorded: list[dict] = ()) -> None:
+def attention_times(
+    rows: list[dict], caption: str, device: str, heads: int, recorded: list[dict] = ()
+) -> None:
     """Attention in torch by backend: time and, where torch counts it, memory.
 
-    rows: tokens, backend, ms, extra_mib (or None). recorded: the same from an H100.
+    rows: tokens, backend, ms, extra_mib (or None), of so many heads. recorded: from an H100.
     """
     everything = [*rows, *recorded]
     panels = {"ms": "ms per call"}
@@ -121,9 +123,11 @@ def attention_times(rows: list[dict], caption: str, device: str, recorded: list[
             if theirs:
                 named = {"label": f"{backend}, recorded: H100", **hollow_line(COLORS[i])}
                 curve(ax, theirs, "tokens", key, i, **named)
-        ax.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
-        sizes = {row["tokens"] for row in everything}
-        ticks(ax, sizes, rotation=40 if len(sizes) > 5 else 0)
+        there = f", {H100_HEADS} on the H100" if recorded else ""
+        about = f"tokens ({heads} heads here{there})"
+        ax.set(xscale="log", yscale="log", xlabel=about, ylabel=label)
+        sizes = {row["tokens"] for row in everything if row.get(key) is not None}
+        ticks(ax, sizes, rotation=40 if len(sizes) > 3 else 0)
         legend_below(ax, drop=0.3)
     figures.show(fig, caption, _by_machine(rows, device, recorded), "papers_attention_times")
 
@@ -132,11 +136,17 @@ def _by_machine(rows, here: str, recorded) -> list[dict]:
     return [{**r, "machine": here} for r in rows] + [{**r, "machine": "H100"} for r in recorded]
 
 
-def products(rows: list[dict], knee: float, caption: str, recorded: list[dict] = ()) -> None:
+def products(
+    rows: list[dict],
+    knee: float,
+    caption: str,
+    recorded: list[dict] = (),
+    their_knee: float | None = None,
+) -> None:
     """Time of a layer's product by batch, and the shares of both ceilings that it reached.
 
     rows: batch, ms, allowed_ms, share_of_bandwidth, share_of_arithmetic. knee: the batch at which
-    the two ceilings meet on this machine.
+    the two ceilings meet on this machine; their_knee: on the one that `recorded` is from.
     """
     title = "Another row is nearly free up to a knee"
     fig, (left, right) = figures.figure(title, cols=2, size=(9.6, 4.3))
@@ -158,34 +168,42 @@ def products(rows: list[dict], knee: float, caption: str, recorded: list[dict] =
     for ax in (left, right):
         ax.set_xscale("log", base=2)
         ticks(ax, batches, rotation=45 if len(batches) > 9 else 0)
-        ax.axvline(knee, color=GREY, linewidth=1, linestyle=":")
-        ax.set_xlabel("rows in the batch (dotted: this machine's knee)")
+        ax.axvline(knee, color=BLACK, linewidth=1, linestyle=":")
+        dashed = ""
+        if recorded:
+            ax.axvline(their_knee, color=GREY, linewidth=1, linestyle="--")
+            dashed = ", dashed: the H100's"
+        ax.set_xlabel(f"rows in the batch (dotted: the knee here{dashed})")
         legend_below(ax, drop=0.26)
     figures.show(fig, caption, _by_machine(rows, "here", recorded), "papers_products")
 
 
 def speculation(
-    curves: dict[str, list[tuple[float, ...]]],
     measured: list[dict],
+    own: tuple[tuple[float, float, float], str] | None,
     gamma: int,
     caption: str,
     recorded: dict[str, list[dict]],
 ) -> None:
     """Speed-up over the acceptance rate with `gamma` drafted tokens, a curve by draft cost.
 
-    curves: label -> [(alpha, speed-up with the lowest, middle and highest c)].
     measured: alpha, speedup, gain and label; the label up to its comma is the drafter, each
-    with a marker of its own. recorded: a drafter's name -> alpha and speedup on an H100.
+    with a marker of its own. own: (low, middle, high) of their c, and what it was fitted to.
+    recorded: a drafter's name -> alpha and speedup on an H100.
     """
+    costs = {"free drafts (c = 0)": (0.0,) * 3, "the paper's largest c (0.05)": (0.05,) * 3}
+    if own:
+        (low, _, high), fitted_to = own
+        costs[f"all-in c = {low:.2f} to {high:.2f}, fitted to {fitted_to}"] = own[0]
     title = f"What an acceptance rate is worth with {gamma} drafted tokens"
     fig, ax = figures.figure(title, size=(8, 4.2))
     rows = []
-    for i, (label, points) in enumerate(curves.items()):
+    for i, (label, of_curve) in enumerate(costs.items()):
+        points = [(a / 50, *(speedup(a / 50, gamma, c) for c in of_curve)) for a in range(51)]
         alphas, fast, middle, slow = zip(*points, strict=True)
         ax.plot(alphas, middle, color=COLORS[i], label=label)
         ax.fill_between(alphas, slow, fast, color=COLORS[i], alpha=0.2, lw=0)
-        few = points[:: max(1, len(points) // 5)]
-        rows += [{"a": alpha, "speed-up": speed, "from": label} for alpha, _, speed, _ in few]
+        rows += [{"a": a, "speed-up": speed, "from": label} for a, _, speed, _ in points[::10]]
     drafters = dict.fromkeys(run["label"].split(",")[0] for run in measured)
     for drafter, marker in zip(drafters, MARKERS, strict=False):
         runs = [run for run in measured if run["label"].split(",")[0] == drafter]
@@ -202,7 +220,11 @@ def speculation(
     gain_ranges.draw(ax, measured, "alpha")
     caption += gain_ranges.of_arrows(run["gain"] for run in measured)
     ax.axhline(1, color=GREY, linewidth=1)
-    ax.set(xlabel="acceptance rate a", ylabel="speed-up (x)", xlim=(0, 1.02))
+    ax.set(
+        xlabel="chance a that a draft is accepted, given that those before it were",
+        ylabel="speed-up (x)",
+        xlim=(0, 1.02),
+    )
     ax.set_ylim(0, gamma + 1)
     legend_below(ax)
     figures.show(fig, caption, rows, "papers_speculation")
@@ -224,15 +246,19 @@ def price(
     curve(ax, rows, "busy (%)", "price of a million", marker="", label="the machine")
     for asked, share in break_even.items():
         ax.axhline(asked, color=GREY, linewidth=1, linestyle="--")
+        figures.note(ax, f"an API at {asked:g}", (rows[0]["busy (%)"], asked), (0, 4))
         if share <= 1:
             ax.plot(100 * share, asked, color=BLACK, marker="o")
             figures.note(ax, f"{100 * share:.2g} %", (100 * share, asked), (6, 4))
     busy, per_million = yours
     ax.plot(100 * busy, per_million, color=RED, marker="s", ls="", label="as busy as you set it")
     figures.note(ax, f"{per_million:.2g}", (100 * busy, per_million), (6, 4))
-    ax.set(xscale="log", yscale="log", ylabel="price of a million output tokens\n(your currency)")
-    ax.set_yticks(list(break_even), [f"API at {asked:g}" for asked in break_even])
-    ax.minorticks_off()
+    label = "price of a million output tokens\n(your currency, log scale)"
+    ax.set(xscale="log", yscale="log", ylabel=label)
+    lowest, highest = ax.get_ylim()
+    prices = [n * 10.0**power for power in range(-6, 7) for n in (1, 3)]
+    prices = [price for price in prices if lowest <= price <= highest]
+    ax.set_yticks(prices, [f"{price:g}" for price in prices])
     ticks(ax, [n for n in (1, 2, 5, 10, 20, 50, 100) if n >= rows[0]["busy (%)"]])
     ax.set_xlabel("share of the paid hours in which the machine is busy (%)")
     legend_below(ax)

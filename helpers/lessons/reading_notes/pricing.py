@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from helpers.lessons.papers.cost import CostInputs, cost_per_million, million_tokens_a_month
+from helpers.lessons.papers.cost import CostInputs, cost_per_million
 from helpers.results import recorded
 
 SPEEDS = ("recorded", "here")
@@ -75,6 +75,5 @@ def save(store, inputs: CostInputs, source: str) -> None:
         "price_per_hour": inputs.price_per_hour,
         "utilisation": inputs.utilisation,
         "output_tokens_per_s": inputs.tokens_per_s,
-        "million_tokens_per_month": million_tokens_a_month(inputs),
     }
     store.save("cost", "per_million", metrics, throughput_from=source, source="formula")

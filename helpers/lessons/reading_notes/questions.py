@@ -98,7 +98,7 @@ def _paged(quiz: _Quiz) -> None:
     quiz.add("kv_per_token", per_token / 1024, layers=layers, heads=heads, per_token=per_token)
     pool = pick(8, 12, 20, 40)
     fit = pool * 2**30 // per_token
-    quiz.add("slots", fit, pool=pool, per_token=per_token)
+    quiz.add("slots", fit, pool=pool, layers=layers, heads=heads, per_token=per_token)
     block, prompt, output = pick(16, 32), rng.randrange(50, 400), rng.randrange(20, 200)
     blocks = math.ceil((prompt + output - 1) / block)  # the newest token is not kept yet
     quiz.add("blocks", blocks, block=block, prompt=prompt, output=output, blocks=blocks)
@@ -151,7 +151,8 @@ def _steps(quiz: _Quiz) -> None:
     tokens = speculative.expected_tokens(alpha, gamma)
     quiz.add("per_step", tokens, alpha=alpha, gamma=gamma, power=gamma + 1)
     c = quiz.pick(0.05, 0.1, 0.2)
-    quiz.add("gain", speculative.speedup(alpha, gamma, c), gamma=gamma, c=c)
+    drawn = {"alpha": alpha, "gamma": gamma, "c": c, "tokens": tokens}
+    quiz.add("gain", speculative.speedup(alpha, gamma, c), **drawn)
     quiz.add("not_worth", c=quiz.pick(0.5, 0.6))
 
 

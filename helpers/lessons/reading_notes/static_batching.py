@@ -1,7 +1,7 @@
 """The same requests twice on a real engine, the older way and vLLM's, measured in turn.
 
 result = serve_both_ways(engine, answers=[8, 128, 64, ...], batch=8)     # waves, continuous
-result.gain, result.steps_x, result.step_ms
+result.gain, result.steps_x, result.prompt_steps
 result = reserved_against_paged(engine, answers, blocks=32, places=4)    # reserved, paged
 result.gain, result.running
 """
@@ -29,7 +29,9 @@ class Waves:
     continuous_s: float
     wave_steps: int
     continuous_steps: int
-    step_ms: dict[int, float]  # by the requests in a step: lower quartile of its time
+    prompt_steps: dict[str, int]  # by way: how many of its steps read prompts
+    reading_ms: float  # median of such a step, and of any other
+    other_ms: float
     output_tokens: int
     run: Measurement  # one of those that sent all requests at once
     gain: Gain
@@ -45,8 +47,8 @@ class Waves:
         return {
             "output_tokens_per_s": self.output_tokens / seconds,
             "duration_s": seconds,
-            **({"speedup_x": 1.0} if way == "waves" else self.gain.metrics("speedup_x")),
-            "steps_x": self.steps_x,
+            **({} if way == "waves" else self.gain.metrics("speedup_x")),
+            **({} if way == "waves" else {"fewer_steps_x": self.steps_x}),
         }
 
 
@@ -78,12 +80,16 @@ def serve_both_ways(
         continuous.append(_serve(engine, "continuous", requests()))
     wave_s = [sum(run.duration_s for run in wave) for wave in waves]
     continuous_s = [run.duration_s for run in continuous]
+    reading_ms, other_ms = _step_ms([*(run for wave in waves for run in wave), *continuous])
+    first = {"waves": waves[0], "continuous": continuous[:1]}
     return Waves(
         wave_s=statistics.median(wave_s),
         continuous_s=statistics.median(continuous_s),
         wave_steps=sum(len(run.timeline) for run in waves[0]),
         continuous_steps=len(continuous[0].timeline),
-        step_ms=_step_ms([*(run for wave in waves for run in wave), *continuous]),
+        prompt_steps={way: len(_step_ms(runs)[0]) for way, runs in first.items()},
+        reading_ms=statistics.median(reading_ms),
+        other_ms=statistics.median(other_ms),
         output_tokens=sum(answers),
         run=continuous[0],
         gain=gain_of_pairs(list(zip(wave_s, continuous_s, strict=True)), "lower"),
@@ -100,16 +106,20 @@ def _serve(engine, name: str, chosen: list) -> Measurement:
     return run_workload(engine, Workload(name, tuple(chosen), 0, about), progress=False)
 
 
-def _step_ms(runs: list[Measurement]) -> dict[int, float]:
-    seconds: dict[int, list[float]] = {}
+def _step_ms(runs: list[Measurement]) -> tuple[list[float], list[float]]:
+    """Milliseconds of the steps that read prompts, which give first tokens, and of the others."""
+    reading, others = [], []
     for run in runs:
-        for before, now in pairwise(run.timeline):
-            seconds.setdefault(now["tokens"], []).append(now["t_s"] - before["t_s"])
-    return {
-        size: 1000 * sorted(times)[len(times) // 4]
-        for size, times in sorted(seconds.items())
-        if size
-    }
+        firsts = {request.token_times_s[0] for request in run.requests if request.token_times_s}
+        times = [0.0, *(step["t_s"] for step in run.timeline)]
+        for before, now in pairwise(times):
+            (reading if now in firsts else others).append(1000 * (now - before))
+    return reading, others
+
+
+def quickest(recordings: list):
+    """The shortest of several recordings of the same steps: others can only make a run slower."""
+    return min(recordings, key=lambda run: run.steps[-1].end_s - run.steps[0].start_s)
 
 
 # ---------------------------------------------------------------- memory reserved, and paged

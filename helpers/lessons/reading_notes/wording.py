@@ -7,7 +7,9 @@ import math
 
 from helpers.lessons.papers import speculative
 
-NO_DIFFERENCE = 0.1  # step times (quartiles of many) that differ by less are called equal
+WAITS = 0.7  # of the memory ceiling: who reaches less waits for something else, too
+NEAR = 0.1  # a prediction that is off by less is called near
+BY_HAND, OWN_TEXT = "the rates set by hand", "your draft model"  # what a c was fitted to
 AHEAD = "vLLM plans a step while the one before runs (asynchronous scheduling)"
 
 # ---------------------------------------------------------------- captions
@@ -24,29 +26,29 @@ def allocators(usage: dict) -> str:
 
 
 def blocks_in_use(rows: list[dict], block_size: int, plans_ahead: bool) -> str:
-    """What vLLM's gauge said and how much of it was empty. rows: see `gauge`, and tokens."""
+    """What vLLM's gauge said and how much of it was empty. rows: see `as_predicted`, and tokens."""
     empty = empty_share(rows, block_size)
     return (
-        f"{gauge(rows, plans_ahead)}. {100 * empty:.0f} % of the places in them were empty, "
+        f"{as_predicted(rows, plans_ahead)}. {100 * empty:.0f} % of the places in them were empty, "
         f"for short requests and blocks of {block_size}."
     )
 
 
 def empty_share(rows: list[dict], block_size: int) -> float:
-    """Share of the slots in use that held no token. rows: tokens, blocks."""
-    return 1 - sum(r["tokens"] for r in rows) / sum(r["blocks"] * block_size for r in rows)
+    """Share of the slots in use that held no token. rows: tokens, gauge."""
+    return 1 - sum(r["tokens"] for r in rows) / sum(r["gauge"] * block_size for r in rows)
 
 
-def gauge(rows: list[dict], plans_ahead: bool) -> str:
+def as_predicted(rows: list[dict], plans_ahead: bool) -> str:
     """In how many steps vLLM held the predicted blocks, and what it held in the others.
 
-    rows: blocks, blocks_predicted. plans_ahead: `static_batching.plans_ahead` of the engine.
+    rows: gauge and predicted, in blocks. plans_ahead: `static_batching.plans_ahead` of the engine.
     """
-    differ = [i for i, r in enumerate(rows) if r["blocks"] != r["blocks_predicted"]]
+    differ = [i for i, r in enumerate(rows) if r["gauge"] != r["predicted"]]
     share = f"{100 * (1 - len(differ) / len(rows)):.0f} % of the steps"
     said = f"In {share} vLLM held exactly the blocks that the sum predicts"
-    following = [r["blocks_predicted"] for r in rows[1:]]
-    early = [i for i in differ if i < len(following) and rows[i]["blocks"] == following[i]]
+    following = [r["predicted"] for r in rows[1:]]
+    early = [i for i in differ if i < len(following) and rows[i]["gauge"] == following[i]]
     if not early:
         return said
     which = "in the others"
@@ -83,7 +85,9 @@ def attention(against: dict, recorded: dict | None = None) -> str:
 def _by_length(gains: dict[int, float]) -> str:
     """How many times as fast tiles are at each length. gains: tokens -> times."""
     times = " / ".join(f"{gain:.2g}" for gain in gains.values())
-    return f"{times} times as fast at {' / '.join(f'{tokens:,}' for tokens in gains)} tokens"
+    said = f"{times} times as fast at {' / '.join(f'{tokens:,}' for tokens in gains)} tokens"
+    largest, last = max(gains, key=gains.get), max(gains)
+    return f"{said} (most at {largest:,})" if gains[largest] > 1.1 * gains[last] else said
 
 
 def divided_keys(tokens: int | None) -> str:
@@ -97,65 +101,84 @@ def divided_keys(tokens: int | None) -> str:
     )
 
 
-def products(rows: list[dict], knee: float) -> str:
-    """What more rows cost. rows: of `small_operations.product_sweep`; knee: from the ceilings."""
+def products(
+    rows: list[dict], knee: float, there: list[dict] = (), their_knee: float | None = None
+) -> str:
+    """What more rows cost. rows, there: of `small_operations.product_sweep`; there: the H100's."""
     first, middle, last = rows[0], rows[3], rows[-1]
     near = min(rows, key=lambda row: abs(math.log(row["batch"] / knee)))
     reading, computing = (100 * near[f"share_of_{name}"] for name in ("bandwidth", "arithmetic"))
-    return (
+    said = (
         f"One row takes {first['ms']:.3g} ms, {middle['batch']} rows {middle['ms']:.3g} ms, "
-        f"{last['batch']} rows {last['ms']:.3g} ms; one row reaches "
-        f"{100 * first['share_of_bandwidth']:.0f} % of the memory ceiling, {last['batch']} rows "
-        f"{100 * last['share_of_arithmetic']:.0f} % of the arithmetic one. "
-        f"Next to the ceilings' knee, {near['batch']} rows reach {reading:.0f} % of the one and "
-        f"{computing:.0f} % of the other."
+        f"{last['batch']} rows {last['ms']:.3g} ms. The ceilings meet at {knee:.3g} rows: "
+        f"{near['batch']} rows reach {reading:.0f} % of the memory ceiling and {computing:.0f} % "
+        f"of the arithmetic one. {_one_row(first)}; {last['batch']} rows compute at "
+        f"{100 * last['share_of_arithmetic']:.0f} % of theirs."
     )
+    if there:
+        said += f" The H100's ceilings meet at {their_knee:.3g} rows. {_one_row(there[0])} there."
+    return said
 
 
-def speculation(own_cost: tuple[float, float, float] | None) -> str:
-    """What four drafted tokens are worth at two acceptance rates. own_cost: its range, or None."""
-    if own_cost is None:
-        good, poor = (f"{speculative.speedup(alpha, 4, 0.05):.1f}" for alpha in (0.8, 0.3))
-        cost = "as small as the paper's (c = 0.05)"
-    else:
-        low, _, high = own_cost
-        good, poor = (
-            f"{speculative.speedup(alpha, 4, high):.2f} to {speculative.speedup(alpha, 4, low):.2f}"
-            for alpha in (0.8, 0.3)
-        )
-        cost = f"as large as yours (all-in c = {low:.2f} to {high:.2f})"
+def _one_row(row: dict) -> str:
+    share = row["share_of_bandwidth"]
+    said = f"One row reads at {100 * share:.0f} % of the memory ceiling"
+    return said if share >= WAITS else f"{said}, so it does not wait for memory alone"
+
+
+def nearly_free(knee: float | None, there: float | None) -> str:
+    """Up to how many rows another one costs little: knees of `small_operations.measured_knee`."""
+    here = f"here up to about {knee:.0f} rows" if knee else "here for all that were tried"
+    also = f" ({there:.0f} on a recorded H100)" if there else ""
     return (
-        f"With a draft cost {cost}, four drafted tokens give {good} times the speed at a = 0.8 "
-        f"and {poor} times at a = 0.3."
+        f"Another row, a request more in a step, is nearly free until a knee: {here}{also} a "
+        "product takes less than 1.5 times as long as its fastest."
     )
 
 
-def left_out(measured: list[dict], least: int) -> str:
-    """Which runs of `claims.speculation_on_record` have fewer than `least` drafts; "" if none."""
-    judged = [run for run in measured if run["speedup"]]
-    few = [f"{run['label']} ({run['drafts']})" for run in judged if run["drafts"] < least]
-    if not few:
-        return ""
-    return f"Left out (drafts), as fewer than {least} say too little of a: {'; '.join(few)}."
-
-
-def curve_tested(own_cost: tuple[float, float, float] | None, marks: list[dict]) -> str:
-    """How many of the marks whose rate was set by hand reach the curve's range; "" without any."""
-    by_hand = [mark for mark in marks if mark["label"].startswith("synthetic")]
-    if own_cost is None or not by_hand:
-        return ""
-    low, middle, high = own_cost
-    reach = [
-        mark
-        for mark in by_hand
-        if mark["gain"].high >= speculative.speedup(mark["alpha"], 4, high)
-        and mark["gain"].low <= speculative.speedup(mark["alpha"], 4, low)
-    ]
+def speculation(own: tuple[tuple[float, float, float], str] | None) -> str:
+    """What four drafted tokens are worth at two rates. own: of `claims.own_draft_cost`."""
+    low, high, cost = 0.05, 0.05, "as little as the paper's largest (c = 0.05)"
+    if own:
+        (low, _, high), _ = own
+        cost = f"what yours do (all-in c = {low:.2f} to {high:.2f})"
+    good, poor = (
+        " to ".join(dict.fromkeys(f"{speculative.speedup(a, 4, c):.2f}" for c in (high, low)))
+        for a in (0.8, 0.3)
+    )
     return (
-        " Your curve is fitted to the draft model's mark, which therefore tests nothing. Of the "
-        f"{len(by_hand)} marks whose rate was set by hand (section 8 of notebook 2) "
-        f"{len(reach)} have a range that reaches the curve's{_side(reach, middle)}."
+        f"Speculation pays where a is high and a draft is cheap: with drafts that cost {cost}, "
+        f"four drafted tokens give {good} times the speed at a = 0.8 and {poor} times at a = 0.3."
     )
+
+
+def curve_tested(own: tuple[tuple[float, float, float], str] | None, runs: list[dict]) -> str:
+    """What the curve of `own`, of `claims.own_draft_cost`, is fitted to, and what tests it.
+
+    runs: with alpha, c and gain, of four drafted tokens.
+    """
+    above = "Above the line at 1 speculation gains."
+    if own is None:
+        return above
+    (low, _, high), fitted_to = own
+    if fitted_to != BY_HAND:
+        return f"{above} Your curve is fitted to the draft model's mark, which tests nothing then."
+    costs = [run["c"] for run in runs if run["label"].startswith("synthetic")]
+    said = (
+        f"{above} Your curve is fitted to the {len(costs)} rates set by hand (section 8 of "
+        f"notebook 2): the middles of their ranges give c = {min(costs):.2f} to {max(costs):.2f}."
+    )
+    for run in runs:
+        if run["label"].startswith("draft model"):
+            slow, fast = (speculative.speedup(run["alpha"], 4, c) for c in (high, low))
+            off = "lies below" if run["gain"].high < slow else "lies above"
+            meets = run["gain"].high >= slow and run["gain"].low <= fast
+            said += (
+                f" The range of the draft model's own answers {'reaches' if meets else off} the "
+                "curve's. They have another text, the earlier session of section 3, and count "
+                "every step, where the rates set by hand compare median steps."
+            )
+    return said
 
 
 def elsewhere(drafters: dict[str, list[dict]], where: str, gamma: int) -> str:
@@ -172,14 +195,6 @@ def elsewhere(drafters: dict[str, list[dict]], where: str, gamma: int) -> str:
     )
 
 
-def _side(marks: list[dict], cost: float) -> str:
-    """Where several marks lie on one side of the curve with this draft cost: which; else ""."""
-    above = {mark["gain"].estimate > speculative.speedup(mark["alpha"], 4, cost) for mark in marks}
-    if len(marks) < 2 or len(above) > 1:
-        return ""
-    return f", all {'above' if above == {True} else 'below'} its middle"
-
-
 def chunks(rows: list[dict], where: str) -> str:
     """What the smallest token budget gave and cost. rows, where: of `claims.chunks_on_record`."""
     whole, small = rows[0], rows[-1]
@@ -187,7 +202,8 @@ def chunks(rows: list[dict], where: str) -> str:
         f"{whole[name]:.0f} to {small[name]:.0f} ms" for name in ("itl_ms_max", "ttft_long_ms_p50")
     )
     return (
-        f"From a token budget of {whole['max_num_batched_tokens']:,} to one of "
+        "A smaller token budget bounds how long a stream waits for others' prompts: from "
+        f"{whole['max_num_batched_tokens']:,} tokens to "
         f"{small['max_num_batched_tokens']:,} the longest gap in a stream went from {gaps}, the "
         f"TTFT of the long prompts from {firsts} (one run each{where and f'; {where}'})."
     )
@@ -238,26 +254,27 @@ def blocks_reached(plans_ahead: bool) -> str:
     return f"{held}: nothing is set aside for its longest answer."
 
 
-def step_cost(step_ms: dict[int, float]) -> str:
-    """Whether a step with few requests is cheaper than a full one.
-
-    step_ms: milliseconds by the requests in a step.
-    """
-    few, many = min(step_ms), max(step_ms)
-    small = f"a step with {few} request{'s' * (few > 1)} takes {step_ms[few]:.2f} ms"
-    times = f"{small}, one with {many} {step_ms[many]:.2f} ms"
-    if step_ms[few] < (1 - NO_DIFFERENCE) * step_ms[many]:
-        return f"Small batches are cheaper steps: {times}."
-    said = f"Small batches are no cheaper steps here: {times}"
-    if step_ms[few] < (1 + NO_DIFFERENCE) * step_ms[many]:
-        said += f", no difference above {100 * NO_DIFFERENCE:.0f} %"
-    return f"{said}."
-
-
 def gain_in_time(waves) -> str:
     """Why continuous admission gains what it gains; waves: `static_batching.Waves`."""
-    counted = f"The engine needed {waves.steps_x:.2f} times fewer steps"
-    return f"{counted}; in seconds it was {waves.gain.sentence()}. {step_cost(waves.step_ms)}"
+    ways = (
+        ("in waves", waves.wave_s, waves.wave_steps, waves.prompt_steps["waves"]),
+        (
+            "continuous",
+            waves.continuous_s,
+            waves.continuous_steps,
+            waves.prompt_steps["continuous"],
+        ),
+    )
+    steps = "; ".join(
+        f"{way} {1000 * seconds / steps:.2f} ms with {waves.output_tokens / steps:.1f} requests "
+        f"in it ({reading} of {steps} read prompts)"
+        for way, seconds, steps, reading in ways
+    )
+    return (
+        f"The engine needed {waves.steps_x:.2f} times fewer steps; in seconds it was "
+        f"{waves.gain.sentence()}. The mean step: {steps}. A step that reads prompts took "
+        f"{waves.reading_ms:.2f} ms, any other {waves.other_ms:.2f} ms (medians)."
+    )
 
 
 def knee(rows: list[dict], predicted: float, found: float | None) -> str:
@@ -268,17 +285,18 @@ def knee(rows: list[dict], predicted: float, found: float | None) -> str:
     fastest = min(rows, key=lambda row: row["ms"])
     reading = fastest["share_of_bandwidth"]
     said = (
-        f"Between two batches the time is interpolated. {_rows(fastest)} reached "
-        f"{100 * reading:.0f} % of the memory ceiling, which alone would move the knee up to "
-        f"{predicted / reading:.3g}"
+        f"{_rows(fastest)} reached {100 * reading:.0f} % of the memory ceiling, which alone would "
+        f"move the knee up to {predicted / reading:.3g}"
     )
     if not found:
         return f"{said}."
     at = min(rows, key=lambda row: abs(row["batch"] - found))
     computing = at["share_of_arithmetic"]
+    luck = abs(found / predicted - 1) <= NEAR and reading < WAITS
     return (
-        f"{said}; {_rows(at).lower()} reached {100 * computing:.0f} % of the arithmetic one, which "
-        f"alone would move it down to {predicted * computing:.3g}: two misses that partly cancel."
+        f"{'That is luck. ' * luck}{said}; {_rows(at).lower()} reached {100 * computing:.0f} % of "
+        f"the arithmetic one, which alone would move it down to {predicted * computing:.3g}: two "
+        "misses that partly cancel."
     )
 
 
@@ -301,19 +319,22 @@ def tiles(counted: list[dict]) -> str:
     first, longer, larger = (row["tiles move"] for row in counted[:3])
     differ = max(row["largest difference"] for row in counted)
     return (
-        f"Tiles gave the same result (largest difference {differ:.1e}). Twice the tokens moved "
-        f"{longer / first:.1f} times as much, twice the fast memory {larger / longer:.1f} times."
+        f"Attention in tiles is exact (largest difference {differ:.1e}) and moves less, but its "
+        f"traffic still grows with the square of the prompt: {longer / first:.1f} times for twice "
+        f"the tokens. Twice the fast memory makes it {larger / longer:.2f} times as much."
     )
 
 
 def then_and_now(rows: list[dict]) -> list[dict]:
-    """Lines of `then_and_now` as the notebook shows them: what was seen only where one differs."""
+    """Lines of `then_and_now` as the notebook shows them: how they hold only where one does not."""
+    rows_ = [
+        {"older material": f"{row['topic']}: {row['older material']}", "now": row["now"]}
+        for row in rows
+    ]
+    if all(row["holds"] for row in rows):
+        return rows_
     words = {True: "yes", None: "not checked"}
     return [
-        {
-            "older material": f"{row['topic']}: {row['older material']}",
-            "now": row["now"],
-            "holds": words.get(row["holds"], f"NO: {row['seen']}"),
-        }
-        for row in rows
+        shown | {"holds": words.get(row["holds"], f"NO: {row['seen']}")}
+        for shown, row in zip(rows_, rows, strict=True)
     ]

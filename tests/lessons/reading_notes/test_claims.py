@@ -20,12 +20,11 @@ def store(tmp_path, monkeypatch):
 def test_claims_are_shown_and_those_with_a_number_saved(store, capsys):
     claims.show_claims(store, "Paper", [
         Claim("a", "a thing", 2.0, 3.0, "x", "because"),
-        Claim("b", "in words only", None, 5.0, "x", ""),
-        Claim("c", "not rebuilt", 7.0, None, "x", ""),
+        Claim("b", "in words only", "a few", 5.0, "x", ""),
         Claim("d", "counted", 9.0, 9.0, "x", "", "simulated"),
     ])  # fmt: skip
     text = capsys.readouterr().out
-    assert "1.50" in text and "not measured here" in text and "9 x (simulated)" in text
+    assert "1.50" in text and "a few" in text and "9 x (simulated)" in text
     saved = {r["variant"]: r["metrics"] for r in store.records(experiment="paper_claims")}
     assert saved == {
         "Paper: a": {"ours": 3.0, "paper": 2.0, "ratio": 1.5},
@@ -52,11 +51,12 @@ def test_speculation_is_read_from_notebook_2_only(store):
     (run,) = claims.speculation_on_record(store)
     assert (
         run["gamma"] == 4
-        and run["alpha"] == pytest.approx(0.8)
+        and run["mean_length"] == pytest.approx(length)
         and run["speedup"] == 1.4
         and run["label"] == "draft 4"
         and run["drafts"] == 40
         and run["gain"].span is None  # no range was saved
+        and run["slower"] is None
     )
 
 
@@ -75,47 +75,61 @@ def test_token_budgets_are_read_from_notebook_2_the_largest_first(store):
     assert "from 261 to 28 ms" in said and "from 249 to 236 ms (one run each)" in said
 
 
-def test_only_runs_with_enough_drafts_are_shown_and_give_a_cost():
-    run = {"gamma": 4, "alpha": 0.8, "mean_length": 3.36, "speedup": 1.4, "drafts": 72}
-    run["gain"] = Gain(1.4, 1.3, 1.5, 3)
-    runs = [
-        run | {"label": "draft model, k=4"},
-        run | {"label": "draft model, k=4, two drafts", "speedup": 0.43, "drafts": 2},
-        run | {"label": "draft model, no speed-up", "speedup": None},
-        run | {"label": "ngram, repeats", "speedup": 3.0},
-        run | {"label": "draft model, k=2", "gamma": 2},
-    ]
-    shown = [row["run"] for row in claims.speculation_table(runs)]
-    assert shown == ["draft model, k=4", "ngram, repeats", "draft model, k=2"]
-    low, middle, high = claims.own_draft_cost(runs, 4)
+RUN = {
+    "gamma": 4, "alpha": 0.8, "c": 0.35, "mean_length": 3.36, "drafts": 72, "speedup": 1.4,
+    "gain": Gain(1.4, 1.3, 1.5, 3), "slower": None, "label": "draft model, k=4",
+}  # fmt: skip
+BY_HAND = RUN | {"label": "synthetic, a=0.8", "slower": Gain(2.2, 1.8, 2.6, 3)}
+
+
+def test_only_runs_with_enough_drafts_are_shown(store, capsys):
+    few = RUN | {"label": "draft model, k=8", "gamma": 8, "drafts": 2}
+    claims.show_speculation([RUN, few, RUN | {"label": "ngram", "gain": Gain(1.4, 0.7, 2.8, 3)}])
+    shown = capsys.readouterr().out
+    assert "draft model, k=4" in shown and "0.70 to 2.80" in shown and "0.35" in shown
+    assert "k=8" not in shown and "30 drafts or more" in shown
+    claims.show_speculation([few])
+    assert "your own curve is missing" in capsys.readouterr().out
+
+
+def test_a_draft_costs_what_the_rates_set_by_hand_say_else_the_drafters_own_text():
     expected = speculative.expected_tokens(0.8, 4)
-    assert (low, middle, high) == pytest.approx([(expected / x - 1) / 4 for x in (1.5, 1.4, 1.3)])
-    assert claims.own_draft_cost([run | {"label": "ngram, repeats"}], 4) is None
-    once = runs[0] | {"gain": Gain(1.4, 0.0, math.inf, 1)}
-    assert claims.own_draft_cost([once], 4) is None, "one run has no range"
-    open_ = runs[0] | {"gain": Gain(1.4, 0.7, 2.8, 3)}
-    assert claims.speculation_table([open_])[0]["its range"] == "0.70 to 2.80"
-    fast = runs[0] | {"gain": Gain(5.5, 5.2, 5.9, 3)}
-    assert claims.own_draft_cost([fast], 4) == (0, 0, 0), "no draft costs less than nothing"
+    cost, of = claims.own_draft_cost([RUN, RUN | {"label": "ngram, repeats"}], 4)
+    assert cost == pytest.approx([(expected / x - 1) / 4 for x in (1.5, 1.4, 1.3)])
+    assert of == wording.OWN_TEXT
+    cost, of = claims.own_draft_cost([RUN, BY_HAND], 4)
+    assert cost == pytest.approx((0.2, 0.3, 0.4)) and of == wording.BY_HAND
+    for other in ({"label": "ngram, repeats"}, {"gamma": 2}, {"gain": Gain(1.4, 0.0, math.inf, 1)}):
+        assert claims.own_draft_cost([RUN | other], 4) is None, "one run has no range"
+    cost, _ = claims.own_draft_cost([RUN | {"gain": Gain(5.5, 5.2, 5.9, 3)}], 4)
+    assert cost == (0, 0, 0), "no draft costs less than nothing"
+    fast = BY_HAND | {"slower": Gain(0.9, 0.8, 1.0, 3)}
+    assert claims.own_draft_cost([fast], 4)[0] == (0, 0, 0)
 
 
-def test_marks_whose_rate_was_set_by_hand_test_the_curve():
-    cost = 0.4, 0.5, 0.6
-    curve = speculative.speedup(0.8, 4, 0.5)
-    mark = {"label": "synthetic, a=0.8", "alpha": 0.8, "gain": Gain(curve, curve, curve, 3)}
-    high = mark | {"gain": Gain(3.0, 2.9, 3.1, 3)}
-    drafter = mark | {"label": "draft model, k=4"}
-    assert "Of the 2 marks" in wording.curve_tested(cost, [mark, high, drafter])
-    assert "1 have a range that reaches" in wording.curve_tested(cost, [mark, high])
-    low = mark | {"gain": Gain(0.95 * curve, 0.9 * curve, curve, 3)}
-    above = mark | {"gain": Gain(1.05 * curve, curve, 1.1 * curve, 3)}
-    for marks, side in (([low] * 2, "below"), ([above] * 2, "above")):
-        assert f"reaches the curve's, all {side} its middle." in wording.curve_tested(cost, marks)
-    for marks in ([low, above], [low]):
-        assert wording.curve_tested(cost, marks).endswith("reaches the curve's.")
-    assert wording.curve_tested(None, [mark]) == wording.curve_tested(cost, [drafter]) == ""
-    assert "c = 0.40 to 0.60" in wording.speculation(cost)
-    assert "paper's (c = 0.05)" in wording.speculation(None)
+def test_the_caption_says_what_the_curve_is_fitted_to_and_what_tests_it():
+    own = (0.2, 0.3, 0.4), wording.BY_HAND
+    other = BY_HAND | {"label": "synthetic, a=0.2", "c": 0.28}
+    assert "2 rates set by hand" in wording.curve_tested(own, [BY_HAND, other])
+    assert wording.curve_tested(own, [BY_HAND, other]).endswith("give c = 0.28 to 0.35.")
+    slow, fast = (speculative.speedup(0.8, 4, c) for c in (0.4, 0.2))
+    for low, high, where in (
+        (0.5 * slow, 0.9 * slow, "lies below"),
+        (1.1 * fast, 1.2 * fast, "lies above"),
+        (0.9 * slow, slow, "reaches"),
+    ):
+        mark = RUN | {"gain": Gain((low + high) / 2, low, high, 3)}
+        said = wording.curve_tested(own, [BY_HAND, mark])
+        assert f"The range of the draft model's own answers {where} the curve's." in said
+    fitted = wording.curve_tested(((0.2, 0.3, 0.4), wording.OWN_TEXT), [RUN])
+    assert fitted.endswith("fitted to the draft model's mark, which tests nothing then.")
+    assert wording.curve_tested(None, []) == "Above the line at 1 speculation gains."
+    assert "c = 0.20 to 0.40), four drafted tokens give 1.29 to 1.87 times" in (
+        wording.speculation(own)
+    )
+    assert "paper's largest (c = 0.05), four drafted tokens give 2.80 times" in (
+        wording.speculation(None)
+    )
 
 
 def test_what_was_recorded_elsewhere_has_the_rate_that_its_steps_explain():
@@ -126,9 +140,3 @@ def test_what_was_recorded_elsewhere_has_the_rate_that_its_steps_explain():
     said = wording.elsewhere(drafters, where, gamma=4)
     assert where in said and "n-gram 0." in said and "draft model 1." in said
     assert wording.elsewhere({}, "", gamma=4) == ""
-
-
-def test_runs_with_few_drafts_are_named():
-    runs = [{"label": f"k={k}", "drafts": n, "speedup": 1.5} for k, n in ((4, 90), (8, 12))]
-    assert wording.left_out(runs, 30).endswith("of a: k=8 (12).")
-    assert wording.left_out(runs[:1], 30) == ""

@@ -6,10 +6,9 @@ import warnings
 import pytest
 
 from helpers.display import figures as style
-from helpers.lessons.papers import flash_attention, paged_attention, speculative
+from helpers.lessons.papers import flash_attention, paged_attention
 from helpers.lessons.reading_notes import claims, plots
-from helpers.lessons.reading_notes.static_batching import Reserving
-from helpers.verdicts.gain import Gain, gain_of_pairs
+from helpers.verdicts.gain import Gain
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def test_allocators(pictures):
 
 def test_blocks_in_use(pictures):
     plots.blocks_in_use(
-        [{"step": i, "blocks": 3, "blocks_predicted": 3, "tokens": 40 + i} for i in range(20)],
+        [{"step": i, "gauge": 3, "predicted": 3, "tokens": 40 + i} for i in range(20)],
         16,
         "reading",
     )
@@ -66,13 +65,14 @@ def test_machine_figures_with_and_without_recorded_lines(pictures, gpu):
         h100["attention"] if gpu else here,
         "reading",
         "this machine",
+        4,
         [] if gpu else h100["attention"],
     )
     table = one(pictures).table
     assert {r["machine"] for r in table} == ({"this machine"} if gpu else {"this machine", "H100"})
     pictures.clear()
     rows = h100["products"] if gpu else h100["products"][:3]
-    plots.products(rows, 254.0, "reading", [] if gpu else h100["products"])
+    plots.products(rows, 9.0, "reading", [] if gpu else h100["products"], 254.0)
     assert len(one(pictures).table) == (8 if gpu else 11)
 
 
@@ -81,7 +81,7 @@ def test_no_label_is_cut_off_and_no_kernel_vanishes(monkeypatch):
 
     figures, h100 = [], recorded_on_h100()
     monkeypatch.setattr(style, "show", lambda fig, *_, **__: figures.append(fig))
-    plots.attention_times(h100["attention"], "reading", "this GPU")
+    plots.attention_times(h100["attention"], "reading", "this GPU", 16)
     plots.products(h100["products"], 254.0, "reading")
     for fig in figures:
         fig.savefig(io.BytesIO())
@@ -98,7 +98,6 @@ def test_speculation_has_one_symbol_a_drafter(monkeypatch, runs):
     monkeypatch.setattr(
         style, "show", lambda fig, caption, table, name: (figures.append(fig), tables.append(table))
     )
-    curves = {"free": [(a / 10, *[speculative.speedup(a / 10, 4)] * 3) for a in range(11)]}
     measured = [
         {"label": "ngram, repeats", "alpha": 0.97, "speedup": 1.8},
         {"label": "synthetic, a=0.2", "alpha": 0.2, "speedup": 0.4},
@@ -107,11 +106,13 @@ def test_speculation_has_one_symbol_a_drafter(monkeypatch, runs):
     for run in measured:
         run["gain"] = Gain(run["speedup"], 0.9 * run["speedup"], 1.1 * run["speedup"], 3)
     there = {"n-gram": [{"alpha": 0.2, "speedup": 1.0}, {"alpha": 0.8, "speedup": 2.6}]}
-    plots.speculation(curves, measured, 4, "reading", there)
+    own = ((0.1, 0.2, 0.3), "the rates set by hand") if runs else None
+    plots.speculation(measured, own, 4, "reading", there)
     assert len([row for row in tables[0] if "range" in row]) == runs
     named = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
     assert "n-gram, recorded: H100" in named
-    assert len(named) == len(set(named)) == 2 + min(runs, 2)
+    assert ("all-in c = 0.10 to 0.30, fitted to the rates set by hand" in named) == bool(runs)
+    assert len(named) == len(set(named)) == 3 + min(runs, 2) + bool(runs)
 
 
 def test_price(pictures):
@@ -124,14 +125,10 @@ def test_claims_quote_the_constants_and_explain_themselves():
     lengths = paged_attention.draw_lengths(60)
     usage = {p: paged_attention.simulate_allocator(lengths, p) for p in paged_attention.POLICIES}
     sizes = ((256, 2**12), (512, 2**12), (512, 2**13))
-    both = Reserving(gain_of_pairs([(4.0, 2.0)] * 3, "lower"), {"reserved": 4, "paged": 12}, {})
     counted = [flash_attention.count_both_ways(*size) for size in sizes]
-    tables = [claims.paged(usage), claims.flash(counted), claims.headline(both)]
+    tables = [claims.paged(usage), claims.flash(counted)]
     by_key = {c.key: c for table in tables for c in table}
     assert all(claim.what and claim.why for claim in by_key.values())
     assert by_key["tokens_paged"].paper == 96.3 and by_key["batch_max"].paper == 7
-    assert by_key["exact"].ours == max(row["largest difference"] for row in counted)
-    assert by_key["tokens"].ours == pytest.approx(2, abs=0.1)
+    assert by_key["memory"].row("paper")["paper says"] == "a constant"
     assert by_key["memory_size"].ours == pytest.approx(-1, abs=0.1)
-    assert by_key["headline"].ours == 2 and by_key["batch_x"].ours == 3
-    assert by_key["headline"].row("paper")["we get"] == "2 to 2 x", "of three rounds: their range"

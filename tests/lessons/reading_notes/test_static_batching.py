@@ -5,6 +5,7 @@ The engine is replaced here; notebook 3's test runs the real one.
 
 import contextlib
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,27 +16,28 @@ from helpers.lessons.reading_notes import static_batching
 class Run:
     duration_s: float
     timeline: list
+    requests: list = field(default_factory=list)
     workload: dict = field(default_factory=dict)
 
 
 @pytest.fixture
 def served(monkeypatch):
-    """An engine that needs 10 ms a step and one step a token; its second run is disturbed."""
+    """An engine that needs one step a token; its second run is disturbed."""
     log = []
 
     def run_workload(engine, workload, progress):
         log.append(workload)
-        places, steps = [r.max_tokens for r in workload.requests], []
-        running, waiting = [], list(places)
+        waiting = [r.max_tokens for r in workload.requests]
+        running, times, requests = [], [], []
         while waiting or running:
-            while waiting and len(running) < 2:
-                running.append(waiting.pop(0))
-            steps.append(len(running))
+            reads = min(len(waiting), 2 - len(running))
+            # A step that reads prompts takes 30 ms, any other 10 ms.
+            times.append((times[-1] if times else 0.0) + (0.03 if reads else 0.01))
+            requests += [SimpleNamespace(token_times_s=[times[-1]])] * reads
+            running, waiting = running + waiting[:reads], waiting[reads:]
             running = [n - 1 for n in running if n > 1]
         extra = 5.0 if len(log) == 2 else 0.0  # another program disturbs the first wave
-        return Run(
-            0.01 * len(steps) + extra, [{"t_s": 0.01 * i, "tokens": n} for i, n in enumerate(steps)]
-        )
+        return Run(times[-1] + extra, [{"t_s": time} for time in times], requests)
 
     monkeypatch.setattr(static_batching, "run_workload", run_workload)
     return log
@@ -60,14 +62,23 @@ def test_waves_and_continuous_are_counted_and_a_disturbance_widens_the_range(ser
     out = static_batching.serve_both_ways(Engine(), answers, batch=2, repeats=3)
     assert (out.wave_steps, out.continuous_steps) == (20, 12)
     assert out.steps_x == pytest.approx(20 / 12)
-    assert out.wave_s == pytest.approx(0.20), "the median, not the disturbed one"
+    assert out.wave_s == pytest.approx(0.24), "the median, not the disturbed one"
     assert out.gain.verdict == "open", "one of three pairs was 26 times as slow"
     calm = static_batching.serve_both_ways(Engine(), answers, batch=2, repeats=3)
-    assert calm.gain.estimate == pytest.approx(20 / 12) and calm.gain.verdict == "better"
+    assert calm.gain.estimate == pytest.approx(0.24 / 0.18) and calm.gain.verdict == "better"
     saved = calm.metrics("continuous")
     assert saved["speedup_x_low"] <= saved["speedup_x"] <= saved["speedup_x_high"]
     assert out.output_tokens == sum(answers)
-    assert out.step_ms == pytest.approx({1: 10.0, 2: 10.0})
+    assert out.prompt_steps == {"waves": 2, "continuous": 3}
+    assert (out.reading_ms, out.other_ms) == pytest.approx((30.0, 10.0))
+
+
+def test_the_quickest_recording_is_the_shortest():
+    def recording(*ends):
+        return SimpleNamespace(steps=[SimpleNamespace(start_s=e - 1, end_s=e) for e in ends])
+
+    slow, quick = recording(5, 9), recording(7, 10)
+    assert static_batching.quickest([slow, quick]) is quick
 
 
 def test_every_run_has_prompts_of_its_own_and_the_answers_asked_for(served):

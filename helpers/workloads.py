@@ -1,8 +1,8 @@
 """Seeded sets of requests. They are only described here; `measure.run_workload` runs them.
 
 Prompts are lists of token ids, so that their lengths are exact. Random ids are as good as text for
-measuring speed (vLLM's own benchmark does the same); lessons about what the text says use questions
-from the shipped glossary.
+measuring speed (vLLM's own benchmark does the same); where it matters what is said, or what can be
+drafted, they are questions from the shipped glossary.
 """
 
 from __future__ import annotations
@@ -86,31 +86,30 @@ def mixed(
     first_s: float = 0.0,
     seed: int = 0,
 ) -> Workload:
-    """Streams that are being decoded while long prompts arrive.
+    """Streams that are being decoded while long prompts arrive: see `beside`. Sizes in tokens."""
+    streams = uniform(tokenizer, short, short_input, short_output, seed)
+    prompts = uniform(tokenizer, long, long_input, long_output, seed + 10_000)
+    return beside(streams, prompts, every_s, first_s)
 
-    `short` requests come at time 0, then a long one `every_s` seconds from `first_s`. Sizes in
-    tokens.
+
+def beside(streams: Workload, prompts: Workload, every_s: float, first_s: float = 0.0) -> Workload:
+    """Two workloads as one: "short" requests at time 0, and "long" ones that come meanwhile.
+
+    The first of `prompts` comes at `first_s` seconds, then one `every_s` seconds.
     """
-    rng = random.Random(seed)
-    streams = [
-        Request(prompt, short_output, 0.0, "short")
-        for prompt in _random_prompts(tokenizer, short, short_input, rng)
+    short = [replace(request, kind="short") for request in streams.requests]
+    long = [
+        replace(request, kind="long", arrival_s=first_s + i * every_s)
+        for i, request in enumerate(prompts.requests)
     ]
-    prompts = [
-        Request(prompt, long_output, first_s + i * every_s, "long")
-        for i, prompt in enumerate(_random_prompts(tokenizer, long, long_input, rng))
-    ]
-    about = (
-        f"{short} streams of {short_input} in / {short_output} out; {long} prompts of {long_input} "
-        f"in / {long_output} out, one every {every_s:.3g} s from {first_s:.3g} s"
-    )
-    return Workload("mixed", tuple(streams + prompts), seed, about)
+    about = f"{streams.about}; {prompts.about}, one every {every_s:.3g} s from {first_s:.3g} s"
+    return Workload("mixed", tuple(short + long), streams.seed, about)
 
 
 def spread_arrivals(
     stream_tokens: int, step_s: float, prompts: int, prefill_s: float
 ) -> tuple[float, float]:
-    """(first_s, every_s) for `mixed`: all long prompts arrive while the streams last, anywhere.
+    """(first_s, every_s) for `beside`: all long prompts arrive while the streams last, anywhere.
 
     step_s: seconds of a decode step of the streams; prefill_s: of a step that reads a whole prompt.
     """
@@ -159,13 +158,36 @@ def chat(tokenizer, messages: list[dict], max_tokens: int, kind: str = "") -> Re
 
 def questions(tokenizer, n: int, seed: int = 0, max_tokens: int = 96) -> Workload:
     """`n` questions about the glossary, in words that the shipped model was not trained on."""
-    rng = random.Random(seed)
-    terms = tiny_model.load_glossary()
-    asked = [rng.choice(tiny_model.phrasings(rng.choice(terms))[1]) for _ in range(n)]
+    asked = _asked(n, random.Random(seed))
     chats = ([{"role": "user", "content": question}] for question in asked)
     requests = tuple(chat(tokenizer, messages, max_tokens) for messages in chats)
     about = f"{n} questions from the glossary"
     return Workload("questions", requests, seed, about, {"asked": asked})
+
+
+def _asked(n: int, rng: random.Random) -> list[str]:
+    terms = tiny_model.load_glossary()
+    return [rng.choice(tiny_model.phrasings(rng.choice(terms))[1]) for _ in range(n)]
+
+
+def after_notes(
+    tokenizer, n: int, notes_tokens: int, output_tokens: int, seed: int = 0, shared: bool = False
+) -> Workload:
+    """`n` questions, each after notes of at least so many tokens: answers to other questions.
+
+    shared: the notes are the same for all. They are the system prompt. Exactly `output_tokens` are
+    generated, so that runs can be compared.
+    """
+    rng = random.Random(seed)
+    notes = [_notes(tokenizer, notes_tokens, rng) for _ in range(1 if shared else n)]
+    requests = []
+    for i, question in enumerate(_asked(n, rng)):
+        system = {"role": "system", "content": notes[i % len(notes)]}
+        asked = chat(tokenizer, [system, {"role": "user", "content": question}], output_tokens)
+        requests.append(replace(asked, stop_at_eos=False))
+    whose = "the same" if shared else "its own"
+    about = f"{n} questions, each after {whose} {notes_tokens:,} tokens, {output_tokens} out"
+    return Workload("after_notes", tuple(requests), seed, about)
 
 
 def multi_turn(
@@ -196,9 +218,11 @@ def multi_turn(
 
 
 def _notes(tokenizer, tokens: int, rng: random.Random) -> str:
-    text, terms = "", tiny_model.load_glossary()
-    while len(tokenizer.encode(text, add_special_tokens=False)) < tokens:
-        text += rng.choice(terms)["answer"] + " "
+    text, found, terms = "", 0, tiny_model.load_glossary()
+    while found < tokens:
+        answer = rng.choice(terms)["answer"]
+        text += answer + " "
+        found += len(tokenizer.encode(" " + answer, add_special_tokens=False))
     return text
 
 

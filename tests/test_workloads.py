@@ -29,6 +29,7 @@ def test_uniform_has_exact_lengths_and_plain_tokens(tokenizer):
         lambda t, seed: workloads.mixed(t, 2, 8, 8, 2, 64, 4, every_s=0.5, seed=seed),
         lambda t, seed: workloads.shared_prefix(t, 3, 40, 10, 4, seed=seed),
         lambda t, seed: workloads.questions(t, 4, seed=seed),
+        lambda t, seed: workloads.after_notes(t, 3, 200, 4, seed=seed),
         lambda t, seed: workloads.multi_turn(t, 3, seed=seed),
     ],
 )
@@ -51,6 +52,16 @@ def test_shared_prefix_is_shared_and_the_counter_example_differs_in_one_token(to
     for before, after in zip(work.requests, changed.requests, strict=True):
         pairs = zip(before.prompt_token_ids, after.prompt_token_ids, strict=True)
         assert [i for i, (a, b) in enumerate(pairs) if a != b] == [0]
+
+
+@pytest.mark.parametrize("shared, beginnings", [(True, 1), (False, 3)])
+def test_notes_in_front_are_one_text_or_each_its_own(tokenizer, shared, beginnings):
+    work = workloads.after_notes(tokenizer, 3, 200, 4, shared=shared)
+    prompts = [r.prompt_token_ids for r in work.requests]
+    assert len({tuple(prompt[:200]) for prompt in prompts}) == beginnings
+    assert len({tuple(prompt[-20:]) for prompt in prompts}) == 3, "everybody asks the same"
+    assert all(200 <= len(prompt) < 320 for prompt in prompts)
+    assert {(r.max_tokens, r.stop_at_eos) for r in work.requests} == {(4, False)}
 
 
 def test_a_conversation_grows_by_whole_turns(tokenizer):

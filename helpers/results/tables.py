@@ -190,7 +190,7 @@ def _predicted_by(record: dict) -> str:
 
 
 def decisions_table(facts: Facts) -> Fill:
-    """Each choice of notebook 5: what was measured, and what the student would do."""
+    """Each choice of notebooks 2 and 5: what was measured, and what the student would do."""
     rows = []
     for record in facts.all("decision"):
         decided = facts.get("answer", f"decision_{record['variant']}") or {}

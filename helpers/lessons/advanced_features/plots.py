@@ -43,6 +43,7 @@ OF_TEXTS = {
     "mean_logprob": ("mean log-probability of a token", GREEN, "{:.2f}"),
     "distinct_2grams": ("distinct 2-grams (share)", PURPLE, "{:.2f}"),
 }
+HALO = [withStroke(linewidth=3, foreground=PAPER)]  # a label stays readable on a line
 EMPTY = {"color": "#D9D9D9", "hatch": "//", "edgecolor": GREY, "linewidth": 0}
 
 
@@ -57,7 +58,6 @@ def chunk_tradeoff(
     there, where = recorded
     title = "The chunk budget: smooth streams against waiting prompts"
     fig, (left, right) = figures.figure(title, cols=2, size=(9.4, 4))
-    halo = [withStroke(linewidth=3, foreground=PAPER)]  # a label stays readable on a line
     for ax, metric, label, color in (
         (left, "ttft_long_ms_p50", "TTFT of the long prompts, p50 (ms)", RED),
         (right, "total_tokens_per_s", "tokens/s, in and out", BLUE),
@@ -68,7 +68,7 @@ def chunk_tradeoff(
         for row in (*rows, *there):
             budget, at = f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric])
             look = {"color": GREY, "offset": (0, -14)} if row in there else {"offset": (0, 7)}
-            note(ax, budget, at, ha="center", zorder=5, path_effects=halo, **look)
+            note(ax, budget, at, ha="center", zorder=5, path_effects=HALO, **look)
         top = max(row[metric] for row in (*rows, *there))
         ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.25 * top))
         _plain_log_axis(ax, [row["itl_ms_p99"] for row in (*rows, *there)])
@@ -272,41 +272,32 @@ def waste(held: dict, block_size: int, max_model_len: int, caption: str) -> None
 
 
 def services(verdicts: list[Verdict], caption: str) -> None:
-    """Gain of each feature for each service, with its range; the chosen one is marked."""
+    """Gain of each feature for each service, with its whole range; the chosen one is marked."""
     title = "What each feature does for each service"
-    fig, axes = _panels(title, len(verdicts), 2.9, "switched on")
-    farthest = max(gain_ranges.end(gain) for one in verdicts for gain in one.gains.values())
+    fig, axes = _panels(title, len(verdicts), 2.4, "switched on")
     table = []
     for ax, verdict in zip(axes, verdicts, strict=True):
-        gains = verdict.gains
-        features = list(gains)
-        colors = [VERDICT_COLORS.get(verdict.of(feature), GREY) for feature in features]
-        values = [gain.estimate for gain in gains.values()]
-        bars = ax.barh(features, values, color=colors, height=0.6)
-        spans = {"xerr": gain_ranges.bars(gains.values()), "fmt": "none", "ecolor": figures.INK}
-        ax.errorbar(values, features, elinewidth=1, capsize=3, **spans)
-        for feature, gain in gains.items():
-            if gain_ranges.is_cut(gain):
-                ax.scatter(gain_ranges.end(gain), feature, marker=">", **gain_ranges.ARROW)
-        for place, (feature, gain) in enumerate(gains.items()):
-            label = f"{gain.low:.2f} to {gain.high:.2f}"
+        for place, (feature, gain) in enumerate(verdict.gains.items()):
+            low, high = gain.span or (gain.estimate, gain.estimate)
+            color = VERDICT_COLORS.get(verdict.of(feature), GREY)
+            reach = [[gain.estimate - low], [high - gain.estimate]]
+            ax.errorbar(gain.estimate, place, xerr=reach, fmt="o", color=color, capsize=3)
+            label = gain_ranges.in_words(gain)
             if (share := verdict.accepted_of(feature)) is not None:
-                label += f"\n({100 * share:.0f} % accepted)"
-            if feature == verdict.chosen:
-                bars[place].set(hatch="///", edgecolor="white")
-                label += "\n(chosen)"
-            if verdict.of(feature) == "disturbed":
-                label += "\n(disturbed)"
-            end = max(1.0, gain_ranges.end(gain))  # not across the line at 1
-            note(ax, label, (end, place), (4, 0), va="center")
+                label += f", {100 * share:.0f} % accepted"
+            label += ", cannot act" * (feature in verdict.service.cannot_act)
+            label += " (your guess)" * (feature == verdict.chosen)
+            note(ax, label, (gain.estimate, place), ha="center", path_effects=HALO)
+            table.append(_in_words(verdict, feature))
         ax.axvline(1, color=figures.INK, linewidth=0.9)
-        name = verdict.service.name.replace(" at ", "\nat ").replace(" with ", "\nwith ")
-        ax.set_title(name.replace(" long and", "\nlong and"), fontsize=9)
-        ax.set(xlabel="times as good as with “nothing”", xlim=(0, 1.6 * max(1.2, farthest)))
-        table += [_in_words(verdict, feature) for feature in features]
-    caption += gain_ranges.of_arrows(
-        gain for verdict in verdicts for gain in verdict.gains.values()
-    )
+        ax.set_title(verdict.service.name, fontsize=9)
+        ax.set_xlabel("times as good as with “nothing”")
+        ax.set_yticks(range(len(verdict.gains)), verdict.gains)
+        ax.set_ylim(len(verdict.gains) - 0.6, -0.6)
+    ends = [end for one in verdicts for gain in one.gains.values() for end in gain.span or ()]
+    for ax in axes:
+        _plain_log_axis(ax, [0.5, 2, *ends])
+        ax.set_xlim(min(0.5, *ends) / 1.7, 1.7 * max(2, *ends))
     figures.show(fig, caption, table, "services")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from helpers.lessons.advanced_features.prefix import ColdAndWarm, middle_turn, sooner
 from helpers.lessons.advanced_features.sampling import Generated
-from helpers.lessons.advanced_features.services import Verdict
+from helpers.lessons.advanced_features.services import FEATURES, Verdict
 from helpers.lessons.advanced_features.speculation import (
     FEW_DRAFTS,
     Acceptance,
@@ -437,54 +437,46 @@ def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
 # --- services ---
 
 SERVICES_RULE = (
-    f"Green is better and orange worse, where the whole range lies more than {100 * MARGIN:.0f} % "
-    "away from 1. Grey comes closer to 1 than that, or reaches it: perhaps a difference, but none "
-    "to choose by."
+    f"Right of the line is better. Green and orange: the whole range lies more than "
+    f"{100 * MARGIN:.0f} % away from 1. Grey decides nothing."
 )
 
 
 def services(verdicts: list[Verdict]) -> list[str]:
-    """One line a service: what gained, what lost, and what only a disturbed machine explains."""
-    return [f"{verdict.service.name}: {_gained_and_lost(verdict)}." for verdict in verdicts]
-
-
-def _gained_and_lost(verdict: Verdict) -> str:
-    lost = [feature for feature in verdict.gains if verdict.of(feature) == "worse"]
-    parts = [f"better with {_ranges(verdict, verdict.winners)}"]
-    if not verdict.winners:
-        parts = ["no gain that this run can see"]
-    if lost:
-        parts.append(f"worse with {_ranges(verdict, lost)}")
-    for feature, why in verdict.service.cannot_act.items():
-        if verdict.of(feature) == "disturbed":
-            why = f"it cannot act there ({why}): the machine was disturbed"
-            parts.append(f"{feature} came out at {in_words(verdict.gains[feature])}, but {why}")
-    return "; ".join(parts)
-
-
-def _ranges(verdict: Verdict, features: list[str]) -> str:
-    """Features with how many times as good they made the service."""
+    """One line a feature: for which services it was better or worse, all others left out."""
     said = []
-    for feature in features:
-        share = verdict.accepted_of(feature)
-        accepted = "" if share is None else f", {100 * share:.0f} % of the drafts accepted"
-        said.append(f"{feature} ({in_words(verdict.gains[feature])} times{accepted})")
-    return " and ".join(said)
+    for feature in FEATURES[1:]:
+        parts = []
+        for word in ("better", "worse"):
+            found = [one for one in verdicts if one.of(feature) == word]
+            named = [f"{one.service.name} ({in_words(one.gains[feature])} times)" for one in found]
+            parts += [f"{word} for {' and '.join(named)}"] * bool(named)
+        said.append(f"{feature}: {'; '.join(parts) or 'nothing to choose by'}.")
+    return said
 
 
-def choices(verdicts: list[Verdict]) -> list[dict[str, str]]:
-    """A table's row for each service for which a feature was chosen."""
-    rows = []
-    for verdict in verdicts:
-        if not verdict.chosen:
-            continue
-        gain = verdict.gains.get(verdict.chosen)  # none for "nothing"
-        rows.append(
-            {
-                "service": verdict.service.name,
-                "you chose": verdict.chosen,
-                "which was": gain.sentence("times as good") if gain else "as before",
-                "what gained": " and ".join(verdict.winners) or "nothing that can be seen",
-            }
-        )
-    return rows
+def decisions(verdicts: list[Verdict], whole: dict, small: dict) -> dict[str, tuple[str, str]]:
+    """What is to decide, by its key, and what the numbers say of it.
+
+    whole, small: rows of the whole prompt in one step and of a small budget.
+    """
+    choices = {
+        one.service.key: (f"{one.service.name}, by {one.service.metric_label}", numbers_say(one))
+        for one in verdicts
+    }
+    chunks = "chunk budget of a service that streams (max_num_batched_tokens)"
+    return choices | {"chunk_budget": (chunks, longest_gaps(whole, small))}
+
+
+def numbers_say(verdict: Verdict) -> str:
+    """What each feature did that can act there, and what only a disturbed machine explains."""
+    parts = []
+    for feature, gain in verdict.gains.items():
+        why, share = verdict.service.cannot_act.get(feature), verdict.accepted_of(feature)
+        accepted = "" if share is None else f" ({100 * share:.0f} % of the drafts accepted)"
+        if why is None:
+            parts.append(f"{feature}{accepted}: {gain.sentence('times as good')}")
+        elif verdict.of(feature) == "disturbed":
+            why = f"it cannot act there ({why}): the machine was disturbed"
+            parts.append(f"{feature} came out at {in_words(gain)}, but {why}")
+    return f"{'; '.join(parts)}."

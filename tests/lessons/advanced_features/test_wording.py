@@ -20,11 +20,11 @@ def within(low, high):
 SLOWER = within(1.5, 1.7)
 
 
-def verdict(name, chosen=None, cannot_act=(), accepted=None, **gains):
-    service = services.Service(name, name, "", None, "", "", "lower", cannot_act=dict(cannot_act))
+def verdict(name, cannot_act=(), accepted=None, **gains):
+    service = services.Service(name, name, "", None, "", "ms", "lower", cannot_act=dict(cannot_act))
     same = dict.fromkeys(services.FEATURES[1:], within(0.96, 1.05))
     found = {feature.replace("_", " "): gain for feature, gain in gains.items()}
-    return services.Verdict(service, same | found, chosen, accepted)
+    return services.Verdict(service, same | found, accepted=accepted)
 
 
 def test_a_tie_is_called_a_tie():
@@ -69,35 +69,49 @@ def test_stories_are_counted_and_compared_by_their_chance():
     assert "look ahead" not in wording.strategies([run("greedy", greedy), run("beams", greedy)])
 
 
-def test_a_gain_is_said_with_its_range_and_an_open_one_is_none():
-    open_ones = {"small_chunks": within(0.9, 1.6), "speculative_decoding": within(1.01, 1.02)}
+def test_a_feature_is_said_with_the_services_that_it_helped_or_hurt():
+    open_ones = {"small_chunks": within(0.9, 1.6), "speculative_decoding": within(0.8, 0.9)}
     said = wording.services(
-        [verdict("chat", prefix_caching=within(4.5, 5.25)), verdict("batch", **open_ones)]
+        [
+            verdict("chat", prefix_caching=within(4.5, 5.25)),
+            verdict("mixed", prefix_caching=within(1.1, 1.25), **open_ones),
+            verdict("batch", cannot_act={"prefix caching": ""}, prefix_caching=within(2, 3)),
+        ]
     )
     assert said == [
-        "chat: better with prefix caching (4.50 to 5.25 times).",
-        "batch: no gain that this run can see.",
+        "prefix caching: better for chat (4.50 to 5.25 times) and mixed (1.10 to 1.25 times).",
+        "small chunks: nothing to choose by.",
+        "speculative decoding: worse for mixed (0.80 to 0.90 times).",
     ]
 
 
-def test_a_loss_is_said_with_its_range():
-    lost = {"speculative_decoding": within(0.13, 0.29), "small_chunks": within(0.8, 0.9)}
-    [said] = wording.services([verdict("batch", accepted=0.016, **lost)])
-    assert said == (
-        "batch: no gain that this run can see; worse with small chunks (0.80 to 0.90 times) and "
-        "speculative decoding (0.13 to 0.29 times, 2 % of the drafts accepted)."
+def test_a_wide_range_is_undecided_and_a_close_one_no_difference():
+    wide = {"small_chunks": within(0.98, 3.66), "speculative_decoding": within(0.68, 0.975)}
+    assert wording.numbers_say(verdict("assistant", accepted=0.956, **wide)) == (
+        "prefix caching: no difference that this run can see (0.96 to 1.05); small chunks: "
+        "undecided, 0.98 to 3.66 times as good; speculative decoding (96 % of the drafts "
+        "accepted): undecided, 0.68 to 0.97 times as good."
     )
 
 
 def test_a_gain_without_a_mechanism_is_a_disturbed_machine():
-    prefix = {"prefix_caching": within(1.1, 1.2), "cannot_act": {"prefix caching": "why"}}
-    [said] = wording.services([verdict("batch", **prefix)])
-    assert said == (
-        "batch: no gain that this run can see; prefix caching came out at 1.10 to 1.20, but it "
-        "cannot act there (why): the machine was disturbed."
+    cannot = {"cannot_act": {"prefix caching": "why"}, "small_chunks": within(0.8, 0.9)}
+    said = wording.numbers_say(verdict("batch", prefix_caching=within(1.1, 1.2), **cannot))
+    assert said.startswith(
+        "prefix caching came out at 1.10 to 1.20, but it cannot act there (why): the machine was "
+        "disturbed; small chunks: 0.80 to 0.90 times as good; speculative decoding: no diff"
     )
-    [calm] = wording.services([verdict("batch", cannot_act=prefix["cannot_act"])])
-    assert calm == "batch: no gain that this run can see."
+    assert wording.numbers_say(verdict("batch", **cannot)).startswith("small chunks: 0.80 to")
+
+
+def test_there_is_a_decision_for_each_service_and_for_the_chunk_budget():
+    whole = {"itl_ms_max": 500.0, "max_num_batched_tokens": 4352}
+    small = {"itl_ms_max": 120.0, "max_num_batched_tokens": 512}
+    found = wording.decisions([verdict("chat", prefix_caching=within(4.5, 5.25))], whole, small)
+    choice, says = found["chat"]
+    assert choice == "chat, by ms" and says.startswith("prefix caching: 4.50 to 5.25 times as good")
+    choice, says = found["chunk_budget"]
+    assert "500 ms with whole prompts and 120 ms with chunks of at most 512 tokens" in says
 
 
 def test_numbers_of_drafts_that_are_not_told_apart_are_named():
@@ -294,18 +308,6 @@ def test_preemptions_and_waste_are_counted_in_words():
     assert "With 5 requests at a time: 0 preemptions" in said
     held = {"tokens": 90, "unused_slots": 10, "contiguous_slots": 900, "requests": 2}
     assert "10 % are empty with blocks, 90 % with reservation; 5 slots" in wording.waste(held, 16)
-
-
-def test_choices_stand_beside_what_gained():
-    verdicts = [
-        verdict("chat", "small chunks", prefix_caching=within(2.9, 3.1)),
-        verdict("batch"),
-        verdict("mixed", "nothing"),
-    ]
-    chat, mixed = (tuple(row.values()) for row in wording.choices(verdicts))
-    unseen = "no difference that this run can see (0.96 to 1.05)"
-    assert chat == ("chat", "small chunks", unseen, "prefix caching")
-    assert mixed == ("mixed", "nothing", "as before", "nothing that can be seen")
 
 
 def test_two_prompts_in_one_step_explain_a_gap_only_where_they_met():

@@ -20,7 +20,6 @@ import io
 import itertools
 import math
 import shlex
-import statistics
 import threading
 import time
 from concurrent.futures import Future
@@ -110,8 +109,7 @@ def run_load(
     {ttft,tpot,itl,e2e}_ms_{mean,p50,p90,p99}, in_flight_mean: the mean number of requests in the
     system, and prefix_hit_share: of the prompt tokens, those found in the prefix cache (0 to 1; not
     there if the server does not count). With goals: goodput_per_s (the benchmark's), good_share: of
-    all requests, those that met every goal (0 to 1). With a rate: ttft_ms_first_third and
-    ttft_ms_last_third, the p50 of those that came first and of those that came last.
+    all requests, those that met every goal (0 to 1). With a rate: what `while_arriving` counts.
     Raises ServerError when the server does not answer, or answers no request.
     """
     server.check_answers()
@@ -227,16 +225,42 @@ def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]
         found["goodput_per_s"] = result["request_goodput"]
         found["good_share"] = round(result["request_goodput"] * seconds) / len(result["errors"])
     if arrivals:
-        waits_ms = [1e3 * answer["ttft_s"] for answer in answered]  # in the order of arrival
-        third = max(1, len(waits_ms) // 3)
-        found["ttft_ms_first_third"] = statistics.median(waits_ms[:third])
-        found["ttft_ms_last_third"] = statistics.median(waits_ms[-third:])
+        found |= while_arriving(result["start_times"], answers_of(result))
     for theirs, ours in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2el", "e2e")):
         for which in ("mean", "median", "p90", "p99"):
             value = float(result[f"{which}_{theirs}_ms"])
             name = "p50" if which == "median" else which
             found[f"{ours}_ms_{name}"] = value if math.isfinite(value) else 0.0
     return {name: float(value) for name, value in found.items()}
+
+
+def while_arriving(sent_s: list[float], answers: list[dict]) -> dict[str, float]:
+    """How full a server was while requests arrived, as the clients see it.
+
+    sent_s: when each was sent, for each of the `answers`; those that failed were never in it.
+    in_flight_halfway and in_flight_last: requests sent and not answered yet when half of the time
+    of the arrivals had passed, and when the last one came. answered_while_arriving_per_s: answers a
+    second from the time that a request stays (but half of the arrivals at most) to the last
+    arrival: a server that has just begun has nothing to answer yet.
+    """
+    came, stayed = np.transpose(
+        [(sent, one["latency_s"]) for sent, one in zip(sent_s, answers, strict=True) if one["ok"]]
+    )
+    begin, last = min(sent_s), max(sent_s)
+    half = (begin + last) / 2
+    steady = min(begin + stayed.mean(), half)
+
+    def answered(until: float) -> int:
+        return int((came + stayed <= until).sum())
+
+    found = {
+        "in_flight_halfway": (came <= half).sum() - answered(half),
+        "in_flight_last": (came <= last).sum() - answered(last),
+    }
+    if last > steady:
+        settled = answered(last) - answered(steady)
+        found["answered_while_arriving_per_s"] = settled / (last - steady)
+    return found
 
 
 def answers_of(result: dict) -> list[dict]:

@@ -138,16 +138,6 @@ class Server:
                 found[name] = found.get(name, 0.0) + sample.value
         return found
 
-    def cache_config(self) -> dict[str, str]:
-        """The cache settings of vLLM, as the server reports them in vllm:cache_config_info.
-
-        Raises ServerError when the server does not answer.
-        """
-        for family in self._metric_families():
-            if family.name.startswith("vllm:cache_config"):
-                return dict(family.samples[0].labels)
-        return {}
-
     def _metric_families(self) -> list:
         from prometheus_client.parser import text_string_to_metric_families
 

@@ -74,7 +74,7 @@ def test_what_it_saves(executed):
         if experiment in ("closed_loop", "open_loop", "overload", "server"):
             assert m["failed"] == 0 and m["output_tokens_per_s"] > 0
     for m in (m for (e, _), m in metrics.items() if e == "open_loop"):
-        assert 0 <= m["good_share"] <= 1 and m["ttft_ms_last_third"] > 0
+        assert 0 <= m["good_share"] <= 1 and 0 <= m["in_flight_last"] <= m["completed"]
     assert (
         metrics["closed_loop", "16_clients"]["in_flight_mean"]
         > metrics["closed_loop", "1_clients"]["in_flight_mean"]
@@ -107,12 +107,21 @@ def test_littles_law_is_reconciled_within_one_run(executed):
     assert 0.2 * by_clients < m["in_server_mean"] < 1.1 * by_clients
 
 
-def test_the_capacity_lies_between_rates_that_were_tried(executed):
-    _, records, _ = executed
+def test_the_capacity_is_no_less_than_what_was_answered(executed):
+    notebook, records, _ = executed
     m = records["capacity", "open_loop"]["metrics"]
+    runs = {key: r["metrics"] for key, r in records.items() if "_loop" in key[0]}
+    over = records["overload", "held"]["metrics"]
+    loads = [*(one for (e, _), one in runs.items() if e != "closed_loop_gain"), over]
+    measured = [one["requests_per_s"] for one in loads if "requests_per_s" in one]
+    assert m["answered_per_s"] == pytest.approx(max(measured))
     tried = {float(v.split("_")[0]) for e, v in records if e == "open_loop"}
-    assert m["kept_up_per_s"] in tried and m["fell_behind_per_s"] in tried
-    assert m["kept_up_per_s"] < m["fell_behind_per_s"]
+    said = "\n".join(str(o.get("data", "")) for c in notebook.cells for o in c.get("outputs", []))
+    if "fell_behind_per_s" in m:
+        assert m["fell_behind_per_s"] in tried | {over["offered_per_s"]}
+        decided = m["fell_behind_per_s"] > m["answered_per_s"]
+        assert ("Its capacity lies between the two" in said) == decided
+        assert ("These runs do not agree" in said) != decided
 
 
 def test_the_overload_is_held_until_requests_wait(executed):
@@ -120,18 +129,16 @@ def test_the_overload_is_held_until_requests_wait(executed):
     m = records["overload", "held"]["metrics"]
     assert m["offered_per_s"] > m["requests_per_s"]
     said = "\n".join(text_of(o) for c in notebook.cells for o in c.get("outputs", []))
-    assert re.search(r"answered and up to \d+ requests waited", said)
+    assert re.search(r"until the last answer\. In between up to \d+ requests waited", said)
 
 
 def test_what_the_page_says_of_the_key_and_of_full_queues_is_shown(executed):
     said = "\n".join(text_of(o) for c in executed[0].cells for o in c.get("outputs", []))
     assert re.search(r"POST /invocations +200 +200", said)
-    statuses = re.search(r"status: how many \{200: (\d+), 503: (\d+)\}", said)
-    answered, refused = map(int, statuses.groups())
     burst = executed[1]["burst", "at_the_limit"]["metrics"]
-    assert answered >= burst["limit"] >= 16 and answered + refused == burst["sent"]
-    assert re.search(r"503 after \d+ ms: .*currently busy", said)
-    assert burst["refused"] == refused
+    assert burst["limit"] >= 16 and burst["refused"] > 0
+    assert burst["let_in"] + burst["refused"] == burst["sent"], "as client and server count"
+    assert 0 <= burst["good_percent"] <= 100 and 0 <= burst["without_percent"] <= 100
 
 
 def test_comparisons_carry_their_range(executed):
@@ -150,7 +157,6 @@ def test_each_option_changes_the_number_it_governs(executed):
     assert changed["queue_ms_mean"] > 3 * default["queue_ms_mean"]
     assert default["hits"] > 0 and changed["hits"] == 0
     assert (default["too_long_status"], changed["too_long_status"]) == (200, 400)
-    assert changed["fit_together"] == pytest.approx(2 * default["fit_together"], rel=0.05)
     # Cut into eight pieces, a long prompt holds the streams up for one piece at a time.
     # On a busy machine the range is wide, but it holds what the pieces do.
     assert changed["gap_ms_over_default_x_low"] < 0.8

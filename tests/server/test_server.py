@@ -92,7 +92,6 @@ def test_metrics_count_the_tokens_that_clients_got(server):
         time.sleep(0.05)
     assert after["generation_tokens"] - made == 11
     assert after["prompt_tokens"] - before.get("prompt_tokens", 0) == answer.usage.prompt_tokens
-    assert int(server.cache_config()["num_gpu_blocks"]) > 0
 
 
 # --- who can reach it, and the key ----------------------------------------------------------------

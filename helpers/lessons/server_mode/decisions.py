@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from helpers.lessons.server_mode import experiments
+from helpers.lessons.server_mode import experiments, wording
 from helpers.results.store import Results
 from helpers.verdicts.gain import Gain
 
 NOT_MEASURED, NOT_DECIDED = "not measured yet", "not decided yet"
 
 
-def evidence(store: Results) -> dict[str, tuple[str, str, str]]:
-    """Each choice by its key: (the choice, what was measured of it this week, what to decide)."""
-    return {key: (choice, measured(store), ask) for key, (choice, measured, ask) in _ROWS.items()}
+def evidence(store: Results) -> dict[str, tuple[str, str, str, str]]:
+    """Each choice by its key: (it, what was measured this week, what that says, what to decide)."""
+    return {
+        key: (choice, measured(store), says(store), ask)
+        for key, (choice, measured, says, ask) in _ROWS.items()
+    }
 
 
 def table(store: Results) -> list[dict]:
-    """The choices with what was measured and what the student decided.
+    """The choices with what was measured, what that says and what the student decided.
 
     Of the records "decision" and "answer", whose variant is decision_<key>.
     """
@@ -24,6 +27,7 @@ def table(store: Results) -> list[dict]:
         about = store.get("decision", key) or {}
         decided = store.get("answer", f"decision_{key}") or {}
         row = {"choice": about.get("choice", ""), "what I measured": about.get("measured", "")}
+        row["what these numbers say"] = about.get("says", "")
         rows.append(row | {"what I would do": decided.get("text") or NOT_DECIDED})
     return rows
 
@@ -39,18 +43,39 @@ def _number(store: Results, experiment: str, variant: str, name: str) -> float |
     return _metrics(store, experiment, variant).get(name)
 
 
-def _changed(store: Results, name: str) -> str:
-    """The range of changed / default of a time that the options of section 8 changed."""
+def _ratio(store: Results, name: str) -> Gain | None:
+    """Changed / default of a time that the options of section 8 changed; "better" is longer."""
     ratio = Gain.read(_metrics(store, "options", "changed"), f"{name}_over_default_x")
-    if ratio is None or ratio.span is None:
+    return ratio if ratio and ratio.span else None
+
+
+def _changed(store: Results, name: str) -> str:
+    ratio = _ratio(store, name)
+    if ratio is None:
         return NOT_MEASURED
     return experiments.said_of(ratio) + " times" * (not ratio.undecided)
 
 
+def _directions(store: Results, when: str, **names: str) -> str:
+    """Which way two times went. names: what each is called, by its name."""
+    known = {what: _ratio(store, name) for name, what in names.items()}
+    if not all(known.values()):
+        return ""
+    said = (f"{what}: {experiments.direction(ratio)}" for what, ratio in known.items())
+    return f"{when} {'; '.join(said)}."
+
+
 def _places(store: Results) -> str:
     ttft, tpot = _changed(store, "ttft_ms_p50"), _changed(store, "tpot_ms_p50")
-    changed = "4 places, with a budget of 256 at the same time, against the defaults"
-    return f"{changed}, 12 requests at once: TTFT: {ttft}; TPOT: {tpot}"
+    return f"4 places against the default, 12 requests at once: TTFT: {ttft}; TPOT: {tpot}"
+
+
+def _places_say(store: Results) -> str:
+    names = {
+        "ttft_ms_p50": "the wait for the first token",
+        "tpot_ms_p50": "the time for the others",
+    }
+    return _directions(store, "With fewer places,", **names)
 
 
 def _chunks(store: Results) -> str:
@@ -58,45 +83,74 @@ def _chunks(store: Results) -> str:
     return f"256 against the default: longest gap in a stream: {gap}; a long prompt's TTFT: {ttft}"
 
 
+def _chunks_say(store: Results) -> str:
+    names = {"gap_ms": "the stop of those who read", "long_ttft_ms": "the long prompt's wait"}
+    return _directions(store, "With smaller steps,", **names)
+
+
 def _refused(store: Results) -> str:
     burst = _metrics(store, "burst", "at_the_limit")
-    if not burst:
-        return NOT_MEASURED
-    return "of {sent:.0f} requests at once, a limit of {limit:.0f} refused {refused:.0f}".format(
-        **burst
-    )
+    return wording.limited(burst) if burst else NOT_MEASURED
+
+
+def _refused_say(store: Results) -> str:
+    m = _metrics(store, "burst", "at_the_limit")
+    if not m:
+        return ""
+    if m["good_percent"] <= m["without_percent"]:
+        return "In this one run the limit did not help those that it let in."
+    if m["good_percent"] > 50:
+        return "A limit keeps the promise to most of those it lets in, and breaks it to the others."
+    return "The limit helped, and was still too high for this load: most of the let-in were late."
 
 
 def _load(store: Results) -> str:
-    sized = _metrics(store, "sizing", "copies")
-    kept_up = _number(store, "capacity", "open_loop", "kept_up_per_s")
-    if kept_up is None:
+    held, most = _held_and_most(store)
+    if most is None:
         return NOT_MEASURED
     goal = "the goal held at no rate tried"
-    if "good_share" in sized:
-        goal = f"of the rates tried the goal held up to {sized['arrivals_per_s']:.4g}/s"
-    return f"{goal}; the server kept up with {kept_up:.4g}/s"
+    if held:
+        goal = f"of the rates tried the goal held up to {held:.4g}/s"
+    return f"{goal}; the server answered up to {most:.4g}/s"
+
+
+def _load_says(store: Results) -> str:
+    held, most = _held_and_most(store)
+    if not held:
+        return "" if most is None else "How much one copy can take in time was not found."
+    return f"The goal holds up to {100 * held / most:.0f} % of what one copy answers."
+
+
+def _held_and_most(store: Results) -> tuple[float | None, float | None]:
+    """The highest rate at which the goal held, and the most that was answered a second."""
+    sized = _metrics(store, "sizing", "copies")
+    held = sized.get("arrivals_per_s") if "good_share" in sized else None
+    return held, _number(store, "capacity", "open_loop", "answered_per_s")
 
 
 _ROWS = {
     "places": (
         "Requests in a step (--max-num-seqs)",
         _places,
+        _places_say,
         "Which of the two services gets more places?",
     ),
     "chunks": (
         "Tokens in a step (--max-num-batched-tokens)",
         _chunks,
+        _chunks_say,
         "Who pays for small steps, and in which service is it worth it?",
     ),
     "admission": (
         "Refuse or let wait (--max-num-queued-reqs)",
         _refused,
+        _refused_say,
         "Whom would you refuse, and what should that client do?",
     ),
     "load": (
         "Load of one copy",
         _load,
+        _load_says,
         "How much would you give one copy, and what happens when more comes?",
     ),
 }

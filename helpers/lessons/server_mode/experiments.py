@@ -259,6 +259,18 @@ def _at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> LoadR
     return run
 
 
+def let_in(m: dict[str, float]) -> dict[str, float]:
+    """Whom a server let in, for a table, and how many of these met the goals. m: of `run_load`."""
+    sent = m["completed"] + m["failed"]
+    return {
+        "sent": sent,
+        "let in": m["completed"],
+        "of these in time (%)": 100 * m["good_share"] * sent / m["completed"],
+        "answered in time a second": m["goodput_per_s"],
+        "TTFT p50 (ms)": m["ttft_ms_p50"],
+    }
+
+
 def gain_of_clients(server: Server, clients: int, budget_s: float, **size) -> Gain:
     """Output tokens/s of so many clients against those of one, measured in turn."""
 
@@ -283,7 +295,7 @@ def options(
     (max_num_seqs); gap_ms and long_ttft_ms: the longest gap in 3 streams while a prompt of
     `long_tokens` is computed, and its TTFT (max_num_batched_tokens); first_ms and again_ms: TTFT of
     such a prompt, and of the same one again, and hits: its tokens found in the cache (prefix
-    caching); too_long_status of a prompt of `too_long_tokens` and fit_together (max_model_len).
+    caching); too_long_status of a prompt of `too_long_tokens` (max_model_len).
     Prompts are new every time, of tokens of a `vocabulary` of this size.
     Raises ServerError when the server does not answer, or breaks a stream off.
     """
@@ -323,8 +335,6 @@ def options(
     body = {"model": server.model, "prompt": prompt(too_long_tokens), "max_tokens": 1}
     answer = httpx.post(server.url + COMPLETION, json=body, headers=server.headers, timeout=120)
     found["too_long_status"] = [float(answer.status_code)]
-    fit = server.cache_config().get("kv_cache_max_concurrency")
-    found["fit_together"] = [float(fit or "nan")]
     return dict(found)
 
 
@@ -437,7 +447,6 @@ def side_by_side(
         (cache, "TTFT of a prompt again / TTFT of it first", "ttft_again_x"),
         (cache, "its tokens found in the cache", "hits"),
         (length, f"status of a prompt of {too_long_tokens:,} tokens", "too_long_status"),
-        (length, "full-length requests that fit (now half as long)", "fit_together"),
     )
     before, after, compared = middle(default), middle(changed), ratios(default, changed)
     rows = []
@@ -498,7 +507,8 @@ def _seen(client: str, stream: Stream, max_tokens: int) -> dict:
         "outcome": outcome,
         "chunks received": len(stream.chunks),
         "tokens asked for": max_tokens,
-        "after s": stream.e2e_s,
+        "last chunk after s": stream.times_s[-1] if stream.times_s else None,
+        "ended after s": stream.e2e_s,
         "client library says": _shortened(stream.error),
     }
 

@@ -7,27 +7,45 @@ import itertools
 from helpers.display import figures
 from helpers.display.figures import curve
 from helpers.lessons.server_mode import sizing, wording
+from helpers.results.recorded import label_of
 from helpers.server.load import Stream
 
+_ANSWERED = "answered_while_arriving_per_s"
 _KNEE = {"color": figures.RED, "lw": 1.2, "linestyle": "-."}
 
 
-def startup(phases_s: dict[str, float], total_s: float) -> None:
-    """Where the seconds of a server's start go: one bar a phase that takes 0.5 %, in order."""
-    begins = dict(zip(phases_s, itertools.accumulate(phases_s.values(), initial=0.0), strict=False))
-    shown = [name for name in phases_s if phases_s[name] >= 0.005 * total_s]
-    longest = max(phases_s, key=phases_s.get)
-    size = (7.5, 0.9 + 0.32 * len(shown))
-    fig, ax = figures.figure("Where the start of a server goes", size=size)
-    for y, name in enumerate(shown):
-        begin, seconds = begins[name], phases_s[name]
-        color = figures.ORANGE if name == longest else figures.BLUE
-        ax.barh(name, seconds, left=begin, height=0.62, color=color)
-        figures.note(ax, f"{seconds:.1f} s", (begin + seconds, y), (5, 0), va="center")
-    figures.rows_down(ax)
-    ax.set(xlabel="seconds since the command", ylabel="phase", xlim=(0, total_s * 1.1))
-    table = [{"phase": name, "seconds": seconds} for name, seconds in phases_s.items()]
-    figures.show(fig, wording.startup(phases_s, total_s), table, "server_start")
+def startup(phases_s: dict[str, float], total_s: float, recorded: dict | None = None) -> None:
+    """Where the seconds of a server's start go: one bar a phase that takes 0.5 %, in order.
+
+    recorded: such a record of another machine, drawn hollow below it.
+    """
+    starts = [("measured", phases_s, total_s)]
+    if recorded:
+        found = dict(recorded["metrics"])
+        there_s = found.pop("startup_s")
+        named = {name.removesuffix("_s").replace("_", " "): found[name] for name in found}
+        starts.append((f"recorded: {label_of(recorded)}", named, there_s))
+    shown = [[n for n in phases if phases[n] >= 0.005 * total] for _, phases, total in starts]
+    rows = [len(names) + 1 for names in shown]
+    layout = {"rows": len(rows), "size": (7.5, 0.9 + 0.3 * sum(rows)), "height_ratios": rows}
+    fig, axes = figures.figure(
+        "Where the start of a server goes", sharex=True, squeeze=False, **layout
+    )
+    table = []
+    for ax, names, (label, phases, _) in zip(axes[:, 0], shown, starts, strict=True):
+        begins = dict(zip(phases, itertools.accumulate(phases.values(), initial=0.0), strict=False))
+        for y, name in enumerate(names):
+            color = figures.ORANGE if name == max(phases, key=phases.get) else figures.BLUE
+            fill = figures.PAPER if phases is not phases_s else color
+            ax.barh(name, phases[name], left=begins[name], height=0.6, color=fill, edgecolor=color)
+            at = begins[name] + phases[name], y
+            figures.note(ax, f"{phases[name]:.1f} s", at, (5, 0), va="center")
+        figures.rows_down(ax)
+        ax.set_title(label, fontsize=8.5, fontweight="normal", loc="left", x=-0.3)
+        table += [{"start": label, "phase": n, "seconds": s} for n, s in phases.items()]
+    right = 1.1 * max(total for _, _, total in starts)
+    axes[-1, 0].set(xlabel="seconds since the command", xlim=(0, right))
+    figures.show(fig, wording.startup(starts), table, "server_start")
 
 
 def token_times(stream: Stream) -> None:
@@ -64,7 +82,7 @@ def _measured(ax, rows: list[dict], x: str, y: str, index: int = 0, **look) -> N
 def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] = ((), "")) -> None:
     """Throughput and latency over the number of clients.
 
-    rows: clients, output_tokens_per_s, ttft_ms_p50, ttft_ms_p90, tpot_ms_p50, e2e_ms_mean,
+    rows: clients, output_tokens_per_s, ttft_ms_p50, tpot_ms_p50, e2e_ms_mean,
     disturbed (what disturbed the run, in words). knee: one of them.
     recorded: the same of another machine and its label, of helpers.results.recorded.curve.
     """
@@ -78,7 +96,6 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
     free = {"marker": "", "color": figures.GREY, "linestyle": ":"}
     curve(left, ideal, "clients", "free", label="if batching were free", **free)
     _measured(right, rows, "clients", "ttft_ms_p50", 1, label="TTFT p50")
-    _measured(right, rows, "clients", "ttft_ms_p90", 3, label="TTFT p90")
     _measured(right, rows, "clients", "tpot_ms_p50", 2, label="TPOT p50")
     _measured(right, rows, "clients", "e2e_ms_mean", 0, label="whole answer, mean")
     if there:
@@ -96,38 +113,42 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
 
 
 def open_loop(
-    rows: list[dict], goals_ms: dict[str, float], best: dict | None, share: float
+    rows: list[dict], goals_ms: dict[str, float], share: float, answered_per_s: float
 ) -> None:
     """Latency and goodput over the rate of arrivals.
 
-    rows: offered_per_s, requests_per_s, goodput_per_s, good_share, ttft_ms_p90, tpot_ms_p90,
-    disturbed. best: of sizing.best_rate, the highest rate at which
-    `share` of the requests meet the goal.
+    rows: offered_per_s, answered_while_arriving_per_s (of `run_load`), good_share, ttft_ms_p90,
+    tpot_ms_p90, disturbed. share: of the requests that are to meet the goal.
+    answered_per_s: the most that the server answered.
     """
     rows = sorted(rows, key=lambda row: row["offered_per_s"])
     offered = [row["offered_per_s"] for row in rows]
+    best = sizing.best_rate(rows, share)
     title = "What arrives, what is answered, and what is answered in time"
-    fig, (left, right) = figures.figure(title, cols=2, size=(9, 3.8))
+    fig, (left, right) = figures.figure(title, cols=2, size=(9, 4.4))
     for name, index in (("ttft", 0), ("tpot", 3)):
         label = name.upper()
         _measured(left, rows, "offered_per_s", f"{name}_ms_p90", index, label=f"{label} p90")
         if name in goals_ms:
             goal = {"color": figures.COLORS[index], "lw": 1.2, "linestyle": "--"}
             left.axhline(goals_ms[name], label=f"{label} goal", **goal)
-    lowest, highest = left.dataLim.intervaly
-    left.set(yscale="log", xlabel="requests arriving a second", ylabel="ms (log scale)")
-    left.set(xlim=(0, None), ylim=(0.7 * lowest, 6 * highest))
-    left.legend(ncols=2, loc="upper left")
+    left.set(yscale="log", ylabel="ms (log scale)")
     right.plot(offered, offered, color=figures.GREY, linestyle=":", label="what arrives")
-    answered = "what is answered, to the last answer"
-    _measured(right, rows, "offered_per_s", "requests_per_s", 0, label=answered)
-    _measured(right, rows, "offered_per_s", "goodput_per_s", 2, label="answered within the goal")
-    if best:
-        label = f"goal met by {100 * share:.0f} % or more"
-        right.axvline(best["offered_per_s"], ymax=0.68, label=label, **_KNEE)
-    right.set(xlabel="requests arriving a second", ylabel="requests a second")
-    right.set(xlim=(0, None), ylim=(0, 1.45 * max(offered)))
-    right.legend(loc="upper left", fontsize=8)
+    in_time = "in_time_per_s"
+    known = [
+        {**row, in_time: row["good_share"] * row[_ANSWERED]} for row in rows if _ANSWERED in row
+    ]
+    _measured(right, known, "offered_per_s", _ANSWERED, 0, label="what is answered")
+    _measured(right, known, "offered_per_s", in_time, 2, label="answered within the goal")
+    most = {"color": figures.INK, "lw": 1.2, "linestyle": "--"}
+    right.axhline(answered_per_s, label="most that the server answered", **most)
+    right.set(ylabel="requests a second", ylim=(0, 1.1 * max(*offered, answered_per_s)))
+    for ax in (left, right):
+        if best:
+            label = f"goal met by {100 * share:.0f} % or more"
+            ax.axvline(best["offered_per_s"], label=label, **_KNEE)
+        ax.set(xlabel="requests arriving a second", xlim=(0, None))
+        figures.legend_below(ax)
     figures.show(fig, wording.open_loop(rows, goals_ms, best, share), rows, "open_loop")
 
 

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from helpers.engine.profile import Profile
 
 EACH = 8  # requests of every client of a closed loop
-# Times as long as the first third of the requests the last may wait. It waits 5 times as long in a
-# queue that grows from the start (5/6 against 1/6 of it), and about as long where none grows.
-KEEPS_UP = 3
-NEAR = 0.25  # So near to that limit, as a share of it, the next run may come out the other way.
-STEP, CLOSE_ENOUGH, MOST_RUNS = 1.16, 1.33, 8  # of the search for the capacity
+STEP, MOST_ABOVE = 1.3, 2  # of the rates that are to be too high
+NEAR, LONGER = 0.5, 1.5  # From this share of what was answered a rate is tried for longer.
+CLOSE_ENOUGH = 1.33  # rates as near as this need none between them
 LOWER_RATES = 3  # each half of the one before, when no rate met the goal
 
 
@@ -26,13 +24,13 @@ def closed_loop_requests(clients: int, seconds: float, before: dict | None = Non
 
     before: the level before (`clients`, `requests_per_s`); the guess is that throughput grows with
     the root of the clients. Two for each client are the least: the first ones all begin at the same
-    time.
+    time. Every client sends as many, so that none is idle while the others end.
     """
     if before is None:
         return EACH * clients
     growth = math.sqrt(clients / before["clients"])
     in_time = int(seconds * before["requests_per_s"] * growth)
-    return max(2 * clients, min(EACH * clients, in_time))
+    return clients * max(2, min(EACH, in_time // clients))
 
 
 def undisturbed(rows: list[dict]) -> list[dict]:
@@ -50,54 +48,53 @@ def knee(rows: list[dict]) -> dict:
     return max(undisturbed(rows), key=lambda row: row["requests_per_s"] / row["e2e_ms_mean"])
 
 
-def keeps_up(row: dict) -> bool:
-    """Whether no queue grew: who came last did not wait much longer. row: of `run_load`."""
-    return row["ttft_ms_last_third"] <= KEEPS_UP * row["ttft_ms_first_third"]
+def seconds_at(rate: float, answered_per_s: float, seconds: float) -> float:
+    """How long to try a rate: longer near what was answered, where a server fills slowly."""
+    return seconds * (LONGER if rate > NEAR * answered_per_s else 1)
 
 
-def capacity(rows: list[dict]) -> tuple[float, float]:
-    """(the highest rate that the server kept up with, the lowest above it that it did not).
+def fell_behind(row: dict, places: int) -> bool:
+    """Whether more requests came than a full server answers. row: of `run_load`, at a rate.
 
-    In requests a second; 0 and infinity where no run says so.
+    A server that has just begun fills at any rate. Once all its places are taken it answers as
+    fast as it can: a queue that is there at the last arrival, and has grown, came of the rate. By
+    chance a number varies by about its root; twice that is allowed.
     """
-    low = max((row["offered_per_s"] for row in rows if keeps_up(row)), default=0.0)
-    lost = (row["offered_per_s"] for row in rows if not keeps_up(row))
-    return low, min((rate for rate in lost if rate > low), default=math.inf)
+    last = row["in_flight_last"]
+    return last > places + 2 * math.sqrt(places) and last > row["in_flight_halfway"]
 
 
-def next_rate(rows: list[dict], start: float) -> float | None:
-    """The rate to try next on the way to the capacity; None when it is known well enough.
+def capacity(rows: list[dict], answered_per_s: float, places: int) -> tuple[float, float]:
+    """(what the server can answer at least, the lowest rate at which it fell behind).
 
-    rows: the runs so far. From `start`, which an overloaded server answered, up or down by STEP
-    until one rate is kept up with and one is not; between the two where they are further apart.
+    answered_per_s: the most that it answered in another run. In requests a second; infinity where
+    it fell behind at no rate. The second can be the lower one: then the runs contradict each other.
     """
-    low, high = capacity(rows)
-    if len(rows) >= MOST_RUNS or (low and high / low <= CLOSE_ENOUGH):
-        return None
-    if high == math.inf:
-        return start if low < start else low * STEP
-    return math.sqrt(low * high) if low else high / STEP
+    low = max(answered_per_s, *(row["requests_per_s"] for row in rows))
+    lost = (row["offered_per_s"] for row in rows if fell_behind(row, places))
+    return low, min(lost, default=math.inf)
 
 
 def rates_to_try(
-    first: list[float], start: float, rows: list[dict], share: float
+    first: list[float], answered_per_s: float, rows: list[dict], share: float, places: int
 ) -> Iterator[float]:
-    """The rates of `first`, those of `next_rate`, then lower ones until `share` meet the goal.
+    """The rates of `first`, one or two above what was answered, until the server falls behind.
 
-    The last one lies between the highest rate that met it and the next, if these are far apart.
-    `rows` is to grow by a run for each.
+    Then lower ones until `share` meet the goal, and one between the highest rate that met it and
+    the next, if these are far apart. `rows` is to grow by a run for each.
     """
     yield from first
-    while (rate := next_rate(rows, round(start, 1))) is not None:
-        yield round(rate, 1)
+    for i in range(MOST_ABOVE):
+        above = (row for row in rows if row["offered_per_s"] > answered_per_s)
+        if not any(fell_behind(row, places) for row in above):
+            yield round(answered_per_s * STEP ** (i + 1), 1)
     for _ in range(LOWER_RATES):
         if best_rate(rows, share) is None:
             yield round(min(row["offered_per_s"] for row in rows) / 2, 1)
     if best := best_rate(rows, share):
-        met = best["offered_per_s"]
-        missed = _next_above(rows, met)
-        if CLOSE_ENOUGH * met < missed < math.inf:
-            yield round(math.sqrt(met * missed), 1)
+        met, missed = best["offered_per_s"], next_above(rows, best["offered_per_s"])
+        if missed and missed["offered_per_s"] > CLOSE_ENOUGH * met:
+            yield round(math.sqrt(met * missed["offered_per_s"]), 1)
 
 
 def best_rate(rows: list[dict], share: float) -> dict | None:
@@ -111,37 +108,37 @@ def best_rate(rows: list[dict], share: float) -> dict | None:
     return max(met, key=lambda row: row["offered_per_s"], default=None)
 
 
-def _next_above(rows: list[dict], rate: float) -> float:
-    """The lowest rate of the rows above this one; infinity without one."""
-    above = (row["offered_per_s"] for row in rows if row["offered_per_s"] > rate)
-    return min(above, default=math.inf)
+def next_above(rows: list[dict], rate: float) -> dict | None:
+    """The row with the lowest rate above this one; None without one."""
+    above = (row for row in rows if row["offered_per_s"] > rate)
+    return min(above, key=lambda row: row["offered_per_s"], default=None)
 
 
 def copies(
-    rows: list[dict], kept_up_per_s: float, target_per_s: float, share: float
+    rows: list[dict], answered_per_s: float, target_per_s: float, share: float
 ) -> dict[str, float]:
     """Copies of the server for so many requests a second, and the rate that each of them takes.
 
     The rate is that of `best_rate`; missed_per_s is the next one that was tried, if there is one:
     fewer copies may do. Where chance alone may have lifted it over the `share` of the goal,
     safer_per_s is the next lower rate that met it: more copies may be needed. Without a rate that
-    met the goal, `kept_up_per_s` stands in, and there is no `good_share`.
+    met the goal, `answered_per_s` stands in, and there is no `good_share`.
     """
     best = best_rate(rows, share)
-    rate = best["offered_per_s"] if best else kept_up_per_s
+    rate = best["offered_per_s"] if best else answered_per_s
     sized = {"arrivals_per_s": rate, "copies": math.ceil(target_per_s / rate)}
     if best is None:
         return sized
     sized["good_share"] = best["good_share"]
-    if (missed := _next_above(rows, rate)) < math.inf:
-        sized["missed_per_s"] = missed
+    if missed := next_above(rows, rate):
+        sized["missed_per_s"] = missed["offered_per_s"]
     below = [row for row in rows if row["offered_per_s"] < rate]
-    if _by_chance(best, share) and (safer := best_rate(below, share)):
+    if narrow(best, share) and (safer := best_rate(below, share)):
         sized["safer_per_s"] = safer["offered_per_s"]
     return sized
 
 
-def _by_chance(row: dict, share: float) -> bool:
-    """Whether the row's good_share is within two standard errors of `share`."""
+def narrow(row: dict, share: float) -> bool:
+    """Whether the row's good_share is within two standard errors of `share`: chance may decide."""
     error = math.sqrt(share * (1 - share) / row["completed"])
-    return row["good_share"] < share + 2 * error
+    return abs(row["good_share"] - share) < 2 * error

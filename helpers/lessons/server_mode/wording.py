@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import statistics
 
+from helpers.display.numbers import number
 from helpers.engine.steps import Steps
 from helpers.lessons.server_mode import experiments, sizing
-from helpers.server.load import Stream
+from helpers.measure import Measurement
+from helpers.server.load import LoadRun, Stream
 from helpers.server.server import StopReport
 from helpers.verdicts.gain import Gain
+
+HARDLY = 0.9  # An engine that computes for more of the time hardly waits.
 
 # --- captions -------------------------------------------------------------------------------------
 
 
-def startup(phases_s: dict[str, float], total_s: float) -> str:
-    """Which phase of a start took longest."""
-    longest = max(phases_s, key=phases_s.get)
-    return f"Of {total_s:.1f} s, {phases_s[longest]:.1f} s were spent on: {longest}."
+def startup(starts: list[tuple[str, dict[str, float], float]]) -> str:
+    """Which phase took longest in each start: (where, seconds of the phases, of all)."""
+    longest = [(of, max(phases, key=phases.get), phases, total) for of, phases, total in starts]
+    said = [
+        f"{of.partition(':')[0]}: of {total:.1f} s, {phases[name]:.1f} s were spent on: {name}."
+        for of, name, phases, total in longest
+    ]
+    return " ".join(one[0].upper() + one[1:] for one in said)
 
 
 def token_times(stream: Stream) -> str:
@@ -57,6 +64,21 @@ def closed_loop(rows: list[dict], knee: dict) -> str:
         f"{knee['clients']} clients: the knee."
     )
     return said + _disturbed(rows, "clients", "clients", "line and knee are drawn")
+
+
+def why_gain(rows: list[dict], clients: int) -> str:
+    """Why `clients` clients get less than as many times the tokens of one, by the closed loop."""
+    known = {row["clients"]: row for row in rows}
+    if 1 not in known:
+        return ""
+    alone, many = known[1], known[clients]
+    longer, wait = (many[key] - alone[key] for key in ("e2e_ms_mean", "ttft_ms_mean"))
+    gain = many["output_tokens_per_s"] / alone["output_tokens_per_s"]
+    return (
+        f"In the figure, one run each, it is {gain:.2f}. There a whole answer took "
+        f"{longer:.0f} ms longer with {clients} clients than with one: {wait:.0f} ms of it until "
+        "the first token (the others' prompts are read too), the rest between the tokens."
+    )
 
 
 def _disturbed(rows: list[dict], name: str, unit: str, drawn: str) -> str:
@@ -100,33 +122,43 @@ def open_loop(rows: list[dict], goals_ms: dict, best: dict | None, share: float)
     return said + _disturbed(rows, "offered_per_s", "arrivals a second", "the lines are drawn")
 
 
-def kept_up(row: dict) -> str:
-    """Whether the server kept up with a rate of arrivals, and how near to the limit of the rule."""
-    said = "kept up" if sizing.keeps_up(row) else "fell behind"
-    times = row["ttft_ms_last_third"] / row["ttft_ms_first_third"]
-    if abs(times / sizing.KEEPS_UP - 1) > sizing.NEAR:
-        return said
-    return f"{said} (TTFT grew {times:.1f} times, the limit is {sizing.KEEPS_UP})"
-
-
-def capacity(rows: list[dict], closed_per_s: float) -> str:
-    """Between which rates the open loop found the capacity; rows: its runs.
-
-    closed_per_s: what the closed loop answered. It counts the time until the last answer, so beside
-    it stands what the open loop answered in the same way.
-    """
-    low, high = sizing.capacity(rows)
-    if not low:
-        return f"The server fell behind at every rate tried, down to {high:.4g} arrivals a second."
-    if high == float("inf"):
-        return f"The server kept up with every rate tried, up to {low:.4g} arrivals a second."
-    kept, lost = (next(row for row in rows if row["offered_per_s"] == rate) for rate in (low, high))
-    return (
-        f"With {low:.4g} arrivals a second the server {kept_up(kept)}, with {high:.4g} it "
-        f"{kept_up(lost)}: its capacity lies between them. Until the last answer of that run, "
-        f"{low:.4g} arrivals a second gave {kept['requests_per_s']:.4g} answers a second; the "
-        f"closed loop gave {closed_per_s:.4g}."
+def at_rate(row: dict, places: int, answered_per_s: float) -> str:
+    """How full the server was in a run at a rate, and what follows for the rate."""
+    rate, behind = row["offered_per_s"], sizing.fell_behind(row, places)
+    said = (
+        f"{rate:6.1f}/s: {row['in_flight_halfway']:.0f} requests in the server halfway, "
+        f"{row['in_flight_last']:.0f} at the last arrival"
     )
+    if behind:
+        return f"{said}: fell behind"
+    return said + ": not too much, or too short to tell" * (rate > answered_per_s)
+
+
+def capacity(rows: list[dict], closed_per_s: float, places: int) -> str:
+    """Between which rates the capacity lies, or that the runs do not agree. rows: of all rates.
+
+    closed_per_s: what the closed loop answered.
+    """
+    low, high = sizing.capacity(rows, closed_per_s, places)
+    where = "in the closed loop"
+    if low > closed_per_s:
+        row = max(rows, key=lambda row: row["requests_per_s"])
+        where = f"when {row['offered_per_s']:.4g} a second arrived"
+    most = f"The server answered up to {low:.4g} requests a second ({where})"
+    if high == math.inf:
+        return f"{most}, and fell behind at no rate tried: its capacity is at least that."
+    lost = next(row for row in rows if row["offered_per_s"] == high)
+    behind = (
+        f"at {high:.4g} arrivals a second it fell behind: {lost['in_flight_last']:.0f} requests "
+        f"were in it at the last arrival, for {places} places"
+    )
+    if high <= low:
+        return (
+            f"{most}; yet in another run {behind}. These runs do not agree, so the capacity is "
+            f"undecided between {high:.4g} and {low:.4g}: the machine was not equally fast in "
+            "all of them."
+        )
+    return f"{most}; {behind}. Its capacity lies between the two."
 
 
 def limits(goals_ms: dict[str, float]) -> str:
@@ -142,7 +174,7 @@ def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list
         first += f"({limits(goals_ms)})."
     else:
         first = f"No rate met the goal ({limits(goals_ms)}): loosen it, or try lower RATES. "
-        first += f"{rate} a second, which the server kept up with, is too much for it."
+        first += f"{rate} a second, which the server answered, is too much for it."
     copies_of_it = f"{count} copies" if "good_share" in sized else f"at least {count} copies"
     if "missed_per_s" in sized:
         missed = sized["missed_per_s"]
@@ -157,15 +189,28 @@ def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list
     return [first, f"For {target_per_s:g} a second: {copies_of_it}, and one more for restarts."]
 
 
-def goal(best: dict | None, share: float) -> str:
-    """Up to which rate of arrivals the goal held for this share of the requests."""
+def goal(rows: list[dict], share: float, answered_per_s: float) -> str:
+    """Up to which rate of arrivals the goal held, as a share of what the server answers."""
+    best = sizing.best_rate(rows, share)
     if best is None:
         return f"No rate tried let {100 * share:.0f} % of the requests meet the goal."
-    return (
-        f"Of the rates tried, {best['offered_per_s']:.4g} arrivals a second were the most at which "
-        f"at least {100 * share:.0f} % of the requests met the goal: "
-        f"{100 * best['good_share']:.0f} % did."
+    met, by_chance = best["offered_per_s"], ", which may be chance"
+
+    def share_of(row: dict) -> str:
+        percent = f"{100 * row['offered_per_s'] / answered_per_s:.0f} %"
+        return f"{percent} of the {answered_per_s:.4g} that the server answered"
+
+    said = (
+        f"Of the rates tried, {met:.4g} arrivals a second were the most at which at least "
+        f"{100 * share:.0f} % of the requests met the goal: {100 * best['good_share']:.0f} % did"
+        f"{by_chance * sizing.narrow(best, share)}. That is {share_of(best)}."
     )
+    if missed := sizing.next_above(rows, met):
+        said += (
+            f" At {missed['offered_per_s']:.4g} a second, {share_of(missed)}, "
+            f"{100 * missed['good_share']:.0f} % met it{by_chance * sizing.narrow(missed, share)}."
+        )
+    return said
 
 
 def why_peak(ratio: float | None) -> str:
@@ -182,15 +227,16 @@ def why_peak(ratio: float | None) -> str:
 
 
 def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str:
-    """What an overload did. run: offered_per_s, requests_per_s, good_share; readings: waiting."""
+    """What an overload did. run: of `run_load`, and offered_per_s; readings: waiting."""
     most = max((row["waiting"] for row in readings), default=0)
     queued = f"up to {most:.0f} requests waited for a place in the batch"
     if not most:
-        queued = "no reading found a request that waited for a place in the batch"
+        queued = "no reading found one that waited for a place in the batch"
     return (
-        f"Of {run['offered_per_s']:.4g} arrivals a second {run['requests_per_s']:.4g} were "
-        f"answered and {queued}.\n{100 * run['good_share']:.0f} % met the goal "
-        f"({limits(goals_ms)})."
+        f"{run['offered_per_s']:.4g} requests arrived a second. {run['completed']:.0f} of "
+        f"{run['completed'] + run['failed']:.0f} were answered, {run['requests_per_s']:.4g} a "
+        f"second until the last answer. In between {queued}.\n"
+        f"{100 * run['good_share']:.0f} % met the goal ({limits(goals_ms)})."
     )
 
 
@@ -206,6 +252,17 @@ def arrivals(steps: Steps) -> str:
     if longest == "0.0":
         waited = "nobody waited for a place"
     return f"up to {most} of {len(steps.requests)} requests shared a step; {waited}."
+
+
+def budget(steps: Steps) -> str:
+    """Whether the token budget of a step ever held the recorded requests back."""
+    fullest = max(steps.steps, key=lambda step: step.tokens)
+    if fullest.tokens < fullest.budget:
+        used = f"No step used more than {fullest.tokens} of the {fullest.budget} tokens that it may"
+        return f"{used}: the budget held nobody back, only places were short."
+    return (
+        f"The fullest step used all of its {fullest.budget} tokens: the budget was short as well."
+    )
 
 
 def most_answers(steps: Steps, places: int, rate_per_s: float) -> str:
@@ -238,12 +295,19 @@ def steps_with_prompts(steps: Steps) -> str:
 
 
 def cpu_shares(used_s: dict[str, float], duration_s: float) -> str:
-    """Which process used most of the CPU time of a run."""
+    """Which process used most of the CPU time of some runs, and whether one filled its core."""
     total, most = sum(used_s.values()), max(used_s, key=used_s.get)
-    return (
+    said = (
         f"{total:.2f} CPU seconds in {duration_s:.2f} s; most of them, "
-        f"{100 * used_s[most] / total:.0f} %, by: {most}."
+        f"{100 * used_s[most] / total:.0f} %, by: {most}. The engine used "
+        f"{used_s['engine']:.2f} s of CPU in these {duration_s:.2f} s."
     )
+    if used_s["API server"] > HARDLY * duration_s:
+        said += (
+            f" The API server used {used_s['API server']:.2f} s: one process that filled its core. "
+            "`--api-server-count` starts more of them."
+        )
+    return said
 
 
 # --- reasons --------------------------------------------------------------------------------------
@@ -263,39 +327,43 @@ def why_little_differs(run: dict, inside_ms: float) -> str:
     )
 
 
-def why_server_differs(gain: Gain, used_s: dict[str, float], duration_s: float) -> str:
+def why_server_differs(gain: Gain, alone: Measurement, served: LoadRun, steps: Steps) -> str:
     """A few sentences on server / offline throughput, by how it came out.
 
-    gain: of the server over the engine in the notebook. used_s: CPU seconds of each process
-    (`experiments.cpu_seconds`); duration_s: of the same runs.
+    gain: of the server over the engine in the notebook; alone and served: a run of each. steps:
+    the server's in one more run of the same size.
     """
-    engine = 100 * used_s["engine"] / sum(used_s.values())
-    cores = len(os.sched_getaffinity(0))
+    said = f"The server against the notebook, three runs each: {gain.sentence()}."
     if gain.verdict in ("same", "open"):
-        why = "HTTP ran beside the engine, in other processes; what it cost is within the range."
-    elif gain.verdict == "better":
-        why = (
-            "A server that is faster has turned tokens into text in another process, beside the "
-            "next step; in the notebook one process does both in turn."
+        return f"{said} What HTTP costs is within this range."
+    there, here = served.metrics, alone.metrics
+    times = [
+        f"{what} {number(there[name])} ms against {number(here[name])}"
+        for what, name in (
+            ("TTFT", "ttft_ms_p50"),
+            ("TPOT", "tpot_ms_p50"),
+            ("a whole answer", "e2e_ms_p50"),
         )
-    elif used_s["API server"] > 0.9 * duration_s:
-        why = (
-            f"The API server alone used {used_s['API server']:.1f} CPU seconds in "
-            f"{duration_s:.1f} s: one process, and it filled its core, so the engine waited for "
-            "it. `--api-server-count` starts more of them."
-        )
-    elif cores < len(used_s):
-        why = (
-            f"{len(used_s)} processes shared {cores} {'core' if cores == 1 else 'cores'}. The "
-            "printed lines of both say whether TTFT grew (the requests come in one after another) "
-            "or TPOT (the steps started later); the larger the model, the less either is."
-        )
-    else:
-        why = "No process was short of a core: the requests waited on the way between them."
+    ]
+    computing_s = sum(step.end_s - step.start_s for step in steps.steps)
+    lasted_s = steps.steps[-1].end_s - steps.steps[0].start_s
     return (
-        f"The server against the notebook, three runs each: {gain.sentence()}. The engine used "
-        f"{engine:.0f} % of the CPU time of these runs; the rest went into HTTP, JSON and events "
-        f"on both sides. {why}"
+        f"{said} Medians, the server's first: {', '.join(times)}. In one more run the server's "
+        f"first step worked for {len(steps.steps[0].work)} of {len(steps.requests)} requests, "
+        "because over HTTP they come one after another. Its engine "
+        f"made {len(steps.steps)} steps, the notebook's {len(alone.timeline)}, and computed for "
+        f"{100 * computing_s / lasted_s:.0f} % of the time between the first and the last."
+        + " So it hardly waited for HTTP there."
+        * (computing_s > HARDLY * lasted_s)
+    )
+
+
+def limited(m: dict[str, float]) -> str:
+    """What a limit did to an overload. m: the record "burst"."""
+    return (
+        f"of {m['sent']:.0f} requests, at twice the rate that is answered, a limit of "
+        f"{m['limit']:.0f} let {m['let_in']:.0f} in, and {m['good_percent']:.0f} % of these met "
+        f"the goal; without a limit {m['without_percent']:.0f} % did"
     )
 
 
@@ -325,8 +393,7 @@ def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> 
     if again.verdict in ("better", "worse"):
         without += ", although nothing can act there: the machine was disturbed"
     return [
-        f"Fewer sequences, and fewer tokens, at a time. TTFT: {differ('ttft_ms_p50')}; "
-        f"TPOT: {differ('tpot_ms_p50')}.",
+        f"Fewer sequences at a time. TTFT: {differ('ttft_ms_p50')}; TPOT: {differ('tpot_ms_p50')}.",
         f"Smaller batches of tokens. The longest gap of running streams: {differ('gap_ms')}; "
         f"the long prompt's TTFT: {differ('long_ttft_ms')}.",
         f"No prefix caching. The first token of a prompt that comes again: {without}; with "
@@ -338,8 +405,9 @@ def how_it_stopped(report: StopReport) -> str:
     """What vLLM and this notebook did when a server without a shutdown timeout was stopped."""
     if report.how == "aborted" and report.exit_code == 128 + signal.SIGKILL:
         return (
-            "vLLM ended its engine at once: that is its default, --shutdown-timeout 0. Its API "
-            "server then waited for its clients to hang up, so the notebook killed it after "
+            "vLLM ended its engine at once: that is its default, --shutdown-timeout 0. No token "
+            "came any more, and no stream was told: they hung, because the API server waited for "
+            f"its clients to hang up. What ended them was the notebook, which killed it after "
             f"{report.seconds:.0f} s (exit code 137 = 128 + 9, SIGKILL)."
         )
     if report.how == "aborted":

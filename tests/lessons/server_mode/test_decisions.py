@@ -8,7 +8,7 @@ from helpers.verdicts.gain import Gain
 def test_without_measurements_every_row_says_so(tmp_path):
     store = Results("05_server_mode", tmp_path)
     found = decisions.evidence(store).values()
-    assert all(decisions.NOT_MEASURED in measured for _, measured, _ in found)
+    assert all(decisions.NOT_MEASURED in measured and not says for _, measured, says, _ in found)
     assert [row["what I would do"] for row in decisions.table(store)] == ["not decided yet"] * len(
         found
     )
@@ -19,14 +19,32 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     ttft = Gain(1.6, 1.4, 1.9, 5).metrics("ttft_ms_p50_over_default_x")
     gap = Gain(2.0, 0.2, 20.0, 5).metrics("gap_ms_over_default_x")
     store.save("options", "changed", ttft | gap)
-    store.save("burst", "at_the_limit", {"sent": 36, "limit": 18, "refused": 14})
-    store.save("capacity", "open_loop", {"kept_up_per_s": 95.0})
+    burst = {"sent": 192, "limit": 18, "let_in": 70, "refused": 122}
+    burst |= {"good_percent": 90, "without_percent": 0}
+    store.save("burst", "at_the_limit", burst)
+    store.save("capacity", "open_loop", {"answered_per_s": 96.0})
     store.save("sizing", "copies", {"arrivals_per_s": 60.0, "good_share": 0.95})
-    measured = {key: said for key, (_, said, _) in decisions.evidence(store).items()}
+    found = decisions.evidence(store)
+    measured = {key: said for key, (_, said, _, _) in found.items()}
+    says = {key: said for key, (_, _, said, _) in found.items()}
     assert "TTFT: 1.40 to 1.90 times; TPOT: not measured yet" in measured["places"]
     assert "longest gap in a stream: cannot tell;" in measured["chunks"]
-    assert "of 36 requests at once, a limit of 18 refused 14" in measured["admission"]
-    assert "the goal held up to 60/s; the server kept up with 95/s" in measured["load"]
+    assert "a limit of 18 let 70 in, and 90 % of these met the goal" in measured["admission"]
+    assert "without a limit 0 % did" in measured["admission"]
+    assert says["admission"].startswith("A limit keeps the promise to most of those it lets in")
+    assert "the goal held up to 60/s; the server answered up to 96/s" in measured["load"]
+    assert says["load"] == "The goal holds up to 62 % of what one copy answers."
+    assert says["places"] == "" and says["chunks"] == "", "half of each was not measured"
+    long_ttft = Gain(1.0, 0.99, 1.02, 5).metrics("long_ttft_ms_over_default_x")
+    store.save("options", "changed", ttft | gap | long_ttft)
+    assert decisions.evidence(store)["chunks"][2] == (
+        "With smaller steps, the stop of those who read: cannot tell; the long prompt's wait: much "
+        "the same."
+    )
+    store.save("burst", "at_the_limit", burst | {"good_percent": 30})
+    assert "most of the let-in were late" in decisions.evidence(store)["admission"][2]
+    store.save("burst", "at_the_limit", burst | {"good_percent": 0})
+    assert "did not help" in decisions.evidence(store)["admission"][2]
     store.save("decision", "load", {}, choice="Load of one copy", measured=measured["load"])
     store.save("answer", "decision_load", {}, text="50 a second, for the chat", source="typed")
     [row] = [row for row in decisions.table(store) if row["choice"] == "Load of one copy"]

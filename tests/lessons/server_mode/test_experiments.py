@@ -93,6 +93,7 @@ def test_a_run_at_a_rate_is_seen_from_both_sides(server):
     by_clients = m["requests_per_s"] * m["e2e_ms_mean"] / 1000
     assert 0 < m["in_server_mean"] < 1.1 * by_clients, "the server's clock runs inside the clients'"
     assert m["read_mean"] > 0
+    assert 0 <= m["in_flight_last"] <= 30 and m["answered_while_arriving_per_s"] > 0
 
 
 def test_a_load_that_others_slowed_is_made_once_more(monkeypatch):
@@ -101,6 +102,12 @@ def test_a_load_that_others_slowed_is_made_once_more(monkeypatch):
         waiting = [*loads]
         monkeypatch.setattr(experiments, once, lambda *_, waiting=waiting, **__: waiting.pop(0))
         assert make(None, rate_per_s=1, seconds=1) is loads[1]
+
+
+def test_a_limit_is_judged_by_those_it_let_in():
+    run = {"completed": 40.0, "failed": 60.0, "good_share": 0.38}
+    found = experiments.let_in(run | {"goodput_per_s": 1.0, "ttft_ms_p50": 30.0})
+    assert (found["sent"], found["let in"], found["of these in time (%)"]) == (100, 40, 95)
 
 
 def test_clients_together_get_more_tokens_than_one(server):
@@ -122,7 +129,6 @@ def test_readings_are_taken_while_the_block_runs():
 
 
 ASKING = {
-    "cache_config": lambda gone: gone.cache_config(),
     "metrics": lambda gone: gone.metrics(),
     "endpoints": experiments.endpoints,
     "curl": lambda gone: experiments.ask_with_curl(gone, "/v1/completions", {}),
@@ -165,7 +171,6 @@ def found(**changed):
         "again_ms": [20.0, 20.4, 20.1],
         "hits": [1920.0] * 3,
         "too_long_status": [200.0],
-        "fit_together": [25.6],
     }
     return plain | changed
 
@@ -191,8 +196,7 @@ def test_options_side_by_side_carry_the_range_of_their_ratio():
     [gap] = [row for row in rows if row["number"].startswith("longest gap")]
     assert (gap["changed / default"], gap["you said"]) == ("cannot tell", "longer: cannot tell")
     assert by_number["TTFT of a prompt again / TTFT of it first"]["changed"] == 1.0
-    assert (
-        by_number["full-length requests that fit (now half as long)"]["changed / default"] == ""
-    ), "not measured"
+    status = by_number["status of a prompt of 2,348 tokens"]
+    assert status["changed / default"] == "", "no time"
     assert experiments.cache_gain(found()).verdict == "better"
     assert experiments.cache_gain(slower).verdict == "same"

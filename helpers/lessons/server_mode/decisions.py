@@ -100,8 +100,8 @@ def _refused_say(store: Results) -> str:
     if m["good_percent"] <= m["without_percent"]:
         return "In this one run the limit did not help those that it let in."
     if m["good_percent"] > 50:
-        return "A limit keeps the promise to most of those it lets in, and breaks it to the others."
-    return "The limit helped, and was still too high for this load: most of the let-in were late."
+        return "A limit keeps the promise to most of those it lets in; the others know at once."
+    return "The limit helped, and still most of those that it let in were late."
 
 
 def _load(store: Results) -> str:

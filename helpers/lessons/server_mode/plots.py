@@ -41,6 +41,7 @@ def startup(phases_s: dict[str, float], total_s: float, recorded: dict | None = 
             at = begins[name] + phases[name], y
             figures.note(ax, f"{phases[name]:.1f} s", at, (5, 0), va="center")
         figures.rows_down(ax)
+        ax.set_ylabel("phase")
         ax.set_title(label, fontsize=8.5, fontweight="normal", loc="left", x=-0.3)
         table += [{"start": label, "phase": n, "seconds": s} for n, s in phases.items()]
     right = 1.1 * max(total for _, _, total in starts)
@@ -149,7 +150,7 @@ def open_loop(
             ax.axvline(best["offered_per_s"], label=label, **_KNEE)
         ax.set(xlabel="requests arriving a second", xlim=(0, None))
         figures.legend_below(ax)
-    figures.show(fig, wording.open_loop(rows, goals_ms, best, share), rows, "open_loop")
+    figures.show(fig, wording.open_loop(rows, goals_ms, share), rows, "open_loop")
 
 
 def cpu_shares(used_s: dict[str, float], duration_s: float) -> None:

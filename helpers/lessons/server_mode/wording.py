@@ -93,43 +93,26 @@ def _disturbed(rows: list[dict], name: str, unit: str, drawn: str) -> str:
     return f"{said}: run this again when nothing else runs."
 
 
-def open_loop(rows: list[dict], goals_ms: dict, best: dict | None, share: float) -> str:
-    """The goal, the highest rate at which it held, and how many met it at the highest rate."""
-    goal = limits(goals_ms)
-    found = f"no rate tried let {100 * share:.0f} % of the requests meet it"
-    if best:
-        found = (
-            f"{best['offered_per_s']:.4g} arrivals a second are the most of these rates at which "
-            f"at least {100 * share:.0f} % of the requests met it: {100 * best['good_share']:.0f} "
-            "% did"
-        )
-    last = max(rows, key=lambda row: row["offered_per_s"])
-    said = (
-        f"The goal is {goal}; {found}. At {last['offered_per_s']:.4g} a second "
-        f"{100 * last['good_share']:.0f} % met it."
-    )
-    below = best["offered_per_s"] if best else 0.0
-    missed = [
-        f"{row['offered_per_s']:.4g}"
-        for row in rows
-        if row["good_share"] < share and row["offered_per_s"] < below
-    ]
-    if missed:
+def open_loop(rows: list[dict], goals_ms: dict, share: float) -> str:
+    """The goal, and how many requests met it at each rate; rows in the order of the rates."""
+    met = [f"{100 * row['good_share']:.0f} % at {row['offered_per_s']:.4g}" for row in rows]
+    said = f"The goal is {limits(goals_ms)}. It was met by {', '.join(met)} arrivals a second."
+    if (best := sizing.best_rate(rows, share)) and any(
+        row["good_share"] < share for row in rows[: rows.index(best)]
+    ):
         said += (
-            f" Fewer met it at {' and '.join(missed)} a second, although less load makes nobody "
-            "wait longer: something disturbed that run, or it was too short to tell."
+            " Less load makes nobody wait longer: where fewer met it at a lower rate, something "
+            "disturbed that run, or it was too short to tell."
         )
     return said + _disturbed(rows, "offered_per_s", "arrivals a second", "the lines are drawn")
 
 
 def at_rate(row: dict, places: int, answered_per_s: float) -> str:
     """How full the server was in a run at a rate, and what follows for the rate."""
-    rate, behind = row["offered_per_s"], sizing.fell_behind(row, places)
-    said = (
-        f"{rate:6.1f}/s: {row['in_flight_halfway']:.0f} requests in the server halfway, "
-        f"{row['in_flight_last']:.0f} at the last arrival"
-    )
-    if behind:
+    halfway, last = row["in_flight_halfway"], row["in_flight_last"]
+    rate = row["offered_per_s"]
+    said = f"{rate:6.1f}/s: in the server {halfway:.0f} halfway, {last:.0f} at the last arrival"
+    if sizing.fell_behind(row, places):
         return f"{said}: fell behind"
     return said + ": not too much, or too short to tell" * (rate > answered_per_s)
 

@@ -225,7 +225,7 @@ def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]
         found["goodput_per_s"] = result["request_goodput"]
         found["good_share"] = round(result["request_goodput"] * seconds) / len(result["errors"])
     if arrivals:
-        found |= while_arriving(result["start_times"], answers_of(result))
+        found |= while_arriving(result)
     for theirs, ours in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2el", "e2e")):
         for which in ("mean", "median", "p90", "p99"):
             value = float(result[f"{which}_{theirs}_ms"])
@@ -234,32 +234,31 @@ def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]
     return {name: float(value) for name, value in found.items()}
 
 
-def while_arriving(sent_s: list[float], answers: list[dict]) -> dict[str, float]:
+def while_arriving(result: dict) -> dict[str, float]:
     """How full a server was while requests arrived, as the clients see it.
 
-    sent_s: when each was sent, for each of the `answers`; those that failed were never in it.
+    result: what the benchmark returns; requests that failed were never in the server.
     in_flight_halfway and in_flight_last: requests sent and not answered yet when half of the time
     of the arrivals had passed, and when the last one came. answered_while_arriving_per_s: answers a
-    second from the time that a request stays (but half of the arrivals at most) to the last
-    arrival: a server that has just begun has nothing to answer yet.
+    second, by the tokens that came, from the time that a request stays (but half of the arrivals at
+    most) to the last arrival: a server that has just begun has nothing to answer yet.
     """
-    came, stayed = np.transpose(
-        [(sent, one["latency_s"]) for sent, one in zip(sent_s, answers, strict=True) if one["ok"]]
-    )
-    begin, last = min(sent_s), max(sent_s)
+    names = ("start_times", "ttfts", "itls", "errors")
+    seen = [one for one in zip(*(result[name] for name in names), strict=True) if not one[-1]]
+    sent_s = np.array([sent for sent, *_ in seen])
+    # When each part of an answer came.
+    chunks_s = [sent + ttft + np.cumsum([0.0, *itl]) for sent, ttft, itl, _ in seen]
+    ended_s = np.array([times[-1] for times in chunks_s])
+    begin, last = min(result["start_times"]), max(result["start_times"])
     half = (begin + last) / 2
-    steady = min(begin + stayed.mean(), half)
-
-    def answered(until: float) -> int:
-        return int((came + stayed <= until).sum())
-
+    steady = min(begin + (ended_s - sent_s).mean(), half)
     found = {
-        "in_flight_halfway": (came <= half).sum() - answered(half),
-        "in_flight_last": (came <= last).sum() - answered(last),
+        f"in_flight_{name}": ((sent_s <= at) & (ended_s > at)).sum()
+        for name, at in (("halfway", half), ("last", last))
     }
     if last > steady:
-        settled = answered(last) - answered(steady)
-        found["answered_while_arriving_per_s"] = settled / (last - steady)
+        came = sum(((steady < times) & (times <= last)).mean() for times in chunks_s)
+        found["answered_while_arriving_per_s"] = came / (last - steady)
     return found
 
 

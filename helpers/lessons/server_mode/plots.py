@@ -139,7 +139,7 @@ def open_loop(
     known = [
         {**row, in_time: row["good_share"] * row[_ANSWERED]} for row in rows if _ANSWERED in row
     ]
-    _measured(right, known, "offered_per_s", _ANSWERED, 0, label="what is answered")
+    _measured(right, known, "offered_per_s", _ANSWERED, 0, label="what is answered (by tokens)")
     _measured(right, known, "offered_per_s", in_time, 2, label="answered within the goal")
     most = {"color": figures.INK, "lw": 1.2, "linestyle": "--"}
     right.axhline(answered_per_s, label="most that the server answered", **most)
@@ -159,7 +159,7 @@ def cpu_shares(used_s: dict[str, float], duration_s: float) -> None:
     fig, ax = figures.figure("Who used the CPU while the server worked", size=size)
     ax.barh(list(used_s), used_s.values(), height=0.6, color=figures.COLORS[: len(used_s)])
     ax.axvline(duration_s, color=figures.INK, lw=1.2, linestyle="--")
-    ax.text(duration_s, 0.5, f" the run\n took {duration_s:.2f} s", fontsize=9, va="center")
+    ax.text(duration_s, 0.5, f" the runs\n took {duration_s:.2f} s", fontsize=9, va="center")
     figures.rows_down(ax)
     right = 1.25 * max(duration_s, *used_s.values())
     ax.set(xlabel="CPU seconds", ylabel="process", xlim=(0, right))

@@ -70,7 +70,7 @@ def test_open_loop_draws_what_the_benchmark_counted(shown):
     (fig, caption), _ = shown
     lines = {line.get_label(): list(line.get_ydata()) for line in fig.axes[1].lines}
     assert lines["what arrives"] == [10.0, 20.0]
-    assert lines["what is answered"] == [8.0, 16.0]
+    assert lines["what is answered (by tokens)"] == [8.0, 16.0]
     assert lines["most that the server answered"][0] == 18
     assert lines["answered within the goal"] == pytest.approx([7.68, 13.76])
     drawn = {line.get_label(): line.get_ydata() for line in fig.axes[0].lines}

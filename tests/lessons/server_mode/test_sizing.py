@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 
 import pytest
 
@@ -51,15 +52,17 @@ def row(rate, seconds=2.0, seed=0, good_share=1.0):
     Everybody stays as long as in a full server, so it fills for half of a run of 2 s.
     """
     draw, stay_s, ends = random.Random(seed), PLACES / CAPACITY, []
-    sent_s, answers, now = [], [], 0.0
+    sent_s, now = [], 0.0
     for _ in range(round(rate * seconds)):
         now += draw.expovariate(rate)
         begin = max(now, ends[-PLACES]) if len(ends) >= PLACES else now
         ends.append(begin + stay_s)
         sent_s.append(now)
-        answers.append({"ok": True, "latency_s": ends[-1] - now})
-    found = {"offered_per_s": rate, "good_share": good_share, "completed": len(answers)}
-    return found | while_arriving(sent_s, answers) | {"requests_per_s": len(ends) / max(ends)}
+    result = {"start_times": sent_s, "errors": [""] * len(ends)}
+    result["itls"] = [[stay_s / 47] * 47] * len(ends)
+    result["ttfts"] = [end - stay_s - sent for sent, end in zip(sent_s, ends, strict=True)]
+    found = {"offered_per_s": rate, "good_share": good_share, "completed": len(ends)}
+    return found | while_arriving(result) | {"requests_per_s": len(ends) / max(ends)}
 
 
 @pytest.mark.parametrize("part, behind", [(0.4, 0), (0.7, 0), (0.9, 0), (1.5, 100), (2, 100)])
@@ -68,6 +71,8 @@ def test_a_server_that_fills_is_not_one_that_falls_behind(part, behind):
     rows = [row(part * CAPACITY, 4, seed) for seed in range(100)]
     found = sum(sizing.fell_behind(one, PLACES) for one in rows)
     assert abs(found - behind) <= 2
+    answered = statistics.mean(one["answered_while_arriving_per_s"] for one in rows)
+    assert answered == pytest.approx(min(part, 1) * CAPACITY, rel=0.1), "no ramp, no last answers"
 
 
 @pytest.mark.parametrize("answered", [40, 50, 57])

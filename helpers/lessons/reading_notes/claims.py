@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 from helpers.display import card
 from helpers.display.numbers import number
@@ -17,12 +16,10 @@ from helpers.results import recorded
 from helpers.verdicts.gain import Gain
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One line of the table.
+class Claim(NamedTuple):
+    """One line of the table; our number is simulated by helpers/lessons/papers.
 
     key: the line's name in the results. paper: the number as the paper prints it, or its words.
-    how: where our number is from: "measured", or "simulated" by helpers/lessons/papers.
     """
 
     key: str
@@ -31,50 +28,22 @@ class Claim:
     ours: float
     unit: str
     why: str
-    how: str = "measured"
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """`ours`, and beside a number of the paper's `paper` and `ratio` (ours / paper)."""
-        if isinstance(self.paper, str):
-            return {"ours": self.ours}
-        return {"ours": self.ours, "paper": self.paper, "ratio": self.ours / self.paper}
-
-    def row(self, paper: str) -> dict:
-        """The line as the table shows it."""
-        said, ratio = self.paper, ""
-        if not isinstance(said, str):
-            said = f"{said:.4g} {self.unit}".strip()  # as printed
-            ratio = f"{self.metrics['ratio']:.2f}"
-        got = f"{number(float(self.ours))} {self.unit}".strip()
-        got += "" if self.how == "measured" else f" ({self.how})"
-        return {
-            "claim": self.what,
-            f"{paper} says": said,
-            "we get": got,
-            "ours / theirs": ratio,
-            "why they differ": self.why,
-        }
-
-
-NAMES = {"max": "maximum reserved", "paged": "paged"}
-simulated = partial(Claim, how="simulated")
 
 
 def show_claims(store, paper: str, claims: list[Claim]) -> None:
     """Show the table, save each line: experiment "paper_claims", "paper: key"."""
+    rows = []
     for claim in claims:
-        store.save(
-            "paper_claims",
-            f"{paper}: {claim.key}",
-            claim.metrics,
-            unit=claim.unit,
-            what=claim.what,
-            why=claim.why,
-            source=None if claim.how == "measured" else "formula",
-        )
-    title = f"{paper}: the paper's numbers beside ours"
-    card.show(card.table([claim.row(paper) for claim in claims], title))
+        said, unit, numbers, ratio = claim.paper, claim.unit, {"ours": claim.ours}, ""
+        if not isinstance(said, str):
+            numbers |= {"paper": said, "ratio": claim.ours / said}
+            said, ratio = f"{said:.4g} {unit}".strip(), f"{numbers['ratio']:.2f}"  # as printed
+        about = {"unit": unit, "what": claim.what, "why": claim.why, "source": "formula"}
+        store.save("paper_claims", f"{paper}: {claim.key}", numbers, **about)
+        row = {"claim": claim.what, f"{paper} says": said}
+        row["we get"] = f"{number(float(claim.ours))} {unit}".strip() + " (simulated)"
+        rows.append(row | {"ours / theirs": ratio, "why they differ": claim.why})
+    card.show(card.table(rows, f"{paper}: the paper's numbers beside ours"))
 
 
 # ---------------------------------------------------------------- the papers' lines
@@ -83,15 +52,15 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
 def paged(usage: dict) -> list[Claim]:
     """PagedAttention's Figures 2 and 13. usage: policy -> `paged_attention.Usage`."""
     full = "Ours waits for memory all the time, so hardly a block is free."
-    held = paged_attention.FIGURE_2["paged"]["tokens"]
+    held = paged_attention.FIGURE_2["paged"]["tokens"], 100 * usage["paged"].tokens
     share = "share of the cache that holds tokens, paged (Figure 2)"
-    claims = [simulated("tokens_paged", share, held, 100 * usage["paged"].tokens, "%", full)]
+    claims = [Claim("tokens_paged", share, *held, "%", full)]
     room = "The cache has room for seven times 2,048 tokens."
     fuller = "Theirs took 2 requests/s; ours waits for memory all the time, so it is fuller."
-    for policy, why in (("max", room), ("paged", fuller)):
-        what = f"requests in the batch, {NAMES[policy]} (Figure 13)"
+    for policy, name, why in (("max", "maximum reserved", room), ("paged", "paged", fuller)):
+        what = f"requests in the batch, {name} (Figure 13)"
         printed, ours = paged_attention.FIGURE_13[policy], usage[policy].mean_running
-        claims.append(simulated(f"batch_{policy}", what, printed, ours, "", why))
+        claims.append(Claim(f"batch_{policy}", what, printed, ours, "", why))
     return claims
 
 
@@ -108,8 +77,8 @@ def flash(counted: list[dict]) -> list[Claim]:
     moved = "exponent of the fast memory M in the traffic of the tiles (theorem 2)"
     last = "K and V are read once whatever M."
     return [
-        simulated("memory", memory, "a constant", kept, "", "A maximum and a sum."),
-        simulated("memory_size", moved, -1, by_memory, "", last),
+        Claim("memory", memory, "a constant", kept, "", "A maximum and a sum."),
+        Claim("memory_size", moved, -1, by_memory, "", last),
     ]
 
 

@@ -44,12 +44,9 @@ class Waves:
     def metrics(self, way: str) -> dict[str, float]:
         """What is saved of one way, "waves" or "continuous"."""
         seconds = self.wave_s if way == "waves" else self.continuous_s
-        return {
-            "output_tokens_per_s": self.output_tokens / seconds,
-            "duration_s": seconds,
-            **({} if way == "waves" else self.gain.metrics("speedup_x")),
-            **({} if way == "waves" else {"fewer_steps_x": self.steps_x}),
-        }
+        numbers = {"output_tokens_per_s": self.output_tokens / seconds, "duration_s": seconds}
+        more = self.gain.metrics("speedup_x") | {"fewer_steps_x": self.steps_x}
+        return numbers if way == "waves" else numbers | more
 
 
 def plans_ahead(engine) -> bool:

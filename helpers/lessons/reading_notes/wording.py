@@ -326,15 +326,11 @@ def tiles(counted: list[dict]) -> str:
 
 
 def then_and_now(rows: list[dict]) -> list[dict]:
-    """Lines of `then_and_now` as the notebook shows them: how they hold only where one does not."""
-    rows_ = [
-        {"older material": f"{row['topic']}: {row['older material']}", "now": row["now"]}
-        for row in rows
-    ]
-    if all(row["holds"] for row in rows):
-        return rows_
-    words = {True: "yes", None: "not checked"}
-    return [
-        shown | {"holds": words.get(row["holds"], f"NO: {row['seen']}")}
-        for shown, row in zip(rows_, rows, strict=True)
-    ]
+    """Lines of `then_and_now` as the notebook shows them: what was seen only where one differs."""
+    shown = []
+    for row in rows:
+        line = {"older material": f"{row['topic']}: {row['older material']}", "now": row["now"]}
+        if not row["holds"]:
+            line["holds"] = "not checked" if row["holds"] is None else f"NO: {row['seen']}"
+        shown.append(line)
+    return shown

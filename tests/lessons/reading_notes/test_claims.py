@@ -21,7 +21,7 @@ def test_claims_are_shown_and_those_with_a_number_saved(store, capsys):
     claims.show_claims(store, "Paper", [
         Claim("a", "a thing", 2.0, 3.0, "x", "because"),
         Claim("b", "in words only", "a few", 5.0, "x", ""),
-        Claim("d", "counted", 9.0, 9.0, "x", "", "simulated"),
+        Claim("d", "counted", 9.0, 9.0, "x", ""),
     ])  # fmt: skip
     text = capsys.readouterr().out
     assert "1.50" in text and "a few" in text and "9 x (simulated)" in text

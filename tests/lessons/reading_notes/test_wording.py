@@ -49,8 +49,8 @@ def test_a_fuller_step_is_blamed_only_for_a_gain_that_is_smaller():
 def test_what_holds_is_said_shortly_and_what_does_not_with_what_was_seen():
     row = {"topic": "task", "older material": "task=...", "now": "runner", "seen": "TypeError"}
     rows = [row | {"holds": h} for h in (True, False, None)]
-    said = [shown["holds"] for shown in wording.then_and_now(rows)]
-    assert said == ["yes", "NO: TypeError", "not checked"]
+    said = [shown.get("holds") for shown in wording.then_and_now(rows)]
+    assert said == [None, "NO: TypeError", "not checked"]
     assert wording.then_and_now(rows[:1]) == [{"older material": "task: task=...", "now": "runner"}]
 
 

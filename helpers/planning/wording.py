@@ -378,10 +378,13 @@ def forecasts(speedups: dict[str, float], gain: Gain, *trials: Trial) -> str:
     """What the formula said with the latency of each all-reduce, beside the measured speed-up."""
     said = []
     for way, x in speedups.items():
+        over, under = x / gain.high, gain.low / x
         came = "within what was measured"
-        if not gain.low <= x <= gain.high:
-            high = f"{x / gain.high:.2f} times too high"
-            came = f"it missed, {high if x > gain.high else f'{gain.low / x:.2f} times too low'}"
+        if max(over, under) > 1:
+            came = "at the edge of what was measured"
+        if max(over, under) > 1 + MARGIN:
+            times, where = (over, "high") if over > under else (under, "low")
+            came = f"it missed, {times:.2f} times too {where}"
         said.append(f"With the latency of {way} the formula said {x:.2f}: {came}.")
     return " ".join(said) + _told(*trials)
 
@@ -400,14 +403,14 @@ def do_they_decide(
         f"{reduce_ms:.2f} of them ({reduce_ms / step_ms:.1%}).\nTP 2 against TP 1: "
         f"{gain.sentence()}. If its all-reduces took no time: {without.sentence()}.\n"
     )
-    if reduce_ms >= MARGIN * step_ms:  # else they change nothing that a student should see
-        if not (gain.decided and without.decided):
-            return f"{said}This run cannot tell whether the all-reduces decide."
-        if gain.verdict != without.verdict:
-            return f"{said}So the all-reduces decide."
-    said += "So the all-reduces do not decide: the suspicion is refuted."
+    small = reduce_ms < MARGIN * step_ms  # they change nothing that a student should see
+    if not small and not (gain.decided and without.decided):
+        return f"{said}This run cannot tell whether the all-reduces decide."
+    if not small and gain.verdict != without.verdict:
+        return f"{said}So the all-reduces decide."
+    said += "So the all-reduces do not decide whether TP 2 is faster: the suspicion is refuted."
     hits = [way for way, x in speedups.items() if gain.low <= x <= gain.high]
-    if hits and OWN not in hits:
+    if small and hits and OWN not in hits:
         said += f" The forecast with {hits[0]} was right for the wrong reason."
     return said
 

@@ -55,16 +55,19 @@ def within(choice: Choice, goal_ms: float) -> str:
 def take(choices, goal_ms: float) -> Choice:
     """The plan with the fewest GPUs that keeps the goal; of as many the one that cuts least.
 
-    Where none does: of those that may keep it, else of all that fit, the one whose TPOT can be
-    least long.
+    Where none does: of those that may keep it, else of those that run all requests at once, else of
+    all that fit, the one whose TPOT can be least long.
     """
     fitting = [c for c in choices if c.fits]
-    by_verdict = {verdict: [] for verdict in (KEEPS, CANNOT_TELL, MISSES)}
-    for choice in fitting:
-        by_verdict[within(choice, goal_ms)].append(choice)
-    if sure := by_verdict[KEEPS]:
+    sure = [c for c in fitting if within(c, goal_ms) == KEEPS]
+    if sure:
         return min(sure, key=lambda c: (c.gpus, c.tp * c.pp))
-    return min(by_verdict[CANNOT_TELL] or fitting, key=lambda c: tpot_range_ms(c)[1])
+
+    def far(choice: Choice) -> tuple[bool, bool, float]:
+        waits = choice.at_once < choice.prediction.workload.concurrency
+        return within(choice, goal_ms) == MISSES, waits, tpot_range_ms(choice)[1]
+
+    return min(fitting, key=far)
 
 
 def speedup(choice: Choice, over: Choice) -> float:

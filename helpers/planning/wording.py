@@ -565,12 +565,13 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
     if not by_rule:
         goal = f"TPOT of at most {goal_ms:g} ms with {_load(taken)}"
         said = f"{taken.short} was chosen for a {goal}: {_verdict(taken, goal_ms)}."
-        other = f" The rule would take {rule.short} ({_gpus(rule)}): {_verdict(rule, goal_ms)}."
+        does = "The rule would take" if within(rule, goal_ms) == KEEPS else "Nearest comes"
+        other = f" {does} {rule.short} ({_gpus(rule)}): {_verdict(rule, goal_ms)}."
         return said if taken is rule else said + other
     if verdict != KEEPS:
         return (
             f"No layout stays within {goal_ms:g} ms at both ends of its range with {_load(taken)}. "
-            f"Of {taken.short} ({_gpus(taken)}) {_verdict(taken, goal_ms)}; no other comes nearer."
+            f"{taken.short} ({_gpus(taken)}) comes nearest: {_verdict(taken, goal_ms)}."
         )
     low_ms, high_ms = tpot_range_ms(taken)
     said = (
@@ -626,10 +627,12 @@ def cost(taken: Choice, over: Choice) -> str:
     if taken is over or speedup_range(taken, over)[1] >= more:
         return ""
     each, alone = (c.prediction.output_tokens_per_s / c.gpus for c in (taken, over))
+    bought = "These GPUs buy a shorter TPOT, and tokens that cost more."
+    if taken.prediction.tpot_s >= over.prediction.tpot_s:
+        bought = "TPOT is not shorter either."
     return (
         f"Each GPU of {taken.short} gives {each:,.0f} output tokens/s, each of {over.short} "
-        f"{alone:,.0f}: a token takes {alone / each:.1f} times the GPU time. These GPUs buy a "
-        "shorter TPOT, and tokens that cost more."
+        f"{alone:,.0f}: a token takes {alone / each:.1f} times the GPU time. {bought}"
     )
 
 
@@ -674,9 +677,9 @@ def memory_of(choice: Choice) -> str:
     memory, mix = choice.prediction.memory, choice.prediction.workload
     tokens = mix.input_tokens + mix.output_tokens
     return (
-        f"each GPU holds {memory.weights_gib_per_gpu:.1f} GiB of weights; the KV cache of a "
-        f"replica has room for {memory.kv_cache_tokens:,} tokens, or "
-        f"{memory.kv_cache_tokens // tokens:,} requests of this load ({tokens:,} tokens each)"
+        f"Each GPU of {choice.short} holds {memory.weights_gib_per_gpu:.1f} GiB of weights, and "
+        f"the KV cache of a replica has room for {memory.kv_cache_tokens:,} tokens: "
+        f"{memory.kv_cache_tokens // tokens:,} requests of this load, at {tokens:,} tokens each."
     )
 
 
@@ -704,7 +707,7 @@ def about_rule(rows: list[dict]) -> str:
         said += f" (in {fewer} of them fewer GPUs keep it too)"
     if unsure:
         said += f", in {unsure} the planner cannot tell"
-    return f"{said}, and in {len(rows) - len(keeps) - unsure} it does not."
+    return f"{said}. In the other {len(rows) - len(keeps) - unsure} it does not."
 
 
 def about_range() -> str:

@@ -116,8 +116,8 @@ def test_a_plan_whose_requests_wait_or_that_may_miss_says_so():
         taken = margins.take(choices, goal_ms)
         said = wording.reason_for(choices, taken, goal_ms, by_rule=True)
         assert said.startswith(f"No layout stays within {goal_ms} ms") and words in said
-        ends = [margins.tpot_range_ms(c)[1] for c in choices if c.fits]
-        assert margins.tpot_range_ms(taken)[1] == min(ends), "no other comes nearer"
+        ends = [margins.tpot_range_ms(c)[1] for c in choices if c.fits and c.at_once >= 64]
+        assert margins.tpot_range_ms(taken)[1] == min(ends), "it comes nearest"
     ranking = ranked()
     taken = margins.take(ranking.choices, 40)
     said = wording.by_number_alone(ranking, taken, 40)
@@ -166,7 +166,7 @@ def test_the_documentations_rule_is_held_against_a_goal_and_a_load():
     assert (large["the page's plan"], large["its GPUs"], large["with GPUs"]) == ("TP 8", 8, 2)
     said = wording.about_rule([few, many, large])
     assert "keeps the goal in 2 of 3 cases (in 1 of them fewer GPUs keep it too)" in said
-    assert said.endswith("and in 1 it does not.")
+    assert said.endswith("In the other 1 it does not.")
 
 
 def trial(tp, tpot_ms, allreduce_us=None, disturbed=0.0, waited=0.0):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from helpers.lessons.server_mode import experiments, wording
 from helpers.results.store import Results
 from helpers.verdicts.gain import Gain
@@ -97,9 +99,12 @@ def _refused_say(store: Results) -> str:
     m = _metrics(store, "burst", "at_the_limit")
     if not m:
         return ""
-    if m["good_percent"] <= m["without_percent"]:
-        return "In this one run the limit did not help those that it let in."
-    if m["good_percent"] > 50:
+    good, without = m["good_percent"] / 100, m["without_percent"] / 100
+    all_good = (good * m["let_in"] + without * m["sent"]) / (m["let_in"] + m["sent"])
+    error = math.sqrt(all_good * (1 - all_good) * (1 / m["let_in"] + 1 / m["sent"]))
+    if good - without <= 2 * error:  # two standard errors: no more than chance can do
+        return "One run each does not show that the limit helped those that it let in."
+    if good > 0.5:
         return "A limit keeps the promise to most of those it lets in; the others know at once."
     return "The limit helped, and still most of those that it let in were late."
 

@@ -344,7 +344,7 @@ def why_server_differs(gain: Gain, alone: Measurement, served: LoadRun, steps: S
 def limited(m: dict[str, float]) -> str:
     """What a limit did to an overload. m: the record "burst"."""
     return (
-        f"of {m['sent']:.0f} requests, at twice the rate that is answered, a limit of "
+        f"of {m['sent']:.0f} requests, at twice the rate of the closed loop, a limit of "
         f"{m['limit']:.0f} let {m['let_in']:.0f} in, and {m['good_percent']:.0f} % of these met "
         f"the goal; without a limit {m['without_percent']:.0f} % did"
     )

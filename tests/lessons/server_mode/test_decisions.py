@@ -45,8 +45,8 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     assert (
         "still most of those that it let in were late" in decisions.evidence(store)["admission"][2]
     )
-    store.save("burst", "at_the_limit", burst | {"good_percent": 0})
-    assert "did not help" in decisions.evidence(store)["admission"][2]
+    store.save("burst", "at_the_limit", burst | {"good_percent": 32, "without_percent": 25})
+    assert "does not show" in decisions.evidence(store)["admission"][2]
     store.save("decision", "load", {}, choice="Load of one copy", measured=measured["load"])
     store.save("answer", "decision_load", {}, text="50 a second, for the chat", source="typed")
     [row] = [row for row in decisions.table(store) if row["choice"] == "Load of one copy"]

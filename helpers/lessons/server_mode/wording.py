@@ -141,7 +141,10 @@ def capacity(rows: list[dict], closed_per_s: float, places: int) -> str:
             f"undecided between {high:.4g} and {low:.4g}: the machine was not equally fast in "
             "all of them."
         )
-    return f"{most}; {behind}. Its capacity lies between the two."
+    busy = " Other programs slowed that run: alone the server may do more."
+    return (
+        f"{most}; {behind}. Its capacity lies between the two.{busy * bool(lost.get('disturbed'))}"
+    )
 
 
 def limits(goals_ms: dict[str, float]) -> str:

@@ -87,6 +87,8 @@ def test_the_capacity_lies_between_what_was_answered_and_what_was_too_much(answe
     said = wording.capacity(rows, answered, PLACES)
     assert f"up to {low:.4g} requests" in said and f"at {high:.4g} arrivals" in said
     assert said.endswith("lies between the two.")
+    busy = [one | {"disturbed": "other programs took 50 % of the cores"} for one in rows]
+    assert wording.capacity(busy, answered, PLACES).endswith("alone the server may do more.")
 
 
 def test_runs_that_contradict_each_other_decide_nothing():

@@ -141,7 +141,7 @@ def capacity(rows: list[dict], closed_per_s: float, places: int) -> str:
             f"undecided between {high:.4g} and {low:.4g}: the machine was not equally fast in "
             "all of them."
         )
-    busy = " Other programs slowed that run: alone the server may do more."
+    busy = " Something else used the machine meanwhile: alone the server may do more."
     return (
         f"{most}; {behind}. Its capacity lies between the two.{busy * bool(lost.get('disturbed'))}"
     )

@@ -175,8 +175,8 @@ def curve_tested(own: tuple[tuple[float, float, float], str] | None, runs: list[
             meets = run["gain"].high >= slow and run["gain"].low <= fast
             said += (
                 f" The range of the draft model's own answers {'reaches' if meets else off} the "
-                "curve's. They have another text, the earlier session of section 3, and count "
-                "every step, where the rates set by hand compare median steps."
+                "curve's. They are of another text and of the earlier session in section 3, and "
+                "count every step, where the rates set by hand compare median steps."
             )
     return said
 

@@ -151,17 +151,3 @@ def open_loop(
         ax.set(xlabel="requests arriving a second", xlim=(0, None))
         figures.legend_below(ax)
     figures.show(fig, wording.open_loop(rows, goals_ms, share), rows, "open_loop")
-
-
-def cpu_shares(used_s: dict[str, float], duration_s: float) -> None:
-    """CPU time of each process during one run, against the time the run took."""
-    size = (7, 1.1 + 0.4 * len(used_s))
-    fig, ax = figures.figure("Who used the CPU while the server worked", size=size)
-    ax.barh(list(used_s), used_s.values(), height=0.6, color=figures.COLORS[: len(used_s)])
-    ax.axvline(duration_s, color=figures.INK, lw=1.2, linestyle="--")
-    ax.text(duration_s, 0.5, f" the runs\n took {duration_s:.2f} s", fontsize=9, va="center")
-    figures.rows_down(ax)
-    right = 1.25 * max(duration_s, *used_s.values())
-    ax.set(xlabel="CPU seconds", ylabel="process", xlim=(0, right))
-    table = [{"process": name, "CPU seconds": seconds} for name, seconds in used_s.items()]
-    figures.show(fig, wording.cpu_shares(used_s, duration_s), table, "cpu_by_process")

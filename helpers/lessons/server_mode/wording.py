@@ -281,18 +281,11 @@ def steps_with_prompts(steps: Steps) -> str:
 
 
 def cpu_shares(used_s: dict[str, float], duration_s: float) -> str:
-    """Which process used most of the CPU time of some runs, and whether one filled its core."""
-    total, most = sum(used_s.values()), max(used_s, key=used_s.get)
-    said = (
-        f"{total:.2f} CPU seconds in {duration_s:.2f} s; most of them, "
-        f"{100 * used_s[most] / total:.0f} %, by: {most}. The engine used "
-        f"{used_s['engine']:.2f} s of CPU in these {duration_s:.2f} s."
-    )
+    """The CPU seconds of each process in some runs, and whether the API server filled its core."""
+    each = ", ".join(f"{name} {seconds:.2f}" for name, seconds in used_s.items())
+    said = f"CPU seconds in these {duration_s:.2f} s: {each}."
     if used_s["API server"] > HARDLY * duration_s:
-        said += (
-            f" The API server used {used_s['API server']:.2f} s: one process that filled its core. "
-            "`--api-server-count` starts more of them."
-        )
+        said += " The API server filled its core: `--api-server-count` starts more of them."
     return said
 
 

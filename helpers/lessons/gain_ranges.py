@@ -33,15 +33,15 @@ def bars(gains: Iterable[Gain]) -> list[list[float]]:
     return [below, above]
 
 
-def draw(ax, rows: list[dict], x: str) -> None:
+def draw(ax, rows: list[dict], x: str, color: str = figures.INK) -> None:
     """A vertical line over the range of each row's "gain"."""
-    look = {"fmt": "none", "ecolor": figures.INK, "elinewidth": 1, "capsize": 3, "zorder": 4}
+    look = {"fmt": "none", "ecolor": color, "elinewidth": 1, "capsize": 3, "zorder": 4}
     gains = [row["gain"] for row in rows]
     places, middles = [row[x] for row in rows], [gain.estimate for gain in gains]
     ax.errorbar(places, middles, yerr=bars(gains), **look)
     for place, gain in zip(places, gains, strict=True):
         if is_cut(gain):
-            ax.scatter(place, end(gain), marker="^", **ARROW)
+            ax.scatter(place, end(gain), marker="^", **ARROW | {"color": color})
 
 
 def of_arrows(gains: Iterable[Gain]) -> str:

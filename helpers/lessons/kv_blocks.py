@@ -1,4 +1,4 @@
-"""Count KV-cache blocks as vLLM does: what a prefix cache finds, what requests in flight hold.
+"""Count KV-cache blocks as vLLM does: what a prefix cache finds, how long a small cache takes.
 
 Blocks hold `block_size` tokens (16 on a GPU, 128 on the CPU by default). Only full blocks are kept
 for reuse, and the last token of a prompt is always computed, because its output is needed:
@@ -7,10 +7,7 @@ vllm/v1/core/kv_cache_manager.py.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
-
-from helpers.measure import Measurement
 
 
 def reusable_tokens(shared: int, prompt: int, block_size: int) -> int:
@@ -52,44 +49,6 @@ def _block_keys(tokens: Sequence[int], block_size: int) -> Iterable[tuple[int, i
     for end in range(block_size, len(tokens) + 1, block_size):
         key = hash((key, tuple(tokens[end - block_size : end])))
         yield end, key
-
-
-def in_flight(measurement: Measurement, block_size: int, max_model_len: int) -> list[dict]:
-    """Slots that requests in flight hold, a row for each step in which all of them were decoding.
-
-    Rows: t_s, requests, tokens (with keys and values), blocks, unused_slots (the empty ends of last
-    blocks), contiguous_slots (what reserving max_model_len tokens for each request would take),
-    kv_cache_usage (vLLM's own gauge). Steps with a prompt half read are left out: vLLM does not say
-    how far it got.
-    """
-    rows = []
-    for step in measurement.timeline:
-        now = step["t_s"]
-        decoding = [
-            r
-            for r in measurement.requests
-            if r.token_times_s and r.token_times_s[0] <= now < r.token_times_s[-1]
-        ]
-        if not decoding or len(decoding) != step["running"]:
-            continue
-        # The token that came last is the next step's input: its keys and values are not there yet.
-        held = [r.input_tokens + sum(t <= now for t in r.token_times_s) - 1 for r in decoding]
-        blocks = sum(-(-tokens // block_size) for tokens in held)
-        rows.append({
-            "t_s": now,
-            "requests": len(decoding),
-            "tokens": sum(held),
-            "blocks": blocks,
-            "unused_slots": blocks * block_size - sum(held),
-            "contiguous_slots": len(decoding) * max_model_len,
-            "kv_cache_usage": step["kv_cache_usage"],
-        })  # fmt: skip
-    return rows
-
-
-def mean_of(rows: list[dict]) -> dict[str, float]:
-    """Each number of `in_flight`, on average over the steps."""
-    return {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
 
 
 def last_steps(

@@ -213,17 +213,20 @@ def load_of_one_copy(facts: Facts) -> Fill:
 
 
 def conversation(facts: Facts) -> Fill:
-    """How the gain grows from the turn in the middle to the last."""
+    """How the gain grows from the turn in the middle to the last, and what turn 1 shows."""
     record = facts.get("prefix_caching", "conversation")
     if not record:
         return MISSING
-    middle, last, turns = numbers_of(
-        record, "ttft_gain_middle_turn_x", "ttft_gain_last_turn_x", "turns"
+    first, middle, last = (
+        with_range(record["metrics"], f"ttft_gain_{turn}_turn_x")
+        for turn in ("first", "middle", "last")
     )
-    if None in (middle, last, turns):
+    [turns] = numbers_of(record, "turns")
+    if not middle or not last or turns is None:
         return MISSING
-    text = f"{middle:.1f}x at turn {(int(turns) + 1) // 2}, {last:.1f}x at turn {int(turns)}"
-    return from_record(record, f"{text} (one run{if_disturbed(record)})")
+    text = f"{middle} at turn {(int(turns) + 1) // 2}, {last} at turn {int(turns)}"
+    text += f"; at turn 1, where nothing is found, {first}" if first else ""
+    return from_record(record, text + if_disturbed(record))
 
 
 def speculation(facts: Facts) -> Fill:

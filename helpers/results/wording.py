@@ -42,6 +42,7 @@ ASKED_FOR = {
 }  # fmt: skip
 # Experiments whose speed is that of a single run, not of several in turn.
 ONE_RUN = ("baseline", "sweep_max_num_seqs", "closed_loop", "open_loop")
+ONE_RUN += ("chunked_prefill", "preemption", "sampling")
 UNITS_IN_NAMES = {
     "_tokens_per_s": "tokens/s",
     "_gb_per_s": "GB/s",

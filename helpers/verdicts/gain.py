@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last one for more.
 # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2.
@@ -153,22 +152,6 @@ def gain_of_ranks(plain: list[float], changed: list[float], better: str) -> Gain
         return gain_of_groups(plain, changed, better)
     middle, low, high = statistics.median(ratios), ratios[outside - 1], ratios[-outside]
     return Gain(math.exp(middle), math.exp(low), math.exp(high), min(n, m))
-
-
-def gain_of_runs(plain: list, changed: list, value: Callable, better: str) -> Gain:
-    """As `gain_of_groups`, of two lists of Measurements; value: the number of each.
-
-    The two lists come one after the other, so what other programs took during one of them does not
-    cancel. Runs that were slowed much are left out where enough others remain; the range is widened
-    by as much as others can have slowed those that count.
-    """
-    groups = [rounds_that_count([(run,) for run in runs]) for runs in (plain, changed)]
-    values = ([value(run) for (run,) in group] for group in groups)
-    gain = gain_of_groups(*values, better)
-    slower = [
-        statistics.geometric_mean(run.disturbance.slowdown for (run,) in group) for group in groups
-    ]
-    return replace(gain, low=gain.low / slower[0], high=gain.high * slower[1])
 
 
 def rounds_that_count(rounds: list[tuple]) -> list[tuple]:

@@ -10,9 +10,6 @@ from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_pairs
 
 MOST_ROUNDS = 9
 Run = TypeVar("Run")
-# A setting by itself is repeated until the ends of its mean's range are no further apart: those of
-# two settings' ratio are then about 1.15 apart.
-NARROW = 1.1
 
 
 def rounds(enough: Callable[[], bool], budget_s: float) -> Iterator[int]:
@@ -29,22 +26,6 @@ def rounds(enough: Callable[[], bool], budget_s: float) -> Iterator[int]:
         late = now - begin + (now - start) > budget_s
         if number + 1 >= LEAST_VALUES and (late or enough()):
             return
-
-
-def repeated(measure: Callable, value: Callable[..., float], budget_s: float) -> list:
-    """What `measure` returns in each round of one setting by itself, until its mean is known well.
-
-    value: the positive number of what it returns.
-    """
-    runs: list = []
-
-    def enough() -> bool:
-        mean = gain_of_pairs([(1.0, value(run)) for run in runs], "higher")
-        return mean.high <= NARROW * mean.low
-
-    for _ in rounds(enough, budget_s):
-        runs.append(measure())
-    return runs
 
 
 def median_run(runs: list[Run], value: Callable[[Run], float]) -> Run:

@@ -28,7 +28,6 @@ from helpers.display.figures import (
 )
 from helpers.lessons import gain_ranges
 from helpers.lessons.advanced_features.services import Verdict
-from helpers.lessons.papers.speculative import alpha_from_length
 from helpers.verdicts.gain import LEAST_VALUES, Gain
 
 SPEED_UP = "speed-up of the tokens after the first"
@@ -44,7 +43,6 @@ OF_TEXTS = {
     "distinct_2grams": ("distinct 2-grams (share)", PURPLE, "{:.2f}"),
 }
 HALO = [withStroke(linewidth=3, foreground=PAPER)]  # a label stays readable on a line
-EMPTY = {"color": "#D9D9D9", "hatch": "//", "edgecolor": GREY, "linewidth": 0}
 
 
 def chunk_tradeoff(
@@ -56,25 +54,25 @@ def chunk_tradeoff(
     total_tokens_per_s.
     """
     there, where = recorded
+    machines = {"this machine": rows} | ({where: there} if there else {})
     title = "The chunk budget: smooth streams against waiting prompts"
-    fig, (left, right) = figures.figure(title, cols=2, size=(9.4, 4))
-    for ax, metric, label, color in (
-        (left, "ttft_long_ms_p50", "TTFT of the long prompts, p50 (ms)", RED),
-        (right, "total_tokens_per_s", "tokens/s, in and out", BLUE),
-    ):
-        curve(ax, rows, "itl_ms_p99", metric, color=color)
-        if there:
-            curve(ax, there, "itl_ms_p99", metric, **hollow_line())
-        for row in (*rows, *there):
-            budget, at = f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric])
-            look = {"color": GREY, "offset": (0, -14)} if row in there else {"offset": (0, 7)}
-            note(ax, budget, at, ha="center", zorder=5, path_effects=HALO, **look)
-        top = max(row[metric] for row in (*rows, *there))
-        ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.25 * top))
-        _plain_log_axis(ax, [row["itl_ms_p99"] for row in (*rows, *there)])
-    if there:
-        hollow = left.get_lines()[-1:]
-        fig.legend(hollow, [where], loc="outside lower center", fontsize=8)
+    size = (9.4, 1 + 2.9 * len(machines))
+    fig, grid = figures.figure(title, len(machines), 2, size, squeeze=False)
+    for panels, (machine, points) in zip(grid, machines.items(), strict=True):
+        look = {} if points is rows else {"markerfacecolor": PAPER, "linestyle": (0, (5, 2.5))}
+        for ax, metric, label, color in (
+            (panels[0], "ttft_long_ms_p50", "TTFT of the long prompts, p50 (ms)", RED),
+            (panels[1], "total_tokens_per_s", "tokens/s, in and out", BLUE),
+        ):
+            curve(ax, points, "itl_ms_p99", metric, color=color, **look)
+            for row in points:
+                budget, at = f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric])
+                note(ax, budget, at, ha="center", zorder=5, path_effects=HALO)
+            top = max(row[metric] for row in points)
+            ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.25 * top))
+            _plain_log_axis(ax, [row["itl_ms_p99"] for row in points])
+        lines = machine.split(", ")
+        panels[0].set_title(f"{', '.join(lines[:2])}\n{', '.join(lines[2:])}".strip(), fontsize=9)
     figures.show(fig, caption, rows, "chunked_tradeoff")
 
 
@@ -90,7 +88,7 @@ def _plain_log_axis(ax, values) -> None:
 def conversation(rows: list[dict], caption: str) -> None:
     """A chat turn by turn: prompt tokens found and computed (top), TTFT with and without the cache.
 
-    rows: turn, cached_tokens, computed_tokens, ttft_ms, ttft_ms_without.
+    rows: turn, cached_tokens, computed_tokens, ttft_ms, ttft_ms_without, gain.
     """
     title = "A conversation: what each turn finds, and what it computes"
     fig, (top, low) = figures.figure(title, rows=2, size=(7.5, 4.8), sharex=True)
@@ -105,10 +103,10 @@ def conversation(rows: list[dict], caption: str) -> None:
     curve(low, rows, "turn", "ttft_ms_without", **without)
     curve(low, rows, "turn", "ttft_ms", label="cache read", color=GREEN)
     high = max(max(row["ttft_ms"], row["ttft_ms_without"]) for row in rows)
-    low.set(xlabel="turn of the conversation", ylabel="TTFT (ms)", ylim=(0, 1.4 * high))
+    low.set(xlabel="turn of the conversation", ylabel="TTFT, median (ms)", ylim=(0, 1.4 * high))
     low.set_xticks(turns)
     low.legend(loc="upper left", ncols=2)
-    figures.show(fig, caption, rows, "prefix_conversation")
+    _show(fig, caption, rows, "prefix_conversation")
 
 
 def _break_even(ax, label: str) -> None:
@@ -120,39 +118,27 @@ def _break_even(ax, label: str) -> None:
     ax.text(0.99, 0.03, "below 1 speculation is a loss", transform=ax.transAxes, **look)
 
 
-def speedup_by_drafts(rows: list[dict], caption: str) -> None:
-    """Single-stream speed-up over drafted tokens: measured, and by the formula with one c.
-
-    rows: k, measured_x, gain, whole_answer, formula_x.
-    """
-    fig, ax = figures.figure("How many drafts are worth it for one stream", size=(7, 4))
-    curve(ax, rows, "k", "measured_x", label="measured", zorder=3)
-    gain_ranges.draw(ax, rows, "k")
-    formula = {"marker": "^", "color": GREY, "linestyle": "--", "linewidth": 1.5}
-    curve(ax, rows, "k", "formula_x", label="formula, the same c for all", **formula)
-    ax.set_xlabel("drafted tokens in a step (num_speculative_tokens)")
-    ticks(ax, (row["k"] for row in rows))
-    _break_even(ax, SPEED_UP)
-    ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the legend
-    ax.legend(loc="upper left", fontsize=8.5)
-    _show(fig, caption, rows, "speculation_by_drafts")
-
-
 def speedup_by_batch(
     rows: list[dict], caption: str, recorded: dict[str, list[dict]] | None = None
 ) -> None:
     """Throughput with over throughput without speculation.
 
-    rows: requests (at once), measured_x, gain.
+    rows: requests (at once), measured_x, gain. recorded: a drafter's name -> requests, speedup_x.
     """
     title = "What speculation gains or loses, by requests at once"
-    fig, ax = figures.figure(title, size=(7, 3.8))
+    fig, ax = figures.figure(title, size=(7, 4.2))
     curve(ax, rows, "requests", "measured_x", label="measured")
     gain_ranges.draw(ax, rows, "requests")
     for row in rows:
         note(ax, f"{row['measured_x']:.2f}x", (row["requests"], row["measured_x"]), (6, 6))
     there = recorded or {}
-    _drafters_there(ax, there, "requests")
+    for i, (name, points) in enumerate(there.items(), start=1):
+        # beside the others: ranges at the same place could not be told apart
+        beside = [row | {"requests": row["requests"] * 1.06**i} for row in points]
+        look = {"label": f"{name}, recorded elsewhere", **hollow_line(COLORS[i])}
+        curve(ax, beside, "requests", "speedup_x", i, **look)
+        ranged = [row | {"gain": Gain.read(row, "speedup_x")} for row in beside]
+        gain_ranges.draw(ax, ranged, "requests", COLORS[i])
     ax.set(xlabel="requests at once", xscale="log")
     ticks(ax, (row["requests"] for row in chain(rows, *there.values())))
     _break_even(ax, "times the output tokens/s without drafts")
@@ -161,41 +147,21 @@ def speedup_by_batch(
     _show(fig, caption, rows, "speculation_by_batch")
 
 
-def _drafters_there(ax, recorded: dict[str, list[dict]], x: str) -> None:
-    """The hollow lines of drafters on another machine: speedup_x over ``x``."""
-    for i, (name, rows) in enumerate(recorded.items(), start=1):
-        how = f"a set to {rows[0]['alpha']}" if x == "requests" else "by output tokens/s"
-        label, look = f"{name}, recorded elsewhere, {how}", hollow_line(COLORS[i])
-        curve(ax, rows, x, "speedup_x", i, label=label, **look)
-
-
 def speedup_by_acceptance(
-    rows: list[dict],
-    formula: list[tuple[float, float]],
-    k: int,
-    caption: str,
-    recorded: dict[str, list[dict]] | None = None,
+    rows: list[dict], formula: list[tuple[float, float, float]], k: int, caption: str
 ) -> None:
     """Speed-up over the chance that a draft of ``k`` tokens was accepted, as measured.
 
-    rows: measured_x, gain and mean_acceptance_length. formula: (chance, speed-up) points.
+    rows: a, measured_x and gain. formula: (chance, lowest, highest speed-up) points.
     """
-    title = f"What an acceptance rate is worth, with {k} drafted tokens"
+    title = f"What acceptance is worth, with {k} drafted tokens"
     fig, ax = figures.figure(title, size=(7, 4))
-    look = {"color": GREY, "linestyle": "--", "linewidth": 1.6}
-    ax.plot(*zip(*formula, strict=True), label="formula, c as measured", **look)
-
-    def by_chance(rows: list[dict]) -> list[dict]:
-        chances = [alpha_from_length(row["mean_acceptance_length"], k) for row in rows]
-        found = [{**row, "chance": chance} for row, chance in zip(rows, chances, strict=True)]
-        return sorted(found, key=lambda row: row["chance"])
-
+    look = {"color": GREY, "alpha": 0.3, "linewidth": 0}
+    ax.fill_between(*zip(*formula, strict=True), label="formula, c of section 3", **look)
     points = {"linestyle": "", "markersize": 8, "label": "measured"}
-    curve(ax, by_chance(rows), "chance", "measured_x", **points)
-    gain_ranges.draw(ax, by_chance(rows), "chance")
-    there = {name: by_chance(points) for name, points in (recorded or {}).items()}
-    _drafters_there(ax, there, "chance")
-    ax.set_xlabel("share of drafted tokens accepted, each given that those before it were")
+    curve(ax, rows, "a", "measured_x", **points)
+    gain_ranges.draw(ax, rows, "a")
+    ax.set_xlabel("a: a draft is accepted, given that those before it were")
     ax.set_xlim(0, 1)
     _break_even(ax, SPEED_UP)
     ax.legend(loc="upper left", fontsize=8)
@@ -215,60 +181,31 @@ def _panels(title: str, panels: int, height: float, label: str):
 
 
 def strategies(rows: list[dict], caption: str) -> None:
-    """Sampling strategies as bars: speed, then quality and variety.
+    """Sampling strategies as bars: quality and variety.
 
-    rows: strategy, output_tokens_per_s; of stories faultless, mean_chance and distinct_stories
+    rows: strategy; of stories faultless, mean_chance and distinct_stories
     (helpers.lessons.advanced_features.sampling.story_scores), else mean_logprob and
     distinct_2grams.
     """
-    title = "Speed, quality and variety of four ways to choose tokens"
     told = "stories" in rows[0]
-    quality = OF_STORIES if told else OF_TEXTS
-    metrics = {"output_tokens_per_s": ("output tokens/s", BLUE, "{:,.0f}"), **quality}
-    fig, axes = _panels(title, len(metrics), 2.4, "strategy")
+    metrics = OF_STORIES if told else OF_TEXTS
+    title = "Quality and variety of four ways to choose tokens"
+    fig, axes = figures.figure(title, 1, len(metrics), (9.4, 2.6), sharey=True)
+    axes[0].set_ylabel("strategy")
+    axes[0].invert_yaxis()
     names = [row["strategy"] for row in rows]
     for ax, (metric, (label, color, fmt)) in zip(axes, metrics.items(), strict=True):
         bars = ax.barh(names, [row[metric] for row in rows], color=color, height=0.6)
         ax.bar_label(bars, fmt=fmt, fontsize=8.5, padding=3)
         ax.set_xlabel(label)
         ax.margins(x=0.22)
+        ax.locator_params(axis="x", nbins=4)
     if told:
-        for ax in (axes[1], axes[3]):
+        for ax in (axes[0], axes[2]):
             ax.set_xlim(0, 1.3 * rows[0]["stories"])
     else:  # differences of log-probabilities in the third digit are none
-        axes[1].set_xlim(1.3 * min(-0.1, *(row["mean_logprob"] for row in rows)), 0)
+        axes[0].set_xlim(1.3 * min(-0.1, *(row["mean_logprob"] for row in rows)), 0)
     figures.show(fig, caption, rows, "sampling_strategies")
-
-
-def waste(held: dict, block_size: int, max_model_len: int, caption: str) -> None:
-    """Slots that requests in flight hold, with blocks and with a reservation for each request.
-
-    held: averages of kv_blocks.in_flight.
-    """
-    reserved = held["contiguous_slots"] - held["tokens"]
-    empty_of = {
-        f"blocks of {block_size}": held["unused_slots"],
-        f"{max_model_len:,} reserved\nfor each request": reserved,
-    }
-    rows = [
-        {"scheme": scheme, "used_slots": held["tokens"], "unused_slots": empty}
-        for scheme, empty in empty_of.items()
-    ]
-    title = "What requests in flight hold, and what of it is empty"
-    fig, ax = figures.figure(title, size=(8, 2.6))
-    names, used, empty = (
-        [row[key] for row in rows] for key in ("scheme", "used_slots", "unused_slots")
-    )
-    ax.barh(names, used, color=GREEN, label="holds keys and values", height=0.55)
-    ax.barh(names, empty, left=used, height=0.55, label="reserved and empty", **EMPTY)
-    for i, (full, rest) in enumerate(zip(used, empty, strict=True)):
-        share = 100 * rest / (full + rest)
-        note(ax, f"{share:.1f} % empty", (full + rest, i), (5, 0), va="center")
-    ax.set(xlabel="token slots held, on average over the steps", ylabel="scheme")
-    ax.margins(x=0.2)
-    figures.rows_down(ax)
-    ax.legend(loc="upper right", fontsize=8.5)
-    figures.show(fig, caption, rows, "memory_waste")
 
 
 def services(verdicts: list[Verdict], caption: str) -> None:

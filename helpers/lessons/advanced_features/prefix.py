@@ -9,7 +9,7 @@ from helpers.engine.engine import Engine
 from helpers.lessons import kv_blocks
 from helpers.lessons.advanced_features.services import UNREAD
 from helpers.measure import Measurement, run_workload, warm_up
-from helpers.verdicts.gain import Gain, gain_of_groups
+from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_groups, gain_of_pairs
 from helpers.workloads import Workload
 
 
@@ -47,10 +47,11 @@ class ColdAndWarm:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A chat, once with the cache and once without; numbers: what a record keeps.
+    """A chat, with the cache and without it in turn; numbers: what a record keeps.
 
-    rows: one a turn: turn, cached_tokens, computed_tokens, ttft_ms, ttft_ms_without. share: of all
-    prompt tokens, those found (0 to 1).
+    rows: one a turn: turn, cached_tokens, computed_tokens, ttft_ms, ttft_ms_without (medians) and
+    gain, how many times as soon the first token came. share: of all prompt tokens, those found (0
+    to 1).
     """
 
     run: Measurement
@@ -60,41 +61,39 @@ class Conversation:
 
 
 def conversation(engine: Engine, talk: Workload) -> Conversation:
-    """Measure the turns one after the other."""
-    warm_up(engine)  # else it is the run without the cache that pays for the first steps
-    without = run_workload(engine, talk, UNREAD, concurrency=1)
-    engine.llm.reset_prefix_cache()
-    turns = run_workload(engine, talk, concurrency=1)
-    rows = [
-        {
-            "turn": i,
-            "cached_tokens": request.cached_tokens,
-            "computed_tokens": request.input_tokens - request.cached_tokens,
-            "ttft_ms": 1000 * request.ttft_s,
-            "ttft_ms_without": 1000 * other.ttft_s,
-        }
-        for i, (request, other) in enumerate(zip(turns.requests, without.requests, strict=True), 1)
-    ]
+    """Measure the turns one after the other, three times without the cache and with it."""
+    warm_up(engine)
+    without, runs = [], []
+    for _ in range(LEAST_VALUES):
+        without.append(run_workload(engine, talk, UNREAD, concurrency=1, progress=False))
+        engine.llm.reset_prefix_cache()
+        runs.append(run_workload(engine, talk, concurrency=1, progress=False))
+    rows = []
+    for i, request in enumerate(runs[0].requests):
+        pairs = [
+            (a.requests[i].ttft_s, b.requests[i].ttft_s) for a, b in zip(without, runs, strict=True)
+        ]
+        before, after = (1000 * statistics.median(times) for times in zip(*pairs, strict=True))
+        row = {"turn": i + 1, "cached_tokens": request.cached_tokens}
+        row["computed_tokens"] = request.input_tokens - request.cached_tokens
+        row |= {"ttft_ms": after, "ttft_ms_without": before, "gain": gain_of_pairs(pairs, "lower")}
+        rows.append(row)
     sent = [request.prompt_token_ids for request in talk.requests]
-    answers = [request.token_ids for request in turns.requests]
+    answers = [request.token_ids for request in runs[0].requests]
     found = sum(row["cached_tokens"] for row in rows)
-    share = found / sum(request.input_tokens for request in turns.requests)
+    share = found / sum(request.input_tokens for request in runs[0].requests)
     numbers = {
         "prefix_cache_hit_rate": share,
-        "ttft_gain_middle_turn_x": sooner(middle_turn(rows)),
-        "ttft_gain_last_turn_x": sooner(rows[-1]),
+        **middle_turn(rows)["gain"].metrics("ttft_gain_middle_turn_x"),
+        **rows[-1]["gain"].metrics("ttft_gain_last_turn_x"),
+        **rows[0]["gain"].metrics("ttft_gain_first_turn_x"),
         "turns": len(rows),
-        "hit_tokens": int(turns.counters["prefix_cache_hits"]),
+        "hit_tokens": int(runs[0].counters["prefix_cache_hits"]),
         "predicted_tokens": sum(kv_blocks.predicted_hits(sent, engine.info.block_size, answers)),
     }
-    return Conversation(turns, rows, share, numbers)
+    return Conversation(runs[0], rows, share, numbers)
 
 
 def middle_turn(rows: list[dict]) -> dict:
     """The row of the turn in the middle: the gain grows from turn to turn."""
     return rows[(len(rows) - 1) // 2]
-
-
-def sooner(row: dict) -> float:
-    """How many times as soon a turn's first token came with the cache, in one run."""
-    return row["ttft_ms_without"] / row["ttft_ms"]

@@ -17,8 +17,6 @@ from helpers.display.numbers import read_number
 from helpers.engine.engine import Engine
 from helpers.engine.profile import Profile
 from helpers.tiny_model import stories
-from helpers.verdicts.gain import LEAST_VALUES
-from helpers.verdicts.in_turn import median_run
 from helpers.workloads import Workload, chat
 
 BEAMS = "beam search"
@@ -63,7 +61,7 @@ def prompts_for(pair: Profile, tokenizer, n: int, seed: int) -> Workload:
     heroes = rng.sample(stories.HEROES, min(n, len(stories.HEROES)))
     asked = [rng.choice(stories.QUESTIONS).format(a=stories.with_article(hero)) for hero in heroes]
     requests = tuple(
-        chat(tokenizer, [{"role": "user", "content": question}], 80) for question in asked
+        chat(tokenizer, [{"role": "user", "content": question}], 56) for question in asked
     )
     about = f"{len(heroes)} stories, each about another hero"
     return Workload("stories", requests, seed, about, {"asked": asked, "heroes": heroes})
@@ -134,11 +132,10 @@ def beam_search(
 def try_all(
     engine: Engine, asked: Workload, settings: dict[str, dict], beam_width: int
 ) -> list[Generated]:
-    """Each setting, of three runs the one that took the middle time; then beam search.
+    """Each setting once, SamplingParams by name; then beam search.
 
-    asked: as `prompts_for` makes it. settings: name -> SamplingParams by name, greedy or with a
-    seed. Beam search, which takes long, runs once. Each is warmed up first: a GPU compiles the
-    kernels of top_p and top_k when they are first used.
+    asked: as `prompts_for` makes it. Each is warmed up first: a GPU compiles the kernels of top_p
+    and top_k when they are first used.
     """
     prompts = [request.prompt_token_ids for request in asked.requests]
     tokens = asked.requests[0].max_tokens
@@ -148,8 +145,7 @@ def try_all(
             beam_search(engine, prompts, beam_width, max_tokens=4)
             return beam_search(engine, prompts, beam_width, tokens)
         generate(engine, prompts, "warm-up", max_tokens=8, **params)
-        same = [generate(engine, prompts, name, tokens, **params) for _ in range(LEAST_VALUES)]
-        return median_run(same, lambda run: run.seconds)
+        return generate(engine, prompts, name, tokens, **params)
 
     ways = live.through({**settings, BEAMS: {}}.items(), "each way to choose tokens", "ways")
     runs = [measured(name, params) for name, params in ways]

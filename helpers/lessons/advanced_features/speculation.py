@@ -3,27 +3,26 @@
 The letters are those of Leviathan et al. (arXiv 2211.17192), as in
 helpers/lessons/papers/speculative.py: alpha, the chance that a drafted token is accepted; k
 (gamma), drafted tokens a step; c, time of a draft over time of a plain step, all-in: whatever makes
-a step longer is put on its drafts. A speed-up is TPOT without drafts over TPOT with them: it counts
-the tokens after the first, which drafts cannot bring sooner.
+a step longer is put on its drafts. The acceptance rate is the accepted share of all drafts, lower
+than alpha: after a refused draft the others of its step are lost. A speed-up is TPOT without drafts
+over TPOT with them (p50): it counts the tokens after the first, which drafts cannot bring sooner.
 """
 
 from __future__ import annotations
 
 import itertools
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from helpers import tiny_model
-from helpers.display import live
 from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
-from helpers.engine.retune import retuned
 from helpers.lessons.papers import speculative as formula
-from helpers.measure import Measurement, run_workload, warm_up
-from helpers.verdicts import in_turn
-from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_runs
+from helpers.measure import Measurement, run_workload
+from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_pairs, rounds_that_count
 
 FEW_DRAFTS = 10  # shares of fewer say nothing
 
@@ -74,17 +73,12 @@ def acceptance(runs: list[Measurement], num_speculative_tokens: int) -> Acceptan
     return Acceptance(drafts, drafted, accepted, mean_length, alpha)
 
 
-def repeated(engine, workload, concurrency: int = 1, budget_s: float = 0.0) -> list[Measurement]:
-    """The workload run as often as a range needs: three times, more often where the runs vary.
-
-    budget_s: no further run is begun that would not end within so many seconds.
-    """
-    warm_up(engine)
-
-    def run() -> Measurement:
-        return run_workload(engine, workload, concurrency=concurrency, progress=False)
-
-    return in_turn.repeated(run, tpot_ms, budget_s)
+def repeated(engine, workload, concurrency: int = 1, times: int = LEAST_VALUES):
+    """The workload's runs, so many times in a row, on an engine that is warm."""
+    return [
+        run_workload(engine, workload, concurrency=concurrency, progress=False)
+        for _ in range(times)
+    ]
 
 
 def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) -> dict[str, float]:
@@ -94,32 +88,9 @@ def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) ->
         **faster_stream(plain, drafting).metrics("tpot_gain_x"),
         **sooner_answers(plain, drafting).metrics("e2e_gain_x"),
         **counted.metrics,
-        "alpha": counted.alpha,
+        "a": counted.alpha,
         "step_ms": statistics.median(map(step_ms, drafting)),
     }
-
-
-def curve_by_drafts(
-    plain: list[Measurement], by_k: dict[int, list[Measurement]], fitted_k: int
-) -> list[dict]:
-    """Single streams by the number of drafts, beside the formula with the c of `fitted_k` drafts.
-
-    Rows: k, alpha, measured_x, gain, whole_answer (a Gain, too), c_low, c_high, formula_x, and
-    best_x: the gain of the best number of drafts over this one, in which `plain` takes no part.
-    """
-    gains = {k: faster_stream(plain, by_k[k]) for k in sorted(by_k)}
-    alphas = {k: acceptance(by_k[k][:1], k).alpha for k in gains}
-    costs = {k: formula.draft_cost(gain, alphas[k], k) for k, gain in gains.items()}
-    _, c, _ = costs[fitted_k]
-    best = max(gains, key=lambda k: gains[k].estimate)
-    rows = []
-    for k, gain in gains.items():
-        row = {"k": k, "alpha": alphas[k], "measured_x": gain.estimate, "gain": gain}
-        row |= {"whole_answer": sooner_answers(plain, by_k[k])}
-        row |= {"best_x": faster_stream(by_k[k], by_k[best])}
-        row |= {"c_low": costs[k][0], "c_high": costs[k][2]}
-        rows.append(row | {"formula_x": formula.speedup(alphas[k], k, c)})
-    return rows
 
 
 def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> dict:
@@ -131,7 +102,7 @@ def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> 
     def tokens_per_s(runs: list[Measurement]) -> float:
         return statistics.geometric_mean(run.metrics["output_tokens_per_s"] for run in runs)
 
-    gain = more_tokens(plain, drafting)
+    gain = gain_in_turn(plain, drafting, lambda run: run.metrics["output_tokens_per_s"], "higher")
     return {
         "requests": n,
         "plain_tokens_per_s": tokens_per_s(plain),
@@ -142,57 +113,30 @@ def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> 
     }
 
 
-def at_rates(engine, stream, rates: list[float], k: int) -> dict[float, list[Measurement]]:
-    """The stream at each rate of acceptance that is set by hand, in rounds: rate -> its runs."""
-    runs: dict[float, list[Measurement]] = {rate: [] for rate in rates}
-    for rate in live.through(rates * LEAST_VALUES, "rates of acceptance", "runs"):
-        with retuned(engine, synthetic_acceptance_rates=acceptance_rates(rate, k)):
-            runs[rate].append(run_workload(engine, stream, progress=False))
-    return runs
+def rate_row(a: float, plain: list[Measurement], drafting: list[Measurement], k: int) -> dict:
+    """Of one stream whose drafts were accepted at a rate set by hand: its speed-up, and counts.
 
-
-@dataclass(frozen=True)
-class Rates:
-    """What rates of acceptance set by hand did.
-
-    rows: one a rate: alpha, measured_alpha, measured_x, gain, mean_acceptance_length,
-    expected_length, and counts. slower: a median step with k drafts over one without.
+    A step takes as long whether its drafts are accepted or not. So the speed-up is that of the
+    median step, times the tokens that a step made on average: luck in one turn does not widen it.
     """
-
-    rows: list[dict]
-    slower: Gain
-    k: int
-
-    @property
-    def cost(self) -> tuple[float, float, float]:
-        """(low, middle, high) of c: what a step takes longer, put on its drafts."""
-        slower = self.slower
-        low, middle, high = ((x - 1) / self.k for x in (slower.low, slower.estimate, slower.high))
-        return low, middle, high
+    counted = acceptance(drafting, k)
+    steps = gain_in_turn(plain, drafting, lambda run: step_ms(run, 50), "lower")
+    gain = steps.times(counted.mean_length)
+    row = {"a set": a, "a": counted.alpha, "measured_x": gain.estimate, "gain": gain}
+    row["step_ms"] = statistics.median(step_ms(run, 50) for run in drafting)
+    return row | counted.metrics
 
 
-def judged_rates(lone: list[Measurement], runs: dict[float, list[Measurement]], k: int) -> Rates:
-    """Beside a lone stream without drafts. runs: as `at_rates` gives them."""
-    rows = []
-    for alpha, drafting in runs.items():
-        counted = acceptance(drafting, k)
-        gain = faster_at_median_step(lone, drafting, counted.mean_length)
-        row = {
-            "alpha": alpha,
-            "measured_alpha": counted.alpha,
-            "measured_x": gain.estimate,
-            "expected_length": formula.expected_tokens(alpha, k),
-            "step_ms": _median_step(drafting),
-            "gain": gain,
-        }
-        rows.append(row | counted.metrics)
-    drafting = [run for of_rate in runs.values() for run in of_rate]
-    slower = gain_of_runs(lone, drafting, lambda run: step_ms(run, 50), "higher")
-    return Rates(rows, slower, k)
-
-
-def _median_step(runs: list[Measurement]) -> float:
-    return statistics.median(step_ms(run, 50) for run in runs)
+def slower_step(plain: list[Measurement], at_rates: list[list[Measurement]]) -> Gain:
+    """How many times as long a median step takes with drafts, all rates of a round together."""
+    rounds = rounds_that_count(list(zip(plain, *at_rates, strict=True)))
+    return gain_of_pairs(
+        [
+            (step_ms(before, 50), statistics.geometric_mean(step_ms(run, 50) for run in drafting))
+            for before, *drafting in rounds
+        ],
+        "higher",
+    )
 
 
 def kept(row: dict, name: str) -> dict[str, float]:
@@ -201,35 +145,22 @@ def kept(row: dict, name: str) -> dict[str, float]:
     return row["gain"].metrics(name) | numbers
 
 
+def gain_in_turn(
+    plain: list[Measurement], drafting: list[Measurement], value: Callable, better: str
+) -> Gain:
+    """Of runs that took turns, the first beside the first; see `rounds_that_count`."""
+    turns = rounds_that_count(list(zip(plain, drafting, strict=True)))
+    return gain_of_pairs([(value(before), value(after)) for before, after in turns], better)
+
+
 def faster_stream(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
     """How many times as fast the tokens after the first come with drafts: the speed-up."""
-    return gain_of_runs(plain, drafting, tpot_ms, "lower")
+    return gain_in_turn(plain, drafting, lambda run: run.metrics["tpot_ms_p50"], "lower")
 
 
 def sooner_answers(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
     """How many times as soon whole answers are there (E2E), their first token included."""
-
-    def e2e_s(run: Measurement) -> float:
-        return statistics.fmean(request.e2e_s for request in run.requests)
-
-    return gain_of_runs(plain, drafting, e2e_s, "lower")
-
-
-def more_tokens(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
-    """How many times the output tokens/s of a batch."""
-    return gain_of_runs(plain, drafting, lambda run: run.metrics["output_tokens_per_s"], "higher")
-
-
-def faster_at_median_step(
-    plain: list[Measurement], drafting: list[Measurement], tokens_per_step: float
-) -> Gain:
-    """How many times as fast, by the median step of each run and the tokens that a step made.
-
-    A step takes as long whether its drafts are accepted or not, so the median step of rounds that
-    were interleaved compares rates of acceptance fairly while the machine's speed changes.
-    """
-    steps = gain_of_runs(plain, drafting, lambda run: step_ms(run, 50), "lower")
-    return steps.times(tokens_per_step)
+    return gain_in_turn(plain, drafting, lambda run: run.metrics["e2e_ms_p50"], "lower")
 
 
 def step_ms(measurement: Measurement, percent: float = 25, tokens: int = 0) -> float:
@@ -242,13 +173,6 @@ def step_ms(measurement: Measurement, percent: float = 25, tokens: int = 0) -> f
     full = [(before, step) for before, step in pairs if step["tokens"] >= tokens] or pairs
     took_s = [step["t_s"] - before["t_s"] for before, step in full]
     return 1000 * float(np.percentile(took_s, percent))
-
-
-def tpot_ms(measurement: Measurement) -> float:
-    """Time from first to last token over the tokens after the first, all requests together (ms)."""
-    times_s = [request.token_times_s for request in measurement.requests]
-    took_s = sum(one[-1] - one[0] for one in times_s)
-    return 1000 * took_s / sum(len(one) - 1 for one in times_s)
 
 
 # --- which pair of models, and how it drafts ------------------------------------------------------

@@ -5,26 +5,29 @@ Every function takes the rows (or runs) that its figure draws and returns senten
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from statistics import fmean
 
-from helpers.lessons.advanced_features.prefix import ColdAndWarm, middle_turn, sooner
+from helpers.lessons.advanced_features.prefix import ColdAndWarm, middle_turn
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.services import FEATURES, Verdict
 from helpers.lessons.advanced_features.speculation import (
     FEW_DRAFTS,
     Acceptance,
-    Rates,
     acceptance,
     faster_stream,
     sooner_answers,
 )
 from helpers.lessons.gain_ranges import in_words
+from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement
 from helpers.verdicts.gain import MARGIN, Gain
-from helpers.verdicts.machine import busy
+from helpers.verdicts.machine import busy as busy  # handed on to the notebook
 
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
 TIE = 0.01
+# A run's usual step that took so many times as long as in every other run is remarked.
+UNUSUAL = 1.2
 # A batch fills the machine when its step takes so many times as long as a step of one request.
 FULL = 2.0
 
@@ -41,63 +44,62 @@ def longest_gaps(whole: dict, small: dict) -> str:
 
 
 def chunk_tradeoff(rows: list[dict]) -> str:
-    """Rows of all budgets, the whole prompt in one step first."""
-    whole, best = rows[0], min(rows, key=lambda row: row["max_num_batched_tokens"])
+    """Rows of all budgets, the whole prompt in one step first: which was best in what."""
+    whole = rows[0]
 
-    def change(metric: str, digits: int) -> str:
-        return f"{whole[metric]:,.{digits}f} to {best[metric]:,.{digits}f}"
+    def best(metric: str, pick: Callable, unit: str) -> str:
+        row = pick(rows, key=lambda row: row[metric])
+        there = f"{row[metric]:,.0f}{unit}"
+        if row is whole:
+            return f"with whole prompts ({there})"
+        return (
+            f"with {row['max_num_batched_tokens']:,} tokens a step ({there}; whole prompts: "
+            f"{whole[metric]:,.0f})"
+        )
 
     return (
-        f"With {best['max_num_batched_tokens']:,} tokens a step instead of "
-        f"{whole['max_num_batched_tokens']:,}, p99 of the gaps went from "
-        f"{change('itl_ms_p99', 1)} ms, TTFT of the long prompts from "
-        f"{change('ttft_long_ms_p50', 0)} ms and throughput from "
-        f"{change('total_tokens_per_s', 0)} tokens/s (one run each)."
+        f"p99 of the gaps was shortest {best('itl_ms_p99', min, ' ms')}, TTFT of the long prompts "
+        f"{best('ttft_long_ms_p50', min, ' ms')}. Throughput was highest "
+        f"{best('total_tokens_per_s', max, ' tokens/s')}.{_slow_run(rows)} One run each."
+    )
+
+
+def _slow_run(rows: list[dict]) -> str:
+    """A run whose usual gap was much longer than in all others: then the machine may be why."""
+    *others, slow = sorted(rows, key=lambda row: row["itl_ms_p50"])
+    if not others or slow["itl_ms_p50"] < UNUSUAL * others[-1]["itl_ms_p50"]:
+        return ""
+    return (
+        f" In the run with {slow['max_num_batched_tokens']:,} the usual gap, too, was longer (p50 "
+        f"{slow['itl_ms_p50']:.1f} ms, elsewhere at most {others[-1]['itl_ms_p50']:.1f}), so that "
+        "budget and machine cannot be told apart there."
     )
 
 
 def budgets_elsewhere(rows: list[dict]) -> str:
-    """Recorded rows of all budgets, the smallest first; why throughput need not fall with it.
-
-    "" without a record.
-    """
+    """Recorded rows of all budgets, the smallest first; "" without a record."""
     if not rows:
         return ""
     least, most = rows[0], rows[-1]
-    said = (
-        f" Hollow, recorded: with {least['max_num_batched_tokens']:,} tokens a step instead of "
-        f"{most['max_num_batched_tokens']:,}, throughput went from "
+    return (
+        f" Recorded elsewhere: with {least['max_num_batched_tokens']:,} tokens a step "
+        f"instead of {most['max_num_batched_tokens']:,}, throughput went from "
         f"{most['total_tokens_per_s']:,.0f} to {least['total_tokens_per_s']:,.0f} tokens/s."
     )
-    if least["total_tokens_per_s"] <= most["total_tokens_per_s"]:
-        return said
-    return said + (
-        " That would fit a decode step that mostly waits for the weights to come from memory, "
-        "while part of a chunk's arithmetic is done; the cause was not measured."
-    )
 
 
-def why_gap(together: int, alone_ms: list[float]) -> Callable[[float], str]:
-    """The longest gap with whole prompts, by measured / predicted.
+def why_gap(together: int, alone_ms: list[float], gap_ms: float) -> str:
+    """The longest gap with whole prompts.
 
     together: long prompts that ended in the same step, of chunking.prompts_together. alone_ms: what
     a long prompt took by itself, the shortest first.
     """
-
-    def why(ratio: float) -> str:
-        if ratio > 1 and together > 1:
-            return f"In this run {together} long prompts ended in one step, which reads them all."
-        if ratio > 1:
-            return (
-                "The step that reads the prompt also makes a token for every stream. No two long "
-                "prompts ended in the same step of this run."
-            )
-        return (
-            f"Alone the prompts took {alone_ms[0]:.0f} to {alone_ms[-1]:.0f} ms; why the steps of "
-            "this run were shorter was not measured."
-        )
-
-    return why
+    if together > 1:
+        return f"In this run {together} long prompts ended in one step, which reads them all."
+    alone = f"Alone the prompts took {alone_ms[0]:.0f} to {alone_ms[-1]:.0f} ms"
+    if alone_ms[0] <= gap_ms <= alone_ms[-1]:
+        return f"{alone}, and this gap lies among them."
+    return f"{alone}; what else was in this gap was not measured."
 
 
 WHY_SMALL_GAP = (
@@ -148,49 +150,45 @@ def full_blocks(shared_tokens: int, block_size: int) -> str:
 
 def conversation(rows: list[dict], share: float) -> str:
     """Rows of turns; share: of all prompt tokens, those that were found (0 to 1)."""
-    middle, last = middle_turn(rows), rows[-1]
+    first, *_, last = rows
+    middle = middle_turn(rows)
     return (
-        f"{100 * share:.0f} % of all prompt tokens were found. What is found grows with the turns: "
-        f"the first token came {sooner(middle):.1f} times as soon at turn {middle['turn']} and "
-        f"{sooner(last):.1f} times at turn {last['turn']} ({last['ttft_ms']:.1f} ms instead of "
-        f"{last['ttft_ms_without']:.1f} ms; one run). Turn 1 finds nothing: its "
-        f"{sooner(rows[0]):.1f} times are not the cache's: noise or warm-up, this does not tell."
+        f"{100 * share:.0f} % of all prompt tokens were found. The first token at turn "
+        f"{middle['turn']}: {middle['gain'].sentence('times as soon')}; at turn {last['turn']}: "
+        f"{last['gain'].sentence('times as soon')}; at turn 1, where nothing is found: "
+        f"{first['gain'].sentence('times as soon')}."
     )
 
 
 # --- memory ---
 
 
-def why_memory_cpu(returned: float, unit: str) -> str:
-    """The change of memory under load. returned: what `malloc_trim` then gave back, in `unit`."""
-    return (
-        "The formula counts the three results of one MLP alone; what else was alive, or had been, "
-        "was not measured. The C library keeps what PyTorch frees: asked to give it back "
-        f"(malloc_trim), it returned {returned:.0f} {unit} to the operating system, so that this "
-        "much was in use no longer."
-    )
+def preemption(full: Measurement, half: Measurement, gentle: Measurement, few: int) -> list[str]:
+    """Runs with all blocks, with half of them, and with half and `few` requests at a time."""
+    pushed_out = int(half.counters["num_preemptions"])
+    ended_s = sorted(request.token_times_s[-1] for request in half.requests)
+    early_s, late_s = ended_s[len(ended_s) // 2 - 1], ended_s[-1]
+
+    def rate(run: Measurement) -> str:
+        return f"{run.metrics['output_tokens_per_s']:,.0f} tokens/s"
+
+    return [
+        f"{pushed_out} preemptions with half of the blocks: half of the requests were done after "
+        f"{early_s:.2f} s and all after {late_s:.2f} s, with all blocks after "
+        f"{full.duration_s:.2f} s. On average a request took {mean_end_s(half):.2f} s instead of "
+        f"{mean_end_s(full):.2f} s; {rate(half)} instead of {rate(full)}.",
+        f"Half of the blocks, {few} requests at a time: "
+        f"{int(gentle.counters['num_preemptions'])} preemptions, {mean_end_s(gentle):.2f} s on "
+        f"average, {rate(gentle)}. One run each.",
+    ]
 
 
-def why_memory_gpu(ratio: float) -> str:
-    """The change of memory under load, by measured over predicted."""
-    earlier = " Earlier steps had taken a part." if ratio < 0.95 else ""
-    return (
-        "vLLM measured this need when it started and left room for it; PyTorch takes it from "
-        f"the driver when a step first needs it, and keeps it.{earlier}"
-    )
+def mean_end_s(run: Measurement) -> float:
+    """When a request ended, on average; of all that were there from the start.
 
-
-def preemption(runs: dict[str, Measurement], at_a_time: int) -> str:
-    """Runs with all blocks, with half of them, and with half and so many requests at a time."""
-    full, half, gentle = runs.values()
-    all_blocks, half_blocks, few = (int(run.counters["num_preemptions"]) for run in runs.values())
-    return (
-        f"{half_blocks} preemptions with half of the blocks, {all_blocks} with all: E2E p99 "
-        f"{half.metrics['e2e_ms_p99']:,.0f} ms against {full.metrics['e2e_ms_p99']:,.0f} ms. With "
-        f"{at_a_time} requests at a time: {few} preemptions, "
-        f"{gentle.metrics['output_tokens_per_s']:,.0f} tokens/s instead of "
-        f"{half.metrics['output_tokens_per_s']:,.0f} (one run each)."
-    )
+    Requests that the client holds back wait there.
+    """
+    return fmean(request.token_times_s[-1] for request in run.requests)
 
 
 WHY_PREEMPTION = (
@@ -199,28 +197,14 @@ WHY_PREEMPTION = (
 )
 
 
-def waste(held: dict, block_size: int) -> str:
-    """Averages of kv_blocks.in_flight: tokens, unused_slots, contiguous_slots, requests."""
-    empty = held["unused_slots"] / (held["tokens"] + held["unused_slots"])
-    reserved = 1 - held["tokens"] / held["contiguous_slots"]
-    return (
-        f"Of the slots held, {100 * empty:.0f} % are empty with blocks, {100 * reserved:.0f} % "
-        f"with reservation; {held['unused_slots'] / held['requests']:.0f} slots for each request, "
-        f"with blocks of {block_size}."
-    )
-
-
 # --- sampling ---
 
 
 def strategies(runs: list[Generated]) -> str:
-    """The likeliest texts, speed and variety. Greedy comes first in runs, beam search last."""
+    """The likeliest texts and variety. Greedy comes first in runs, beam search last."""
     metrics = {run.name: run.metrics for run in runs}
-    greedy, beam = metrics[runs[0].name], metrics[runs[-1].name]
-    slower = greedy["output_tokens_per_s"] / beam["output_tokens_per_s"]
     if runs[0].heroes:
-        fewer = f"Beam search made {slower:.1f} times fewer tokens/s than greedy"
-        return f"{_told(metrics)} {fewer} (one run each; the others are too short to compare)."
+        return _told(metrics)
     variety = sorted((m["distinct_2grams"], name) for name, m in metrics.items())
     (least, least_name), (most, most_name) = variety[0], variety[-1]
     varied = f"the share of distinct 2-grams differs by no more than {TIE:g}"
@@ -228,36 +212,20 @@ def strategies(runs: list[Generated]) -> str:
         varied = (
             f"distinct 2-grams went from {least:.2f} (“{least_name}”) to {most:.2f} (“{most_name}”)"
         )
-    beams = f"beam search made {slower:.1f} times fewer tokens/s than greedy"
-    return f"{_likeliest(metrics)}; {beams}; {varied}."
+    return f"{_likeliest(metrics)}; {varied}. One run each."
 
 
 def _told(metrics: dict[str, dict]) -> str:
-    """Of stories: how many are different, how many have no fault, and how likely they are."""
-    each = []
-    for name, m in metrics.items():
-        told = f"{m['distinct_stories']} different of {m['stories']}, {m['faultless']} faultless"
-        each.append(f"“{name}”: {told}")
-    (greedy_name, greedy), *sampled, (beam_name, beam) = metrics.items()
-    said = f"{'; '.join(each)}."
-    if not greedy["mean_chance"]:
-        return said
-
-    def likelier(m: dict) -> float:
-        return m["mean_chance"] / greedy["mean_chance"]
-
-    if likelier(beam) > 1:
-        said += (
-            f" Under the grammar the stories of “{beam_name}” are {likelier(beam):.1f} times as "
-            f"likely as those of “{greedy_name}”: beams look ahead, greedy does not."
-        )
-    for name, m in sampled:
-        if likelier(m) > 1:
-            said += (
-                f" Those of “{name}” are {likelier(m):.1f} times as likely: some began with what "
-                "greedy passes over. Of so few stories that may be luck."
-            )
-    return said
+    """Of stories: whether beam search found likelier ones than greedy."""
+    greedy, *_, beam = metrics.values()
+    said = f"{greedy['stories']} stories each, every one about somebody else."
+    if not beam["mean_chance"] > greedy["mean_chance"] > 0:
+        return f"{said} Beam search found none that are likelier than greedy's."
+    times = beam["mean_chance"] / greedy["mean_chance"]
+    return (
+        f"Under the grammar the stories of beam search are {times:.1f} times as likely as those of "
+        f"greedy: beams look ahead. {said}"
+    )
 
 
 def _likeliest(metrics: dict[str, dict]) -> str:
@@ -282,28 +250,27 @@ def why_beams(ratio: float) -> str:
 # --- speculation ---
 
 
-def ngram(
-    name: str, plain: list[Measurement], drafting: list[Measurement], k: int, async_scheduling: bool
+def drafter(
+    name: str, asked: str, plain: list[Measurement], drafting: list, k: int, unprepared: bool
 ) -> dict[str, str | int]:
-    """What the n-gram drafter did for one kind of text, and why it gained or lost: a table's row.
+    """What a drafter did for one kind of questions, and why it gained or lost: a table's row.
 
-    async_scheduling: whether the engine without drafts prepared its next step during a step; with
-    "ngram" vLLM does not.
+    unprepared: the engine without drafts prepares its next step during a step, this one does not.
     """
     counted, gain = acceptance(drafting[:1], k), faster_stream(plain, drafting)
     whole = sooner_answers(plain, drafting)
-    why = _why_ngram(counted, gain, async_scheduling) + busy([*plain, *drafting])
     return {
-        "asked": name,
+        "drafter": name,
+        "asked": asked,
         "drafts": counted.drafts,
-        "drafted tokens accepted": f"{100 * counted.rate:.0f} %" if counted.drafts else "",
+        "acceptance rate": f"{100 * counted.rate:.0f} %" if counted.drafts else "",
         "tokens after the first": gain.sentence(),
         "whole answer": whole.sentence(),
-        "why": why,
+        "why": _why_drafts(counted, gain, unprepared),
     }
 
 
-def _why_ngram(counted: Acceptance, gain: Gain, async_scheduling: bool) -> str:
+def _why_drafts(counted: Acceptance, gain: Gain, unprepared: bool) -> str:
     made = f"A step that drafted made {counted.mean_length:.2f} tokens on average"
     said = f"{made}."
     if counted.drafts < FEW_DRAFTS:
@@ -312,7 +279,7 @@ def _why_ngram(counted: Acceptance, gain: Gain, async_scheduling: bool) -> str:
             said += " In every step vLLM searches, and makes ready to check drafts, all the same."
     if gain.verdict == "better" and counted.mean_length < gain.low:
         return f"{made}, which cannot explain such a gain: the machine was disturbed."
-    if async_scheduling and gain.verdict != "better":
+    if unprepared and gain.verdict != "better":
         said += " Asynchronous scheduling is off with this drafter, which costs time too."
     return said
 
@@ -328,110 +295,65 @@ def equality(counted: dict[str, int]) -> str:
     )
 
 
-def by_drafts(rows: list[dict], fitted_k: int) -> str:
-    """Of speculation.curve_by_drafts: the best number of drafts, and whether one c tells them."""
-    fitted = next(row for row in rows if row["k"] == fitted_k)
-    said = f"{best_drafts(rows)} The formula has the c of {fitted_k} drafts, {all_in(fitted)}: "
-    others = [row for row in rows if row is not fitted]
-    missed = [row for row in others if not reaches(row["gain"], row["formula_x"])]
-    if not missed:
-        return (
-            f"{said}with its middle the formula lies within the range of every point. All are "
-            "compared with the same runs without drafts, so that proves little."
-        )
-    named = ", ".join(f"c = {all_in(row)} with {row['k']}" for row in missed)
-    said += f"one c does not tell them all ({named})."
-    if rows[0]["c_low"] > rows[-1]["c_high"]:
-        said += " A part of what a step takes longer does not grow with the drafts."
-    return said
+def reaches(gain: Gain, values: Iterable[float]) -> bool:
+    """Whether the measured range and that of these values have a part in common."""
+    return gain.low <= max(values) and gain.high >= min(values)
 
 
-def all_in(row: dict) -> str:
-    """The range of a row's all-in c."""
-    return f"{row['c_low']:.2f} to {row['c_high']:.2f}"
-
-
-def reaches(gain: Gain, value: float) -> bool:
-    """Whether the measured range holds this value."""
-    return gain.low <= value <= gain.high
-
-
-def best_drafts(rows: list[dict]) -> str:
-    """The best number of drafted tokens, and those that it is not seen to be better than.
-
-    rows: of speculation.curve_by_drafts, the most drafts last.
-    """
-    best = max(rows, key=lambda row: row["gain"].estimate)
-    k, gain = best["k"], best["gain"].sentence()
-    if best["gain"].verdict != "better":
-        return f"No gain can be seen; with {k} drafted tokens: {gain}."
-    said = f"Best of those tried: {k} drafted tokens"
-    said += ", the most, so that more may be better still" * (best is rows[-1])
-    if others := [row for row in rows if row is not best and row["best_x"].verdict != "better"]:
-        named = ", ".join(str(row["k"]) for row in others)
-        said += f" (as good as that may be {named}, compared directly)"
-    whole = best["whole_answer"].sentence()
-    return f"{said}. Tokens after the first: {gain}; whole answers: {whole}."
-
-
-def batches(rows: list[dict], drafts: int, tiny: bool = False) -> str:
-    """What a sweep over requests at once shows.
+def batches(rows: list[dict], drafts: int, a: float, tiny: bool = False) -> str:
+    """What a sweep over requests at once shows, with so many drafts, accepted with chance `a`.
 
     rows: dicts with requests, gain, plain_step_ms (a full step). tiny: the model is the one that
     ships.
     """
     one, most = rows[0], rows[-1]
-    said = f"With {drafts} drafted tokens, times the output tokens/s, prompts included: "
-    said += "; ".join(f"{row['requests']} at once {in_words(row['gain'])}" for row in (one, most))
     lost, undecided = (
         ", ".join(str(row["requests"]) for row in rows if row["gain"].verdict == verdict)
         for verdict in ("worse", "open")
     )
-    loss = f"A loss at {lost}" if lost else f"No loss was seen up to {most['requests']} at once"
-    said += f". {loss}{f'; undecided at {undecided}' * bool(undecided)}."
+    loss = (
+        f"A loss at {lost} at once"
+        if lost
+        else f"No loss was seen up to {most['requests']} at once"
+    )
+    said = f"{loss}{f', undecided at {undecided}' * bool(undecided)}: {drafts} drafts at a = {a:g} "
+    said += "gave " + " and ".join(
+        f"{in_words(row['gain'])} times the tokens/s at {row['requests']}" for row in (one, most)
+    )
     grown = most["plain_step_ms"] / one["plain_step_ms"]
     if grown >= FULL:
-        return said
+        return f"{said}."
     said += (
-        f" A plain step of {most['requests']} requests takes only {grown:.1f} times as long as a "
-        "step of one: these batches do not fill the machine."
+        f". A plain step of {most['requests']} requests takes only {grown:.1f} times as long as a "
+        "step of one: these batches do not fill the machine"
     )
-    if tiny:
-        said += (
-            " The model is too small for it: its steps wait for kernels to be launched, "
-            "whatever the batch."
-        )
-    return said
+    why = ", because the model is so small that a step waits for kernels to be launched"
+    return f"{said}{why * tiny}."
 
 
-def gain_by_acceptance(rates: Rates, model: str) -> str:
-    """What a sweep over acceptance rates shows."""
-    rows = rates.rows
-    low, _, high = rates.cost
-    said = (
-        f"{model}: the median step takes {rates.slower.low:.1f} to {rates.slower.high:.1f} times "
-        f"as long as without drafts: c = {low:.2f} to {high:.2f}. "
+def gain_by_acceptance(rows: list[dict], k: int, cost: tuple[float, float]) -> str:
+    """What a sweep over acceptance shows. cost: the lowest and the highest c of section 3."""
+    gained, lost = (
+        [row["a set"] for row in rows if row["gain"].verdict == verdict]
+        for verdict in ("better", "worse")
     )
+    said = f"A gain from a = {min(gained):g} on" if gained else "At no a was a gain seen"
+    said += f", a loss up to {max(lost):g}" if lost else ""
     last = rows[-1]
-    gained = [row["alpha"] for row in rows if row["gain"].verdict == "better"]
-    if gained:
-        said += f"Speculation gained from a = {min(gained)} on. "
-    elif last["gain"].verdict == "worse":
-        said += "At no acceptance rate did it gain here, the drafts cost too much. "
-    return f"{said}Tokens after the first at a = {last['alpha']}: {last['gain'].sentence()}."
+    said += f"; at a = {last['a set']:g}: {last['gain'].sentence()}. "
+    met = sum(reaches(row["gain"], [formula.speedup(row["a"], k, c) for c in cost]) for row in rows)
+    wide = ", but such wide ones say little" * any(row["gain"].wide for row in rows)
+    return f"{said}The formula with the c of section 3 meets {met} of {len(rows)} ranges{wide}."
 
 
 def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
-    """Of drafters_elsewhere: the last point of each hollow line; "" without any."""
+    """Of drafters_elsewhere: which lost in the largest batch; "" without any."""
     if not rows_by_name:
         return ""
-    said = []
-    for name, rows in rows_by_name.items():
-        last = rows[-1]
-        gain = Gain.read(last, "speedup_x")
-        said.append(f"{name} {gain.sentence('times the output tokens/s')}")
-    at = f"a = {rows[-1]['alpha']}, {rows[-1].get('requests', 1)} at once"
-    return f" Hollow, {where}; at {at}: {'; '.join(said)}."
+    ends = {name: Gain.read(rows[-1], "speedup_x") for name, rows in rows_by_name.items()}
+    most = next(iter(rows_by_name.values()))[-1]["requests"]
+    said = "; ".join(f"{name} {gain.sentence('times the tokens/s')}" for name, gain in ends.items())
+    return f" Hollow, {where}, {most} at once: {said}."
 
 
 # --- services ---

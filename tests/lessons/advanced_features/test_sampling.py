@@ -30,10 +30,9 @@ def test_metrics():
     }
 
 
-def test_first_use_is_not_timed_and_the_middle_run_counts(monkeypatch):
+def test_first_use_is_not_timed(monkeypatch):
     used = []
-    # greedy: warm-up and three runs; then top_k
-    seconds = iter([30.0, 9.0, 2.0, 1.0, 30.0, 1.0, 4.0, 5.0])
+    seconds = iter([30.0, 2.0, 30.0, 4.0])
 
     def generate(engine, prompts, name, max_tokens=48, **params):
         used.append(name)
@@ -49,8 +48,7 @@ def test_first_use_is_not_timed_and_the_middle_run_counts(monkeypatch):
     settings = {"greedy": {"temperature": 0}, "top_k": {"top_k": 5}}
     asked = Workload("w", (Request([1], 80),), 0, details={"heroes": ["fox"]})
     runs = sampling.try_all(None, asked, settings, beam_width=4)
-    sampled = ["warm-up", *3 * ["greedy"], "warm-up", *3 * ["top_k"]]
-    assert used == [*sampled, "4 beams", "4 beams"]
+    assert used == ["warm-up", "greedy", "warm-up", "top_k", "4 beams", "4 beams"]
     assert [run.seconds for run in runs[:2]] == [2.0, 4.0] and runs[2].name == "beams"
     assert all(run.heroes == ["fox"] for run in runs)
 

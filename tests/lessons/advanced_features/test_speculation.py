@@ -62,40 +62,35 @@ def test_nothing_drafted_is_zero_not_an_error():
     assert (a.drafts, a.rate, a.mean_length, a.alpha) == (0, 0.0, 1.0, 0.0)
 
 
-def test_times_per_token_and_step():
+def test_the_time_of_a_step():
     steps = ((0.0, 0), (1.0, 1), (1.5, 1), (2.0, 1), (2.5, 1), (4.5, 8), (6.5, 8))
-    timeline = [{"t_s": t, "tokens": n} for t, n in steps]
-    run = Run([Request([1.0, 1.5, 2.0]), Request([1.0])], timeline=timeline)
-    assert spec.tpot_ms(run) == 500
+    run = Run(timeline=[{"t_s": t, "tokens": n} for t, n in steps])
     assert spec.step_ms(run) == 500, "the first step read the prompt"
     assert spec.step_ms(run, tokens=6) == 2000, "steps of a full batch alone"
     assert spec.step_ms(run, 90) > spec.step_ms(run, 50) == 750
     assert spec.step_ms(run, tokens=99) == 500, "no step is so full: all of them"
 
 
-def stream(step_s, others=0.0):
-    timeline = [{"t_s": step_s * i, "tokens": 1} for i in range(9)]
+def stream(step_s, others=0.0, first_s=1.0):
+    """Nine steps, a token each; the first token after `first_s`."""
     times = [step_s * i for i in range(9)]
-    run = Run([Request(times)], timeline=timeline)
+    run = Run([Request(times)], timeline=[{"t_s": t, "tokens": 1} for t in times])
     run.disturbance = Disturbance(others_share=others, steal_share=0.0)
+    run.metrics = {"tpot_ms_p50": 1000 * step_s, "e2e_ms_p50": 1000 * (first_s + 10 * step_s)}
     return run
 
 
-def test_speed_ups_have_a_range_which_a_busy_machine_widens():
-    plain, faster = [stream(0.01 + 1e-5 * i) for i in range(3)], [stream(0.005)] * 3
+def test_speed_ups_have_a_range_from_which_a_drift_that_both_share_is_gone():
+    drift = (1.0, 1.5, 2.0, 2.5)
+    plain, faster = ([stream(s * x) for x in drift] for s in (0.01, 0.005))
     gain = spec.faster_stream(plain, faster)
-    assert gain.verdict == "better" and gain.low < 2 < gain.high
-    busy = spec.faster_stream([stream(0.01, others=0.6)] * 3, faster)
-    assert busy.verdict == "open", "the plain runs may have been slow because others ran"
+    assert (gain.estimate, gain.low, gain.high) == pytest.approx((2, 2, 2))
+    slowed = [*plain[:3], stream(0.02, others=0.6)]
+    assert spec.faster_stream(slowed, faster).estimate == pytest.approx(2), "left out"
 
 
 def test_a_speed_up_leaves_out_the_first_token_and_the_whole_answer_has_it():
-    def answer(step_s):
-        run = stream(step_s)
-        run.requests = [Request([1.0 + step_s * i for i in range(11)])]
-        return run
-
-    plain, faster = [answer(0.1)] * 3, [answer(0.05)] * 3
+    plain, faster = [stream(0.1)] * 3, [stream(0.05)] * 3
     assert spec.faster_stream(plain, faster).estimate == pytest.approx(2.0)
     assert spec.sooner_answers(plain, faster).estimate == pytest.approx(2.0 / 1.5)
     numbers = spec.numbers_of(plain, faster, 1)
@@ -103,43 +98,22 @@ def test_a_speed_up_leaves_out_the_first_token_and_the_whole_answer_has_it():
     assert numbers["e2e_gain_x"] == pytest.approx(2.0 / 1.5)
 
 
-def test_rates_are_compared_by_the_median_step_and_their_tokens():
-    gain = spec.faster_at_median_step([stream(0.01)] * 3, [stream(0.02)] * 3, 3.0)
-    assert (gain.estimate, gain.low, gain.high) == pytest.approx((1.5, 1.5, 1.5))
+def test_a_rate_set_by_hand_is_judged_by_the_median_step_and_its_tokens():
+    drafting = stream(0.014)
+    drafting.counters = counted(8, 16, 8).counters
+    row = spec.rate_row(0.6, [stream(0.01)] * 3, [drafting] * 3, 2)
+    assert row["a set"] == 0.6 and row["mean_acceptance_length"] == 2.0
+    assert row["measured_x"] == pytest.approx(2 / 1.4) and row["acceptance_rate"] == 0.5
+    assert row["a"] + row["a"] ** 2 == pytest.approx(1.0, abs=1e-3)
+    kept = spec.kept(row, "tpot_gain_x")
+    assert kept["tpot_gain_x_values"] == 3 and not {"gain", "measured_x"} & set(kept)
 
 
-def drafting(step_s):
-    """A stream whose steps make two tokens: one drafted token, accepted every time."""
-    run = stream(step_s)
-    run.requests[0].token_times_s = [step_s * (i // 2) for i in range(18)]
-    run.counters = counted(8, 8, 8).counters
-    return run
-
-
-def test_a_record_of_drafts_has_its_gain_and_its_counts():
-    numbers = spec.numbers_of([stream(0.01)] * 3, [drafting(0.012)] * 3, 1)
-    assert numbers["tpot_gain_x"] == pytest.approx(0.01 / (0.096 / 17))
-    assert numbers["acceptance_rate"] == 1.0
-    assert numbers["step_ms"] == pytest.approx(12.0) and numbers["drafts"] == 8
-
-
-def test_the_curve_has_the_formula_with_the_measured_cost():
-    by_k = {1: [drafting(0.012)] * 3, 2: [drafting(0.014)] * 3}
-    rows = spec.curve_by_drafts([stream(0.01)] * 3, by_k, 2)
-    assert [row["k"] for row in rows] == [1, 2]
-    fitted = rows[1]
-    assert fitted["formula_x"] == pytest.approx(fitted["measured_x"]), "its c is from there"
-    assert rows[0]["formula_x"] == pytest.approx(2 / (1 + fitted["c_low"]))
-    assert spec.kept(rows[0], "speedup_x")["speedup_x_values"] == 3
-    assert not {"gain", "measured_x"} & set(spec.kept(rows[0], "speedup_x"))
-
-
-def test_rates_share_what_a_step_takes_longer_among_the_drafts():
-    rates = spec.judged_rates([stream(0.01)] * 3, {0.9: [drafting(0.014)] * 3}, 2)
-    assert rates.cost == pytest.approx((0.2, 0.2, 0.2))
-    [row] = rates.rows
-    assert row["alpha"] == 0.9 and row["mean_acceptance_length"] == 2.0
-    assert row["measured_x"] == pytest.approx(2 / 1.4)
+def test_a_step_is_so_many_times_as_long_at_all_rates_together():
+    plain = [stream(0.01), stream(0.02), stream(0.01)]
+    fast, slow = ([stream(x * s) for s in (0.01, 0.02, 0.01)] for x in (1.0, 4.0))
+    gain = spec.slower_step(plain, [fast, slow])
+    assert (gain.low, gain.estimate, gain.high) == pytest.approx((2, 2, 2))
 
 
 def test_pairs_have_drafts_and_real_weights():

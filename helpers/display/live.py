@@ -380,63 +380,6 @@ def dashboard(read, hz: float = 2.0) -> View:
     return View("The server, live", read, hz)
 
 
-class MemoryView(View):
-    """Memory and KV-cache use. Made by ``memory``; ``.sampler`` has every sample."""
-
-    def __init__(self, engine, hz: float):
-        super().__init__("Memory, live", self._read, min(hz, 10.0))
-        self.sampler = gpu_memory.MemorySampler(hz=hz)
-        self.engine = engine
-        # Rows of a Measurement's timeline that the plot needs, on the sampler's clock.
-        self.kv: list[dict] = []
-
-    def _read(self) -> dict:
-        found = {}
-        if self.sampler.samples:
-            found["memory_gib"] = self.sampler.samples[-1]["used_gib"]
-        # An engine may be closed while the view goes on: its memory is seen to come back.
-        if self.engine is not None and self.engine.is_open:
-            share = self.engine.kv_cache_usage
-            if share is not None:
-                found["kv_cache_usage"] = share
-                self.kv.append({"t_s": self.sampler.elapsed_s, "kv_cache_usage": share})
-        return found
-
-    def __enter__(self):
-        self.sampler.start()
-        return super().__enter__()
-
-    def __exit__(self, *exc) -> None:
-        self.sampler.stop()
-        super().__exit__(*exc)
-
-    def mark(self, label: str) -> None:
-        """A phase named ``label`` begins now."""
-        self.sampler.mark(label)
-
-    def summary(self) -> dict:
-        """Peak and sustained use: see MemorySampler.summary."""
-        return self.sampler.summary()
-
-    def picture(self):
-        """What is left when the view ends."""
-        from helpers.display import figures, memory_plot  # matplotlib, as above
-
-        drawn = memory_plot.draw(self.sampler, [(0.0, self.kv)], "Memory while the cell ran")
-        return figures.Picture(*drawn, "memory_live")
-
-
-def memory(engine=None, hz: float = 10.0) -> MemoryView:
-    """Memory, and an engine's KV-cache use, while a ``with`` block runs.
-
-    The KV-cache use is the engine's own number after its last step (``Engine.kv_cache_usage``),
-    read ``hz`` times a second; without an engine, or from one with ``disable_log_stats=True``, the
-    view shows memory alone. ``view.mark("prefill")`` names phases; ``view.summary()`` has peak and
-    sustained use.
-    """
-    return MemoryView(engine, hz)
-
-
 def _label(name: str) -> tuple[str, float]:
     """("kv cache usage (%)", 100) of "kv_cache_usage": how a number is called and scaled."""
     if name.endswith("_gib"):

@@ -125,22 +125,6 @@ class Engine:
         """Neither closed nor without its processes, which can be killed while this one lives."""
         return not self._closed and all(map(processes.runs, self._needed))
 
-    @property
-    def kv_cache_usage(self) -> float | None:
-        """Share of the KV cache in use after the last step, 0 to 1; None without statistics.
-
-        It is vLLM's gauge, which `step()` sets from the numbers that a Measurement's timeline has.
-        Another thread may read it while the engine works: prometheus_client keeps it in this
-        process, under a lock of its own. It is read alone, because `llm.get_metrics()` reads all of
-        vLLM's metrics and takes milliseconds.
-        """
-        from prometheus_client import REGISTRY
-
-        if not self.llm.llm_engine.log_stats:
-            return None
-        metrics = REGISTRY.restricted_registry(["vllm:kv_cache_usage_perc"]).collect()
-        return next((sample.value for metric in metrics for sample in metric.samples), None)
-
     def end_requests(self) -> None:
         """End what vLLM still works on: the next cell finds an idle engine, or a closed one."""
         with contextlib.suppress(Exception):

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from helpers.display import card, live
+from helpers.display import live
 from tests.notebook_tools import WIDGET, kinds, run_cells, texts, to_html
 
 SWEEP = """
@@ -39,13 +39,6 @@ read = lambda: {"running": next(count), "kv_cache_usage": 0.25, "text": "not dra
 with live.dashboard(read, hz=20):
     time.sleep(0.5)
 """
-MEMORY = """
-from helpers.display import card, live
-import time
-with live.memory(hz=20) as view:
-    view.mark("first"); time.sleep(0.2); view.mark("second"); time.sleep(0.2)
-print(view.summary()["peak_gib"] > 0)
-"""
 STOPPED = """
 from helpers.display import live
 with live.Progress("long", 10) as view:
@@ -64,23 +57,19 @@ view.close()
 @pytest.fixture(scope="module")
 def headless():
     return run_cells(
-        SWEEP,
-        START,
-        DASHBOARD,
-        MEMORY,
-        "from helpers.display import card, live; card.has_widgets()",
+        SWEEP, START, DASHBOARD, "from helpers.display import card, live; card.has_widgets()"
     )
 
 
 def test_without_a_front_end_no_widget_is_made(headless):
-    assert texts(headless.cells[4]) == "False"
+    assert texts(headless.cells[3]) == "False"
     assert WIDGET not in kinds(headless), kinds(headless)
     page = to_html(headless)
     assert "Widget(" not in page and "HBox(" not in page and "widget-view" not in page
 
 
 def test_each_view_leaves_one_static_output(headless):
-    sweep, start, board, memory = headless.cells[:4]
+    sweep, start, board = headless.cells[:3]
     assert [len(c.outputs) for c in (sweep, start, board)] == [1, 1, 3], "picture, caption, values"
     lines = texts(sweep).splitlines()
     assert lines[0] == "... and 2 before these" and len(lines) == 1 + 16
@@ -94,8 +83,6 @@ def test_each_view_leaves_one_static_output(headless):
     assert load >= 0.3, "until its log told of the next phase"
     assert "kv cache usage (%): at most 25" in texts(board) and "not drawn" not in texts(board)
     assert board.outputs[0].metadata["image/png"]["alt"].startswith("The server, live.")
-    assert "True" in texts(memory) and "Memory while the cell ran. The peak is" in texts(memory)
-    assert "first" in memory.outputs[2].data["text/html"], "phases belong into the table of values"
 
 
 def test_with_widgets_the_view_is_replaced_by_its_static_form():
@@ -172,42 +159,6 @@ def test_status_line_and_time_left():
     view.update(5, tokens_per_s=1234.5, note="warm")
     said = r"5 of 10 requests, 1,234 tokens/s, warm note, 5(\.\d+)? s left"
     assert re.fullmatch(said, view.status()), view.status()
-
-
-def test_memory_view_shows_the_kv_cache_of_a_running_engine_live_and_in_what_is_left(
-    monkeypatch, capsys
-):
-    from helpers.engine.engine import close_engine, open_engine
-    from helpers.engine.profile import load_profile
-    from helpers.measure import run_workload
-    from helpers.workloads import uniform
-
-    monkeypatch.setattr(card, "kernel", lambda: None)
-    small = {"max_model_len": 512, "kv_cache_memory_bytes": 64 * 2**20}
-    engine = open_engine(load_profile(), **small)
-    work = uniform(engine.tokenizer, 32, 60, 200)
-    with live.memory(engine, hz=10) as view:
-        run = run_workload(engine, work, progress=False)
-        tiles = view.now()  # what a widget shows meanwhile
-    assert "kv cache usage (%)" in tiles and "memory (GiB)" in tiles
-    seen, real = ([row["kv_cache_usage"] for row in rows] for rows in (view.kv, run.timeline))
-    assert 0 < max(seen) <= max(real), "the view and the timeline of the run disagree"
-    assert all(min(abs(s - r) for r in [0, *real]) < 1e-9 for s in seen), (
-        "a number that no step had"
-    )
-    gauge = next(m.value for m in engine.llm.get_metrics() if m.name == "vllm:kv_cache_usage_perc")
-    assert engine.kv_cache_usage == gauge
-    assert re.search(r"the KV cache is at most [1-9][\d.]* % full", capsys.readouterr().out), (
-        "the text that is left"
-    )
-    image, caption, _ = view.picture().outputs()
-    assert image.png and "the KV cache is at most" in caption, "what is left in a notebook"
-
-    silent = open_engine(load_profile(), **small, disable_log_stats=True)
-    assert silent.kv_cache_usage is None
-    with live.memory(silent, hz=10) as view:
-        close_engine()
-    assert view.kv == [] and view.stopped_early is None and view.sampler.samples
 
 
 def test_a_phase_that_begins_just_before_the_end_takes_no_negative_time(tmp_path):

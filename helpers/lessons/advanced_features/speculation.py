@@ -23,6 +23,7 @@ from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
 from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement, run_workload
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_pairs, rounds_that_count
+from helpers.verdicts.machine import less_slowed
 
 FEW_DRAFTS = 10  # shares of fewer say nothing
 
@@ -74,11 +75,15 @@ def acceptance(runs: list[Measurement], num_speculative_tokens: int) -> Acceptan
 
 
 def repeated(engine, workload, concurrency: int = 1, times: int = LEAST_VALUES):
-    """The workload's runs, so many times in a row, on an engine that is warm."""
-    return [
-        run_workload(engine, workload, concurrency=concurrency, progress=False)
-        for _ in range(times)
-    ]
+    """The workload's runs, so many times in a row, on an engine that is warm.
+
+    A run that other programs slowed is made once more, and the less slowed of both counts.
+    """
+
+    def run(_: int) -> Measurement:
+        return run_workload(engine, workload, concurrency=concurrency, progress=False)
+
+    return [less_slowed(run) for _ in range(times)]
 
 
 def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) -> dict[str, float]:

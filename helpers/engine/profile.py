@@ -41,7 +41,7 @@ SIZES = {
     "baseline_requests": (6, 4),
     "requests": (64, 256),
     "input_tokens": (96, 256),
-    "output_tokens": (48, 128),
+    "output_tokens": (32, 128),
     # notebook 2
     "long_prompt_tokens": (3072, 7680),
     "long_prompts": (3, 4),

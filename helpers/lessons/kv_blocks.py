@@ -1,4 +1,4 @@
-"""Count KV-cache blocks as vLLM does: what a prefix cache finds, how long a small cache takes.
+"""Count KV-cache blocks as vLLM does: what a prefix cache finds, what requests in flight hold.
 
 Blocks hold `block_size` tokens (16 on a GPU, 128 on the CPU by default). Only full blocks are kept
 for reuse, and the last token of a prompt is always computed, because its output is needed:
@@ -8,6 +8,8 @@ vllm/v1/core/kv_cache_manager.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+from helpers.measure import Measurement
 
 
 def reusable_tokens(shared: int, prompt: int, block_size: int) -> int:
@@ -49,6 +51,30 @@ def _block_keys(tokens: Sequence[int], block_size: int) -> Iterable[tuple[int, i
     for end in range(block_size, len(tokens) + 1, block_size):
         key = hash((key, tuple(tokens[end - block_size : end])))
         yield end, key
+
+
+def in_flight(measurement: Measurement, block_size: int) -> list[dict]:
+    """What requests in flight hold, a row for each step in which all of them were decoding.
+
+    Rows: tokens (with keys and values), blocks, kv_cache_usage (vLLM's own gauge). Steps with a
+    prompt half read are left out: vLLM does not say how far it got.
+    """
+    rows = []
+    for step in measurement.timeline:
+        now = step["t_s"]
+        decoding = [
+            r
+            for r in measurement.requests
+            if r.token_times_s and r.token_times_s[0] <= now < r.token_times_s[-1]
+        ]
+        if not decoding or len(decoding) != step["running"]:
+            continue
+        # The token that came last is the next step's input: its keys and values are not there yet.
+        held = [r.input_tokens + sum(t <= now for t in r.token_times_s) - 1 for r in decoding]
+        blocks = sum(-(-tokens // block_size) for tokens in held)
+        usage = step["kv_cache_usage"]
+        rows.append({"tokens": sum(held), "blocks": blocks, "kv_cache_usage": usage})
+    return rows
 
 
 def last_steps(

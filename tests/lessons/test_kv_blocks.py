@@ -1,5 +1,7 @@
 """Blocks are counted as vLLM counts them."""
 
+from dataclasses import dataclass, field
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,38 @@ def test_equals_a_search_through_all_earlier_prompts(prompts, block_size):
         return best
 
     assert kv_blocks.predicted_hits(prompts, block_size) == [brute(i) for i in range(len(prompts))]
+
+
+@dataclass
+class Request:
+    input_tokens: int
+    token_times_s: list
+
+
+@dataclass
+class Run:
+    requests: list
+    timeline: list = field(default_factory=list)
+
+
+def test_blocks_of_requests_in_flight():
+    run = Run([Request(10, [1.0, 2.0, 3.0]), Request(20, [2.0, 3.0, 4.0])])
+    run.timeline = [
+        {"t_s": t, "running": n, "kv_cache_usage": t / 10}
+        for t, n in ((1.0, 1), (2.0, 2), (3.0, 1), (4.0, 0))
+    ]
+    rows = kv_blocks.in_flight(run, block_size=16)
+    assert [row["kv_cache_usage"] for row in rows] == [0.1, 0.2, 0.3]
+    assert [row["tokens"] for row in rows] == [10, 11 + 20, 21], (
+        "prompt and outputs so far, less the one not yet read"
+    )
+    assert [row["blocks"] for row in rows] == [1, 1 + 2, 2]
+
+
+def test_steps_with_a_prompt_half_read_are_left_out():
+    run = Run([Request(10, [1.0, 2.0]), Request(500, [9.0, 10.0])])
+    run.timeline = [{"t_s": 1.0, "running": 2, "kv_cache_usage": 0.1}]
+    assert kv_blocks.in_flight(run, 16) == []
 
 
 def test_preempted_requests_keep_their_tokens_and_write_the_rest_later():

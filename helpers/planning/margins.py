@@ -53,15 +53,15 @@ def within(choice: Choice, goal_ms: float) -> str:
 
 
 def take(choices, goal_ms: float) -> Choice:
-    """The plan with the fewest GPUs that keeps the goal; of as many the one that cuts least.
+    """The plan with the fewest GPUs that keeps the goal; of as many the one below.
 
     Where none does: of those that may keep it, else of those that run all requests at once, else of
-    all that fit, the one whose TPOT can be least long.
+    all that fit. Of several: the one whose TPOT can be least long.
     """
     fitting = [c for c in choices if c.fits]
     sure = [c for c in fitting if within(c, goal_ms) == KEEPS]
     if sure:
-        return min(sure, key=lambda c: (c.gpus, c.tp * c.pp))
+        return min(sure, key=lambda c: (c.gpus, tpot_range_ms(c)[1]))
 
     def far(choice: Choice) -> tuple[bool, bool, float]:
         waits = choice.at_once < choice.prediction.workload.concurrency

@@ -103,10 +103,10 @@ def of_layout(choice: Choice, over: Choice, goal_ms: float) -> dict:
     numbers.setdefault("expected_speedup_x", 1.0)
     numbers |= {name: found[name] for name in ("output_tokens_per_s", "tpot_ms")}
     requests = f"{mix.concurrency} requests at once"
-    of = f"output tokens/s, {requests}, over {over.short}"
+    of = f"{choice.short}: output tokens/s, {requests}, over {over.short}"
     if choice.gpus > over.gpus:
         share = f"{choice.gpus / over.gpus:g} times the GPUs of {over.short}"
-        of = f"output tokens/s, {requests}, by {share}"
+        of = f"{choice.short}: output tokens/s, {requests}, by {share}"
     if over.at_once < mix.concurrency:
         of += f", whose KV cache holds only {over.at_once} of them"
     tokens = f"{mix.input_tokens:,} tokens in and {mix.output_tokens:,} out each"

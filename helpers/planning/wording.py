@@ -408,7 +408,7 @@ def do_they_decide(
         return f"{said}This run cannot tell whether the all-reduces decide."
     if not small and gain.verdict != without.verdict:
         return f"{said}So the all-reduces decide."
-    said += "So the all-reduces do not decide whether TP 2 is faster: the suspicion is refuted."
+    said += "So by themselves the all-reduces do not decide whether TP 2 is faster."
     hits = [way for way, x in speedups.items() if gain.low <= x <= gain.high]
     if small and hits and OWN not in hits:
         said += f" The forecast with {hits[0]} was right for the wrong reason."
@@ -422,7 +422,7 @@ def what_else(gain: Gain, two: Trial, staged: Gain | None, cores: int) -> str:
     """
     waited = two.disturbance.waited_share
     if gain.verdict != "worse":
-        return "TP 2 is not known to be slower here, so there is no loss to look for."
+        return "TP 2 is not known to be slower here, so this run has no loss to look for."
     said = ""
     if staged and staged.verdict == "worse":
         said = "PP 2 has no all-reduce, and it is slower than TP 1, too. "
@@ -579,10 +579,11 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
         f"at both ends of its range ({low_ms:.1f} to {high_ms:.1f} ms, {_load(taken)})."
     )
     found = [c for c in choices if c.fits and c is not taken]
-    peers = [c.short for c in found if c.gpus == taken.gpus and within(c, goal_ms) == KEEPS]
+    peers = [c for c in found if c.gpus == taken.gpus and within(c, goal_ms) == KEEPS]
     if peers:
-        does, cuts = ("does", "cuts") if len(peers) == 1 else ("do", "cut")
-        said += f" {' and '.join(peers)} {does} so with as many GPUs, but {cuts} the model more."
+        does = "does" if len(peers) == 1 else "do"
+        listed = " and ".join(f"{c.short} (up to {tpot_range_ms(c)[1]:.1f} ms)" for c in peers)
+        said += f" {listed} {does} so with as many GPUs, but may be slower."
     fewer = [c for c in found if c.gpus < taken.gpus and within(c, goal_ms) == CANNOT_TELL]
     if fewer:
         first = "this one" if len(fewer) == 1 else "these"

@@ -19,7 +19,9 @@ T_95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
 LEAST_VALUES = 3
 # A difference smaller than this is nothing that a student should choose by.
 MARGIN = 0.03
-# A range whose ends are further apart than this says nothing, not even "no difference".
+# A range whose ends are further apart than this is no "no difference", and than this is nothing to
+# choose by.
+UNCLEAR = 1.25
 WIDE = 1.5
 
 
@@ -54,8 +56,9 @@ class Gain:
 
     @property
     def undecided(self) -> bool:
-        """True where a difference may well be there: the range is wide, or leaves 1 out."""
-        return not self.decided and (self.wide or not self.low <= 1 <= self.high)
+        """True where a difference may well be there: the range is not narrow, or leaves 1 out."""
+        unclear = self.high > UNCLEAR * self.low or not self.low <= 1 <= self.high
+        return not self.decided and unclear
 
     @property
     def wide(self) -> bool:

@@ -30,7 +30,7 @@ class Waves:
     wave_steps: int
     continuous_steps: int
     prompt_steps: dict[str, int]  # by way: how many of its steps read prompts
-    reading_ms: float  # median of such a step, and of any other
+    reading_ms: float  # mean of such a step, and of any other
     other_ms: float
     output_tokens: int
     run: Measurement  # one of those that sent all requests at once
@@ -85,8 +85,8 @@ def serve_both_ways(
         wave_steps=sum(len(run.timeline) for run in waves[0]),
         continuous_steps=len(continuous[0].timeline),
         prompt_steps={way: len(_step_ms(runs)[0]) for way, runs in first.items()},
-        reading_ms=statistics.median(reading_ms),
-        other_ms=statistics.median(other_ms),
+        reading_ms=statistics.fmean(reading_ms),
+        other_ms=statistics.fmean(other_ms),
         output_tokens=sum(answers),
         run=continuous[0],
         gain=gain_of_pairs(list(zip(wave_s, continuous_s, strict=True)), "lower"),

@@ -196,16 +196,17 @@ def elsewhere(drafters: dict[str, list[dict]], where: str, gamma: int) -> str:
 
 
 def chunks(rows: list[dict], where: str) -> str:
-    """What the smallest token budget gave and cost. rows, where: of `claims.chunks_on_record`."""
-    whole, small = rows[0], rows[-1]
+    """What the budget with the shortest gap gave and cost. rows, where: claims.chunks_on_record."""
+    whole = rows[0]
+    short = min(rows, key=lambda row: row["itl_ms_max"])
     gaps, firsts = (
-        f"{whole[name]:.0f} to {small[name]:.0f} ms" for name in ("itl_ms_max", "ttft_long_ms_p50")
+        f"{whole[name]:.0f} to {short[name]:.0f} ms" for name in ("itl_ms_max", "ttft_long_ms_p50")
     )
     return (
-        "A smaller token budget bounds how long a stream waits for others' prompts: from "
-        f"{whole['max_num_batched_tokens']:,} tokens to "
-        f"{small['max_num_batched_tokens']:,} the longest gap in a stream went from {gaps}, the "
-        f"TTFT of the long prompts from {firsts} (one run each{where and f'; {where}'})."
+        "A smaller token budget bounds how long a stream waits for others' prompts: the longest "
+        f"gap was shortest with {short['max_num_batched_tokens']:,} tokens; from "
+        f"{whole['max_num_batched_tokens']:,} to these it went from {gaps}, the TTFT of the long "
+        f"prompts from {firsts} (one run each{where and f'; {where}'})."
     )
 
 
@@ -273,7 +274,7 @@ def gain_in_time(waves) -> str:
     return (
         f"The engine needed {waves.steps_x:.2f} times fewer steps; in seconds it was "
         f"{waves.gain.sentence()}. The mean step: {steps}. A step that reads prompts took "
-        f"{waves.reading_ms:.2f} ms, any other {waves.other_ms:.2f} ms (medians)."
+        f"{waves.reading_ms:.2f} ms, any other {waves.other_ms:.2f} ms (means)."
     )
 
 

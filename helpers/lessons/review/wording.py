@@ -37,8 +37,8 @@ def together(rows: list[dict], runs: list[Measurement]) -> list[str]:
         f"the tokens/s, and each request's TPOT became {slower:.1f} times as long; section 4 "
         f"measures both again, with a range.{busy(runs)}",
         f"TTFT p50 is {one['ttft_ms_p50']:,.0f} ms with max_num_seqs={one['max_num_seqs']}: that "
-        f"is the queue. With {most['max_num_seqs']} it is {most['ttft_ms_p50']:,.0f} ms: that is "
-        "the step that reads all the prompts.",
+        f"is the queue. With {most['max_num_seqs']} it is {most['ttft_ms_p50']:,.0f} ms: "
+        "reading all the prompts.",
     ]
 
 
@@ -89,9 +89,10 @@ def chosen(turns: InTurn, best: int, goal_x: float) -> str:
     if best == ONE:
         said += " is best."
     else:
+        middle = " by the middle of its range" if turns.meets(best, goal_x) is None else ""
         said += (
-            f" is best: {_times(turns.faster(best))} the output tokens/s of one at a time, and a "
-            f"TPOT {_times(turns.slower(best))} as long."
+            f" is best{middle}: {_times(turns.faster(best))} the output tokens/s of one at a time, "
+            f"and a TPOT {_times(turns.slower(best))} as long."
         )
     for value in turns.runs:
         if value > best and turns.meets(value, goal_x) is None:

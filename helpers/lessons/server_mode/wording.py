@@ -314,7 +314,7 @@ def why_server_differs(gain: Gain, alone: Measurement, served: LoadRun, steps: S
     """
     said = f"The server against the notebook, three runs each: {gain.sentence()}."
     if gain.verdict in ("same", "open"):
-        return f"{said} What HTTP costs is within this range."
+        return f"{said} What HTTP costs the throughput is within this range."
     there, here = served.metrics, alone.metrics
     times = [
         f"{what} {number(there[name])} ms against {number(here[name])}"

@@ -35,7 +35,7 @@ def test_why_time_gains_less_than_steps_names_the_steps_that_read_prompts():
     assert "2.00 times fewer steps; in seconds it was 1.60 to 1.60 times as fast" in said
     assert "in waves 4.00 ms with 3.0 requests in it (4 of 1000 read prompts)" in said
     assert "continuous 5.00 ms with 6.0 requests in it (20 of 500 read prompts)" in said
-    assert said.endswith("reads prompts took 8.00 ms, any other 4.00 ms (medians).")
+    assert said.endswith("reads prompts took 8.00 ms, any other 4.00 ms (means).")
 
 
 def test_a_fuller_step_is_blamed_only_for_a_gain_that_is_smaller():

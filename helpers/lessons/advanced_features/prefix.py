@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from helpers.engine.engine import Engine
 from helpers.lessons import kv_blocks
-from helpers.lessons.advanced_features.services import UNREAD
 from helpers.measure import Measurement, run_workload, warm_up
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_groups, gain_of_pairs
 from helpers.workloads import Workload
@@ -63,9 +62,10 @@ class Conversation:
 def conversation(engine: Engine, talk: Workload) -> Conversation:
     """Measure the turns one after the other, three times without the cache and with it."""
     warm_up(engine)
+    not_read = {"skip_reading_prefix_cache": True}
     without, runs = [], []
     for _ in range(LEAST_VALUES):
-        without.append(run_workload(engine, talk, UNREAD, concurrency=1, progress=False))
+        without.append(run_workload(engine, talk, not_read, concurrency=1, progress=False))
         engine.llm.reset_prefix_cache()
         runs.append(run_workload(engine, talk, concurrency=1, progress=False))
     rows = []

@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from helpers import workloads
-from helpers.engine.engine import Engine
-from helpers.engine.retune import retuned
 from helpers.lessons.advanced_features import speculation
-from helpers.measure import Measurement, run_workload
+from helpers.measure import Measurement
 from helpers.verdicts.gain import Gain
 from helpers.verdicts.in_turn import median_run
-from helpers.verdicts.machine import less_slowed
 from helpers.workloads import Workload
 
 NOTHING, DRAFTS = "nothing", "speculative decoding"
 FEATURES = (NOTHING, "prefix caching", "small chunks", DRAFTS)
-UNREAD = {"skip_reading_prefix_cache": True}
 
 
 @dataclass(frozen=True)
@@ -122,23 +118,6 @@ def drafts_of(pair, synthetic, k: int) -> dict:
     if synthetic.model == pair.model:
         return speculation.drafts(pair, k)
     return speculation.synthetic_drafts(synthetic, k, 0.7)
-
-
-def serve(engine: Engine, service: Service, sampling: dict, **changes) -> Measurement:
-    """The service's workload on the engine, its prefix cache emptied before.
-
-    sampling: SamplingParams by name. changes: the engine's arguments that differ meanwhile. A run
-    that other programs slowed is repeated once, and the less slowed of both counts.
-    """
-
-    def run(_: int) -> Measurement:
-        engine.llm.reset_prefix_cache()
-        with retuned(engine, **changes):
-            return run_workload(
-                engine, service.workload, sampling, service.concurrency, progress=False
-            )
-
-    return less_slowed(run)
 
 
 def save(store, verdicts: list[Verdict], served: dict[tuple, list], profile) -> None:

@@ -377,17 +377,18 @@ def services(verdicts: list[Verdict]) -> list[str]:
     return said
 
 
-def decisions(verdicts: list[Verdict], whole: dict, small: dict) -> dict[str, tuple[str, str]]:
-    """What is to decide, by its key, and what the numbers say of it.
-
-    whole, small: rows of the whole prompt in one step and of a small budget.
-    """
+def decisions(verdicts: list[Verdict], rows: list[dict]) -> dict[str, tuple[str, str]]:
+    """What is to decide, by its key, and what the numbers say of it. rows: of the chunk budgets."""
     choices = {
         one.service.key: (f"{one.service.name}, by {one.service.metric_label}", numbers_say(one))
         for one in verdicts
     }
     chunks = "chunk budget of a service that streams (max_num_batched_tokens)"
-    return choices | {"chunk_budget": (chunks, longest_gaps(whole, small))}
+    gaps = ", ".join(
+        f"{row['itl_ms_p99']:.0f} ms with {row['max_num_batched_tokens']:,}" for row in rows
+    )
+    said = f"p99 of the gaps in a stream, one run each: {gaps} tokens a step."
+    return choices | {"chunk_budget": (chunks, said)}
 
 
 def numbers_say(verdict: Verdict) -> str:

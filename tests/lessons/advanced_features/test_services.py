@@ -62,30 +62,6 @@ def test_a_feature_that_cannot_act_is_never_a_gain_or_a_loss(gain):
     assert found.of("small chunks") == found.of("nothing") == "same"
 
 
-@pytest.mark.parametrize("others, runs", [([0.0], 1), ([0.6, 0.0], 2), ([0.6, 0.5], 2)])
-def test_a_service_runs_with_an_empty_cache_and_once_more_where_it_was_slowed(
-    monkeypatch, others, runs
-):
-    done = []
-
-    @contextmanager
-    def retuned(engine, **changes):
-        done.append(changes)
-        yield
-
-    def run_workload(engine, workload, sampling, concurrency, progress):
-        done.append(sampling)
-        return SimpleNamespace(disturbance=Disturbance(others[len(done) // 3 - 1], 0.0))
-
-    monkeypatch.setattr(services, "retuned", retuned)
-    monkeypatch.setattr(services, "run_workload", run_workload)
-    llm = SimpleNamespace(reset_prefix_cache=lambda: done.append("emptied"))
-    setting = {"sampling": services.UNREAD, "max_num_batched_tokens": 512}
-    run = services.serve(SimpleNamespace(llm=llm), verdict().service, **setting)
-    assert done == ["emptied", {"max_num_batched_tokens": 512}, services.UNREAD] * runs
-    assert run.disturbance.others_share == min(others)
-
-
 def test_random_weights_accept_their_drafts_at_a_chosen_rate(monkeypatch):
     monkeypatch.setattr(services.speculation, "drafts", lambda pair, k: {"k": k})
     pair, synthetic = SimpleNamespace(model="tiny"), SimpleNamespace(model="random")

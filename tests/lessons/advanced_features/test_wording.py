@@ -97,13 +97,15 @@ def test_a_gain_without_a_mechanism_is_a_disturbed_machine():
 
 
 def test_there_is_a_decision_for_each_service_and_for_the_chunk_budget():
-    whole = {"itl_ms_max": 500.0, "max_num_batched_tokens": 4352}
-    small = {"itl_ms_max": 120.0, "max_num_batched_tokens": 512}
-    found = wording.decisions([verdict("chat", prefix_caching=within(4.5, 5.25))], whole, small)
+    rows = [
+        {"itl_ms_p99": gap_ms, "max_num_batched_tokens": budget}
+        for budget, gap_ms in ((4352, 500.0), (512, 120.0))
+    ]
+    found = wording.decisions([verdict("chat", prefix_caching=within(4.5, 5.25))], rows)
     choice, says = found["chat"]
     assert choice == "chat, by ms" and says.startswith("prefix caching: 4.50 to 5.25 times as good")
     choice, says = found["chunk_budget"]
-    assert "500 ms with whole prompts and 120 ms with chunks of at most 512 tokens" in says
+    assert "500 ms with 4,352, 120 ms with 512 tokens a step" in says
 
 
 def drafts(count, accepted=0):

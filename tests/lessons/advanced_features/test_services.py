@@ -1,6 +1,5 @@
 """Four services, and what each is judged by."""
 
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +8,6 @@ from transformers import AutoTokenizer
 from helpers import tiny_model
 from helpers.lessons.advanced_features import services
 from helpers.verdicts.gain import Gain
-from helpers.verdicts.machine import Disturbance
 
 SIZES = {
     "requests": 3,

@@ -200,7 +200,8 @@ def test_predictions_and_choices_of_a_headless_run_say_where_they_are_from(store
         record["variant"]: record["measured"] for record in store.records(experiment="decision")
     }
     assert list(decisions) == ["chat", "batch", "assistant", "mixed", "chunk_budget"]
-    assert "prefix caching: " in decisions["chat"] and "p99 of the gaps" in decisions["chunk_budget"]
+    assert "prefix caching: " in decisions["chat"]
+    assert "p99 of the gaps" in decisions["chunk_budget"]
     assert "prefix caching" not in decisions["batch"] or "cannot act" in decisions["batch"]
     assert store.get("answer", "decision_chat")["text"] == "The prefix cache."
 

@@ -410,7 +410,7 @@ def do_they_decide(
         return f"{said}So the all-reduces decide."
     said += "So by themselves the all-reduces do not decide whether TP 2 is faster."
     hits = [way for way, x in speedups.items() if gain.low <= x <= gain.high]
-    if small and hits and OWN not in hits:
+    if small and gain.decided and hits and OWN not in hits:
         said += f" The forecast with {hits[0]} was right for the wrong reason."
     return said
 

@@ -83,7 +83,7 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         metric_label="E2E, mean (ms)",
         better="lower",
         concurrency=1,
-        repeats=3,
+        repeats=2,
         cannot_act={
             "prefix caching": "the questions share too little",
             "small chunks": "each prompt fits one chunk",

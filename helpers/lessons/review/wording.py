@@ -75,7 +75,9 @@ def chosen_for(turns: InTurn, best: int, goal_x: float) -> str:
 
     goal_x: the most that TPOT may be, over that of one request at a time.
     """
-    middle = ", by the middle of its range" if turns.meets(best, goal_x) is None else ""
+    price = _times(turns.slower(best))
+    open_ = turns.meets(best, goal_x) is None
+    middle = f", by the middle of its range ({price}: not certain)" if open_ else ""
     most = "; the most that was tried" if best == turns.most else ""
     return f"TPOT at most {goal_x:g} times that of one at a time{middle}{most}"
 

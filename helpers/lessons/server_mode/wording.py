@@ -313,8 +313,10 @@ def why_server_differs(gain: Gain, alone: Measurement, served: LoadRun, steps: S
     the server's in one more run of the same size.
     """
     said = f"The server against the notebook, three runs each: {gain.sentence()}."
-    if gain.verdict in ("same", "open"):
+    if gain.verdict == "same":
         return f"{said} What HTTP costs the throughput is within this range."
+    if gain.verdict == "open":
+        return f"{said} They did not take turns, so this run cannot tell what HTTP costs."
     there, here = served.metrics, alone.metrics
     times = [
         f"{what} {number(there[name])} ms against {number(here[name])}"

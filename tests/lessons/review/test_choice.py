@@ -69,7 +69,7 @@ def test_the_largest_is_chosen_unless_another_is_faster_beyond_what_runs_vary(be
     goal = "TPOT at most 3 times that of one at a time"
     assert wording.chosen_for(alike, 48, 3.0) == f"{goal}; the most that was tried"
     assert wording.chosen_for(alike, 16, 3.0) == goal
-    assert ", by the middle of its range; the most" in wording.chosen_for(alike, 48, 2.51)
+    assert ": not certain); the most that was tried" in wording.chosen_for(alike, 48, 2.51)
     faster = in_turn({16: (900, 4.0), 48: (540, 5.0)})
     assert best_for(faster, 3.0) == 16
     assert "max_num_seqs=16 is best" in wording.chosen(faster, 16, 3.0)

@@ -44,10 +44,7 @@ def setup(record: dict) -> tuple:
 
 
 def belongs(record: dict) -> bool:
-    """Whether a choice is made from such a record: the measured baseline, the sweep of sequences.
-
-    Not from the smaller KV caches of notebook 1, which are tried after the choice.
-    """
+    """Whether a choice is made from such a record: the baseline or the sweep of sequences."""
     experiment, variant = record["experiment"], record["variant"]
     return experiment in SOURCES and (experiment != "baseline" or variant == "one_at_a_time")
 

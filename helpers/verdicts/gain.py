@@ -19,9 +19,9 @@ T_95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
 LEAST_VALUES = 3
 # A difference smaller than this is nothing that a student should choose by.
 MARGIN = 0.03
-# A range whose ends are further apart than this is no "no difference", and than this is nothing to
-# choose by.
+# A range whose ends are further apart than this does not say "no difference".
 UNCLEAR = 1.25
+# One whose ends are further apart than this is nothing to choose by.
 WIDE = 1.5
 
 

@@ -78,7 +78,7 @@ def test_the_share_of_arrivals_is_of_the_most_that_was_served():
 
 def test_what_no_gpu_has_measured_yet_was_predicted():
     """The predictions of a list were written before it is measured: every load of it has one."""
-    for name in ("load1", "load2"):
+    for name in ("load1", "load2", "load4"):
         listing = record_load.read_loads(FOLDER / "configs" / f"{name}.json")
         file = FOLDER / "records" / f"{name}_{listing['gpu']}.predictions.json"
         written = json.loads(file.read_text())["predictions"]

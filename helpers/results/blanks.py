@@ -62,7 +62,7 @@ def _typed_baseline(facts: Facts) -> dict | None:
 
 def _measured_baseline(facts: Facts) -> Fill:
     """Output tokens/s of one request at a time: measured in turn with the choice, else before."""
-    in_turn = metric_of(facts.best, "baseline_tokens_per_s")
+    in_turn = _speed(facts.best, "baseline_tokens_per_s")
     if in_turn.kind != "missing":
         return in_turn
     record = facts.get("baseline", "one_at_a_time")
@@ -128,48 +128,53 @@ def _engine_arg(facts: Facts, name: str) -> float | None:
 
 def final_throughput(facts: Facts) -> Fill:
     """Output tokens/s of the best configuration."""
-    return metric_of(facts.best, SPEED)
+    return _speed(facts.best, SPEED)
+
+
+def _speed(record: dict | None, name: str) -> Fill:
+    """A digit more than elsewhere: the ratio of two such speeds is that of the measured ones."""
+    [speed] = numbers_of(record or {"metrics": {}}, name)
+    if speed is None or speed >= 1000:
+        return metric_of(record, name)
+    return from_record(record, f"{speed:.4g}")
 
 
 def improvement(facts: Facts) -> Fill:
-    """Final over measured baseline.
+    """Final over measured baseline, with its range.
 
     Where "Initial throughput" shows a typed number, that is another baseline: the line says so.
     """
-    value = _improvement(facts)
-    if value is None:
-        return MISSING
-    fill = from_record(facts.best, number(value))
-    if _typed_baseline(facts) is None:
-        return fill
+    said = _improvement(facts)
+    said += ", the ratio of runs in turn" * (" to " in said)
+    if not said or _typed_baseline(facts) is None:
+        return from_record(facts.best, said)
     over = f"over the {_measured_baseline(facts).value} tokens/sec measured this week: "
-    return replace(fill, value=over + fill.value)
+    return from_record(facts.best, over + said)
 
 
-def _improvement(facts: Facts) -> float | None:
+def _improvement(facts: Facts) -> str:
     """As the runs in turn gave it, with its range; else from the two numbers that are shown."""
-    in_turn, gain = numbers_of(
-        facts.best or {"metrics": {}}, "baseline_tokens_per_s", "improvement_x"
-    )
+    record = facts.best or {"metrics": {}}
+    in_turn, gain = numbers_of(record, "baseline_tokens_per_s", "improvement_x")
     if in_turn and gain:
-        return gain
+        return with_range(record["metrics"], "improvement_x", alone="")
     first, last = _measured_baseline(facts).value, final_throughput(facts).value
     if not first or not last:
-        return None
+        return ""
     numbers = [float(str(text).replace(",", "")) for text in (first, last)]
-    return numbers[1] / numbers[0] if numbers[0] else None
+    return f"{number(numbers[1] / numbers[0])}x" if numbers[0] else ""
 
 
 # ---------------------------------------------------------------- six numbers, two surprises
 
 
 def tuning(facts: Facts) -> Fill:
-    """The improvement, and the range that was measured in turn."""
-    value, record = _improvement(facts), facts.best
-    if value is None:
-        return MISSING
-    metrics = {**record["metrics"], "improvement_x": value}
-    return from_record(record, with_range(metrics, "improvement_x"))
+    """The improvement, and what it was measured with."""
+    said, record = _improvement(facts), facts.best
+    value = _engine_arg(facts, "max_num_seqs")
+    if said and value is not None:
+        said += f" with max_num_seqs={value:g}"
+    return from_record(record, said and said + _sizes(record))
 
 
 def two_ranks(facts: Facts) -> Fill:
@@ -178,38 +183,66 @@ def two_ranks(facts: Facts) -> Fill:
     gain = Gain.read(all_numbers(record), "speedup_x") if record else None
     if gain is None:
         return MISSING
-    said = {"better": ", faster", "worse": ", slower"}.get(gain.verdict, "")
-    text = with_range(record["metrics"], "speedup_x") + said
-    return from_record(record, text + if_disturbed(record))
+    said = with_range(record["metrics"], "speedup_x")
+    said += {"better": ", faster", "worse": ", slower"}.get(gain.verdict, "")
+    said += f", {gain.values:g} runs of each" * (gain.span is not None)
+    return from_record(record, said + if_disturbed(record))
 
 
 def papers_mechanisms(facts: Facts) -> Fill:
-    """Notebook 3's two gains of this engine over older ways to serve."""
+    """Notebook 3's two gains of this engine over older ways to serve, and what they were."""
     ways = {"reserving": ("paged", "reserved"), "continuous_batching": ("continuous", "waves")}
-    found = {f"{new} over {old}": facts.get(name, new) for name, (new, old) in ways.items()}
-    said = [
-        f"{what} {text}{if_disturbed(record)}"
-        for what, record in found.items()
-        if record and (text := with_range(record["metrics"], "speedup_x"))
-    ]
-    return from_record(next(filter(None, found.values()), None), "; ".join(said))
+    said, found = [], None
+    for name, (new, old) in ways.items():
+        record = facts.get(name, new)
+        if record and (gain := with_range(record["metrics"], "speedup_x")):
+            what = f"{new} over {old}{_places(facts.get(name, old))}"
+            said.append(f"{what} {gain}{_sizes(record)}{if_disturbed(record)}")
+            found = record
+    return from_record(found, "; ".join(said))
+
+
+def _places(record: dict | None) -> str:
+    """How many requests an older way served at once, and the tokens that it kept for each."""
+    names = ("max_num_seqs", "num_gpu_blocks_override", "block_size")
+    arguments = {"metrics": (record or {}).get("engine_args") or {}}
+    places, blocks, size = numbers_of(arguments, *names)
+    if not places:
+        return ""
+    # One block is vLLM's own.
+    each = f" of {(blocks - 1) * size / places:.0f} tokens" if blocks and size else ""
+    return f" ({places:g} places{each})"
+
+
+def _sizes(record: dict) -> str:
+    """What the requests of a record were like; "" where it does not say."""
+    about = {"metrics": (record.get("workload") or {}) | record["metrics"]}
+    names = ("requests", "input_tokens", "output_tokens", "max_output_tokens")
+    requests, read, made, most = numbers_of(about, *names)
+    made = most if made is None else made
+    if not requests or None in (read, made):
+        return ""
+    return f", on average {read / requests:.0f} tokens in and {made / requests:.0f} out"
 
 
 def load_of_one_copy(facts: Facts) -> Fill:
-    """Up to how many requests a second notebook 5's goal held, and what the goal was."""
+    """Up to how many requests a second notebook 5's goal held, and what of it may be chance."""
     record = facts.get("sizing", "copies")
     goals = (record or {}).get("goals_ms")
     if not record or not isinstance(goals, dict):
         return MISSING
-    rate, share, missed, safer = numbers_of(
-        record, "arrivals_per_s", "good_share", "missed_per_s", "safer_per_s"
-    )
+    names = ("arrivals_per_s", "good_share", "missed_per_s", "by_chance", "safer_per_s")
+    rate, share, missed, by_chance, safer = numbers_of(record, *names)
     if rate is None or share is None:
         return from_record(record, "no rate that was tried")
     goal = " and ".join(f"{name.upper()} {number(ms)} ms" for name, ms in goals.items())
+    goal += ", which may be chance" * bool(by_chance)
     text = f"up to {number(rate)} requests/s ({100 * share:.0f} % of them within {goal}; one run)"
-    text += f"; {number(missed)} were too many" if missed else ""
-    return from_record(record, text + (f"; {number(safer)} is the safer rate" if safer else ""))
+    beyond = [f"was missed at {number(missed)}"] * bool(missed)
+    if by_chance:
+        beyond.insert(0, f"held at {number(safer) if safer else 'no rate tried'}")
+    text += f"; beyond chance it {' and '.join(beyond)}" if beyond else ""
+    return from_record(record, text)
 
 
 def conversation(facts: Facts) -> Fill:
@@ -224,7 +257,7 @@ def conversation(facts: Facts) -> Fill:
     [turns] = numbers_of(record, "turns")
     if not middle or not last or turns is None:
         return MISSING
-    text = f"{middle} at turn {(int(turns) + 1) // 2}, {last} at turn {int(turns)}"
+    text = f"{middle} at turn {(int(turns) + 1) // 2}, {last} at turn {int(turns)}{_sizes(record)}"
     text += f"; at turn 1, where nothing is found, {first}" if first else ""
     return from_record(record, text + if_disturbed(record))
 
@@ -241,7 +274,10 @@ def speculation(facts: Facts) -> Fill:
     text = f"tokens after the first {with_range(first['metrics'], 'tpot_gain_x')}"
     if whole := with_range(first["metrics"], "e2e_gain_x"):
         text += f", whole answers {whole}"
-    return from_record(first, f"{text}; {in_markdown(first['variant'].rpartition('=')[2])} drafted")
+    text += f"; {in_markdown(first['variant'].rpartition('=')[2])} drafted"
+    [accepted] = numbers_of(first, "acceptance_rate")
+    text += f", {100 * accepted:.0f} % of them accepted" if accepted is not None else ""
+    return from_record(first, text + if_disturbed(first))
 
 
 def where_measured(facts: Facts) -> Fill:

@@ -34,8 +34,8 @@ TEMPLATES = REPO / "templates"
 DOCUMENTS = ("my_learnings", "my_learnings_appendix", "distributed_planning")
 PREVIOUS = ".previous"
 KINDS = ("measured", "calculated", "typed", "missing")
-# A blank, and the words of the template that say what can stand there.
-BLANK_AND_CHOICE = re.compile(rf"{BLANK}(?: \([\w/]+\))?")
+# A blank with the unit of a factor, and the words of the template that say what can stand there.
+BLANK_AND_CHOICE = re.compile(rf"{BLANK}x?(?: \([\w/]+\))?")
 LIST_SIGN = re.compile(r"^(- \[.\] |- |\d+\. )")
 
 

@@ -140,12 +140,16 @@ def predictions_table(facts: Facts) -> Fill:
 def _why(record: dict) -> str | None:
     """What a prediction left out; None for one that was near, or within the measured range."""
     predicted, measured = numbers_of(record, "predicted", "measured")
-    low, high = numbers_of(record, "measured_low", "measured_high")
-    near = abs(measured - predicted) <= CLOSE * abs(predicted)
-    if near or (None not in (low, high) and low <= predicted <= high):
+    if abs(measured - predicted) <= CLOSE * abs(predicted) or _in_range(record):
         return None
     why = record.get("why", record.get("residual"))
     return f"- *{question_of(record)}* {in_markdown(one_line(why))}" if why else None
+
+
+def _in_range(record: dict) -> bool:
+    """Whether a prediction lies in the range that was measured; False without a range."""
+    low, predicted, high = numbers_of(record, "measured_low", "predicted", "measured_high")
+    return None not in (low, high) and low <= predicted <= high
 
 
 def _table(columns: tuple[str, ...], rows: list[Part], kind: str, what: str) -> Fill:
@@ -165,6 +169,11 @@ def _prediction(record: dict) -> str | None:
     times = "" if ratio is None else number(ratio)
     if ratio is not None and 0.01 <= abs(ratio) < 100:
         times = f"{ratio:.2f}"
+    came = f"{number(measured)}{unit_of(record)}"
+    if unit_of(record) == "x":
+        came = with_range(record["metrics"], "measured", alone="")
+    if _in_range(record) or came.startswith("undecided"):
+        times = "inside" if _in_range(record) else "outside"  # of the range: no middle to judge by
     kind = record.get("how") or "measured"
     if kind == "calculated" and not by_person(record):
         return None
@@ -172,7 +181,7 @@ def _prediction(record: dict) -> str | None:
     return table_row(
         question_of(record),
         f"{number(predicted)}{unit_of(record)}",
-        f"{number(measured)}{unit_of(record)}{how}",
+        came + how,
         times,
         _predicted_by(record),
     )

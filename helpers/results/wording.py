@@ -80,15 +80,19 @@ def all_numbers(record: dict) -> dict[str, float]:
 
 def metric(name: str, value: float) -> str:
     """A metric with its unit, read from its name: ttft_ms_p50 -> 'TTFT p50 12.1 ms'."""
-    statistic = re.search(r"_(p\d+|mean|max|min)$", name)
-    words, unit = _split_unit(name[: statistic.start()] if statistic else name)
+    words, unit = _words_and_unit(name)
     if unit == "GiB" and 0 < abs(value) < 0.1:
         value, unit = value * 1024, "MiB"
+    return f"{words} {number(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
+
+
+def _words_and_unit(name: str) -> tuple[str, str]:
+    statistic = re.search(r"_(p\d+|mean|max|min)$", name)
+    words, unit = _split_unit(name[: statistic.start()] if statistic else name)
     words = re.sub(r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), words)
     words = words.replace(" 1 streams", " 1 stream")
     words = NAMES.get(words, words)
-    words += f" {statistic[1]}" if statistic else ""
-    return f"{words} {number(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
+    return words + (f" {statistic[1]}" if statistic else ""), unit
 
 
 def _split_unit(name: str) -> tuple[str, str]:
@@ -111,24 +115,20 @@ def chief_metrics(record: dict) -> list[str]:
     known |= {name + end for name in metrics for end in ("_low", "_high", "_values")}
     others = [n for n in metrics if n not in known and not re.search(r"_(p\d+|mean)$", n)]
     names = [name for name in [*first_of_group, *others] if name] or list(metrics)
-    return [metric(name, metrics[name]) + _range(metrics, name) for name in names[:CHIEF_METRICS]]
+    return [_with_its_range(metrics, name) for name in names[:CHIEF_METRICS]]
 
 
-def _range(metrics: dict[str, float], name: str) -> str:
-    """The range that was measured, where a record has one: " (1.8 to 2.1)".
-
-    One that leaves open which of the two is larger says so, as verdicts do.
-    """
+def _with_its_range(metrics: dict[str, float], name: str) -> str:
     low, high = _ends(metrics, name)
     if low is None or high is None:
-        return ""
-    gain = Gain(finite(metrics.get(name)) or 0.0, low, high, LEAST_VALUES)
-    undecided = ""
-    if name.endswith("_x") and gain.undecided:
-        least = "" if low <= 1 <= high else f": the difference may be under {MARGIN:.0%}"
-        undecided = f", undecided{least}"
-    first, last = (_as_precise(end, low, high) for end in (low, high))
-    return f" ({first} to {last}{undecided})"
+        return metric(name, metrics[name])
+    if name.endswith("_x"):
+        return f"{_words_and_unit(name)[0]} {with_range(metrics, name)}"
+    return f"{metric(name, metrics[name])} ({_span(low, high)})"
+
+
+def _span(low: float, high: float) -> str:
+    return " to ".join(_as_precise(end, low, high) for end in (low, high))
 
 
 def count(number: int, thing: str) -> str:
@@ -208,22 +208,29 @@ def if_disturbed(record: dict) -> str:
 def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") -> str:
     """A factor with its range: "7.87x (7.6 to 8.14)"; "" without the factor.
 
-    alone: what is said of one that has no range.
+    alone: what is said of one that has no range. A range that leaves open which of the two is
+    larger says so first, as verdicts do, and has no middle: "undecided: 0.76 to 4x".
     """
     value, (low, high) = finite(metrics.get(name)), _ends(metrics, name)
     if value is None:
         return ""
-    return f"{_as_precise(value, low, high)}x{_range(metrics, name) or alone}"
+    if low is None or high is None:
+        return f"{number(value)}x{alone}"
+    gain = Gain(value, low, high, LEAST_VALUES)
+    if gain.verdict in ("same", "open"):
+        least = "" if low <= 1 <= high else f" (the difference may be under {100 * MARGIN:.0f} %)"
+        said = "undecided" if gain.undecided else "no difference seen"
+        return f"{said}: {_span(low, high)}x{least}"
+    return f"{_as_precise(value, low, high)}x ({_span(low, high)})"
 
 
 def _ends(metrics: dict[str, float], name: str) -> list[float | None]:
     return [finite(metrics.get(name + end)) for end in ("_low", "_high")]
 
 
-def _as_precise(value: float, low: float | None, high: float | None) -> str:
+def _as_precise(value: float, low: float, high: float) -> str:
     """A number; with two digits where its range is so wide that a third one says nothing."""
-    wide = None not in (low, high) and high > 4 * low
-    return number(float(f"{value:.2g}") if wide else value)
+    return number(float(f"{value:.2g}") if high > 4 * low else value)
 
 
 def by_person(record: dict) -> bool:

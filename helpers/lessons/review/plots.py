@@ -61,13 +61,13 @@ def throughput_latency(
         {"max_num_seqs": value, SPEED: turns.mean(value, SPEED), TPOT: turns.mean(value, TPOT)}
         for value in turns.runs
     ]
-    names = [_called(value, chosen) for value in turns.runs]
+    names = [str(value) for value in turns.runs]
     colors = [RED if value in chosen.values() else BLUE for value in turns.runs]
     _points(here, rows, names, c=colors)
     _whiskers(here, turns, rows)
     here.set_title("this machine (at each point: max_num_seqs)", fontsize=9)
-    for goal_x in chosen:
-        _limit(here, goal_x * turns.mean(ONE, TPOT), f"goal: {goal_x:g} x")
+    for goal_x, value in chosen.items():
+        _limit(here, goal_x * turns.mean(ONE, TPOT), f"goal {goal_x:g} x: {value}")
     if typed_tokens_per_s:
         here.axhline(typed_tokens_per_s, **hollow_line())
         place = (0, typed_tokens_per_s)
@@ -93,17 +93,12 @@ def _whiskers(ax, turns: InTurn, rows: list[dict]) -> None:
     ax.set(xlim=(0, max(ax.get_xlim()[1], 1.05 * most[TPOT])), ylim=(0, 1.12 * most[SPEED]))
 
 
-def _called(max_num_seqs: int, chosen: dict[float, int]) -> str:
-    goals = [f"{goal_x:g} x" for goal_x, value in chosen.items() if value == max_num_seqs]
-    return f"{max_num_seqs} (for {' and '.join(goals)})" if goals else str(max_num_seqs)
-
-
 def _limit(ax, ms: float, said: str) -> None:
-    """A line at so many ms, named at the bottom right of it, where no point would be."""
+    """A line at so many ms, named at the top right of it."""
     if ms < ax.get_xlim()[1]:
         ax.axvline(ms, color=GREY, linewidth=1)
-        at = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "bottom", "color": GREY}
-        note(ax, said, (ms, 0.03), (3, 0), fontsize=8, **at)
+        at = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "top", "color": GREY}
+        note(ax, said, (ms, 0.98), (3, 0), fontsize=8, **at)
 
 
 def _points(ax, rows: list[dict], names: list[str], **look) -> None:
@@ -114,7 +109,8 @@ def _points(ax, rows: list[dict], names: list[str], **look) -> None:
     for name, x, y in zip(names, xs, ys, strict=True):
         away = [((x - x2) / max(xs), (y - y2) / max(ys)) for x2, y2 in zip(xs, ys, strict=True)]
         right, up = min(filter(any, away), key=lambda d: d[0] ** 2 + d[1] ** 2, default=(1, -1))
-        offset = (7 if right >= 0 else -7, 4 if up > 0 else -9)
+        above = up > 0 or y < 0.1 * max(ys)  # not into the axis
+        offset = (7 if right >= 0 else -7, 4 if above else -9)
         note(ax, name, (x, y), offset, ha="left" if right >= 0 else "right", fontsize=8)
     ax.set(xlabel="TPOT p50 (ms per output token)", ylabel="output tokens/s, all requests")
     ax.set_ylim(0, 1.12 * max(ys))

@@ -75,45 +75,41 @@ def chosen_for(turns: InTurn, best: int, goal_x: float) -> str:
 
     goal_x: the most that TPOT may be, over that of one request at a time.
     """
-    price = _times(turns.slower(best))
-    open_ = turns.meets(best, goal_x) is None
-    middle = f", by the middle of its range ({price}: not certain)" if open_ else ""
-    most = "; the most that was tried" if best == turns.most else ""
-    return f"TPOT at most {goal_x:g} times that of one at a time{middle}{most}"
+    said = f"TPOT at most {goal_x:g} times that of one at a time"
+    said += f"; measured: {_price(turns, best, goal_x)}" if best != ONE else ""
+    return said + "; the most that was tried" * (best == turns.most)
 
 
-def chosen(turns: InTurn, best: int, goal_x: float) -> str:
-    """Which max_num_seqs is best for a goal, what it gains and costs, and what stays open.
+def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
+    """Why this max_num_seqs: its gain, what keeps each larger one from it, and vLLM's default.
 
-    goal_x: the most that TPOT may be, over that of one request at a time.
+    The default runs as many of these requests as the largest value tried.
     """
-    said = f"with a TPOT of at most {goal_x:g} times that of one at a time, max_num_seqs={best}"
-    if best == ONE:
-        said += " is best."
-    else:
-        middle = " by the middle of its range" if turns.meets(best, goal_x) is None else ""
-        said += (
-            f" is best{middle}: {_times(turns.faster(best))} the output tokens/s of one at a time, "
-            f"and a TPOT {_times(turns.slower(best))} as long."
-        )
+    tried = ", ".join(str(value) for value in turns.runs)
+    said = f"of {tried}. {chosen_for(turns, best, goal_x)}."
+    if best != ONE:
+        said += f" Output tokens/s: {_times(turns.faster(best))} those of one at a time."
     for value in turns.runs:
-        if value > best and turns.meets(value, goal_x) is None:
-            said += (
-                f" Whether {value} meets this goal, these runs cannot tell "
-                f"({_times(turns.slower(value))}); it has "
-                f"{_times(turns.faster(value, than=best))} the tokens/s of {best}."
-            )
-    return said
+        if value > best:
+            misses = " misses it" * (turns.meets(value, goal_x) is False)
+            speed = turns.faster(value, than=best).sentence(f"times those of {best}")
+            said += f" {value}{misses}: TPOT {_price(turns, value, goal_x)}; tokens/s {speed}."
+    default = f" vLLM's default ({vllm_default}) runs all {turns.most} at once here"
+    return f"{said}{default}{', as your setting does' * (best == turns.most)}."
 
 
-def default_here(turns: InTurn, best: int, vllm_default: int) -> str:
-    """What vLLM's default does with these requests: it runs as many as the largest value tried."""
-    default = f"vLLM's default ({vllm_default}) runs all {turns.most} at once here"
-    if best == turns.most:
-        return f"{default}, as your setting does."
-    faster = turns.faster(turns.most, than=best).sentence("times the output tokens/s of yours")
-    slower = _times(turns.slower(turns.most))
-    return f"{default}: {faster}, and a TPOT {slower} as long as one at a time."
+def by_goal(turns: InTurn, chosen: dict[float, int]) -> list[str]:
+    """Which value each goal leads to, and what stays undecided. chosen: goal -> value."""
+    said, undecided = [], []
+    for goal_x, best in chosen.items():
+        gain = f", {turns.faster(best).sentence('times its tokens/s')}" * (best != ONE)
+        one = f"A TPOT of at most {goal_x:g} times that of one at a time"
+        said.append(f"{one}: max_num_seqs={best}{gain}.")
+        open_ = [str(value) for value in turns.runs if turns.meets(value, goal_x) is None]
+        undecided += [f"{', '.join(open_)} for {goal_x:g} times"] * bool(open_)
+    if not undecided:
+        return [*said, "No range holds a goal: all of this is decided."]
+    return [*said, f"Undecided, because the goal lies inside the range: {'; '.join(undecided)}."]
 
 
 def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:
@@ -121,7 +117,7 @@ def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int
 
     chosen: goal -> the value that is best for it.
     """
-    answers = {True: "yes", False: "no", None: "cannot tell"}
+    answers = {True: "yes", False: "no", None: "undecided"}
     rows = []
     for value in turns.runs:
         row: dict[str, str | int] = {
@@ -144,19 +140,39 @@ def time_of_answers(turns: InTurn, best: int) -> list[dict[str, int | str]]:
     rows = []
     for value in dict.fromkeys((ONE, best)):
         run = turns.middle(value)
-        answers = run.metrics["requests"]
-        all_ms = 1000 * run.metrics["duration_s"] * value / answers
-        steps = run.metrics["output_tokens"] // answers - 1
+        all_ms = _all_ms(run, value)
+        steps = run.metrics["output_tokens"] // run.metrics["requests"] - 1
         step_ms = run.metrics["itl_ms_p50"]
         rows.append(
             {
                 "answers at once": value,
-                "take (ms)": round(all_ms),
+                "take (ms)": all_ms,
                 "usual decode steps (ms)": f"{steps} x {step_ms:.2f} = {steps * step_ms:.0f}",
                 "the rest (ms)": round(all_ms - steps * step_ms),
             }
         )
     return rows
+
+
+def formula_missed(turns: InTurn, best: int, longer: float) -> str:
+    """Why best / longer is not the gain, from the table of `time_of_answers`; "" for no gain.
+
+    longer: how many times as long a TPOT was, in the runs that the formula was made from.
+    """
+    if best == ONE:
+        return ""
+    (one_ms, one_step), (all_ms, all_step) = (
+        (_all_ms(turns.middle(value), value), turns.middle(value).metrics["itl_ms_p50"])
+        for value in (ONE, best)
+    )
+    ratio = round(all_step, 2) / round(one_step, 2)
+    return (
+        f"The formula has section 3's TPOT, {longer:.2f} times as long. A usual step of section 4 "
+        f"took {all_step:.2f} / {one_step:.2f} = {ratio:.2f} times as long: that makes "
+        f"{best} / {ratio:.2f} = {best / ratio:.1f}. And the formula knows decode steps only. With "
+        f"prompts and slow steps one answer took {one_ms} ms, and {best} together {all_ms} ms: "
+        f"{best} x {one_ms} / {all_ms} = {best * one_ms / all_ms:.1f}."
+    )
 
 
 def engine_life(closed: CloseReport, phases: list[dict], kv_cache_gib: float) -> str:
@@ -179,17 +195,31 @@ def reasons(why: str, rows: list[dict], memory: str) -> dict[str, str]:
 
     why: of `chosen`. memory: the argument that sets the memory.
     """
-    tried = ", ".join(str(row["max_num_seqs"]) for row in rows)
     return {
-        "max_num_seqs": f"of {tried}: {why}",
+        "max_num_seqs": why,
         memory: f"default, not varied: {rows[0]['kv_cache_tokens']:,} tokens of KV cache; what "
         "too few do is in section 6 of notebook 2",
     }
 
 
+def _price(turns: InTurn, value: int, goal_x: float) -> str:
+    """The range of its TPOT over that of one at a time, and whether it leaves the goal open."""
+    said = _times(turns.slower(value))
+    if turns.meets(value, goal_x) is not None:
+        return said
+    middle = "met" if turns.slower(value).estimate <= goal_x else "missed"
+    return f"{said}, undecided, {middle} by the middle of the range"
+
+
+def _all_ms(run: Measurement, at_once: int) -> int:
+    """How long as many answers as run at once took, in ms."""
+    return round(1000 * run.metrics["duration_s"] * at_once / run.metrics["requests"])
+
+
 def _times(gain: Gain) -> str:
     """The measured range alone: no verdict. One at a time is 1 by definition."""
-    return f"{gain.low:.2f} to {gain.high:.2f} times" if gain.low < gain.high else "1"
+    alone = gain.low == gain.high == 1
+    return "1" if alone else f"{gain.low:.2f} to {gain.high:.2f} times"
 
 
 def _throughput(row: dict) -> float:

@@ -3,6 +3,7 @@
 The engine is replaced here; notebook 1's test runs the real one.
 """
 
+import re
 from dataclasses import dataclass, field
 
 import nbformat
@@ -62,19 +63,24 @@ def best_for():
 def test_the_largest_is_chosen_unless_another_is_faster_beyond_what_runs_vary(best_for):
     alike = in_turn({16: (545, 4.0), 48: (540, 5.0)})
     assert best_for(alike, 3.0) == 48
-    said = wording.chosen(alike, 48, 3.0)
-    assert "max_num_seqs=48 is best" in said and "times the output tokens/s" in said
+    said = wording.chosen(alike, 48, 3.0, 256)
+    assert (
+        said.startswith("of 1, 16, 48. TPOT at most 3 times") and "Output tokens/s: 4.95 to" in said
+    )
     default = "vLLM's default (256) runs all 48 at once here"
-    assert wording.default_here(alike, 48, 256) == f"{default}, as your setting does."
-    goal = "TPOT at most 3 times that of one at a time"
-    assert wording.chosen_for(alike, 48, 3.0) == f"{goal}; the most that was tried"
-    assert wording.chosen_for(alike, 16, 3.0) == goal
-    assert ": not certain); the most that was tried" in wording.chosen_for(alike, 48, 2.51)
-    faster = in_turn({16: (900, 4.0), 48: (540, 5.0)})
+    assert said.endswith(f"{default}, as your setting does.")
+    goal = "TPOT at most 3 times that of one at a time; measured: 2."
+    said = wording.chosen_for(alike, 48, 3.0)
+    assert said.startswith(goal) and said.endswith("times; the most that was tried")
+    assert wording.chosen_for(faster := in_turn({16: (900, 4.0), 48: (540, 5.0)}), 16, 3.0) == (
+        "TPOT at most 3 times that of one at a time; measured: 2.00 to 2.00 times"
+    )
+    met = "undecided, met by the middle of the range; the most that was tried"
+    assert wording.chosen_for(alike, 48, 2.51).endswith(met)
     assert best_for(faster, 3.0) == 16
-    assert "max_num_seqs=16 is best" in wording.chosen(faster, 16, 3.0)
-    said = wording.default_here(faster, 16, 256)
-    assert said.startswith(f"{default}: 0.5") and "times the output tokens/s of yours" in said
+    said = wording.chosen(faster, 16, 3.0, 256)
+    assert " 48: TPOT 2." in said and "tokens/s 0.5" in said and "times those of 16." in said
+    assert said.endswith(f"{default}.")
 
 
 def test_the_range_worked_out_in_the_notebook_is_the_one_that_is_judged_by(capsys):
@@ -107,21 +113,27 @@ def test_memory_that_prefill_added_is_not_called_decodes():
 def test_a_tighter_goal_chooses_what_the_largest_misses(best_for):
     turns = in_turn({4: (330, 2.2), 16: (760, 3.3), 32: (860, 5.2)})
     assert [best_for(turns, goal) for goal in (3.0, 2.0, 1.5, 1.05)] == [32, 16, 4, 1]
-    assert "cannot tell" not in wording.chosen(turns, 4, 1.5)
+    said = wording.chosen(turns, 4, 1.5, 256)
+    assert "undecided" not in said and said.count("misses it: TPOT") == 2
     rows = wording.in_turn(turns, {3.0: 32, 1.5: 4})
     assert [row["at most 1.5 times?"] for row in rows] == ["yes", "yes, best", "no", "no"]
     assert [row["at most 3 times?"] for row in rows] == ["yes", "yes", "yes", "yes, best"]
     [*_, close] = wording.in_turn(turns, {2.61: 32})
-    assert close["at most 2.61 times?"] == "cannot tell, best"
+    assert close["at most 2.61 times?"] == "undecided, best"
 
 
 def test_a_goal_inside_a_range_is_not_decided_and_asks_for_more_rounds():
     turns = in_turn({4: (330, 2.2), 16: (760, 3.3), 32: (860, 5.2)})
     assert turns.meets(16, 2.0) and turns.meets(16, 1.5) is False
     assert turns.meets(32, 2.61) is None and turns.meets(1, 1.0)
-    said = wording.chosen(turns, 4, 2.61)
-    assert "Whether 32 meets this goal, these runs cannot tell (2." in said
-    assert "the tokens/s of 4" in said and "Whether 16" not in said
+    said = wording.chosen(turns, 4, 2.61, 256)
+    assert re.search(r" 32: TPOT 2.\d+ to 2.\d+ times, undecided, met by the middle", said)
+    assert "those of 4" in said and said.count("undecided") == 1
+    one, tight, open_ = wording.by_goal(turns, {2.61: 32, 1.5: 4})
+    assert "at most 2.61 times that of one at a time: max_num_seqs=32, 7." in one
+    assert "max_num_seqs=4, 3." in tight and open_.endswith("range: 32 for 2.61 times.")
+    assert wording.by_goal(turns, {1.05: 1})[0].endswith("max_num_seqs=1.")
+    assert "all of this is decided" in wording.by_goal(turns, {3.0: 32, 1.5: 4})[-1]
     assert turns.told() and choice.InTurn(turns.runs, goals=(3.0, 1.5)).told()
     assert not choice.InTurn(turns.runs, goals=(3.0, 2.61)).told()
 
@@ -173,6 +185,10 @@ def test_where_the_time_of_an_answer_goes_adds_up_to_the_gain():
     rows = [[*row.values()] for row in wording.time_of_answers(turns, 32)]
     assert rows == [[1, 100, "47 x 2.00 = 94", 6], [32, 400, "47 x 5.00 = 235", 165]]
     assert 32 * rows[0][1] / rows[1][1] == 8.0, "the gain of these runs"
+    said = wording.formula_missed(turns, 32, longer=2.0)
+    for part in ("2.00 times as long", "5.00 / 2.00 = 2.50", "32 / 2.50 = 12.8"):
+        assert part in said, part
+    assert said.endswith("32 x 100 / 400 = 8.0.") and wording.formula_missed(turns, 1, 1.0) == ""
 
 
 def test_a_disturbed_run_is_repeated_once_with_fresh_prompts(monkeypatch):

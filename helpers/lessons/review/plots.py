@@ -90,13 +90,16 @@ def _whiskers(ax, turns: InTurn, rows: list[dict]) -> None:
             reach[of] = [[max(0, row[of] - low)], [max(0, high - row[of])]]
             most[of] = max(most[of], high)
         ax.errorbar(row[TPOT], row[SPEED], xerr=reach[TPOT], yerr=reach[SPEED], **look)
-    ax.set(xlim=(0, max(ax.get_xlim()[1], 1.05 * most[TPOT])), ylim=(0, 1.12 * most[SPEED]))
+    # A whisker may leave the frame: the points are what is compared. Above them is room for names.
+    far, high = (max(row[of] for row in rows) for of in (TPOT, SPEED))
+    right, top = min(1.1 * most[TPOT], 2 * far), min(1.1 * most[SPEED], 2 * high)
+    ax.set(xlim=(0, max(1.3 * far, right)), ylim=(0, max(1.4 * high, top)))
 
 
 def _limit(ax, ms: float, said: str) -> None:
-    """A line at so many ms, named at the top right of it."""
+    """A line at so many ms, named at the top right of it, above the points."""
     if ms < ax.get_xlim()[1]:
-        ax.axvline(ms, color=GREY, linewidth=1)
+        ax.axvline(ms, color=GREY, linewidth=1, linestyle="--")
         at = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "top", "color": GREY}
         note(ax, said, (ms, 0.98), (3, 0), fontsize=8, **at)
 

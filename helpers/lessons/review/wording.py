@@ -42,12 +42,6 @@ def together(rows: list[dict], runs: list[Measurement]) -> list[str]:
     ]
 
 
-def once_each(rows: list[dict]) -> str:
-    """Rows of the sweep over max_num_seqs, the smallest value first, each measured once."""
-    said = ", ".join(f"{_throughput(row):,.0f} with {row['max_num_seqs']}" for row in rows)
-    return f"One run each, output tokens/s by max_num_seqs: {said}."
-
-
 def rounds_run(turns: InTurn) -> str:
     """How many rounds were run, and why a range may be too wide to choose by."""
     said = f"{len(turns.runs[ONE])} rounds of {len(turns.runs)} values."

@@ -211,11 +211,10 @@ def test_a_disturbed_run_is_repeated_once_with_fresh_prompts(monkeypatch):
     assert run.disturbance.reasons and len(shares) == 1, "once, then it is labelled"
 
 
-def test_the_reasons_say_what_was_not_varied_and_give_no_verdict_of_single_runs():
+def test_the_reasons_say_what_was_not_varied():
     rows = [{"max_num_seqs": 16, "kv_cache_tokens": 104_832, "output_tokens_per_s": 540}]
     why = wording.reasons("the fastest", rows, "kv_cache_memory_bytes")
     assert why["kv_cache_memory_bytes"].startswith("default, not varied: 104,832 tokens")
-    assert "times" not in wording.once_each(rows) and "most" not in wording.once_each(rows)
 
 
 def test_the_record_of_a_choice_is_one_that_a_run_can_have_given():

@@ -229,14 +229,12 @@ def reconcile(
         lines.append(_stated(guess.whose, guess.value, unit))
         whose = "Your prediction" if guess.source == "student" else "The prediction"
         about_it = reason if guess.source == "formula" else ""
-        said.append(_inside(guess.value, span, whose) or _distance(ratio, whose, noun, about_it))
+        said.append(_held_against(guess.value, measured, span, whose, noun, about_it))
     if guess.source != "formula" and guess.formula is not None and kind != "calculated":
         # The reason belongs to what the formula leaves out: it follows the formula's own distance.
-        of_formula = _ratio(measured, guess.formula)
         lines.append(_stated("the formula's prediction", guess.formula, unit))
         whose = "The formula's prediction"
-        distance = _distance(of_formula, whose, noun, reason)
-        said.append(_inside(guess.formula, span, whose) or distance)
+        said.append(_held_against(guess.formula, measured, span, whose, noun, reason))
     said.append(reason)
     sentence = " ".join(filter(None, said))
     metrics = {"predicted": guess.value, "measured": measured, "ratio": ratio}
@@ -270,11 +268,16 @@ def _with_range(measured: float, unit: str, span: tuple[float, float] | None) ->
     return f"{number(span[0])} to {number(span[1])} {unit} (middle: {number(measured)})"
 
 
-def _inside(value: float, span: tuple[float, float] | None, whose: str) -> str:
-    if span is None or not span[0] <= value <= span[1]:
-        return ""
-    wide = ", which is too wide to judge it" * (span[1] > 2 * span[0])
-    return f"{whose} lies in the range that was measured{wide}."
+def _held_against(value: float, measured: float, span, whose: str, noun: str, reason: str) -> str:
+    """Inside the range of the outcome, or how far from its nearer end; without one: from it."""
+    if span is None:
+        return _distance(_ratio(measured, value), whose, noun, reason)
+    low, high = span
+    if low <= value <= high:
+        wide = ", which is too wide to judge it" * (high > 2 * low)
+        return f"{whose} lies in the range that was measured{wide}."
+    end, name = (low, "low") if value < low else (high, "high")
+    return _distance(_ratio(end, value), whose, f"{name} end of what was measured", reason)
 
 
 def _distance(ratio: float | None, whose: str, noun: str, reason: str) -> str:

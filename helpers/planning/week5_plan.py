@@ -87,6 +87,7 @@ def metrics(choice: Choice, over: Choice) -> dict[str, float]:
     p = choice.prediction
     numbers = {"tp": choice.tp, "dp": choice.dp, "gpus": choice.gpus}
     numbers |= {"output_tokens_per_s": p.output_tokens_per_s, "tpot_ms": 1e3 * p.tpot_s}
+    numbers["ttft_ms"] = 1e3 * p.ttft_s
     numbers["tokens_per_s_per_gpu"] = p.output_tokens_per_s / choice.gpus
     numbers["tpot_ms_low"], numbers["tpot_ms_high"] = tpot_range_ms(choice)
     if choice is not over:

@@ -462,14 +462,14 @@ def reason(facts: Facts) -> Fill:
 
 
 def parallelism(facts: Facts) -> Fill:
-    """The course's line, and what the plan would serve with where that is more than TP."""
+    """The course's line with the layout of the plan; one without TP says what Week 5 measures."""
     fill = _strategy("chosen", "layout")(facts)
     if not fill.value:
         return fill
-    line = "- Parallelism type: Tensor Parallelism"
-    if fill.value == "TP 1" or "DP" in fill.value:
-        line += f" (what Week 5 measures; to serve with: {fill.value})"
-    return replace(fill, value=line)
+    line, layout = "- Parallelism type: Tensor Parallelism", fill.value
+    cut = layout.startswith("TP") and layout != "TP 1"
+    said = layout if cut else f"what Week 5 measures; to serve with: {layout}"
+    return replace(fill, value=f"{line} ({said})")
 
 
 def gpu_count(facts: Facts) -> Fill:

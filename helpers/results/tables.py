@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from helpers.display.as_typed import in_markdown
 from helpers.display.numbers import number
+from helpers.results import week5
 from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_record
 from helpers.results.merge import BLANK
 from helpers.results.wording import (
@@ -233,12 +234,12 @@ def configuration(facts: Facts) -> Fill:
 def week5_table(facts: Facts) -> Fill:
     """What the planner expects of each layout, how to measure it, and the blanks for Week 5."""
     records = facts.all("week5_plan")
-    rows = [Part(f"row.{r['variant']}", _to_fill_in(r)) for r in records]
+    chosen = (facts.get("strategy", "chosen") or {}).get("layout")
+    rows = [Part(f"row.{r['variant']}", _to_fill_in(r, chosen)) for r in records]
     goal = next((goal for r in records if (goal := finite(r["metrics"].get("goal_ms")))), None)
     kept = "within the goal" if goal is None else f"within {number(goal)} ms"
-    expected = ("GPUs", "tokens/s", "tokens/s per GPU", "TPOT ms", kept, "speed-up")
-    blanks = ("measured tokens/s", "measured TPOT ms")
-    fill = _table(("layout", *expected, *blanks), rows, "calculated", "row")
+    expected = ("GPUs", "tokens/s", "speed-up", "TPOT ms", kept, "TTFT ms")
+    fill = _table(("layout", *expected, *week5.CELLS), rows, "calculated", "row")
     how = _how_to_measure(records)
     return replace(fill, value=[*how, *fill.value]) if how else fill
 
@@ -246,7 +247,7 @@ def week5_table(facts: Facts) -> Fill:
 def _how_to_measure(records: list[dict]) -> list[Part]:
     """How to start the servers, the load that all of them get, and what the numbers are."""
     first = next((r for r in records if isinstance(r.get("command"), str)), {})
-    start, load = first.get("command"), first.get("load")
+    start, load, refused = (first.get(name) for name in ("command", "load", "refused"))
     if not start or not isinstance(load, str):
         return []
     sizes = f"{as_code('--tensor-parallel-size')} and {as_code('--data-parallel-size')}"
@@ -259,20 +260,25 @@ def _how_to_measure(records: list[dict]) -> list[Part]:
         Part("load", f"- Load, the same for each: {as_code(load)}"),
         Part(
             "read",
-            "- Fill in its Output token throughput and Mean TPOT. The columns before are the "
-            "planner's, in brackets what it may be by the planner's recorded errors.",
+            "- Fill in its Output token throughput, Mean TPOT and Mean TTFT. The columns before "
+            "are the planner's, in brackets what it may be by the planner's recorded errors; TTFT "
+            "has no such range.",
         ),
+        Part("refused", f"- {in_markdown(one_line(refused))}" if refused else None),
         Part("gap", ""),
     ]
 
 
-def _to_fill_in(record: dict) -> str:
-    numbers = record["metrics"]
-    names = ("gpus", "output_tokens_per_s", "tokens_per_s_per_gpu", "tpot_ms")
-    cells = ["" if value is None else number(value) for value in numbers_of(record, *names)]
+def _to_fill_in(record: dict, chosen: str | None) -> str:
+    numbers, planned = record["metrics"], week5.PLANNED * (record["variant"] == chosen)
+    gpus, rate, tpot, ttft = (
+        "" if value is None else number(value)
+        for value in numbers_of(record, "gpus", "output_tokens_per_s", "tpot_ms", "ttft_ms")
+    )
     low, high = (finite(numbers.get(f"tpot_ms_{end}")) for end in ("low", "high"))
     if None not in (low, high):
-        cells[-1] += f" ({low:.1f} to {high:.1f})"
-    cells.append(record.get("within") or "")
-    cells.append(with_range(numbers, "speedup_x", alone=""))
-    return table_row(spaced(record["variant"]), *cells, BLANK, BLANK)
+        tpot += f" ({low:.1f} to {high:.1f})"
+    expected = gpus, rate, with_range(numbers, "speedup_x", alone=""), tpot
+    within = record.get("within") or ""
+    blanks = [BLANK] * len(week5.CELLS)
+    return table_row(spaced(record["variant"]) + planned, *expected, within, ttft, *blanks)

@@ -12,8 +12,13 @@ from helpers.results.facts import Facts
 from helpers.results.store import results_folder
 
 DOCUMENT = "distributed_planning.md"
-# The last two cells of a row, which a person fills in.
-CELLS = {-2: ("output_tokens_per_s", "tokens/s"), -1: ("tpot_ms", "ms")}
+# The cells of a row that a person fills in, by the heads of their columns.
+CELLS = {
+    "measured tokens/s": ("output_tokens_per_s", "tokens/s"),
+    "measured TPOT ms": ("tpot_ms", "ms"),
+    "measured TTFT ms": ("ttft_ms", "ms"),
+}
+PLANNED = " (the plan)"  # behind the name of the layout that was chosen
 
 
 def filled_in(results_dir: str | os.PathLike | None = None) -> list[dict]:
@@ -26,18 +31,21 @@ def filled_in(results_dir: str | os.PathLike | None = None) -> list[dict]:
     path = folder / DOCUMENT
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     planned = {record["variant"] for record in Facts.of(folder).all("week5_plan")}
-    rows = []
+    rows, heads = [], []
     for line in lines:
         cells = [out_of_markdown(c).strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if cells and cells[0] in planned:
-            numbers = _numbers(cells)
-            rows += [{"layout": cells[0], **numbers}] if numbers else []
+        layout = cells[0].removesuffix(PLANNED) if cells else ""
+        if layout == "layout":
+            heads = cells
+        elif layout in planned and len(cells) == len(heads):
+            numbers = _numbers(dict(zip(heads, cells, strict=True)))
+            rows += [{"layout": layout, **numbers}] if numbers else []
     return rows
 
 
-def _numbers(cells: list[str]) -> dict[str, float]:
+def _numbers(cells: dict[str, str]) -> dict[str, float]:
     read = {}
-    for place, (name, unit) in CELLS.items():
-        with contextlib.suppress(NotANumber, IndexError):
-            read[name] = read_number(cells[place], unit)
+    for head, (name, unit) in CELLS.items():
+        with contextlib.suppress(NotANumber, KeyError):
+            read[name] = read_number(cells[head], unit)
     return read

@@ -555,16 +555,12 @@ def test_the_plan(tmp_path):
     )
     store.save("strategy", "second", {"expected_speedup_x": 1.9}, layout="TP 4")
     numbers = {"output_tokens_per_s": 4321.0, "tpot_ms": 9.5, "goal_ms": 10.0}
-    numbers |= {"tpot_ms_low": 8.26, "tpot_ms_high": 11.18}
+    numbers |= {"tpot_ms_low": 8.26, "tpot_ms_high": 11.18, "ttft_ms": 120.0}
     how = {"command": "vllm serve m", "load": "vllm bench serve m", "within": "cannot tell"}
+    how["refused"] = "No TP 8: 28 heads"
     gain = {"speedup_x": 1.6, "speedup_x_low": 1.4, "speedup_x_high": 2}
     for tp in (1, 2):
-        row = {
-            "gpus": tp,
-            **numbers,
-            "tokens_per_s_per_gpu": 4321.0 / tp,
-            **(gain if tp > 1 else {}),
-        }
+        row = {"gpus": tp, **numbers, **(gain if tp > 1 else {})}
         store.save("week5_plan", f"TP {tp}", row, source="planner", **how)
     for n in (1, 2):
         store.save("answer", f"concern_{n}", {}, text=f"worry {n}", source="typed")
@@ -587,10 +583,11 @@ def test_the_plan(tmp_path):
         "- Start TP 1: `vllm serve m` (the other layouts have `--tensor-parallel-size` and "
         "`--data-parallel-size` with their own sizes)",
         "- Load, the same for each: `vllm bench serve m`",
-        "| layout | GPUs | tokens/s | tokens/s per GPU | TPOT ms | within 10 ms | speed-up | "
-        "measured tokens/s | measured TPOT ms |",
-        "| TP 2 | 2 | 4,321 | 2,160 | 9.5 (8.3 to 11.2) | cannot tell | 1.6x (1.4 to 2) | ___ | "
-        "___ |",
+        "- No TP 8: 28 heads",
+        "| layout | GPUs | tokens/s | speed-up | TPOT ms | within 10 ms | TTFT ms | "
+        "measured tokens/s | measured TPOT ms | measured TTFT ms |",
+        "| TP 2 | 2 | 4,321 | 1.6x (1.4 to 2) | 9.5 (8.3 to 11.2) | cannot tell | 120 | ___ | "
+        "___ | ___ |",
     ):
         assert line in got, f"{line!r} not in {got}"
     assert (
@@ -602,24 +599,23 @@ def test_the_plan(tmp_path):
 def test_what_week_5_measures_is_read_back_and_stays(tmp_path):
     store = Results("04_multi_gpu_planning", tmp_path)
     plan = "distributed_planning.md"
+    store.save("strategy", "chosen", {"expected_speedup_x": 1.9}, layout="TP 2")
     for tp in (1, 2):
-        row = {"tp": tp, "output_tokens_per_s": 4000.0 * tp, "tpot_ms": 9.5}
+        row = {"tp": tp, "output_tokens_per_s": 4000.0 * tp, "tpot_ms": 9.5, "ttft_ms": 80.0}
         store.save("week5_plan", f"TP {tp}", row, source="planner")
     assert week5.filled_in(tmp_path) == []
     export(tmp_path)
     assert week5.filled_in(tmp_path) == []
-    edit(
-        tmp_path,
-        "9.5 | | | ___ | ___ |\n| TP 2 | | 8,000 | | 9.5 | | | ___ |",
-        "9.5 | | | ___ | ___ |\n| TP 2 | | 8,000 | | 9.5 | | | 7,100 |",
-        plan,
-    )
-    measured = [{"layout": "TP 2", "output_tokens_per_s": 7100.0}]
+    row = "| TP 2 (the plan) | | 8,000 | | 9.5 | | 80 | "
+    edit(tmp_path, f"{row}___ | ___ | ___ |", f"{row}7,100 | ___ | 150 |", plan)
+    measured = [{"layout": "TP 2", "output_tokens_per_s": 7100.0, "ttft_ms": 150.0}]
     assert week5.filled_in(tmp_path) == measured
     store.save("week5_plan", "TP 2", {"tp": 2, "output_tokens_per_s": 1.0}, source="planner")
     export(tmp_path)
     assert week5.filled_in(tmp_path) == measured, "what was filled in, and what was expected then"
-    assert "| TP 2 | | 8,000 | | 9.5 | | | 7,100 | ___ |" in text(tmp_path, plan)
+    assert f"{row}7,100 | ___ | 150 |" in text(tmp_path, plan)
+    edit(tmp_path, " | measured TTFT ms |", " |", plan)
+    assert week5.filled_in(tmp_path) == [], "a row that does not fit its heads is not guessed at"
 
 
 def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):

@@ -42,14 +42,14 @@ WHAT = {
     "decode": [(1, INPUT_TOKENS), (8, INPUT_TOKENS)],
     "prefill": [256, 1024],
     "output": OUTPUT_TOKENS,
-    "repeats": 7,  # as few as let a range by ranks leave out one round that waited
+    "repeats": 10,  # as few as let a range by ranks leave out two rounds that waited
 }
 FITTED = {"tpot_ms": 1, "prefill_ms": max(WHAT["prefill"])}  # what of a run calibrates
 CONTEXT = INPUT_TOKENS + OUTPUT_TOKENS / 2  # tokens in the KV cache of a stream on average
 CPU_KV_CACHE_BYTES = 64 * 2**20
 CASES = {"tpot_ms": "streams", "prefill_ms": "tokens"}  # what a quantity is measured by
 CHUNK = 4096  # more tokens than the prompts have
-CHILD_S, CPU_CHILD_S = 300, 60  # for one layout on GPUs; for all of a CPU together
+CHILD_S, CPU_CHILD_S = 300, 80  # for one layout on GPUs; for all of a CPU together
 
 
 @dataclass(frozen=True)

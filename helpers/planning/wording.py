@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 from helpers.display.numbers import number
-from helpers.verdicts.gain import MARGIN, Gain
+from helpers.verdicts.gain import MARGIN, UNCLEAR, Gain
 
 from . import recorded
 from .allreduce import small_waits_s
@@ -44,6 +44,7 @@ MUCH_WAITING = 0.25  # seconds in each second: more than a quiet TP 1 waits for 
 LITTLE_OF_OTHERS = 0.03  # share of the cores: with more, other programs may be why ranks wait
 OWN = "vLLM's own"  # its all-reduce, as notebook 4 calls it
 LONG = 85  # characters of a command: of a longer one each option has a line
+LEAST_MS = 0.05  # of a step: a part with less has no row
 UNEVEN_SMALL = 1.5  # longest over shortest all-reduce of a small payload: more is said
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
 QUANTITIES = {
@@ -251,6 +252,42 @@ def slowed_down(rows: list[dict], prompt: int) -> str:
     )
 
 
+def prompt_by_cause(added: dict[str, dict]) -> list[dict]:
+    """What a prompt adds to a step, a row for each cause.
+
+    added: {layout: {part_ms..., "total_ms"}}.
+    """
+    rows = []
+    for part, name in [*PART_NAMES.items(), ("total", "p")]:
+        ms = {layout: parts[f"{part}_ms"] for layout, parts in added.items()}
+        if max(ms.values()) > LEAST_MS:
+            rows.append({"a prompt adds (ms)": name, **ms})
+    return rows
+
+
+def what_tp_shares(added: dict[str, dict]) -> str:
+    """Which part of it the widest size shares, and what comes in its place. added: as above."""
+    layouts = list(added)
+    first, last = added[layouts[0]], added[layouts[-1]]
+    change = {part: last[part] - first[part] for part in last if part != "total_ms"}
+    shared = min(change, key=change.get)
+    grown = sorted((part for part in change if change[part] > LEAST_MS), key=change.get)[::-1]
+    said = f"p is {first['total_ms']:.1f} ms with {layouts[0]}"
+    if not grown:
+        return f"{said}; nothing comes in place of what more GPUs share."
+    place = " and ".join(f"{_cause(part)} {change[part]:.1f} ms" for part in grown[:2])
+    said += (
+        f" and {last['total_ms']:.1f} with {layouts[-1]}: {_cause(shared)} goes from "
+        f"{first[shared]:.1f} to {last[shared]:.1f} ms, and in its place come {place}."
+    )
+    if grown[0] == "host_ms":
+        said += (
+            " Each rank's CPU launches all kernels of such a step one by one, however small its "
+            "share of the work; GPUs that are done sooner wait for it."
+        )
+    return said
+
+
 def batch_rows(predicted: dict[str, list[SpeedPrediction]]) -> list[dict]:
     """Rows of the picture over the requests at once, from {layout: predictions}."""
     return [
@@ -374,78 +411,85 @@ def _mind(disturbed: dict[str, str]) -> str:
     return f" Mind that the machine was disturbed meanwhile ({'; '.join(found)})." if found else ""
 
 
-def forecasts(speedups: dict[str, float], gain: Gain, *trials: Trial) -> str:
-    """What the formula said with the latency of each all-reduce, beside the measured speed-up."""
-    said = []
+def forecasts(speedups: dict[str, float], gain: Gain, one_ms: float, *trials: Trial) -> str:
+    """What the formula said with the latency of each all-reduce, beside the measured speed-up.
+
+    A range that is wide or not decided may rule one out, and calls none right. one_ms: a step of
+    TP 1 as the formula had it.
+    """
+    took_ms = trials[0].tpot_ms[1]
+    start = f" All start from a TP 1 step of {one_ms:.2f} ms; it took {took_ms:.2f}."
+    said, out, open_ = [], [], []
     for way, x in speedups.items():
-        over, under = x / gain.high, gain.low / x
-        came = "within what was measured"
-        if max(over, under) > 1:
-            came = "at the edge of what was measured"
-        if max(over, under) > 1 + MARGIN:
-            times, where = (over, "high") if over > under else (under, "low")
-            came = f"it missed, {times:.2f} times too {where}"
+        off, where = max((x / gain.high, "high"), (gain.low / x, "low"))
+        (out if off > UNCLEAR else open_).append(f"{x:.2f} ({way})")
+        came = "at the edge of what was measured" if off > 1 else "within what was measured"
+        if off > 1 + MARGIN:
+            came = f"it missed, {off:.2f} times too {where}"
         said.append(f"With the latency of {way} the formula said {x:.2f}: {came}.")
-    return " ".join(said) + _told(*trials)
+    if gain.wide or not gain.decided:
+        left, gone = " and ".join(open_), " and ".join(out)
+        said = [f"This run does not separate the forecasts {left}."]
+        if out:
+            cannot = f", and cannot judge {left}" * bool(open_)
+            said = [f"Of the forecasts this run rules out {gone}{cannot}."]
+    return " ".join(said) + start + _told(*trials)
 
 
-def do_they_decide(
-    gain: Gain, without: Gain, two: Trial, count: int, reduce_ms: float, speedups: dict[str, float]
-) -> str:
+def do_they_decide(gain: Gain, without: Gain, two: Trial, count: int, reduce_ms: float) -> str:
     """Whether the all-reduces of a step decide what TP 2 is against TP 1.
 
     without: the gain if they took no time. reduce_ms: of all of them in a step, by themselves.
-    speedups: what the formula said with the latency of each.
     """
     step_ms = two.tpot_ms[1]
     said = (
         f"A step of TP 2 takes {step_ms:.2f} ms, its {count} all-reduces by themselves "
-        f"{reduce_ms:.2f} of them ({reduce_ms / step_ms:.1%}).\nTP 2 against TP 1: "
-        f"{gain.sentence()}. If its all-reduces took no time: {without.sentence()}.\n"
+        f"{reduce_ms:.2f} of them ({reduce_ms / step_ms:.1%})"
     )
-    small = reduce_ms < MARGIN * step_ms  # they change nothing that a student should see
-    if not small and not (gain.decided and without.decided):
+    if reduce_ms < MARGIN * step_ms:  # they change nothing that a student should see
+        return f"{said}: whatever TP 2 gains or loses here, they are not the cause."
+    said += (
+        f".\nTP 2 against TP 1: {gain.sentence()}. If its all-reduces took no time: "
+        f"{without.sentence()}.\n"
+    )
+    if not (gain.decided and without.decided):
         return f"{said}This run cannot tell whether the all-reduces decide."
-    if not small and gain.verdict != without.verdict:
+    if gain.verdict != without.verdict:
         return f"{said}So the all-reduces decide."
-    said += "So by themselves the all-reduces do not decide whether TP 2 is faster."
-    hits = [way for way, x in speedups.items() if gain.low <= x <= gain.high]
-    if small and gain.decided and hits and OWN not in hits:
-        said += f" The forecast with {hits[0]} was right for the wrong reason."
-    return said
+    return f"{said}So by themselves the all-reduces do not decide whether TP 2 is faster."
 
 
-def what_else(gain: Gain, two: Trial, staged: Gain | None, cores: int) -> str:
-    """What may have slowed TP 2, if not its all-reduces: what the trials tell of the cores.
-
-    staged: PP 2 against TP 1; None: it was not measured.
-    """
-    waited = two.disturbance.waited_share
-    if gain.verdict != "worse":
-        return "TP 2 is not known to be slower here, so this run has no loss to look for."
-    said = ""
-    if staged and staged.verdict == "worse":
-        said = "PP 2 has no all-reduce, and it is slower than TP 1, too. "
+def what_else(gain: Gain, one: Trial, two: Trial, cores: int) -> str:
+    """What the trials tell of the cores: who waited for one, and what that may explain."""
+    alone, waited = (trial.disturbance.waited_share for trial in (one, two))
     if two.disturbance.others_share > LITTLE_OF_OTHERS:
         share = f"{two.disturbance.others_share:.0%}"
-        return f"{said}Other programs took {share} of the cores, so who waited for whom is open."
-    if waited is None:
-        return f"{said}How long the threads waited for a core is not known here."
-    if waited < MUCH_WAITING:
-        return f"{said}TP 2's threads hardly waited for a core. What is left is not known."
-    never = f": as if three that never rest shared {cores} (3 - {cores} = {3 - cores} s)"
-    return (
-        f"{said}TP 2's three processes (two ranks and the engine) waited for a core for "
-        f"{waited:.1f} s in each second, all their threads together{never * (cores < 3)}. So the "
-        "cores are the likely cause; a machine with more of them would tell."
+        return f"Other programs took {share} of the cores, so who waited for whom is open."
+    if None in (alone, waited):
+        return "How long the threads waited for a core is not known here."
+    said = (
+        f"The threads of TP 2 waited for a core for {waited:.2f} s in each second, all together, "
+        f"those of TP 1 for {alone:.2f}"
     )
+    if waited < MUCH_WAITING:
+        return f"{said}: hardly, so the cores are not why TP 2 is what it is."
+    never = f", as if three that never rest shared {cores} (3 - {cores} = {3 - cores} s)"
+    said += f". TP 2 has three processes, two ranks and the engine{never * (cores < 3)}."
+    if gain.verdict == "worse":
+        return f"{said} So the cores are the likely cause; a machine with more of them would tell."
+    if gain.verdict == "open" and gain.wide:
+        return f"{said} So the cores are the likely reason why its rounds differ so much."
+    return said
 
 
 def about_stages(gain: Gain, one: Trial, staged: Trial) -> str:
     """What PP 2 did to one stream, and why."""
-    why = "A token visits both halves of the layers in turn, with messages between."
-    told = _told(one, staged)
-    return f"PP 2 against TP 1 here, one stream: {gain.sentence()}. {why}{told}"
+    waited = staged.disturbance.waited_share
+    for_core = "" if waited is None else f", and its threads waited {waited:.2f} s in each second"
+    return (
+        f"PP 2, which has no all-reduce, against TP 1, one stream: {gain.sentence()}. A token "
+        f"visits both halves of the layers in turn{for_core}.{_told(one, staged)}"
+    )
 
 
 def carried_over(rows: list[dict]) -> str:
@@ -559,6 +603,17 @@ def on_two_gpus() -> str:
 
 
 # ---------------------------------------------------------------------- the choice of both plans
+def why_tp(choice: Choice) -> str:
+    """Why a layout has tensor parallelism at all; "" for one that has none."""
+    if choice.tp == 1:
+        return ""
+    share = {2: "half", 4: "a quarter"}.get(choice.tp, f"1/{choice.tp}")
+    return (
+        f"With TP {choice.tp} each GPU reads {share} of the weights in a step, so a token "
+        "comes sooner; copies alone leave a step of the same batch as long as it is. "
+    )
+
+
 def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
     """Why this layout, as the table of its choices has it. by_rule: nobody chose another one."""
     rule, verdict = take(choices, goal_ms), within(taken, goal_ms)
@@ -715,14 +770,31 @@ def about_range() -> str:
     """What the ranges of the plan count with: two lines."""
     (usual, close, of), (worst, pairs) = recorded.usual_error(), recorded.ratio_error()
     one, two = (recorded_prompt(tp) for tp in (1, 2))
+    kinds = _on_one_h100()
     return (
         f"- The usual error, {usual:.0%}: {close} of {of} times recorded on one H100 lie within "
-        "it. In a speed-up it counts once, because both predictions share most of it: ratios of "
-        f"two loads of one model were at most {worst:.0%} off ({pairs} pairs).\n"
+        f"it, {kinds['tpot_ms']['numbers']} decode steps and {kinds['prefill_ms']['numbers']} lone "
+        "prompts of the machine that the planner was fitted to. In a speed-up it counts once, "
+        "because both predictions share most of it: ratios of two loads of one model were at most "
+        f"{worst:.0%} off ({pairs} pairs).\n"
         f"- Prompts as recorded once, on two H100s: {prompt_takes(1):.2f} times as long as "
         f"predicted with TP 1 ({one['measured']:.1f} ms for {one['before']:.1f}), "
         f"{prompt_takes(2):.2f} times with TP 2 ({two['measured']:.1f} for {two['before']:.1f})."
     )
+
+
+def about_yes() -> str:
+    """Under the ranges: how little of a load was ever recorded."""
+    load = _on_one_h100()["load_tpot_ms"]
+    return (
+        f"“{KEEPS}” is what a range says, and nobody measured it: of TPOT under load the planner's "
+        f"records have {load['numbers']}, all of one GPU (at most {load['worst_times']:.2f} times "
+        "off), and none of several."
+    )
+
+
+def _on_one_h100() -> dict[str, dict]:
+    return {row["quantity"]: row for row in recorded.errors() if row["machine"] == "one H100"}
 
 
 # ---------------------------------------------------------------------- the plan for Week 5
@@ -730,18 +802,21 @@ def filled_in(rows: list[Choice], found: list[dict], goal_ms: float) -> str:
     """What Week 5 measured beside what was expected. found: of results.week5.filled_in."""
     if not found:
         return (
-            "Nothing is filled in yet. In Week 5 write your tokens/s and TPOT into the table at\n"
-            "the end of distributed_planning.md, save it, and run this cell again."
+            "Nothing is filled in yet. In Week 5 write what you measured into the table at the\n"
+            "end of distributed_planning.md, save it, and run this cell again."
         )
     planned = {row.short: row.prediction for row in rows}
     lines = []
     for one in (one for one in found if one["layout"] in planned):
         p = planned[one["layout"]]
-        expected = {"output_tokens_per_s": p.output_tokens_per_s, "tpot_ms": 1e3 * p.tpot_s}
-        for name, unit in (("output_tokens_per_s", "tokens/s"), ("tpot_ms", "ms TPOT")):
+        for name, unit, expected in (
+            ("output_tokens_per_s", "tokens/s", p.output_tokens_per_s),
+            ("ttft_ms", "ms TTFT", 1e3 * p.ttft_s),
+            ("tpot_ms", "ms TPOT", 1e3 * p.tpot_s),
+        ):
             if name in one:
-                said = f"{one['layout']}: {one[name]:,.1f} {unit} measured, {expected[name]:,.1f} "
-                lines.append(f"{said}expected ({one[name] / expected[name]:.2f} times)")
+                said = f"{one['layout']}: {one[name]:,.1f} {unit} measured, {expected:,.1f} "
+                lines.append(f"{said}expected ({one[name] / expected:.2f} times)")
         if "tpot_ms" in one:
             kept = "is kept" if one["tpot_ms"] <= goal_ms else "is missed"
             lines[-1] += f": the goal of {goal_ms:g} ms {kept}"

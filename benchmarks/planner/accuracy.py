@@ -308,7 +308,7 @@ def summary(rows: list[Row]) -> list[dict]:
             if not mine:
                 continue
             line = {"machine": machine, "quantity": quantity, "numbers": len(mine)}
-            line["kind"] = "cpu" if "_CPU" in machine else "gpu"
+            line["kind"] = "cpu" if "_CPU" in machine else "gpu" if "1_" in machine else "gpus"
             for name, chosen, which in (
                 ("before_", mine, "before"),
                 ("committed_", mine, "committed"),
@@ -349,13 +349,15 @@ def recorded(records: list[dict]) -> dict:
         "errors": _by_kind("one H100", "gpu", found) + _by_kind("two CPU cores", "cpu", found),
         "usual_error": [max(s["target"] for s in times), within, numbers],
         "ratio_error": _ratio_error(records, rows),
+        "loads": _loads_on_several(records),
         "tp2": {"machine": machine, "steps": steps, "allreduce": allreduce},
     }
 
 
 def _ratio_error(records: list[dict], rows: list[Row]) -> list:
     """[worst, pairs]: how far off the ratio of two loads' tokens/s is, one model on one GPU."""
-    models = {(r["file"], r["id"]): r["config"]["model"] for r in records if r["gpu"] != "CPU"}
+    one = [r for r in records if r["gpu"] != "CPU" and len(r["machine"]["gpus"]) == 1]
+    models = {(r["file"], r["id"]): r["config"]["model"] for r in one}
     loads: dict[tuple, list[float]] = {}
     for row in rows:
         model = models.get((row.machine, row.config))
@@ -363,6 +365,23 @@ def _ratio_error(records: list[dict], rows: list[Row]) -> list:
             loads.setdefault((row.machine, model), []).append(1 + row.error("plain"))
     pairs = [max(a, b) / min(a, b) - 1 for of in loads.values() for a, b in combinations(of, 2)]
     return [max(pairs), len(pairs)]
+
+
+def _loads_on_several(records: list[dict]) -> list[dict]:
+    """Each layout of a model under a closed load on a host of several GPUs; nothing is fitted."""
+    rows = []
+    for r in records:
+        gpus, load = r["machine"].get("gpus") or [], Load.read(r["case"]) if "case" in r else None
+        if load is None or not load.clients or len(gpus) < 2:
+            continue
+        config, measured = r["config"], r["measured"]
+        row = {"model": config["model"], "gpu": r["gpu"], "gpus": len(gpus), "name": gpus[0]}
+        row |= {"day": r["time_utc"][:10], "sizes": [config[name] for name in ("tp", "pp", "dp")]}
+        row |= {"load": [load.input_tokens, load.output_tokens, load.clients]}
+        row["max_model_len"] = config["engine_args"]["max_model_len"]
+        names = ("output_tokens_per_s", "tpot_ms", "ttft_ms")
+        rows.append(row | {name: measured[name] for name in names})
+    return rows
 
 
 def _by_kind(machine: str, kind: str, found: list[dict]) -> list[dict]:

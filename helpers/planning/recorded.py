@@ -39,6 +39,17 @@ def ratio_error() -> tuple[float, int]:
     return tuple(_recorded()["ratio_error"])
 
 
+def loads() -> list[dict]:
+    """Layouts of one model under one load on a host of several GPUs; nothing was fitted to them.
+
+    Rows: {"model", "gpu", "gpus", "name", "day", "sizes" (tp, pp, dp), "load" (tokens in, out,
+    clients), "max_model_len", "output_tokens_per_s", "tpot_ms", "ttft_ms"}.
+    """
+    found = _recorded()["loads"]
+    same = ("model", "gpu", "load")
+    return [row for row in found if all(row[key] == found[0][key] for key in same)]
+
+
 def allreduce(has_gpu: bool) -> tuple[list[dict], str]:
     """For a machine that cannot run all-reduces: rows {"bytes", "seconds"}, and their source."""
     if has_gpu:

@@ -5,14 +5,18 @@
 Each of them stands in the table that distributed_planning.md leaves to be filled in.
 """
 
+import math
 import shlex
+from functools import lru_cache
 
+from . import recorded
 from .choose import Choice, Ranking, choice_of, holds
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
 from .load import RequestMix
 from .margins import KEEPS, MISSES, speedup, speedup_range, take, tpot_range_ms, within
-from .models import ModelShape
+from .memory import EngineOptions
+from .models import ModelShape, load_shape
 
 
 def layouts(shape: ModelShape, box: Box, tps, requests: RequestMix, options) -> list[Choice]:
@@ -66,6 +70,34 @@ def ranges(choice: Choice, over: Choice, goal_ms: float) -> dict:
     }
 
 
+@lru_cache(maxsize=1)
+def beside_recorded() -> tuple[list[dict], str]:
+    """Layouts that were recorded under load on several GPUs, beside their plans; where that was.
+
+    Rows, fewest GPUs first: {"layout", "tpot_ms", "speedup" over the first, "ttft_ms"}, each of
+    them also as "expected_..."; "may_tpot_ms" and "may_speedup" are (low, high).
+    """
+    found = sorted(recorded.loads(), key=lambda one: math.prod(one["sizes"]))
+    first, rows, over = found[0], [], None
+    shape = load_shape(first["model"])
+    options = EngineOptions(max_model_len=first["max_model_len"])
+    for one in found:
+        box, mix = make_box(one["gpu"], math.prod(one["sizes"])), RequestMix(*one["load"])
+        plan = choice_of(shape, box, tuple(one["sizes"]), mix, options)
+        over = over or plan
+        row = {"layout": plan.short, "tpot_ms": one["tpot_ms"], "ttft_ms": one["ttft_ms"]}
+        row["speedup"] = one["output_tokens_per_s"] / first["output_tokens_per_s"]
+        row["expected_tpot_ms"] = 1e3 * plan.prediction.tpot_s
+        row["expected_ttft_ms"] = 1e3 * plan.prediction.ttft_s
+        row["expected_speedup"] = speedup(plan, over)
+        row["may_tpot_ms"], row["may_speedup"] = tpot_range_ms(plan), speedup_range(plan, over)
+        rows.append(row)
+    given, answered, clients = first["load"]
+    load = f"{clients} requests at once of {given:,} + {answered} tokens"
+    where = f"{first['gpus']} x {first['name']}"
+    return rows, f"{where} ({first['model']}, {load}, {first['day']})"
+
+
 def rule_row(model: str, ranking: Ranking, goal_ms: float) -> dict:
     """How the plan of vLLM's page fares under a load, beside what the rule of the range takes."""
     page, ours = ranking.thumb, take(ranking.choices, goal_ms)
@@ -88,7 +120,6 @@ def metrics(choice: Choice, over: Choice) -> dict[str, float]:
     numbers = {"tp": choice.tp, "dp": choice.dp, "gpus": choice.gpus}
     numbers |= {"output_tokens_per_s": p.output_tokens_per_s, "tpot_ms": 1e3 * p.tpot_s}
     numbers["ttft_ms"] = 1e3 * p.ttft_s
-    numbers["tokens_per_s_per_gpu"] = p.output_tokens_per_s / choice.gpus
     numbers["tpot_ms_low"], numbers["tpot_ms_high"] = tpot_range_ms(choice)
     if choice is not over:
         low, high = speedup_range(choice, over)

@@ -6,7 +6,7 @@ from collections import Counter
 from helpers.display.numbers import number
 from helpers.verdicts.gain import MARGIN, UNCLEAR, Gain
 
-from . import recorded
+from . import recorded, week5_plan
 from .allreduce import small_waits_s
 from .choose import Choice, Goal, Ranking, pure_layouts, rank_again, short_name
 from .hardware import GIB, Box
@@ -783,14 +783,49 @@ def about_range() -> str:
     )
 
 
-def about_yes() -> str:
-    """Under the ranges: how little of a load was ever recorded."""
+def beside_load(rows: list[dict]) -> list[dict]:
+    """Recorded layouts under load as a table. rows: of week5_plan.beside_recorded."""
+    return [
+        {
+            "layout": row["layout"],
+            "TPOT expected (ms)": f"{row['expected_tpot_ms']:.1f} ({_span(row, 'tpot_ms', '.1f')})",
+            "TPOT was": f"{row['tpot_ms']:.1f}",
+            "speed-up expected": f"{row['expected_speedup']:.2f} ({_span(row, 'speedup', '.2f')})",
+            "speed-up was": f"{row['speedup']:.2f}",
+            "TTFT expected (ms)": f"{row['expected_ttft_ms']:.0f}",
+            "TTFT was": f"{row['ttft_ms']:.0f}",
+        }
+        for row in rows
+    ]
+
+
+def _span(row: dict, name: str, how: str) -> str:
+    low, high = row[f"may_{name}"]
+    return f"{low:{how}} to {high:{how}}"
+
+
+def about_load(rows: list[dict]) -> str:
+    """What to keep of it: whether the ranges held. rows: as above; the first has no speed-up."""
     load = _on_one_h100()["load_tpot_ms"]
+    judged = [(row, "tpot_ms", "TPOT") for row in rows]
+    judged += [(row, "speedup", "the speed-up") for row in rows[1:]]
+    out = [
+        f"{what} of {row['layout']}"
+        for row, name, what in judged
+        if not row[f"may_{name}"][0] <= row[name] <= row[f"may_{name}"][1]
+    ]
+    said = f"{len(judged) - len(out)} of {len(judged)} ranges of TPOT and speed-up held in this run"
+    said += f", not {' and '.join(out)}" if out else ""
     return (
-        f"“{KEEPS}” is what a range says, and nobody measured it: of TPOT under load the planner's "
-        f"records have {load['numbers']}, all of one GPU (at most {load['worst_times']:.2f} times "
-        "off), and none of several."
+        f"{said}. {ttft_under_load(rows)} All other records of TPOT under load are of one GPU: "
+        f"{load['numbers']}, at most {load['worst_times']:.2f} times off."
     )
+
+
+def ttft_under_load(rows: list[dict]) -> str:
+    """How far off TTFT was there: one sentence."""
+    longer = [row["ttft_ms"] / row["expected_ttft_ms"] for row in rows]
+    return f"TTFT took {min(longer):.1f} to {max(longer):.1f} times as long as expected."
 
 
 def _on_one_h100() -> dict[str, dict]:
@@ -856,11 +891,13 @@ def concerns(box: Box, chosen: Choice, over: Choice) -> list[str]:
     prompts = [row for row in rows if row["quantity"] == "prefill_ms"]
     sizes = " and ".join(f"{row['case']:,}" for row in prompts)
     times = " and ".join(f"{row['measured'] / row['before']:.1f}" for row in prompts)
+    loads, where = week5_plan.beside_recorded()
     said = [
         f"{link if chosen.tp > 1 else router} before anything else.",
         "Predicted times were not measured on these GPUs. In the one run of Qwen2.5-7B on two "
         f"H100s decode steps of {known} came within {off} % of the "
-        f"prediction, but prompts of {sizes} tokens took {times} times as long: measure a prompt "
-        "and the load with the planned layout itself.",
+        f"prediction, but prompts of {sizes} tokens took {times} times as long. Under load on "
+        f"{where} {ttft_under_load(loads)} Measure a prompt and the load with the planned layout "
+        "itself.",
     ]
     return [*said, *filter(None, [cost(chosen, over)])]

@@ -261,8 +261,8 @@ def _how_to_measure(records: list[dict]) -> list[Part]:
         Part(
             "read",
             "- Fill in its Output token throughput, Mean TPOT and Mean TTFT. The columns before "
-            "are the planner's, in brackets what it may be by the planner's recorded errors; TTFT "
-            "has no such range.",
+            "are the planner's, in brackets what it may be by the planner's recorded errors. TTFT "
+            "has no such range: see Concerns.",
         ),
         Part("refused", f"- {in_markdown(one_line(refused))}" if refused else None),
         Part("gap", ""),

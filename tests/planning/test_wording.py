@@ -350,7 +350,18 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
     assert (
         f"{kinds['tpot_ms']} decode steps and {kinds['prefill_ms']} lone" in wording.about_range()
     )
-    assert f"records have {kinds['load_tpot_ms']}, all of one GPU" in wording.about_yes()
+    rows, where = week5_plan.beside_recorded()
+    said = wording.about_load(rows)
+    assert f"under load are of one GPU: {kinds['load_tpot_ms']}, at most" in said
+    assert "ranges of TPOT and speed-up held in this run. TTFT took" in said and "x NVIDIA" in where
+    moved = [{**rows[0], "tpot_ms": 99.0}, {**rows[1], "speedup": 9.0}]
+    assert "1 of 3 ranges of TPOT and speed-up held in this run, not TPOT of TP 1 and the" in (
+        wording.about_load(moved)
+    )
+    first, second, *_ = wording.beside_load(rows)
+    low, high = rows[1]["may_speedup"]
+    assert f"({low:.2f} to {high:.2f})" in second["speed-up expected"]
+    assert (first["layout"], first["speed-up was"]) == ("TP 1", "1.00")
     ranking = ranked()
     taken, smallest = margins.take(ranking.choices, 40), ranking.smallest
     low, high = margins.speedup_range(taken, smallest)

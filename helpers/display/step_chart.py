@@ -146,29 +146,16 @@ def _joined(bars: list[Bar]) -> list[Bar]:
 # ---------------------------------------------------------------- the chart
 
 
-def show(
-    title: str,
-    caption: str,
-    steps,
-    names: list[str] | None = None,
-    reserved: dict[str, int] | None = None,
-) -> None:
+def show(title: str, caption: str, steps, names: list[str] | None = None) -> None:
     """Draw one recording, or several (label -> recording) above each other on one time axis.
 
     names: what the requests are called, in the order of their arrival; their numbers without it.
-    reserved: label -> KV blocks set aside for each running request, drawn hatched.
     """
     recordings = steps if isinstance(steps, dict) else {"": steps}
-    card.show(picture(title, caption, recordings, names, reserved))
+    card.show(picture(title, caption, recordings, names))
 
 
-def picture(
-    title: str,
-    caption: str,
-    recordings: dict,
-    names: list[str] | None = None,
-    reserved: dict[str, int] | None = None,
-) -> Chart:
+def picture(title: str, caption: str, recordings: dict, names: list[str] | None = None) -> Chart:
     """The chart that `show` displays. Raises ValueError when nothing was recorded."""
     if not all(steps.steps for steps in recordings.values()):
         raise ValueError("No step was recorded: send requests inside the block of record_steps.")
@@ -185,7 +172,7 @@ def picture(
         marks += _draw_rows(rows, bars[i], _called(names, len(steps.requests)))
         rows.set_title(label)
         marks += _draw_tokens(tokens, steps)
-        _draw_blocks(blocks, steps, reserved and reserved.get(label, 0))
+        _draw_blocks(blocks, steps)
     axes[-1].set_xlabel("ms since the first request arrived")
     _add_legend(fig, bars)
     fig.canvas.draw()
@@ -271,25 +258,21 @@ def _draw_tokens(ax, steps) -> list[tuple]:
     return marks if len(marks) <= MOST_BARS else []
 
 
-def _draw_blocks(ax, steps, each: int | None) -> None:
-    """Blocks in use; above them, up to the whole cache, what is set aside for each request."""
+def _draw_blocks(ax, steps) -> None:
+    """Blocks in use."""
     used = [step.blocks for step in steps.steps]
     times = [*_begins_ms(steps), 1000 * steps.steps[-1].end_s]
     ax.stairs(used, times, fill=True, color=ORANGE, alpha=0.75)
-    if each is not None:
-        kept = [max(step.blocks, each * len(step.work)) for step in steps.steps]
-        look = {"color": "none", "edgecolor": GREY, "hatch": "////"}
-        ax.stairs(kept, times, baseline=used, fill=True, **look)
-    _up_to(ax, max(used), steps.steps[0].of_blocks, "of", whole=each is not None)
+    _up_to(ax, max(used), steps.steps[0].of_blocks, "of")
     ax.set(ylabel="KV\nblocks")
 
 
-def _up_to(ax, peak: int, most: int, word: str, whole: bool = False) -> float:
+def _up_to(ax, peak: int, most: int, word: str) -> float:
     """Say how much of what there is was used; draw the limit where it is in sight. The axis' top.
 
-    word: before the limit. whole: bring the limit in sight, however far it is.
+    word: before the limit.
     """
-    near = whole or peak > most / 3
+    near = peak > most / 3
     if near:
         ax.axhline(most, color=RED, linewidth=1.2, linestyle="--")
     said = f"at most {peak:,} {word} {most:,}"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import sys
 import time
@@ -31,24 +30,14 @@ def default_device() -> str:
 
 
 @contextlib.contextmanager
-def _one_core():
+def one_core():
+    """In the block torch uses one thread: two that wait for each other measure the scheduler."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def on_one_core(function):
-    """Run `function` with one thread of torch's and give the others back afterwards."""
-
-    @functools.wraps(function)
-    def run(*args, **kwargs):
-        with _one_core():
-            return function(*args, **kwargs)
-
-    return run
 
 
 def seconds_of(function, device: str, budget_s: float = 0.25) -> float:
@@ -112,7 +101,7 @@ class MachineLimits:
         return f"{where}, bfloat16: {memory}, {self.tflop_per_s:,.2f} TFLOP/s; {knee}"
 
 
-@on_one_core
+@one_core()
 def measure_limits(
     device: str | None = None, mib: int | None = None, size: int | None = None
 ) -> MachineLimits:

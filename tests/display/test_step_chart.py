@@ -96,18 +96,6 @@ def test_heights_are_tokens_and_a_found_prompt_is_as_blue_as_its_time(steps, mon
     assert "32 found" in [text.get_text() for text in rows.texts], "however thin its bar is"
 
 
-def test_what_is_set_aside_is_drawn_over_what_is_used(steps, monkeypatch):
-    monkeypatch.setattr(step_chart, "Chart", lambda fig, *_: fig)
-    both = {"reserved": steps, "paged": steps}
-    axes = step_chart.picture("Two", "See.", both, reserved={"reserved": 7}).axes
-    of_blocks = steps.steps[0].of_blocks
-    assert [axes[i].get_ylim() for i in (2, 5)] == 2 * [(0, 1.35 * of_blocks)]
-    assert [axes[i].lines[0].get_ydata()[0] for i in (2, 5)] == 2 * [of_blocks], "the limit"
-    assert [sum(bool(patch.get_hatch()) for patch in axes[i].patches) for i in (2, 5)] == [1, 1]
-    most = max(max(step.blocks, 7 * len(step.work)) for step in steps.steps)
-    assert axes[2].patches[1].get_data().values.max() == most
-
-
 def test_the_legend_names_what_can_be_seen(monkeypatch):
     """A wait of 0.3 of 100 ms is thinner than a line, however many recordings have one."""
     monkeypatch.setattr(step_chart, "Chart", lambda fig, *_: fig)

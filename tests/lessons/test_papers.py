@@ -16,6 +16,8 @@ from helpers.lessons.papers import (
     paged_attention,
     speculative,
 )
+from helpers.lessons.puzzles.check import judge
+from helpers.lessons.puzzles.speculation import ACCEPT_OR_REPLACE
 
 quick = settings(max_examples=60)
 torch.set_num_threads(1)  # tiny tensors: handing them to a second thread costs more than it saves
@@ -264,6 +266,11 @@ TABLE_1 = {
 @pytest.mark.parametrize("pair", TABLE_1)
 def test_leviathans_table_1_to_the_last_digit(pair):
     assert round(speculative.speedup(*pair), 2) == TABLE_1[pair]
+
+
+def test_the_workbooks_rule_of_acceptance_solves_the_puzzle():
+    solved, said = judge(ACCEPT_OR_REPLACE, speculative.accept_or_replace, seed=3)
+    assert solved, said
 
 
 @settings(max_examples=10)

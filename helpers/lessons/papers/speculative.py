@@ -5,6 +5,8 @@ arXiv 2211.17192. Its letters: alpha, the chance that one drafted token is accep
 tokens per step; c, time of one draft step over one target step.
 """
 
+import numpy as np
+
 from helpers.verdicts.gain import Gain
 
 
@@ -12,6 +14,17 @@ def _check(alpha: float, gamma: int) -> None:
     if not 0 <= alpha <= 1 or gamma < 0:
         allowed = "alpha must lie between 0 and 1 and gamma must not be negative"
         raise ValueError(f"{allowed}, not {alpha}, {gamma}")
+
+
+def accept_or_replace(token: int, target, drafted, rng) -> int:
+    """The drafted token, or one drawn in its place: distributed as `target` (Algorithm 1).
+
+    target, drafted: probabilities over the vocabulary. rng: a numpy random generator.
+    """
+    if rng.random() * drafted[token] <= target[token]:
+        return token
+    left = np.maximum(target - drafted, 0)
+    return int(rng.choice(len(left), p=left / left.sum()))
 
 
 def expected_tokens(alpha: float, gamma: int) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
+
+import numpy as np
 
 from helpers.display import card
 from helpers.display.numbers import number
@@ -67,18 +68,21 @@ def paged(usage: dict) -> list[Claim]:
 def flash(counted: list[dict]) -> list[Claim]:
     """FlashAttention's memory (theorem 1) and the role of the fast memory (theorem 2).
 
-    counted: rows of `flash_attention.count_both_ways`: one, twice its tokens, then also twice its
-    fast memory, and any others.
+    counted: rows of `flash_attention.count_both_ways`: one, then several of twice its tokens, with
+    a larger fast memory each.
     """
-    _, longer, larger = counted[:3]
-    kept = longer["tiles keep"] / longer["tokens"]
-    by_memory = math.log2(larger["tiles move"] / longer["tiles move"])
+    kept = max(row["tiles keep"] / row["tokens"] for row in counted)
+    sizes, moves = zip(*((r["fast memory"], r["tiles move"]) for r in counted[1:]), strict=True)
+    by_memory, _ = np.polyfit(np.log(sizes), np.log(moves), 1)
     memory = "numbers kept besides Q, K, V and O, tiled, for each token (theorem 1)"
-    moved = "exponent of the fast memory M in the traffic of the tiles (theorem 2)"
-    last = "K and V are read once whatever M."
+    moved = (
+        "exponent of the fast memory M in the traffic of the tiles (theorem 2), fitted to the "
+        f"{len(sizes)} rows of {counted[1]['tokens']:,} tokens"
+    )
+    last = "K and V are read once whatever M, which counts more the larger M is."
     return [
         Claim("memory", memory, "a constant", kept, "", "A maximum and a sum."),
-        Claim("memory_size", moved, -1, by_memory, "", last),
+        Claim("memory_size", moved, -1, float(by_memory), "", last),
     ]
 
 

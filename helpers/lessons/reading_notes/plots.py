@@ -6,6 +6,8 @@ another machine is hollow and dashed.
 
 from __future__ import annotations
 
+from matplotlib.patches import Patch
+
 from helpers.display import figures
 from helpers.display.figures import (
     BLACK,
@@ -24,6 +26,7 @@ from helpers.display.figures import (
     legend_below,
     ticks,
 )
+from helpers.display.step_chart import LOOK
 from helpers.lessons import gain_ranges
 from helpers.lessons.papers.speculative import speedup
 
@@ -93,6 +96,57 @@ def blocks_in_use(rows: list[dict], block_size: int, caption: str) -> None:
     figures.show(fig, caption, rows[:: max(1, len(rows) // 40)], "papers_blocks_in_use")
 
 
+def places(
+    title: str,
+    caption: str,
+    runs: dict,
+    reserved: dict[str, int] | None = None,
+    places: int | None = None,
+) -> None:
+    """Which request each engine step worked for, in two recordings (label -> Steps) side by side.
+
+    Below: KV blocks in use, and for `reserved` (label -> blocks of each running request) those that
+    are set aside and empty; with `places` the busy ones of so many.
+    """
+    layout = {"sharex": True, "sharey": "row", "height_ratios": (3, 1)}
+    fig, axes = figures.figure(title, rows=2, cols=2, size=(9.4, 5.2), **layout)
+    rows = []
+    for (above, below), (label, run) in zip(axes.T, runs.items(), strict=True):
+        steps = run.steps
+        for row, request in enumerate(run.requests):
+            mine = [i for i, step in enumerate(steps) if row in step.work]
+            came = sum(step.end_s <= request.arrival_s for step in steps)
+            reads = [i for i in mine if steps[i].work[row].prefill]
+            above.broken_barh([(came, mine[0] - came)], (row - 0.4, 0.8), **LOOK["waiting"])
+            for kind, some in (("prefill", reads), ("decode", sorted({*mine} - {*reads}))):
+                bars = [(i, 1) for i in some]
+                look = LOOK[kind] | {"edgecolor": figures.PAPER, "linewidth": 0.4}
+                above.broken_barh(bars, (row - 0.4, 0.8), **look)
+            row = {"run": label, "request": row, "arrives after step": came}
+            rows.append(row | {"first step": mine[0] + 1, "last step": mine[-1] + 1})
+        busy = [len(step.work) for step in steps]
+        used, most, kept = busy, places, [places] * len(steps)
+        if not places:
+            each = (reserved or {}).get(label, 0)
+            used, most = [step.blocks for step in steps], steps[0].of_blocks
+            kept = [max(now, each * n) for now, n in zip(used, busy, strict=True)]
+        below.stairs(used, fill=True, color=ORANGE, alpha=0.75)
+        empty = {"facecolor": "none", "edgecolor": GREY, "hatch": "////", "linewidth": 0}
+        below.stairs(kept, baseline=used, fill=True, **empty)
+        below.axhline(most, color=RED, linewidth=1.2, linestyle="--")
+        above.set(title=f"{label}: {len(steps)} steps", ylim=(len(run.requests) - 0.4, -0.6))
+        above.grid(axis="y", visible=False)
+        below.set(xlabel="engine steps", ylim=(0, 1.2 * most))
+    axes[0, 0].set(ylabel="request")
+    axes[1, 0].set(ylabel=f"{'places' if places else 'KV blocks'}\n(of {most})")
+    named = {"waiting": LOOK["waiting"], "reads its prompt": LOOK["prefill"]}
+    named |= {"makes a token": LOOK["decode"], "in use": {"facecolor": ORANGE, "alpha": 0.75}}
+    named["empty" if places else "set aside and empty"] = empty
+    handles = [Patch(label=name, **look) for name, look in named.items()]
+    fig.legend(handles=handles, loc="outside lower center", ncols=5)
+    figures.show(fig, caption, rows, "papers_places")
+
+
 def attention_times(
     rows: list[dict], caption: str, device: str, heads: int, recorded: list[dict] = ()
 ) -> None:
@@ -104,7 +158,7 @@ def attention_times(
     panels = {"ms": "ms per call"}
     if any(row.get("extra_mib") for row in everything):
         panels["extra_mib"] = "memory besides inputs and output (MiB)"
-    title = "Attention that writes the N x N scores (math), and attention in tiles (flash)"
+    title = "Attention takes less time and memory where it never writes its scores"
     layout = {"cols": len(panels), "size": (9.4 if len(panels) > 1 else 7, 4.6)}
     fig, axes = figures.figure(title, squeeze=False, **layout)
     for ax, (key, label) in zip(axes[0], panels.items(), strict=True):
@@ -143,38 +197,27 @@ def products(
     recorded: list[dict] = (),
     their_knee: float | None = None,
 ) -> None:
-    """Time of a layer's product by batch, and the shares of both ceilings that it reached.
+    """Time of a layer's product by batch, beside what both ceilings allow.
 
-    rows: batch, ms, allowed_ms, share_of_bandwidth, share_of_arithmetic. knee: the batch at which
-    the two ceilings meet on this machine; their_knee: on the one that `recorded` is from.
+    rows: batch, ms, allowed_ms. knee: the batch at which the two ceilings meet on this machine;
+    their_knee: on the one that `recorded` is from.
     """
-    title = "Another row is nearly free up to a knee"
-    fig, (left, right) = figures.figure(title, cols=2, size=(9.6, 4.3))
-    there = "recorded: H100"
-    curve(left, rows, "batch", "ms", label="measured here")
-    allowed = {"label": "what the ceilings allow", "marker": "s", "color": SKY}
-    curve(left, rows, "batch", "allowed_ms", **allowed)
+    fig, ax = figures.figure(
+        "Below a knee, one more row costs far less than the first", size=(7.5, 4.2)
+    )
+    curve(ax, rows, "batch", "ms", label="measured here")
+    allowed = {"label": "what the ceilings allow here", "marker": "s", "color": SKY}
+    curve(ax, rows, "batch", "allowed_ms", **allowed)
+    ax.axvline(knee, color=BLACK, linewidth=1, linestyle=":", label="where they meet here")
     if recorded:
-        curve(left, recorded, "batch", "ms", label=there, **hollow_line())
-    left.set(yscale="log", ylabel="ms per product")
-    for i, name in enumerate(("bandwidth", "arithmetic")):
-        key, limit = f"share_of_{name}", "memory" if name == "bandwidth" else name
-        curve(right, rows, "batch", key, i, scale=100, label=f"of the {limit} ceiling")
-        if recorded:
-            look = {"label": f"{limit}, {there}", **hollow_line(COLORS[i])}
-            curve(right, recorded, "batch", key, i, scale=100, **look)
-    right.set(ylabel="share reached (%)", ylim=(0, 110))
-    batches = {row["batch"] for row in (*rows, *recorded)}
-    for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ticks(ax, batches, rotation=45 if len(batches) > 9 else 0)
-        ax.axvline(knee, color=BLACK, linewidth=1, linestyle=":")
-        dashed = ""
-        if recorded:
-            ax.axvline(their_knee, color=GREY, linewidth=1, linestyle="--")
-            dashed = ", dashed: the H100's"
-        ax.set_xlabel(f"rows in the batch (dotted: the knee here{dashed})")
-        legend_below(ax, drop=0.26)
+        curve(ax, recorded, "batch", "ms", label="recorded: H100", **hollow_line())
+        ax.axvline(
+            their_knee, color=GREY, linewidth=1, linestyle="--", label="where they meet there"
+        )
+    ax.set(yscale="log", xlabel="rows in the batch", ylabel="ms per product")
+    ax.set_xscale("log", base=2)
+    ticks(ax, {row["batch"] for row in (*rows, *recorded)})
+    legend_below(ax, ncols=3)
     figures.show(fig, caption, _by_machine(rows, "here", recorded), "papers_products")
 
 
@@ -191,12 +234,14 @@ def speculation(
     with a marker of its own. own: (low, middle, high) of their c, and what it was fitted to.
     recorded: a drafter's name -> alpha and speedup on an H100.
     """
-    costs = {"free drafts (c = 0)": (0.0,) * 3, "the paper's largest c (0.05)": (0.05,) * 3}
+    costs = {"free drafts (c = 0)": (0.0,) * 3}
     if own:
-        (low, _, high), fitted_to = own
-        costs[f"all-in c = {low:.2f} to {high:.2f}, fitted to {fitted_to}"] = own[0]
-    title = f"What an acceptance rate is worth with {gamma} drafted tokens"
-    fig, ax = figures.figure(title, size=(8, 4.2))
+        (low, middle, high), fitted_to = own
+        costs[f"c = {middle:.2f} ({low:.2f} to {high:.2f}), fitted to {fitted_to}"] = own[0]
+    else:
+        costs["the paper's largest c (0.05)"] = (0.05,) * 3
+    title = f"{gamma} drafted tokens pay where most are accepted and each is cheap"
+    fig, ax = figures.figure(title, size=(8, 4.4))
     rows = []
     for i, (label, of_curve) in enumerate(costs.items()):
         points = [(a / 50, *(speedup(a / 50, gamma, c) for c in of_curve)) for a in range(51)]
@@ -225,7 +270,8 @@ def speculation(
         ylabel="speed-up (x)",
         xlim=(0, 1.02),
     )
-    ax.set_ylim(0, gamma + 1)
+    ends = [gain_ranges.end(run["gain"]) for run in measured if run["gain"].span]
+    ax.set_ylim(0, 1.03 * max([gamma + 1, *ends]))
     legend_below(ax)
     figures.show(fig, caption, rows, "papers_speculation")
 

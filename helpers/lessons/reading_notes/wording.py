@@ -3,8 +3,6 @@
 First the captions of its figures, then the reasons in its cards and tables.
 """
 
-import math
-
 from helpers.lessons.papers import speculative
 
 WAITS = 0.7  # of the memory ceiling: who reaches less waits for something else, too
@@ -63,11 +61,7 @@ def attention(against: dict, recorded: dict | None = None) -> str:
 
     recorded: the same of the H100, whose memory stands in where torch does not count it.
     """
-    times = (
-        f"At {against['tokens']:,} tokens the tiled kernel ({against['backend']}) takes "
-        f"{against['tiled_ms']:.3g} ms and the standard way {against['math_ms']:.3g} ms. "
-        f"Tiles are {_by_length(against['gains'])}"
-    )
+    times = f"The tiled kernel ({against['backend']}) is {_by_length(against['gains'])}"
     if recorded:
         times += f"; on the H100 {_by_length(recorded['gains'])}"
     times += "."
@@ -106,14 +100,11 @@ def products(
 ) -> str:
     """What more rows cost. rows, there: of `small_operations.product_sweep`; there: the H100's."""
     first, middle, last = rows[0], rows[3], rows[-1]
-    near = min(rows, key=lambda row: abs(math.log(row["batch"] / knee)))
-    reading, computing = (100 * near[f"share_of_{name}"] for name in ("bandwidth", "arithmetic"))
     said = (
         f"One row takes {first['ms']:.3g} ms, {middle['batch']} rows {middle['ms']:.3g} ms, "
-        f"{last['batch']} rows {last['ms']:.3g} ms. The ceilings meet at {knee:.3g} rows: "
-        f"{near['batch']} rows reach {reading:.0f} % of the memory ceiling and {computing:.0f} % "
-        f"of the arithmetic one. {_one_row(first)}; {last['batch']} rows compute at "
-        f"{100 * last['share_of_arithmetic']:.0f} % of theirs."
+        f"{last['batch']} rows {last['ms']:.3g} ms. The ceilings meet at {knee:.3g} rows. "
+        f"{_one_row(first)}; {last['batch']} rows compute at "
+        f"{100 * last['share_of_arithmetic']:.0f} % of the arithmetic one."
     )
     if there:
         said += f" The H100's ceilings meet at {their_knee:.3g} rows. {_one_row(there[0])} there."
@@ -126,59 +117,79 @@ def _one_row(row: dict) -> str:
     return said if share >= WAITS else f"{said}, so it does not wait for memory alone"
 
 
-def nearly_free(knee: float | None, there: float | None) -> str:
-    """Up to how many rows another one costs little: knees of `small_operations.measured_knee`."""
-    here = f"here up to about {knee:.0f} rows" if knee else "here for all that were tried"
-    also = f" ({there:.0f} on a recorded H100)" if there else ""
-    return (
-        f"Another row, a request more in a step, is nearly free until a knee: {here}{also} a "
-        "product takes less than 1.5 times as long as its fastest."
+def nearly_free(rows: list[dict], there: list[dict]) -> str:
+    """Up to how many rows another one costs next to nothing.
+
+    rows, there: batch and ms of each product; there: the H100's.
+    """
+    here = _hardly_longer(rows)
+    beyond = next((row for row in rows if row["batch"] > here), None)
+    said = (
+        f"Another row, a request more in a step, is nearly free here up to {_count(here)}, whose "
+        f"product takes at most {100 * NEAR:.0f} % longer than the fastest"
     )
+    if beyond:
+        slower = 100 * (beyond["ms"] / min(row["ms"] for row in rows) - 1)
+        said += f"; that of {_count(beyond['batch'])} takes {slower:.0f} % longer"
+    return f"{said}. On a recorded H100 it is so up to {_count(_hardly_longer(there))}."
+
+
+def _hardly_longer(rows: list[dict]) -> int:
+    """The most rows, of those tried, whose product takes hardly longer than the fastest."""
+    fastest = min(row["ms"] for row in rows)
+    return max(row["batch"] for row in rows if row["ms"] <= (1 + NEAR) * fastest)
 
 
 def speculation(own: tuple[tuple[float, float, float], str] | None) -> str:
     """What four drafted tokens are worth at two rates. own: of `claims.own_draft_cost`."""
-    low, high, cost = 0.05, 0.05, "as little as the paper's largest (c = 0.05)"
+    costs, said = (0.05, 0.05, 0.05), "as little as the paper's largest (c = 0.05)"
     if own:
-        (low, _, high), _ = own
-        cost = f"what yours do (all-in c = {low:.2f} to {high:.2f})"
-    good, poor = (
-        " to ".join(dict.fromkeys(f"{speculative.speedup(a, 4, c):.2f}" for c in (high, low)))
-        for a in (0.8, 0.3)
-    )
+        costs = own[0]
+        said = f"what yours do (all-in c = {costs[1]:.2f}; {costs[0]:.2f} to {costs[2]:.2f})"
+
+    def worth(alpha: float) -> str:
+        slow, middle, fast = (f"{speculative.speedup(alpha, 4, c):.2f}" for c in reversed(costs))
+        return middle + f" ({slow} to {fast})" * bool(own)
+
     return (
-        f"Speculation pays where a is high and a draft is cheap: with drafts that cost {cost}, "
-        f"four drafted tokens give {good} times the speed at a = 0.8 and {poor} times at a = 0.3."
+        f"Speculation pays where a is high and a draft is cheap: with drafts that cost {said}, "
+        f"four drafted tokens give {worth(0.8)} times the speed at a = 0.8 and {worth(0.3)} times "
+        "at a = 0.3."
     )
 
 
 def curve_tested(own: tuple[tuple[float, float, float], str] | None, runs: list[dict]) -> str:
-    """What the curve of `own`, of `claims.own_draft_cost`, is fitted to, and what tests it.
+    """Whether the marks lie on the curve of `own`, of `claims.own_draft_cost`.
 
-    runs: with alpha, c and gain, of four drafted tokens.
+    runs: with label, alpha and gain, of four drafted tokens.
     """
     above = "Above the line at 1 speculation gains."
     if own is None:
         return above
-    (low, _, high), fitted_to = own
+    (low, middle, high), fitted_to = own
     if fitted_to != BY_HAND:
         return f"{above} Your curve is fitted to the draft model's mark, which tests nothing then."
-    costs = [run["c"] for run in runs if run["label"].startswith("synthetic")]
-    said = (
-        f"{above} Your curve is fitted to the {len(costs)} rates set by hand (section 8 of "
-        f"notebook 2): the middles of their ranges give c = {min(costs):.2f} to {max(costs):.2f}."
-    )
+    by_hand = [run for run in runs if run["label"].startswith("synthetic")]
+    missed = [run["label"] for run in by_hand if not _meets(run, middle, middle)]
+    said = f"{above} Your curve is fitted to the rates set by hand (section 8 of notebook 2)"
+    if missed:
+        said += f", and misses the ranges of {', '.join(missed)}: one c is not enough."
+    else:
+        wide = ", which are wide" * any(run["gain"].wide for run in by_hand)
+        said += f", and meets all their ranges{wide}: they do not ask for more than one c."
     for run in runs:
         if run["label"].startswith("draft model"):
-            slow, fast = (speculative.speedup(run["alpha"], 4, c) for c in (high, low))
-            off = "lies below" if run["gain"].high < slow else "lies above"
-            meets = run["gain"].high >= slow and run["gain"].low <= fast
-            said += (
-                f" The range of the draft model's own answers {'reaches' if meets else off} the "
-                "curve's. They are of another text and of the earlier session in section 3, and "
-                "count every step, where the rates set by hand compare median steps."
-            )
+            expected = speculative.speedup(run["alpha"], 4, middle)
+            off = "lies below" if run["speedup"] < expected else "lies above"
+            where = "meets" if _meets(run, low, high) else off
+            said += f" The range of the draft model's own answers, another text, {where} its band."
     return said
+
+
+def _meets(run: dict, low: float, high: float) -> bool:
+    """Whether its range reaches the curves of costs from `low` to `high`."""
+    slow, fast = (speculative.speedup(run["alpha"], 4, c) for c in (high, low))
+    return run["gain"].high >= slow and run["gain"].low <= fast
 
 
 def elsewhere(drafters: dict[str, list[dict]], where: str, gamma: int) -> str:
@@ -190,8 +201,8 @@ def elsewhere(drafters: dict[str, list[dict]], where: str, gamma: int) -> str:
         low, _, high = speculative.draft_cost(runs[-1]["gain"], runs[-1]["alpha"], gamma)
         costs.append(f"{name} {low:.2f} to {high:.2f}")
     return (
-        f" Hollow, {where}, one stream, by output tokens/s; all-in c at the largest a: "
-        f"{', '.join(costs)} (vLLM launches the kernels of a draft model one by one)."
+        f" Dotted, {where}, one stream, rates set by hand, by output tokens/s; all-in c at the "
+        f"largest a: {', '.join(costs)} (vLLM launches the kernels of a draft model one by one)."
     )
 
 
@@ -210,17 +221,27 @@ def chunks(rows: list[dict], where: str) -> str:
     )
 
 
-def reserved(both) -> str:
-    """Why paging gains what it gains; both: `static_batching.Reserving`."""
-    running = both.running
-    said = (
-        f"Paged, {running['paged']:.1f} requests shared a step on average, reserved "
-        f"{running['reserved']:.1f}: {both.running_x:.1f} times as many."
+def steps(runs: dict) -> str:
+    """How many steps each of two recordings took. runs: label -> Steps, the longer one first."""
+    (first, longer), (second, shorter) = ((label, len(run.steps)) for label, run in runs.items())
+    return (
+        f"{first.capitalize()}, the requests need {longer} engine steps, {second} {shorter}: "
+        f"{longer / shorter:.1f} times fewer."
     )
-    said += " More fit at first; towards the end few are left."
-    if both.gain.high < both.running_x:
-        said += " A fuller step takes longer, so the gain in tokens/s is smaller than that."
-    return said
+
+
+def reserved(gain, shared: dict[str, float], step_ms: dict[str, float]) -> str:
+    """Why paging gains what it gains. By way: mean requests in a step, and its milliseconds."""
+    more = shared["paged"] / shared["reserved"]
+    said = (
+        f"Paged, {shared['paged']:.1f} requests shared a step on average, reserved "
+        f"{shared['reserved']:.1f}: {more:.1f} times as many. More fit at first; towards the end "
+        f"few are left. The mean step took {step_ms['paged']:.2f} ms paged, "
+        f"{step_ms['reserved']:.2f} ms reserved"
+    )
+    if gain.high < more:
+        said += ": a fuller one takes longer, so the gain in tokens/s is smaller"
+    return f"{said}."
 
 
 def price(yours: tuple[float, float], break_even: dict[float, float]) -> str:
@@ -255,27 +276,17 @@ def blocks_reached(plans_ahead: bool) -> str:
     return f"{held}: nothing is set aside for its longest answer."
 
 
-def gain_in_time(waves) -> str:
-    """Why continuous admission gains what it gains; waves: `static_batching.Waves`."""
-    ways = (
-        ("in waves", waves.wave_s, waves.wave_steps, waves.prompt_steps["waves"]),
-        (
-            "continuous",
-            waves.continuous_s,
-            waves.continuous_steps,
-            waves.prompt_steps["continuous"],
-        ),
+def gain_in_time(gain, steps: dict[str, int], step_ms: dict[str, float], tokens: int) -> str:
+    """Why continuous admission gains what it gains. By way: its steps, and the mean step."""
+    fewer = steps["waves"] / steps["continuous"]
+    means = "; ".join(
+        f"{way} {step_ms[way]:.2f} ms with {tokens / steps[way]:.1f} requests in it"
+        for way in ("waves", "continuous")
     )
-    steps = "; ".join(
-        f"{way} {1000 * seconds / steps:.2f} ms with {waves.output_tokens / steps:.1f} requests "
-        f"in it ({reading} of {steps} read prompts)"
-        for way, seconds, steps, reading in ways
-    )
-    return (
-        f"The engine needed {waves.steps_x:.2f} times fewer steps; in seconds it was "
-        f"{waves.gain.sentence()}. The mean step: {steps}. A step that reads prompts took "
-        f"{waves.reading_ms:.2f} ms, any other {waves.other_ms:.2f} ms (means)."
-    )
+    said = f"The engine needed {fewer:.2f} times fewer steps. The mean step: {means}"
+    if gain.high < fewer:
+        said += ". A fuller one takes longer, so in time the gain is smaller"
+    return f"{said}."
 
 
 def knee(rows: list[dict], predicted: float, found: float | None) -> str:
@@ -286,8 +297,8 @@ def knee(rows: list[dict], predicted: float, found: float | None) -> str:
     fastest = min(rows, key=lambda row: row["ms"])
     reading = fastest["share_of_bandwidth"]
     said = (
-        f"{_rows(fastest)} reached {100 * reading:.0f} % of the memory ceiling, which alone would "
-        f"move the knee up to {predicted / reading:.3g}"
+        f"{_count(fastest['batch']).capitalize()} reached {100 * reading:.0f} % of the memory "
+        f"ceiling, which alone would move the knee up to {predicted / reading:.3g}"
     )
     if not found:
         return f"{said}."
@@ -295,23 +306,23 @@ def knee(rows: list[dict], predicted: float, found: float | None) -> str:
     computing = at["share_of_arithmetic"]
     luck = abs(found / predicted - 1) <= NEAR and reading < WAITS
     return (
-        f"{'That is luck. ' * luck}{said}; {_rows(at).lower()} reached {100 * computing:.0f} % of "
-        f"the arithmetic one, which alone would move it down to {predicted * computing:.3g}: two "
-        "misses that partly cancel."
+        f"{'That is luck. ' * luck}{said}; {_count(at['batch'])} reached {100 * computing:.0f} % "
+        f"of the arithmetic one, which alone would move it down to {predicted * computing:.3g}: "
+        "two misses that partly cancel."
     )
 
 
-def _rows(row: dict) -> str:
-    return "One row" if row["batch"] == 1 else f"{row['batch']:,} rows"
+def _count(rows: int) -> str:
+    return "one row" if rows == 1 else f"{rows:,} rows"
 
 
-def fused(how: str, recorded_x: float) -> str:
-    """Why fusing gains what it gains. how: of `small_operations.fusion`; recorded_x: on an H100."""
-    if "kernel" in how:
+def fused(compiled: bool, recorded_x: float) -> str:
+    """Why fusing gains what it gains. compiled: into one kernel; recorded_x: on an H100."""
+    if compiled:
         return "Fused into one kernel, which rounds once instead of eight times."
     return (
-        f"Fused by running it {how}: bytes are one of the costs, arithmetic and the calls stay. "
-        f"With one compiled kernel, {recorded_x:.2f}x was recorded on an H100."
+        "Fused by running it piece by piece in the cache: bytes are one of the costs, arithmetic "
+        f"and the calls stay. With one compiled kernel, {recorded_x:.2f}x was recorded on an H100."
     )
 
 

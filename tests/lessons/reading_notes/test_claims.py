@@ -107,24 +107,32 @@ def test_a_draft_costs_what_the_rates_set_by_hand_say_else_the_drafters_own_text
     assert claims.own_draft_cost([fast], 4)[0] == (0, 0, 0)
 
 
-def test_the_caption_says_what_the_curve_is_fitted_to_and_what_tests_it():
+def test_the_caption_says_whether_one_cost_is_enough():
     own = (0.2, 0.3, 0.4), wording.BY_HAND
-    other = BY_HAND | {"label": "synthetic, a=0.2", "c": 0.28}
-    assert "2 rates set by hand" in wording.curve_tested(own, [BY_HAND, other])
-    assert wording.curve_tested(own, [BY_HAND, other]).endswith("give c = 0.28 to 0.35.")
+    curve = speculative.speedup(0.8, 4, 0.3)
+    near = BY_HAND | {"gain": Gain(curve, 0.9 * curve, 1.1 * curve, 3)}
+    assert wording.curve_tested(own, [near]).endswith(
+        "and meets all their ranges: they do not ask for more than one c."
+    )
+    wide = BY_HAND | {"gain": Gain(curve, 0.5 * curve, 2 * curve, 3)}
+    assert "all their ranges, which are wide: they" in wording.curve_tested(own, [near, wide])
+    far = BY_HAND | {"label": "synthetic, a=0.2", "gain": Gain(9.0, 8.0, 10.0, 3)}
+    said = wording.curve_tested(own, [near, far])
+    assert said.endswith("misses the ranges of synthetic, a=0.2: one c is not enough.")
     slow, fast = (speculative.speedup(0.8, 4, c) for c in (0.4, 0.2))
     for low, high, where in (
         (0.5 * slow, 0.9 * slow, "lies below"),
         (1.1 * fast, 1.2 * fast, "lies above"),
-        (0.9 * slow, slow, "reaches"),
+        (0.9 * slow, slow, "meets"),
     ):
-        mark = RUN | {"gain": Gain((low + high) / 2, low, high, 3)}
-        said = wording.curve_tested(own, [BY_HAND, mark])
-        assert f"The range of the draft model's own answers {where} the curve's." in said
+        middle = (low + high) / 2
+        mark = RUN | {"speedup": middle, "gain": Gain(middle, low, high, 3)}
+        said = wording.curve_tested(own, [near, mark])
+        assert f"of the draft model's own answers, another text, {where} its band." in said
     fitted = wording.curve_tested(((0.2, 0.3, 0.4), wording.OWN_TEXT), [RUN])
     assert fitted.endswith("fitted to the draft model's mark, which tests nothing then.")
     assert wording.curve_tested(None, []) == "Above the line at 1 speculation gains."
-    assert "c = 0.20 to 0.40), four drafted tokens give 1.29 to 1.87 times" in (
+    assert "c = 0.30; 0.20 to 0.40), four drafted tokens give 1.53 (1.29 to 1.87) times" in (
         wording.speculation(own)
     )
     assert "paper's largest (c = 0.05), four drafted tokens give 2.80 times" in (

@@ -13,16 +13,22 @@ def limits():
 
 
 def test_sweep_shares_belong_to_its_times(limits):
-    rows = small_operations.product_sweep(limits, (1, 64), k=512, n=768)
-    for row in rows:
-        moved, flop = 2 * (512 * 768 + row["batch"] * (512 + 768)), 2 * row["batch"] * 512 * 768
-        seconds = row["ms"] / 1000
+    for batch, seconds in ((1, 0.001), (64, 0.002)):
+        row = small_operations.beside_limits(limits, batch, 512, seconds)
+        moved, flop = 2 * (512 * 512 + 2 * batch * 512), 2 * batch * 512 * 512
+        assert (row["batch"], row["ms"]) == (batch, pytest.approx(1000 * seconds))
         assert row["gb_per_s"] == pytest.approx(moved / seconds / 1e9)
         assert row["share_of_arithmetic"] == pytest.approx(flop / seconds / limits.flop_per_s)
         assert row["allowed_ms"] == pytest.approx(
             1000 * max(moved / limits.bytes_per_s, flop / limits.flop_per_s)
         )
-    assert rows[1]["ms"] > rows[0]["ms"]
+
+
+def test_cold_weights_come_in_turn():
+    weights = small_operations.cold_weights(2048, "cpu")  # 16 copies are 128 MiB
+    first, *others = [next(weights) for _ in range(17)]
+    assert first.shape == (2048, 2048) and first.dtype == torch.bfloat16
+    assert [first is other for other in others] == 15 * [False] + [True]
 
 
 def test_measured_knee():
@@ -39,35 +45,20 @@ def test_the_knee_of_a_machine_that_does_what_its_limits_allow_is_found_between_
         assert small_operations.measured_knee(rows) == pytest.approx(1.5 * knee, rel=0.15)
 
 
-def test_fused_and_apart_agree_also_when_the_last_piece_is_short():
-    out = small_operations.fusion("cpu", mib=1, piece_kib=100)
-    assert out["difference"] == 0.0 and out["how"] == "piece by piece in the cache"
-    assert sum(out["apart_bytes"]) / sum(out["fused_bytes"]) == pytest.approx(17 / 3)
-    assert out["apart_s"] > 0 and out["fused_s"] > 0
-
-
-def test_attention_backends_on_the_cpu():
-    rows = small_operations.attention_backends((32, 64), heads=2, head_dim=16, device="cpu")
-    assert {(r["tokens"], r["backend"]) for r in rows} == {
-        (n, b) for n in (32, 64) for b in ("math", "flash")
-    }
-    assert all(r["ms"] > 0 and r["extra_mib"] is None for r in rows)
-
-
-def test_attention_backends_do_the_same_work_in_the_same_format(monkeypatch):
-    # A causal mask halves the work of tiled kernels alone; torch's "math" converts 16 bits to 32
-    # unless allowed not to.
-    asked, real = [], torch.nn.functional.scaled_dot_product_attention
+def test_a_backend_works_alone_and_in_two_bytes_and_a_refusal_is_quiet():
     allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed
-
-    def attention(q, k, v, **options):
-        asked.append((allowed(), options.get("is_causal", False)))
-        return real(q, k, v, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
-    before = allowed()
-    small_operations.attention_backends((32,), heads=1, head_dim=16, device="cpu")
-    assert set(asked) == {(True, False)} and allowed() == before
+    before, q = allowed(), torch.randn(1, 1, 32, 16)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    results = []
+    for backend in small_operations.BACKENDS.values():
+        with small_operations.only(backend):
+            assert allowed(), "torch converts 16 bits to 32 otherwise"
+            results.append(attend(q, q, q))
+            assert small_operations.extra_mib(lambda: attend(q, q, q), "cpu") is None
+    assert torch.allclose(*results, atol=1e-5)
+    with small_operations.only(small_operations.ON_A_GPU["cudnn"]):
+        results.append(attend(q, q, q))
+    assert len(results) == 2 and allowed() == before
 
 
 def test_the_longest_common_prompt_decides_and_other_kernels_stand_in():
@@ -117,6 +108,6 @@ def test_without_a_compiler_the_chain_is_not_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     assert small_operations.compiled_chain(torch.ones(4), torch.ones(4)) is None
     monkeypatch.setattr(torch, "compile", lambda function: function)
-    x, residual, out = torch.randn(50), torch.randn(50), torch.empty(50)
-    expected = small_operations.chain(x, residual, out, torch.empty(50))
-    assert torch.allclose(small_operations.compiled_chain(x, residual)(), expected)
+    x, residual = torch.randn(50), torch.randn(50)
+    step = ((1.5 * x + 0.25).clamp(min=0) * 1.5 + 0.25).clamp(min=0) * 1.5
+    assert torch.allclose(small_operations.compiled_chain(x, residual)(), step + residual)

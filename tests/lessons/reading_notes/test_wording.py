@@ -1,7 +1,8 @@
 """helpers/lessons/reading_notes/wording.py: sentences that depend on measurements."""
 
+from types import SimpleNamespace
+
 from helpers.lessons.reading_notes import wording
-from helpers.lessons.reading_notes.static_batching import Reserving, Waves
 from helpers.verdicts.gain import gain_of_pairs
 
 
@@ -25,25 +26,26 @@ def test_a_gauge_one_step_ahead_is_named_and_explained_only_where_it_is_so():
     )
 
 
-def test_why_time_gains_less_than_steps_names_the_steps_that_read_prompts():
-    waves = Waves(
-        wave_s=4.0, continuous_s=2.5, wave_steps=1000, continuous_steps=500, output_tokens=3000,
-        prompt_steps={"waves": 4, "continuous": 20}, reading_ms=8.0, other_ms=4.0, run=None,
-        gain=gain_of_pairs([(4.0, 2.5)] * 3, "lower"),
-    )  # fmt: skip
-    said = wording.gain_in_time(waves)
-    assert "2.00 times fewer steps; in seconds it was 1.60 to 1.60 times as fast" in said
-    assert "in waves 4.00 ms with 3.0 requests in it (4 of 1000 read prompts)" in said
-    assert "continuous 5.00 ms with 6.0 requests in it (20 of 500 read prompts)" in said
-    assert said.endswith("reads prompts took 8.00 ms, any other 4.00 ms (means).")
+def test_a_fuller_step_is_blamed_only_for_a_gain_that_is_smaller_than_that_of_the_steps():
+    steps, step_ms = {"waves": 1000, "continuous": 500}, {"waves": 4.0, "continuous": 5.0}
+    small = gain_of_pairs([(4.0, 2.5)] * 3, "lower")
+    said = wording.gain_in_time(small, steps, step_ms, 3000)
+    assert "needed 2.00 times fewer steps. The mean step: waves 4.00 ms with 3.0 requests" in said
+    assert "continuous 5.00 ms with 6.0 requests in it. A fuller one takes longer" in said
+    large = gain_of_pairs([(4.0, 1.9)] * 3, "lower")
+    assert wording.gain_in_time(large, steps, step_ms, 3000).endswith("6.0 requests in it.")
+    shared, step_ms = {"reserved": 4.0, "paged": 12.0}, {"reserved": 4.0, "paged": 6.0}
+    said = wording.reserved(small, shared, step_ms)
+    assert "3.0 times as many" in said and "6.00 ms paged, 4.00 ms reserved: a fuller" in said
+    even = gain_of_pairs([(3.0, 1.0)] * 3, "lower")
+    assert wording.reserved(even, shared, step_ms).endswith("4.00 ms reserved.")
 
 
-def test_a_fuller_step_is_blamed_only_for_a_gain_that_is_smaller():
-    running = {"reserved": 4.0, "paged": 12.0}
-    small = Reserving(gain_of_pairs([(2.0, 1.0)] * 3, "lower"), running, {})
-    assert "few are left. A fuller step" in wording.reserved(small)
-    large = Reserving(gain_of_pairs([(3.0, 1.0)] * 3, "lower"), running, {})
-    assert "fuller" not in wording.reserved(large)
+def test_steps_of_two_recordings_are_compared():
+    runs = {"in waves": SimpleNamespace(steps=[0] * 84), "paged": SimpleNamespace(steps=[0] * 24)}
+    assert wording.steps(runs) == (
+        "In waves, the requests need 84 engine steps, paged 24: 3.5 times fewer."
+    )
 
 
 def test_what_holds_is_said_shortly_and_what_does_not_with_what_was_seen():
@@ -74,11 +76,17 @@ def test_who_reads_slower_than_the_ceiling_is_not_said_to_wait_for_memory():
     ]
     there = [rows[0] | {"share_of_bandwidth": 0.87}]
     said = wording.products(rows, 7.3, there, 254)
-    assert "meet at 7.3 rows: 8 rows reach 32 % of the memory ceiling and 30 %" in said
+    assert "meet at 7.3 rows. One row reads" in said
     assert "37 % of the memory ceiling, so it does not wait for memory alone;" in said
     assert said.endswith("One row reads at 87 % of the memory ceiling there.")
-    assert "up to about 10 rows (349 on a recorded H100) a" in wording.nearly_free(10.2, 349.2)
-    assert "here for all that were tried a product" in wording.nearly_free(None, None)
+
+
+def test_a_row_is_nearly_free_where_a_product_takes_hardly_longer_than_the_fastest():
+    here = [{"batch": n, "ms": ms} for n, ms in ((1, 3.9), (2, 3.0), (4, 3.2), (8, 3.9), (16, 6))]
+    said = wording.nearly_free(here, here[:3])
+    assert "nearly free here up to 4 rows, whose product takes at most 10 % longer" in said
+    assert "; that of 8 rows takes 30 % longer. On a recorded H100 it is so up to 4 rows." in said
+    assert "than the fastest. On a recorded" in wording.nearly_free(here[:3], here[:3])
 
 
 def test_the_largest_difference_is_the_largest_of_all_rows():
@@ -94,6 +102,6 @@ def test_the_largest_difference_is_the_largest_of_all_rows():
 def test_the_gap_is_told_for_every_length():
     here = {"tokens": 512, "backend": "flash", "tiled_ms": 2.0, "math_ms": 3.0, "memory": None}
     said = wording.attention(here | {"gains": {256: 1.4, 512: 1.5}})
-    assert "Tiles are 1.4 / 1.5 times as fast at 256 / 512 tokens." in said
+    assert "The tiled kernel (flash) is 1.4 / 1.5 times as fast at 256 / 512 tokens." in said
     said = wording.attention(here | {"gains": {256: 1.8, 512: 1.5}})
     assert "at 256 / 512 tokens (most at 256)." in said

@@ -69,15 +69,10 @@ def fit_allreduce(rows) -> tuple[float, float]:
     size, seconds = (np.array([r[key] for r in rows], float) for key in ("bytes", "seconds"))
     slope, latency = np.polyfit(size, seconds, 1, w=1 / seconds)
     rate = 1 / max(float(slope), 1e-15)
-    if waits_s := small_waits_s(rows, float(latency), rate):
-        latency = np.median(waits_s)
+    small = size / rate < latency / 2
+    if small.any():
+        latency = np.median((seconds - size / rate)[small])
     return max(float(latency), 1e-9), rate
-
-
-def small_waits_s(rows, latency_s: float, rate: float) -> list[float]:
-    """What each payload well left of the line's bend took beyond its transfer; rate: bytes/s."""
-    times_s = [(row["seconds"], row["bytes"] / rate) for row in rows]
-    return [all_s - moving_s for all_s, moving_s in times_s if moving_s < latency_s / 2]
 
 
 # ---------------------------------------------------------------------- one rank

@@ -7,7 +7,6 @@ from helpers.display.numbers import number
 from helpers.verdicts.gain import MARGIN, UNCLEAR, Gain
 
 from . import recorded, week5_plan
-from .allreduce import small_waits_s
 from .choose import Choice, Goal, Ranking, pure_layouts, rank_again, short_name
 from .hardware import GIB, Box
 from .inventory import Device, Inventory
@@ -45,7 +44,6 @@ LITTLE_OF_OTHERS = 0.03  # share of the cores: with more, other programs may be 
 OWN = "vLLM's own"  # its all-reduce, as notebook 4 calls it
 LONG = 85  # characters of a command: of a longer one each option has a line
 LEAST_MS = 0.05  # of a step: a part with less has no row
-UNEVEN_SMALL = 1.5  # longest over shortest all-reduce of a small payload: more is said
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
 QUANTITIES = {
     "kv_cache_tokens": "KV-cache tokens",
@@ -267,20 +265,16 @@ def prompt_by_cause(added: dict[str, dict]) -> list[dict]:
 
 def what_tp_shares(added: dict[str, dict]) -> str:
     """Which part of it the widest size shares, and what comes in its place. added: as above."""
-    layouts = list(added)
-    first, last = added[layouts[0]], added[layouts[-1]]
+    sizes = list(added.items())
+    (narrow, first), (wide, last) = sizes[0], sizes[-1]
     change = {part: last[part] - first[part] for part in last if part != "total_ms"}
-    shared = min(change, key=change.get)
-    grown = sorted((part for part in change if change[part] > LEAST_MS), key=change.get)[::-1]
-    said = f"p is {first['total_ms']:.1f} ms with {layouts[0]}"
-    if not grown:
-        return f"{said}; nothing comes in place of what more GPUs share."
-    place = " and ".join(f"{_cause(part)} {change[part]:.1f} ms" for part in grown[:2])
-    said += (
-        f" and {last['total_ms']:.1f} with {layouts[-1]}: {_cause(shared)} goes from "
-        f"{first[shared]:.1f} to {last[shared]:.1f} ms, and in its place come {place}."
+    shared, *_, less, more = sorted(change, key=change.get)
+    said = (
+        f"p is {first['total_ms']:.1f} ms with {narrow} and {last['total_ms']:.1f} with {wide}: "
+        f"{_cause(shared)} goes from {first[shared]:.1f} to {last[shared]:.1f} ms, and in its "
+        f"place come {_cause(more)} {change[more]:.1f} ms and {_cause(less)} {change[less]:.1f} ms."
     )
-    if grown[0] == "host_ms":
+    if more == "host_ms" and change[more] > LEAST_MS:
         said += (
             " Each rank's CPU launches all kernels of such a step one by one, however small its "
             "share of the work; GPUs that are done sooner wait for it."
@@ -392,14 +386,6 @@ def which_allreduce(trial: Trial, other: str, other_s: float) -> str:
     return f"{both}: vLLM uses its own, not {other}.{_told(trial)}"
 
 
-def uneven_allreduce(rows: list[dict], latency_s: float, rate: float) -> str:
-    """What to add to a latency that differs much by payload; rate: bytes/s."""
-    small = [1e6 * wait_s for wait_s in small_waits_s(rows, latency_s, rate)]
-    if not small or max(small) <= UNEVEN_SMALL * min(small):
-        return ""
-    return f" (uneven: {min(small):.0f} to {max(small):.0f} us by payload)"
-
-
 def _told(*trials: Trial) -> str:
     """What a reader must know of trials that were disturbed; "" where none was."""
     return _mind({trial.name: ", ".join(trial.disturbed) for trial in trials})
@@ -412,28 +398,24 @@ def _mind(disturbed: dict[str, str]) -> str:
 
 
 def forecasts(speedups: dict[str, float], gain: Gain, one_ms: float, *trials: Trial) -> str:
-    """What the formula said with the latency of each all-reduce, beside the measured speed-up.
+    """What the measured speed-up says of the formula's, by whose latency each counts with.
 
     A range that is wide or not decided may rule one out, and calls none right. one_ms: a step of
     TP 1 as the formula had it.
     """
-    took_ms = trials[0].tpot_ms[1]
-    start = f" All start from a TP 1 step of {one_ms:.2f} ms; it took {took_ms:.2f}."
-    said, out, open_ = [], [], []
+    judges = gain.decided and not gain.wide
+    least, out, near = 1 + MARGIN if judges else UNCLEAR, [], []
     for way, x in speedups.items():
-        off, where = max((x / gain.high, "high"), (gain.low / x, "low"))
-        (out if off > UNCLEAR else open_).append(f"{x:.2f} ({way})")
-        came = "at the edge of what was measured" if off > 1 else "within what was measured"
-        if off > 1 + MARGIN:
-            came = f"it missed, {off:.2f} times too {where}"
-        said.append(f"With the latency of {way} the formula said {x:.2f}: {came}.")
-    if gain.wide or not gain.decided:
-        left, gone = " and ".join(open_), " and ".join(out)
-        said = [f"This run does not separate the forecasts {left}."]
-        if out:
-            cannot = f", and cannot judge {left}" * bool(open_)
-            said = [f"Of the forecasts this run rules out {gone}{cannot}."]
-    return " ".join(said) + start + _told(*trials)
+        off = max(x / gain.high, gain.low / x)
+        (out if off > least else near).append(f"{x:.2f} ({way})")
+    does = [f"rules out {' and '.join(out)}"] * bool(out)
+    does += [f"{'agrees with' if judges else 'cannot judge'} {' and '.join(near)}"] * bool(near)
+    said = f"Of the forecasts this run {' and '.join(does)}."
+    if not judges and not out:
+        said = f"This run does not separate the forecasts {' and '.join(near)}."
+    took_ms = trials[0].tpot_ms[1]
+    start = f"All start from a TP 1 step of {one_ms:.2f} ms; it took {took_ms:.2f}."
+    return f"{said} {start}{_told(*trials)}"
 
 
 def do_they_decide(gain: Gain, without: Gain, two: Trial, count: int, reduce_ms: float) -> str:
@@ -807,18 +789,13 @@ def _span(row: dict, name: str, how: str) -> str:
 def about_load(rows: list[dict]) -> str:
     """What to keep of it: whether the ranges held. rows: as above; the first has no speed-up."""
     load = _on_one_h100()["load_tpot_ms"]
-    judged = [(row, "tpot_ms", "TPOT") for row in rows]
-    judged += [(row, "speedup", "the speed-up") for row in rows[1:]]
-    out = [
-        f"{what} of {row['layout']}"
-        for row, name, what in judged
-        if not row[f"may_{name}"][0] <= row[name] <= row[f"may_{name}"][1]
-    ]
-    said = f"{len(judged) - len(out)} of {len(judged)} ranges of TPOT and speed-up held in this run"
-    said += f", not {' and '.join(out)}" if out else ""
+    judged = [(row, "tpot_ms") for row in rows] + [(row, "speedup") for row in rows[1:]]
+    held = sum(row[f"may_{x}"][0] <= row[x] <= row[f"may_{x}"][1] for row, x in judged)
     return (
-        f"{said}. {ttft_under_load(rows)} All other records of TPOT under load are of one GPU: "
-        f"{load['numbers']}, at most {load['worst_times']:.2f} times off."
+        f"{held} of {len(judged)} ranges of TPOT and speed-up held in this run. "
+        f"{ttft_under_load(rows)} Prompts took longer on the two H100s of section 4, too. All "
+        f"other records of TPOT under load are of one GPU: {load['numbers']}, at most "
+        f"{load['worst_times']:.2f} times off."
     )
 
 

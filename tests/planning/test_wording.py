@@ -188,22 +188,21 @@ def test_each_forecast_stands_beside_what_was_measured():
         return wording.forecasts(speedups, gain, 1.5, one, two)
 
     both = said({"gloo": 2.0 / 2.8, wording.OWN: 1.01})
-    assert "latency of gloo the formula said 0.71: within what was measured." in both
-    assert f"said 1.01: it missed, {1.01 / gain.high:.2f} times too high." in both
+    assert "this run rules out 1.01 (vLLM's own) and agrees with 0.71 (gloo)." in both
     assert both.endswith("All start from a TP 1 step of 1.50 ms; it took 2.00.")
-    assert "at the edge" in said({"gloo": 1.02 * gain.high})
-    assert f"said 0.50: it missed, {gain.low / 0.5:.2f} times too low." in said({"gloo": 0.5})
+    assert "agrees with" in said({"gloo": 1.02 * gain.high})
+    assert "rules out 0.50 (gloo)." in said({"gloo": 0.5})
     busy = trial(2, 2.8, disturbed=0.4)
     assert "other programs took 40 %" in said({"gloo": 0.7}, two=busy)
     for low, words in (
         (0.14, "does not separate the forecasts 0.34 (gloo) and 1.07 (vLLM's own)."),
-        (0.64, "rules out 0.34 (gloo), and cannot judge 1.07 (vLLM's own)."),
+        (0.64, "rules out 0.34 (gloo) and cannot judge 1.07 (vLLM's own)."),
     ):
         told = said({"gloo": 0.34, wording.OWN: 1.07}, Gain(0.8, low, 1.0, 7))
-        assert words in told and not re.search("missed|within|edge|right", told)
+        assert words in told and not re.search("agrees|right", told)
     assert "rules out 0.34 (gloo)." in said({"gloo": 0.34}, Gain(0.9, 0.64, 1.1, 7))
     wide = said({"gloo": 0.42, wording.OWN: 1.05}, Gain(0.44, 0.25, 0.74, 7))
-    assert "rules out 1.05 (vLLM's own), and cannot judge 0.42 (gloo)." in wide, "decided, but wide"
+    assert "rules out 1.05 (vLLM's own) and cannot judge 0.42 (gloo)." in wide, "decided, but wide"
 
 
 def test_two_rounds_that_waited_do_not_set_an_end_of_the_range_and_three_do():
@@ -355,9 +354,7 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
     assert f"under load are of one GPU: {kinds['load_tpot_ms']}, at most" in said
     assert "ranges of TPOT and speed-up held in this run. TTFT took" in said and "x NVIDIA" in where
     moved = [{**rows[0], "tpot_ms": 99.0}, {**rows[1], "speedup": 9.0}]
-    assert "1 of 3 ranges of TPOT and speed-up held in this run, not TPOT of TP 1 and the" in (
-        wording.about_load(moved)
-    )
+    assert wording.about_load(moved).startswith("1 of 3 ranges of TPOT and speed-up held")
     first, second, *_ = wording.beside_load(rows)
     low, high = rows[1]["may_speedup"]
     assert f"({low:.2f} to {high:.2f})" in second["speed-up expected"]
@@ -429,7 +426,7 @@ def test_what_a_prompt_adds_is_told_by_cause():
     assert f"in its place come waiting for the CPU {waits:.1f} ms and" in said
     assert "Each rank's CPU launches" in said
     assert whole[0] > whole[1] == pytest.approx(whole[2]), "as the notebook says of t + p"
-    assert "nothing comes" in wording.what_tp_shares({"TP 1": added["TP 1"]})
+    assert "Each rank's" not in wording.what_tp_shares({"TP 1": added["TP 1"]})
 
 
 def test_the_reason_says_why_there_is_tensor_parallelism_at_all():
@@ -465,10 +462,8 @@ def test_one_small_payload_that_waited_does_not_decide_the_latency():
             {"bytes": size, "seconds": 100e-6 + size / 2e9 + more}
             for size, more in zip(sizes, waited, strict=True)
         ]
-        latency, rate = fit_allreduce(rows)
+        latency, _ = fit_allreduce(rows)
         assert latency == pytest.approx(100e-6, rel=0.15)
-        assert "100 to 300 us" in wording.uneven_allreduce(rows, latency, 2e9)
-        assert wording.uneven_allreduce(rows[3:], latency, rate) == ""
 
 
 def test_what_was_measured_on_two_gpus_stands_beside_what_is_predicted():

@@ -74,8 +74,8 @@ def ranges(choice: Choice, over: Choice, goal_ms: float) -> dict:
 def beside_recorded() -> tuple[list[dict], str]:
     """Layouts that were recorded under load on several GPUs, beside their plans; where that was.
 
-    Rows, fewest GPUs first: {"layout", "tpot_ms", "speedup" over the first, "ttft_ms"}, each of
-    them also as "expected_..."; "may_tpot_ms" and "may_speedup" are (low, high).
+    Rows, fewest GPUs first: {"layout", "tp", "tpot_ms", "speedup" over the first, "ttft_ms"}, the
+    last three also as "expected_..."; "may_tpot_ms" and "may_speedup" are (low, high).
     """
     found = sorted(recorded.loads(), key=lambda one: math.prod(one["sizes"]))
     first, rows, over = found[0], [], None
@@ -85,7 +85,8 @@ def beside_recorded() -> tuple[list[dict], str]:
         box, mix = make_box(one["gpu"], math.prod(one["sizes"])), RequestMix(*one["load"])
         plan = choice_of(shape, box, tuple(one["sizes"]), mix, options)
         over = over or plan
-        row = {"layout": plan.short, "tpot_ms": one["tpot_ms"], "ttft_ms": one["ttft_ms"]}
+        row = {"layout": plan.short, "tp": plan.tp}
+        row |= {name: one[name] for name in ("tpot_ms", "ttft_ms")}
         row["speedup"] = one["output_tokens_per_s"] / first["output_tokens_per_s"]
         row["expected_tpot_ms"] = 1e3 * plan.prediction.tpot_s
         row["expected_ttft_ms"] = 1e3 * plan.prediction.ttft_s

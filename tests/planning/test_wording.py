@@ -102,7 +102,7 @@ def test_both_plans_take_the_fewest_gpus_that_keep_the_goal_at_both_ends():
         [other] = [c for c in choices if c.short == names[1]]
         far_ms = margins.tpot_range_ms(other)[1]
         assert far_ms > high_ms
-        assert f"{names[1]} (up to {far_ms:.1f} ms) does so with as many GPUs, but may" in said
+        assert f"{names[1]} (up to {far_ms:.1f} ms) does so with as many GPUs: only" in said
         _, found, listed = said.partition("the planner cannot tell: ")
         assert found and re.findall(r"([TD]P \d) \(", listed) == list(unsure)
         assert f"first, and take what keeps {goal_ms} ms" in listed
@@ -350,11 +350,17 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
         f"{kinds['tpot_ms']} decode steps and {kinds['prefill_ms']} lone" in wording.about_range()
     )
     rows, where = week5_plan.beside_recorded()
-    said = wording.about_load(rows)
-    assert f"under load are of one GPU: {kinds['load_tpot_ms']}, at most" in said
-    assert "ranges of TPOT and speed-up held in this run. TTFT took" in said and "x NVIDIA" in where
+    held, off = wording.about_load(rows)
+    assert f"under load are of one GPU: {kinds['load_tpot_ms']}, at most" in held
+    assert "ranges of TPOT and speed-up held in this run" in held and "x NVIDIA" in where
+    copies = [row for row in rows if row["tp"] == 1]
+    times = sorted(row["tpot_ms"] / row["expected_tpot_ms"] for row in copies)
+    assert f"TPOT was {times[0]:.2f} to {times[-1]:.2f} times what was expected where a copy" in off
+    fastest = min(rows, key=lambda row: row["tpot_ms"])["layout"]
+    assert off.endswith(f"and the fastest was {fastest}.")
     moved = [{**rows[0], "tpot_ms": 99.0}, {**rows[1], "speedup": 9.0}]
-    assert wording.about_load(moved).startswith("1 of 3 ranges of TPOT and speed-up held")
+    moved[0]["tp"], moved[1]["tp"] = 1, 2
+    assert wording.about_load(moved)[0].startswith("1 of 3 ranges of TPOT and speed-up held")
     first, second, *_ = wording.beside_load(rows)
     low, high = rows[1]["may_speedup"]
     assert f"({low:.2f} to {high:.2f})" in second["speed-up expected"]

@@ -100,7 +100,7 @@ def by_goal(turns: InTurn, chosen: dict[float, int]) -> list[str]:
         one = f"A TPOT of at most {goal_x:g} times that of one at a time"
         said.append(f"{one}: max_num_seqs={best}{gain}.")
         open_ = [str(value) for value in turns.runs if turns.meets(value, goal_x) is None]
-        undecided += [f"{', '.join(open_)} for {goal_x:g} times"] * bool(open_)
+        undecided += [f"max_num_seqs={', '.join(open_)} for {goal_x:g} times"] * bool(open_)
     if not undecided:
         return [*said, "No range holds a goal: all of this is decided."]
     return [*said, f"Undecided, because the goal lies inside the range: {'; '.join(undecided)}."]

@@ -131,7 +131,9 @@ def test_a_goal_inside_a_range_is_not_decided_and_asks_for_more_rounds():
     assert "those of 4" in said and said.count("undecided") == 1
     one, tight, open_ = wording.by_goal(turns, {2.61: 32, 1.5: 4})
     assert "at most 2.61 times that of one at a time: max_num_seqs=32, 7." in one
-    assert "max_num_seqs=4, 3." in tight and open_.endswith("range: 32 for 2.61 times.")
+    assert "max_num_seqs=4, 3." in tight and open_.endswith(
+        "range: max_num_seqs=32 for 2.61 times."
+    )
     assert wording.by_goal(turns, {1.05: 1})[0].endswith("max_num_seqs=1.")
     assert "all of this is decided" in wording.by_goal(turns, {3.0: 32, 1.5: 4})[-1]
     assert turns.told() and choice.InTurn(turns.runs, goals=(3.0, 1.5)).told()

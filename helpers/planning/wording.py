@@ -757,8 +757,8 @@ def about_range() -> str:
         f"- The usual error, {usual:.0%}: {close} of {of} times recorded on one H100 lie within "
         f"it, {kinds['tpot_ms']['numbers']} decode steps and {kinds['prefill_ms']['numbers']} lone "
         "prompts of the machine that the planner was fitted to. In a speed-up it counts once, "
-        "because both predictions share most of it: ratios of two loads of one model were at most "
-        f"{worst:.0%} off ({pairs} pairs).\n"
+        "because both predictions share most of it (ratios of two loads of one model: at most "
+        f"{worst:.0%} off, {pairs} pairs).\n"
         f"- Prompts as recorded once, on two H100s: {prompt_takes(1):.2f} times as long as "
         f"predicted with TP 1 ({one['measured']:.1f} ms for {one['before']:.1f}), "
         f"{prompt_takes(2):.2f} times with TP 2 ({two['measured']:.1f} for {two['before']:.1f})."
@@ -796,8 +796,8 @@ def about_load(rows: list[dict]) -> list[str]:
     )
     far = min(rows, key=lambda row: row["may_tpot_ms"][1])
     return [
-        f"{held} of {len(judged)} ranges of TPOT and speed-up held in this run. All other records "
-        f"of TPOT under load are of one GPU: {load['numbers']}, at most {load['worst_times']:.2f} "
+        f"{held} of {len(judged)} ranges of TPOT and speed-up held in this run. Of one GPU there "
+        f"are {load['numbers']} records of TPOT under load, at most {load['worst_times']:.2f} "
         "times off.",
         f"{off_under_load(rows)} The planner expected the shortest TPOT of {expected['layout']}; "
         f"the shortest far end has {far['layout']}, and the fastest was {was['layout']}.",

@@ -341,7 +341,7 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
     ), "its prompts took longer"
     worst, pairs = recorded.ratio_error()
     assert worst < usual and pairs > 1, "as about_range says"
-    assert f"at most {worst:.0%} off ({pairs} pairs)" in wording.about_range()
+    assert f"at most {worst:.0%} off, {pairs} pairs)" in wording.about_range()
     kinds = {
         row["quantity"]: row["numbers"] for row in recorded.errors() if "H100" in row["machine"]
     }
@@ -351,7 +351,7 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
     )
     rows, where = week5_plan.beside_recorded()
     held, off = wording.about_load(rows)
-    assert f"under load are of one GPU: {kinds['load_tpot_ms']}, at most" in held
+    assert f"Of one GPU there are {kinds['load_tpot_ms']} records of TPOT under load" in held
     assert "ranges of TPOT and speed-up held in this run" in held and "x NVIDIA" in where
     copies = [row for row in rows if row["tp"] == 1]
     times = sorted(row["tpot_ms"] / row["expected_tpot_ms"] for row in copies)

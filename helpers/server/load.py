@@ -235,31 +235,24 @@ def metrics_of(result: dict, *, goals: bool, arrivals: bool) -> dict[str, float]
 
 
 def while_arriving(result: dict) -> dict[str, float]:
-    """How full a server was while requests arrived, as the clients see it.
+    """How fast requests arrived, and how full the server was meanwhile, as the clients see it.
 
     result: what the benchmark returns; requests that failed were never in the server.
+    arrived_per_s: all requests, over the time from the start of the run to the last one sent.
     in_flight_halfway and in_flight_last: requests sent and not answered yet when half of the time
-    of the arrivals had passed, and when the last one came. answered_while_arriving_per_s: answers a
-    second, by the tokens that came, from the time that a request stays (but half of the arrivals at
-    most) to the last arrival: a server that has just begun has nothing to answer yet.
+    between the first and the last one had passed, and when the last one came.
     """
-    names = ("start_times", "ttfts", "itls", "errors")
-    seen = [one for one in zip(*(result[name] for name in names), strict=True) if not one[-1]]
-    sent_s = np.array([sent for sent, *_ in seen])
-    # When each part of an answer came.
-    chunks_s = [sent + ttft + np.cumsum([0.0, *itl]) for sent, ttft, itl, _ in seen]
-    ended_s = np.array([times[-1] for times in chunks_s])
-    begin, last = min(result["start_times"]), max(result["start_times"])
-    half = (begin + last) / 2
-    steady = min(begin + (ended_s - sent_s).mean(), half)
+    sent_s = np.array(result["start_times"])
+    stayed_s = np.array([answer["latency_s"] for answer in answers_of(result)])
+    ended_s, ok = sent_s + stayed_s, np.array([not error for error in result["errors"]])
+    begin, last = sent_s.min(), sent_s.max()
     found = {
-        f"in_flight_{name}": ((sent_s <= at) & (ended_s > at)).sum()
-        for name, at in (("halfway", half), ("last", last))
+        f"in_flight_{name}": (ok & (sent_s <= at) & (ended_s > at)).sum()
+        for name, at in (("halfway", (begin + last) / 2), ("last", last))
     }
-    if last > steady:
-        came = sum(((steady < times) & (times <= last)).mean() for times in chunks_s)
-        found["answered_while_arriving_per_s"] = came / (last - steady)
-    return found
+    # The run ends with its last answer; the first request comes a gap after its start.
+    started = ended_s.max() - result["duration"]
+    return found | {"arrived_per_s": float(len(sent_s) / (last - started))}
 
 
 def answers_of(result: dict) -> list[dict]:

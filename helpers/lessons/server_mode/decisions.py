@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from helpers.display.numbers import number
 from helpers.lessons.server_mode import experiments, wording
 from helpers.results.store import Results
 from helpers.verdicts.gain import Gain
@@ -41,10 +42,6 @@ def _metrics(store: Results, experiment: str, variant: str) -> dict[str, float]:
     return (store.get(experiment, variant) or {"metrics": {}})["metrics"]
 
 
-def _number(store: Results, experiment: str, variant: str, name: str) -> float | None:
-    return _metrics(store, experiment, variant).get(name)
-
-
 def _ratio(store: Results, name: str) -> Gain | None:
     """Changed / default of a time that the options of section 8 changed; "better" is longer."""
     ratio = Gain.read(_metrics(store, "options", "changed"), f"{name}_over_default_x")
@@ -69,7 +66,7 @@ def _directions(store: Results, when: str, **names: str) -> str:
 
 def _places(store: Results) -> str:
     ttft, tpot = _changed(store, "ttft_ms_p50"), _changed(store, "tpot_ms_p50")
-    return f"4 places against the default, 12 requests at once: TTFT: {ttft}; TPOT: {tpot}"
+    return f"4 places against one for each of 12 requests at once: TTFT: {ttft}; TPOT: {tpot}"
 
 
 def _places_say(store: Results) -> str:
@@ -82,7 +79,9 @@ def _places_say(store: Results) -> str:
 
 def _chunks(store: Results) -> str:
     gap, ttft = _changed(store, "gap_ms"), _changed(store, "long_ttft_ms")
-    return f"256 against the default: longest gap in a stream: {gap}; a long prompt's TTFT: {ttft}"
+    return (
+        f"256 against a larger budget: longest gap in a stream: {gap}; a long prompt's TTFT: {ttft}"
+    )
 
 
 def _chunks_say(store: Results) -> str:
@@ -110,27 +109,34 @@ def _refused_say(store: Results) -> str:
 
 
 def _load(store: Results) -> str:
-    held, most = _held_and_most(store)
+    sized, most = _metrics(store, "sizing", "copies"), _most(store)
     if most is None:
         return NOT_MEASURED
     goal = "the goal held at no rate tried"
-    if held:
-        goal = f"of the rates tried the goal held up to {held:.4g}/s"
-    return f"{goal}; the server answered up to {most:.4g}/s"
+    if "good_share" in sized:
+        goal = f"of the rates tried the goal held up to {number(sized['arrivals_per_s'])}/s"
+    chance = wording.BY_CHANCE * ("by_chance" in sized)
+    return f"{goal}{chance}; the server answered up to {number(most)}/s"
 
 
 def _load_says(store: Results) -> str:
-    held, most = _held_and_most(store)
-    if not held:
-        return "" if most is None else "How much one copy can take in time was not found."
-    return f"The goal holds up to {100 * held / most:.0f} % of what one copy answers."
+    sized, most = _metrics(store, "sizing", "copies"), _most(store)
+    if most is None:
+        return ""
+    if "good_share" not in sized:
+        return "How much one copy can take in time was not found."
+    share = f"{100 * sized['arrivals_per_s'] / most:.0f} %"
+    held = f"The goal held up to {share} of what one copy answers"
+    if "by_chance" not in sized:
+        return f"{held}."
+    safer = sized.get("safer_per_s")
+    beyond = f"up to {100 * safer / most:.0f} %" if safer else "at no rate tried"
+    return f"{held}{wording.BY_CHANCE}; beyond chance {beyond}."
 
 
-def _held_and_most(store: Results) -> tuple[float | None, float | None]:
-    """The highest rate at which the goal held, and the most that was answered a second."""
-    sized = _metrics(store, "sizing", "copies")
-    held = sized.get("arrivals_per_s") if "good_share" in sized else None
-    return held, _number(store, "capacity", "open_loop", "answered_per_s")
+def _most(store: Results) -> float | None:
+    """The most that was answered a second."""
+    return _metrics(store, "capacity", "open_loop").get("answered_per_s")
 
 
 _ROWS = {

@@ -259,15 +259,22 @@ def _at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> LoadR
     return run
 
 
-def let_in(m: dict[str, float]) -> dict[str, float]:
-    """Whom a server let in, for a table, and how many of these met the goals. m: of `run_load`."""
+def let_in(run: LoadRun, goals_ms: dict[str, float]) -> dict[str, float]:
+    """Whom a server let in, for a table, how many of these met the goals, and which they missed."""
+    m, answers = run.metrics, [answer for answer in run.answers if answer["ok"]]
     sent = m["completed"] + m["failed"]
+    late = {"TTFT": 0, "TPOT": 0}
+    for answer in answers:
+        after_first = max(1, answer["output_tokens"] - 1)
+        tpot_s = (answer["latency_s"] - answer["ttft_s"]) / after_first
+        late["TTFT"] += 1e3 * answer["ttft_s"] > goals_ms["ttft"]
+        late["TPOT"] += 1e3 * tpot_s > goals_ms["tpot"]
     return {
         "sent": sent,
         "let in": m["completed"],
         "of these in time (%)": 100 * m["good_share"] * sent / m["completed"],
-        "answered in time a second": m["goodput_per_s"],
-        "TTFT p50 (ms)": m["ttft_ms_p50"],
+        **{f"{name} too long (%)": 100 * n / m["completed"] for name, n in late.items()},
+        "goodput/s": m["goodput_per_s"],
     }
 
 
@@ -452,9 +459,9 @@ def side_by_side(
     rows = []
     for option, what, key in watched:
         row = {"option": f"--{option}", "number": what}
-        row |= {"default": before[key], "changed": after[key]}
+        row |= {"before": before[key], "after": after[key]}
         ratio = compared.get(key)
-        row["changed / default"] = said_of(ratio) if ratio else ""
+        row["after / before"] = said_of(ratio) if ratio else ""
         if any(guessed.values()):
             row["you said"] = judged(guessed[key], direction(ratio)) if ratio else ""
         rows.append(row)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
+
+from matplotlib.ticker import LogLocator, NullLocator
 
 from helpers.display import figures
 from helpers.display.figures import curve
-from helpers.lessons.server_mode import sizing, wording
+from helpers.lessons.server_mode import experiments, sizing, wording
 from helpers.results.recorded import label_of
 from helpers.server.load import Stream
+from helpers.verdicts.gain import Gain
 
-_ANSWERED = "answered_while_arriving_per_s"
 _KNEE = {"color": figures.RED, "lw": 1.2, "linestyle": "-."}
+_SMALL = {"fontsize": 8.5, "fontweight": "normal"}
 
 
 def startup(phases_s: dict[str, float], total_s: float, recorded: dict | None = None) -> None:
@@ -42,7 +46,7 @@ def startup(phases_s: dict[str, float], total_s: float, recorded: dict | None = 
             figures.note(ax, f"{phases[name]:.1f} s", at, (5, 0), va="center")
         figures.rows_down(ax)
         ax.set_ylabel("phase")
-        ax.set_title(label, fontsize=8.5, fontweight="normal", loc="left", x=-0.3)
+        ax.set_title(label, loc="left", x=-0.3, **_SMALL)
         table += [{"start": label, "phase": n, "seconds": s} for n, s in phases.items()]
     right = 1.1 * max(total for _, _, total in starts)
     axes[-1, 0].set(xlabel="seconds since the command", xlim=(0, right))
@@ -88,66 +92,103 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
     recorded: the same of another machine and its label, of helpers.results.recorded.curve.
     """
     there = [{**row, "clients": int(row["variant"].split("_")[0])} for row in recorded[0]]
+    where = recorded[1].removeprefix("recorded: ")
     title = "Tokens a second and latency, by the number of clients"
     fig, (left, right) = figures.figure(title, cols=2, size=(9, 4.4))
-    _measured(left, rows, "clients", "output_tokens_per_s", label="measured")
+    _measured(left, rows, "clients", "output_tokens_per_s", label="tokens a second")
     fewest = sizing.undisturbed(rows)[0]
     speed = fewest["output_tokens_per_s"] / fewest["clients"]
     ideal = [{"clients": row["clients"], "free": speed * row["clients"]} for row in rows]
     free = {"marker": "", "color": figures.GREY, "linestyle": ":"}
     curve(left, ideal, "clients", "free", label="if batching were free", **free)
+    _measured(right, rows, "clients", "e2e_ms_mean", 0, label="whole answer, mean")
     _measured(right, rows, "clients", "ttft_ms_p50", 1, label="TTFT p50")
     _measured(right, rows, "clients", "tpot_ms_p50", 2, label="TPOT p50")
-    _measured(right, rows, "clients", "e2e_ms_mean", 0, label="whole answer, mean")
     if there:
-        hollow, where = figures.hollow_line(), recorded[1].replace(", ", ",\n")
-        curve(left, there, "clients", "output_tokens_per_s", label=where, **hollow)
-        curve(right, there, "clients", "ttft_ms_p50", label="TTFT p50, recorded", **hollow)
-    left.set(ylabel="output tokens/s (log scale)", yscale="log")
-    right.set(ylabel="ms (log scale)", yscale="log")
+        hollow = figures.hollow_line()
+        curve(
+            left, there, "clients", "output_tokens_per_s", label="tokens a second there", **hollow
+        )
+        curve(right, there, "clients", "ttft_ms_p50", label="TTFT p50 there", **hollow)
+    left.set(ylabel="output tokens/s", yscale="log")
+    right.set(ylabel="ms", yscale="log")
     for ax in (left, right):
         ax.axvline(knee["clients"], label="knee", **_KNEE)
         ax.set(xscale="log", xlabel="clients at a time")
+        if there:
+            ax.set_title(f"filled: here; hollow: {where.partition(',')[0]}", **_SMALL)
+        _plain_log(ax.yaxis)
         figures.ticks(ax, (row["clients"] for row in (*rows, *there)))
         figures.legend_below(ax)
-    figures.show(fig, wording.closed_loop(rows, knee), rows, "closed_loop")
+    names = ("clients", "output_tokens_per_s", "e2e_ms_mean", "ttft_ms_p50", "tpot_ms_p50")
+    table = [{name: row[name] for name in (*names, "disturbed")} for row in rows]
+    figures.show(fig, wording.closed_loop(rows, knee, where), table, "closed_loop")
 
 
 def open_loop(
     rows: list[dict], goals_ms: dict[str, float], share: float, answered_per_s: float
 ) -> None:
-    """Latency and goodput over the rate of arrivals.
+    """Latency, answers and goodput over the rate of arrivals.
 
-    rows: offered_per_s, answered_while_arriving_per_s (of `run_load`), good_share, ttft_ms_p90,
-    tpot_ms_p90, disturbed. share: of the requests that are to meet the goal.
+    rows: arrived_per_s, requests_per_s, goodput_per_s, good_share, ttft_ms_p90,
+    tpot_ms_p90 (of `run_load`), disturbed. share: of the requests that are to meet the goal.
     answered_per_s: the most that the server answered.
     """
-    rows = sorted(rows, key=lambda row: row["offered_per_s"])
-    offered = [row["offered_per_s"] for row in rows]
+    rows = sorted(rows, key=lambda row: row["arrived_per_s"])
+    arrived = [row["arrived_per_s"] for row in rows]
     best = sizing.best_rate(rows, share)
     title = "What arrives, what is answered, and what is answered in time"
     fig, (left, right) = figures.figure(title, cols=2, size=(9, 4.4))
     for name, index in (("ttft", 0), ("tpot", 3)):
         label = name.upper()
-        _measured(left, rows, "offered_per_s", f"{name}_ms_p90", index, label=f"{label} p90")
+        _measured(left, rows, "arrived_per_s", f"{name}_ms_p90", index, label=f"{label} p90")
         if name in goals_ms:
             goal = {"color": figures.COLORS[index], "lw": 1.2, "linestyle": "--"}
             left.axhline(goals_ms[name], label=f"{label} goal", **goal)
-    left.set(yscale="log", ylabel="ms (log scale)")
-    right.plot(offered, offered, color=figures.GREY, linestyle=":", label="what arrives")
-    in_time = "in_time_per_s"
-    known = [
-        {**row, in_time: row["good_share"] * row[_ANSWERED]} for row in rows if _ANSWERED in row
-    ]
-    _measured(right, known, "offered_per_s", _ANSWERED, 0, label="what is answered (by tokens)")
-    _measured(right, known, "offered_per_s", in_time, 2, label="answered within the goal")
+    left.set(yscale="log", ylabel="ms")
+    _plain_log(left.yaxis)
+    right.plot([0, *arrived], [0, *arrived], color=figures.GREY, linestyle=":", label="arrivals")
+    _measured(right, rows, "arrived_per_s", "requests_per_s", 0, label="answers")
+    _measured(right, rows, "arrived_per_s", "goodput_per_s", 2, label="goodput: answers in time")
     most = {"color": figures.INK, "lw": 1.2, "linestyle": "--"}
-    right.axhline(answered_per_s, label="most that the server answered", **most)
-    right.set(ylabel="requests a second", ylim=(0, 1.1 * max(*offered, answered_per_s)))
+    right.axhline(answered_per_s, label="most answers of any run", **most)
+    right.set(ylabel="requests a second", ylim=(0, 1.1 * max(*arrived, answered_per_s)))
     for ax in (left, right):
         if best:
             label = f"goal met by {100 * share:.0f} % or more"
-            ax.axvline(best["offered_per_s"], label=label, **_KNEE)
+            ax.axvline(best["arrived_per_s"], label=label, **_KNEE)
         ax.set(xlabel="requests arriving a second", xlim=(0, None))
         figures.legend_below(ax)
-    figures.show(fig, wording.open_loop(rows, goals_ms, share), rows, "open_loop")
+    names = ("arrived_per_s", "requests_per_s", "goodput_per_s", "ttft_ms_p90", "tpot_ms_p90")
+    table = [{name: row[name] for name in (*names, "disturbed")} for row in rows]
+    figures.show(fig, wording.open_loop(rows, goals_ms, share), table, "open_loop")
+
+
+def trades(ratios: dict[str, Gain]) -> None:
+    """How many times as long each time is after the options were changed: `experiments.ratios`."""
+    labels = [textwrap.fill(name, 36) for name in wording.varying(ratios)]
+    size = (7.5, 1 + 0.5 * len(labels))
+    fig, ax = figures.figure("What fewer places and smaller steps give and cost", size=size)
+    colors = {"shorter": figures.BLUE, "longer": figures.RED}
+    for y, ratio in enumerate(ratios.values()):
+        reach = [[ratio.estimate - ratio.low], [ratio.high - ratio.estimate]]
+        look = {"color": colors.get(experiments.direction(ratio), figures.GREY)}
+        ax.errorbar(ratio.estimate, y, xerr=reach, fmt="o", capsize=4, **look)
+    ax.axvline(1, color=figures.INK, lw=1.2)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.margins(y=0.15)
+    figures.rows_down(ax)
+    ax.set(xscale="log", xlim=(0.1, 10), ylabel="what is timed", xlabel="times as long as before")
+    _plain_log(ax.xaxis)
+    table = [
+        {"what": what, "from": ratio.low, "to": ratio.high}
+        for what, ratio in zip(wording.varying(ratios), ratios.values(), strict=True)
+    ]
+    figures.show(fig, wording.directions(ratios), table, "options")
+
+
+def _plain_log(axis) -> None:
+    """Ticks of an axis with a log scale as plain numbers, 1, 2 and 5 of each power of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_locator(NullLocator())

@@ -9,7 +9,8 @@ from helpers.engine.profile import Profile
 
 EACH = 8  # requests of every client of a closed loop
 STEP, MOST_ABOVE = 1.3, 2  # of the rates that are to be too high
-NEAR, LONGER = 0.5, 1.5  # From this share of what was answered a rate is tried for longer.
+NEAR, LONGER = 0.5, 2  # From this share of what was answered a rate is tried for longer.
+ENOUGH = 50  # requests: of fewer than 37 it may be chance that all meet a goal for 90 %
 CLOSE_ENOUGH = 1.33  # rates as near as this need none between them
 LOWER_RATES = 3  # each half of the one before, when no rate met the goal
 
@@ -49,8 +50,13 @@ def knee(rows: list[dict]) -> dict:
 
 
 def seconds_at(rate: float, answered_per_s: float, seconds: float) -> float:
-    """How long to try a rate: longer near what was answered, where a server fills slowly."""
-    return seconds * (LONGER if rate > NEAR * answered_per_s else 1)
+    """How long to try a rate: longer near what was answered, where a server fills slowly.
+
+    And at a low rate, up to LONGER as well, so that it is ENOUGH requests.
+    """
+    if rate > NEAR * answered_per_s:
+        return LONGER * seconds
+    return min(LONGER * seconds, max(seconds, ENOUGH / rate))
 
 
 def fell_behind(row: dict, places: int) -> bool:
@@ -71,7 +77,7 @@ def capacity(rows: list[dict], answered_per_s: float, places: int) -> tuple[floa
     it fell behind at no rate. The second can be the lower one: then the runs contradict each other.
     """
     low = max(answered_per_s, *(row["requests_per_s"] for row in rows))
-    lost = (row["offered_per_s"] for row in rows if fell_behind(row, places))
+    lost = (row["arrived_per_s"] for row in rows if fell_behind(row, places))
     return low, min(lost, default=math.inf)
 
 
@@ -85,33 +91,33 @@ def rates_to_try(
     """
     yield from first
     for i in range(MOST_ABOVE):
-        above = (row for row in rows if row["offered_per_s"] > answered_per_s)
+        above = (row for row in rows if row["arrived_per_s"] > answered_per_s)
         if not any(fell_behind(row, places) for row in above):
             yield round(answered_per_s * STEP ** (i + 1), 1)
     for _ in range(LOWER_RATES):
         if best_rate(rows, share) is None:
-            yield round(min(row["offered_per_s"] for row in rows) / 2, 1)
+            yield round(min(row["arrived_per_s"] for row in rows) / 2, 1)
     if best := best_rate(rows, share):
-        met, missed = best["offered_per_s"], next_above(rows, best["offered_per_s"])
-        if missed and missed["offered_per_s"] > CLOSE_ENOUGH * met:
-            yield round(math.sqrt(met * missed["offered_per_s"]), 1)
+        met, missed = best["arrived_per_s"], next_above(rows, best["arrived_per_s"])
+        if missed and missed["arrived_per_s"] > CLOSE_ENOUGH * met:
+            yield round(math.sqrt(met * missed["arrived_per_s"]), 1)
 
 
 def best_rate(rows: list[dict], share: float) -> dict | None:
     """The row with the highest rate of arrivals at which `share` of the requests met the goal.
 
-    rows: offered_per_s and good_share. None when no row has that share. Not the row with the most
+    rows: arrived_per_s and good_share. None when no row has that share. Not the row with the most
     goodput: beyond capacity many answers are late, and those in time can still be more than at a
     rate that nearly all users are content with.
     """
     met = (row for row in rows if row["good_share"] >= share)
-    return max(met, key=lambda row: row["offered_per_s"], default=None)
+    return max(met, key=lambda row: row["arrived_per_s"], default=None)
 
 
 def next_above(rows: list[dict], rate: float) -> dict | None:
     """The row with the lowest rate above this one; None without one."""
-    above = (row for row in rows if row["offered_per_s"] > rate)
-    return min(above, key=lambda row: row["offered_per_s"], default=None)
+    above = (row for row in rows if row["arrived_per_s"] > rate)
+    return min(above, key=lambda row: row["arrived_per_s"], default=None)
 
 
 def copies(
@@ -119,22 +125,26 @@ def copies(
 ) -> dict[str, float]:
     """Copies of the server for so many requests a second, and the rate that each of them takes.
 
-    The rate is that of `best_rate`; missed_per_s is the next one that was tried, if there is one:
-    fewer copies may do. Where chance alone may have lifted it over the `share` of the goal,
-    safer_per_s is the next lower rate that met it: more copies may be needed. Without a rate that
-    met the goal, `answered_per_s` stands in, and there is no `good_share`.
+    The rate is that of `best_rate`. What these runs decide is less, because chance moves a share of
+    few requests (`narrow`): missed_per_s is the lowest rate above it at which the goal was missed
+    beyond chance; with by_chance (1.0), where that rate itself may have met it by chance,
+    safer_per_s is the highest rate below that met it beyond chance. Each of them is there if such
+    a rate was tried. Without a rate that met the goal, `answered_per_s` stands in, and there is no
+    `good_share`.
     """
     best = best_rate(rows, share)
-    rate = best["offered_per_s"] if best else answered_per_s
+    rate = best["arrived_per_s"] if best else answered_per_s
     sized = {"arrivals_per_s": rate, "copies": math.ceil(target_per_s / rate)}
     if best is None:
         return sized
     sized["good_share"] = best["good_share"]
-    if missed := next_above(rows, rate):
-        sized["missed_per_s"] = missed["offered_per_s"]
-    below = [row for row in rows if row["offered_per_s"] < rate]
-    if narrow(best, share) and (safer := best_rate(below, share)):
-        sized["safer_per_s"] = safer["offered_per_s"]
+    clear = [row for row in rows if not narrow(row, share)]
+    if missed := next_above([row for row in clear if row["good_share"] < share], rate):
+        sized["missed_per_s"] = missed["arrived_per_s"]
+    if best not in clear:
+        sized["by_chance"] = 1.0
+        if safer := best_rate(clear, share):
+            sized["safer_per_s"] = safer["arrived_per_s"]
     return sized
 
 

@@ -9,12 +9,12 @@ import statistics
 from helpers.display.numbers import number
 from helpers.engine.steps import Steps
 from helpers.lessons.server_mode import experiments, sizing
-from helpers.measure import Measurement
 from helpers.server.load import LoadRun, Stream
 from helpers.server.server import StopReport
 from helpers.verdicts.gain import Gain
 
-HARDLY = 0.9  # An engine that computes for more of the time hardly waits.
+FULL = 0.9  # of a core
+BY_CHANCE = ", which may be chance"
 
 # --- captions -------------------------------------------------------------------------------------
 
@@ -41,10 +41,11 @@ def token_times(stream: Stream) -> str:
     )
 
 
-def closed_loop(rows: list[dict], knee: dict) -> str:
+def closed_loop(rows: list[dict], knee: dict, where: str = "") -> str:
     """Where throughput was highest in one run each, what it cost the first token, and the knee.
 
-    rows: of plots.closed_loop. Disturbed runs are left out, as in the figure.
+    rows: of plots.closed_loop. Disturbed runs are left out, as in the figure. where: the hollow
+    points are from.
     """
     calm = sizing.undisturbed(rows)
     first, last = calm[0], calm[-1]
@@ -63,6 +64,8 @@ def closed_loop(rows: list[dict], knee: dict) -> str:
         f" Of these numbers throughput / time of a whole answer was highest with "
         f"{knee['clients']} clients: the knee."
     )
+    if where:
+        said += f" Hollow points: {where}."
     return said + _disturbed(rows, "clients", "clients", "line and knee are drawn")
 
 
@@ -74,8 +77,11 @@ def why_gain(rows: list[dict], clients: int) -> str:
     alone, many = known[1], known[clients]
     longer, wait = (many[key] - alone[key] for key in ("e2e_ms_mean", "ttft_ms_mean"))
     gain = many["output_tokens_per_s"] / alone["output_tokens_per_s"]
+    said = f"In the figure, one run each, it is {gain:.2f}."
+    if longer < wait or wait < 0:
+        return said
     return (
-        f"In the figure, one run each, it is {gain:.2f}. There a whole answer took "
+        f"{said} There a whole answer took "
         f"{longer:.0f} ms longer with {clients} clients than with one: {wait:.0f} ms of it until "
         "the first token (the others' prompts are read too), the rest between the tokens."
     )
@@ -83,7 +89,7 @@ def why_gain(rows: list[dict], clients: int) -> str:
 
 def _disturbed(rows: list[dict], name: str, unit: str, drawn: str) -> str:
     """Which runs other programs disturbed, by their `name`; "" for none. drawn: without them."""
-    hit = [f"{row[name]:g}" for row in rows if row["disturbed"]]
+    hit = [number(row[name]) for row in rows if row["disturbed"]]
     if not hit:
         return ""
     which = "every run" if len(hit) == len(rows) else f"the runs with {', '.join(hit)} {unit}"
@@ -95,8 +101,12 @@ def _disturbed(rows: list[dict], name: str, unit: str, drawn: str) -> str:
 
 def open_loop(rows: list[dict], goals_ms: dict, share: float) -> str:
     """The goal, and how many requests met it at each rate; rows in the order of the rates."""
-    met = [f"{100 * row['good_share']:.0f} % at {row['offered_per_s']:.4g}" for row in rows]
-    said = f"The goal is {limits(goals_ms)}. It was met by {', '.join(met)} arrivals a second."
+    met = [f"{100 * row['good_share']:.0f} % at {number(row['arrived_per_s'])}" for row in rows]
+    said = (
+        f"The goal is {limits(goals_ms)}. It was met by {', '.join(met)} arrivals a second. A run "
+        "lasts until its last answer, when nothing arrives any more: so fewer are answered a "
+        "second than arrive, even where the server keeps up."
+    )
     if (best := sizing.best_rate(rows, share)) and any(
         row["good_share"] < share for row in rows[: rows.index(best)]
     ):
@@ -104,14 +114,16 @@ def open_loop(rows: list[dict], goals_ms: dict, share: float) -> str:
             " Less load makes nobody wait longer: where fewer met it at a lower rate, something "
             "disturbed that run, or it was too short to tell."
         )
-    return said + _disturbed(rows, "offered_per_s", "arrivals a second", "the lines are drawn")
+    return said + _disturbed(rows, "arrived_per_s", "arrivals a second", "the lines are drawn")
 
 
 def at_rate(row: dict, places: int, answered_per_s: float) -> str:
     """How full the server was in a run at a rate, and what follows for the rate."""
     halfway, last = row["in_flight_halfway"], row["in_flight_last"]
-    rate = row["offered_per_s"]
-    said = f"{rate:6.1f}/s: in the server {halfway:.0f} halfway, {last:.0f} at the last arrival"
+    rate = row["arrived_per_s"]
+    said = (
+        f"{number(rate):>5}/s: in the server {halfway:.0f} halfway, {last:.0f} at the last arrival"
+    )
     if sizing.fell_behind(row, places):
         return f"{said}: fell behind"
     return said + ": not too much, or too short to tell" * (rate > answered_per_s)
@@ -126,20 +138,20 @@ def capacity(rows: list[dict], closed_per_s: float, places: int) -> str:
     where = "in the closed loop"
     if low > closed_per_s:
         row = max(rows, key=lambda row: row["requests_per_s"])
-        where = f"when {row['offered_per_s']:.4g} a second arrived"
-    most = f"The server answered up to {low:.4g} requests a second ({where})"
+        where = f"when {number(row['arrived_per_s'])} a second arrived"
+    most = f"The server answered up to {number(low)} requests a second ({where})"
     if high == math.inf:
         return f"{most}, and fell behind at no rate tried: its capacity is at least that."
-    lost = next(row for row in rows if row["offered_per_s"] == high)
+    lost = next(row for row in rows if row["arrived_per_s"] == high)
     behind = (
-        f"at {high:.4g} arrivals a second it fell behind: {lost['in_flight_last']:.0f} requests "
-        f"were in it at the last arrival, for {places} places"
+        f"at {number(high)} arrivals a second it fell behind: {lost['in_flight_last']:.0f} "
+        f"requests were in it at the last arrival, for {places} places"
     )
     if high <= low:
         return (
             f"{most}; yet in another run {behind}. These runs do not agree, so the capacity is "
-            f"undecided between {high:.4g} and {low:.4g}: the machine was not equally fast in "
-            "all of them."
+            f"undecided between {number(high)} and {number(low)}: the machine was not equally "
+            "fast in all of them."
         )
     busy = " Something else used the machine meanwhile: alone the server may do more."
     return (
@@ -154,25 +166,34 @@ def limits(goals_ms: dict[str, float]) -> str:
 
 def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list[str]:
     """How many copies, and on what that number rests. sized: of `sizing.copies`."""
-    rate, count = f"{sized['arrivals_per_s']:.1f}", sized["copies"]
-    if "good_share" in sized:
-        first = f"At {rate} arrivals a second {100 * sized['good_share']:.0f} % met the goal "
-        first += f"({limits(goals_ms)})."
-    else:
-        first = f"No rate met the goal ({limits(goals_ms)}): loosen it, or try lower RATES. "
-        first += f"{rate} a second, which the server answered, is too much for it."
-    copies_of_it = f"{count} copies" if "good_share" in sized else f"at least {count} copies"
-    if "missed_per_s" in sized:
-        missed = sized["missed_per_s"]
-        fewest = math.ceil(target_per_s / missed)
-        between = f" (no rate between {rate} and {missed:.1f} was tried)"
-        copies_of_it = f"{fewest} to {count} copies{between}" if fewest < count else copies_of_it
-    if "safer_per_s" in sized:
-        most = math.ceil(target_per_s / sized["safer_per_s"])
-        copies_of_it += (
-            f"; {most} if that one run was lucky ({sized['safer_per_s']:.1f} also met it)"
-        )
-    return [first, f"For {target_per_s:g} a second: {copies_of_it}, and one more for restarts."]
+    rate, count = sized["arrivals_per_s"], sized["copies"]
+    if "good_share" not in sized:
+        return [
+            f"No rate met the goal ({limits(goals_ms)}): loosen it, or try lower RATES. "
+            f"{number(rate)} a second, which the server answered, is too much for it.",
+            f"For {target_per_s:g} a second: at least {count} copies, and one more for restarts.",
+        ]
+    lucky, known = "by_chance" in sized, []
+    fewest = most = None
+    if held := sized.get("safer_per_s") if lucky else rate:
+        most = math.ceil(target_per_s / held)
+        known.append(f"held at {number(held)}")
+    if missed := sized.get("missed_per_s"):
+        fewest = math.floor(target_per_s / missed) + 1
+        known.append(f"was missed at {number(missed)}")
+    number_of = f"at least {fewest} copies" if fewest else f"{count} copies"
+    if most:
+        number_of = f"{most} copies" if fewest else f"at most {most} copies"
+        number_of = f"{fewest} to {number_of}" if fewest and fewest < most else number_of
+    if lucky and known:
+        number_of += f" ({count} by the run at {number(rate)})"
+    beyond = " and ".join(known) or "was neither held nor missed at any rate tried"
+    return [
+        f"At {number(rate)} arrivals a second {100 * sized['good_share']:.0f} % met the goal "
+        f"({limits(goals_ms)}){BY_CHANCE * lucky}.",
+        f"For {target_per_s:g} a second: {number_of}, and one more for restarts. Beyond chance the "
+        f"goal {beyond}.",
+    ]
 
 
 def goal(rows: list[dict], share: float, answered_per_s: float) -> str:
@@ -180,47 +201,49 @@ def goal(rows: list[dict], share: float, answered_per_s: float) -> str:
     best = sizing.best_rate(rows, share)
     if best is None:
         return f"No rate tried let {100 * share:.0f} % of the requests meet the goal."
-    met, by_chance = best["offered_per_s"], ", which may be chance"
+    met = best["arrived_per_s"]
 
     def share_of(row: dict) -> str:
-        percent = f"{100 * row['offered_per_s'] / answered_per_s:.0f} %"
-        return f"{percent} of the {answered_per_s:.4g} that the server answered"
+        percent = f"{100 * row['arrived_per_s'] / answered_per_s:.0f} %"
+        return f"{percent} of the {number(answered_per_s)} that the server answered"
 
     said = (
-        f"Of the rates tried, {met:.4g} arrivals a second were the most at which at least "
+        f"Of the rates tried, {number(met)} arrivals a second were the most at which at least "
         f"{100 * share:.0f} % of the requests met the goal: {100 * best['good_share']:.0f} % did"
-        f"{by_chance * sizing.narrow(best, share)}. That is {share_of(best)}."
+        f"{BY_CHANCE * sizing.narrow(best, share)}. That is {share_of(best)}."
     )
     if missed := sizing.next_above(rows, met):
         said += (
-            f" At {missed['offered_per_s']:.4g} a second, {share_of(missed)}, "
-            f"{100 * missed['good_share']:.0f} % met it{by_chance * sizing.narrow(missed, share)}."
+            f" At {number(missed['arrived_per_s'])} a second, {share_of(missed)}, "
+            f"{100 * missed['good_share']:.0f} % met it{BY_CHANCE * sizing.narrow(missed, share)}."
         )
     return said
 
 
-def why_peak(ratio: float | None) -> str:
-    """Why more or fewer requests waited than the formula says. ratio: measured / predicted."""
-    if ratio is None or 0.9 < ratio < 1.1:
-        return ""
-    if ratio > 1:
-        return "Every new prompt slows those that decode, so answers came later than assumed."
+def why_peak(run: LoadRun, assumed: float, full_s: float) -> str:
+    """What the formula for the peak of a queue assumes, beside what the clients saw.
+
+    assumed: answers until the last arrival, of which the first comes after `full_s`.
+    """
+    sent = run.metrics["completed"] + run.metrics["failed"]
+    answered = sent - run.metrics["in_flight_last"]
+    first_s = run.answers[0]["latency_s"]
     return (
-        "The server was asked up to eight times a second: between two readings more may have "
-        "waited. And the batch fills little by little, so first answers can come sooner than from "
-        "a full one."
+        f"When the last request came, {answered:.0f} of {sent:.0f} had been answered by the "
+        f"clients' count; the formula assumes {assumed:.0f}, the first of them after {full_s:.2f} "
+        f"s. It came after {first_s:.2f} s."
     )
 
 
 def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str:
-    """What an overload did. run: of `run_load`, and offered_per_s; readings: waiting."""
+    """What an overload did. run: of `run_load`; readings: waiting."""
     most = max((row["waiting"] for row in readings), default=0)
     queued = f"up to {most:.0f} requests waited for a place in the batch"
     if not most:
         queued = "no reading found one that waited for a place in the batch"
     return (
-        f"{run['offered_per_s']:.4g} requests arrived a second. {run['completed']:.0f} of "
-        f"{run['completed'] + run['failed']:.0f} were answered, {run['requests_per_s']:.4g} a "
+        f"{number(run['arrived_per_s'])} requests arrived a second. {run['completed']:.0f} of "
+        f"{run['completed'] + run['failed']:.0f} were answered, {number(run['requests_per_s'])} a "
         f"second until the last answer. In between {queued}.\n"
         f"{100 * run['good_share']:.0f} % met the goal ({limits(goals_ms)})."
     )
@@ -280,11 +303,11 @@ def steps_with_prompts(steps: Steps) -> str:
     )
 
 
-def cpu_shares(used_s: dict[str, float], duration_s: float) -> str:
-    """The CPU seconds of each process in some runs, and whether the API server filled its core."""
-    each = ", ".join(f"{name} {seconds:.2f}" for name, seconds in used_s.items())
-    said = f"CPU seconds in these {duration_s:.2f} s: {each}."
-    if used_s["API server"] > HARDLY * duration_s:
+def cpu_shares(used_s: dict[str, float], duration_s: float, requests: int) -> str:
+    """The CPU time of each process for a request, and whether the API server filled its core."""
+    each = ", ".join(f"{name} {1e3 * used / requests:.1f}" for name, used in used_s.items())
+    said = f"CPU time of a request, in ms: {each}."
+    if used_s["API server"] > FULL * duration_s:
         said += " The API server filled its core: `--api-server-count` starts more of them."
     return said
 
@@ -306,36 +329,13 @@ def why_little_differs(run: dict, inside_ms: float) -> str:
     )
 
 
-def why_server_differs(gain: Gain, alone: Measurement, served: LoadRun, steps: Steps) -> str:
-    """A few sentences on server / offline throughput, by how it came out.
-
-    gain: of the server over the engine in the notebook; alone and served: a run of each. steps:
-    the server's in one more run of the same size.
-    """
-    said = f"The server against the notebook, three runs each: {gain.sentence()}."
-    if gain.verdict == "same":
-        return f"{said} What HTTP costs the throughput is within this range."
-    if gain.verdict == "open":
-        return f"{said} They did not take turns, so this run cannot tell what HTTP costs."
-    there, here = served.metrics, alone.metrics
-    times = [
-        f"{what} {number(there[name])} ms against {number(here[name])}"
-        for what, name in (
-            ("TTFT", "ttft_ms_p50"),
-            ("TPOT", "tpot_ms_p50"),
-            ("a whole answer", "e2e_ms_p50"),
-        )
-    ]
-    computing_s = sum(step.end_s - step.start_s for step in steps.steps)
-    lasted_s = steps.steps[-1].end_s - steps.steps[0].start_s
+def why_server_differs(gain: Gain) -> str:
+    """What three runs of the server say against three of the engine in the notebook, and do not."""
     return (
-        f"{said} Medians, the server's first: {', '.join(times)}. In one more run the server's "
-        f"first step worked for {len(steps.steps[0].work)} of {len(steps.requests)} requests, "
-        "because over HTTP they come one after another. Its engine "
-        f"made {len(steps.steps)} steps, the notebook's {len(alone.timeline)}, and computed for "
-        f"{100 * computing_s / lasted_s:.0f} % of the time between the first and the last."
-        + " So it hardly waited for HTTP there."
-        * (computing_s > HARDLY * lasted_s)
+        f"The server against the notebook, three runs each: {gain.sentence()}. The notebook's runs "
+        "were over before the server started, so what HTTP costs and what the machine did in "
+        "between are in this range together: no cost of HTTP can be read from it. The CPU times "
+        "above are what HTTP takes."
     )
 
 
@@ -349,37 +349,36 @@ def limited(m: dict[str, float]) -> str:
 
 
 def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> list[str]:
-    """What the options that trade one wait for another gave and cost, with the measured ranges.
+    """What the options that trade one wait for another gave and cost, a sentence or two for each.
 
     default, changed: of `experiments.options`.
     """
-    compared = experiments.ratios(default, changed)
-
-    def differ(key: str) -> str:
-        gain = compared[key]
-        if gain.verdict == "better":
-            return f"{gain.low:.2f} to {gain.high:.2f} times as long"
-        if gain.verdict == "worse":
-            return f"shorter, {gain.low:.2f} to {gain.high:.2f} times as long"
-        if gain.undecided:
-            before, after = (statistics.median(found[key]) for found in (default, changed))
-            return f"this run cannot tell (medians {before:.3g} and {after:.3g} ms)"
-        return gain.sentence("times as long")
-
-    def again_as_fast(gain: Gain) -> str:
-        return "this run cannot tell" if gain.undecided else gain.sentence()
-
+    ratios = experiments.ratios(default, changed)
+    times = zip(varying(ratios), ratios.values(), strict=True)
+    said = [f"{what}: {ratio.sentence('times as long')}." for what, ratio in times]
     cached, again = (experiments.cache_gain(found) for found in (default, changed))
-    without = again_as_fast(again)
+    without = again.sentence()
     if again.verdict in ("better", "worse"):
         without += ", although nothing can act there: the machine was disturbed"
     return [
-        f"Fewer sequences at a time. TTFT: {differ('ttft_ms_p50')}; TPOT: {differ('tpot_ms_p50')}.",
-        f"Smaller batches of tokens. The longest gap of running streams: {differ('gap_ms')}; "
-        f"the long prompt's TTFT: {differ('long_ttft_ms')}.",
-        f"No prefix caching. The first token of a prompt that comes again: {without}; with "
-        f"caching: {again_as_fast(cached)}.",
+        *(" ".join(of_an_option) for of_an_option in (said[:2], said[2:])),
+        f"The first token of a prompt that comes again, with prefix caching: {cached.sentence()}; "
+        f"without: {without}.",
     ]
+
+
+def varying(ratios: dict[str, Gain]) -> list[str]:
+    """What was timed for each of `experiments.ratios`, and with which option."""
+    return [experiments.VARYING[name].removesuffix(" will be") for name in ratios]
+
+
+def directions(ratios: dict[str, Gain]) -> str:
+    """Which times are longer after the options were changed, which shorter, and what is open."""
+    ways: dict[str, list[str]] = {}
+    for what, ratio in zip(varying(ratios), ratios.values(), strict=True):
+        ways.setdefault(experiments.direction(ratio).capitalize(), []).append(what)
+    said = (f"{way}: {'; '.join(times)}." for way, times in ways.items())
+    return f"{' '.join(said)} Each line is a range of 95 %."
 
 
 def how_it_stopped(report: StopReport) -> str:

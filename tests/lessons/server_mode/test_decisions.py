@@ -33,7 +33,12 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     assert "without a limit 0 % did" in measured["admission"]
     assert says["admission"].startswith("A limit keeps the promise to most of those it lets in")
     assert "the goal held up to 60/s; the server answered up to 96/s" in measured["load"]
-    assert says["load"] == "The goal holds up to 62 % of what one copy answers."
+    assert says["load"] == "The goal held up to 62 % of what one copy answers."
+    chance = {"arrivals_per_s": 60.0, "good_share": 0.91, "by_chance": 1.0, "safer_per_s": 48.0}
+    store.save("sizing", "copies", chance)
+    _, load, load_says, _ = decisions.evidence(store)["load"]
+    assert "up to 60/s, which may be chance; the server" in load
+    assert load_says.endswith("answers, which may be chance; beyond chance up to 50 %.")
     assert says["places"] == "" and says["chunks"] == "", "half of each was not measured"
     long_ttft = Gain(1.0, 0.99, 1.02, 5).metrics("long_ttft_ms_over_default_x")
     store.save("options", "changed", ttft | gap | long_ttft)

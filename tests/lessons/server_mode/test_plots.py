@@ -5,6 +5,7 @@ import pytest
 from helpers.display import figures
 from helpers.lessons.server_mode import plots
 from helpers.server.load import Stream
+from helpers.verdicts.gain import Gain
 
 
 @pytest.fixture
@@ -54,13 +55,13 @@ def test_what_other_programs_disturbed_is_no_part_of_the_line(shown):
 
 
 def test_open_loop_draws_what_the_benchmark_counted(shown):
-    latencies = {"ttft_ms_p90": 60.0, "tpot_ms_p90": 22.0}
+    latencies = {"ttft_ms_p90": 60.0, "tpot_ms_p90": 22.0, "disturbed": ""}
     rows = [
         {
-            "offered_per_s": rate,
+            "arrived_per_s": 0.99 * rate,
+            "requests_per_s": 0.8 * rate,
+            "goodput_per_s": 0.8 * rate * share,
             "good_share": share,
-            "disturbed": "",
-            "answered_while_arriving_per_s": 0.8 * rate,
             **latencies,
         }
         for rate, share in ((10.0, 0.96), (20.0, 0.86))
@@ -69,15 +70,38 @@ def test_open_loop_draws_what_the_benchmark_counted(shown):
     plots.open_loop(rows, {"ttft": 96, "tpot": 20}, 0.99, 18.0)
     (fig, caption), _ = shown
     lines = {line.get_label(): list(line.get_ydata()) for line in fig.axes[1].lines}
-    assert lines["what arrives"] == [10.0, 20.0]
-    assert lines["what is answered (by tokens)"] == [8.0, 16.0]
-    assert lines["most that the server answered"][0] == 18
-    assert lines["answered within the goal"] == pytest.approx([7.68, 13.76])
+    assert lines["arrivals"] == [0, 9.9, 19.8], "as they came, not as they were asked for"
+    assert lines["answers"] == [8.0, 16.0]
+    assert lines["most answers of any run"][0] == 18
+    assert lines["goodput: answers in time"] == pytest.approx([7.68, 13.76])
     drawn = {line.get_label(): line.get_ydata() for line in fig.axes[0].lines}
     assert drawn["TTFT goal"][0] == 96 and drawn["TPOT goal"][0] == 20, "what is missed can be seen"
-    assert "It was met by 96 % at 10, 86 % at 20 arrivals a second." in caption
+    assert "It was met by 96 % at 9.9, 86 % at 19.8 arrivals a second." in caption
     labels = [[line.get_label() for line in one.axes[1].lines] for one, _ in shown]
     assert ["goal met by 90 % or more" in one for one in labels] == [True, False]
+
+
+def test_another_machine_is_named_above_both_panels(shown):
+    rows = [level(1, 152.0), level(64, 4400.0)]
+    there = [
+        level(1, 160.0) | {"variant": "1_clients"},
+        level(64, 5000.0) | {"variant": "64_clients"},
+    ]
+    plots.closed_loop(rows, rows[1], (there, "recorded: NVIDIA H100, vLLM 0.32.0, 2026-11-26"))
+    ((fig, caption),) = shown
+    assert {ax.get_title(loc="left") for ax in fig.axes} == {"filled: here; hollow: NVIDIA H100"}
+    assert "Hollow points: NVIDIA H100, vLLM 0.32.0, 2026-11-26." in caption
+    assert all(len(ax.get_legend().get_texts()) <= 5 for ax in fig.axes)
+
+
+def test_a_trade_is_drawn_with_its_ranges_and_called_what_they_carry(shown):
+    longer, shorter, unclear = Gain(3.0, 2.5, 3.6, 5), Gain(0.2, 0.1, 0.3, 5), Gain(1, 0.5, 2, 5)
+    plots.trades({"ttft_ms_p50": longer, "gap_ms": shorter, "long_ttft_ms": unclear})
+    ((fig, caption),) = shown
+    assert caption.startswith("Longer: 4 places in a step: the TTFT of 12 requests at once. Short")
+    assert "Cannot tell: 256 tokens a step: the TTFT of that long prompt. Each" in caption
+    lines = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
+    assert [line.get_color() for line in lines] == [figures.RED, figures.BLUE, figures.GREY]
 
 
 def test_the_ttft_of_a_stream_stands_clear_of_its_line(shown):

@@ -100,9 +100,12 @@ def products(
 ) -> str:
     """What more rows cost. rows, there: of `small_operations.product_sweep`; there: the H100's."""
     first, middle, last = rows[0], rows[3], rows[-1]
+    fastest = min(rows, key=lambda row: row["ms"])
+    best = f"{_count(fastest['batch'])}, the fastest product, {fastest['ms']:.3g} ms, "
     said = (
-        f"One row takes {first['ms']:.3g} ms, {middle['batch']} rows {middle['ms']:.3g} ms, "
-        f"{last['batch']} rows {last['ms']:.3g} ms. The ceilings meet at {knee:.3g} rows. "
+        f"One row takes {first['ms']:.3g} ms, {best * (fastest['batch'] > 1)}"
+        f"{middle['batch']} rows {middle['ms']:.3g} ms, {last['batch']} rows {last['ms']:.3g} ms. "
+        f"The ceilings meet at {knee:.3g} rows. "
         f"{_one_row(first)}; {last['batch']} rows compute at "
         f"{100 * last['share_of_arithmetic']:.0f} % of the arithmetic one."
     )

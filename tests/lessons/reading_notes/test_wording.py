@@ -76,7 +76,10 @@ def test_who_reads_slower_than_the_ceiling_is_not_said_to_wait_for_memory():
     ]
     there = [rows[0] | {"share_of_bandwidth": 0.87}]
     said = wording.products(rows, 7.3, there, 254)
+    assert said.startswith("One row takes 2 ms, 8 rows 2 ms, 128 rows 2 ms. The ceilings")
     assert "meet at 7.3 rows. One row reads" in said
+    quicker = wording.products([rows[0], rows[1] | {"ms": 1.5}, *rows[2:]], 7.3)
+    assert "2 ms, 2 rows, the fastest product, 1.5 ms, 8 rows" in quicker
     assert "37 % of the memory ceiling, so it does not wait for memory alone;" in said
     assert said.endswith("One row reads at 87 % of the memory ceiling there.")
 

@@ -55,7 +55,7 @@ GUESSED = (
     "a path that does not exist",
     "a parameter that does not exist",
 )
-CANNOT_TELL = "cannot tell"
+UNDECIDED = "undecided"
 LONGEST = 96  # characters of what a server or a client library says
 PATIENCE_S = 60  # for what a stop is to meet
 TRIALS = 5  # of each number that the options change: of three, one bad run spoils the range
@@ -368,17 +368,17 @@ def ratios(default: dict, changed: dict) -> dict[str, Gain]:
 
 
 def said_of(ratio: Gain) -> str:
-    """Its range, and that these trials cannot tell; that alone where the range is wide."""
+    """Its range, and that it is undecided; that alone where the range is wide."""
     span = f"{ratio.low:.2f} to {ratio.high:.2f}"
     if not ratio.undecided:
         return span
-    return CANNOT_TELL if ratio.wide else f"{span}: {CANNOT_TELL}"
+    return UNDECIDED if ratio.wide else f"{UNDECIDED}, {span}"
 
 
 def direction(ratio: Gain) -> str:
-    """Which of the DIRECTIONS a time took by `ratios`, or that these trials cannot tell."""
+    """Which of the DIRECTIONS a time took by `ratios`, or that it is undecided."""
     if ratio.undecided:
-        return CANNOT_TELL
+        return UNDECIDED
     longer, shorter, same = DIRECTIONS
     return {"better": longer, "worse": shorter}.get(ratio.verdict, same)
 
@@ -388,7 +388,7 @@ def judged(guess: Answer | None, truth: str) -> str:
     if not guess:
         return ""
     verdict = "right" if guess.text == truth else "wrong"
-    return f"{guess.text}: {CANNOT_TELL if truth == CANNOT_TELL else verdict}"
+    return f"{guess.text}: {UNDECIDED if truth == UNDECIDED else verdict}"
 
 
 def cache_gain(found: dict[str, list[float]]) -> Gain:

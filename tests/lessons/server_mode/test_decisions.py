@@ -28,7 +28,7 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     measured = {key: said for key, (_, said, _, _) in found.items()}
     says = {key: said for key, (_, _, said, _) in found.items()}
     assert "TTFT: 1.40 to 1.90 times; TPOT: not measured yet" in measured["places"]
-    assert "longest gap in a stream: cannot tell;" in measured["chunks"]
+    assert "longest gap in a stream: undecided;" in measured["chunks"]
     assert "a limit of 18 let 70 in, and 90 % of these met the goal" in measured["admission"]
     assert "without a limit 0 % did" in measured["admission"]
     assert says["admission"].startswith("A limit keeps the promise to most of those it lets in")
@@ -43,7 +43,7 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     long_ttft = Gain(1.0, 0.99, 1.02, 5).metrics("long_ttft_ms_over_default_x")
     store.save("options", "changed", ttft | gap | long_ttft)
     assert decisions.evidence(store)["chunks"][2] == (
-        "With smaller steps, the stop of those who read: cannot tell; the long prompt's wait: much "
+        "With smaller steps, the stop of those who read: undecided; the long prompt's wait: much "
         "the same."
     )
     store.save("burst", "at_the_limit", burst | {"good_percent": 30})

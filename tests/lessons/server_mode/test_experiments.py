@@ -186,9 +186,9 @@ def found(**changed):
 
 def test_a_ratio_that_is_undecided_says_so_and_a_wide_range_says_nothing_else():
     assert experiments.said_of(Gain(1.1, 1.06, 1.2, 5)) == "1.06 to 1.20"
-    assert experiments.said_of(Gain(1.1, 1.01, 1.19, 5)) == "1.01 to 1.19: cannot tell"
+    assert experiments.said_of(Gain(1.1, 1.01, 1.19, 5)) == "undecided, 1.01 to 1.19"
     assert experiments.said_of(Gain(1.0, 0.97, 1.05, 5)) == "0.97 to 1.05"
-    assert experiments.said_of(Gain(1.1, 0.01, 52.2, 5)) == "cannot tell"
+    assert experiments.said_of(Gain(1.1, 0.01, 52.2, 5)) == "undecided"
 
 
 def test_options_side_by_side_carry_the_range_of_their_ratio():
@@ -203,7 +203,7 @@ def test_options_side_by_side_carry_the_range_of_their_ratio():
     assert 3 < low < 3.7 < high < 4.5 and ttft["you said"] == "longer: right"
     assert by_number["their TPOT p50 (ms)"]["you said"] == "longer: wrong"
     [gap] = [row for row in rows if row["number"].startswith("longest gap")]
-    assert (gap["after / before"], gap["you said"]) == ("cannot tell", "longer: cannot tell")
+    assert (gap["after / before"], gap["you said"]) == ("undecided", "longer: undecided")
     assert by_number["TTFT of a prompt again / TTFT of it first"]["after"] == 1.0
     status = by_number["status of a prompt of 2,348 tokens"]
     assert status["after / before"] == "", "no time"

@@ -99,7 +99,7 @@ def test_a_trade_is_drawn_with_its_ranges_and_called_what_they_carry(shown):
     plots.trades({"ttft_ms_p50": longer, "gap_ms": shorter, "long_ttft_ms": unclear})
     ((fig, caption),) = shown
     assert caption.startswith("Longer: 4 places in a step: the TTFT of 12 requests at once. Short")
-    assert "Cannot tell: 256 tokens a step: the TTFT of that long prompt. Each" in caption
+    assert "Undecided: 256 tokens a step: the TTFT of that long prompt. Each" in caption
     lines = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
     assert [line.get_color() for line in lines] == [figures.RED, figures.BLUE, figures.GREY]
 

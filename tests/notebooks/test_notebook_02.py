@@ -213,7 +213,8 @@ def test_what_a_reader_sees(cells):
     assert "same vocabulary size" in text and "Traceback" not in text and "UserWarning" not in text
     assert "no process left" in text, "the engine is closed by the last cell"
     assert "Two drafters, and what they gained" in text and "times as fast" in text
+    assert "Where each feature gains, and where it loses" in text and "Corrected: " in text
     pictures = alt_texts(cells)
     assert len(pictures) == 10 and all(pictures)
     assert text.count("Show the values") == 10
-    assert text.count("not solved yet") == 3 and text.count("Take away:") == 5
+    assert text.count("not solved yet") == 3 and text.count("Take away:") == 4

@@ -115,7 +115,7 @@ def _break_even(ax, label: str) -> None:
     ax.axhspan(0, 1, color=RED, alpha=0.07, linewidth=0)
     ax.axhline(1, color=RED, linewidth=1.1, linestyle="--")
     look = {"ha": "right", "va": "bottom", "fontsize": 8.5, "color": RED}
-    ax.text(0.99, 0.03, "below 1 speculation is a loss", transform=ax.transAxes, **look)
+    ax.text(0.99, 0.03, "a loss: a range that lies in here whole", transform=ax.transAxes, **look)
 
 
 def speedup_by_batch(

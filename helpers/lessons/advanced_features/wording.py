@@ -10,7 +10,7 @@ from statistics import fmean
 
 from helpers.lessons.advanced_features.prefix import ColdAndWarm, middle_turn
 from helpers.lessons.advanced_features.sampling import Generated
-from helpers.lessons.advanced_features.services import FEATURES, Verdict
+from helpers.lessons.advanced_features.services import DRAFTS, Verdict
 from helpers.lessons.advanced_features.speculation import (
     FEW_DRAFTS,
     Acceptance,
@@ -21,7 +21,8 @@ from helpers.lessons.advanced_features.speculation import (
 from helpers.lessons.gain_ranges import in_words
 from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement
-from helpers.verdicts.gain import MARGIN, Gain
+from helpers.results.store import Results
+from helpers.verdicts.gain import MARGIN, Gain, gain_of_pairs
 from helpers.verdicts.machine import busy as busy  # handed on to the notebook
 
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
@@ -34,34 +35,34 @@ FULL = 2.0
 # --- chunked prefill ---
 
 
-def longest_gaps(whole: dict, small: dict) -> str:
-    """Rows of the whole prompt in one step and of a small budget."""
-    return (
-        f"In one run each, the longest gap in a stream was {whole['itl_ms_max']:.0f} ms with whole "
-        f"prompts and {small['itl_ms_max']:.0f} ms with chunks of at most "
-        f"{small['max_num_batched_tokens']:,} tokens."
-    )
-
-
 def chunk_tradeoff(rows: list[dict]) -> str:
     """Rows of all budgets, the whole prompt in one step first: which was best in what."""
-    whole = rows[0]
-
-    def best(metric: str, pick: Callable, unit: str) -> str:
-        row = pick(rows, key=lambda row: row[metric])
-        there = f"{row[metric]:,.0f}{unit}"
-        if row is whole:
-            return f"with whole prompts ({there})"
-        return (
-            f"with {row['max_num_batched_tokens']:,} tokens a step ({there}; whole prompts: "
-            f"{whole[metric]:,.0f})"
-        )
-
-    return (
-        f"p99 of the gaps was shortest {best('itl_ms_p99', min, ' ms')}, TTFT of the long prompts "
-        f"{best('ttft_long_ms_p50', min, ' ms')}. Throughput was highest "
-        f"{best('total_tokens_per_s', max, ' tokens/s')}.{_slow_run(rows)} One run each."
+    said = (
+        _best(rows, "p99 of the gaps", "itl_ms_p99", min, " ms"),
+        _best(rows, "TTFT of the long prompts", "ttft_long_ms_p50", min, " ms"),
+        _best(rows, "throughput", "total_tokens_per_s", max, " tokens/s"),
     )
+    return f"In one run each: {'; '.join(said)}.{_slow_run(rows)}"
+
+
+def _best(rows: list[dict], what: str, metric: str, pick: Callable, unit: str) -> str:
+    """Where it was best and worst. Rows within 3 % of the best are as good: one run has no range.
+
+    The whole prompt in one step comes first in rows.
+    """
+    best = pick(row[metric] for row in rows)
+    low, high = min(row[metric] for row in rows), max(row[metric] for row in rows)
+    if high <= (1 + MARGIN) * low:
+        return f"{what} shows no difference that one run can see ({low:,.0f} to {high:,.0f}{unit})"
+
+    def budgets(chosen: Callable) -> str:
+        names = ["whole prompts", *(f"{row['max_num_batched_tokens']:,}" for row in rows[1:])]
+        return " or ".join(n for n, row in zip(names, rows, strict=True) if chosen(row[metric]))
+
+    as_good = budgets(lambda value: max(value, best) <= (1 + MARGIN) * min(value, best))
+    last = low if best == high else high
+    worst = budgets(lambda value: value == last)
+    return f"{what} was best with {as_good} ({best:,.0f}{unit}), worst with {worst} ({last:,.0f})"
 
 
 def _slow_run(rows: list[dict]) -> str:
@@ -76,15 +77,23 @@ def _slow_run(rows: list[dict]) -> str:
     )
 
 
-def budgets_elsewhere(rows: list[dict]) -> str:
-    """Recorded rows of all budgets, the smallest first; "" without a record."""
-    if not rows:
-        return ""
-    least, most = rows[0], rows[-1]
+def budgets_elsewhere(rows: list[dict]) -> list[str]:
+    """The same of recorded rows of all budgets, the smallest first; [] without a record."""
+    return [f"Recorded elsewhere, i{chunk_tradeoff(rows[::-1])[1:]}"] if rows else []
+
+
+def brackets(rows: list[dict], promise_ms: float, budget: float) -> str:
+    """Whether the budgets tried lie on both sides of one that should just keep a promise."""
+    kept, broke = set(), set()
+    for row in rows:
+        (kept if row["itl_ms_p99"] <= promise_ms else broke).add(row["max_num_batched_tokens"])
+    if not kept or not broke:
+        return f"{'No' if broke else 'Every'} budget that was tried kept the promise."
+    most, least = max(kept), min(broke)
+    lies = "between them" if most <= budget <= least else "outside of them"
     return (
-        f" Recorded elsewhere: with {least['max_num_batched_tokens']:,} tokens a step "
-        f"instead of {most['max_num_batched_tokens']:,}, throughput went from "
-        f"{most['total_tokens_per_s']:,.0f} to {least['total_tokens_per_s']:,.0f} tokens/s."
+        f"In one run each {most:,} kept the promise and {least:,} did not: {budget:,.0f} lies "
+        f"{lies}."
     )
 
 
@@ -125,18 +134,15 @@ def hits_table(shared: dict[str, ColdAndWarm]) -> list[dict]:
 
 
 def prefix_hits(shared: dict[str, ColdAndWarm]) -> list[str]:
-    """Of the system prompt, few-shot examples, and those with another first token."""
+    """What the table shows; the last of the requests are those with another first token."""
     every = [one.numbers for one in shared.values()]
-    exact = all(numbers["predicted_tokens"] == numbers["hit_tokens"] for numbers in every)
-    _, few_shot, changed = (one.gain for one in shared.values())
-    counted = "Prediction and counter differ."
-    if exact:
-        counted = "Every predicted hit was counted, and no other: whole blocks from the start on."
-    other = f"With another first token in front: {changed.sentence('times as soon')}."
-    if changed.verdict in ("better", "worse"):
-        other += " Nothing was found there, so that is the machine, which was disturbed."
-    found = few_shot.sentence("times as soon")
-    return [counted, f"The first token with few-shot examples in the cache: {found}.", other]
+    said = ["Prediction and counter differ."]
+    if all(numbers["predicted_tokens"] == numbers["hit_tokens"] for numbers in every):
+        said = ["Every predicted hit was counted, and no other: whole blocks from the start on."]
+    *_, changed = shared.values()
+    if changed.gain.verdict in ("better", "worse"):
+        said.append("With another first token nothing is found: the machine was disturbed.")
+    return said
 
 
 def full_blocks(shared_tokens: int, block_size: int) -> str:
@@ -216,15 +222,16 @@ def strategies(runs: list[Generated]) -> str:
 
 
 def _told(metrics: dict[str, dict]) -> str:
-    """Of stories: whether beam search found likelier ones than greedy."""
-    greedy, *_, beam = metrics.values()
-    said = f"{greedy['stories']} stories each, every one about somebody else."
-    if not beam["mean_chance"] > greedy["mean_chance"] > 0:
-        return f"{said} Beam search found none that are likelier than greedy's."
-    times = beam["mean_chance"] / greedy["mean_chance"]
+    """Of stories: how their mean chance compares with that of greedy's."""
+    (greedy, first), *others = metrics.items()
+    chance = first["mean_chance"]
+    said = f"Means of {first['stories']} stories, each about somebody else"
+    if not chance:
+        return f"{said}; of “{greedy}” every one has a fault."
+    times = ", ".join(f"{m['mean_chance'] / chance:.1f} with “{name}”" for name, m in others)
     return (
-        f"Under the grammar the stories of beam search are {times:.1f} times as likely as those of "
-        f"greedy: beams look ahead. {said}"
+        f"{said}. Chance of a story, in times that of “{greedy}”: {times}. So few stories do not "
+        "rank the strategies."
     )
 
 
@@ -300,6 +307,22 @@ def reaches(gain: Gain, values: Iterable[float]) -> bool:
     return gain.low <= max(values) and gain.high >= min(values)
 
 
+def _by_verdict(rows: list[dict], name: str) -> str:
+    """At which of the rows, by `name`, was a gain or a loss, each with its range."""
+    words = {
+        "better": "a gain at",
+        "worse": "a loss at",
+        "same": "no difference at",
+        "open": "neither gain nor loss can be told at",
+    }
+    said = []
+    for verdict, at in words.items():
+        found = [row for row in rows if row["gain"].verdict == verdict]
+        places = ", ".join(f"{row[name]:g} ({in_words(row['gain'])})" for row in found)
+        said += [f"{at} {places}"] * bool(found)
+    return "; ".join(said)
+
+
 def batches(rows: list[dict], drafts: int, a: float, tiny: bool = False) -> str:
     """What a sweep over requests at once shows, with so many drafts, accepted with chance `a`.
 
@@ -307,43 +330,30 @@ def batches(rows: list[dict], drafts: int, a: float, tiny: bool = False) -> str:
     ships.
     """
     one, most = rows[0], rows[-1]
-    lost, undecided = (
-        ", ".join(str(row["requests"]) for row in rows if row["gain"].verdict == verdict)
-        for verdict in ("worse", "open")
-    )
-    loss = (
-        f"A loss at {lost} at once"
-        if lost
-        else f"No loss was seen up to {most['requests']} at once"
-    )
-    said = f"{loss}{f', undecided at {undecided}' * bool(undecided)}: {drafts} drafts at a = {a:g} "
-    said += "gave " + " and ".join(
-        f"{in_words(row['gain'])} times the tokens/s at {row['requests']}" for row in (one, most)
+    said = (
+        f"Judged by the output tokens/s of a whole run, {drafts} drafts at a = {a:g}, by requests "
+        f"at once: {_by_verdict(rows, 'requests')}."
     )
     grown = most["plain_step_ms"] / one["plain_step_ms"]
     if grown >= FULL:
-        return f"{said}."
-    said += (
-        f". A plain step of {most['requests']} requests takes only {grown:.1f} times as long as a "
-        "step of one: these batches do not fill the machine"
-    )
+        return said
     why = ", because the model is so small that a step waits for kernels to be launched"
-    return f"{said}{why * tiny}."
+    return (
+        f"{said} A plain step of {most['requests']} requests takes only {grown:.1f} times as long "
+        f"as a step of one: these batches do not fill the machine{why * tiny}."
+    )
 
 
 def gain_by_acceptance(rows: list[dict], k: int, cost: tuple[float, float]) -> str:
     """What a sweep over acceptance shows. cost: the lowest and the highest c of section 3."""
-    gained, lost = (
-        [row["a set"] for row in rows if row["gain"].verdict == verdict]
-        for verdict in ("better", "worse")
-    )
-    said = f"A gain from a = {min(gained):g} on" if gained else "At no a was a gain seen"
-    said += f", a loss up to {max(lost):g}" if lost else ""
-    last = rows[-1]
-    said += f"; at a = {last['a set']:g}: {last['gain'].sentence()}. "
     met = sum(reaches(row["gain"], [formula.speedup(row["a"], k, c) for c in cost]) for row in rows)
     wide = ", but such wide ones say little" * any(row["gain"].wide for row in rows)
-    return f"{said}The formula with the c of section 3 meets {met} of {len(rows)} ranges{wide}."
+    return (
+        f"Judged by the median step and the tokens that a step made, by the a that was set: "
+        f"{_by_verdict(rows, 'a set')}. The figure before judges the same runs of one stream by "
+        "whole runs, with their prompts and their slow steps, so its ranges are others. The "
+        f"formula with the c of section 3 meets {met} of {len(rows)} ranges{wide}."
+    )
 
 
 def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
@@ -364,17 +374,47 @@ SERVICES_RULE = (
 )
 
 
-def services(verdicts: list[Verdict]) -> list[str]:
-    """One line a feature: for which services it was better or worse, all others left out."""
-    said = []
-    for feature in FEATURES[1:]:
-        parts = []
-        for word in ("better", "worse"):
-            found = [one for one in verdicts if one.of(feature) == word]
-            named = [f"{one.service.name} ({in_words(one.gains[feature])} times)" for one in found]
-            parts += [f"{word} for {' and '.join(named)}"] * bool(named)
-        said.append(f"{feature}: {'; '.join(parts) or 'nothing to choose by'}.")
-    return said
+# What sections 2, 3 and 8 keep of a feature: (feature, where, experiment, how the variant begins,
+# name of the gain). The last record counts: of section 8 the largest batch.
+CACHE, CHUNKS, NGRAM = "prefix caching", "small chunks", f"{DRAFTS}, n-grams"
+RECAP = (
+    (CACHE, "first token, system prompt", "prefix_caching", "system", "ttft_gain_x"),
+    (CACHE, "first token, few-shot examples", "prefix_caching", "few-shot ex", "ttft_gain_x"),
+    (NGRAM, "answers that stand in the prompt", "speculation", "ngram, rep", "tpot_gain_x"),
+    (NGRAM, "new questions", "speculation", "ngram, questions", "tpot_gain_x"),
+    (DRAFTS, "new questions, one stream", "speculation", "draft model", "tpot_gain_x"),
+    (DRAFTS, "largest batch of section 8", "speculation", "synthetic", "throughput_gain_x"),
+)
+
+
+def recap(store: Results, verdicts: list[Verdict], whole: dict, small: dict) -> list[dict]:
+    """A line a feature: where it gained, where it lost, and where neither can be told.
+
+    whole, small: rows of the whole prompt in one step and of a small budget.
+    """
+    seen: dict[str, dict[str, Gain]] = {feature: {} for feature in (CACHE, CHUNKS, NGRAM, DRAFTS)}
+    for feature, where, experiment, begins, name in RECAP:
+        for record in store.records(experiment=experiment):
+            gain = Gain.read(record["metrics"], name)
+            if gain and record["variant"].startswith(begins):
+                seen[feature][where] = gain
+    waited_ms = (whole["ttft_long_ms_p50"], small["ttft_long_ms_p50"])
+    seen[CHUNKS]["first token of the long prompts"] = gain_of_pairs([waited_ms], "lower")
+    for verdict in verdicts:
+        for feature, gain in verdict.gains.items():
+            if feature not in verdict.service.cannot_act:
+                seen[feature][verdict.service.name] = gain
+    rows = []
+    for feature, gains in seen.items():
+        cells = {"gains": [], "loses": [], "neither can be told": []}
+        for where, gain in gains.items():
+            column = {"better": "gains", "worse": "loses"}.get(gain.verdict, "neither can be told")
+            span = in_words(gain) if gain.span else f"{gain.estimate:.2f}, one run"
+            cells[column].append(f"{where} ({span})")
+        name = f"{DRAFTS}, draft model" if feature == DRAFTS else feature
+        said = {column: "; ".join(places) or "nowhere seen" for column, places in cells.items()}
+        rows.append({"feature": name, **said})
+    return rows
 
 
 def decisions(verdicts: list[Verdict], rows: list[dict]) -> dict[str, tuple[str, str]]:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from helpers.lessons.advanced_features import chunking, services, wording
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.speculation import Acceptance
+from helpers.results import Results
 from helpers.verdicts.gain import Gain
 from helpers.verdicts.machine import Disturbance
 
@@ -56,25 +57,36 @@ def test_stories_are_compared_by_their_chance():
 
     greedy, beam = told("a wise", "on a hill"), told("a small", "by the sea")
     said = wording.strategies([run("greedy", greedy), run("T 2", "x"), run("beams", beam)])
-    assert "of beam search are 6.6 times as likely as those of greedy: beams look ahead" in said
-    same = wording.strategies([run("greedy", greedy), run("beams", greedy)])
-    assert "found none that are likelier" in same
+    assert "in times that of “greedy”: 0.0 with “T 2”, 6.6 with “beams”." in said
+    assert "Means of 1 stories" in said and "do not rank the strategies" in said
+    faulty = wording.strategies([run("greedy", "x"), run("beams", greedy)])
+    assert faulty.endswith("of “greedy” every one has a fault.")
 
 
-def test_a_feature_is_said_with_the_services_that_it_helped_or_hurt():
+def test_the_recap_has_a_line_for_each_feature_and_no_verdict_of_a_single_run(tmp_path):
+    store = Results("02_advanced_features", tmp_path)
+    for variant, low, high in (("system prompt", 2.4, 4.1), ("few-shot, other", 3.0, 4.0)):
+        store.save("prefix_caching", variant, within(low, high).metrics("ttft_gain_x"))
+    for n, low, high in ((1, 1.4, 1.6), (64, 0.5, 1.2)):
+        gain = within(low, high).metrics("throughput_gain_x")
+        store.save("speculation", f"synthetic, a=0.8, {n} at once", gain)
     open_ones = {"small_chunks": within(0.9, 1.6), "speculative_decoding": within(0.8, 0.9)}
-    said = wording.services(
-        [
-            verdict("chat", prefix_caching=within(4.5, 5.25)),
-            verdict("mixed", prefix_caching=within(1.1, 1.25), **open_ones),
-            verdict("batch", cannot_act={"prefix caching": ""}, prefix_caching=within(2, 3)),
-        ]
+    disturbed = {"cannot_act": {"prefix caching": ""}, "prefix_caching": within(2, 3)}
+    cache, chunks, ngram, drafts = wording.recap(
+        store, [verdict("mixed", **open_ones, **disturbed)], budget(4352), budget(512, ttft=550.0)
     )
-    assert said == [
-        "prefix caching: better for chat (4.50 to 5.25 times) and mixed (1.10 to 1.25 times).",
-        "small chunks: nothing to choose by.",
-        "speculative decoding: worse for mixed (0.80 to 0.90 times).",
-    ]
+    assert cache == {
+        "feature": "prefix caching",
+        "gains": "first token, system prompt (2.40 to 4.10)",
+        "loses": "nowhere seen",
+        "neither can be told": "nowhere seen",
+    }
+    assert chunks["neither can be told"] == (
+        "first token of the long prompts (0.91, one run); mixed (0.90 to 1.60)"
+    )
+    assert {*ngram.values()} == {"speculative decoding, n-grams", "nowhere seen"}
+    assert drafts["loses"] == "mixed (0.80 to 0.90)" and drafts["gains"] == "nowhere seen"
+    assert drafts["neither can be told"] == "largest batch of section 8 (0.50 to 1.20)"
 
 
 def test_a_wide_range_is_undecided_and_a_close_one_no_difference():
@@ -153,9 +165,7 @@ def batch_rows(steps, *spans):
 def test_a_batch_that_fills_no_machine_is_told_from_a_gain():
     gains = ((1.4, 1.6), (1.2, 1.3), (1.1, 1.2))
     launches = wording.batches(batch_rows((6.7, 6.8, 7.4), *gains), 4, 0.8, tiny=True)
-    assert (
-        "No loss was seen up to 64 at once: 4 drafts at a = 0.8 gave 1.40 to 1.60 times" in launches
-    )
+    assert "a gain at 1 (1.40 to 1.60), 16 (1.20 to 1.30), 64 (1.10 to 1.20). A plain" in launches
     assert "do not fill the machine, because the model is so small" in launches
     assert "so small" not in wording.batches(batch_rows((6.7, 6.8, 7.4), *gains), 4, 0.8), (
         "7B on a large GPU waits for its weights, not for launches"
@@ -166,26 +176,26 @@ def test_a_batch_is_undecided_on_either_side_of_one():
     full = (2.0, 4.9, 14.0)
     said = wording.batches(batch_rows(full, (1.4, 1.6), (0.96, 1.02), (0.7, 0.9)), 4, 0.8)
     assert said == (
-        "A loss at 64 at once, undecided at 16: 4 drafts at a = 0.8 gave 1.40 to 1.60 times the "
-        "tokens/s at 1 and 0.70 to 0.90 times the tokens/s at 64."
+        "Judged by the output tokens/s of a whole run, 4 drafts at a = 0.8, by requests at once: a "
+        "gain at 1 (1.40 to 1.60); a loss at 64 (0.70 to 0.90); neither gain nor loss can be told "
+        "at 16 (0.96 to 1.02)."
     )
-    said = wording.batches(batch_rows(full, (1.24, 1.5), (0.999, 1.41), (1.0003, 1.39)), 4, 0.8)
-    assert said.startswith("No loss was seen up to 64 at once, undecided at 16, 64:")
+    said = wording.batches(batch_rows(full, (1.24, 1.5), (0.54, 1.19), (0.98, 1.02)), 4, 0.8)
+    assert "no difference at 64 (0.98 to 1.02); neither" in said and "loss at" not in said
 
 
 def test_the_gain_begins_where_its_range_does_and_the_formula_is_held_against_it():
     spans = ((0.2, (0.7, 0.8)), (0.6, (0.98, 1.3)), (0.8, (1.3, 1.5)))
     rows = [{"a set": a, "a": a, "gain": within(*span)} for a, span in spans]
     said = wording.gain_by_acceptance(rows, 4, (0.3, 0.4))
-    assert said.startswith(
-        "A gain from a = 0.8 on, a loss up to 0.2; at a = 0.8: 1.30 to 1.50 times"
-    )
+    assert "a gain at 0.8 (1.30 to 1.50); a loss at 0.2 (0.70 to 0.80); neither gain nor" in said
+    assert "can be told at 0.6 (0.98 to 1.30). The figure before judges" in said
     # by the formula 0.48 to 0.57, 0.89 to 1.05 and 1.29 to 1.53
     assert said.endswith("The formula with the c of section 3 meets 2 of 3 ranges.")
     wide = {"a set": 0.95, "a": 0.95, "gain": within(0.75, 3.6)}
     said = wording.gain_by_acceptance([*rows[:2], wide], 4, (0.3, 0.4))
     assert said.endswith("ranges, but such wide ones say little.")
-    assert "At no a was a gain seen, a loss up to 0.2; at a = 0.95: undecided, 0.75 to 3.60" in said
+    assert "be told at 0.6 (0.98 to 1.30), 0.95 (0.75 to 3.60)." in said and "a gain" not in said
 
 
 def test_drafters_elsewhere_are_said_with_their_range():
@@ -207,19 +217,37 @@ def test_the_table_of_budgets_says_which_was_best_in_what():
     rows[1]["ttft_long_ms_p50"] = 511.0
     rows[2]["ttft_long_ms_p50"] = 608.0
     said = wording.chunk_tradeoff(rows)
-    assert "shortest with 256 tokens a step (72 ms; whole prompts: 489)" in said
-    assert "TTFT of the long prompts with whole prompts (505 ms)" in said
-    assert "highest with 512 tokens a step (4,571 tokens/s; whole prompts: 4,000)" in said
+    assert "p99 of the gaps was best with 256 (72 ms), worst with whole prompts (489)" in said
+    assert "prompts was best with whole prompts or 512 (505 ms), worst with 256 (608)" in said
+    assert "was best with 512 (4,571 tokens/s), worst with whole prompts or 256 (4,000)" in said
     assert "usual gap" not in said
     slow = wording.chunk_tradeoff([*rows[:2], budget(256, p50=7.7)])
     assert "In the run with 256 the usual gap, too, was longer (p50 7.7 ms, elsewhere" in slow
 
 
+def test_budgets_within_3_percent_have_no_winner():
+    rows = [budget(4352, rate=4134.0), budget(512, rate=4135.0), budget(256, rate=4046.0)]
+    said = wording.chunk_tradeoff(rows)
+    assert "throughput shows no difference that one run can see (4,046 to 4,135 tokens/s)" in said
+    assert "best" not in said and said.startswith("In one run each: ")
+
+
+def test_a_corrected_budget_lies_between_those_tried_or_not():
+    rows = [budget(4352, p99=505.0), budget(512, p99=131.0), budget(256, p99=72.0)]
+    said = wording.brackets(rows, 100, 385.1)
+    assert said.startswith("In one run each 256 kept the promise and 512 did not")
+    assert said.endswith(": 385 lies between them.")
+    assert wording.brackets(rows, 100, 200).endswith(": 200 lies outside of them.")
+    assert wording.brackets(rows, 50, 200) == "No budget that was tried kept the promise."
+    assert wording.brackets(rows, 900, 200).startswith("Every budget that was tried")
+
+
 def test_recorded_budgets_are_said_by_their_ends():
     rows = [budget(256, rate=17_000.0), budget(16_384, rate=15_000.0)]
-    rose = wording.budgets_elsewhere(rows)
-    assert "256 tokens a step instead of 16,384" in rose and "from 15,000 to 17,000" in rose
-    assert wording.budgets_elsewhere([]) == ""
+    [said] = wording.budgets_elsewhere(rows)
+    assert said.startswith("Recorded elsewhere, in one run each: p99 of the gaps shows no diff")
+    assert "was best with 256 (17,000 tokens/s), worst with whole prompts (15,000)" in said
+    assert wording.budgets_elsewhere([]) == []
 
 
 def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
@@ -231,10 +259,9 @@ def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
             for name, span in spans.items()
         }
 
-    counted, few_shot, other = wording.prefix_hits(shared())
+    [counted] = wording.prefix_hits(shared())
     assert counted.startswith("Every predicted hit was counted")
-    assert "4.50 to 5.50 times as soon" in few_shot and "no difference" in other
-    assert "the machine, which was disturbed" in wording.prefix_hits(shared((1.1, 1.2)))[2]
+    assert "the machine was disturbed" in wording.prefix_hits(shared((1.1, 1.2)))[1]
     assert "differ" in wording.prefix_hits(shared(hits=1))[0]
     assert wording.hits_table(shared())[0]["predicted to be found"] == 9
     assert wording.full_blocks(256, 128) == "256 tokens fill 2 blocks of 128 exactly."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from helpers.measure import Measurement
 
 
@@ -18,10 +16,3 @@ def row_of(run: Measurement, budget: int) -> dict[str, float]:
         "ttft_long_ms_p50": run.summary("long")["ttft_ms_p50"],
         "total_tokens_per_s": run.metrics["total_tokens_per_s"],
     }
-
-
-def prompts_together(run: Measurement) -> int:
-    """How many long prompts at most gave their first token in the same step."""
-    longs = [request for request in run.requests if request.kind == "long"]
-    firsts = Counter(request.token_times_s[0] for request in longs if request.token_times_s)
-    return max(firsts.values(), default=0)

@@ -97,18 +97,12 @@ def brackets(rows: list[dict], promise_ms: float, budget: float) -> str:
     )
 
 
-def why_gap(together: int, alone_ms: list[float], gap_ms: float) -> str:
-    """The longest gap with whole prompts.
-
-    together: long prompts that ended in the same step, of chunking.prompts_together. alone_ms: what
-    a long prompt took by itself, the shortest first.
-    """
-    if together > 1:
-        return f"In this run {together} long prompts ended in one step, which reads them all."
-    alone = f"Alone the prompts took {alone_ms[0]:.0f} to {alone_ms[-1]:.0f} ms"
+def why_gap(alone_ms: list[float], gap_ms: float) -> str:
+    """The longest gap with whole prompts. alone_ms: of long prompts alone, the shortest first."""
+    said = f"Alone the prompts took {alone_ms[0]:.0f} to {alone_ms[-1]:.0f} ms"
     if alone_ms[0] <= gap_ms <= alone_ms[-1]:
-        return f"{alone}, and this gap lies among them."
-    return f"{alone}; what else was in this gap was not measured."
+        return f"{said}, and this gap lies among them."
+    return f"{said}; what else was in this gap was not measured."
 
 
 WHY_SMALL_GAP = (

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from helpers.lessons.advanced_features import chunking, services, wording
+from helpers.lessons.advanced_features import services, wording
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.speculation import Acceptance
 from helpers.results import Results
@@ -304,14 +304,7 @@ def test_preemptions_are_counted_in_words():
     )
 
 
-def test_two_prompts_in_one_step_explain_a_gap_only_where_they_met():
-    def ended(*times_s):
-        longs = [SimpleNamespace(kind="long", token_times_s=[at, at + 1]) for at in times_s]
-        streams = [SimpleNamespace(kind="short", token_times_s=[2.0]) for _ in range(3)]
-        return chunking.prompts_together(SimpleNamespace(requests=longs + streams))
-
+def test_a_gap_is_held_against_the_prompts_alone():
     alone = [201.0, 204.0, 257.0]
-    met = wording.why_gap(ended(2.0, 2.0, 5.0), alone, 400.0)
-    assert "2 long prompts ended in one step" in met
-    assert wording.why_gap(ended(2.0, 5.0), alone, 210.0).endswith("lies among them.")
-    assert wording.why_gap(ended(2.0, 5.0), alone, 300.0).endswith("was not measured.")
+    assert wording.why_gap(alone, 210.0).endswith("lies among them.")
+    assert wording.why_gap(alone, 300.0).endswith("was not measured.")

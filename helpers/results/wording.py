@@ -8,7 +8,7 @@ import re
 from helpers.display.as_typed import in_markdown
 from helpers.display.numbers import number
 from helpers.results.one_run import OTHER_RUN
-from helpers.verdicts.gain import LEAST_VALUES, MARGIN, Gain
+from helpers.verdicts.gain import LEAST_VALUES, Gain
 
 # What a record's `source` says about its numbers. No source, or another one: measured.
 TYPED = {"typed", "student", "parameter", "form"}
@@ -218,9 +218,8 @@ def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") 
         return f"{number(value)}x{alone}"
     gain = Gain(value, low, high, LEAST_VALUES)
     if gain.verdict in ("same", "open"):
-        least = "" if low <= 1 <= high else f" (the difference may be under {100 * MARGIN:.0f} %)"
-        said = "undecided" if gain.undecided else "no difference seen"
-        return f"{said}: {_span(low, high)}x{least}"
+        said = "undecided" if gain.undecided else gain.little
+        return f"{said}: {_span(low, high)}x"
     return f"{_as_precise(value, low, high)}x ({_span(low, high)})"
 
 

@@ -19,7 +19,9 @@ T_95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
 LEAST_VALUES = 3
 # A difference smaller than this is nothing that a student should choose by.
 MARGIN = 0.03
-# A range whose ends are further apart than this does not say "no difference".
+# A range that lies within so much of 1 says that nothing larger is there.
+SMALL = 0.10
+# One whose ends are further apart than this judges no forecast.
 UNCLEAR = 1.25
 # One whose ends are further apart than this is nothing to choose by.
 WIDE = 1.5
@@ -45,9 +47,7 @@ class Gain:
             return "better"
         if self.high < 1 / (1 + MARGIN):
             return "worse"
-        if self.low > 1 / (1 + MARGIN) and self.high < 1 + MARGIN:
-            return "same"
-        return "open"
+        return "same" if self._within(MARGIN) else "open"
 
     @property
     def decided(self) -> bool:
@@ -56,9 +56,17 @@ class Gain:
 
     @property
     def undecided(self) -> bool:
-        """True where a difference may well be there: the range is not narrow, or leaves 1 out."""
-        unclear = self.high > UNCLEAR * self.low or not self.low <= 1 <= self.high
-        return not self.decided and unclear
+        """True where a difference of more than 10 % may well be there."""
+        return not self.decided and not self._within(SMALL)
+
+    def _within(self, share: float) -> bool:
+        return self.low > 1 / (1 + share) and self.high < 1 + share
+
+    @property
+    def little(self) -> str:
+        """How small a difference is at most, of a gain that is neither decided nor undecided."""
+        most = MARGIN if self.verdict == "same" else SMALL
+        return f"no difference of more than {100 * most:.0f} %"
 
     @property
     def wide(self) -> bool:
@@ -75,9 +83,9 @@ class Gain:
         return Gain(factor * self.estimate, factor * self.low, factor * self.high, self.values)
 
     def sentence(self, better: str = "times as fast") -> str:
-        """Say "1.8 to 2.1 times as fast", or that this run sees no difference, with the range.
+        """Say "1.8 to 2.1 times as fast", or how small a difference is at most, with the range.
 
-        "undecided" where a difference may well be there.
+        "undecided" where one of more than 10 % may well be there.
         """
         if self.values < LEAST_VALUES:
             runs = "one run" if self.values == 1 else f"{self.values} runs"
@@ -87,7 +95,7 @@ class Gain:
             return f"{span} {better}"
         if self.undecided:
             return f"undecided, {span} {better}"
-        return f"no difference that this run can see ({span})"
+        return f"{self.little} ({span})"
 
     def metrics(self, name: str = "improvement_x") -> dict[str, float]:
         """The estimate under its name, the range under `name`_low and `name`_high."""

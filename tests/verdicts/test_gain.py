@@ -42,7 +42,7 @@ def test_one_or_two_runs_are_no_verdict(pairs):
 
 def test_the_same_within_the_margin_is_called_no_difference():
     gain = gain_of_pairs([(100, 100.5), (101, 100.9), (100, 99.8), (100, 100.1)], "higher")
-    assert gain.verdict == "same" and gain.sentence().startswith("no difference that this run")
+    assert gain.verdict == "same" and gain.sentence().startswith("no difference of more than 3 % (")
 
 
 def test_a_wide_range_does_not_say_no_difference():
@@ -53,7 +53,13 @@ def test_a_wide_range_does_not_say_no_difference():
 def test_a_range_that_leaves_1_out_by_little_does_not_say_no_difference():
     gain = Gain(1.2, 1.02, 1.4, 3)
     assert gain.verdict == "open" and gain.sentence() == "undecided, 1.02 to 1.40 times as fast"
-    assert Gain(1.1, 0.98, 1.2, 3).sentence().startswith("no difference that this run can see")
+    assert Gain(1.1, 0.98, 1.2, 3).sentence() == "undecided, 0.98 to 1.20 times as fast"
+
+
+def test_a_range_near_1_says_how_small_a_difference_is_at_most():
+    assert Gain(1.0, 0.95, 1.05, 3).sentence() == "no difference of more than 10 % (0.95 to 1.05)"
+    assert Gain(0.96, 0.93, 0.99, 3).sentence() == "no difference of more than 10 % (0.93 to 0.99)"
+    assert Gain(0.95, 0.88, 1.01, 3).undecided, "it may hide a loss of 12 %"
 
 
 @pytest.mark.parametrize("pairs", [1, 3])

@@ -92,7 +92,7 @@ def test_the_recap_has_a_line_for_each_feature_and_no_verdict_of_a_single_run(tm
 def test_a_wide_range_is_undecided_and_a_close_one_no_difference():
     wide = {"small_chunks": within(0.98, 3.66), "speculative_decoding": within(0.68, 0.975)}
     assert wording.numbers_say(verdict("assistant", accepted=0.956, **wide)) == (
-        "prefix caching: no difference that this run can see (0.96 to 1.05); small chunks: "
+        "prefix caching: no difference of more than 10 % (0.96 to 1.05); small chunks: "
         "undecided, 0.98 to 3.66 times as good; speculative decoding (96 % of the drafts "
         "accepted): undecided, 0.68 to 0.97 times as good."
     )
@@ -138,8 +138,8 @@ def test_few_drafts_are_explained_by_the_text_not_by_their_cost(monkeypatch):
     assert "asked: questions, drafts: 2" in said and "found hardly anything to propose" in said
     assert "vLLM searches, and makes ready" in said and "Asynchronous scheduling is off" in said
     said = said_of(monkeypatch, drafts(0), within(0.97, 1.05), unprepared=False)
-    assert "no difference that this run can see" in said and "Asynchronous" not in said
-    assert "costs" not in said and "%" not in said
+    assert "no difference of more than 10 %" in said and "Asynchronous" not in said
+    assert "costs" not in said and said.count("%") == 2
 
 
 def test_a_gain_that_no_draft_can_explain_is_not_credited_to_the_drafts(monkeypatch):
@@ -269,11 +269,11 @@ def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
 
 
 def test_a_conversation_is_told_with_the_turn_that_finds_nothing():
-    spans = ((0.95, 1.1), (1.2, 1.5), (1.5, 1.7), (1.8, 2.2), (2.4, 2.9), (3.1, 3.3), (4.2, 4.8))
+    spans = ((0.95, 1.09), (1.2, 1.5), (1.5, 1.7), (1.8, 2.2), (2.4, 2.9), (3.1, 3.3), (4.2, 4.8))
     turns = [{"turn": i, "gain": within(*span)} for i, span in enumerate(spans, 1)]
     said = wording.conversation(turns, 0.5)
     assert "at turn 4: 1.80 to 2.20 times as soon; at turn 7: 4.20 to 4.80 times as soon" in said
-    assert said.endswith("nothing is found: no difference that this run can see (0.95 to 1.10).")
+    assert said.endswith("nothing is found: no difference of more than 10 % (0.95 to 1.09).")
 
 
 def test_a_busy_machine_is_named():

@@ -57,7 +57,7 @@ def test_trades_claim_nothing_that_the_range_does_not_carry():
     )
     said = "\n".join(wording.trades(options(), two))
     assert "12 requests at once: 14.15 to 15.72 times as long." in said
-    assert "TPOT of those 12: no difference that this run can see" in said
+    assert "TPOT of those 12: no difference of more than 10 % (" in said
     assert "beside a long prompt: undecided, 0." in said
     assert "TTFT of that long prompt: 0.7" in said
     assert "without: no difference" in said and "disturbed" not in said

@@ -1,5 +1,6 @@
 """Run cells as papermill does, and read what they leave. For tests of what students see."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -68,6 +69,16 @@ def execute(name: str, folder: Path, parameters: dict, cores=None) -> nbformat.N
     # What an instructor would be shown of an honest student's measurements.
     assert flags.impossible(*load(folder / "results")) == []
     return nbformat.read(folder / "out.ipynb", as_version=4)
+
+
+def defined_in(name: str, *cells: str, **given) -> dict:
+    """The functions that these cells of a notebook define. given: the names that they use."""
+    notebook = nbformat.read(REPO / "notebooks" / f"{name}.ipynb", 4)
+    for cell in notebook.cells:
+        if cell.id in cells:
+            parts = [part for part in ast.parse(cell.source).body if type(part) is ast.FunctionDef]
+            exec(compile(ast.Module(parts, []), cell.id, "exec"), given)
+    return given
 
 
 def run_cells(*cells, env=None, allow_errors=False, cwd=None):

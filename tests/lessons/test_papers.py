@@ -1,6 +1,7 @@
 """helpers/lessons/papers: each printed number within a tolerance; simulators by brute force."""
 
 import math
+from collections import deque
 
 import numpy as np
 import pytest
@@ -18,9 +19,15 @@ from helpers.lessons.papers import (
 )
 from helpers.lessons.puzzles.check import judge
 from helpers.lessons.puzzles.speculation import ACCEPT_OR_REPLACE
+from tests.notebook_tools import defined_in
 
 quick = settings(max_examples=60)
 torch.set_num_threads(1)  # tiny tensors: handing them to a second thread costs more than it saves
+SHOWN = defined_in(
+    "03_reading_notes", "s1-paged", "0d3a9489",
+    pa=paged_attention, fa=flash_attention, deque=deque,
+)  # fmt: skip
+POLICIES = (*paged_attention.CONTIGUOUS, "paged")
 
 
 # ---------------------------------------------------------------- PagedAttention
@@ -55,7 +62,8 @@ def test_figures_2_and_11_give_the_spread_of_the_answers():
 @pytest.fixture(scope="module")
 def figure_2():
     lengths = paged_attention.draw_lengths(1500, seed=0)
-    return {p: paged_attention.simulate_allocator(lengths, p) for p in paged_attention.POLICIES}
+    usage = {p: paged_attention.simulate_contiguous(lengths, p) for p in paged_attention.CONTIGUOUS}
+    return usage | {"paged": SHOWN["paged"](lengths)}
 
 
 @pytest.mark.parametrize("policy", ["max", "pow2", "oracle"])
@@ -68,7 +76,7 @@ def test_bars_of_figure_2_within_five_points(figure_2, policy):
 
 
 def test_paged_holds_over_96_percent_and_the_order_is_the_papers(figure_2):
-    tokens = {p: 100 * figure_2[p].tokens for p in paged_attention.POLICIES}
+    tokens = {p: 100 * figure_2[p].tokens for p in POLICIES}
     assert tokens["paged"] > 96
     assert tokens["paged"] == pytest.approx(paged_attention.FIGURE_2["paged"]["tokens"], abs=2)
     assert sorted(tokens, key=tokens.get) == ["max", "pow2", "oracle", "paged"]
@@ -92,21 +100,21 @@ lengths_strategy = st.lists(
 
 @quick
 @given(
-    lengths_strategy,
-    st.sampled_from(paged_attention.POLICIES),
-    st.integers(100, 400),
-    st.sampled_from([1, 4, 16]),
+    lengths_strategy, st.sampled_from(POLICIES), st.integers(100, 400), st.sampled_from([1, 4, 16])
 )
 def test_every_request_finishes_and_the_parts_add_up(requests, policy, pool, block):
     if pool < 128 and policy != "paged":
         return
-    usage = paged_attention.simulate_allocator(requests, policy, pool, block, max_len=80)
+    if policy == "paged":
+        usage = SHOWN["paged"](requests, pool, block)
+    else:
+        usage = paged_attention.simulate_contiguous(requests, policy, pool, max_len=80)
     assert usage.finished == len(requests)
     parts = usage.tokens + usage.reserved + usage.internal + usage.external
     assert usage.steps == 0 or parts == pytest.approx(1)
     assert all(p >= -1e-12 for p in (usage.tokens, usage.reserved, usage.internal, usage.external))
     if policy == "paged":
-        wasted = usage.internal * pool
+        wasted = (usage.reserved + usage.internal) * pool
         assert wasted <= usage.mean_running * (block - 1), "less than a block a request"
 
 
@@ -143,11 +151,12 @@ def test_buddy_pool_refuses_only_when_no_chunk_of_that_size_is_free():
 
 def test_allocator_refuses_what_cannot_work():
     with pytest.raises(ValueError, match="not one of"):
-        paged_attention.simulate_allocator([], "best")
-    with pytest.raises(ValueError, match="fits neither"):
-        paged_attention.simulate_allocator(
-            [paged_attention.Lengths(100, 100)], "paged", pool_slots=128
-        )
+        paged_attention.simulate_contiguous([], "best")
+    long = [paged_attention.Lengths(100, 100)]
+    with pytest.raises(ValueError, match="longer than 150"):
+        paged_attention.simulate_contiguous(long, "oracle", max_len=150)
+    with pytest.raises(ValueError, match="never fits"):
+        paged_attention.simulate_contiguous(long, "oracle", pool_slots=128)
 
 
 # ---------------------------------------------------------------- scheduling
@@ -191,7 +200,7 @@ def test_tiled_attention_is_exact_on_random_shapes(tokens, head, block_q, block_
 
     def difference(q, k, v):
         expected = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
-        ours = flash_attention.tiled_attention(q, k, v, block_q, block_k)
+        ours, *_ = flash_attention.tiled_attention(q, k, v, block_q, block_k)
         return (ours - expected).abs().max()
 
     # On the results' own scale. Rounding is float32's, not the method's.
@@ -202,22 +211,21 @@ def test_tiled_attention_is_exact_on_random_shapes(tokens, head, block_q, block_
 def test_tiled_attention_survives_scores_that_overflow():
     q = torch.full((8, 4), 60.0)
     v = torch.randn(8, 4)
-    assert torch.isfinite(flash_attention.tiled_attention(q, q, v, 2, 3)).all()
+    assert torch.isfinite(flash_attention.tiled_attention(q, q, v, 2, 3)[0]).all()
 
 
 @quick
 @given(st.integers(1, 120), st.sampled_from([8, 16]), st.integers(2, 12))
 def test_the_counted_traffic_is_algorithm_1s(tokens, head, factor):
     sram = head * factor * 4
-    counted = flash_attention.count_both_ways(tokens, sram, head)
+    compared = flash_attention.compare(tokens, sram, head)
     tiles = math.ceil(tokens / flash_attention.tile_sizes(head, sram)[1])
     # K and V once; for each tile of keys all of Q, O in and out, and l, m in and out.
     passes = 3 * tokens * head + 4 * tokens
-    assert counted["tiles move"] == 2 * tokens * head + tiles * passes
-    assert counted["tiles keep"] == 2 * tokens, "l and m (theorem 1)"
-    assert counted["standard moves"] == 4 * tokens * head + 4 * tokens**2
-    assert counted["standard keeps"] == 2 * tokens**2, "S and P"
-    assert counted["largest difference"] < 2e-6
+    assert SHOWN["moved_in_tiles"](tokens, sram, head) == 2 * tokens * head + tiles * passes
+    assert compared["tiles keep"] == 2 * tokens, "l and m (theorem 1)"
+    assert compared["standard keeps"] == 2 * tokens**2, "S and P"
+    assert compared["largest difference"] < 2e-6
 
 
 # ---------------------------------------------------------------- DeepSpeed Inference

@@ -2,7 +2,7 @@
 
 | module | paper | what it models |
 |---|---|---|
-| `paged_attention` | Kwon et al., SOSP 2023 | bytes and slots, four allocators, sharing |
+| `paged_attention` | Kwon et al., SOSP 2023 | bytes and slots, three allocators, sharing |
 | `scheduling` | Orca, OSDI 2022; Sarathi-Serve, OSDI 2024 | which requests run in which step |
 | `flash_attention` | Dao et al., NeurIPS 2022 | tiles with an online softmax, memory traffic |
 | `deepspeed_inference` | Aminabadi et al., SC 2022 | small products, fusion, streaming weights |

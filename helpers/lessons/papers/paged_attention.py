@@ -1,8 +1,8 @@
-"""PagedAttention: how much memory a KV cache needs, and how much of it four allocators waste.
+"""PagedAttention: how much memory a KV cache needs, and how much of it three allocators waste.
 
 Paper: Kwon et al., "Efficient Memory Management for Large Language Model Serving with
 PagedAttention", SOSP 2023, arXiv 2309.06180. Numbers marked "printed" are the paper's; the rest is
-computed here.
+computed here. The fourth allocator, the paged one, stands in notebook 3.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-POLICIES = ("max", "pow2", "oracle", "paged")
+CONTIGUOUS = ("max", "pow2", "oracle")
 MAX_LEN = 2048  # of OPT: prompt and answer
 
 OPT_13B_SLOTS = 15_729  # of 800 KiB, in the 12 GB that Table 1 gives it
@@ -121,6 +121,14 @@ class BuddyPool:
         return sum(size * len(starts) for size, starts in self.free.items())
 
 
+@dataclass
+class Running:
+    """A request at work: its tokens now, and at its end."""
+
+    held: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Usage:
     """Where the pool went, as fractions averaged over the steps that were counted."""
@@ -138,16 +146,19 @@ class Usage:
         return {k: 100 * getattr(self, k) for k in ("tokens", "reserved", "internal", "external")}
 
 
-class _Tally:
+class Tally:
     """Sums over the steps that are counted."""
 
     def __init__(self, pool_slots: int):
         self.pool_slots = pool_slots
         self.sums, self.steps, self.finished = np.zeros(5), 0, 0
 
-    def count(self, held: int, final: int, given: int, running: int) -> None:
-        """One step: tokens held, tokens that the running requests end with, slots given to them."""
-        self.sums += (held, final - held, given - final, self.pool_slots - given, running)
+    def count(self, running: list[tuple[int, int, int]]) -> None:
+        """One step. running: of each request the tokens held, those at its end, its slots."""
+        held, given = sum(one[0] for one in running), sum(one[2] for one in running)
+        filled = sum(min(end, slots) for _, end, slots in running)  # before they end
+        free = self.pool_slots - given
+        self.sums += (held, filled - held, given - filled, free, len(running))
         self.steps += 1
 
     def usage(self) -> Usage:
@@ -156,34 +167,6 @@ class _Tally:
         parts = map(float, self.sums[:4] / (steps * self.pool_slots))
         running = float(self.sums[4] / steps)
         return Usage(*parts, running, self.steps, self.finished)
-
-
-def simulate_allocator(
-    requests: list[Lengths],
-    policy: str,
-    pool_slots: int = OPT_13B_SLOTS,
-    block_size: int = 16,
-    max_len: int = MAX_LEN,
-) -> Usage:
-    """Run requests through a KV pool, first come first served, one token per request and step.
-
-    All requests wait at the start and one is admitted as soon as its memory is there (the loaded
-    server of Figure 2). Contiguous policies take everything at admission; "paged" takes blocks as
-    it grows and, when none is left, evicts the newest request, which later starts again with its
-    tokens so far as the prompt. Only the steps until the queue first runs empty are counted: what
-    follows is the end of the experiment.
-
-    Raises ValueError for an unknown policy or a request that can never fit.
-    """
-    if policy not in POLICIES:
-        raise ValueError(f"policy {policy!r} is not one of {', '.join(POLICIES)}")
-    too_long = max((r.total for r in requests), default=0)
-    if too_long > min(max_len, pool_slots // block_size * block_size):
-        limits = f"neither max_len {max_len} nor the pool of {pool_slots}"
-        raise ValueError(f"a request of {too_long} tokens fits {limits}")
-    if policy == "paged":
-        return _simulate_paged(requests, pool_slots, block_size)
-    return _simulate_contiguous(requests, policy, pool_slots, max_len)
 
 
 def _asked_slots(policy: str, request: Lengths, max_len: int) -> int:
@@ -203,8 +186,23 @@ class _Contiguous:
     held: int  # tokens
 
 
-def _simulate_contiguous(requests, policy, pool_slots, max_len) -> Usage:
-    waiting, pool, tally = deque(requests), BuddyPool(pool_slots), _Tally(pool_slots)
+def simulate_contiguous(
+    requests: list[Lengths], policy: str, pool_slots: int = OPT_13B_SLOTS, max_len: int = MAX_LEN
+) -> Usage:
+    """Run requests through a KV pool, first come first served, one token per request and step.
+
+    All requests wait at the start and one is admitted as soon as its memory is there (the loaded
+    server of Figure 2), and takes all of it. Only the steps until the queue first runs empty are
+    counted: what follows is the end of the experiment.
+
+    Raises ValueError for an unknown policy or a request that can never fit.
+    """
+    if policy not in CONTIGUOUS:
+        raise ValueError(f"policy {policy!r} is not one of {', '.join(CONTIGUOUS)}")
+    too_long = max((r.total for r in requests), default=0)
+    if too_long > max_len:
+        raise ValueError(f"a request of {too_long} tokens is longer than {max_len}")
+    waiting, pool, tally = deque(requests), BuddyPool(pool_slots), Tally(pool_slots)
     running: list[_Contiguous] = []
     while waiting or running:
         while waiting:
@@ -217,12 +215,7 @@ def _simulate_contiguous(requests, policy, pool_slots, max_len) -> Usage:
         if not running:
             raise ValueError(f"a request for {asked} slots never fits a pool of {pool_slots}")
         if waiting:  # counted: the pool is under pressure
-            tally.count(
-                held=sum(r.held for r in running),
-                final=sum(r.request.total for r in running),
-                given=sum(r.asked for r in running),
-                running=len(running),
-            )
+            tally.count([(one.held, one.request.total, one.asked) for one in running])
         for one in running:
             one.held += 1
             if one.held >= one.request.total:
@@ -230,47 +223,4 @@ def _simulate_contiguous(requests, policy, pool_slots, max_len) -> Usage:
                 tally.finished += 1
         running = [one for one in running if one.held < one.request.total]
     assert pool.free_slots == pool_slots, "the buddy pool lost slots"
-    return tally.usage()
-
-
-@dataclass
-class _Paged:
-    request: Lengths
-    held: int  # tokens
-    blocks: int = 0
-
-
-def _simulate_paged(requests, pool_slots, block_size) -> Usage:
-    total_blocks = free = pool_slots // block_size
-    tally = _Tally(pool_slots)
-    waiting = deque(_Paged(r, r.prompt) for r in requests)
-    running: list[_Paged] = []  # oldest first
-    while waiting or running:
-        while waiting and -(-waiting[0].held // block_size) <= free:
-            one = waiting.popleft()
-            one.blocks = -(-one.held // block_size)
-            free -= one.blocks
-            running.append(one)
-        if waiting:
-            held = sum(r.held for r in running)
-            given = block_size * sum(r.blocks for r in running)
-            tally.count(held, held, given, len(running))
-        for one in list(running):
-            if one.blocks == 0:  # evicted in this step by an older one
-                continue
-            one.held += 1
-            if one.held >= one.request.total:
-                free += one.blocks
-                tally.finished += 1
-                running.remove(one)
-            elif one.held > one.blocks * block_size:
-                while free == 0 and one.blocks:  # evict the newest, itself if need be (section 4.5)
-                    victim = running.pop()
-                    free, victim.blocks = free + victim.blocks, 0
-                    waiting.appendleft(victim)
-                if one.blocks:
-                    one.blocks, free = one.blocks + 1, free - 1
-                else:
-                    one.held -= 1  # its own step is undone: the token is not there yet
-    assert free == total_blocks, "the paged pool lost blocks"
     return tally.usage()

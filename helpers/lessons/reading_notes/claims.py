@@ -68,7 +68,7 @@ def paged(usage: dict) -> list[Claim]:
 def flash(counted: list[dict]) -> list[Claim]:
     """FlashAttention's memory (theorem 1) and the role of the fast memory (theorem 2).
 
-    counted: rows of `flash_attention.count_both_ways`: one, then several of twice its tokens, with
+    counted: rows of the notebook's table: one, then several of twice its tokens, with
     a larger fast memory each.
     """
     kept = max(row["tiles keep"] / row["tokens"] for row in counted)

@@ -52,8 +52,8 @@ class EngineArgument:
     @property
     def first_sentence(self) -> str:
         """Of the help, which runs over a page for some: vllm serve --help=NAME has all of it."""
-        text = " ".join(self.help.replace("`", "").split())
-        sentence = re.split(r"\.(?: (?=[A-Z])|$)|:(?: |$)", text)[0]
+        text = " ".join(self.help.split())
+        sentence = re.split(r"(?<!e\.g)\.(?: (?=[A-Z0-9`])|$)|:(?: |$)", text)[0].replace("`", "")
         return textwrap.shorten(sentence, 140, placeholder=" ...", break_on_hyphens=False)
 
 
@@ -248,7 +248,10 @@ def explained(engine=None) -> list[dict]:
     for name, (meaning, where) in FIFTEEN.items():
         row = {"argument": name, "default": by_name[name].default_text}
         if engine is not None:
-            row["in this engine"] = _short(in_use(engine, name, by_name[name].group))
+            value = in_use(engine, name, by_name[name].group)
+            row["in this engine"] = _short(value)
+            if name == "kv_cache_memory_bytes" and value is not None:
+                rows[-1]["in this engine"] += ", not used"  # gpu_memory_utilization
         rows.append(row | {"what it does": meaning, "notebook": where})
     return rows
 

@@ -29,8 +29,8 @@ from helpers.display.figures import (
 from helpers.display.step_chart import LOOK
 from helpers.lessons import gain_ranges
 from helpers.lessons.papers.speculative import speedup
+from helpers.lessons.reading_notes import wording
 
-H100_HEADS = 16  # of the attention that was recorded there
 PARTS = {
     "tokens": ("tokens held", BLUE),
     "reserved": ("reserved for later", SKY),
@@ -177,7 +177,7 @@ def attention_times(
             if theirs:
                 named = {"label": f"{backend}, recorded: H100", **hollow_line(COLORS[i])}
                 curve(ax, theirs, "tokens", key, i, **named)
-        there = f", {H100_HEADS} on the H100" if recorded else ""
+        there = f", {wording.H100_HEADS} on the H100" if recorded else ""
         about = f"tokens ({heads} heads here{there})"
         ax.set(xscale="log", yscale="log", xlabel=about, ylabel=label)
         sizes = {row["tokens"] for row in everything if row.get(key) is not None}
@@ -202,9 +202,7 @@ def products(
     rows: batch, ms, allowed_ms. knee: the batch at which the two ceilings meet on this machine;
     their_knee: on the one that `recorded` is from.
     """
-    fig, ax = figures.figure(
-        "Below a knee, one more row costs far less than the first", size=(7.5, 4.2)
-    )
+    fig, ax = figures.figure(wording.products_title(rows, knee), size=(7.5, 4.2))
     curve(ax, rows, "batch", "ms", label="measured here")
     allowed = {"label": "what the ceilings allow here", "marker": "s", "color": SKY}
     curve(ax, rows, "batch", "allowed_ms", **allowed)

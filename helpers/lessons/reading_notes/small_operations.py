@@ -63,6 +63,33 @@ def measured_knee(rows: list[dict]) -> float | None:
     return None
 
 
+def price_of_a_row(rows: list[dict], meet: float) -> dict:
+    """What one more row costs in microseconds, from the fastest product on, and if there is a knee.
+
+    meet: where the two ceilings meet. Returns `batches`: the fastest, the one nearest to `meet`,
+    the last; the price `before` and `beyond` the middle one (None where that is the fastest or the
+    last); `start_ms` and `row_us` of one line through all; and `knee`: True where a row beyond
+    costs at least twice as much, False where less than 1.5 times as much, else None.
+    """
+
+    def price(some: list[dict]) -> float:
+        first, last = some[0], some[-1]
+        return 1000 * (last["ms"] - first["ms"]) / (last["batch"] - first["batch"])
+
+    fastest = min(range(len(rows)), key=lambda i: rows[i]["ms"])
+    i = min(range(len(rows)), key=lambda i: abs(math.log(rows[i]["batch"] / meet)))
+    batches = [row["batch"] for row in (rows[fastest], rows[i], rows[-1])]
+    found = {"batches": batches, "before": None, "beyond": None, "knee": None}
+    found["row_us"] = price(rows[fastest:]) if fastest < len(rows) - 1 else 0.0
+    found["start_ms"] = rows[fastest]["ms"] - found["row_us"] * rows[fastest]["batch"] / 1000
+    if fastest < i < len(rows) - 1:
+        before, beyond = price(rows[fastest : i + 1]), price(rows[i:])
+        found |= {"before": before, "beyond": beyond}
+        if beyond > 0:
+            found["knee"] = beyond >= 2 * before or (False if beyond < 1.5 * before else None)
+    return found
+
+
 # ---------------------------------------------------------------- fusion
 
 
@@ -123,7 +150,7 @@ def extra_mib(call, device: str) -> float | None:
 def tiled_against_math(rows: list[dict]) -> dict:
     """The standard way against the best known tiled kernel, at the longest prompt that both took.
 
-    Returns tokens, backend (the tiled one), math_ms, tiled_ms, gain, the `gains` by length; and,
+    Returns tokens, backend (the tiled one), gain, the times of both ways by length (`ms`); and,
     where torch counted the memory, `memory`: from and to how many tokens it was followed, how many
     times each grew, and the short prompt whose keys the tiled kernel divided (`divided`, or None).
     Raises ValueError when no length was taken by both.
@@ -135,7 +162,7 @@ def tiled_against_math(rows: list[dict]) -> dict:
             break
     else:
         raise ValueError("no tiled attention kernel took a prompt that the standard one took")
-    standard, tiled = by_key["math", both[-1]], by_key[backend, both[-1]]
+    ms = {t: (by_key["math", t]["ms"], by_key[backend, t]["ms"]) for t in both}
     pairs = {t: (by_key["math", t]["extra_mib"], by_key[backend, t]["extra_mib"]) for t in both}
     # For a short prompt flash divides the keys among idle parts of the GPU, as torch's
     # flash_api.cpp has it (num_splits_heuristic). Some kernels need nothing at all.
@@ -149,10 +176,8 @@ def tiled_against_math(rows: list[dict]) -> dict:
     return {
         "tokens": both[-1],
         "backend": backend,
-        "math_ms": standard["ms"],
-        "tiled_ms": tiled["ms"],
-        "gain": standard["ms"] / tiled["ms"],
-        "gains": {n: by_key["math", n]["ms"] / by_key[backend, n]["ms"] for n in both},
+        "gain": ms[both[-1]][0] / ms[both[-1]][1],
+        "ms": ms,
         "memory": memory,
     }
 

@@ -4,7 +4,9 @@ First the captions of its figures, then the reasons in its cards and tables.
 """
 
 from helpers.lessons.papers import speculative
+from helpers.lessons.reading_notes.small_operations import price_of_a_row
 
+H100_HEADS = 16  # of the attention that was recorded there
 WAITS = 0.7  # of the memory ceiling: who reaches less waits for something else, too
 NEAR = 0.1  # a prediction that is off by less is called near
 BY_HAND, OWN_TEXT = "the rates set by hand", "your draft model"  # what a c was fitted to
@@ -61,10 +63,10 @@ def attention(against: dict, recorded: dict | None = None) -> str:
 
     recorded: the same of the H100, whose memory stands in where torch does not count it.
     """
-    times = f"The tiled kernel ({against['backend']}) is {_by_length(against['gains'])}"
+    times = f"The tiled kernel ({against['backend']}) is {_by_length(against['ms'])}"
     if recorded:
-        times += f"; on the H100 {_by_length(recorded['gains'])}"
-    times += "."
+        times += f"; on the H100 {_by_length(recorded['ms'])}"
+    times += f".{_drop((recorded or against)['ms'])}"
     memory = (recorded or against)["memory"]
     if not memory:
         return f"{times} The tiled kernel needed no extra memory."
@@ -76,12 +78,23 @@ def attention(against: dict, recorded: dict | None = None) -> str:
     )
 
 
-def _by_length(gains: dict[int, float]) -> str:
-    """How many times as fast tiles are at each length. gains: tokens -> times."""
-    times = " / ".join(f"{gain:.2g}" for gain in gains.values())
-    said = f"{times} times as fast at {' / '.join(f'{tokens:,}' for tokens in gains)} tokens"
-    largest, last = max(gains, key=gains.get), max(gains)
-    return f"{said} (most at {largest:,})" if gains[largest] > 1.1 * gains[last] else said
+def _by_length(ms: dict[int, tuple[float, float]]) -> str:
+    """How many times as fast tiles are at each length. ms: tokens -> both ways."""
+    times = " / ".join(f"{math / tiled:.2g}" for math, tiled in ms.values())
+    return f"{times} times as fast at {' / '.join(f'{tokens:,}' for tokens in ms)} tokens"
+
+
+def _drop(ms: dict[int, tuple[float, float]]) -> str:
+    """Which of both ways the gain shrank by, where it is not largest at the longest prompt."""
+    peak, last = max(ms, key=lambda n: ms[n][0] / ms[n][1]), max(ms)
+    math, tiled = (after / before for before, after in zip(ms[peak], ms[last], strict=True))
+    if tiled < 1.1 * math:
+        return ""
+    scores = (last / peak) ** 2
+    return (
+        f" From {peak:,} to {last:,} tokens the scores grew {scores:.3g} times, math's time "
+        f"{math:.1f} and that of tiles {tiled:.1f} times."
+    )
 
 
 def divided_keys(tokens: int | None) -> str:
@@ -89,29 +102,58 @@ def divided_keys(tokens: int | None) -> str:
     if tokens is None:
         return ""
     return (
-        f" At {tokens:,} tokens flash needs more than for the next length: its blocks of queries "
-        "alone would leave part of the GPU idle, so it divides the keys too, and keeps a result "
-        "of each part."
+        f" At {tokens:,} tokens flash needs more than for the next length: its source divides the "
+        "keys of a short prompt among idle parts of the GPU, and keeps a result of each; "
+        f"two of {tokens:,} x {H100_HEADS} x 64 numbers of 4 bytes are "
+        f"{2 * tokens * H100_HEADS * 64 * 4 / 2**20:.0f} MiB."
     )
+
+
+def products_title(rows: list[dict], knee: float) -> str:
+    """What holds of the products. rows: of `small_operations.beside_limits`."""
+    price = price_of_a_row(rows, knee)
+    if price["knee"]:
+        return "Up to a knee one more row is nearly free"
+    if 4 * price["row_us"] < 1000 * rows[0]["ms"]:
+        return "One more row costs far less than the first"
+    return "What one more row costs"
 
 
 def products(
     rows: list[dict], knee: float, there: list[dict] = (), their_knee: float | None = None
 ) -> str:
-    """What more rows cost. rows, there: of `small_operations.product_sweep`; there: the H100's."""
-    first, middle, last = rows[0], rows[3], rows[-1]
+    """What more rows cost. rows, there: of `small_operations.beside_limits`; there: the H100's."""
+    first, last = rows[0], rows[-1]
     fastest = min(rows, key=lambda row: row["ms"])
     best = f"{_count(fastest['batch'])}, the fastest product, {fastest['ms']:.3g} ms, "
     said = (
         f"One row takes {first['ms']:.3g} ms, {best * (fastest['batch'] > 1)}"
-        f"{middle['batch']} rows {middle['ms']:.3g} ms, {last['batch']} rows {last['ms']:.3g} ms. "
-        f"The ceilings meet at {knee:.3g} rows. "
-        f"{_one_row(first)}; {last['batch']} rows compute at "
+        f"{last['batch']} rows {last['ms']:.3g} ms. The ceilings meet at {knee:.3g} rows."
+        f"{_prices(rows, knee)} {_one_row(first)}; {last['batch']} rows compute at "
         f"{100 * last['share_of_arithmetic']:.0f} % of the arithmetic one."
     )
     if there:
-        said += f" The H100's ceilings meet at {their_knee:.3g} rows. {_one_row(there[0])} there."
+        said += f" The H100's ceilings meet at {their_knee:.3g} rows.{_prices(there, their_knee)}"
     return said
+
+
+def _prices(rows: list[dict], knee: float) -> str:
+    """What a row costs on both sides of where the ceilings meet."""
+    price = price_of_a_row(rows, knee)
+    if price["before"] is None:
+        return ""
+    verdict = {True: ": a knee", False: ": no knee (on log axes a line bends)", None: ""}[
+        price["knee"]
+    ]
+    first, at, last = (f"{batch:,}" for batch in price["batches"])
+    return (
+        f" From {first} to {at} rows each one more costs {_us(price['before'])}, from {at} to "
+        f"{last} {_us(price['beyond'])}{verdict}."
+    )
+
+
+def _us(price: float) -> str:
+    return f"{price:,.0f} µs" if price >= 10 else f"{price:.2g} µs"
 
 
 def _one_row(row: dict) -> str:
@@ -120,21 +162,17 @@ def _one_row(row: dict) -> str:
     return said if share >= WAITS else f"{said}, so it does not wait for memory alone"
 
 
-def nearly_free(rows: list[dict], there: list[dict]) -> str:
-    """Up to how many rows another one costs next to nothing.
-
-    rows, there: batch and ms of each product; there: the H100's.
-    """
-    here = _hardly_longer(rows)
-    beyond = next((row for row in rows if row["batch"] > here), None)
-    said = (
-        f"Another row, a request more in a step, is nearly free here up to {_count(here)}, whose "
-        f"product takes at most {100 * NEAR:.0f} % longer than the fastest"
-    )
-    if beyond:
-        slower = 100 * (beyond["ms"] / min(row["ms"] for row in rows) - 1)
-        said += f"; that of {_count(beyond['batch'])} takes {slower:.0f} % longer"
-    return f"{said}. On a recorded H100 it is so up to {_count(_hardly_longer(there))}."
+def nearly_free(rows: list[dict], knee: float, there: list[dict]) -> str:
+    """What another row costs. rows, there: batch and ms of each product; there: the H100's."""
+    price = price_of_a_row(rows, knee)
+    free = f"whose product takes at most {100 * NEAR:.0f} % longer than the fastest"
+    if price["knee"]:
+        said = f"is nearly free here up to {_count(_hardly_longer(rows))}, {free}"
+        there_too = f"it is so up to {_count(_hardly_longer(there))}"
+    else:
+        said = f"costs {_us(price['row_us'])} here, the first one {_us(1000 * rows[0]['ms'])}"
+        there_too = f"it is nearly free up to {_count(_hardly_longer(there))}, {free}"
+    return f"Another row, a request more in a step, {said}. On a recorded H100 {there_too}."
 
 
 def _hardly_longer(rows: list[dict]) -> int:
@@ -268,8 +306,11 @@ def price(yours: tuple[float, float], break_even: dict[float, float]) -> str:
 
 def paged_waste(used) -> str:
     """What a paged cache does not fill; used: its `paged_attention.Usage`."""
-    free = f"{100 * used.external:.1f} % were free blocks"
-    return f"{100 * used.internal:.1f} % is the rest of last blocks, {free}."
+    return (
+        f"{100 * used.reserved:.1f} % is the rest of last blocks that their requests still fill, "
+        f"{100 * used.internal:.2f} % what they never will; {100 * used.external:.1f} % were free "
+        "blocks."
+    )
 
 
 def blocks_reached(plans_ahead: bool) -> str:
@@ -292,26 +333,35 @@ def gain_in_time(gain, steps: dict[str, int], step_ms: dict[str, float], tokens:
     return f"{said}."
 
 
-def knee(rows: list[dict], predicted: float, found: float | None) -> str:
-    """Which two misses move the knee from where the ceilings alone put it.
+def knee(rows: list[dict], meet: float, found: float | None) -> str:
+    """Why a product took 1.5 times as long as the fastest where it did.
 
-    rows: of `small_operations.product_sweep`; predicted: from the ceilings; found: measured.
+    rows: of `small_operations.beside_limits`; meet: where the ceilings do; found: measured.
     """
+    price = price_of_a_row(rows, meet)
+    if price["knee"] is False:
+        luck = found and abs(found / (1.5 * meet) - 1) <= NEAR
+        return (
+            f"A product takes about {price['start_ms']:.2g} ms plus {_us(price['row_us'])} a "
+            "row, before the ceilings meet and after. The two costs add up, where the ceilings "
+            "count only the larger one: a line without a knee."
+            + " That both come out alike is luck."
+            * bool(luck)
+        )
     fastest = min(rows, key=lambda row: row["ms"])
-    reading = fastest["share_of_bandwidth"]
+    reading, predicted = fastest["share_of_bandwidth"], 1.5 * meet
     said = (
         f"{_count(fastest['batch']).capitalize()} reached {100 * reading:.0f} % of the memory "
-        f"ceiling, which alone would move the knee up to {predicted / reading:.3g}"
+        f"ceiling, which alone would move the point up to {predicted / reading:.3g} rows"
     )
     if not found:
         return f"{said}."
     at = min(rows, key=lambda row: abs(row["batch"] - found))
     computing = at["share_of_arithmetic"]
-    luck = abs(found / predicted - 1) <= NEAR and reading < WAITS
     return (
-        f"{'That is luck. ' * luck}{said}; {_count(at['batch'])} reached {100 * computing:.0f} % "
-        f"of the arithmetic one, which alone would move it down to {predicted * computing:.3g}: "
-        "two misses that partly cancel."
+        f"{said}; {_count(at['batch'])} reached {100 * computing:.0f} % of the arithmetic one, "
+        f"which alone would move it down to {predicted * computing:.3g}; both, to "
+        f"{predicted * computing / reading:.3g}."
     )
 
 

@@ -77,10 +77,20 @@ def test_the_fifteen_exist_and_are_explained(rows):
     assert all(len(line["what it does"]) > 20 for line in lines)
 
 
+def test_a_share_that_vllm_leaves_alone_is_not_said_to_be_used(monkeypatch):
+    for size, said in ((2**28, "0.92, not used"), (None, "0.92")):
+        values = {"gpu_memory_utilization": 0.92, "kv_cache_memory_bytes": size}
+        monkeypatch.setattr(engine_args, "in_use", lambda _, name, __, v=values: v.get(name))
+        lines = {line["argument"]: line for line in engine_args.explained("an engine")}
+        assert lines["gpu_memory_utilization"]["in this engine"] == said
+
+
 def test_a_hit_shows_one_sentence_and_not_the_page_that_some_help_texts_are(rows):
     by_name = {row.name: row for row in rows}
     said = by_name["max_num_queued_reqs"].first_sentence
     assert said.startswith("Maximum number of requests") and said.endswith("None for no limit")
+    said = by_name["max_num_active_seqs"].first_sentence
+    assert said.endswith("admits into RUNNING"), "the second begins with a name in backticks"
     assert all(0 < len(row.first_sentence) <= 140 for row in rows if row.help)
     for row in rows:
         shown, words = (

@@ -10,6 +10,7 @@ from helpers.engine.steps import RecordedRequest, Step, Steps, Work
 from helpers.lessons.papers import flash_attention, paged_attention
 from helpers.lessons.reading_notes import claims, plots
 from helpers.verdicts.gain import Gain
+from tests.notebook_tools import defined_in
 
 
 @pytest.fixture
@@ -36,9 +37,10 @@ def one(pictures) -> style.Picture:
 def test_allocators(pictures):
     lengths = paged_attention.draw_lengths(60)
     ours = {
-        p: paged_attention.simulate_allocator(lengths, p).as_percent()
-        for p in paged_attention.POLICIES
+        p: paged_attention.simulate_contiguous(lengths, p).as_percent()
+        for p in paged_attention.CONTIGUOUS
     }
+    ours["paged"] = paged_attention.FIGURE_2["paged"]
     plots.allocators(ours, paged_attention.FIGURE_2, "reading")
     assert len(one(pictures).table) == 8
 
@@ -158,9 +160,15 @@ def test_price(pictures):
 
 def test_claims_quote_the_constants_and_explain_themselves():
     lengths = paged_attention.draw_lengths(60)
-    usage = {p: paged_attention.simulate_allocator(lengths, p) for p in paged_attention.POLICIES}
+    usage = {p: paged_attention.simulate_contiguous(lengths, p) for p in paged_attention.CONTIGUOUS}
+    usage["paged"] = usage["oracle"]
     sizes = ((256, 2**12), (512, 2**12), (512, 2**13))
-    counted = [flash_attention.count_both_ways(*size) for size in sizes]
+    shown = defined_in("03_reading_notes", "0d3a9489", fa=flash_attention)
+    counted = [
+        {"tokens": n, "fast memory": m, "tiles move": shown["moved_in_tiles"](n, m)}
+        | flash_attention.compare(n, m)
+        for n, m in sizes
+    ]
     tables = [claims.paged(usage), claims.flash(counted)]
     by_key = {c.key: c for table in tables for c in table}
     assert all(claim.what and claim.why for claim in by_key.values())

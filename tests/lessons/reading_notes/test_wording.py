@@ -56,40 +56,50 @@ def test_what_holds_is_said_shortly_and_what_does_not_with_what_was_seen():
     assert wording.then_and_now(rows[:1]) == [{"older material": "task: task=...", "now": "runner"}]
 
 
-def test_a_knee_names_both_misses():
-    rows = [
-        {"batch": 1, "ms": 1.9, "share_of_bandwidth": 0.5, "share_of_arithmetic": 0.04},
-        {"batch": 16, "ms": 2.5, "share_of_bandwidth": 0.37, "share_of_arithmetic": 0.47},
-    ]
-    said = wording.knee(rows, 20.0, 19.0)
-    assert "One row reached 50 % of the memory ceiling, which alone would move" in said
-    assert "up to 40; 16 rows reached 47 %" in said and "down to 9.4: two misses" in said
-    assert said.startswith("That is luck. One row")
-    assert wording.knee(rows, 20.0, 12.0).startswith("One row reached"), "nor is it near"
-    assert wording.knee(rows, 20.0, None).endswith("up to 40.")
+def products(*times: tuple[int, float]) -> list[dict]:
+    shares = {"share_of_bandwidth": 0.5, "share_of_arithmetic": 0.4}
+    return [{"batch": batch, "ms": ms, **shares} for batch, ms in times]
 
 
-def test_who_reads_slower_than_the_ceiling_is_not_said_to_wait_for_memory():
-    rows = [
-        {"batch": n, "ms": 2.0, "share_of_bandwidth": share, "share_of_arithmetic": 0.3}
-        for n, share in ((1, 0.37), (2, 0.4), (4, 0.4), (8, 0.32), (128, 0.06))
-    ]
-    there = [rows[0] | {"share_of_bandwidth": 0.87}]
-    said = wording.products(rows, 7.3, there, 254)
-    assert said.startswith("One row takes 2 ms, 8 rows 2 ms, 128 rows 2 ms. The ceilings")
-    assert "meet at 7.3 rows. One row reads" in said
-    quicker = wording.products([rows[0], rows[1] | {"ms": 1.5}, *rows[2:]], 7.3)
-    assert "2 ms, 2 rows, the fastest product, 1.5 ms, 8 rows" in quicker
-    assert "37 % of the memory ceiling, so it does not wait for memory alone;" in said
-    assert said.endswith("One row reads at 87 % of the memory ceiling there.")
+KNEE = products((1, 2.0), (4, 2.02), (16, 2.2), (64, 6.0))
+LINE = products((1, 2.9), (2, 2.5), (8, 3.4), (16, 4.6), (64, 11.8))  # 2.2 ms and 0.15 a row
 
 
-def test_a_row_is_nearly_free_where_a_product_takes_hardly_longer_than_the_fastest():
-    here = [{"batch": n, "ms": ms} for n, ms in ((1, 3.9), (2, 3.0), (4, 3.2), (8, 3.9), (16, 6))]
-    said = wording.nearly_free(here, here[:3])
-    assert "nearly free here up to 4 rows, whose product takes at most 10 % longer" in said
-    assert "; that of 8 rows takes 30 % longer. On a recorded H100 it is so up to 4 rows." in said
-    assert "than the fastest. On a recorded" in wording.nearly_free(here[:3], here[:3])
+def test_why_a_product_took_longer_is_a_line_or_the_shares_that_it_reached():
+    said = wording.knee(KNEE, 14.0, 16.0)
+    assert said.startswith("One row reached 50 % of the memory ceiling, which alone would move")
+    assert "up to 42 rows; 16 rows reached 40 %" in said and "to 8.4; both, to 16.8." in said
+    assert wording.knee(KNEE, 14.0, None).endswith("up to 42 rows.")
+    said = wording.knee(LINE, 8.0, 11.5)
+    assert said.startswith("A product takes about 2.2 ms plus 150 µs a row, before the ceilings")
+    assert said.endswith("a line without a knee. That both come out alike is luck.")
+    for found in (20.0, None):
+        assert wording.knee(LINE, 8.0, found).endswith("a line without a knee.")
+
+
+def test_a_figure_promises_a_knee_only_where_a_row_costs_less_before_it():
+    assert wording.products_title(KNEE, 16.0) == "Up to a knee one more row is nearly free"
+    assert wording.products_title(LINE, 8.0) == "One more row costs far less than the first"
+    steep = products((1, 2.0), (2, 3.0), (4, 5.0), (8, 9.0))
+    assert wording.products_title(steep, 2.0) == "What one more row costs"
+    said = wording.products(LINE, 8.0, KNEE, 16.0)
+    assert "2.9 ms, 2 rows, the fastest product, 2.5 ms, 64 rows 11.8 ms. The ceilings" in said
+    assert "From 2 to 8 rows each one more costs 150 µs, from 8 to 64 150 µs: no knee (on" in said
+    assert "50 % of the memory ceiling, so it does not wait for memory alone; 64 rows" in said
+    assert said.endswith("rows each one more costs 13 µs, from 16 to 64 79 µs: a knee.")
+    reads_well = [row | {"share_of_bandwidth": 0.87} for row in LINE]
+    assert "87 % of the memory ceiling; 64 rows compute" in wording.products(reads_well, 8.0)
+    flat = products((1, 2.0), (2, 1.9), (4, 1.9), (8, 1.9))
+    assert "knee" not in wording.products(flat, 4.0)
+
+
+def test_a_row_is_nearly_free_only_up_to_a_knee():
+    said = wording.nearly_free(KNEE, 16.0, KNEE)
+    assert "is nearly free here up to 16 rows, whose product takes at most 10 % longer" in said
+    assert said.endswith("On a recorded H100 it is so up to 16 rows.")
+    said = wording.nearly_free(LINE, 8.0, KNEE)
+    assert "a step, costs 150 µs here, the first one 2,900 µs. On a recorded H100 it is" in said
+    assert "nearly free up to 16 rows, whose product takes at most" in said
 
 
 def test_the_largest_difference_is_the_largest_of_all_rows():
@@ -102,9 +112,10 @@ def test_the_largest_difference_is_the_largest_of_all_rows():
     assert said.endswith("makes it 0.50 times as much.")
 
 
-def test_the_gap_is_told_for_every_length():
-    here = {"tokens": 512, "backend": "flash", "tiled_ms": 2.0, "math_ms": 3.0, "memory": None}
-    said = wording.attention(here | {"gains": {256: 1.4, 512: 1.5}})
-    assert "The tiled kernel (flash) is 1.4 / 1.5 times as fast at 256 / 512 tokens." in said
-    said = wording.attention(here | {"gains": {256: 1.8, 512: 1.5}})
-    assert "at 256 / 512 tokens (most at 256)." in said
+def test_the_gap_is_told_for_every_length_and_what_it_shrank_by():
+    here = {"tokens": 512, "backend": "flash", "memory": None}
+    said = wording.attention(here | {"ms": {256: (1.4, 1.0), 512: (3.0, 2.0)}})
+    assert "The tiled kernel (flash) is 1.4 / 1.5 times as fast at 256 / 512 tokens. The" in said
+    said = wording.attention(here | {"ms": {256: (1.8, 1.0), 512: (5.4, 3.6)}})
+    assert "From 256 to 512 tokens the scores grew 4 times, math's time 3.0 and that" in said
+    assert "of tiles 3.6 times." in said

@@ -2,10 +2,10 @@
 
 | module | paper | what it models |
 |---|---|---|
-| `paged_attention` | Kwon et al., SOSP 2023 | bytes and slots, three allocators, sharing |
-| `scheduling` | Orca, OSDI 2022; Sarathi-Serve, OSDI 2024 | which requests run in which step |
-| `flash_attention` | Dao et al., NeurIPS 2022 | tiles with an online softmax, memory traffic |
-| `deepspeed_inference` | Aminabadi et al., SC 2022 | small products, fusion, streaming weights |
+| `paged_attention` | Kwon et al., SOSP 2023 | bytes and slots, three allocators |
+| `orca` | Yu et al., OSDI 2022 | steps in waves, and continuously |
+| `flash_attention` | Dao et al., NeurIPS 2022 | tiles with an online softmax |
+| `deepspeed_inference` | Aminabadi et al., SC 2022 | small products, fusion |
 | `speculative` | Leviathan et al., ICML 2023 | speed-up from the acceptance rate |
 | `cost` | the reading list's industry reports | money per million tokens |
 

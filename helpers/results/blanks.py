@@ -246,20 +246,16 @@ def load_of_one_copy(facts: Facts) -> Fill:
 
 
 def conversation(facts: Facts) -> Fill:
-    """How the gain grows from the turn in the middle to the last, and what turn 1 shows."""
+    """The gain at the last turn; what the other turns gained is in the appendix."""
     record = facts.get("prefix_caching", "conversation")
     if not record:
         return MISSING
-    first, middle, last = (
-        with_range(record["metrics"], f"ttft_gain_{turn}_turn_x")
-        for turn in ("first", "middle", "last")
-    )
+    last = with_range(record["metrics"], "ttft_gain_last_turn_x")
     [turns] = numbers_of(record, "turns")
-    if not middle or not last or turns is None:
+    if not last or turns is None:
         return MISSING
-    text = f"{middle} at turn {(int(turns) + 1) // 2}, {last} at turn {int(turns)}{_sizes(record)}"
-    text += f"; at turn 1, where nothing is found, {first}" if first else ""
-    return from_record(record, text + if_disturbed(record))
+    text = f"{last} at turn {int(turns)}{_sizes(record)}{if_disturbed(record)}"
+    return from_record(record, text)
 
 
 def speculation(facts: Facts) -> Fill:
@@ -272,11 +268,7 @@ def speculation(facts: Facts) -> Fill:
     if first is None:
         return MISSING
     text = f"tokens after the first {with_range(first['metrics'], 'tpot_gain_x')}"
-    if whole := with_range(first["metrics"], "e2e_gain_x"):
-        text += f", whole answers {whole}"
     text += f"; {in_markdown(first['variant'].rpartition('=')[2])} drafted"
-    [accepted] = numbers_of(first, "acceptance_rate")
-    text += f", {100 * accepted:.0f} % of them accepted" if accepted is not None else ""
     return from_record(first, text + if_disturbed(first))
 
 

@@ -12,7 +12,6 @@ from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_reco
 from helpers.results.merge import BLANK
 from helpers.results.wording import (
     ONE_RUN,
-    all_numbers,
     as_code,
     by_person,
     chief_metrics,
@@ -29,13 +28,16 @@ from helpers.results.wording import (
     where,
     with_range,
 )
-from helpers.verdicts.gain import Gain
 
-ROWS_PER_EXPERIMENT, LAST_ROWS = 10, 3
 CLOSE = 0.10  # a prediction that is off by less needs no reason
-ONE_MOMENT = (
-    " A row of one run is one moment: another row may have another number for the same setting."
+FORMULA = (
+    "A formula takes the shape of the model, the load, recorded numbers, or what the same notebook "
+    "measured before, such as the time of one long prompt alone."
 )
+ONE_MOMENT = (
+    " A row of one run is one moment: where a row with a range has the same setting, that counts."
+)
+OF_CHOICE = " For max_num_seqs=1 (the initial throughput) and the best setting it is *optimised*."
 
 
 def results_table(facts: Facts) -> Fill:
@@ -54,14 +56,16 @@ def results_table(facts: Facts) -> Fill:
 
 
 def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str | None]:
-    """A heading, the machine (once), and a row a result; of many rows those that say most."""
+    """A heading, the machine (once), and a row a result."""
     measured = where([r for r in rows if kind_of(r) == "measured"])
     elsewhere = "Not measured on this machine; see the source."
     about = f"Measured on {measured}." if measured else elsewhere
     lines = {
         "title": f"### Notebook {one_line(notebook, 80)}",
         "gap1": "",
-        "about": about + ONE_MOMENT * any(r["experiment"] in ONE_RUN for r in rows),
+        "about": about
+        + ONE_MOMENT * any(r["experiment"] in ONE_RUN for r in rows)
+        + OF_CHOICE * any(r["experiment"] == "optimised" for r in rows),
         "gap2": "",
         "head": "| experiment | variant | result | source |",
         "rule": "|---|---|---|---|",
@@ -70,11 +74,8 @@ def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str | None]
         found = sorted((r for r in rows if r["experiment"] == experiment), key=_number_in_front)
         earlier = _of_earlier_rates(found)
         lines |= {f"row.{experiment}.{r['variant']}": None for r in earlier}
-        found = [r for r in found if r not in earlier]
-        shown = _chosen(found)
-        name = spaced(experiment)
-        for r in shown:
-            cells = (name, _variant(r), ", ".join(chief_metrics(r)), source_of(r))
+        for r in (r for r in found if r not in earlier):
+            cells = (spaced(experiment), _variant(r), ", ".join(chief_metrics(r)), source_of(r))
             lines[f"row.{experiment}.{r['variant']}"] = table_row(*cells)
     return lines | {"gap3": ""}
 
@@ -105,21 +106,6 @@ def _number_in_front(record: dict) -> float:
     return float(found[0]) if found else -1.0
 
 
-def _chosen(rows: list[dict]) -> list[dict]:
-    """At most ROWS_PER_EXPERIMENT of the rows: those with a decided gain, then both ends."""
-    head = ROWS_PER_EXPERIMENT - LAST_ROWS
-    ends_first = [*rows[:head], *rows[head:][-LAST_ROWS:], *rows[head:-LAST_ROWS]]
-    best = sorted(ends_first, key=lambda r: not _decided(r))[:ROWS_PER_EXPERIMENT]
-    return [r for r in rows if r in best]
-
-
-def _decided(record: dict) -> bool:
-    """Whether the range of a gain in the record says better, worse or the same."""
-    metrics = all_numbers(record)
-    gains = (Gain.read(metrics, name) for name in metrics if name.endswith("_x"))
-    return any(gain.decided for gain in gains)
-
-
 def predictions_table(facts: Facts) -> Fill:
     """Each prediction against what came out; below them why those differ that are far off."""
     rows = {
@@ -131,6 +117,9 @@ def predictions_table(facts: Facts) -> Fill:
     columns = ("prediction", "predicted", "measured", "ratio", "predicted by")
     shown = count(sum(part.text is not None for part in table), "prediction")
     fill = replace(_table(columns, table, "measured", "prediction"), note=shown)
+    if any(r.get("how") != "calculated" and not by_person(r) for r in rows.values()):
+        about = [Part("formula", FORMULA), Part("gap0", "")]
+        fill = replace(fill, value=[*about, *fill.value])
     why = [Part(f"why.{name}", _prediction(r) and _why(r)) for name, r in rows.items()]
     if not any(part.text for part in why):
         return fill
@@ -223,7 +212,7 @@ def configuration(facts: Facts) -> Fill:
     comments = record.get("comments") if isinstance(record.get("comments"), dict) else {}
     parts = []
     for name, value in args.items():
-        why = in_markdown(one_line(comments.get(name) or "", 600))
+        why = in_markdown(one_line(comments.get(name) or "", 900))
         parts.append(Part(f"arg.{name}", f"- `{name}={value!r}`" + (f": {why}" if why else "")))
     comment = answer("configuration_comment")(facts).value
     if comment:

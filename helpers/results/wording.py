@@ -29,6 +29,7 @@ CHIEF_METRICS = 3
 # What a number is called in the documents, where its name in the records does not say it.
 NAMES = {
     "baseline": "initial throughput",  # as in my_learnings.md
+    "arrivals": "one copy takes",
     "acceptance rate": "share of drafts accepted",
     "measured alpha": "chance of each draft",
     "ours": "we get",

@@ -23,10 +23,10 @@ def terms(ms: dict[str, float]) -> list[str]:
     ]
 
 
-def together(rows: list[dict], runs: list[Measurement]) -> list[str]:
+def together(rows: list[dict], runs: list[Measurement], most_tokens: int) -> list[str]:
     """What the sweep over max_num_seqs shows, each measured once, the smallest value first.
 
-    runs: what the rows are of.
+    runs: what the rows are of. most_tokens: as of `read_in_turn`.
     """
     one, most = rows[0], rows[-1]
     faster = _throughput(most) / _throughput(one)
@@ -39,17 +39,41 @@ def together(rows: list[dict], runs: list[Measurement]) -> list[str]:
         f"TTFT p50 is {one['ttft_ms_p50']:,.0f} ms with max_num_seqs={one['max_num_seqs']}: that "
         f"is the queue. With {most['max_num_seqs']} it is {most['ttft_ms_p50']:,.0f} ms: "
         "reading all the prompts.",
+        *filter(None, [read_in_turn(runs[-1], runs[0], most_tokens)]),
     ]
+
+
+def read_in_turn(run: Measurement, one: Measurement, most_tokens: int) -> str:
+    """That the prompts of requests that all run at once took several steps; "" for one step.
+
+    one: the run whose TPOT is compared. most_tokens: max_num_batched_tokens.
+    """
+    n, read = run.metrics["requests"], run.metrics["input_tokens"]
+    steps = len({request.token_times_s[0] for request in run.requests})
+    if read <= most_tokens or steps == 1:
+        return ""
+    tpot, gap = (run.metrics[of] / one.metrics[of] for of in (TPOT, "itl_ms_p50"))
+    return (
+        f"{n} prompts of {read // n} tokens are more than the {most_tokens:,} of one step "
+        f"(max_num_batched_tokens): their first tokens came in {steps} steps, and the early ones "
+        "waited while the others were read. That is part of TPOT: in one run it became "
+        f"{tpot:.1f} times as long, a usual gap (ITL p50) {gap:.1f} times."
+    )
 
 
 def rounds_run(turns: InTurn) -> str:
     """How many rounds were run, and why a range may be too wide to choose by."""
-    said = f"{len(turns.runs[ONE])} rounds of {len(turns.runs)} values."
+    made, counted = len(turns.runs[ONE]), turns.counted
+    worst = most_disturbed(run.disturbance for runs in counted.values() for run in runs)
+    said = f"{made} rounds of {len(turns.runs)} values"
+    if left_out := made - len(counted[ONE]):
+        said += f"; {left_out} of them, which other programs slowed, left out"
+    elif worst.reasons:
+        said += "; none left out: too few were calm" if worst.slowed else "; none slowed much"
     if turns.told():
-        return said
-    worst = most_disturbed(run.disturbance for runs in turns.counted.values() for run in runs)
+        return f"{said}."
     return (
-        f"{said}\nSome ranges are still too wide to choose by, or have a goal inside"
+        f"{said}.\nSome ranges are still too wide to choose by, or have a goal inside"
         f"{worst.label()}.\n"
         "On a quiet machine this cell may tell them apart."
     )
@@ -165,7 +189,8 @@ def formula_missed(turns: InTurn, best: int, longer: float) -> str:
         f"took {all_step:.2f} / {one_step:.2f} = {ratio:.2f} times as long: that makes "
         f"{best} / {ratio:.2f} = {best / ratio:.1f}. And the formula knows decode steps only. With "
         f"prompts and slow steps one answer took {one_ms} ms, and {best} together {all_ms} ms: "
-        f"{best} x {one_ms} / {all_ms} = {best * one_ms / all_ms:.1f}."
+        f"{best} x {one_ms} / {all_ms} = {best * one_ms / all_ms:.1f} in the runs of median speed; "
+        f"the middle of the range is {turns.faster(best).estimate:.1f}."
     )
 
 

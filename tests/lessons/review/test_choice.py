@@ -5,6 +5,7 @@ The engine is replaced here; notebook 1's test runs the real one.
 
 import re
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -23,6 +24,7 @@ class Run:
     metrics: dict
     counters: dict = field(default_factory=lambda: {"num_preemptions": 0})
     disturbance: Disturbance = field(default_factory=lambda: Disturbance(0.0, 0.0))
+    requests: list = field(default_factory=list)
 
 
 def in_turn(speeds: dict[int, tuple[float, float]]) -> choice.InTurn:
@@ -96,10 +98,23 @@ def test_the_sweep_says_that_the_machine_was_disturbed_and_that_it_ran_once():
         {"max_num_seqs": n, "output_tokens_per_s": speed, "tpot_ms_p50": 2.0, "ttft_ms_p50": 9.0}
         for n, speed in ((1, 500.0), (32, 5000.0))
     ]
-    calm, busy = Run({}), Run({}, disturbance=Disturbance(others_share=0.3, steal_share=0.0))
-    assert "disturbed" not in wording.together(rows, [calm, calm])[0]
-    said = wording.together(rows, [busy, calm])[0]
+    fits = {"requests": 32, "input_tokens": 3072}
+    calm, busy = Run(fits), Run(fits, disturbance=Disturbance(others_share=0.3, steal_share=0.0))
+    assert "disturbed" not in wording.together(rows, [calm, calm], 4096)[0]
+    said, *more = wording.together(rows, [busy, calm], 4096)
     assert said.startswith("In one run each, 32 times") and "other programs took 30 %" in said
+    assert len(more) == 1, "nothing of several steps"
+
+
+def test_prompts_that_do_not_fit_one_step_are_part_of_tpot_and_that_is_said():
+    sizes = {"requests": 64, "input_tokens": 6144, "tpot_ms_p50": 17.2, "itl_ms_p50": 13.3}
+    firsts = [SimpleNamespace(token_times_s=[at_s]) for at_s in (*[0.27] * 42, *[0.40] * 22)]
+    run, one = Run(sizes, requests=firsts), Run({"tpot_ms_p50": 4.43, "itl_ms_p50": 4.4})
+    said = wording.read_in_turn(run, one, 4096)
+    assert said.startswith("64 prompts of 96 tokens are more than the 4,096 of one step")
+    assert "came in 2 steps" in said and "3.9 times as long, a usual gap (ITL p50) 3.0" in said
+    assert wording.read_in_turn(run, one, 8192) == "", "they fit"
+    assert wording.read_in_turn(Run(sizes, requests=firsts[:42]), one, 4096) == "", "one step"
 
 
 def test_memory_that_prefill_added_is_not_called_decodes():
@@ -143,6 +158,8 @@ def test_a_goal_inside_a_range_is_not_decided_and_asks_for_more_rounds():
 def test_ranges_too_wide_to_choose_by_are_said_with_what_disturbed_them():
     turns = in_turn({4: (330, 2.2)})
     assert wording.rounds_run(turns) == "3 rounds of 2 values."
+    turns.runs[1][0].disturbance = Disturbance(others_share=0.15, steal_share=0.0)
+    assert wording.rounds_run(turns) == "3 rounds of 2 values; none slowed much."
     for run, speed in zip(turns.runs[4], (100.0, 400.0, 1600.0), strict=True):
         run.metrics["output_tokens_per_s"] = speed
         run.disturbance = Disturbance(others_share=0.6, steal_share=0.0)
@@ -150,6 +167,7 @@ def test_ranges_too_wide_to_choose_by_are_said_with_what_disturbed_them():
     assert (
         "too wide to choose by, or have a goal inside (disturbed: other programs took 60 %" in said
     )
+    assert "; none left out: too few were calm." in said
 
 
 def test_the_means_that_are_drawn_are_kept_and_their_ratio_is_the_gain():
@@ -177,6 +195,9 @@ def test_a_round_that_others_slowed_counts_in_no_number():
     assert turns.record(48, 104_832) == calm.record(48, 104_832)
     assert turns.mean(1, choice.SPEED) == calm.mean(1, choice.SPEED)
     assert turns.faster(16) == calm.faster(16) and len(turns.runs[1]) == 4
+    assert wording.rounds_run(turns).startswith(
+        "4 rounds of 3 values; 1 of them, which other programs slowed, left out."
+    )
 
 
 def test_where_the_time_of_an_answer_goes_adds_up_to_the_gain():
@@ -190,7 +211,8 @@ def test_where_the_time_of_an_answer_goes_adds_up_to_the_gain():
     said = wording.formula_missed(turns, 32, longer=2.0)
     for part in ("2.00 times as long", "5.00 / 2.00 = 2.50", "32 / 2.50 = 12.8"):
         assert part in said, part
-    assert said.endswith("32 x 100 / 400 = 8.0.") and wording.formula_missed(turns, 1, 1.0) == ""
+    assert "32 x 100 / 400 = 8.0 in the runs of median speed" in said
+    assert said.endswith("the range is 1.0.") and wording.formula_missed(turns, 1, 1.0) == ""
 
 
 def test_a_disturbed_run_is_repeated_once_with_fresh_prompts(monkeypatch):

@@ -143,7 +143,7 @@ def with_changed_first_token(tokenizer, workload: Workload) -> Workload:
     return replace(workload, requests=tuple(requests), name=name)
 
 
-def chat(tokenizer, messages: list[dict], max_tokens: int, kind: str = "") -> Request:
+def chat(tokenizer, messages: list[dict], max_tokens: int) -> Request:
     """A request from chat messages through the model's own template; may stop at its end token."""
     # A prompt that is too long is refused by the engine, with the numbers: the tokenizer is quiet.
     ids = tokenizer.apply_chat_template(
@@ -153,7 +153,7 @@ def chat(tokenizer, messages: list[dict], max_tokens: int, kind: str = "") -> Re
         return_dict=False,
         tokenizer_kwargs={"verbose": False},
     )
-    return Request(list(ids), max_tokens, kind=kind, stop_at_eos=True)
+    return Request(list(ids), max_tokens, stop_at_eos=True)
 
 
 def questions(tokenizer, n: int, seed: int = 0, max_tokens: int = 96) -> Workload:
@@ -190,31 +190,13 @@ def after_notes(
     return Workload("after_notes", tuple(requests), seed, about)
 
 
-def multi_turn(
-    tokenizer,
-    turns: int,
-    seed: int = 0,
-    max_tokens: int = 64,
-    system: str | None = None,
-    notes_tokens: int = 0,
-) -> Workload:
-    """One conversation, a request a turn: each prompt holds all turns before it.
+def turns(tokenizer, n: int, notes_tokens: int = 0, seed: int = 0) -> list[str]:
+    """What somebody says in a chat, turn by turn: `n` questions of the glossary.
 
-    Questions and answers come from the glossary. system: the system prompt, none without it.
     notes_tokens: each question comes with notes of at least so many tokens (other answers).
-    Run the requests one after the other: a later one finds the earlier ones' blocks in the prefix
-    cache.
     """
     rng = random.Random(seed)
-    messages = [{"role": "system", "content": system}] if system else []
-    requests = []
-    for turn, term in enumerate(rng.sample(tiny_model.load_glossary(), turns), 1):
-        question = rng.choice(tiny_model.phrasings(term)[1])
-        notes = _notes(tokenizer, notes_tokens, rng)
-        messages.append({"role": "user", "content": notes + question})
-        requests.append(chat(tokenizer, messages, max_tokens, kind=f"turn {turn}"))
-        messages.append({"role": "assistant", "content": term["answer"]})
-    return Workload("multi_turn", tuple(requests), seed, f"a conversation of {turns} turns")
+    return [_notes(tokenizer, notes_tokens, rng) + question for question in _asked(n, rng)]
 
 
 def _notes(tokenizer, tokens: int, rng: random.Random) -> str:

@@ -1,7 +1,5 @@
 """Workloads: exact sizes, the same for the same seed."""
 
-from itertools import pairwise
-
 import pytest
 from transformers import AutoTokenizer
 
@@ -30,7 +28,6 @@ def test_uniform_has_exact_lengths_and_plain_tokens(tokenizer):
         lambda t, seed: workloads.shared_prefix(t, 3, 40, 10, 4, seed=seed),
         lambda t, seed: workloads.questions(t, 4, seed=seed),
         lambda t, seed: workloads.after_notes(t, 3, 200, 4, seed=seed),
-        lambda t, seed: workloads.multi_turn(t, 3, seed=seed),
     ],
 )
 def test_a_seed_is_a_workload(tokenizer, make):
@@ -64,17 +61,9 @@ def test_notes_in_front_are_one_text_or_each_its_own(tokenizer, shared, beginnin
     assert {(r.max_tokens, r.stop_at_eos) for r in work.requests} == {(4, False)}
 
 
-def test_a_conversation_grows_by_whole_turns(tokenizer):
-    work = workloads.multi_turn(tokenizer, 3)
-    prompts = [r.prompt_token_ids for r in work.requests]
-    for earlier, later in pairwise(prompts):
-        # The generation prompt at the end of the earlier turn begins the answer in the later one.
-        assert later[: len(earlier)] == earlier and len(later) > len(earlier)
-
-
-def test_notes_lengthen_every_turn(tokenizer):
-    short, long = (workloads.multi_turn(tokenizer, 3, notes_tokens=n).requests for n in (0, 200))
-    for turn, (a, b) in enumerate(zip(short, long, strict=True), 1):
-        more = len(b.prompt_token_ids) - len(a.prompt_token_ids)
-        assert 120 * turn < more < 280 * turn, f"turn {turn} is {more} tokens longer"
-    assert long[1].prompt_token_ids[: len(long[0].prompt_token_ids)] == long[0].prompt_token_ids
+def test_what_is_said_in_a_chat_comes_with_notes(tokenizer):
+    said = workloads.turns(tokenizer, 3, notes_tokens=200, seed=1)
+    assert len(set(said)) == 3 and said == workloads.turns(tokenizer, 3, 200, seed=1)
+    assert all(200 <= len(tokenizer.encode(text)) < 320 for text in said)
+    assert said != workloads.turns(tokenizer, 3, 200, seed=2)
+    assert max(map(len, workloads.turns(tokenizer, 3))) < min(map(len, said))

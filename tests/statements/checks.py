@@ -258,16 +258,6 @@ def only_full_blocks_are_found() -> Seen:
     return found == (32, 32), f"blocks of 16; of 40 tokens found {found[0]}, of 48 {found[1]}"
 
 
-def hits_are_counted_in_tokens() -> Seen:
-    desk = Desk()
-    desk.add("first", 48)
-    desk.step()
-    desk.add("second", 40)
-    desk.step()
-    found = desk.prefix_cache.queries, desk.prefix_cache.hits
-    return found == (40, 32), f"a prompt of 40 tokens, 32 of them known: queries, hits = {found}"
-
-
 def the_cache_need_not_be_read() -> Seen:
     desk = Desk()
     desk.add("first", 48)

@@ -37,10 +37,12 @@ OF_STORIES = {
     "faultless": ("stories without a fault", GREEN, "{:.0f}"),
     "mean_chance": ("mean chance of a story", ORANGE, "{:.4f}"),
     "distinct_stories": ("different stories", PURPLE, "{:.0f}"),
+    "output_tokens_per_s": ("tokens/s, one run", BLUE, "{:.0f}"),
 }
 OF_TEXTS = {
     "mean_logprob": ("mean log-probability of a token", GREEN, "{:.2f}"),
     "distinct_2grams": ("distinct 2-grams (share)", PURPLE, "{:.2f}"),
+    "output_tokens_per_s": ("tokens/s, one run", BLUE, "{:.0f}"),
 }
 HALO = [withStroke(linewidth=3, foreground=PAPER)]  # a label stays readable on a line
 
@@ -110,12 +112,13 @@ def conversation(rows: list[dict], caption: str) -> None:
 
 
 def _break_even(ax, label: str) -> None:
-    """Mark where speculation is neither gain nor loss, and shade the loss."""
+    """Mark where speculation is neither gain nor loss, and shade the loss; "" beside another."""
     ax.set(ylabel=label, ylim=(0, max(1.08 * ax.get_ylim()[1], 1.15)))
     ax.axhspan(0, 1, color=RED, alpha=0.07, linewidth=0)
     ax.axhline(1, color=RED, linewidth=1.1, linestyle="--")
     look = {"ha": "right", "va": "bottom", "fontsize": 8.5, "color": RED}
-    ax.text(0.99, 0.03, "a loss: a range that lies in here whole", transform=ax.transAxes, **look)
+    said = "a loss: a range that lies in here whole" * bool(label)
+    ax.text(0.99, 0.03, said, transform=ax.transAxes, **look)
 
 
 def speedup_by_batch(
@@ -126,24 +129,32 @@ def speedup_by_batch(
     rows: requests (at once), measured_x, gain. recorded: a drafter's name -> requests, speedup_x.
     """
     title = "What speculation gains or loses, by requests at once"
-    fig, ax = figures.figure(title, size=(7, 4.2))
-    curve(ax, rows, "requests", "measured_x", label="measured")
-    gain_ranges.draw(ax, rows, "requests")
-    for row in rows:
-        note(ax, f"{row['measured_x']:.2f}x", (row["requests"], row["measured_x"]), (6, 6))
     there = recorded or {}
+    panels = 2 if there else 1
+    fig, axes = figures.figure(title, 1, panels, (4.7 * panels, 3.8), sharey=True, squeeze=False)
+    here = axes[0][0]
+    for ax in axes[0]:
+        ax.set(xlabel="requests at once", xscale="log")
+    curve(here, rows, "requests", "measured_x")
+    gain_ranges.draw(here, rows, "requests")
+    for row in rows:
+        note(here, f"{row['measured_x']:.2f}x", (row["requests"], row["measured_x"]), (6, 6))
+    here.set_title("this machine", fontsize=9)
+    ticks(here, (row["requests"] for row in rows))
     for i, (name, points) in enumerate(there.items(), start=1):
         # beside the others: ranges at the same place could not be told apart
-        beside = [row | {"requests": row["requests"] * 1.06**i} for row in points]
-        look = {"label": f"{name}, recorded elsewhere", **hollow_line(COLORS[i])}
-        curve(ax, beside, "requests", "speedup_x", i, **look)
+        beside = [row | {"requests": row["requests"] * 1.06 ** (i - 2)} for row in points]
+        look = {"label": name, **hollow_line(COLORS[i])}
+        curve(axes[0][1], beside, "requests", "speedup_x", i, **look)
         ranged = [row | {"gain": Gain.read(row, "speedup_x")} for row in beside]
-        gain_ranges.draw(ax, ranged, "requests", COLORS[i])
-    ax.set(xlabel="requests at once", xscale="log")
-    ticks(ax, (row["requests"] for row in chain(rows, *there.values())))
-    _break_even(ax, "times the output tokens/s without drafts")
+        gain_ranges.draw(axes[0][1], ranged, "requests", COLORS[i])
     if there:
-        ax.legend(loc="best", fontsize=8)
+        axes[0][1].set_title("recorded elsewhere", fontsize=9)
+        ticks(axes[0][1], {row["requests"] for row in chain(*there.values())})
+    for ax in axes[0]:
+        _break_even(ax, "times the output tokens/s without drafts" if ax is here else "")
+    if there:
+        axes[0][1].legend(loc="best", fontsize=8)
     _show(fig, caption, rows, "speculation_by_batch")
 
 
@@ -181,7 +192,7 @@ def _panels(title: str, panels: int, height: float, label: str):
 
 
 def strategies(rows: list[dict], caption: str) -> None:
-    """Sampling strategies as bars: quality and variety.
+    """Sampling strategies as bars: quality, variety and speed.
 
     rows: strategy; of stories faultless, mean_chance and distinct_stories
     (helpers.lessons.advanced_features.sampling.story_scores), else mean_logprob and
@@ -189,7 +200,7 @@ def strategies(rows: list[dict], caption: str) -> None:
     """
     told = "stories" in rows[0]
     metrics = OF_STORIES if told else OF_TEXTS
-    title = "Quality and variety of four ways to choose tokens"
+    title = "Quality, variety and speed of four ways to choose tokens"
     fig, axes = figures.figure(title, 1, len(metrics), (9.4, 2.6), sharey=True)
     axes[0].set_ylabel("strategy")
     axes[0].invert_yaxis()
@@ -198,8 +209,8 @@ def strategies(rows: list[dict], caption: str) -> None:
         bars = ax.barh(names, [row[metric] for row in rows], color=color, height=0.6)
         ax.bar_label(bars, fmt=fmt, fontsize=8.5, padding=3)
         ax.set_xlabel(label)
-        ax.margins(x=0.22)
-        ax.locator_params(axis="x", nbins=4)
+        ax.margins(x=0.35)
+        ax.locator_params(axis="x", nbins=3)
     if told:
         for ax in (axes[0], axes[2]):
             ax.set_xlim(0, 1.3 * rows[0]["stories"])

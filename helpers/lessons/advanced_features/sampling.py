@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from helpers import workloads
-from helpers.display import card, live
+from helpers.display import card
 from helpers.display.numbers import read_number
 from helpers.engine.engine import Engine
 from helpers.engine.profile import Profile
@@ -110,45 +110,19 @@ def generate(
     return Generated(name, texts, ids, scores, seconds)
 
 
-def beam_search(
-    engine: Engine, prompts: list[list[int]], beam_width: int, max_tokens: int = 48
-) -> Generated:
-    """The best of `beam_width` beams for each prompt."""
-    from vllm.sampling_params import BeamSearchParams
-
-    params = BeamSearchParams(beam_width=beam_width, max_tokens=max_tokens)
-    inputs = [{"prompt_token_ids": ids} for ids in prompts]
-    start = time.perf_counter()
-    outputs = engine.llm.beam_search(inputs, params)
-    seconds = time.perf_counter() - start
+def best_beams(tokenizer, prompts: list[list[int]], outputs: list, seconds: float) -> Generated:
+    """The best beam of each prompt, of what `LLM.beam_search` returned after so many seconds."""
+    beams = len(outputs[0].sequences)
     best = [output.sequences[0] for output in outputs]
     # A beam's tokens begin with the prompt.
     ids = [list(beam.tokens[len(prompt) :]) for beam, prompt in zip(best, prompts, strict=True)]
-    texts = [engine.tokenizer.decode(one, skip_special_tokens=True).strip() for one in ids]
+    texts = [tokenizer.decode(one, skip_special_tokens=True).strip() for one in ids]
     scores = [beam.cum_logprob / max(1, len(one)) for beam, one in zip(best, ids, strict=True)]
-    return Generated(f"{BEAMS}, {beam_width} beams", texts, ids, scores, seconds)
+    return Generated(f"{BEAMS}, {beams} beams", texts, ids, scores, seconds)
 
 
-def try_all(
-    engine: Engine, asked: Workload, settings: dict[str, dict], beam_width: int
-) -> list[Generated]:
-    """Each setting once, SamplingParams by name; then beam search.
-
-    asked: as `prompts_for` makes it. Each is warmed up first: a GPU compiles the kernels of top_p
-    and top_k when they are first used.
-    """
-    prompts = [request.prompt_token_ids for request in asked.requests]
-    tokens = asked.requests[0].max_tokens
-
-    def measured(name: str, params: dict) -> Generated:
-        if name == BEAMS:
-            beam_search(engine, prompts, beam_width, max_tokens=4)
-            return beam_search(engine, prompts, beam_width, tokens)
-        generate(engine, prompts, "warm-up", max_tokens=8, **params)
-        return generate(engine, prompts, name, tokens, **params)
-
-    ways = live.through({**settings, BEAMS: {}}.items(), "each way to choose tokens", "ways")
-    runs = [measured(name, params) for name, params in ways]
+def told(asked: Workload, runs: list[Generated]) -> list[Generated]:
+    """The runs, with the heroes of the stories that were asked for; see `prompts_for`."""
     return [replace(run, heroes=asked.details.get("heroes", [])) for run in runs]
 
 
@@ -186,13 +160,17 @@ def try_it(engine: Engine, question: str) -> None:
         card.show(card.Static(card.box(said), said))
         return
     from ipywidgets import interact_manual
+    from vllm.sampling_params import BeamSearchParams
 
     def answer(question=question, temperature=0.9, top_p=0.95, top_k=50, beams=1, seed=""):
         try:
             prompt = chat(engine.tokenizer, [{"role": "user", "content": question}], 1)
             prompts = [prompt.prompt_token_ids]
             if beams > 1:
-                run = beam_search(engine, prompts, beams)
+                start, params = time.perf_counter(), BeamSearchParams(beams, max_tokens=48)
+                outputs = engine.llm.beam_search([{"prompt_token_ids": prompts[0]}], params)
+                seconds = time.perf_counter() - start
+                run = best_beams(engine.tokenizer, prompts, outputs, seconds)
             else:
                 settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
                 if seed.strip():  # empty: another text each time

@@ -5,10 +5,12 @@ Every function takes the rows (or runs) that its figure draws and returns senten
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from statistics import fmean
+import itertools
+from collections.abc import Iterable
+from statistics import fmean, median
 
-from helpers.lessons.advanced_features.prefix import ColdAndWarm, middle_turn
+from helpers.engine.steps import Steps
+from helpers.lessons.advanced_features.prefix import Shared, middle_turn
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.services import DRAFTS, Verdict
 from helpers.lessons.advanced_features.speculation import (
@@ -22,47 +24,53 @@ from helpers.lessons.gain_ranges import in_words
 from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement
 from helpers.results.store import Results
-from helpers.verdicts.gain import MARGIN, Gain, gain_of_pairs
+from helpers.verdicts.gain import MARGIN, SMALL, Gain, gain_of_pairs
 from helpers.verdicts.machine import busy as busy  # handed on to the notebook
 
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
 TIE = 0.01
 # A run's usual step that took so many times as long as in every other run is remarked.
-UNUSUAL = 1.2
+UNUSUAL = 1.1
 # A batch fills the machine when its step takes so many times as long as a step of one request.
 FULL = 2.0
 
 # --- chunked prefill ---
 
 
-def chunk_tradeoff(rows: list[dict]) -> str:
-    """Rows of all budgets, the whole prompt in one step first: which was best in what."""
-    said = (
-        _best(rows, "p99 of the gaps", "itl_ms_p99", min, " ms"),
-        _best(rows, "TTFT of the long prompts", "ttft_long_ms_p50", min, " ms"),
-        _best(rows, "throughput", "total_tokens_per_s", max, " tokens/s"),
-    )
-    return f"In one run each: {'; '.join(said)}.{_slow_run(rows)}"
+def chunk_tradeoff(rows: list[dict], there: list[dict]) -> list[str]:
+    """From whole prompts to the smallest budget, which come first and last in the rows.
 
-
-def _best(rows: list[dict], what: str, metric: str, pick: Callable, unit: str) -> str:
-    """Where it was best and worst. Rows within 3 % of the best are as good: one run has no range.
-
-    The whole prompt in one step comes first in rows.
+    there: recorded rows, the smallest budget first; empty without a record.
     """
-    best = pick(row[metric] for row in rows)
-    low, high = min(row[metric] for row in rows), max(row[metric] for row in rows)
-    if high <= (1 + MARGIN) * low:
-        return f"{what} shows no difference that one run can see ({low:,.0f} to {high:,.0f}{unit})"
+    here, moves = _moves(rows)
+    said = [f"In one run each: {here}.{_slow_run(rows)}"]
+    if there:
+        elsewhere, others = _moves(there[::-1])
+        same = [what for what, move in moves.items() if others[what] == move]
+        other = [what for what in moves if what not in same]
+        shape = (
+            f"The shape is the same for {' and '.join(same)}" if same else "No shape is the same"
+        )
+        shape += f", another for {' and '.join(other)}" * bool(same and other)
+        said.append(f"Recorded elsewhere: {elsewhere}.{_slow_run(there)} {shape}.")
+    return said
 
-    def budgets(chosen: Callable) -> str:
-        names = ["whole prompts", *(f"{row['max_num_batched_tokens']:,}" for row in rows[1:])]
-        return " or ".join(n for n, row in zip(names, rows, strict=True) if chosen(row[metric]))
 
-    as_good = budgets(lambda value: max(value, best) <= (1 + MARGIN) * min(value, best))
-    last = low if best == high else high
-    worst = budgets(lambda value: value == last)
-    return f"{what} was best with {as_good} ({best:,.0f}{unit}), worst with {worst} ({last:,.0f})"
+def _moves(rows: list[dict]) -> tuple[str, dict[str, str]]:
+    """In words, and by what moved: whether it fell, rose, or stayed within 3 %."""
+    said, moves = [], {}
+    for what, metric, unit in (
+        ("p99 of the gaps", "itl_ms_p99", "ms"),
+        ("TTFT of the long prompts", "ttft_long_ms_p50", "ms"),
+        ("throughput", "total_tokens_per_s", "tokens/s"),
+    ):
+        before, after = rows[0][metric], rows[-1][metric]
+        moves[what] = "rose" if after > before else "fell"
+        if max(before, after) <= (1 + MARGIN) * min(before, after):
+            moves[what] = f"stayed within {100 * MARGIN:.0f} %"
+        said.append(f"{what} {moves[what]} ({before:,.0f} to {after:,.0f} {unit})")
+    small = rows[-1]["max_num_batched_tokens"]
+    return f"from whole prompts to {small:,} tokens a step {', '.join(said)}", moves
 
 
 def _slow_run(rows: list[dict]) -> str:
@@ -75,11 +83,6 @@ def _slow_run(rows: list[dict]) -> str:
         f"{slow['itl_ms_p50']:.1f} ms, elsewhere at most {others[-1]['itl_ms_p50']:.1f}), so that "
         "budget and machine cannot be told apart there."
     )
-
-
-def budgets_elsewhere(rows: list[dict]) -> list[str]:
-    """The same of recorded rows of all budgets, the smallest first; [] without a record."""
-    return [f"Recorded elsewhere, i{chunk_tradeoff(rows[::-1])[1:]}"] if rows else []
 
 
 def brackets(rows: list[dict], promise_ms: float, budget: float) -> str:
@@ -105,15 +108,21 @@ def why_gap(alone_ms: list[float], gap_ms: float) -> str:
     return f"{said}; what else was in this gap was not measured."
 
 
-WHY_SMALL_GAP = (
-    "The formula leaves out the decoding in the same step, and chunks late in a prompt attend to "
-    "more tokens than the first."
-)
+def why_small_gap(steps: Steps, long: int) -> str:
+    """The p99 of the gaps with a small budget. steps: a recorded run with it; long: the request."""
+    full = [step.end_s for step, work in steps.of(long) if work.prefill][:-1]  # but for the rest
+    took_ms = [1000 * (end - before) for before, end in itertools.pairwise(full)]
+    said = "The formula takes the average chunk, and the p99 is the longest"
+    if len(took_ms) > 1:
+        said += f": in the picture above the second took {took_ms[0]:.0f} ms, "
+        said += f"the last full one {took_ms[-1]:.0f} ms"
+    return f"{said}. Each token attends to all before it."
+
 
 # --- prefix caching ---
 
 
-def hits_table(shared: dict[str, ColdAndWarm]) -> list[dict]:
+def hits_table(shared: dict[str, Shared]) -> list[dict]:
     """A row for each kind of requests."""
     return [
         {
@@ -127,7 +136,7 @@ def hits_table(shared: dict[str, ColdAndWarm]) -> list[dict]:
     ]
 
 
-def prefix_hits(shared: dict[str, ColdAndWarm]) -> list[str]:
+def prefix_hits(shared: dict[str, Shared]) -> list[str]:
     """What the table shows; the last of the requests are those with another first token."""
     every = [one.numbers for one in shared.values()]
     said = ["Prediction and counter differ."]
@@ -165,22 +174,43 @@ def conversation(rows: list[dict], share: float) -> str:
 
 def preemption(full: Measurement, half: Measurement, gentle: Measurement, few: int) -> list[str]:
     """Runs with all blocks, with half of them, and with half and `few` requests at a time."""
-    pushed_out = int(half.counters["num_preemptions"])
-    ended_s = sorted(request.token_times_s[-1] for request in half.requests)
-    early_s, late_s = ended_s[len(ended_s) // 2 - 1], ended_s[-1]
+    many = len(full.requests)
+    rates = [run.metrics["output_tokens_per_s"] for run in (full, half, gentle)]
 
-    def rate(run: Measurement) -> str:
-        return f"{run.metrics['output_tokens_per_s']:,.0f} tokens/s"
+    def changed(run: Measurement, rate: float) -> str:
+        later = round(100 * (mean_end_s(run) / mean_end_s(full) - 1))
+        pushed_out = int(run.counters["num_preemptions"])
+        made = round(100 * (rate / rates[0] - 1))
+        return f"{pushed_out} preemptions, mean E2E {later:+d} %, tokens/s {made:+d} %"
 
-    return [
-        f"{pushed_out} preemptions with half of the blocks: half of the requests were done after "
-        f"{early_s:.2f} s and all after {late_s:.2f} s, with all blocks after "
-        f"{full.duration_s:.2f} s. On average a request took {mean_end_s(half):.2f} s instead of "
-        f"{mean_end_s(full):.2f} s; {rate(half)} instead of {rate(full)}.",
-        f"Half of the blocks, {few} requests at a time: "
-        f"{int(gentle.counters['num_preemptions'])} preemptions, {mean_end_s(gentle):.2f} s on "
-        f"average, {rate(gentle)}. One run each.",
+    said = [
+        f"Half of the blocks: {changed(half, rates[1])}. {few} requests at a time on them: "
+        f"{changed(gentle, rates[2])}. One run each."
     ]
+    if max(rates[1:]) < (1 + SMALL) * min(rates[1:]) and max(rates[1:]) * (1 + SMALL) < rates[0]:
+        said.append(
+            "So it is hardly the preempting that costs: fewer requests share a step. A token took "
+            f"{step_ms(half, few) / few:.2f} ms of a step with {few} requests, "
+            f"{step_ms(full, many) / many:.2f} ms of one with {many}."
+        )
+    return said
+
+
+def why_preempted(full: Measurement, half: Measurement, few: int) -> str:
+    """Why a request did not take as many times longer as it waited for more steps."""
+    many = len(full.requests)
+    return (
+        "The formula counts steps, and takes each for equally long. By their medians a step with "
+        f"{many} requests took {step_ms(full, many):.1f} ms, one with {few} "
+        f"{step_ms(half, few):.1f} ms. A request waits for more steps, but for shorter ones, each of "
+        "which makes fewer tokens."
+    )
+
+
+def step_ms(run: Measurement, requests: int) -> float:
+    """Median time of the steps that made a token for so many requests, without the first step."""
+    pairs = itertools.pairwise(run.timeline)
+    return 1000 * median(b["t_s"] - a["t_s"] for a, b in pairs if b["tokens"] == requests)
 
 
 def mean_end_s(run: Measurement) -> float:
@@ -189,12 +219,6 @@ def mean_end_s(run: Measurement) -> float:
     Requests that the client holds back wait there.
     """
     return fmean(request.token_times_s[-1] for request in run.requests)
-
-
-WHY_PREEMPTION = (
-    "The formula takes all steps for equally long. Steps with fewer requests are shorter; those in "
-    "which preempted requests read their tokens again are longer."
-)
 
 
 # --- sampling ---
@@ -225,7 +249,7 @@ def _told(metrics: dict[str, dict]) -> str:
     times = ", ".join(f"{m['mean_chance'] / chance:.1f} with “{name}”" for name, m in others)
     return (
         f"{said}. Chance of a story, in times that of “{greedy}”: {times}. So few stories do not "
-        "rank the strategies."
+        "rank the strategies, and one run each does not rank speeds that lie close together."
     )
 
 
@@ -265,8 +289,8 @@ def drafter(
         "asked": asked,
         "drafts": counted.drafts,
         "acceptance rate": f"{100 * counted.rate:.0f} %" if counted.drafts else "",
-        "tokens after the first": gain.sentence(),
-        "whole answer": whole.sentence(),
+        "tokens after the first": f"{gain.sentence()} (middle {gain.estimate:.2f})",
+        "whole answer": f"{whole.sentence()} (middle {whole.estimate:.2f})",
         "why": _why_drafts(counted, gain, unprepared),
     }
 
@@ -338,15 +362,20 @@ def batches(rows: list[dict], drafts: int, a: float, tiny: bool = False) -> str:
     )
 
 
-def gain_by_acceptance(rows: list[dict], k: int, cost: tuple[float, float]) -> str:
-    """What a sweep over acceptance shows. cost: the lowest and the highest c of section 3."""
+def gain_by_acceptance(rows: list[dict], k: int, cost: tuple[float, float], slower: Gain) -> str:
+    """What a sweep over acceptance shows. cost: the lowest and the highest c of section 3.
+
+    slower: how many times as long a step took with drafts.
+    """
     met = sum(reaches(row["gain"], [formula.speedup(row["a"], k, c) for c in cost]) for row in rows)
     wide = ", but such wide ones say little" * any(row["gain"].wide for row in rows)
     return (
         f"Judged by the median step and the tokens that a step made, by the a that was set: "
-        f"{_by_verdict(rows, 'a set')}. The figure before judges the same runs of one stream by "
-        "whole runs, with their prompts and their slow steps, so its ranges are others. The "
-        f"formula with the c of section 3 meets {met} of {len(rows)} ranges{wide}."
+        f"{_by_verdict(rows, 'a set')}. The figure before judges one stream by whole runs, "
+        "with prompts and slow steps, so its ranges are others. The formula "
+        f"with the c of section 3 ({cost[0]:.2f} to {cost[1]:.2f}, the band) meets {met} of "
+        f"{len(rows)} ranges{wide}. By the steps of these runs c is {(slower.low - 1) / k:.2f} to "
+        f"{(slower.high - 1) / k:.2f}."
     )
 
 
@@ -357,23 +386,32 @@ def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
     ends = {name: Gain.read(rows[-1], "speedup_x") for name, rows in rows_by_name.items()}
     most = next(iter(rows_by_name.values()))[-1]["requests"]
     said = "; ".join(f"{name} {gain.sentence('times the tokens/s')}" for name, gain in ends.items())
-    return f" Hollow, {where}, {most} at once: {said}."
+    return f" On the right, {where}, {most} at once: {said}."
 
 
 # --- services ---
 
 SERVICES_RULE = (
     f"Right of the line is better. Green and orange: the whole range lies more than "
-    f"{100 * MARGIN:.0f} % away from 1. Grey decides nothing."
+    f"{100 * MARGIN:.0f} % away from 1. Grey shows neither gain nor loss."
 )
 
 
 # What sections 2, 3 and 8 keep of a feature: (feature, where, experiment, how the variant begins,
 # name of the gain). The last record counts: of section 8 the largest batch.
+NEITHER = "neither, undecided, or one run"
 CACHE, CHUNKS, NGRAM = "prefix caching", "small chunks", f"{DRAFTS}, n-grams"
 RECAP = (
     (CACHE, "first token, system prompt", "prefix_caching", "system", "ttft_gain_x"),
     (CACHE, "first token, few-shot examples", "prefix_caching", "few-shot ex", "ttft_gain_x"),
+    (
+        CACHE,
+        "first token, examples that begin otherwise",
+        "prefix_caching",
+        "few-shot, f",
+        "ttft_gain_x",
+    ),
+    (CACHE, "last turn of a chat", "prefix_caching", "conv", "ttft_gain_last_turn_x"),
     (NGRAM, "answers that stand in the prompt", "speculation", "ngram, rep", "tpot_gain_x"),
     (NGRAM, "new questions", "speculation", "ngram, questions", "tpot_gain_x"),
     (DRAFTS, "new questions, one stream", "speculation", "draft model", "tpot_gain_x"),
@@ -382,29 +420,36 @@ RECAP = (
 
 
 def recap(store: Results, verdicts: list[Verdict], whole: dict, small: dict) -> list[dict]:
-    """A line a feature: where it gained, where it lost, and where neither can be told.
+    """A line a feature: where it gained, where it lost, and where neither was seen.
 
     whole, small: rows of the whole prompt in one step and of a small budget.
     """
-    seen: dict[str, dict[str, Gain]] = {feature: {} for feature in (CACHE, CHUNKS, NGRAM, DRAFTS)}
+    seen: dict[str, list] = {feature: [] for feature in (CACHE, CHUNKS, NGRAM, DRAFTS)}
     for feature, where, experiment, begins, name in RECAP:
-        for record in store.records(experiment=experiment):
-            gain = Gain.read(record["metrics"], name)
-            if gain and record["variant"].startswith(begins):
-                seen[feature][where] = gain
-    waited_ms = (whole["ttft_long_ms_p50"], small["ttft_long_ms_p50"])
-    seen[CHUNKS]["first token of the long prompts"] = gain_of_pairs([waited_ms], "lower")
+        found = [
+            gain
+            for record in store.records(experiment=experiment)
+            if record["variant"].startswith(begins) and (gain := Gain.read(record["metrics"], name))
+        ]
+        seen[feature] += [(where, gain, "") for gain in found[-1:]]
+    for where, metric in (
+        ("p99 of the gaps, section 1", "itl_ms_p99"),
+        ("first token of the long prompts, section 1", "ttft_long_ms_p50"),
+    ):
+        seen[CHUNKS].append((where, gain_of_pairs([(whole[metric], small[metric])], "lower"), ""))
     for verdict in verdicts:
         for feature, gain in verdict.gains.items():
-            if feature not in verdict.service.cannot_act:
-                seen[feature][verdict.service.name] = gain
+            cannot = ", cannot act" * (feature in verdict.service.cannot_act)
+            seen[feature].append((verdict.service.name, gain, cannot))
     rows = []
     for feature, gains in seen.items():
-        cells = {"gains": [], "loses": [], "neither can be told": []}
-        for where, gain in gains.items():
-            column = {"better": "gains", "worse": "loses"}.get(gain.verdict, "neither can be told")
+        cells = {"gains": [], "loses": [], NEITHER: []}
+        for where, gain, cannot in gains:
+            verdict = "" if cannot else gain.verdict
+            column = {"better": "gains", "worse": "loses"}.get(verdict, NEITHER)
             span = in_words(gain) if gain.span else f"{gain.estimate:.2f}, one run"
-            cells[column].append(f"{where} ({span})")
+            undecided = ", undecided" * (column == NEITHER and bool(gain.span) and gain.undecided)
+            cells[column].append(f"{where} ({span}{cannot or undecided})")
         name = f"{DRAFTS}, draft model" if feature == DRAFTS else feature
         said = {column: "; ".join(places) or "nowhere seen" for column, places in cells.items()}
         rows.append({"feature": name, **said})

@@ -39,10 +39,9 @@ def test_drafters_of_another_machine_have_their_ranges(shown):
     there = {"requests": 4, "speedup_x": 2.5, "speedup_x_low": 2.0, "speedup_x_high": 3.0}
     row = {"requests": 4, "measured_x": 1.5, "gain": GAIN}
     plots.speedup_by_batch([row], "Reading.", {"n-gram": [there | {"speedup_x_values": 3}]})
-    [ax] = shown[0].axes
-    names = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert names == ["measured", "n-gram, recorded elsewhere"]
-    assert len(ax.containers) == 2, "error bars of both"
+    here, elsewhere = shown[0].axes
+    assert [text.get_text() for text in elsewhere.get_legend().get_texts()] == ["n-gram"]
+    assert len(here.containers) == len(elsewhere.containers) == 1, "error bars of both"
 
 
 def test_every_budget_is_named_and_the_services_share_their_scale(shown):
@@ -71,18 +70,25 @@ def test_a_verdict_on_drafts_stands_beside_the_share_that_was_accepted(shown):
 
 def test_equal_likelihoods_get_no_axis_of_their_own(shown):
     rows = [
-        {"strategy": name, "mean_logprob": -0.0009, "distinct_2grams": 0.97} for name in ("a", "b")
+        {
+            "strategy": name,
+            "mean_logprob": -0.0009,
+            "distinct_2grams": 0.97,
+            "output_tokens_per_s": 9,
+        }
+        for name in ("a", "b")
     ]
     plots.strategies(rows, "Reading.")
     assert shown[0].axes[0].get_xlim()[0] <= -0.1
 
 
 def test_stories_are_drawn_by_their_grammar(shown):
-    row = {"stories": 6, "faultless": 5, "mean_chance": 0.002}
+    row = {"stories": 6, "faultless": 5, "mean_chance": 0.002, "output_tokens_per_s": 9.0}
     rows = [{"strategy": name, "distinct_stories": 4, **row} for name in ("a", "b")]
     plots.strategies(rows, "Reading.")
     labels = [ax.get_xlabel() for ax in shown[0].axes]
-    assert labels == ["stories without a fault", "mean chance of a story", "different stories"]
+    assert labels[:2] == ["stories without a fault", "mean chance of a story"]
+    assert labels[2:] == ["different stories", "tokens/s, one run"]
 
 
 def test_only_a_verdict_has_a_colour(shown):

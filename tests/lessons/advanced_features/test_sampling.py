@@ -30,27 +30,16 @@ def test_metrics():
     }
 
 
-def test_first_use_is_not_timed(monkeypatch):
-    used = []
-    seconds = iter([30.0, 2.0, 30.0, 4.0])
+def test_the_best_beam_of_each_prompt_counts_without_its_prompt():
+    def beam(tokens, logprob):
+        return SimpleNamespace(tokens=tokens, cum_logprob=logprob)
 
-    def generate(engine, prompts, name, max_tokens=48, **params):
-        used.append(name)
-        return made([[1]], name, seconds=next(seconds))
-
-    monkeypatch.setattr(sampling, "generate", generate)
-
-    def beam_search(engine, prompts, beam_width, max_tokens=48):
-        used.append(f"{beam_width} beams")
-        return made([[1]], "beams")
-
-    monkeypatch.setattr(sampling, "beam_search", beam_search)
-    settings = {"greedy": {"temperature": 0}, "top_k": {"top_k": 5}}
+    outputs = [SimpleNamespace(sequences=[beam([7, 8, 1, 2], -1.0), beam([7, 8, 3], -3.0)])]
+    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: f" {ids} ")
+    run = sampling.best_beams(tokenizer, [[7, 8]], outputs, seconds=2.0)
+    assert run == Generated("beam search, 2 beams", ["[1, 2]"], [[1, 2]], [-0.5], 2.0)
     asked = Workload("w", (Request([1], 80),), 0, details={"heroes": ["fox"]})
-    runs = sampling.try_all(None, asked, settings, beam_width=4)
-    assert used == ["warm-up", "greedy", "warm-up", "top_k", "4 beams", "4 beams"]
-    assert [run.seconds for run in runs[:2]] == [2.0, 4.0] and runs[2].name == "beams"
-    assert all(run.heroes == ["fox"] for run in runs)
+    assert sampling.told(asked, [run])[0].heroes == ["fox"]
 
 
 def test_stories_are_scored_by_their_grammar():

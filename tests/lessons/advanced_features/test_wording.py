@@ -75,18 +75,20 @@ def test_the_recap_has_a_line_for_each_feature_and_no_verdict_of_a_single_run(tm
     cache, chunks, ngram, drafts = wording.recap(
         store, [verdict("mixed", **open_ones, **disturbed)], budget(4352), budget(512, ttft=550.0)
     )
+    last = wording.NEITHER
     assert cache == {
         "feature": "prefix caching",
         "gains": "first token, system prompt (2.40 to 4.10)",
         "loses": "nowhere seen",
-        "neither can be told": "nowhere seen",
+        last: "mixed (2.00 to 3.00, cannot act)",
     }
-    assert chunks["neither can be told"] == (
-        "first token of the long prompts (0.91, one run); mixed (0.90 to 1.60)"
+    assert chunks[last] == (
+        "p99 of the gaps, section 1 (1.00, one run); first token of the long prompts, section 1 "
+        "(0.91, one run); mixed (0.90 to 1.60, undecided)"
     )
     assert {*ngram.values()} == {"speculative decoding, n-grams", "nowhere seen"}
     assert drafts["loses"] == "mixed (0.80 to 0.90)" and drafts["gains"] == "nowhere seen"
-    assert drafts["neither can be told"] == "largest batch of section 8 (0.50 to 1.20)"
+    assert drafts[last] == "largest batch of section 8 (0.50 to 1.20, undecided)"
 
 
 def test_a_wide_range_is_undecided_and_a_close_one_no_difference():
@@ -187,14 +189,17 @@ def test_a_batch_is_undecided_on_either_side_of_one():
 def test_the_gain_begins_where_its_range_does_and_the_formula_is_held_against_it():
     spans = ((0.2, (0.7, 0.8)), (0.6, (0.98, 1.3)), (0.8, (1.3, 1.5)))
     rows = [{"a set": a, "a": a, "gain": within(*span)} for a, span in spans]
-    said = wording.gain_by_acceptance(rows, 4, (0.3, 0.4))
+    said = wording.gain_by_acceptance(rows, 4, (0.3, 0.4), within(2.2, 2.8))
     assert "a gain at 0.8 (1.30 to 1.50); a loss at 0.2 (0.70 to 0.80); neither gain nor" in said
     assert "can be told at 0.6 (0.98 to 1.30). The figure before judges" in said
     # by the formula 0.48 to 0.57, 0.89 to 1.05 and 1.29 to 1.53
-    assert said.endswith("The formula with the c of section 3 meets 2 of 3 ranges.")
+    assert said.endswith(
+        "The formula with the c of section 3 (0.30 to 0.40, the band) meets 2 of 3 ranges. By the "
+        "steps of these runs c is 0.30 to 0.45."
+    )
     wide = {"a set": 0.95, "a": 0.95, "gain": within(0.75, 3.6)}
-    said = wording.gain_by_acceptance([*rows[:2], wide], 4, (0.3, 0.4))
-    assert said.endswith("ranges, but such wide ones say little.")
+    said = wording.gain_by_acceptance([*rows[:2], wide], 4, (0.3, 0.4), within(2.2, 2.8))
+    assert "ranges, but such wide ones say little. By" in said
     assert "be told at 0.6 (0.98 to 1.30), 0.95 (0.75 to 3.60)." in said and "a gain" not in said
 
 
@@ -212,24 +217,34 @@ def budget(tokens, p50=5.0, p99=100.0, ttft=500.0, rate=4000.0):
     return row | {"ttft_long_ms_p50": ttft, "total_tokens_per_s": rate}
 
 
-def test_the_table_of_budgets_says_which_was_best_in_what():
+def test_budgets_are_said_by_what_moved_from_whole_prompts_to_the_smallest():
     rows = [budget(4352, p99=489.0, ttft=505.0), budget(512, rate=4571.0), budget(256, p99=72.0)]
-    rows[1]["ttft_long_ms_p50"] = 511.0
     rows[2]["ttft_long_ms_p50"] = 608.0
-    said = wording.chunk_tradeoff(rows)
-    assert "p99 of the gaps was best with 256 (72 ms), worst with whole prompts (489)" in said
-    assert "prompts was best with whole prompts or 512 (505 ms), worst with 256 (608)" in said
-    assert "was best with 512 (4,571 tokens/s), worst with whole prompts or 256 (4,000)" in said
-    assert "usual gap" not in said
-    slow = wording.chunk_tradeoff([*rows[:2], budget(256, p50=7.7)])
+    [said] = wording.chunk_tradeoff(rows, [])
+    assert said == (
+        "In one run each: from whole prompts to 256 tokens a step p99 of the gaps fell (489 to 72 "
+        "ms), TTFT of the long prompts rose (505 to 608 ms), throughput stayed within 3 % (4,000 "
+        "to 4,000 tokens/s)."
+    )
+    [slow] = wording.chunk_tradeoff([*rows[:2], budget(256, p50=7.7)], [])
     assert "In the run with 256 the usual gap, too, was longer (p50 7.7 ms, elsewhere" in slow
+    there = [budget(256, p99=12.0, ttft=330.0, rate=17_000.0), budget(16_384, ttft=195.0)]
+    _, said = wording.chunk_tradeoff(rows, there)
+    assert said.startswith("Recorded elsewhere: from whole prompts to 256 tokens a step p99")
+    assert said.endswith(
+        "The shape is the same for p99 of the gaps and TTFT of the long prompts, another for "
+        "throughput."
+    )
 
 
-def test_budgets_within_3_percent_have_no_winner():
-    rows = [budget(4352, rate=4134.0), budget(512, rate=4135.0), budget(256, rate=4046.0)]
-    said = wording.chunk_tradeoff(rows)
-    assert "throughput shows no difference that one run can see (4,046 to 4,135 tokens/s)" in said
-    assert "best" not in said and said.startswith("In one run each: ")
+def test_a_small_budget_is_explained_by_its_longest_chunk():
+    def steps(*ends_s):
+        pairs = [(SimpleNamespace(end_s=end), SimpleNamespace(prefill=True)) for end in ends_s]
+        return SimpleNamespace(of=lambda request: pairs)
+
+    said = wording.why_small_gap(steps(0.1, 0.15, 0.25, 0.26), 4)
+    assert "the second took 50 ms, the last full one 100 ms. Each token attends" in said
+    assert "picture" not in wording.why_small_gap(steps(0.1, 0.2), 4)
 
 
 def test_a_corrected_budget_lies_between_those_tried_or_not():
@@ -240,14 +255,6 @@ def test_a_corrected_budget_lies_between_those_tried_or_not():
     assert wording.brackets(rows, 100, 200).endswith(": 200 lies outside of them.")
     assert wording.brackets(rows, 50, 200) == "No budget that was tried kept the promise."
     assert wording.brackets(rows, 900, 200).startswith("Every budget that was tried")
-
-
-def test_recorded_budgets_are_said_by_their_ends():
-    rows = [budget(256, rate=17_000.0), budget(16_384, rate=15_000.0)]
-    [said] = wording.budgets_elsewhere(rows)
-    assert said.startswith("Recorded elsewhere, in one run each: p99 of the gaps shows no diff")
-    assert "was best with 256 (17,000 tokens/s), worst with whole prompts (15,000)" in said
-    assert wording.budgets_elsewhere([]) == []
 
 
 def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
@@ -285,23 +292,23 @@ def test_a_busy_machine_is_named():
     assert wording.busy([run(0.0), run(0.6), run(0.2)]) == said
 
 
-def test_preemptions_are_counted_in_words():
-    def run(preemptions, rate, *ended_s):
+def test_preemptions_are_counted_and_a_token_has_its_share_of_a_step():
+    def run(preemptions, rate, at_once, step_s, *ended_s):
         requests = [SimpleNamespace(token_times_s=[end]) for end in ended_s]
+        timeline = [{"t_s": i * step_s, "tokens": at_once} for i in range(4)]
         counters, metrics = {"num_preemptions": preemptions}, {"output_tokens_per_s": rate}
-        times = {"duration_s": max(ended_s), "requests": requests}
-        return SimpleNamespace(counters=counters, metrics=metrics, **times)
+        lists = {"requests": requests, "timeline": timeline}
+        return SimpleNamespace(counters=counters, metrics=metrics, **lists)
 
-    full, half = run(0, 100.0, 1.5, 1.5), run(7, 80.0, 1.1, 1.9)
-    pushed_out, gentle = wording.preemption(full, half, run(0, 82.0, 0.9, 1.8), 1)
-    assert pushed_out == (
-        "7 preemptions with half of the blocks: half of the requests were done after 1.10 s and "
-        "all after 1.90 s, with all blocks after 1.50 s. On average a request took 1.50 s "
-        "instead of 1.50 s; 80 tokens/s instead of 100 tokens/s."
+    full, half = run(0, 100.0, 2, 0.008, 1.5, 1.5), run(7, 78.0, 1, 0.005, 1.1, 1.9)
+    counted, why = wording.preemption(full, half, run(0, 82.0, 1, 0.005, 0.9, 1.8), 1)
+    assert counted == (
+        "Half of the blocks: 7 preemptions, mean E2E +0 %, tokens/s -22 %. 1 requests at a time on "
+        "them: 0 preemptions, mean E2E -10 %, tokens/s -18 %. One run each."
     )
-    assert gentle.endswith(
-        "1 requests at a time: 0 preemptions, 1.35 s on average, 82 tokens/s. One run each."
-    )
+    assert why.endswith("took 5.00 ms of a step with 1 requests, 4.00 ms of one with 2.")
+    assert len(wording.preemption(full, half, run(0, 99.0, 1, 0.005, 0.9, 1.8), 1)) == 1
+    assert "with 2 requests took 8.0 ms, one with 1 5.0" in wording.why_preempted(full, half, 1)
 
 
 def test_a_gap_is_held_against_the_prompts_alone():

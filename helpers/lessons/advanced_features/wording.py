@@ -189,7 +189,7 @@ def preemption(full: Measurement, half: Measurement, gentle: Measurement, few: i
     ]
     if max(rates[1:]) < (1 + SMALL) * min(rates[1:]) and max(rates[1:]) * (1 + SMALL) < rates[0]:
         said.append(
-            "So it is hardly the preempting that costs: fewer requests share a step. A token took "
+            "So the preempting costs little; that fewer requests share a step does. A token took "
             f"{step_ms(half, few) / few:.2f} ms of a step with {few} requests, "
             f"{step_ms(full, many) / many:.2f} ms of one with {many}."
         )
@@ -202,8 +202,8 @@ def why_preempted(full: Measurement, half: Measurement, few: int) -> str:
     return (
         "The formula counts steps, and takes each for equally long. By their medians a step with "
         f"{many} requests took {step_ms(full, many):.1f} ms, one with {few} "
-        f"{step_ms(half, few):.1f} ms. A request waits for more steps, but for shorter ones, each of "
-        "which makes fewer tokens."
+        f"{step_ms(half, few):.1f} ms. A request waits for more steps, but for shorter ones, "
+        "each of which makes fewer tokens."
     )
 
 

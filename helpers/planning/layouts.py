@@ -347,7 +347,7 @@ def errors(rows: list[dict], machine: str) -> list[dict]:
     rows: of beside_predictions. Rows as of recorded.errors.
     """
     out = []
-    for quantity in CASES:
+    for quantity in dict.fromkeys(row["quantity"] for row in rows):
         ratios = [row["before"] / row["measured"] for row in rows if row["quantity"] == quantity]
         if times := [max(ratio, 1 / ratio) for ratio in ratios]:
             row = {"machine": machine, "quantity": quantity, "numbers": len(times)}

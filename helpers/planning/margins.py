@@ -52,16 +52,26 @@ def within(choice: Choice, goal_ms: float) -> str:
     return KEEPS if high_ms <= goal_ms else CANNOT_TELL
 
 
+def level(choices) -> list[Choice]:
+    """Those whose far ends the usual error does not tell from the shortest one."""
+    most_ms = (1 + recorded.usual_error()[0]) * min(tpot_range_ms(c)[1] for c in choices)
+    return [c for c in choices if tpot_range_ms(c)[1] <= most_ms]
+
+
 def take(choices, goal_ms: float) -> Choice:
     """The plan with the fewest GPUs that keeps the goal; of as many the one below.
 
-    Where none does: of those that may keep it, else of those that run all requests at once, else of
-    all that fit. Of several: the one whose TPOT can be least long.
+    Of those that are level the one whose copies have a GPU each: so recorded, they came as expected
+    (week5_plan.beside_recorded), and cut models took longer. Else the shortest far end.
+    Where none keeps it: of those that may, else of those that run all requests at once, else of all
+    that fit, the one whose TPOT can be least long.
     """
     fitting = [c for c in choices if c.fits]
     sure = [c for c in fitting if within(c, goal_ms) == KEEPS]
     if sure:
-        return min(sure, key=lambda c: (c.gpus, tpot_range_ms(c)[1]))
+        fewest = min(c.gpus for c in sure)
+        peers = level([c for c in sure if c.gpus == fewest])
+        return min(peers, key=lambda c: (c.tp * c.pp > 1, tpot_range_ms(c)[1]))
 
     def far(choice: Choice) -> tuple[bool, bool, float]:
         waits = choice.at_once < choice.prediction.workload.concurrency
@@ -79,11 +89,9 @@ def speedup_range(choice: Choice, over: Choice) -> tuple[float, float]:
     """(low, high) of a predicted speed-up over another plan of the same model on the same GPUs.
 
     What is wrong with both predictions alike cancels out: the usual error counts once, and the
-    recorded prompts in both plans. Cutting the work adds all-reduces to it, so an error does not
-    take the speed-up beyond the share of the GPUs, unless more memory has done so already.
+    recorded prompts in both plans.
     """
-    usual, times, most = recorded.usual_error()[0], speedup(choice, over), choice.gpus / over.gpus
+    usual, times = recorded.usual_error()[0], speedup(choice, over)
     longer = [as_recorded_ms(c) / (1e3 * c.prediction.tpot_s) for c in (over, choice)]
     ends = times, times * longer[0] / longer[1]
-    low, high = min(ends) / (1 + usual), max(ends) / (1 - usual)
-    return low, high if times > most else min(high, most)
+    return min(ends) / (1 + usual), max(ends) / (1 - usual)

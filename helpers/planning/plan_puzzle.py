@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from helpers.lessons.puzzles.check import Case, Puzzle, close
 
-from .choose import Choice, Goal, choice_of, combinations, judged
+from .choose import Choice, choice_of, combinations
 from .hardware import make_box
 from .load import RequestMix
+from .margins import CANNOT_TELL, KEEPS, tpot_range_ms, within
 from .memory import EngineOptions
 from .models import load_shape
 
@@ -68,12 +69,18 @@ SERVICES = 3
 OFFERED = 12  # plans of each
 
 # Small numbers first: every reason to refuse a plan is there, and each refused one is cheaper.
+HEADS = ("name", "gpus", "price_per_hour", "fits", "tpot_from", "tpot_to", "at_once")
 BY_HAND = [
-    {"name": "A", "gpus": 8, "price_per_hour": 1.0, "fits": True, "tpot_ms": 20, "at_once": 99},
-    {"name": "B", "gpus": 2, "price_per_hour": 3.0, "fits": True, "tpot_ms": 30, "at_once": 80},
-    {"name": "C", "gpus": 1, "price_per_hour": 4.0, "fits": True, "tpot_ms": 35, "at_once": 20},
-    {"name": "D", "gpus": 1, "price_per_hour": 2.0, "fits": True, "tpot_ms": 60, "at_once": 70},
-    {"name": "E", "gpus": 1, "price_per_hour": 1.5, "fits": False},
+    dict(zip(HEADS, row, strict=False))
+    for row in (
+        ("A", 8, 1.0, True, 18, 24, 99),
+        ("B", 2, 3.0, True, 27, 36, 80),
+        ("C", 1, 4.0, True, 30, 39, 20),
+        ("D", 1, 2.0, True, 52, 70, 70),
+        ("E", 1, 5.0, True, 33, 47, 70),
+        ("F", 8, 2.0, True, 17, 23, 99),
+        ("G", 1, 1.5, False),
+    )
 ]
 
 
@@ -87,24 +94,27 @@ class Service:
 
     def case(self, tpot_ms: float) -> Case:
         """The question for a limit, and the planner's answer."""
-        goal = Goal(tpot_ms=tpot_ms)
-        good = [one for one in self.offered if one[2].fits and judged(one[2], goal).meets]
-        cheapest = min(good, key=lambda one: one[0] * one[2].gpus, default=None)
         plans = [_plan(*one) for one in self.offered]
-        arguments = {"plans": plans, "users": self.users, "goal_ms": tpot_ms}
-        return Case(arguments, cheapest and _plan(*cheapest)["name"])
+        arguments, spec = {"plans": plans, "users": self.users, "goal_ms": tpot_ms}, None
+        for verdict in (CANNOT_TELL, KEEPS):
+            good = [
+                one for one in self.offered if one[2].fits and within(one[2], tpot_ms) == verdict
+            ]
+            if good:
+                cheapest = min(good, key=lambda one: one[0] * one[2].gpus)
+                spec = _plan(*cheapest)["name"], verdict
+        return Case(arguments, spec)
 
 
 def _services(draw: random.Random) -> Iterator[Case]:
-    """Services with other models, users, limits and prices; the second one nobody can offer."""
+    """Services with other models, users, limits and prices."""
     plans = draw.sample(BY_HAND, len(BY_HAND))
-    yield Case({"plans": plans, "users": 64, "goal_ms": 40}, "B")
-    for number in range(SERVICES):
+    for goal_ms, spec in ((40, ("B", KEEPS)), (22, ("A", CANNOT_TELL)), (10, None)):
+        yield Case({"plans": plans, "users": 64, "goal_ms": goal_ms}, spec)
+    for _ in range(SERVICES):
         service = _draw(draw)
         while service.case(service.tpot_ms).spec is None:  # nothing on offer is good
             service = _draw(draw)
-        if number == 0:
-            yield service.case(0.01)
         yield service.case(service.tpot_ms)
 
 
@@ -127,8 +137,8 @@ def _plan(price: float, gpu: str, choice: Choice) -> dict:
     name = f"{choice.name()} on {gpu}"
     plan = {"name": name, "gpus": choice.gpus, "price_per_hour": price, "fits": choice.fits}
     if choice.fits:
-        tpot_ms = choice.prediction.tpot_s * 1e3
-        plan |= {"tpot_ms": tpot_ms, "at_once": choice.at_once}
+        plan["tpot_from"], plan["tpot_to"] = tpot_range_ms(choice)
+        plan["at_once"] = choice.at_once
     return plan
 
 
@@ -137,14 +147,15 @@ CHEAPEST_PLAN = Puzzle(
     "The cheapest plan that meets a goal",
     _services,
     against="the planner, which sized and timed all of these plans",
-    proved="A limit first, then the price: neither the fastest plan nor the cheapest GPU is the "
-    "answer by itself. vLLM takes the layout that you choose and does not choose one for you.",
+    proved="A limit first, then the price, and a range before a number: a plan that only may keep "
+    "the limit is one to measure. vLLM takes the layout that you choose and chooses none for you.",
     where=("vllm/config/parallel.py", "ParallelConfig"),
     hints=(
-        "Three conditions: it fits, its `tpot_ms` is at most the goal, and `at_once` is at least "
-        "`users`. A plan that does not fit has no `tpot_ms`, so ask for `fits` first.",
-        "The price of an hour is `gpus * price_per_hour`.",
-        "`min(good, key=...)` finds the cheapest; with an empty list it raises, so return None "
-        "before.",
+        "Three conditions: it fits, `at_once` is at least `users`, and an end of its range is at "
+        "most the goal. A plan that does not fit has no range, so ask for `fits` first.",
+        "Look at `tpot_to` first: those within the goal are sure. Only where there is none, look "
+        "at `tpot_from`.",
+        "The price of an hour is `gpus * price_per_hour`. `min(good, key=...)` finds the cheapest; "
+        "with an empty list it raises.",
     ),
 )

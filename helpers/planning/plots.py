@@ -127,7 +127,9 @@ def allreduce(
     """
     title = "An all-reduce costs its latency until the payload is large"
     fig, ax = figures.figure(title, size=(7.5, 4))
-    rows = [{**row, "line_us": 1e6 * (latency_s + row["bytes"] / rate)} for row in rows]
+    rows = [
+        {"timed": label, **row, "line_us": 1e6 * (latency_s + row["bytes"] / rate)} for row in rows
+    ]
     look = hollow_points(BLUE) if recorded else {"color": BLUE}
     _times(ax, rows, label=label, **look)
     low, high = (pick(row["bytes"] for row in rows) for pick in (min, max))
@@ -136,6 +138,7 @@ def allreduce(
     ax.plot(sizes, [1e6 * (latency_s + size / rate) for size in sizes], color=RED, label=line)
     for i, (name, extra) in enumerate((more or {}).items(), 1):
         _times(ax, extra, label=name, marker=MARKERS[i], color=GREEN)
+        rows += [{"timed": name, **row} for row in extra]
     ax.set(xscale="log", yscale="log", xlabel="bytes on each rank", ylabel="microseconds")
     ax.legend(fontsize=8)
     figures.show(fig, caption, rows, "allreduce")
@@ -231,7 +234,8 @@ def predicted_measured(rows: list[dict], caption: str) -> None:
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.margins(x=0.12)
+        times = [row[x] for row in mine for x in ("low", "high", "before", "after")]
+        ax.set_xlim(min(times) / 1.2, 1.2 * max(times))
     fig.legend(*panels[0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
     figures.show(fig, caption, rows, "predicted_measured")
 
@@ -244,7 +248,7 @@ def planner_errors(rows: list[dict], names: dict[str, str], caption: str) -> Non
     title = "How far the planner was off where it could be checked"
     fig, ax = figures.figure(title, size=(7.5, 0.36 * len(rows) + 1.6))
     machines = dict.fromkeys(row["machine"] for row in rows)
-    for machine, color in zip(machines, (BLUE, GREEN, PURPLE, ORANGE), strict=False):
+    for machine, color in zip(machines, (BLUE, GREEN, PURPLE, GREY, ORANGE), strict=False):
         mine = [y for y, row in enumerate(rows) if row["machine"] == machine]
         beyond = [rows[y]["mean_times"] - 1 for y in mine]
         ax.barh(mine, beyond, left=1, color=color, height=0.6, label=f"mean, {machine}")
@@ -257,5 +261,5 @@ def planner_errors(rows: list[dict], names: dict[str, str], caption: str) -> Non
     rows_down(ax)
     ax.set(xlabel="times too long or too short (1 is right)", xlim=(1, 1.12 * max(worst)))
     ax.set_ylabel("quantity and machine")
-    ax.legend(fontsize=8, loc="center right")
+    fig.legend(fontsize=8, ncols=3, loc="outside lower center")
     figures.show(fig, caption, rows, "planner_errors")

@@ -13,6 +13,7 @@ from . import recorded
 from .choose import Choice, Ranking, choice_of, holds
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
+from .layouts import errors
 from .load import RequestMix
 from .margins import KEEPS, MISSES, speedup, speedup_range, take, tpot_range_ms, within
 from .memory import EngineOptions
@@ -62,12 +63,17 @@ def ranges(choice: Choice, over: Choice, goal_ms: float) -> dict:
     kept = within(choice, goal_ms)
     if choice.at_once < wanted:
         kept += f": {choice.at_once} of {wanted} run at once"
-    low, high = speedup_range(choice, over)
     return {
         "TPOT may be": f"{low_ms:.1f} to {high_ms:.1f}",
         f"within {goal_ms:g} ms": kept,
-        "speed-up may be": "" if choice is over else f"{low:.2f} to {high:.2f}",
+        "speed-up may be": speedup_span(choice, over),
     }
+
+
+def speedup_span(choice: Choice, over: Choice) -> str:
+    """The range of a speed-up; "" for a plan over itself."""
+    low, high = speedup_range(choice, over)
+    return "" if choice is over else f"{low:.2f} to {high:.2f}"
 
 
 @lru_cache(maxsize=1)
@@ -97,6 +103,17 @@ def beside_recorded() -> tuple[list[dict], str]:
     load = f"{clients} requests at once of {given:,} + {answered} tokens"
     where = f"{first['gpus']} x {first['name']}"
     return rows, f"{where} ({first['model']}, {load}, {first['day']})"
+
+
+def errors_under_load() -> list[dict]:
+    """How far off that was; rows as of recorded.errors."""
+    names = {"load_tpot_ms": "tpot_ms", "load_ttft_p50_ms": "ttft_ms"}
+    times = [
+        {"quantity": quantity, "before": row[f"expected_{name}"], "measured": row[name]}
+        for quantity, name in names.items()
+        for row in beside_recorded()[0]
+    ]
+    return errors(times, "four H200s")
 
 
 def rule_row(model: str, ranking: Ranking, goal_ms: float) -> dict:
@@ -158,10 +175,16 @@ def serve_line(shape: ModelShape, tp: int, max_model_len: int, dp: int = 1) -> C
 
 
 def load_line(shape: ModelShape, requests: RequestMix) -> str:
-    """The `vllm bench serve` line of this load: ten answers from each client, after a first."""
+    """The `vllm bench serve` line of this load: ten answers from each client, after a first.
+
+    Of half to one and a half times their mean length, as those of the recorded load: of equal ones
+    that begin at once the prompts would go on coming at once.
+    """
     clients, model = requests.concurrency, shlex.quote(shape.source)
     return (
         f"vllm bench serve --model {model} --random-input-len {requests.input_tokens} "
-        f"--random-output-len {requests.output_tokens} --ignore-eos --max-concurrency {clients} "
+        f"--random-output-len {requests.output_tokens} "
+        """--random-range-ratio '{"input": 0, "output": 0.5}' """
+        f"--ignore-eos --max-concurrency {clients} "
         f"--num-warmups {clients} --num-prompts {10 * clients}"
     )

@@ -1,10 +1,7 @@
 """Sentences of notebook 4 that depend on its numbers, whichever way they fall."""
 
-import math
-from collections import Counter
-
 from helpers.display.numbers import number
-from helpers.verdicts.gain import MARGIN, UNCLEAR, Gain
+from helpers.verdicts.gain import MARGIN, Gain
 
 from . import recorded, week5_plan
 from .choose import Choice, Goal, Ranking, pure_layouts, rank_again, short_name
@@ -16,6 +13,7 @@ from .load import SpeedPrediction
 from .margins import (
     CANNOT_TELL,
     KEEPS,
+    level,
     prompt_takes,
     recorded_prompt,
     speedup,
@@ -282,6 +280,16 @@ def what_tp_shares(added: dict[str, dict]) -> str:
     return said
 
 
+def prompt_as_recorded() -> str:
+    """What TP 2 did to a lone prompt on two H100s, beside the planner's count."""
+    one, two = (recorded_prompt(tp) for tp in (1, 2))
+    return (
+        f"Recorded on two H100s: a lone prompt of {one['case']:,} tokens took "
+        f"{one['measured']:.1f} ms with TP 1 and {two['measured']:.1f} with TP 2. The planner "
+        f"counts {one['before']:.1f} and {two['before']:.1f}."
+    )
+
+
 def batch_rows(predicted: dict[str, list[SpeedPrediction]]) -> list[dict]:
     """Rows of the picture over the requests at once, from {layout: predictions}."""
     return [
@@ -400,22 +408,20 @@ def _mind(disturbed: dict[str, str]) -> str:
 def forecasts(speedups: dict[str, float], gain: Gain, one_ms: float, *trials: Trial) -> str:
     """What the measured speed-up says of the formula's, by whose latency each counts with.
 
-    A range that is wide or not decided may rule one out, and calls none right. one_ms: a step of
-    TP 1 as the formula had it.
+    Outside of the range one is ruled out, inside the run cannot tell; none is judged where the step
+    of TP 1 that they start from, one_ms, was not what TP 1 took.
     """
-    judges = gain.decided and not gain.wide
-    least, out, near = 1 + MARGIN if judges else UNCLEAR, [], []
-    for way, x in speedups.items():
-        off = max(x / gain.high, gain.low / x)
-        (out if off > least else near).append(f"{x:.2f} ({way})")
-    does = [f"rules out {' and '.join(out)}"] * bool(out)
-    does += [f"{'agrees with' if judges else 'cannot judge'} {' and '.join(near)}"] * bool(near)
-    said = f"Of the forecasts this run {' and '.join(does)}."
-    if not judges and not out:
-        said = f"This run does not separate the forecasts {' and '.join(near)}."
     took_ms = trials[0].tpot_ms[1]
-    start = f"All start from a TP 1 step of {one_ms:.2f} ms; it took {took_ms:.2f}."
-    return f"{said} {start}{_told(*trials)}"
+    start = f"a TP 1 step of {one_ms:.2f} ms, and it took {took_ms:.2f}"
+    told = _told(*trials)
+    if max(one_ms / took_ms, took_ms / one_ms) > 1 + recorded.usual_error()[0]:
+        return f"Each forecast starts from {start}: so this run judges none of them.{told}"
+    said = []
+    for way, x in speedups.items():
+        inside = gain.low <= x <= gain.high
+        does = "inside the range, so it may be right" if inside else "outside: ruled out"
+        said.append(f"{x:.2f} ({way}) lies {does}.")
+    return f"{' '.join(said)} Each starts from {start}.{told}"
 
 
 def do_they_decide(gain: Gain, without: Gain, two: Trial, count: int, reduce_ms: float) -> str:
@@ -429,7 +435,10 @@ def do_they_decide(gain: Gain, without: Gain, two: Trial, count: int, reduce_ms:
         f"{reduce_ms:.2f} of them ({reduce_ms / step_ms:.1%})"
     )
     if reduce_ms < MARGIN * step_ms:  # they change nothing that a student should see
-        return f"{said}: whatever TP 2 gains or loses here, they are not the cause."
+        return (
+            f"{said}: the calls are not why TP 2 is faster or slower here. What a rank waits inside"
+            " of one for a rank that has no core is not in that time."
+        )
     said += (
         f".\nTP 2 against TP 1: {gain.sentence()}. If its all-reduces took no time: "
         f"{without.sentence()}.\n"
@@ -455,8 +464,8 @@ def what_else(gain: Gain, one: Trial, two: Trial, cores: int) -> str:
     )
     if waited < MUCH_WAITING:
         return f"{said}: hardly, so the cores are not why TP 2 is what it is."
-    never = f", as if three that never rest shared {cores} (3 - {cores} = {3 - cores} s)"
-    said += f". TP 2 has three processes, two ranks and the engine{never * (cores < 3)}."
+    shared = f" on {cores} cores" * (cores < 3)
+    said += f". TP 2 has three processes{shared}, two ranks and the engine."
     if gain.verdict == "worse":
         return f"{said} So the cores are the likely cause; a machine with more of them would tell."
     if gain.verdict == "open" and gain.wide:
@@ -475,48 +484,37 @@ def about_stages(gain: Gain, one: Trial, staged: Trial) -> str:
 
 
 def carried_over(rows: list[dict]) -> str:
-    """Where a calibration by TP 1 moved the predictions of the other layouts; only counts.
+    """Where a calibration by TP 1 moved the predictions of the other layouts, by their medians.
 
-    A prediction within the rounds is as good as the run can tell; nearer and farther are those
-    that the rounds can tell. rows: of layouts.beside_predictions.
+    rows: of layouts.beside_predictions.
     """
     others = [row for row in rows if row["layout"] != "TP 1"]
     if not others:
         return "This machine ran TP 1 only, so there is nothing to carry over to."
-    moves = Counter(_moved(row) for row in others)
-    out = [row for row in others if _outside(row, "after") > 1]
-    was, total = sum(_outside(row, "before") == 1 for row in others), len(others)
-    said = (
-        f"Of the {total} times of TP 2 and PP 2, {was} lay within their rounds before the "
-        f"calibration and {total - len(out)} do after it: {moves['nearer']} came nearer to their "
-        f"rounds, {moves['farther']} went farther away, of {moves['']} the rounds cannot tell."
+    total = len(others)
+    nearer = sum(_off(row, "after") < _off(row, "before") for row in others)
+    within = sum(row["low"] <= row["after"] <= row["high"] for row in others)
+    short = sum(row["after"] < row["measured"] for row in others)
+    sides = f"{short} are too short and {total - short} too long"
+    if short in (0, total):
+        sides = f"All {total} are now too {'short' if short else 'long'}"
+    worst = max(others, key=lambda row: _off(row, "after"))
+    return (
+        f"By the calibration {nearer} of the {total} predictions of TP 2 and PP 2 came nearer to "
+        f"their median round, {total - nearer} did not. {sides}, farthest off {worst['layout']}, "
+        f"{worst['what']}: it took {worst['measured'] / worst['after']:.2f} times as long as "
+        f"predicted. {within} of {total} lie within their rounds, which this run cannot tell from "
+        f"right ones.{_disturbed(rows)}"
     )
-    if out:
-        worst = max(out, key=lambda row: _outside(row, "after"))
-        end = "low" if worst["after"] < worst["low"] else "high"
-        round_ = {"low": "shortest", "high": "longest"}[end]
-        said += (
-            f" Farthest off after it: {worst['layout']}, {worst['what']}, whose {round_} round "
-            f"took {worst[end] / worst['after']:.2f} times as long as predicted."
-        )
-    return said + _disturbed(rows)
 
 
 def _disturbed(rows: list[dict]) -> str:
     return _mind({row["layout"]: row["disturbed"] for row in rows})
 
 
-def _outside(row: dict, when: str) -> float:
-    """How many times outside of the range of the rounds; 1 within it."""
-    return max(row["low"] / row[when], row[when] / row["high"], 1.0)
-
-
-def _moved(row: dict) -> str:
-    """How a prediction moved: "nearer", "farther", or "" where the rounds cannot tell."""
-    before, after = _outside(row, "before"), _outside(row, "after")
-    if max(before, after) <= (1 + MARGIN) * min(before, after):
-        return ""
-    return "nearer" if after < before else "farther"
+def _off(row: dict, when: str) -> float:
+    """How many times too long or too short a prediction is, by the median round."""
+    return max(row["measured"] / row[when], row[when] / row["measured"])
 
 
 def beside_two_gpus(rows: list[dict]) -> list[dict]:
@@ -540,8 +538,8 @@ def about_two_gpus(rows: list[dict]) -> str:
         for quantity in ("tpot_ms", "prefill_ms")
     )
     return (
-        f"On two H100s decode steps took {min(steps):.1f} to {max(steps):.1f} times as long as "
-        f"predicted, prompts {min(prompts):.1f} to {max(prompts):.1f} times. That is one run of "
+        f"On two H100s decode steps took {min(steps):.2f} to {max(steps):.2f} times as long as "
+        f"predicted, prompts {min(prompts):.2f} to {max(prompts):.2f} times. That is one run of "
         "one box: before you trust a plan for several GPUs, measure a prompt on them."
     )
 
@@ -554,9 +552,9 @@ def about_errors(rows: list[dict], here: list[dict]) -> str:
     worst = max(rows, key=lambda row: row["worst_times"])
     return (
         f"Farthest off: {QUANTITIES[worst['quantity']]}, {worst['machine']}, "
-        f"{worst['worst_times']:.1f} times. The planner's constants were fitted to one H100 and to "
-        "two CPU cores, so their rows flatter it; the two H100s and this run took no part in that "
-        f"and are shown without calibration.{_disturbed(here)}"
+        f"{worst['worst_times']:.2f} times. The planner's constants were fitted to one H100 and to "
+        "two CPU cores, so their rows flatter it; the other rows took no part in that and are "
+        f"shown without calibration.{_disturbed(here)}"
     )
 
 
@@ -585,14 +583,18 @@ def on_two_gpus() -> str:
 
 
 # ---------------------------------------------------------------------- the choice of both plans
-def why_tp(choice: Choice) -> str:
-    """Why a layout has tensor parallelism at all; "" for one that has none."""
-    if choice.tp == 1:
-        return ""
-    share = {2: "half", 4: "a quarter"}.get(choice.tp, f"1/{choice.tp}")
+def why_tp(wide: Choice, narrow: Choice) -> str:
+    """Why Week 5 measures tensor parallelism, and what is expected of it."""
+    share = {1: "all", 2: "half", 4: "a quarter"}.get(wide.tp, f"1/{wide.tp}")
+    said = (
+        f"With {wide.short} each GPU reads {share} of the weights in a step, so a token can come "
+        "sooner."
+    )
+    if wide is narrow:
+        return said
     return (
-        f"With TP {choice.tp} each GPU reads {share} of the weights in a step, so a token "
-        "comes sooner; copies alone leave a step of the same batch as long as it is. "
+        f"{said} Prompts gain less: with {_load(wide)} the planner expects "
+        f"{week5_plan.speedup_span(wide, narrow)} times the tokens/s of {narrow.short}."
     )
 
 
@@ -616,17 +618,25 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
         f"at both ends of its range ({low_ms:.1f} to {high_ms:.1f} ms, {_load(taken)})."
     )
     found = [c for c in choices if c.fits and c is not taken]
-    peers = [c for c in found if c.gpus == taken.gpus and within(c, goal_ms) == KEEPS]
-    if peers:
-        does = "does" if len(peers) == 1 else "do"
+    sure = [c for c in found if c.gpus == taken.gpus and within(c, goal_ms) == KEEPS]
+    if peers := [c for c in level([taken, *sure]) if c is not taken]:
         listed = " and ".join(f"{c.short} (up to {tpot_range_ms(c)[1]:.1f} ms)" for c in peers)
-        said += f" {listed} {does} so with as many GPUs: only a measurement tells which is faster."
+        said += f" By the planner {listed} is level with it"
+        if taken.tp * taken.pp > 1:
+            said += ": only a measurement tells which is faster."
+        else:
+            rows, where = week5_plan.beside_recorded()
+            copies, cut = (_times_off(rows, "tpot_ms", cut) for cut in (False, True))
+            said += (
+                f", and copies on one GPU go first: under the load recorded on "
+                f"{where.partition(' (')[0]} their TPOT was {copies} times what was expected, that "
+                f"of models cut by TP {cut} times."
+            )
     fewer = [c for c in found if c.gpus < taken.gpus and within(c, goal_ms) == CANNOT_TELL]
     if fewer:
-        first = "this one" if len(fewer) == 1 else "these"
         said += (
-            f" With fewer GPUs the planner cannot tell: {', '.join(map(_with_range, fewer))}. "
-            f"Measure {first} first, and take what keeps {goal_ms:g} ms."
+            f" With fewer GPUs the planner cannot tell, so measure "
+            f"{' and '.join(map(_with_range, fewer))} first, and take what keeps {goal_ms:g} ms."
         )
     return said
 
@@ -726,12 +736,17 @@ def about_choices(choices, taken: Choice, goal_ms: float) -> str:
     fits = [c for c in choices if c.fits]
     wait = [c for c in fits if c.at_once < c.prediction.workload.concurrency]
     fast = [c for c in wait if c.prediction.tpot_s * 1e3 <= goal_ms]
+    fast.sort(key=lambda c: -c.at_once)
     said = (
         f"Star: what the rule takes, {taken.short}. Bars: the range of TPOT. A bar that crosses "
         f"{goal_ms:g} ms is “cannot tell”. Ring: the plan of vLLM's page."
     )
     if fast:
-        said += f" A cross left of the line: {fast[0].short}, {_verdict(fast[0], goal_ms)}."
+        listed = ", ".join(f"{c.short} ({c.at_once})" for c in fast)
+        said += (
+            " Crosses left of the line run too few of the "
+            f"{fast[0].prediction.workload.concurrency} requests at once: {listed}."
+        )
     return said
 
 
@@ -756,9 +771,10 @@ def about_range() -> str:
     return (
         f"- The usual error, {usual:.0%}: {close} of {of} times recorded on one H100 lie within "
         f"it, {kinds['tpot_ms']['numbers']} decode steps and {kinds['prefill_ms']['numbers']} lone "
-        "prompts of the machine that the planner was fitted to. In a speed-up it counts once, "
-        "because both predictions share most of it (ratios of two loads of one model: at most "
-        f"{worst:.0%} off, {pairs} pairs).\n"
+        "prompts of the machine that the planner was fitted to. A speed-up may lie as far "
+        "beyond both of its values, as predicted and with the recorded prompts in both plans: once "
+        "and not twice, because both plans share most of the error (ratios of two loads of one "
+        f"model: at most {worst:.0%} off, {pairs} pairs).\n"
         f"- Prompts as recorded once, on two H100s: {prompt_takes(1):.2f} times as long as "
         f"predicted with TP 1 ({one['measured']:.1f} ms for {one['before']:.1f}), "
         f"{prompt_takes(2):.2f} times with TP 2 ({two['measured']:.1f} for {two['before']:.1f})."
@@ -772,7 +788,9 @@ def beside_load(rows: list[dict]) -> list[dict]:
             "layout": row["layout"],
             "TPOT expected (ms)": f"{row['expected_tpot_ms']:.1f} ({_span(row, 'tpot_ms', '.1f')})",
             "TPOT was": f"{row['tpot_ms']:.1f}",
-            "speed-up expected": f"{row['expected_speedup']:.2f} ({_span(row, 'speedup', '.2f')})",
+            "speed-up expected": ""
+            if row is rows[0]
+            else f"{row['expected_speedup']:.2f} ({_span(row, 'speedup', '.2f')})",
             "speed-up was": f"{row['speedup']:.2f}",
             "TTFT expected (ms)": f"{row['expected_ttft_ms']:.0f}",
             "TTFT was": f"{row['ttft_ms']:.0f}",
@@ -789,33 +807,44 @@ def _span(row: dict, name: str, how: str) -> str:
 def about_load(rows: list[dict]) -> list[str]:
     """What to keep of it: whether the ranges held, and what was off. rows: as above."""
     load = _on_one_h100()["load_tpot_ms"]
-    judged = [(row, "tpot_ms") for row in rows] + [(row, "speedup") for row in rows[1:]]
-    held = sum(row[f"may_{x}"][0] <= row[x] <= row[f"may_{x}"][1] for row, x in judged)
+    held = sum(row["may_tpot_ms"][0] <= row["tpot_ms"] <= row["may_tpot_ms"][1] for row in rows)
+    return [
+        f"{held} of {len(rows)} ranges of TPOT held in this run; the speed-ups are ratios of the "
+        f"same runs. Of one GPU there are {load['numbers']} records of TPOT under load, at most "
+        f"{load['worst_times']:.2f} times off.",
+        f"{off_under_load(rows)} {fastest_under_load(rows)}",
+    ]
+
+
+def fastest_under_load(rows: list[dict]) -> str:
+    """Which layout was expected to be the fastest there, and which one was."""
     expected, was = (
         min(rows, key=lambda row, x=x: row[x]) for x in ("expected_tpot_ms", "tpot_ms")
     )
-    far = min(rows, key=lambda row: row["may_tpot_ms"][1])
-    return [
-        f"{held} of {len(judged)} ranges of TPOT and speed-up held in this run. Of one GPU there "
-        f"are {load['numbers']} records of TPOT under load, at most {load['worst_times']:.2f} "
-        "times off.",
-        f"{off_under_load(rows)} The planner expected the shortest TPOT of {expected['layout']}; "
-        f"the shortest far end has {far['layout']}, and the fastest was {was['layout']}.",
-    ]
+
+    def came(row: dict) -> str:
+        over = f"{row['speedup']:.2f} times the tokens/s of {rows[0]['layout']}"
+        return f"{row['layout']} (TPOT {row['tpot_ms']:.1f} ms, {over})"
+
+    if expected is was:
+        return f"The fastest was {came(was)}, as expected."
+    return f"The fastest was {came(was)}, where {came(expected)} was expected to be."
 
 
 def off_under_load(rows: list[dict]) -> str:
     """How far off TPOT and TTFT were there: one sentence."""
-
-    def times(name: str, some: list[dict]) -> str:
-        found = [row[name] / row[f"expected_{name}"] for row in some]
-        return f"{min(found):.2f} to {max(found):.2f} times"
-
-    copies, cut = ([row for row in rows if (row["tp"] > 1) == cut] for cut in (False, True))
+    copies, cut = (_times_off(rows, "tpot_ms", cut) for cut in (False, True))
     return (
-        f"TPOT was {times('tpot_ms', copies)} what was expected where a copy has one GPU, "
-        f"{times('tpot_ms', cut)} where TP cuts it; TTFT was {times('ttft_ms', rows)}."
+        f"TPOT was {copies} times what was expected where a copy has one GPU, {cut} times where TP "
+        f"cuts the model; TTFT was {_times_off(rows, 'ttft_ms')} times."
     )
+
+
+def _times_off(rows: list[dict], name: str, cut: bool | None = None) -> str:
+    """The range of measured / expected. cut: of the layouts that cut the model, or do not."""
+    some = [row for row in rows if cut is None or (row["tp"] > 1) == cut]
+    found = [row[name] / row[f"expected_{name}"] for row in some]
+    return f"{min(found):.2f} to {max(found):.2f}"
 
 
 def _on_one_h100() -> dict[str, dict]:
@@ -872,22 +901,17 @@ def launch_lines(launch: Launch) -> str:
 
 def concerns(box: Box, chosen: Choice, over: Choice) -> list[str]:
     """What to check before the plan is believed, and what it costs. over: the smallest layout."""
-    link = f"The plan counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m"
-    router = "The plan counts on replicas that share the requests evenly: check /metrics by engine"
-    known = f"TP {min(chosen.tp, 2)}"
-    rows = [row for row in recorded_on_two_gpus()[0] if row["layout"] == known]
-    steps = [r["before"] / r["measured"] - 1 for r in rows if r["quantity"] == "tpot_ms"]
-    off = math.ceil(100 * max(map(abs, steps)))
-    prompts = [row for row in rows if row["quantity"] == "prefill_ms"]
-    sizes = " and ".join(f"{row['case']:,}" for row in prompts)
-    times = " and ".join(f"{row['measured'] / row['before']:.1f}" for row in prompts)
+    check = f"TP counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m first."
+    if chosen.dp > 1:
+        check += " Replicas count on an even share of the requests: check /metrics by engine."
+    rows = [row for row in recorded_on_two_gpus()[0] if row["quantity"] == "prefill_ms"]
+    times = [row["measured"] / row["before"] for row in rows if row["layout"] != "PP 2"]
     loads, where = week5_plan.beside_recorded()
     said = [
-        f"{link if chosen.tp > 1 else router} before anything else.",
-        "Predicted times were not measured on these GPUs. In the one run of Qwen2.5-7B on two "
-        f"H100s decode steps of {known} came within {off} % of the "
-        f"prediction, but prompts of {sizes} tokens took {times} times as long. Under load on "
-        f"{where} {off_under_load(loads)} Measure a prompt and the load with the planned layout "
-        "itself.",
+        check,
+        "Prompts may take longer than planned: in the one run of Qwen2.5-7B on two H100s they took "
+        f"{min(times):.2f} to {max(times):.2f} times as long with TP 1 and TP 2. Measure a prompt.",
+        f"The load was recorded on {where}, and not on these GPUs. {off_under_load(loads)} "
+        f"{fastest_under_load(loads)} Measure the load with the planned layout itself.",
     ]
     return [*said, *filter(None, [cost(chosen, over)])]

@@ -448,20 +448,18 @@ def _strategy(which: str, name: str, code: bool = False) -> Slot:
 
 
 def reason(facts: Facts) -> Fill:
-    """Why this strategy: the student's words, else the planner's."""
+    """Why tensor parallelism: the student's words, else the planner's."""
     own = answer("tp_reason")(facts)
-    return _strategy("chosen", "reason")(facts) if own.kind == "missing" else own
+    return _strategy("week5", "reason")(facts) if own.kind == "missing" else own
 
 
 def parallelism(facts: Facts) -> Fill:
-    """The course's line with the layout of the plan; one without TP says what Week 5 measures."""
+    """The course's line: what Week 5 measures. The layout to serve with has its own."""
     fill = _strategy("chosen", "layout")(facts)
     if not fill.value:
         return fill
-    line, layout = "- Parallelism type: Tensor Parallelism", fill.value
-    cut = layout.startswith("TP") and layout != "TP 1"
-    said = layout if cut else f"what Week 5 measures; to serve with: {layout}"
-    return replace(fill, value=f"{line} ({said})")
+    line = "- Parallelism type: Tensor Parallelism"
+    return replace(fill, value=f"{line} (what Week 5 measures; to serve with: {fill.value})")
 
 
 def gpu_count(facts: Facts) -> Fill:
@@ -561,12 +559,14 @@ _DISTRIBUTED_PLANNING = {
     "## Strategy": {
         "- Parallelism type: Tensor Parallelism": parallelism,
         "- Reason: ___": reason,
-        "- Expected speedup: ___": _speedup("chosen"),
+        "- Expected speedup: ___": _speedup("week5"),
     },
     "## Concerns": {"- ___": list_of("concern_")},
     "## The plan for the course's model": {
         "- Goal: ___": _strategy("chosen", "goal"),
         "- Layout: ___": _strategy("chosen", "layout"),
+        "- Reason: ___": _strategy("chosen", "reason"),
+        "- Expected speedup: ___": _speedup("chosen"),
         "- Command to start it: ___": _strategy("chosen", "command", code=True),
     },
     "## A model that needs several GPUs": {

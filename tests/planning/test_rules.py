@@ -1,5 +1,6 @@
 """Validity, KV cache and memory against vLLM's own classes and values worked out by hand."""
 
+import json
 import shlex
 from dataclasses import replace
 from types import SimpleNamespace
@@ -427,6 +428,9 @@ def test_the_load_of_the_plan_is_one_that_vllms_benchmark_takes():
         256,
     )
     assert (args.model, args.max_concurrency, args.ignore_eos) == (shape.source, 64, True)
+    assert json.loads(args.random_range_ratio) == {"input": 0, "output": 0.5}, (
+        "as the recorded load"
+    )
     assert args.request_rate == float("inf") and args.num_prompts == 640, "a closed loop"
 
 

@@ -553,6 +553,7 @@ def test_the_plan(tmp_path):
         reason="one copy fits",
         command="vllm serve m -dp 2",
     )
+    store.save("strategy", "week5", {"expected_speedup_x": 1.7}, reason="TP cuts the weights")
     store.save("strategy", "second", {"expected_speedup_x": 1.9}, layout="TP 4")
     numbers = {"output_tokens_per_s": 4321.0, "tpot_ms": 9.5, "goal_ms": 10.0}
     numbers |= {"tpot_ms_low": 8.26, "tpot_ms_high": 11.18, "ttft_ms": 120.0}
@@ -572,6 +573,9 @@ def test_the_plan(tmp_path):
         "- GPU Memory: 141 GB each",
         "- Inter-GPU Link: NVLink",
         "- Parallelism type: Tensor Parallelism (what Week 5 measures; to serve with: DP 2)",
+        "- Reason: TP cuts the weights",
+        "- Expected speedup: 1.7x",
+        "- Layout: DP 2",
         "- Reason: one copy fits",
         "- Expected speedup: 1.62x (1.5 to 1.75) (decode step, against TP 1)",
         "- worry 1",

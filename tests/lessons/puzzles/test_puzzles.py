@@ -299,43 +299,58 @@ def most_likely_when_refused(token, target, drafted, rng):
     return token if keep else int(target.argmax())
 
 
-def good(plan, users, goal_ms):
-    return plan["fits"] and plan["tpot_ms"] <= goal_ms and plan["at_once"] >= users
-
-
-def best(plans, key):
-    return min(plans, key=key)["name"] if plans else None
+def good(plan, users, goal_ms, end="tpot_to"):
+    return plan["fits"] and plan[end] <= goal_ms and plan["at_once"] >= users
 
 
 def price(plan):
     return plan["gpus"] * plan["price_per_hour"]
 
 
+def first_of(sure, maybe, key=price):
+    for plans, verdict in ((sure, "yes"), (maybe, "cannot tell")):
+        if plans:
+            return min(plans, key=key)["name"], verdict
+    return None
+
+
+def both_ends(plans, users, goal_ms):
+    ends = ("tpot_to", "tpot_from")
+    return [[p for p in plans if good(p, users, goal_ms, end)] for end in ends]
+
+
 def users_may_wait(plans, users, goal_ms):
-    fast = [p for p in plans if p["fits"] and p["tpot_ms"] <= goal_ms]
-    return best(fast, price)
+    return first_of(*both_ends(plans, 0, goal_ms))
 
 
 def may_be_slow(plans, users, goal_ms):
-    return best([p for p in plans if p["fits"] and p["at_once"] >= users], price)
+    return first_of(both_ends(plans, users, 1e9)[0], [])
 
 
 def cheapest_gpu(plans, users, goal_ms):
-    chosen = [p for p in plans if good(p, users, goal_ms)]
-    return best(chosen, lambda p: p["price_per_hour"])
+    return first_of(*both_ends(plans, users, goal_ms), key=lambda p: p["price_per_hour"])
 
 
 def fastest(plans, users, goal_ms):
-    return best([p for p in plans if good(p, users, goal_ms)], lambda p: p["tpot_ms"])
+    return first_of(*both_ends(plans, users, goal_ms), key=lambda p: p["tpot_to"])
 
 
 def fits_by_itself(plans, users, goal_ms):
-    chosen = [p for p in plans if p.get("tpot_ms", 0) <= goal_ms and p.get("at_once", 1e9) >= users]
-    return best(chosen, price)
+    unasked = [{"tpot_from": 0, "tpot_to": 0, "at_once": 1e9, **p, "fits": True} for p in plans]
+    return first_of(*both_ends(unasked, users, goal_ms))
+
+
+def the_near_end_is_enough(plans, users, goal_ms):
+    return first_of(both_ends(plans, users, goal_ms)[1], [])
+
+
+def nothing_but_sure_plans(plans, users, goal_ms):
+    return first_of(both_ends(plans, users, goal_ms)[0], [])
 
 
 def the_cheapest_when_none_is_good(plans, users, goal_ms):
-    return best([p for p in plans if good(p, users, goal_ms)] or plans, price)
+    sure, maybe = both_ends(plans, users, goal_ms)
+    return first_of(sure, maybe or plans)
 
 
 def rate(requests, duration_s, is_good):
@@ -463,6 +478,8 @@ WRONG = {
         cheapest_gpu,
         fastest,
         fits_by_itself,
+        the_near_end_is_enough,
+        nothing_but_sure_plans,
         the_cheapest_when_none_is_good,
     ],
     "best_for": [

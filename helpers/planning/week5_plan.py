@@ -159,7 +159,7 @@ def of_layout(choice: Choice, over: Choice, goal_ms: float) -> dict:
         of = f"{choice.short}: output tokens/s, {requests}, by {share}"
     if over.at_once < mix.concurrency:
         of += f", whose KV cache holds only {over.at_once} of them"
-    tokens = f"{mix.input_tokens:,} tokens in and {mix.output_tokens:,} out each"
+    tokens = f"{mix.input_tokens:,} tokens in, {mix.output_tokens:,} out on average"
     return {
         "metrics": numbers,
         "layout": choice.short,

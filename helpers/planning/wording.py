@@ -280,31 +280,6 @@ def what_tp_shares(added: dict[str, dict]) -> str:
     return said
 
 
-def prompt_as_recorded() -> str:
-    """What TP 2 did to a lone prompt on two H100s, beside the planner's count."""
-    one, two = (recorded_prompt(tp) for tp in (1, 2))
-    return (
-        f"Recorded on two H100s: a lone prompt of {one['case']:,} tokens took "
-        f"{one['measured']:.1f} ms with TP 1 and {two['measured']:.1f} with TP 2. The planner "
-        f"counts {one['before']:.1f} and {two['before']:.1f}."
-    )
-
-
-def batch_rows(predicted: dict[str, list[SpeedPrediction]]) -> list[dict]:
-    """Rows of the picture over the requests at once, from {layout: predictions}."""
-    return [
-        {
-            "layout": layout,
-            "streams": p.workload.concurrency,
-            "tpot_ms": p.tpot_s * 1e3,
-            "decode_step_ms": float(p.decode.total) * 1e3,
-            "output_tokens_per_s": p.output_tokens_per_s,
-        }
-        for layout, predictions in predicted.items()
-        for p in predictions
-    ]
-
-
 def about_batches(predicted: dict[str, list[SpeedPrediction]]) -> str:
     """Under that picture: why TPOT grows with the widest tensor parallel size."""
     layout = max(predicted, key=lambda name: predicted[name][-1].tp)
@@ -517,20 +492,6 @@ def _off(row: dict, when: str) -> float:
     return max(row["measured"] / row[when], row[when] / row["measured"])
 
 
-def beside_two_gpus(rows: list[dict]) -> list[dict]:
-    """The trials that were recorded on two H100s as a table. rows: of recorded_on_two_gpus."""
-    return [
-        {
-            "layout": row["layout"],
-            "what": row["what"],
-            "predicted (ms)": row["before"],
-            "measured (ms)": row["measured"],
-            "measured / predicted": f"{row['measured'] / row['before']:.2f}",
-        }
-        for row in rows
-    ]
-
-
 def about_two_gpus(rows: list[dict]) -> str:
     """What to keep of it: steps, then prompts."""
     steps, prompts = (
@@ -736,7 +697,6 @@ def about_choices(choices, taken: Choice, goal_ms: float) -> str:
     fits = [c for c in choices if c.fits]
     wait = [c for c in fits if c.at_once < c.prediction.workload.concurrency]
     fast = [c for c in wait if c.prediction.tpot_s * 1e3 <= goal_ms]
-    fast.sort(key=lambda c: -c.at_once)
     said = (
         f"Star: what the rule takes, {taken.short}. Bars: the range of TPOT. A bar that crosses "
         f"{goal_ms:g} ms is “cannot tell”. Ring: the plan of vLLM's page."
@@ -781,39 +741,11 @@ def about_range() -> str:
     )
 
 
-def beside_load(rows: list[dict]) -> list[dict]:
-    """Recorded layouts under load as a table. rows: of week5_plan.beside_recorded."""
-    return [
-        {
-            "layout": row["layout"],
-            "TPOT expected (ms)": f"{row['expected_tpot_ms']:.1f} ({_span(row, 'tpot_ms', '.1f')})",
-            "TPOT was": f"{row['tpot_ms']:.1f}",
-            "speed-up expected": ""
-            if row is rows[0]
-            else f"{row['expected_speedup']:.2f} ({_span(row, 'speedup', '.2f')})",
-            "speed-up was": f"{row['speedup']:.2f}",
-            "TTFT expected (ms)": f"{row['expected_ttft_ms']:.0f}",
-            "TTFT was": f"{row['ttft_ms']:.0f}",
-        }
-        for row in rows
-    ]
-
-
-def _span(row: dict, name: str, how: str) -> str:
-    low, high = row[f"may_{name}"]
-    return f"{low:{how}} to {high:{how}}"
-
-
 def about_load(rows: list[dict]) -> list[str]:
-    """What to keep of it: whether the ranges held, and what was off. rows: as above."""
-    load = _on_one_h100()["load_tpot_ms"]
+    """What to keep of a recorded load. rows: of week5_plan.beside_recorded."""
     held = sum(row["may_tpot_ms"][0] <= row["tpot_ms"] <= row["may_tpot_ms"][1] for row in rows)
-    return [
-        f"{held} of {len(rows)} ranges of TPOT held in this run; the speed-ups are ratios of the "
-        f"same runs. Of one GPU there are {load['numbers']} records of TPOT under load, at most "
-        f"{load['worst_times']:.2f} times off.",
-        f"{off_under_load(rows)} {fastest_under_load(rows)}",
-    ]
+    ranges = f"{held} of {len(rows)} ranges of TPOT held in this run, one run of each layout."
+    return [f"{ranges} {off_under_load(rows)}", fastest_under_load(rows)]
 
 
 def fastest_under_load(rows: list[dict]) -> str:

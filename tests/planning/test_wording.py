@@ -360,22 +360,17 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
         f"{kinds['tpot_ms']} decode steps and {kinds['prefill_ms']} lone" in wording.about_range()
     )
     rows, where = week5_plan.beside_recorded()
-    held, off = wording.about_load(rows)
-    assert f"Of one GPU there are {kinds['load_tpot_ms']} records of TPOT under load" in held
-    assert f"{len(rows)} of {len(rows)} ranges of TPOT held in this run" in held
+    off, came_first = wording.about_load(rows)
+    assert off.startswith(f"{len(rows)} of {len(rows)} ranges of TPOT held in this run")
     copies = [row for row in rows if row["tp"] == 1]
     times = sorted(row["tpot_ms"] / row["expected_tpot_ms"] for row in copies)
     assert f"TPOT was {times[0]:.2f} to {times[-1]:.2f} times what was expected where a copy" in off
     fastest = min(rows, key=lambda row: row["tpot_ms"])
     came = f"The fastest was {fastest['layout']} (TPOT {fastest['tpot_ms']:.1f} ms, "
-    assert f"{came}{fastest['speedup']:.2f} times" in off and "x NVIDIA" in where
+    assert f"{came}{fastest['speedup']:.2f} times" in came_first and "x NVIDIA" in where
     moved = [{**rows[0], "tpot_ms": 99.0}, rows[1]]
     assert wording.about_load(moved)[0].startswith("1 of 2 ranges of TPOT held")
     assert wording.fastest_under_load(rows[:1]).endswith("as expected.")
-    first, second, *_ = wording.beside_load(rows)
-    low, high = rows[1]["may_speedup"]
-    assert f"({low:.2f} to {high:.2f})" in second["speed-up expected"]
-    assert (first["layout"], first["speed-up expected"]) == ("TP 1", "")
     ranking = ranked()
     taken, smallest = margins.take(ranking.choices, 40), ranking.smallest
     low, high = margins.speedup_range(taken, smallest)
@@ -455,7 +450,8 @@ def test_week_5_says_why_it_measures_tensor_parallelism():
     assert "Prompts" not in wording.why_tp(rows["TP 1"], rows["TP 1"])
     one, two = (margins.recorded_prompt(tp)["measured"] for tp in (1, 2))
     assert one < two, "longer with TP 2, as the notebook says"
-    assert f"took {one:.1f} ms with TP 1 and {two:.1f} with TP 2" in wording.prompt_as_recorded()
+    notebook = (REPO / "notebooks/04_multi_gpu_planning.ipynb").read_text()
+    assert f"took {one:.1f} ms with TP 1 and {two:.1f} with TP 2, longer" in notebook
 
 
 def test_what_to_keep_of_the_sizes_is_said_of_the_smallest_and_the_largest():

@@ -58,7 +58,7 @@ SIZES = {
     "memory_requests": (20, 64),
     "service_requests": (4, 8),
     # notebook 5
-    "server_requests": (64, 256),
+    "server_requests": (64, 128),
     "server_input_tokens": (96, 256),
     "server_output_tokens": (48, 128),
     "server_seconds": (2, 4),  # of load at each number of clients and each request rate

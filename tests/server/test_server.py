@@ -15,7 +15,7 @@ import pytest
 from helpers.engine import holders, processes
 from helpers.engine.profile import load_profile
 from helpers.lessons.server_mode import experiments
-from helpers.server.load import run_load, timed_stream
+from helpers.server.load import Stream, run_load, timed_stream
 from helpers.server.server import Server, ServerError, connect, start_server, stop_server
 from helpers.server.start import check_port
 
@@ -156,7 +156,16 @@ def test_shutdown_under_load_answers_or_refuses_every_client():
         )
         pids, port = server.pids, int(server.url.rpartition(":")[2])
         assert len(pids) >= 2
-        rows, report = experiments.stop_under_load(server, clients=8, max_tokens=200)
+        streams = [Stream() for _ in range(8)]
+        asked = {"max_tokens": 200, "ignore_eos": True, "temperature": 0}
+        with ThreadPoolExecutor(9) as pool:
+            for into in streams:
+                pool.submit(timed_stream, server, prompt="Go on", into=into, **asked)
+            while not all(stream.times_s or stream.error for stream in streams):
+                time.sleep(0.01)
+            late = pool.submit(experiments.come_too_late, server)
+            report = server.stop()
+    rows = experiments.seen(streams, late.result(), 200)
     *outcomes, latecomer = (row["outcome"] for row in rows)
     assert outcomes == ["complete"] * 8 and latecomer in REFUSED, rows
     assert (report.how, report.exit_code) == ("drained", 0) and 1 <= report.requests_at_stop <= 8

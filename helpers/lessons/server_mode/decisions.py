@@ -90,22 +90,24 @@ def _chunks_say(store: Results) -> str:
 
 
 def _refused(store: Results) -> str:
-    burst = _metrics(store, "burst", "at_the_limit")
-    return wording.limited(burst) if burst else NOT_MEASURED
+    bursts = [_metrics(store, "burst", limit) for limit in ("on_average", "at_most")]
+    return wording.limited(*bursts) if all(bursts) else NOT_MEASURED
 
 
 def _refused_say(store: Results) -> str:
-    m = _metrics(store, "burst", "at_the_limit")
+    m = _metrics(store, "burst", "on_average")
     if not m:
         return ""
     good, without = m["good_percent"] / 100, m["without_percent"] / 100
     all_good = (good * m["let_in"] + without * m["sent"]) / (m["let_in"] + m["sent"])
     error = math.sqrt(all_good * (1 - all_good) * (1 / m["let_in"] + 1 / m["sent"]))
     if good - without <= 2 * error:  # two standard errors: no more than chance can do
-        return "One run each does not show that the limit helped those that it let in."
+        return "One run each does not show that the lower limit helped those that it let in."
     if good > 0.5:
-        return "A limit keeps the promise to most of those it lets in; the others know at once."
-    return "The limit helped, and still most of those that it let in were late."
+        return (
+            "The lower limit kept the promise to most of those it let in; the others knew at once."
+        )
+    return "The lower limit helped, and still most of those that it let in were late."
 
 
 def _load(store: Results) -> str:
@@ -144,7 +146,7 @@ _ROWS = {
         "Requests in a step (--max-num-seqs)",
         _places,
         _places_say,
-        "Which of the two services gets more places?",
+        "Which service gets more places? (Section 4 has the tokens/s that the batch job wants.)",
     ),
     "chunks": (
         "Tokens in a step (--max-num-batched-tokens)",

@@ -58,7 +58,7 @@ GUESSED = (
 UNDECIDED = "undecided"
 LONGEST = 96  # characters of what a server or a client library says
 PATIENCE_S = 60  # for what a stop is to meet
-TRIALS = 5  # of each number that the options change: of three, one bad run spoils the range
+TRIALS = 4  # of each number that the options change: of three, one bad run spoils the range
 
 
 def endpoints(server: Server) -> list[dict]:
@@ -278,6 +278,13 @@ def let_in(run: LoadRun, goals_ms: dict[str, float]) -> dict[str, float]:
     }
 
 
+def burst(seen: dict, limit: int, refused: float, without: dict) -> dict[str, float]:
+    """The record of an overload that met a limit. seen, without: of `let_in`, with it and none."""
+    good, bad = (table["of these in time (%)"] for table in (seen, without))
+    met = {"good_percent": good, "without_percent": bad, "refused": refused}
+    return {"sent": seen["sent"], "limit": limit, "let_in": seen["let in"], **met}
+
+
 def gain_of_clients(server: Server, clients: int, budget_s: float, **size) -> Gain:
     """Output tokens/s of so many clients against those of one, measured in turn."""
 
@@ -301,7 +308,7 @@ def options(
     Of 12 requests at once queue_ms_mean (the server's own count), ttft_ms_p50 and tpot_ms_p50
     (max_num_seqs); gap_ms and long_ttft_ms: the longest gap in 3 streams while a prompt of
     `long_tokens` is computed, and its TTFT (max_num_batched_tokens); first_ms and again_ms: TTFT of
-    such a prompt, and of the same one again, and hits: its tokens found in the cache (prefix
+    one half as long, and of the same one again, and hits: its tokens found in the cache (prefix
     caching); too_long_status of a prompt of `too_long_tokens` (max_model_len).
     Prompts are new every time, of tokens of a `vocabulary` of this size.
     Raises ServerError when the server does not answer, or breaks a stream off.
@@ -315,7 +322,7 @@ def options(
 
     for _ in range(TRIALS):
         with growth(server.metrics) as grown:
-            load = run_load(server, requests=12, input_tokens=64, output_tokens=48)
+            load = run_load(server, requests=12, input_tokens=64, output_tokens=24)
         queue = "request_queue_time_seconds"
         queued_s = grown[f"{queue}_sum"] / (grown[f"{queue}_count"] or 1)
         found["queue_ms_mean"].append(1e3 * queued_s)
@@ -330,7 +337,7 @@ def options(
 
     request = {"max_tokens": 2, "client": server.openai(timeout=600), "ignore_eos": True}
     timed_stream(server, prompt=prompt(16), **request)  # connects
-    for again in [prompt(long_tokens) for _ in range(TRIALS)]:
+    for again in [prompt(long_tokens // 2) for _ in range(TRIALS)]:
         with growth(server.metrics) as grown:
             first, second = (timed_stream(server, prompt=again, **request) for _ in range(2))
         if error := first.error or second.error:
@@ -471,35 +478,18 @@ def side_by_side(
 # --- stopping under load --------------------------------------------------------------------------
 
 
-def stop_under_load(server: Server, clients: int, max_tokens: int) -> tuple[list[dict], StopReport]:
-    """Stop the server while `clients` streams run, and one more client comes too late.
-
-    Every client was promised `max_tokens` tokens. Returns (what each of them sees, a row each; the
-    report of the stop). Raises ServerError when the server does not answer before that.
-    """
-    server.check_answers()
-    streams = [Stream() for _ in range(clients)]
-    promised = {"max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
-    with ThreadPoolExecutor(clients + 1) as pool:
-        for i, stream in enumerate(streams):
-            prompt = f"Client {i} says"
-            pool.submit(timed_stream, server, prompt=prompt, into=stream, **promised)
-        late = pool.submit(_come_too_late, server)
-        _wait_until(lambda: all(stream.times_s or stream.error for stream in streams))
-        report = server.stop()
-    rows = [_seen(f"{i + 1}", stream, max_tokens) for i, stream in enumerate(streams)]
-    return [*rows, _seen("latecomer", late.result(), 4)], report
+def seen(streams: list[Stream], late: Stream, max_tokens: int) -> list[dict]:
+    """What each client saw of a stop, a row each; every stream was promised `max_tokens`."""
+    rows = [_seen(f"{i}", stream, max_tokens) for i, stream in enumerate(streams, 1)]
+    return [*rows, _seen("latecomer", late, 4)]
 
 
-def _come_too_late(server: Server) -> Stream:
-    _wait_until(lambda: "shutdown triggered" in server.log_path.read_text(errors="replace"))
-    return timed_stream(server, prompt="Am I too late?", max_tokens=4)
-
-
-def _wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.perf_counter() + PATIENCE_S
-    while not true() and time.perf_counter() < deadline:
+def come_too_late(server: Server) -> Stream:
+    """Send a request as soon as the server's log says that it is shutting down."""
+    log, end = server.log_path, time.perf_counter() + PATIENCE_S
+    while "shutdown triggered" not in log.read_text(errors="replace") and time.perf_counter() < end:
         time.sleep(0.01)
+    return timed_stream(server, prompt="Am I too late?", max_tokens=4)
 
 
 def _seen(client: str, stream: Stream, max_tokens: int) -> dict:
@@ -529,7 +519,7 @@ def _never_begun(error: str) -> str:
 
 
 def kept_promises(rows: list[dict], report: StopReport) -> dict[str, float]:
-    """Of `stop_under_load`: streams, those that got all they were promised, seconds of the stop."""
+    """Of `seen`: streams, those that got all they were promised, seconds of the stop."""
     outcomes = [row["outcome"] for row in rows if row["client"] != "latecomer"]
     complete = outcomes.count("complete")
     return {"streams": len(outcomes), "complete": complete, "seconds": report.seconds}

@@ -126,13 +126,13 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
 
 
 def open_loop(
-    rows: list[dict], goals_ms: dict[str, float], share: float, answered_per_s: float
+    rows: list[dict], goals_ms: dict[str, float], share: float, closed_per_s: float
 ) -> None:
     """Latency, answers and goodput over the rate of arrivals.
 
     rows: arrived_per_s, requests_per_s, goodput_per_s, good_share, ttft_ms_p90,
     tpot_ms_p90 (of `run_load`), disturbed. share: of the requests that are to meet the goal.
-    answered_per_s: the most that the server answered.
+    closed_per_s: what the closed loop answered.
     """
     rows = sorted(rows, key=lambda row: row["arrived_per_s"])
     arrived = [row["arrived_per_s"] for row in rows]
@@ -151,11 +151,11 @@ def open_loop(
     _measured(right, rows, "arrived_per_s", "requests_per_s", 0, label="answers")
     _measured(right, rows, "arrived_per_s", "goodput_per_s", 2, label="goodput: answers in time")
     most = {"color": figures.INK, "lw": 1.2, "linestyle": "--"}
-    right.axhline(answered_per_s, label="most answers of any run", **most)
-    right.set(ylabel="requests a second", ylim=(0, 1.1 * max(*arrived, answered_per_s)))
+    right.axhline(closed_per_s, label="closed loop, one run", **most)
+    right.set(ylabel="requests a second", ylim=(0, 1.1 * max(*arrived, closed_per_s)))
     for ax in (left, right):
         if best:
-            label = f"goal met by {100 * share:.0f} % or more"
+            label = "highest rate that met it"
             ax.axvline(best["arrived_per_s"], label=label, **_KNEE)
         ax.set(xlabel="requests arriving a second", xlim=(0, None))
         figures.legend_below(ax)

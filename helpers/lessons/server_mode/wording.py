@@ -14,6 +14,7 @@ from helpers.server.server import StopReport
 from helpers.verdicts.gain import Gain
 
 FULL = 0.9  # of a core
+NOTABLE_MS = 20  # of waiting for a place: more than a step or two
 BY_CHANCE = ", which may be chance"
 
 # --- captions -------------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ def why_gain(rows: list[dict], clients: int) -> str:
     if longer < wait or wait < 0:
         return said
     return (
-        f"{said} There a whole answer took "
+        f"{said} By the means of those runs (printed above are medians) a whole answer took "
         f"{longer:.0f} ms longer with {clients} clients than with one: {wait:.0f} ms of it until "
         "the first token (the others' prompts are read too), the rest between the tokens."
     )
@@ -134,12 +135,8 @@ def capacity(rows: list[dict], closed_per_s: float, places: int) -> str:
 
     closed_per_s: what the closed loop answered.
     """
-    low, high = sizing.capacity(rows, closed_per_s, places)
-    where = "in the closed loop"
-    if low > closed_per_s:
-        row = max(rows, key=lambda row: row["requests_per_s"])
-        where = f"when {number(row['arrived_per_s'])} a second arrived"
-    most = f"The server answered up to {number(low)} requests a second ({where})"
+    low, high = sizing.capacity(rows, places)
+    most = f"With open arrivals the server answered up to {number(low)} requests a second"
     if high == math.inf:
         return f"{most}, and fell behind at no rate tried: its capacity is at least that."
     lost = next(row for row in rows if row["arrived_per_s"] == high)
@@ -154,8 +151,10 @@ def capacity(rows: list[dict], closed_per_s: float, places: int) -> str:
             "fast in all of them."
         )
     busy = " Something else used the machine meanwhile: alone the server may do more."
+    inside = "inside" if low <= closed_per_s <= high else "outside"
     return (
-        f"{most}; {behind}. Its capacity lies between the two.{busy * bool(lost.get('disturbed'))}"
+        f"{most}; {behind}. Its capacity lies between the two. The {number(closed_per_s)} of the "
+        f"closed loop, one run, lie {inside}.{busy * bool(lost.get('disturbed'))}"
     )
 
 
@@ -177,22 +176,22 @@ def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list
     fewest = most = None
     if held := sized.get("safer_per_s") if lucky else rate:
         most = math.ceil(target_per_s / held)
-        known.append(f"held at {number(held)}")
+        known.append(f"clearly held at {number(held)}")
     if missed := sized.get("missed_per_s"):
         fewest = math.floor(target_per_s / missed) + 1
-        known.append(f"was missed at {number(missed)}")
+        known.append(f"was clearly missed at {number(missed)}")
     number_of = f"at least {fewest} copies" if fewest else f"{count} copies"
     if most:
         number_of = f"{most} copies" if fewest else f"at most {most} copies"
         number_of = f"{fewest} to {number_of}" if fewest and fewest < most else number_of
     if lucky and known:
         number_of += f" ({count} by the run at {number(rate)})"
-    beyond = " and ".join(known) or "was neither held nor missed at any rate tried"
+    beyond = " and ".join(known) or "was neither clearly held nor clearly missed"
     return [
         f"At {number(rate)} arrivals a second {100 * sized['good_share']:.0f} % met the goal "
         f"({limits(goals_ms)}){BY_CHANCE * lucky}.",
-        f"For {target_per_s:g} a second: {number_of}, and one more for restarts. Beyond chance the "
-        f"goal {beyond}.",
+        f"For {target_per_s:g} a second: {number_of}, and one more for restarts. In one run each, "
+        f"the goal {beyond}.",
     ]
 
 
@@ -217,10 +216,13 @@ def goal(rows: list[dict], share: float, answered_per_s: float) -> str:
             f" At {number(missed['arrived_per_s'])} a second, {share_of(missed)}, "
             f"{100 * missed['good_share']:.0f} % met it{BY_CHANCE * sizing.narrow(missed, share)}."
         )
-    return said
+    most = max(rows, key=lambda row: row["requests_per_s"])["arrived_per_s"]
+    good = max(rows, key=lambda row: row["requests_per_s"] * row["good_share"])["arrived_per_s"]
+    best_at = f"Goodput was highest at {number(good)} a second, the number of answers"
+    return f"{said} {best_at} at {number(most)}."
 
 
-def why_peak(run: LoadRun, assumed: float, full_s: float) -> str:
+def why_peak(run: LoadRun, assumed: float, full_s: float, places: int) -> str:
     """What the formula for the peak of a queue assumes, beside what the clients saw.
 
     assumed: answers until the last arrival, of which the first comes after `full_s`.
@@ -231,7 +233,9 @@ def why_peak(run: LoadRun, assumed: float, full_s: float) -> str:
     return (
         f"When the last request came, {answered:.0f} of {sent:.0f} had been answered by the "
         f"clients' count; the formula assumes {assumed:.0f}, the first of them after {full_s:.2f} "
-        f"s. It came after {first_s:.2f} s."
+        f"s. It came after {first_s:.2f} s. With all {places} places taken, "
+        f"{max(0, sent - answered - places):.0f} were left to wait; the dashboard looks only 8 "
+        "times a second."
     )
 
 
@@ -256,6 +260,8 @@ def arrivals(steps: Steps) -> str:
     waits_ms = [1000 * wait for wait in waits_s if wait is not None]
     half, longest = (f"{ms:.1f}" for ms in (statistics.median(waits_ms), max(waits_ms)))
     waited = f"half of them waited {half} ms or less for a place"
+    if late := [i for i, ms in enumerate(waits_ms) if ms > NOTABLE_MS]:
+        waited += f"; the first to wait longer than {NOTABLE_MS} ms was request {late[0]}"
     if half == "0.0":
         waited = f"half of them did not wait for a place, the others up to {longest} ms"
     if longest == "0.0":
@@ -335,17 +341,18 @@ def why_server_differs(gain: Gain) -> str:
         f"The server against the notebook, three runs each: {gain.sentence()}. The notebook's runs "
         "were over before the server started, so what HTTP costs and what the machine did in "
         "between are in this range together: no cost of HTTP can be read from it. The CPU times "
-        "above are what HTTP takes."
+        "above are what the API server and the client take."
     )
 
 
-def limited(m: dict[str, float]) -> str:
-    """What a limit did to an overload. m: the record "burst"."""
-    return (
-        f"of {m['sent']:.0f} requests, at twice the rate of the closed loop, a limit of "
-        f"{m['limit']:.0f} let {m['let_in']:.0f} in, and {m['good_percent']:.0f} % of these met "
-        f"the goal; without a limit {m['without_percent']:.0f} % did"
-    )
+def limited(*bursts: dict[str, float]) -> str:
+    """What limits did to an overload. bursts: records "burst", one for each limit."""
+    sent, without = (bursts[0][name] for name in ("sent", "without_percent"))
+    said = f"of {sent:.0f} requests, at twice the rate of the closed loop, "
+    for m in bursts:
+        said += f"a limit of {m['limit']:.0f} let {m['let_in']:.0f} in, and "
+        said += f"{m['good_percent']:.0f} % of these met the goal; "
+    return f"{said}without a limit {without:.0f} % did"
 
 
 def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> list[str]:

@@ -21,7 +21,8 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     store.save("options", "changed", ttft | gap)
     burst = {"sent": 192, "limit": 18, "let_in": 70, "refused": 122}
     burst |= {"good_percent": 90, "without_percent": 0}
-    store.save("burst", "at_the_limit", burst)
+    store.save("burst", "on_average", burst)
+    store.save("burst", "at_most", burst | {"limit": 25, "let_in": 80, "good_percent": 35})
     store.save("capacity", "open_loop", {"answered_per_s": 96.0})
     store.save("sizing", "copies", {"arrivals_per_s": 60.0, "good_share": 0.95})
     found = decisions.evidence(store)
@@ -30,8 +31,11 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     assert "TTFT: 1.40 to 1.90 times; TPOT: not measured yet" in measured["places"]
     assert "longest gap in a stream: undecided;" in measured["chunks"]
     assert "a limit of 18 let 70 in, and 90 % of these met the goal" in measured["admission"]
+    assert "a limit of 25 let 80 in, and 35 % of these" in measured["admission"]
     assert "without a limit 0 % did" in measured["admission"]
-    assert says["admission"].startswith("A limit keeps the promise to most of those it lets in")
+    assert says["admission"].startswith(
+        "The lower limit kept the promise to most of those it let in"
+    )
     assert "the goal held up to 60/s; the server answered up to 96/s" in measured["load"]
     assert says["load"] == "The goal held up to 62 % of what one copy answers."
     chance = {"arrivals_per_s": 60.0, "good_share": 0.91, "by_chance": 1.0, "safer_per_s": 48.0}
@@ -46,11 +50,11 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
         "With smaller steps, the stop of those who read: undecided; the long prompt's wait: much "
         "the same."
     )
-    store.save("burst", "at_the_limit", burst | {"good_percent": 30})
+    store.save("burst", "on_average", burst | {"good_percent": 30})
     assert (
         "still most of those that it let in were late" in decisions.evidence(store)["admission"][2]
     )
-    store.save("burst", "at_the_limit", burst | {"good_percent": 32, "without_percent": 25})
+    store.save("burst", "on_average", burst | {"good_percent": 32, "without_percent": 25})
     assert "does not show" in decisions.evidence(store)["admission"][2]
     store.save("decision", "load", {}, choice="Load of one copy", measured=measured["load"])
     store.save("answer", "decision_load", {}, text="50 a second, for the chat", source="typed")

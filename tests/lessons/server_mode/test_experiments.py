@@ -143,7 +143,6 @@ ASKING = {
     "curl": lambda gone: experiments.ask_with_curl(gone, "/v1/completions", {}),
     "mistakes": lambda gone: experiments.mistakes(gone, 64, {}),
     "options": lambda gone: experiments.options(gone, 64, 4096, 1000),
-    "stop_under_load": lambda gone: experiments.stop_under_load(gone, 2, 8),
 }
 
 

@@ -84,11 +84,14 @@ def test_the_capacity_lies_between_what_was_answered_and_what_was_too_much(answe
     for rate in sizing.rates_to_try(rates, answered, rows, 0.9, PLACES):
         rows.append(row(rate, sizing.seconds_at(rate, answered, 2)))
     rows.append(row(2 * answered))
-    low, high = sizing.capacity(rows, answered, PLACES)
-    assert answered <= low <= CAPACITY < high < 2 * answered
+    low, high = sizing.capacity(rows, PLACES)
+    assert low == max(one["requests_per_s"] for one in rows)
+    assert low <= CAPACITY < high < 2 * answered
     said = wording.capacity(rows, answered, PLACES)
     assert f"up to {number(low)} requests" in said and f"at {number(high)} arrivals" in said
-    assert said.endswith("lies between the two.")
+    where = "inside" if low <= answered else "outside"
+    assert said.endswith(f"The {answered} of the closed loop, one run, lie {where}.")
+    assert "Its capacity lies between the two." in said
     busy = [one | {"disturbed": "other programs took 50 % of the cores"} for one in rows]
     assert wording.capacity(busy, answered, PLACES).endswith("alone the server may do more.")
 
@@ -96,9 +99,10 @@ def test_the_capacity_lies_between_what_was_answered_and_what_was_too_much(answe
 def test_runs_that_contradict_each_other_decide_nothing():
     slow = row(1.5 * CAPACITY) | {"arrived_per_s": 40.0}
     said = wording.capacity([slow], 54.3, PLACES)
-    assert "undecided between 40 and 54.3" in said and "lies between" not in said
+    answered = number(slow["requests_per_s"])
+    assert f"undecided between 40 and {answered}" in said and "lies between" not in said
     calm = row(30.0)
-    assert sizing.capacity([calm], 54.3, PLACES) == (54.3, math.inf)
+    assert sizing.capacity([calm], PLACES) == (calm["requests_per_s"], math.inf)
     assert "at least that" in wording.capacity([calm], 54.3, PLACES)
 
 
@@ -119,6 +123,7 @@ def test_a_goal_that_no_rate_met_is_looked_for_at_lower_rates():
     said = wording.goal(rows, 0.9, 50.0)
     assert "10 arrivals a second were the most" in said and "20 % of the 50 that" in said
     assert "At 14.1 a second, 28 % of the 50 that the server answered, 50 % met it." in said
+    assert said.endswith("Goodput was highest at 130 a second, the number of answers at 130.")
     rows = [row(10, good_share=0.92), row(20, good_share=0.88)]
     assert wording.goal(rows, 0.9, 50.0).count("which may be chance") == 2
     rows = []
@@ -129,16 +134,16 @@ def test_a_goal_that_no_rate_met_is_looked_for_at_lower_rates():
 
 def test_copies_follow_the_goal_else_what_the_server_answered():
     best = {"arrived_per_s": 40.0, "good_share": 0.95, "completed": 200}
-    sized = {"arrivals_per_s": 40.0, "copies": 13, "good_share": 0.95}
+    sized = {"total_per_s": 500, "arrivals_per_s": 40.0, "copies": 13, "good_share": 0.95}
     assert sizing.copies([best], 90.0, 500, 0.9) == sized
     none = sizing.copies([best], 90.0, 500, 0.96)
-    assert none == {"arrivals_per_s": 90.0, "copies": 6}
+    assert none == {"total_per_s": 500, "arrivals_per_s": 90.0, "copies": 6}
     said = wording.copies(none, 500, {"ttft": 30, "tpot": 5})
     assert "No rate met the goal (TTFT 30 ms and TPOT 5 ms)" in said[0] and "at least 6" in said[1]
     missed = [best | {"arrived_per_s": rate, "good_share": 0.5} for rate in (60.0, 50.0)]
     said = wording.copies(sizing.copies([best, *missed], 90.0, 500, 0.9), 500, {"ttft": 30})
     assert "11 to 13 copies, and one more" in said[1], "10 would each get 50, which was missed"
-    assert said[1].endswith("Beyond chance the goal held at 40 and was missed at 50.")
+    assert said[1].endswith("the goal clearly held at 40 and was clearly missed at 50.")
     assert "chance" not in said[0]
 
 
@@ -154,12 +159,15 @@ def test_what_chance_may_have_decided_widens_the_number_of_copies():
 
     sized, said = plan(sure, lucky, unlucky, missed)
     assert sized == {
-        "arrivals_per_s": 25.0, "copies": 20, "good_share": 0.93, "missed_per_s": 60.0,
+        "total_per_s": 500, "arrivals_per_s": 25.0, "copies": 20, "good_share": 0.93,
+        "missed_per_s": 60.0,
         "by_chance": 1.0, "safer_per_s": 20.0,
     }  # fmt: skip
     assert "93 % met the goal (TTFT 30 ms), which may be chance." in said
     assert "9 to 25 copies (20 by the run at 25)" in said
-    assert "the goal held at 20 and was missed at 60." in said
+    assert "the goal clearly held at 20 and was clearly missed at 60." in said
     assert "at least 9 copies (20 by" in plan(lucky, missed)[1]
     assert "at most 25 copies (20 by" in plan(sure, lucky, unlucky)[1]
-    assert "20 copies, and one more" in plan(lucky)[1] and "neither held nor" in plan(lucky)[1]
+    assert (
+        "20 copies, and one more" in plan(lucky)[1] and "neither clearly held nor" in plan(lucky)[1]
+    )

@@ -71,9 +71,10 @@ def test_a_gain_without_a_cache_is_called_a_disturbance():
 def test_the_peak_is_explained_by_what_the_clients_saw():
     m = {"completed": 190.0, "failed": 2.0, "in_flight_last": 137.0}
     run = SimpleNamespace(metrics=m, answers=[{"latency_s": 0.61}])
-    assert wording.why_peak(run, 32.9, 1.28) == (
+    assert wording.why_peak(run, 32.9, 1.28, 64) == (
         "When the last request came, 55 of 192 had been answered by the clients' count; the "
-        "formula assumes 33, the first of them after 1.28 s. It came after 0.61 s."
+        "formula assumes 33, the first of them after 1.28 s. It came after 0.61 s. "
+        "With all 64 places taken, 73 were left to wait; the dashboard looks only 8 times a second."
     )
 
 

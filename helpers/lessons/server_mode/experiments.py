@@ -322,7 +322,7 @@ def options(
 
     for _ in range(TRIALS):
         with growth(server.metrics) as grown:
-            load = run_load(server, requests=12, input_tokens=64, output_tokens=24)
+            load = steady_load(server, requests=12, input_tokens=64, output_tokens=36)
         queue = "request_queue_time_seconds"
         queued_s = grown[f"{queue}_sum"] / (grown[f"{queue}_count"] or 1)
         found["queue_ms_mean"].append(1e3 * queued_s)

@@ -134,8 +134,7 @@ def copies(
     """
     best = best_rate(rows, share)
     rate = best["arrived_per_s"] if best else answered_per_s
-    sized = {"total_per_s": target_per_s, "arrivals_per_s": rate}
-    sized["copies"] = math.ceil(target_per_s / rate)
+    sized = {"arrivals_per_s": rate, "copies": math.ceil(target_per_s / rate)}
     if best is None:
         return sized
     sized["good_share"] = best["good_share"]

@@ -134,10 +134,10 @@ def test_a_goal_that_no_rate_met_is_looked_for_at_lower_rates():
 
 def test_copies_follow_the_goal_else_what_the_server_answered():
     best = {"arrived_per_s": 40.0, "good_share": 0.95, "completed": 200}
-    sized = {"total_per_s": 500, "arrivals_per_s": 40.0, "copies": 13, "good_share": 0.95}
+    sized = {"arrivals_per_s": 40.0, "copies": 13, "good_share": 0.95}
     assert sizing.copies([best], 90.0, 500, 0.9) == sized
     none = sizing.copies([best], 90.0, 500, 0.96)
-    assert none == {"total_per_s": 500, "arrivals_per_s": 90.0, "copies": 6}
+    assert none == {"arrivals_per_s": 90.0, "copies": 6}
     said = wording.copies(none, 500, {"ttft": 30, "tpot": 5})
     assert "No rate met the goal (TTFT 30 ms and TPOT 5 ms)" in said[0] and "at least 6" in said[1]
     missed = [best | {"arrived_per_s": rate, "good_share": 0.5} for rate in (60.0, 50.0)]
@@ -159,7 +159,7 @@ def test_what_chance_may_have_decided_widens_the_number_of_copies():
 
     sized, said = plan(sure, lucky, unlucky, missed)
     assert sized == {
-        "total_per_s": 500, "arrivals_per_s": 25.0, "copies": 20, "good_share": 0.93,
+        "arrivals_per_s": 25.0, "copies": 20, "good_share": 0.93,
         "missed_per_s": 60.0,
         "by_chance": 1.0, "safer_per_s": 20.0,
     }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import math
 import random
 import re
 import shlex
@@ -370,8 +371,16 @@ DIRECTIONS = ["longer", "shorter", "much the same"]
 
 
 def ratios(default: dict, changed: dict) -> dict[str, Gain]:
-    """Changed / default of each time in VARYING; "better" means a longer one."""
-    return {name: gain_of_groups(default[name], changed[name], "higher") for name in VARYING}
+    """Changed / default of each time in VARYING; "better" means a longer one.
+
+    A time of 0 is left out: its client came so late that it read a whole answer at once.
+    """
+    gains = {}
+    for name in VARYING:
+        sides = [[time for time in trials[name] if time > 0] for trials in (default, changed)]
+        known = all(sides)
+        gains[name] = gain_of_groups(*sides, "higher") if known else Gain(1, 0, math.inf, 0)
+    return gains
 
 
 def said_of(ratio: Gain) -> str:

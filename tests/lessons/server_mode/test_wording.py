@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.engine.steps import RecordedRequest, Step, Steps, Work
-from helpers.lessons.server_mode import wording
+from helpers.lessons.server_mode import experiments, wording
 from helpers.server.server import StopReport
 from helpers.verdicts.gain import Gain
 
@@ -152,4 +152,13 @@ def test_a_start_is_told_beside_a_recorded_one():
     assert said == (
         "Measured: of 8.0 s, 6.2 s were spent on: load vLLM. "
         "Recorded: of 43.1 s, 13.1 s were spent on: compile."
+    )
+
+
+def test_a_time_of_0_decides_nothing_and_stops_nothing():
+    """A client that came so late that it read a whole answer at once."""
+    some, all_of_them = options(tpot_ms_p50=[0.0, 6.3, 6.4]), options(tpot_ms_p50=[0.0] * 3)
+    assert experiments.ratios(options(), some)["tpot_ms_p50"].undecided
+    assert experiments.said_of(experiments.ratios(options(), all_of_them)["tpot_ms_p50"]) == (
+        experiments.UNDECIDED
     )

@@ -50,29 +50,26 @@ HALO = [withStroke(linewidth=3, foreground=PAPER)]  # a label stays readable on 
 def chunk_tradeoff(
     rows: list[dict], caption: str, recorded: tuple[list[dict], str] = ((), "")
 ) -> None:
-    """p99 ITL of the streams against TTFT of the long prompts (left) and throughput (right).
+    """p99 ITL of the streams, TTFT of the long prompts and throughput, over the budget.
 
-    rows: one a budget, in its order: max_num_batched_tokens, itl_ms_p99, ttft_long_ms_p50,
-    total_tokens_per_s.
+    rows: one a budget: max_num_batched_tokens, itl_ms_p99, ttft_long_ms_p50, total_tokens_per_s.
     """
     there, where = recorded
     machines = {"this machine": rows} | ({where: there} if there else {})
     title = "The chunk budget: smooth streams against waiting prompts"
     size = (9.4, 1 + 2.9 * len(machines))
-    fig, grid = figures.figure(title, len(machines), 2, size, squeeze=False)
+    fig, grid = figures.figure(title, len(machines), 3, size, squeeze=False)
     for panels, (machine, points) in zip(grid, machines.items(), strict=True):
         look = {} if points is rows else {"markerfacecolor": PAPER, "linestyle": (0, (5, 2.5))}
         for ax, metric, label, color in (
-            (panels[0], "ttft_long_ms_p50", "TTFT of the long prompts, p50 (ms)", RED),
-            (panels[1], "total_tokens_per_s", "tokens/s, in and out", BLUE),
+            (panels[0], "itl_ms_p99", "ITL of the streams, p99 (ms)", GREEN),
+            (panels[1], "ttft_long_ms_p50", "TTFT of the long prompts, p50 (ms)", RED),
+            (panels[2], "total_tokens_per_s", "tokens/s, in and out", BLUE),
         ):
-            curve(ax, points, "itl_ms_p99", metric, color=color, **look)
-            for row in points:
-                budget, at = f"{row['max_num_batched_tokens']:,}", (row["itl_ms_p99"], row[metric])
-                note(ax, budget, at, ha="center", zorder=5, path_effects=HALO)
+            curve(ax, points, "max_num_batched_tokens", metric, color=color, **look)
             top = max(row[metric] for row in points)
-            ax.set(xlabel="ITL of the streams, p99 (ms)", ylabel=label, ylim=(0, 1.25 * top))
-            _plain_log_axis(ax, [row["itl_ms_p99"] for row in points])
+            ax.set(xlabel="tokens a step, at most", ylabel=label, xscale="log", ylim=(0, 1.1 * top))
+            ticks(ax, (row["max_num_batched_tokens"] for row in points), fontsize=8)
         lines = machine.split(", ")
         panels[0].set_title(f"{', '.join(lines[:2])}\n{', '.join(lines[2:])}".strip(), fontsize=9)
     figures.show(fig, caption, rows, "chunked_tradeoff")
@@ -138,7 +135,9 @@ def speedup_by_batch(
     curve(here, rows, "requests", "measured_x")
     gain_ranges.draw(here, rows, "requests")
     for row in rows:
-        note(here, f"{row['measured_x']:.2f}x", (row["requests"], row["measured_x"]), (6, 6))
+        offset, side = ((-6, 6), "right") if row is rows[-1] else ((6, 6), "left")
+        at = row["requests"], row["measured_x"]
+        note(here, f"{row['measured_x']:.2f}x", at, offset, ha=side)
     here.set_title("this machine", fontsize=9)
     ticks(here, (row["requests"] for row in rows))
     for i, (name, points) in enumerate(there.items(), start=1):
@@ -149,7 +148,8 @@ def speedup_by_batch(
         ranged = [row | {"gain": Gain.read(row, "speedup_x")} for row in beside]
         gain_ranges.draw(axes[0][1], ranged, "requests", COLORS[i])
     if there:
-        axes[0][1].set_title("recorded elsewhere", fontsize=9)
+        a = points[-1]["alpha"]
+        axes[0][1].set_title(f"recorded elsewhere, a = {a:g} set for each", fontsize=9)
         ticks(axes[0][1], {row["requests"] for row in chain(*there.values())})
     for ax in axes[0]:
         _break_even(ax, "times the output tokens/s without drafts" if ax is here else "")
@@ -264,9 +264,9 @@ def _show(fig, caption: str, rows: list[dict], name: str) -> None:
 
 def _flat(rows: list[dict]) -> list[dict]:
     """Rows for the table of values: the range instead of the gain itself."""
-    plain = []
+    plain, heads = [], {"drafts": "steps that drafted"}
     for row in rows:
-        values = {name: value for name, value in row.items() if not isinstance(value, Gain)}
+        values = {heads.get(name, name): row[name] for name in row if name != "gain"}
         gain = row["gain"]
         span = {"low": gain.low, "high": gain.high} if gain.values >= LEAST_VALUES else {}
         plain.append(values | span | {"verdict": gain.verdict})

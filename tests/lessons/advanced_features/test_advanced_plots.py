@@ -36,7 +36,13 @@ def test_points_stand_at_the_chance_that_was_met_beside_the_formula(shown):
 
 
 def test_drafters_of_another_machine_have_their_ranges(shown):
-    there = {"requests": 4, "speedup_x": 2.5, "speedup_x_low": 2.0, "speedup_x_high": 3.0}
+    there = {
+        "requests": 4,
+        "alpha": 0.8,
+        "speedup_x": 2.5,
+        "speedup_x_low": 2.0,
+        "speedup_x_high": 3.0,
+    }
     row = {"requests": 4, "measured_x": 1.5, "gain": GAIN}
     plots.speedup_by_batch([row], "Reading.", {"n-gram": [there | {"speedup_x_values": 3}]})
     here, elsewhere = shown[0].axes
@@ -48,8 +54,8 @@ def test_every_budget_is_named_and_the_services_share_their_scale(shown):
     row = {"itl_ms_p99": 50.0, "ttft_long_ms_p50": 200.0, "total_tokens_per_s": 9000.0}
     here, there = ({**row, "max_num_batched_tokens": budget} for budget in (4352, 16_384))
     plots.chunk_tradeoff([here], "Reading.", ([there], "recorded: there"))
-    names = [[text.get_text() for text in ax.texts] for ax in shown[0].axes]
-    assert names == [["4,352"]] * 2 + [["16,384"]] * 2, "each machine has panels of its own"
+    names = [[text.get_text() for text in ax.get_xticklabels()] for ax in shown[0].axes]
+    assert names == [["4,352"]] * 3 + [["16,384"]] * 3, "each machine has panels of its own"
     service = services.Service("a", "a", "", None, "", "", "lower")
     small = services.Verdict(service, dict.fromkeys(("prefix caching",), GAIN))
     large = services.Verdict(service, dict.fromkeys(("prefix caching",), Gain(4, 0.3, 50, 3)))

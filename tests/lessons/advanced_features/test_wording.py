@@ -137,7 +137,10 @@ def said_of(monkeypatch, counted, gain, unprepared):
 
 def test_few_drafts_are_explained_by_the_text_not_by_their_cost(monkeypatch):
     said = said_of(monkeypatch, drafts(2, 3), within(0.8, 0.95), unprepared=True)
-    assert "asked: questions, drafts: 2" in said and "found hardly anything to propose" in said
+    assert (
+        "asked: questions, steps that drafted: 2" in said
+        and "found hardly anything to propose" in said
+    )
     assert "vLLM searches, and makes ready" in said and "Asynchronous scheduling is off" in said
     said = said_of(monkeypatch, drafts(0), within(0.97, 1.05), unprepared=False)
     assert "no difference of more than 10 %" in said and "Asynchronous" not in said
@@ -204,11 +207,11 @@ def test_the_gain_begins_where_its_range_does_and_the_formula_is_held_against_it
 
 
 def test_drafters_elsewhere_are_said_with_their_range():
-    once = {"speedup_x": 0.3, "requests": 256}
+    once = {"speedup_x": 0.3, "requests": 256, "alpha": 0.8}
     often = once | {"speedup_x_low": 1.8, "speedup_x_high": 2.2, "speedup_x_values": 3}
     said = wording.drafters_elsewhere({"a model": [once], "a head": [often]}, "recorded: there")
     assert "256 at once: a model 0.30 times the tokens/s in one run, too few" in said
-    assert said.endswith("a head 1.80 to 2.20 times the tokens/s.")
+    assert "a head 1.80 to 2.20 times the tokens/s. There, too, a = 0.8 was set by hand" in said
     assert wording.drafters_elsewhere({}, "") == ""
 
 
@@ -227,14 +230,14 @@ def test_budgets_are_said_by_what_moved_from_whole_prompts_to_the_smallest():
         "to 4,000 tokens/s)."
     )
     [slow] = wording.chunk_tradeoff([*rows[:2], budget(256, p50=7.7)], [])
-    assert "In the run with 256 the usual gap, too, was longer (p50 7.7 ms, elsewhere" in slow
+    assert "from whole prompts to 512 tokens a step" in slow and "rose (4,000 to 4,571" in slow
+    assert "The run with 256 is left out: its usual gap, too, was longer (p50 7.7 ms" in slow
+    [first] = wording.chunk_tradeoff([budget(4352, p50=7.7), *rows[1:]], [])
+    assert "from 512 to 256 tokens a step" in first and "The run with 4,352 is left out" in first
     there = [budget(256, p99=12.0, ttft=330.0, rate=17_000.0), budget(16_384, ttft=195.0)]
     _, said = wording.chunk_tradeoff(rows, there)
     assert said.startswith("Recorded elsewhere: from whole prompts to 256 tokens a step p99")
-    assert said.endswith(
-        "The shape is the same for p99 of the gaps and TTFT of the long prompts, another for "
-        "throughput."
-    )
+    assert said.endswith("throughput rose (4,000 to 17,000 tokens/s).")
 
 
 def test_a_small_budget_is_explained_by_its_longest_chunk():

@@ -241,7 +241,8 @@ def load_of_one_copy(facts: Facts) -> Fill:
     beyond = [f"was missed at {number(missed)}"] * bool(missed)
     if by_chance:
         beyond.insert(0, f"held at {number(safer) if safer else 'no rate tried'}")
-    text += f"; beyond chance it {' and '.join(beyond)}" if beyond else ""
+    surer = "by at least two standard errors, were requests independent,"
+    text += f"; {surer} it {' and '.join(beyond)}" if beyond else ""
     return from_record(record, text)
 
 

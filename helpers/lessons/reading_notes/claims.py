@@ -56,7 +56,7 @@ def paged(usage: dict) -> list[Claim]:
     held = paged_attention.FIGURE_2["paged"]["tokens"], 100 * usage["paged"].tokens
     share = "share of the cache that holds tokens, paged (Figure 2)"
     claims = [Claim("tokens_paged", share, *held, "%", full)]
-    room = "The cache has room for seven times 2,048 tokens."
+    room = "By construction: our cache has room for seven times 2,048 tokens."
     fuller = "Theirs took 2 requests/s; ours waits for memory all the time, so it is fuller."
     for policy, name, why in (("max", "maximum reserved", room), ("paged", "paged", fuller)):
         what = f"requests in the batch, {name} (Figure 13)"

@@ -206,12 +206,11 @@ def products(
     curve(ax, rows, "batch", "ms", label="measured here")
     allowed = {"label": "what the ceilings allow here", "marker": "s", "color": SKY}
     curve(ax, rows, "batch", "allowed_ms", **allowed)
-    ax.axvline(knee, color=BLACK, linewidth=1, linestyle=":", label="where they meet here")
+    ax.axvline(knee, color=BLACK, linewidth=1, linestyle=":", label="where the ceilings meet here")
     if recorded:
         curve(ax, recorded, "batch", "ms", label="recorded: H100", **hollow_line())
-        ax.axvline(
-            their_knee, color=GREY, linewidth=1, linestyle="--", label="where they meet there"
-        )
+        there = "where the H100's ceilings meet"
+        ax.axvline(their_knee, color=GREY, linewidth=1, linestyle="--", label=there)
     ax.set(yscale="log", xlabel="rows in the batch", ylabel="ms per product")
     ax.set_xscale("log", base=2)
     ticks(ax, {row["batch"] for row in (*rows, *recorded)})

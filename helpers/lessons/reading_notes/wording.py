@@ -181,21 +181,29 @@ def _hardly_longer(rows: list[dict]) -> int:
     return max(row["batch"] for row in rows if row["ms"] <= (1 + NEAR) * fastest)
 
 
-def speculation(own: tuple[tuple[float, float, float], str] | None) -> str:
-    """What four drafted tokens are worth at two rates. own: of `claims.own_draft_cost`."""
+def speculation(own: tuple[tuple[float, float, float], str] | None, runs: list[dict] = ()) -> str:
+    """What four drafted tokens are worth at two rates. own: of `claims.own_draft_cost`.
+
+    runs: as for `curve_tested`, with c.
+    """
     costs, said = (0.05, 0.05, 0.05), "as little as the paper's largest (c = 0.05)"
     if own:
-        costs = own[0]
-        said = f"what yours do (all-in c = {costs[1]:.2f}; {costs[0]:.2f} to {costs[2]:.2f})"
+        costs, fitted_to = own
+        said = f"what those of {fitted_to} do (all-in c = {costs[1]:.2f}; "
+        said += f"{costs[0]:.2f} to {costs[2]:.2f})"
 
     def worth(alpha: float) -> str:
         slow, middle, fast = (f"{speculative.speedup(alpha, 4, c):.2f}" for c in reversed(costs))
         return middle + f" ({slow} to {fast})" * bool(own)
 
+    real = ""
+    for run in runs:
+        if own and own[1] == BY_HAND and run["label"].startswith("draft model"):
+            real = f" On the draft model's own answers c was {run['c']:.2f}."
     return (
         f"Speculation pays where a is high and a draft is cheap: with drafts that cost {said}, "
         f"four drafted tokens give {worth(0.8)} times the speed at a = 0.8 and {worth(0.3)} times "
-        "at a = 0.3."
+        f"at a = 0.3.{real}"
     )
 
 
@@ -297,7 +305,8 @@ def price(yours: tuple[float, float], break_even: dict[float, float]) -> str:
     ]
     return (
         f"Busy {100 * busy:.0f} % of the hours, a million tokens cost {per_million:.2g}; half as "
-        f"busy, twice that. As cheap as an API {', '.join(when)}."
+        "busy, twice that. As cheap as an API that charges for output tokens alone, "
+        f"{', '.join(when)}."
     )
 
 
@@ -341,12 +350,12 @@ def knee(rows: list[dict], meet: float, found: float | None) -> str:
     price = price_of_a_row(rows, meet)
     if price["knee"] is False:
         luck = found and abs(found / (1.5 * meet) - 1) <= NEAR
+        alike = " That both come out alike is luck." if luck else ""
         return (
-            f"A product takes about {price['start_ms']:.2g} ms plus {_us(price['row_us'])} a "
-            "row, before the ceilings meet and after. The two costs add up, where the ceilings "
-            "count only the larger one: a line without a knee."
-            + " That both come out alike is luck."
-            * bool(luck)
+            f"A product takes about {price['start_ms']:.2g} ms plus {_us(price['row_us'])} a row, "
+            f"before the ceilings meet and after: a line without a knee.{alike} Of the fixed cost, "
+            f"reading the weights at the ceiling takes {rows[0]['allowed_ms']:.2g} ms; what else "
+            "is in it was not measured."
         )
     fastest = min(rows, key=lambda row: row["ms"])
     reading, predicted = fastest["share_of_bandwidth"], 1.5 * meet

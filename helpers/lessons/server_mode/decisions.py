@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from helpers.display.numbers import number
 from helpers.lessons.server_mode import experiments, wording
 from helpers.results.store import Results
@@ -95,19 +93,8 @@ def _refused(store: Results) -> str:
 
 
 def _refused_say(store: Results) -> str:
-    m = _metrics(store, "burst", "on_average")
-    if not m:
-        return ""
-    good, without = m["good_percent"] / 100, m["without_percent"] / 100
-    all_good = (good * m["let_in"] + without * m["sent"]) / (m["let_in"] + m["sent"])
-    error = math.sqrt(all_good * (1 - all_good) * (1 / m["let_in"] + 1 / m["sent"]))
-    if good - without <= 2 * error:  # two standard errors: no more than chance can do
-        return "One run each does not show that the lower limit helped those that it let in."
-    if good > 0.5:
-        return (
-            "The lower limit kept the promise to most of those it let in; the others knew at once."
-        )
-    return "The lower limit helped, and still most of those that it let in were late."
+    bursts = [_metrics(store, "burst", limit) for limit in ("on_average", "at_most")]
+    return wording.who_kept_the_promise(*bursts) if all(bursts) else ""
 
 
 def _load(store: Results) -> str:
@@ -133,7 +120,7 @@ def _load_says(store: Results) -> str:
         return f"{held}."
     safer = sized.get("safer_per_s")
     beyond = f"up to {100 * safer / most:.0f} %" if safer else "at no rate tried"
-    return f"{held}{wording.BY_CHANCE}; beyond chance {beyond}."
+    return f"{held}{wording.BY_CHANCE}; {wording.SURER} {beyond}."
 
 
 def _most(store: Results) -> float | None:

@@ -279,10 +279,13 @@ def let_in(run: LoadRun, goals_ms: dict[str, float]) -> dict[str, float]:
     }
 
 
-def burst(seen: dict, limit: int, refused: float, without: dict) -> dict[str, float]:
+def burst(
+    seen: dict, limit: int, refused: float, without: dict, promised: float
+) -> dict[str, float]:
     """The record of an overload that met a limit. seen, without: of `let_in`, with it and none."""
     good, bad = (table["of these in time (%)"] for table in (seen, without))
     met = {"good_percent": good, "without_percent": bad, "refused": refused}
+    met |= {"goodput_per_s": seen["goodput/s"], "promised_percent": 100 * promised}
     return {"sent": seen["sent"], "limit": limit, "let_in": seen["let in"], **met}
 
 

@@ -127,9 +127,9 @@ def copies(
 
     The rate is that of `best_rate`. What these runs decide is less, because chance moves a share of
     few requests (`narrow`): missed_per_s is the lowest rate above it at which the goal was missed
-    beyond chance; with by_chance (1.0), where that rate itself may have met it by chance,
-    safer_per_s is the highest rate below that met it beyond chance. Each of them is there if such
-    a rate was tried. Without a rate that met the goal, `answered_per_s` stands in, and there is no
+    by two standard errors; with by_chance (1.0), where that rate itself may have met it by chance,
+    safer_per_s is the highest rate below that met it by two. Each of them is there if such a rate
+    was tried. Without a rate that met the goal, `answered_per_s` stands in, and there is no
     `good_share`.
     """
     best = best_rate(rows, share)

@@ -16,6 +16,8 @@ from helpers.verdicts.gain import Gain
 FULL = 0.9  # of a core
 NOTABLE_MS = 20  # of waiting for a place: more than a step or two
 BY_CHANCE = ", which may be chance"
+SURER = "by at least two standard errors"
+NEAR = 0.05  # two rates that differ by less agree
 
 # --- captions -------------------------------------------------------------------------------------
 
@@ -151,10 +153,16 @@ def capacity(rows: list[dict], closed_per_s: float, places: int) -> str:
             "fast in all of them."
         )
     busy = " Something else used the machine meanwhile: alone the server may do more."
-    inside = "inside" if low <= closed_per_s <= high else "outside"
+    kept = [row["arrived_per_s"] for row in rows if row["arrived_per_s"] < high]
+    kept = f" At {number(max(kept))}, the highest rate tried below, it did not." if kept else ""
+    closed = "lie inside" if low <= closed_per_s <= high else "lie outside"
+    for end in (low, high):
+        if abs(closed_per_s / end - 1) <= NEAR:
+            closed = f"agree with the {number(end)} to within {100 * NEAR:.0f} %"
     return (
-        f"{most}; {behind}. Its capacity lies between the two. The {number(closed_per_s)} of the "
-        f"closed loop, one run, lie {inside}.{busy * bool(lost.get('disturbed'))}"
+        f"{most}; {behind}.{kept} Its capacity lies between {number(low)} and {number(high)}. The "
+        f"{number(closed_per_s)} of the closed loop, one run, {closed}."
+        f"{busy * bool(lost.get('disturbed'))}"
     )
 
 
@@ -176,22 +184,22 @@ def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list
     fewest = most = None
     if held := sized.get("safer_per_s") if lucky else rate:
         most = math.ceil(target_per_s / held)
-        known.append(f"clearly held at {number(held)}")
+        known.append(f"held at {number(held)}")
     if missed := sized.get("missed_per_s"):
         fewest = math.floor(target_per_s / missed) + 1
-        known.append(f"was clearly missed at {number(missed)}")
+        known.append(f"was missed at {number(missed)}")
     number_of = f"at least {fewest} copies" if fewest else f"{count} copies"
     if most:
         number_of = f"{most} copies" if fewest else f"at most {most} copies"
         number_of = f"{fewest} to {number_of}" if fewest and fewest < most else number_of
     if lucky and known:
         number_of += f" ({count} by the run at {number(rate)})"
-    beyond = " and ".join(known) or "was neither clearly held nor clearly missed"
+    beyond = " and ".join(known) or "was neither held nor missed"
     return [
         f"At {number(rate)} arrivals a second {100 * sized['good_share']:.0f} % met the goal "
         f"({limits(goals_ms)}){BY_CHANCE * lucky}.",
         f"For {target_per_s:g} a second: {number_of}, and one more for restarts. In one run each, "
-        f"the goal {beyond}.",
+        f"the goal {beyond} {SURER}, counted as if requests were independent.",
     ]
 
 
@@ -351,8 +359,20 @@ def limited(*bursts: dict[str, float]) -> str:
     said = f"of {sent:.0f} requests, at twice the rate of the closed loop, "
     for m in bursts:
         said += f"a limit of {m['limit']:.0f} let {m['let_in']:.0f} in, and "
-        said += f"{m['good_percent']:.0f} % of these met the goal; "
+        said += f"{m['good_percent']:.0f} % of these met the goal"
+        said += f", {number(m['goodput_per_s'])} a second; "
     return f"{said}without a limit {without:.0f} % did"
+
+
+def who_kept_the_promise(average: dict[str, float], most: dict[str, float]) -> str:
+    """Whether a limit kept the promise to those it let in. average, most: as for `limited`."""
+    kept = [m["limit"] for m in (average, most) if m["good_percent"] >= m["promised_percent"]]
+    which = f"Only the limit of {kept[0]:.0f}" if kept else "Neither limit"
+    which = "Each limit" if len(kept) == 2 else which
+    return (
+        f"{which} kept the promise, {average['promised_percent']:.0f} %, to those it "
+        "let in. One run each makes neither of them the better one."
+    )
 
 
 def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> list[str]:
@@ -392,10 +412,11 @@ def how_it_stopped(report: StopReport) -> str:
     """What vLLM and this notebook did when a server without a shutdown timeout was stopped."""
     if report.how == "aborted" and report.exit_code == 128 + signal.SIGKILL:
         return (
-            "vLLM ended its engine at once: that is its default, --shutdown-timeout 0. No token "
-            "came any more, and no stream was told: they hung, because the API server waited for "
-            f"its clients to hang up. What ended them was the notebook, which killed it after "
-            f"{report.seconds:.0f} s (exit code 137 = 128 + 9, SIGKILL)."
+            "The engine did not wait for its requests: vLLM ended it at once, by default "
+            "(--shutdown-timeout 0). No token came any more, and no stream was told: they hung, "
+            "because the API server did wait, for its clients to hang up. What ended them was "
+            f"the notebook, which killed it after {report.seconds:.0f} s (exit code 137 = 128 + "
+            "9, SIGKILL)."
         )
     if report.how == "aborted":
         return (

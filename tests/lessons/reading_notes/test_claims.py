@@ -135,6 +135,7 @@ def test_the_caption_says_whether_one_cost_is_enough():
     assert "c = 0.30; 0.20 to 0.40), four drafted tokens give 1.53 (1.29 to 1.87) times" in (
         wording.speculation(own)
     )
+    assert wording.speculation(own, [RUN | {"c": 0.372}]).endswith("own answers c was 0.37.")
     assert "paper's largest (c = 0.05), four drafted tokens give 2.80 times" in (
         wording.speculation(None)
     )

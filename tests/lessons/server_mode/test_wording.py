@@ -141,8 +141,8 @@ def test_who_ended_a_stopped_server_is_told_as_it_was():
 
 def test_a_limit_is_told_by_whom_it_let_in():
     m = {"sent": 192.0, "limit": 20, "let_in": 83.0, "good_percent": 87.0, "without_percent": 0.0}
-    said = wording.limited(m)
-    assert "a limit of 20 let 83 in, and 87 % of these met the goal" in said
+    said = wording.limited(m | {"goodput_per_s": 23.31})
+    assert "a limit of 20 let 83 in, and 87 % of these met the goal, 23.3 a second;" in said
     assert said.endswith("without a limit 0 % did")
 
 

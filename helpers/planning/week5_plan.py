@@ -81,7 +81,7 @@ def beside_recorded() -> tuple[list[dict], str]:
     """Layouts that were recorded under load on several GPUs, beside their plans; where that was.
 
     Rows, fewest GPUs first: {"layout", "tp", "tpot_ms", "speedup" over the first, "ttft_ms"}, the
-    last three also as "expected_..."; "may_tpot_ms" is (low, high).
+    last three also as "expected_..."; "may_tpot_ms" and "may_speedup" are (low, high).
     """
     found = sorted(recorded.loads(), key=lambda one: math.prod(one["sizes"]))
     first, rows, over = found[0], [], None
@@ -97,7 +97,7 @@ def beside_recorded() -> tuple[list[dict], str]:
         row["expected_tpot_ms"] = 1e3 * plan.prediction.tpot_s
         row["expected_ttft_ms"] = 1e3 * plan.prediction.ttft_s
         row["expected_speedup"] = speedup(plan, over)
-        row["may_tpot_ms"] = tpot_range_ms(plan)
+        row["may_tpot_ms"], row["may_speedup"] = tpot_range_ms(plan), speedup_range(plan, over)
         rows.append(row)
     given, answered, clients = first["load"]
     load = f"{clients} requests at once of {given:,} + {answered} tokens"

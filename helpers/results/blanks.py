@@ -146,10 +146,25 @@ def improvement(facts: Facts) -> Fill:
     """
     said = _improvement(facts)
     said += ", the ratio of runs in turn" * (" to " in said)
+    if said and _typed_baseline(facts) is None:
+        said += f", over one request at a time{_more_at_once(facts)}"
     if not said or _typed_baseline(facts) is None:
         return from_record(facts.best, said)
     over = f"over the {_measured_baseline(facts).value} tokens/sec measured this week: "
     return from_record(facts.best, over + said)
+
+
+def _more_at_once(facts: Facts) -> str:
+    """Where more requests at once gave more tokens/s than the choice: how many, and how much."""
+    chosen, final = _engine_arg(facts, "max_num_seqs"), numbers_of(facts.best, SPEED)[0]
+    tried = facts.all("sweep_max_num_seqs")
+    most = max(tried, key=lambda r: finite(r["metrics"].get(SPEED)) or 0.0, default=None)
+    if None in (chosen, final, most) or most.get(OTHER_RUN) or not most["variant"].isdecimal():
+        return ""
+    [speed] = numbers_of(most, SPEED)
+    if not speed or speed <= final or float(most["variant"]) <= chosen:
+        return ""
+    return f" (max_num_seqs={most['variant']} gave {number(speed)} tokens/sec in one run)"
 
 
 def _improvement(facts: Facts) -> str:
@@ -247,7 +262,7 @@ def load_of_one_copy(facts: Facts) -> Fill:
 
 
 def conversation(facts: Facts) -> Fill:
-    """The gain at the last turn; what the other turns gained is in the appendix."""
+    """The gain at the last turn."""
     record = facts.get("prefix_caching", "conversation")
     if not record:
         return MISSING

@@ -17,6 +17,7 @@ CALCULATED = {"formula", "planner", "example", "recorded", "default", "catalogue
 CHIEF = (
     ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s"),
     ("speedup_x", "improvement_x", "acceptance_rate", "prefix_cache_hit_rate"),
+    ("ttft_gain_last_turn_x",),
     ("baseline_tokens_per_s",),
     ("ttft_ms_p50", "ttft_ms_mean", "ttft_ms_p99"),
     ("tpot_ms_p50", "itl_ms_p50", "itl_ms_p99"),
@@ -38,7 +39,7 @@ NAMES = {
 }
 # What was asked for, not what came out.
 ASKED_FOR = {
-    "requests", "input_tokens", "output_tokens", "duration_s",
+    "requests", "input_tokens", "output_tokens", "duration_s", "predicted_tokens", "turns",
     "max_num_seqs", "max_num_batched_tokens", "alpha",
 }  # fmt: skip
 # Experiments whose speed is that of a single run, not of several in turn.

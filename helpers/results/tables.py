@@ -133,7 +133,8 @@ def _why(record: dict) -> str | None:
     if abs(measured - predicted) <= CLOSE * abs(predicted) or _in_range(record):
         return None
     why = record.get("why", record.get("residual"))
-    return f"- *{question_of(record)}* {in_markdown(one_line(why))}" if why else None
+    said = in_markdown(one_line(why)) if why else "The notebook gives no cause."
+    return f"- *{question_of(record)}* {said}"
 
 
 def _in_range(record: dict) -> bool:

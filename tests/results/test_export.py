@@ -675,6 +675,7 @@ def test_why_predictions_differ_stands_below_their_table_for_those_far_off(tmp_p
     assert got.partition("a tenth off:\n\n")[2].partition("\n\n")[0].splitlines() == [
         r"- *How far?* it leaves out A \| B",
         "- *How older?* The whole sentence.",
+        "- *How no reason?* The notebook gives no cause.",
     ]
     store.save("prediction", "far", {"predicted": 148.0, "measured": 150.0}, question="How far?")
     export(tmp_path)

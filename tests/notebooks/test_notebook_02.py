@@ -61,11 +61,13 @@ def test_gaps_in_the_streams_shrink_with_the_budget(store):
     assert set(rows) == {"budget 512", "budget 256"}
     for name, row in rows.items():
         busy = "disturbed" in store.get("chunked_prefill", name)["machine"]  # one stall is enough
-        assert busy or row["itl_ms_p99"] < whole["itl_ms_p99"], (
+        assert busy or row["itl_ms_max"] < whole["itl_ms_max"], (
             f"{name}: {row} against whole prompts: {whole}"
         )
-    smoothest = min(row["itl_ms_p99"] for row in rows.values())
-    assert smoothest < whole["itl_ms_p99"] / 1.5, f"{rows} against whole prompts: {whole}"
+        assert row["itl_ms_p50"] <= row["itl_ms_p99"] <= row["itl_ms_max"]
+    # Not the p99: prompts that come while a slow step runs share the next one, and few gaps are long.
+    smoothest = min(row["itl_ms_max"] for row in rows.values())
+    assert smoothest < whole["itl_ms_max"] / 1.5, f"{rows} against whole prompts: {whole}"
     args = store.get("chunked_prefill", "budget 256")["engine_args"]
     assert args["max_num_batched_tokens"] == 256, (
         "the record does not say which budget it was measured with"

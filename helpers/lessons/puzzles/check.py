@@ -28,7 +28,7 @@ from helpers.engine.start import prepare_environment
 from helpers.lessons.exercises import hint
 
 PUZZLES = 13  # in the whole workbook
-LIMIT_S = 20.0  # for the student's function and what it is compared with
+LIMIT_S = 40.0  # for the student's function and what it is compared with
 
 
 @dataclass(frozen=True)

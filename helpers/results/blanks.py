@@ -237,7 +237,7 @@ def _sizes(record: dict) -> str:
     made = most if made is None else made
     if not requests or None in (read, made):
         return ""
-    return f", on average {read / requests:.0f} tokens in and {made / requests:.0f} out"
+    return f", on average {read / requests:,.0f} tokens in and {made / requests:,.0f} out"
 
 
 def load_of_one_copy(facts: Facts) -> Fill:

@@ -65,7 +65,7 @@ def test_gaps_in_the_streams_shrink_with_the_budget(store):
             f"{name}: {row} against whole prompts: {whole}"
         )
         assert row["itl_ms_p50"] <= row["itl_ms_p99"] <= row["itl_ms_max"]
-    # Not the p99: prompts that come while a slow step runs share the next one, and few gaps are long.
+    # Not the p99: prompts that come while a slow step runs share the next, so few gaps are long.
     smoothest = min(row["itl_ms_max"] for row in rows.values())
     assert smoothest < whole["itl_ms_max"] / 1.5, f"{rows} against whole prompts: {whole}"
     args = store.get("chunked_prefill", "budget 256")["engine_args"]

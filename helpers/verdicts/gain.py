@@ -21,8 +21,6 @@ LEAST_VALUES = 3
 MARGIN = 0.03
 # A range that lies within so much of 1 says that nothing larger is there.
 SMALL = 0.10
-# One whose ends are further apart than this judges no forecast.
-UNCLEAR = 1.25
 # One whose ends are further apart than this is nothing to choose by.
 WIDE = 1.5
 

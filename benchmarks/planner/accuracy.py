@@ -56,7 +56,7 @@ class Row:
 
     ``committed``: predicted before the run; ``plain``: today, without calibration; ``calibrated``:
     today, after one run of that machine, of which ``reference`` numbers are part; ``before``: by
-    the planner of before.json; ``outside``: of what the planner covers.
+    the planner of before.json; ``outside``: of what the planner covers; ``gpus``: of the machine.
     """
 
     machine: str
@@ -71,6 +71,7 @@ class Row:
     reference: bool = False
     before: float | None = None
     outside: bool = False
+    gpus: int = 0
 
     def error(self, which: str = "calibrated") -> float | None:
         """The error of one of the four predictions; None when there is none."""
@@ -137,7 +138,8 @@ class Machine:
         known = r is self.reference and (quantity, case) in self.used
         held = bool(r["config"].get("holdout"))
         old = _before().get(self.name, {}).get(r["id"], {}).get(quantity, {}).get(case)
-        marks = held, known, old, bool(r["config"].get("outside"))
+        gpus = len(r["machine"].get("gpus") or [])
+        marks = held, known, old, bool(r["config"].get("outside")), gpus
         return Row(self.name, r["id"], quantity, case, real, committed, *predicted, *marks)
 
     def _sizes(self, r: dict) -> list[Row]:
@@ -308,7 +310,7 @@ def summary(rows: list[Row]) -> list[dict]:
             if not mine:
                 continue
             line = {"machine": machine, "quantity": quantity, "numbers": len(mine)}
-            line["kind"] = "cpu" if "_CPU" in machine else "gpu" if "1_" in machine else "gpus"
+            line["kind"] = {0: "cpu", 1: "gpu"}.get(mine[0].gpus, "gpus")
             for name, chosen, which in (
                 ("before_", mine, "before"),
                 ("committed_", mine, "committed"),

@@ -95,15 +95,14 @@ class Service:
     def case(self, tpot_ms: float) -> Case:
         """The question for a limit, and the planner's answer."""
         plans = [_plan(*one) for one in self.offered]
-        arguments, spec = {"plans": plans, "users": self.users, "goal_ms": tpot_ms}, None
-        for verdict in (CANNOT_TELL, KEEPS):
-            good = [
-                one for one in self.offered if one[2].fits and within(one[2], tpot_ms) == verdict
-            ]
+        arguments = {"plans": plans, "users": self.users, "goal_ms": tpot_ms}
+        fitting = [one for one in self.offered if one[2].fits]
+        for verdict in (KEEPS, CANNOT_TELL):
+            good = [one for one in fitting if within(one[2], tpot_ms) == verdict]
             if good:
                 cheapest = min(good, key=lambda one: one[0] * one[2].gpus)
-                spec = _plan(*cheapest)["name"], verdict
-        return Case(arguments, spec)
+                return Case(arguments, (_plan(*cheapest)["name"], verdict))
+        return Case(arguments, None)
 
 
 def _services(draw: random.Random) -> Iterator[Case]:

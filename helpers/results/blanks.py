@@ -145,13 +145,15 @@ def improvement(facts: Facts) -> Fill:
     Where "Initial throughput" shows a typed number, that is another baseline: the line says so.
     """
     said = _improvement(facts)
+    if not said:
+        return MISSING
     said += ", the ratio of runs in turn" * (" to " in said)
-    if said and _typed_baseline(facts) is None:
+    if _typed_baseline(facts) is None:
         said += f", over one request at a time{_more_at_once(facts)}"
-    if not said or _typed_baseline(facts) is None:
-        return from_record(facts.best, said)
-    over = f"over the {_measured_baseline(facts).value} tokens/sec measured this week: "
-    return from_record(facts.best, over + said)
+    else:
+        over = f"over the {_measured_baseline(facts).value} tokens/sec measured this week: "
+        said = over + said
+    return from_record(facts.best, said)
 
 
 def _more_at_once(facts: Facts) -> str:

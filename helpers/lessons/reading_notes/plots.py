@@ -113,16 +113,17 @@ def places(
     rows = []
     for (above, below), (label, run) in zip(axes.T, runs.items(), strict=True):
         steps = run.steps
-        for row, request in enumerate(run.requests):
-            mine = [i for i, step in enumerate(steps) if row in step.work]
+        for number, request in enumerate(run.requests):
+            mine = [i for i, step in enumerate(steps) if number in step.work]
+            across = (number - 0.4, 0.8)
             came = sum(step.end_s <= request.arrival_s for step in steps)
-            reads = [i for i in mine if steps[i].work[row].prefill]
-            above.broken_barh([(came, mine[0] - came)], (row - 0.4, 0.8), **LOOK["waiting"])
+            reads = [i for i in mine if steps[i].work[number].prefill]
+            above.broken_barh([(came, mine[0] - came)], across, **LOOK["waiting"])
             for kind, some in (("prefill", reads), ("decode", sorted({*mine} - {*reads}))):
                 bars = [(i, 1) for i in some]
                 look = LOOK[kind] | {"edgecolor": figures.PAPER, "linewidth": 0.4}
-                above.broken_barh(bars, (row - 0.4, 0.8), **look)
-            row = {"run": label, "request": row, "arrives after step": came}
+                above.broken_barh(bars, across, **look)
+            row = {"run": label, "request": number, "arrives after step": came}
             rows.append(row | {"first step": mine[0] + 1, "last step": mine[-1] + 1})
         busy = [len(step.work) for step in steps]
         used, most, kept = busy, places, [places] * len(steps)

@@ -85,8 +85,10 @@ def price_of_a_row(rows: list[dict], meet: float) -> dict:
     if fastest < i < len(rows) - 1:
         before, beyond = price(rows[fastest : i + 1]), price(rows[i:])
         found |= {"before": before, "beyond": beyond}
-        if beyond > 0:
-            found["knee"] = beyond >= 2 * before or (False if beyond < 1.5 * before else None)
+        if beyond > 0 and beyond >= 2 * before:
+            found["knee"] = True
+        elif 0 < beyond < 1.5 * before:
+            found["knee"] = False
     return found
 
 

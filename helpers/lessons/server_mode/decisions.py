@@ -87,14 +87,20 @@ def _chunks_say(store: Results) -> str:
     return _directions(store, "With smaller steps,", **names)
 
 
+def _bursts(store: Results) -> list[dict[str, float]]:
+    """What both limits did to an overload; [] where one was not measured."""
+    found = [_metrics(store, "burst", limit) for limit in ("on_average", "at_most")]
+    return found if all(found) else []
+
+
 def _refused(store: Results) -> str:
-    bursts = [_metrics(store, "burst", limit) for limit in ("on_average", "at_most")]
-    return wording.limited(*bursts) if all(bursts) else NOT_MEASURED
+    bursts = _bursts(store)
+    return wording.limited(*bursts) if bursts else NOT_MEASURED
 
 
 def _refused_say(store: Results) -> str:
-    bursts = [_metrics(store, "burst", limit) for limit in ("on_average", "at_most")]
-    return wording.who_kept_the_promise(*bursts) if all(bursts) else ""
+    bursts = _bursts(store)
+    return wording.who_kept_the_promise(*bursts) if bursts else ""
 
 
 def _load(store: Results) -> str:

@@ -188,10 +188,7 @@ def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list
     if missed := sized.get("missed_per_s"):
         fewest = math.floor(target_per_s / missed) + 1
         known.append(f"was missed at {number(missed)}")
-    number_of = f"at least {fewest} copies" if fewest else f"{count} copies"
-    if most:
-        number_of = f"{most} copies" if fewest else f"at most {most} copies"
-        number_of = f"{fewest} to {number_of}" if fewest and fewest < most else number_of
+    number_of = _at_least_and_most(fewest, most) or f"{count} copies"
     if lucky and known:
         number_of += f" ({count} by the run at {number(rate)})"
     beyond = " and ".join(known) or "was neither held nor missed"
@@ -201,6 +198,15 @@ def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list
         f"For {target_per_s:g} a second: {number_of}, and one more for restarts. In one run each, "
         f"the goal {beyond} {SURER}, counted as if requests were independent.",
     ]
+
+
+def _at_least_and_most(fewest: int | None, most: int | None) -> str:
+    """Copies between two numbers, of which either may be unknown; "" without both."""
+    if fewest and most:
+        return f"{fewest} to {most} copies" if fewest < most else f"{most} copies"
+    if fewest:
+        return f"at least {fewest} copies"
+    return f"at most {most} copies" if most else ""
 
 
 def goal(rows: list[dict], share: float, answered_per_s: float) -> str:

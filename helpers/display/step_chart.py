@@ -7,9 +7,9 @@
     step_chart.label("...", steps, 0)                # TTFT, TPOT, ITL and queue time of one request
 
 A request is a row, time goes to the right. Below the rows: tokens in each step against the budget
-(max_num_batched_tokens), and KV blocks in use. A front end that shows HTML gets the drawing with
-what stands behind each bar when the mouse is over it, and a slider that widens it; all others get
-the picture.
+(max_num_batched_tokens), and KV blocks in use, unless `below` names fewer. A front end that shows
+HTML gets the drawing with what stands behind each bar when the mouse is over it, and a slider that
+widens it; all others get the picture.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ LOOK = {
 COMPUTED = 0.7  # of a bar's height, where a part of the prompt was found: that took no time
 LABELLED = 8  # tokens of the one request
 PAGE = FilePath(__file__).with_name("step_chart.html.j2")
+BELOW = {"tokens": 0.95, "blocks": 0.7}  # what stands below the rows, and its height
 MOST_BARS = 700  # in a chart; beyond that a request's decode steps in a row become one bar
 
 
@@ -146,38 +147,42 @@ def _joined(bars: list[Bar]) -> list[Bar]:
 # ---------------------------------------------------------------- the chart
 
 
-def show(title: str, caption: str, steps, names: list[str] | None = None) -> None:
+def show(title: str, caption: str, steps, names: list[str] | None = None, below=BELOW) -> None:
     """Draw one recording, or several (label -> recording) above each other on one time axis.
 
     names: what the requests are called, in the order of their arrival; their numbers without it.
+    below: those of BELOW that say something here.
     """
     recordings = steps if isinstance(steps, dict) else {"": steps}
-    card.show(picture(title, caption, recordings, names))
+    card.show(picture(title, caption, recordings, names, below))
 
 
-def picture(title: str, caption: str, recordings: dict, names: list[str] | None = None) -> Chart:
+def picture(
+    title: str, caption: str, recordings: dict, names: list[str] | None = None, below=BELOW
+) -> Chart:
     """The chart that `show` displays. Raises ValueError when nothing was recorded."""
     if not all(steps.steps for steps in recordings.values()):
         raise ValueError("No step was recorded: send requests inside the block of record_steps.")
     tall = [min(4.5, max(0.9, 0.3 * len(steps.requests))) for steps in recordings.values()]
-    heights = [height for rows in tall for height in (rows, 0.95, 0.7)]
+    heights = [height for rows in tall for height in (rows, *(BELOW[what] for what in below))]
     size = (9.0, 1.1 + sum(heights) + 0.35 * len(recordings))
-    fig, axes = figures.figure(
-        title, rows=len(heights), size=size, sharex=True, height_ratios=heights
+    fig, grid = figures.figure(
+        title, len(heights), size=size, sharex=True, height_ratios=heights, squeeze=False
     )
+    axes, every = grid[:, 0], 1 + len(below)
     marks: list[tuple] = []
     bars = [bars_of(steps) for steps in recordings.values()]
     for i, (label, steps) in enumerate(recordings.items()):
-        rows, tokens, blocks = axes[3 * i : 3 * i + 3]
+        rows, *others = axes[every * i : every * (i + 1)]
         marks += _draw_rows(rows, bars[i], _called(names, len(steps.requests)))
         rows.set_title(label)
-        marks += _draw_tokens(tokens, steps)
-        _draw_blocks(blocks, steps)
+        for ax, what in zip(others, below, strict=True):
+            marks += _draw_tokens(ax, steps) if what == "tokens" else _draw_blocks(ax, steps)
     axes[-1].set_xlabel("ms since the first request arrived")
     _add_legend(fig, bars)
     fig.canvas.draw()
     for i, of_one in enumerate(bars):
-        _write_into_bars(axes[3 * i], of_one)
+        _write_into_bars(axes[every * i], of_one)
     table = [row for label, steps in recordings.items() for row in _table(label, steps)]
     return Chart(fig, caption, table, marks)
 
@@ -258,13 +263,14 @@ def _draw_tokens(ax, steps) -> list[tuple]:
     return marks if len(marks) <= MOST_BARS else []
 
 
-def _draw_blocks(ax, steps) -> None:
-    """Blocks in use."""
+def _draw_blocks(ax, steps) -> list[tuple]:
+    """Blocks in use; no marks."""
     used = [step.blocks for step in steps.steps]
     times = [*_begins_ms(steps), 1000 * steps.steps[-1].end_s]
     ax.stairs(used, times, fill=True, color=ORANGE, alpha=0.75)
     _up_to(ax, max(used), steps.steps[0].of_blocks, "of")
     ax.set(ylabel="KV\nblocks")
+    return []
 
 
 def _up_to(ax, peak: int, most: int, word: str) -> float:

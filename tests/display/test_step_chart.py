@@ -96,6 +96,17 @@ def test_heights_are_tokens_and_a_found_prompt_is_as_blue_as_its_time(steps, mon
     assert "32 found" in [text.get_text() for text in rows.texts], "however thin its bar is"
 
 
+def test_below_the_rows_stands_what_was_asked_for(steps, monkeypatch):
+    monkeypatch.setattr(step_chart, "Chart", lambda fig, *_: fig)
+    for below, labels in (
+        ((), []),
+        (("tokens",), ["tokens\na step"]),
+        (("blocks",), ["KV\nblocks"]),
+    ):
+        axes = step_chart.picture("Two", "See.", {"a": steps, "b": steps}, None, below).axes
+        assert [ax.get_ylabel() for ax in axes] == ["request", *labels] * 2
+
+
 def test_the_legend_names_what_can_be_seen(monkeypatch):
     """A wait of 0.3 of 100 ms is thinner than a line, however many recordings have one."""
     monkeypatch.setattr(step_chart, "Chart", lambda fig, *_: fig)

@@ -27,6 +27,7 @@ from helpers.results.facts import (
 )
 from helpers.results.merge import OPEN_BOX
 from helpers.results.one_run import OTHER_RUN
+from helpers.results.tables import SPEED
 from helpers.results.wording import (
     all_numbers,
     as_code,
@@ -47,7 +48,6 @@ from helpers.results.wording import (
 )
 from helpers.verdicts.gain import Gain
 
-SPEED = "output_tokens_per_s"
 MOST_SURPRISES = 2
 
 
@@ -182,16 +182,7 @@ def _improvement(facts: Facts) -> str:
     return f"{number(numbers[1] / numbers[0])}x" if numbers[0] else ""
 
 
-# ---------------------------------------------------------------- six numbers, two surprises
-
-
-def tuning(facts: Facts) -> Fill:
-    """The improvement, and what it was measured with."""
-    said, record = _improvement(facts), facts.best
-    value = _engine_arg(facts, "max_num_seqs")
-    if said and value is not None:
-        said += f" with max_num_seqs={value:g}"
-    return from_record(record, said and said + _sizes(record))
+# ---------------------------------------------------------------- five numbers, two surprises
 
 
 def two_ranks(facts: Facts) -> Fill:
@@ -214,7 +205,7 @@ def papers_mechanisms(facts: Facts) -> Fill:
         record = facts.get(name, new)
         if record and (gain := with_range(record["metrics"], "speedup_x")):
             what = f"{new} over {old}{_places(facts.get(name, old))}"
-            said.append(f"{what} {gain}{_sizes(record)}{if_disturbed(record)}")
+            said.append(f"{what} {gain}{if_disturbed(record)}")
             found = record
     return from_record(found, "; ".join(said))
 
@@ -233,13 +224,10 @@ def _places(record: dict | None) -> str:
 
 def _sizes(record: dict) -> str:
     """What the requests of a record were like; "" where it does not say."""
-    about = {"metrics": (record.get("workload") or {}) | record["metrics"]}
-    names = ("requests", "input_tokens", "output_tokens", "max_output_tokens")
-    requests, read, made, most = numbers_of(about, *names)
-    made = most if made is None else made
+    requests, read, made = numbers_of(record, "requests", "input_tokens", "output_tokens")
     if not requests or None in (read, made):
         return ""
-    return f", on average {read / requests:,.0f} tokens in and {made / requests:,.0f} out"
+    return f"; on average {read / requests:,.0f} tokens in and {made / requests:,.0f} out a request"
 
 
 def load_of_one_copy(facts: Facts) -> Fill:
@@ -258,8 +246,7 @@ def load_of_one_copy(facts: Facts) -> Fill:
     beyond = [f"was missed at {number(missed)}"] * bool(missed)
     if by_chance:
         beyond.insert(0, f"held at {number(safer) if safer else 'no rate tried'}")
-    surer = "by at least two standard errors, were requests independent,"
-    text += f"; {surer} it {' and '.join(beyond)}" if beyond else ""
+    text += f"; by two standard errors it {' and '.join(beyond)}" if beyond else ""
     return from_record(record, text)
 
 
@@ -272,7 +259,7 @@ def conversation(facts: Facts) -> Fill:
     [turns] = numbers_of(record, "turns")
     if not last or turns is None:
         return MISSING
-    text = f"{last} at turn {int(turns)}{_sizes(record)}{if_disturbed(record)}"
+    text = f"{last} at turn {int(turns)}{if_disturbed(record)}"
     return from_record(record, text)
 
 
@@ -285,8 +272,8 @@ def speculation(facts: Facts) -> Fill:
     first = next((r for r in tried if with_range(r["metrics"], "tpot_gain_x")), None)
     if first is None:
         return MISSING
-    text = f"tokens after the first {with_range(first['metrics'], 'tpot_gain_x')}"
-    text += f"; {in_markdown(first['variant'].rpartition('=')[2])} drafted"
+    drafted = in_markdown(first["variant"].rpartition("=")[2])
+    text = f"{with_range(first['metrics'], 'tpot_gain_x')}, {drafted} drafted at a time"
     return from_record(first, text + if_disturbed(first))
 
 
@@ -297,6 +284,7 @@ def where_measured(facts: Facts) -> Fill:
         return MISSING
     place = record.get("provenance") or {}
     text = f"{where([record])}, {(place.get('time_utc') or '')[:10]}, in one session"
+    text += _sizes(record)
     if facts.stale:
         text += "; part of it was measured again later: left out until the best is chosen again"
     return from_record(record, text)
@@ -531,11 +519,11 @@ _MY_LEARNINGS = {
     "## Key Insights": {f"{n}. ___": answer(f"insight_{n}") for n in (1, 2, 3)},
     "## Questions for Week 5+": {f"{n}. ___": answer(f"question_{n}") for n in (1, 2)},
     "## How Weeks 1 to 3 were measured": {"- On: ___": where_measured},
-    "## Six numbers of this week": {
-        "- Tuning, output tokens/s over one request at a time: ___": tuning,
-        "- Prefix caching in a conversation, time to first token: ___": conversation,
-        "- Speculative decoding with a draft model, one stream: ___": speculation,
-        "- What the papers of notebook 3 gain on this engine, in time: ___": papers_mechanisms,
+    "## Five numbers of this week": {
+        "- Prefix caching in a conversation, gain in time to first token: ___": conversation,
+        "- Speculative decoding with a draft model, gain in time after the first token of one "
+        "stream: ___": speculation,
+        "- Two papers' gains in time on this engine: ___": papers_mechanisms,
         "- Decoding one stream, TP 2 over TP 1 on this machine: ___": two_ranks,
         "- Load of one copy of the server within its goal: ___": load_of_one_copy,
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import NamedTuple
 
 from helpers.display.as_typed import in_markdown
 from helpers.display.numbers import number
@@ -11,13 +12,10 @@ from helpers.results import week5
 from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_record
 from helpers.results.merge import BLANK
 from helpers.results.wording import (
-    ONE_RUN,
     as_code,
     by_person,
-    chief_metrics,
     count,
     finite,
-    kind_of,
     numbers_of,
     one_line,
     question_of,
@@ -25,116 +23,160 @@ from helpers.results.wording import (
     spaced,
     table_row,
     unit_of,
+    value_of,
     where,
     with_range,
 )
 
+SPEED = "output_tokens_per_s"
 CLOSE = 0.10  # a prediction that is off by less needs no reason
 FORMULA = (
     "A formula takes the shape of the model, the load, recorded numbers, or what the same notebook "
     "measured before, such as the time of one long prompt alone."
 )
-ONE_MOMENT = (
-    " A row of one run is one moment: where a row with a range has the same setting, that counts."
-)
-OF_CHOICE = " For max_num_seqs=1 (the initial throughput) and the best setting it is *optimised*."
+SEVERAL = "others of a formula were within a tenth, or within the range that was measured."
+EVERYTHING = "Every number of the week is in `measurements.jsonl`."
+
+
+class Row(NamedTuple):
+    """A row of the results table: a number of each record whose variant matches.
+
+    variant: a regular expression; its group, if it has one, is what tells several numbers apart.
+    """
+
+    what: str
+    experiment: str
+    variant: str
+    metric: str
+
+
+# Of two rows for the same thing the first that has a number stands there.
+# fmt: off
+ROWS = tuple(Row(*row) for row in (
+    ("One request at a time (initial throughput): output tokens/s",
+     "optimised", "best", "baseline_tokens_per_s"),
+    ("One request at a time (initial throughput): output tokens/s",
+     "baseline", "one_at_a_time", SPEED),
+    ("The best max_num_seqs (final throughput): output tokens/s", "optimised", "best", SPEED),
+    ("The best max_num_seqs over one request at a time: gain in output tokens/s",
+     "optimised", "best", "improvement_x"),
+    ("Each max_num_seqs, before the best was chosen: output tokens/s",
+     "sweep_max_num_seqs", r"(\d+)", SPEED),
+    ("A prompt's beginning in the prefix cache: gain in time to first token",
+     "prefix_caching", "(system prompt|few-shot.*)", "ttft_gain_x"),
+    ("Prefix caching at a conversation's last turn: gain in time to first token",
+     "prefix_caching", "conversation", "ttft_gain_last_turn_x"),
+    ("n-gram drafts, one stream: gain in time for each token after the first",
+     "speculation", "ngram, (.+)", "tpot_gain_x"),
+    ("A draft model that drafts k tokens, one stream: gain in time for each token after the first",
+     "speculation", r"draft model, (k=\d+)", "tpot_gain_x"),
+    ("Drafts accepted with a chance of a, one stream: gain in time for each token after the first",
+     "speculation", r"synthetic, (a=[\d.]+)", "tpot_gain_x"),
+    ("Drafts accepted with a chance of 0.8, several streams: gain in output tokens/s",
+     "speculation", r"synthetic, a=0\.8, (\d+ at once)", "throughput_gain_x"),
+    ("Paged over reserved KV cache: gain in time", "reserving", "paged", "speedup_x"),
+    ("Continuous batching over waves: gain in time",
+     "continuous_batching", "continuous", "speedup_x"),
+    ("One stream on this machine: time for each token after the first",
+     "trial", "([TP]P [12])", "tpot_ms_1_streams"),
+    ("One stream on this machine: how many times as fast as TP 1",
+     "trial", "([TP]P 2) against TP 1", "speedup_x"),
+    ("Clients of the server, each waiting for its answer: output tokens/s by their number",
+     "closed_loop", r"(\d+)_clients", SPEED),
+    ("Requests that arrive at random: share of them within the server's goal",
+     "open_loop", r"([\d.]+_per_s)", "good_share"),
+))
+# fmt: on
 
 
 def results_table(facts: Facts) -> Fill:
-    """Everything that was measured or calculated."""
-    rows = [r for r in facts.results() if chief_metrics(r)]
-    parts = []
-    for notebook in dict.fromkeys(r["notebook"] for r in rows):
-        lines = _table_of_notebook(notebook, [r for r in rows if r["notebook"] == notebook])
-        parts += [Part(f"{notebook}.{key}", text) for key, text in lines.items()]
-    if not parts:
+    """What stands behind the numbers of page one, a row each, with where it was measured."""
+    found: dict[str, tuple[Row, list[dict]]] = {}
+    for row in ROWS:
+        of_it = [r for r in facts.all(row.experiment) if re.fullmatch(row.variant, r["variant"])]
+        of_it = [r for r in _of_last_session(of_it) if value_of(r, row.metric)]
+        if of_it:
+            found.setdefault(row.what, (row, sorted(of_it, key=_number_in_front)))
+    if not found:
         return NO_LINES
-    parts.pop()  # the template has the blank line before the next heading
-    kinds = {kind_of(r) for r in rows}
-    best = next(kind for kind in ("measured", "calculated", "typed") if kind in kinds)
-    return Fill(parts, best, count(len(rows), "result"))
+    places = list(dict.fromkeys(where([r]) for _, records in found.values() for r in records))
+    marks = {place: f" ({chr(ord('a') + i)})" for i, place in enumerate(places)}
+    if len(places) == 1:
+        marks = dict.fromkeys(places, "")
+    on = "; ".join(f"{place}{marks[place]}" for place in places)
+    rows = [Part(f"row.{what}", _result(*of_it, marks)) for what, of_it in found.items()]
+    fill = _table(("what", "result", "how", "notebook"), rows, "measured", "result")
+    head = [Part("about", f"{EVERYTHING} These were measured on {on}."), Part("gap", "")]
+    return replace(fill, value=[*head, *fill.value])
 
 
-def _table_of_notebook(notebook: str, rows: list[dict]) -> dict[str, str | None]:
-    """A heading, the machine (once), and a row a result."""
-    measured = where([r for r in rows if kind_of(r) == "measured"])
-    elsewhere = "Not measured on this machine; see the source."
-    about = f"Measured on {measured}." if measured else elsewhere
-    lines = {
-        "title": f"### Notebook {one_line(notebook, 80)}",
-        "gap1": "",
-        "about": about
-        + ONE_MOMENT * any(r["experiment"] in ONE_RUN for r in rows)
-        + OF_CHOICE * any(r["experiment"] == "optimised" for r in rows),
-        "gap2": "",
-        "head": "| experiment | variant | result | source |",
-        "rule": "|---|---|---|---|",
-    }
-    for experiment in dict.fromkeys(r["experiment"] for r in rows):
-        found = sorted((r for r in rows if r["experiment"] == experiment), key=_number_in_front)
-        earlier = _of_earlier_rates(found)
-        lines |= {f"row.{experiment}.{r['variant']}": None for r in earlier}
-        for r in (r for r in found if r not in earlier):
-            cells = (spaced(experiment), _variant(r), ", ".join(chief_metrics(r)), source_of(r))
-            lines[f"row.{experiment}.{r['variant']}"] = table_row(*cells)
-    return lines | {"gap3": ""}
+def _result(row: Row, records: list[dict], marks: dict[str, str]) -> str:
+    """The row's line, with a number of each record and the mark of its machine."""
+    labels = [re.fullmatch(row.variant, r["variant"]).groups() for r in records]
+    said = [
+        ": ".join([*map(spaced, label), value_of(r, row.metric)])
+        for label, r in zip(labels, records, strict=True)
+    ]
+    numbers = [f"{r['notebook'].partition('_')[0].lstrip('0')}{marks[where([r])]}" for r in records]
+    how, notebooks = (
+        ", ".join(dict.fromkeys(texts)) for texts in (map(source_of, records), numbers)
+    )
+    return table_row(row.what, "; ".join(said), how, one_line(notebooks))
 
 
-def _variant(record: dict) -> str:
-    """A row's variant, in words where the record says what its number is: "paper: what, in %"."""
-    if not isinstance(record.get("what"), str):
-        return spaced(record["variant"])
-    unit = unit_of(record).strip()
-    named = f"{record['variant'].partition(':')[0]}: {record['what']}"
-    return spaced(f"{named}, in {unit}" if unit else named)
-
-
-def _of_earlier_rates(rows: list[dict]) -> list[dict]:
-    """Of rates that a load was sent at, those of earlier sessions.
+def _of_last_session(rows: list[dict]) -> list[dict]:
+    """Without the rates of earlier sessions that a load was sent at.
 
     They follow from what a session measured before: the next one has others, and another capacity.
     """
     rates = [r for r in rows if re.fullmatch(r"[\d.]+_per_s", r["variant"])]
     made = [(r.get("provenance") or {}) for r in rates]
     last = max(made, key=lambda place: place.get("time_utc") or "", default={}).get("session")
-    return [r for r, place in zip(rates, made, strict=True) if place.get("session") != last]
+    left = [r for r, place in zip(rates, made, strict=True) if place.get("session") != last]
+    return [r for r in rows if r not in left]
 
 
 def _number_in_front(record: dict) -> float:
-    """The number that a variant begins with, such as a rate; the others keep their order."""
+    """The first number in a variant, such as a rate; the others keep their order."""
     found = re.match(r"\d+(\.\d+)?", record["variant"])
     return float(found[0]) if found else -1.0
 
 
 def predictions_table(facts: Facts) -> Fill:
-    """Each prediction against what came out; below them why those differ that are far off."""
-    rows = {
-        f"{r['notebook']}.{r['variant']}": r
+    """Each prediction of a person against what came out, and of a formula those that were off."""
+    records = [
+        r
         for r in facts.all("prediction")
         if None not in numbers_of(r, "predicted", "measured")
-    }
-    table = [Part(f"row.{name}", _prediction(r)) for name, r in rows.items()]
-    columns = ("prediction", "predicted", "measured", "ratio", "predicted by")
-    shown = count(sum(part.text is not None for part in table), "prediction")
-    fill = replace(_table(columns, table, "measured", "prediction"), note=shown)
-    if any(r.get("how") != "calculated" and not by_person(r) for r in rows.values()):
-        about = [Part("formula", FORMULA), Part("gap0", "")]
-        fill = replace(fill, value=[*about, *fill.value])
-    why = [Part(f"why.{name}", _prediction(r) and _why(r)) for name, r in rows.items()]
-    if not any(part.text for part in why):
+        and (by_person(r) or r.get("how") != "calculated")
+    ]
+    shown = [r for r in records if by_person(r) or not _near(r)]
+    rows = [
+        Part(f"row.{r['notebook']}.{r['variant']}", _prediction(r) if r in shown else None)
+        for r in records
+    ]
+    columns = ("prediction", "predicted", "measured", "ratio", "by", "what it left out")
+    fill = _table(columns, rows, "measured", "prediction")
+    if all(map(by_person, records)):
         return fill
-    head = [Part("gap", ""), Part("why", "Why those differ that are more than a tenth off:")]
-    return replace(fill, value=[*fill.value, *head, Part("gap2", ""), *why])
+    fill = replace(fill, note=count(len(shown), "prediction"))
+    if not shown:  # a table without a row
+        fill = replace(fill, value=[])
+    left = len(records) - len(shown)
+    about = FORMULA + f" {left} {SEVERAL}" * bool(left)
+    return replace(fill, value=[Part("formula", about), Part("gap0", ""), *fill.value])
 
 
-def _why(record: dict) -> str | None:
-    """What a prediction left out; None for one that was near, or within the measured range."""
+def _near(record: dict) -> bool:
+    """Whether a prediction was at most a tenth off, or within the measured range."""
     predicted, measured = numbers_of(record, "predicted", "measured")
-    if abs(measured - predicted) <= CLOSE * abs(predicted) or _in_range(record):
-        return None
+    return abs(measured - predicted) <= CLOSE * abs(predicted) or _in_range(record)
+
+
+def _why(record: dict) -> str:
+    """What a prediction left out; "" for one that was near."""
     why = record.get("why", record.get("residual"))
-    said = in_markdown(one_line(why)) if why else "The notebook gives no cause."
-    return f"- *{question_of(record)}* {said}"
+    return "" if _near(record) else in_markdown(one_line(why or "the notebook gives no cause"))
 
 
 def _in_range(record: dict) -> bool:
@@ -152,8 +194,8 @@ def _table(columns: tuple[str, ...], rows: list[Part], kind: str, what: str) -> 
     return Fill(lines, kind, count(len(rows), what))
 
 
-def _prediction(record: dict) -> str | None:
-    """A prediction's row; None for a formula beside the calculation that it is itself."""
+def _prediction(record: dict) -> str:
+    """A prediction's row."""
     predicted, measured, ratio = numbers_of(record, "predicted", "measured", "ratio")
     if ratio is None and predicted:
         ratio = measured / predicted
@@ -166,8 +208,6 @@ def _prediction(record: dict) -> str | None:
     if _in_range(record) or came.startswith("undecided"):
         times = "inside" if _in_range(record) else "outside"  # of the range: no middle to judge by
     kind = record.get("how") or "measured"
-    if kind == "calculated" and not by_person(record):
-        return None
     how = "" if kind == "measured" else f" ({one_line(kind, 20)})"
     return table_row(
         question_of(record),
@@ -175,6 +215,7 @@ def _prediction(record: dict) -> str | None:
         came + how,
         times,
         _predicted_by(record),
+        _why(record),
     )
 
 

@@ -13,38 +13,8 @@ from helpers.verdicts.gain import LEAST_VALUES, Gain
 # What a record's `source` says about its numbers. No source, or another one: measured.
 TYPED = {"typed", "student", "parameter", "form"}
 CALCULATED = {"formula", "planner", "example", "recorded", "default", "catalogue", "reference"}
-# Chief metrics: the first that a record has of each group; then whatever else it has.
-CHIEF = (
-    ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s"),
-    ("speedup_x", "improvement_x", "acceptance_rate", "prefix_cache_hit_rate"),
-    ("ttft_gain_last_turn_x",),
-    ("baseline_tokens_per_s",),
-    ("ttft_ms_p50", "ttft_ms_mean", "ttft_ms_p99"),
-    ("tpot_ms_p50", "itl_ms_p50", "itl_ms_p99"),
-    ("e2e_ms_p50", "e2e_ms_mean"),
-    ("peak_gib",),
-    ("kv_cache_tokens",),
-    ("score",),
-)
-CHIEF_METRICS = 3
-# What a number is called in the documents, where its name in the records does not say it.
-NAMES = {
-    "baseline": "initial throughput",  # as in my_learnings.md
-    "arrivals": "one copy takes",
-    "acceptance rate": "share of drafts accepted",
-    "measured alpha": "chance of each draft",
-    "ours": "we get",
-    "paper": "the paper says",
-    "ratio": "ours / theirs",
-}
-# What was asked for, not what came out.
-ASKED_FOR = {
-    "requests", "input_tokens", "output_tokens", "duration_s", "predicted_tokens", "turns",
-    "max_num_seqs", "max_num_batched_tokens", "alpha",
-}  # fmt: skip
 # Experiments whose speed is that of a single run, not of several in turn.
 ONE_RUN = ("baseline", "sweep_max_num_seqs", "closed_loop", "open_loop")
-ONE_RUN += ("chunked_prefill", "preemption", "sampling")
 UNITS_IN_NAMES = {
     "_tokens_per_s": "tokens/s",
     "_gb_per_s": "GB/s",
@@ -85,7 +55,23 @@ def metric(name: str, value: float) -> str:
     words, unit = _words_and_unit(name)
     if unit == "GiB" and 0 < abs(value) < 0.1:
         value, unit = value * 1024, "MiB"
-    return f"{words} {number(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
+    return f"{words} {_quantity(value, unit)}".strip()
+
+
+def value_of(record: dict, name: str) -> str:
+    """A metric of a record without its name: "3.91 ms (3.62 to 5.24)"; "" where it has none."""
+    metrics, [value] = record["metrics"], numbers_of(record, name)
+    if name.endswith("_x"):
+        return with_range(metrics, name).replace(": ", ", ")
+    low, high = _ends(metrics, name)
+    span = "" if low is None or high is None else f" ({_span(low, high)})"
+    if name.endswith("_share") and value is not None:
+        return f"{number(100 * value)} %{span}"
+    return "" if value is None else _quantity(value, _words_and_unit(name)[1]) + span
+
+
+def _quantity(value: float, unit: str) -> str:
+    return f"{number(value)}{'' if unit in ('x', '%', '/s') else ' '}{unit}".strip()
 
 
 def _words_and_unit(name: str) -> tuple[str, str]:
@@ -93,7 +79,6 @@ def _words_and_unit(name: str) -> tuple[str, str]:
     words, unit = _split_unit(name[: statistic.start()] if statistic else name)
     words = re.sub(r"\b(ttft|tpot|itl|e2e|kv|gpu)\b", lambda m: m[0].upper(), words)
     words = words.replace(" 1 streams", " 1 stream")
-    words = NAMES.get(words, words)
     return words + (f" {statistic[1]}" if statistic else ""), unit
 
 
@@ -107,26 +92,6 @@ def _split_unit(name: str) -> tuple[str, str]:
         if f"{ending}_" in name and len(ending) < 4:  # tpot_ms_1_streams
             return name.replace(f"{ending}_", "_", 1).replace("_", " "), unit
     return name.replace("_", " "), ""
-
-
-def chief_metrics(record: dict) -> list[str]:
-    """The three numbers of a record that say most, as text."""
-    metrics = all_numbers(record)
-    first_of_group = [next((name for name in group if name in metrics), None) for group in CHIEF]
-    known = {name for group in CHIEF for name in group} | ASKED_FOR
-    known |= {name + end for name in metrics for end in ("_low", "_high", "_values")}
-    others = [n for n in metrics if n not in known and not re.search(r"_(p\d+|mean)$", n)]
-    names = [name for name in [*first_of_group, *others] if name] or list(metrics)
-    return [_with_its_range(metrics, name) for name in names[:CHIEF_METRICS]]
-
-
-def _with_its_range(metrics: dict[str, float], name: str) -> str:
-    low, high = _ends(metrics, name)
-    if low is None or high is None:
-        return metric(name, metrics[name])
-    if name.endswith("_x"):
-        return f"{_words_and_unit(name)[0]} {with_range(metrics, name)}"
-    return f"{metric(name, metrics[name])} ({_span(low, high)})"
 
 
 def _span(low: float, high: float) -> str:
@@ -177,23 +142,12 @@ def source_of(record: dict) -> str:
     at_once = (record.get("provenance") or {}).get("at_once", 1)
     one_run = kind_of(record) == "measured" and record.get("experiment") in ONE_RUN
     notes = [
-        _speed_of_price(record),
         "of another run" if record.get(OTHER_RUN) else "one run" * one_run,
         "then failed" * bool(record.get("problem")),
         "disturbed" * was_disturbed(record),
         f"{at_once} submissions at a time" * (kind_of(record) == "measured" and at_once != 1),
     ]
     return ", ".join(filter(None, [kind_of(record), *notes]))
-
-
-def _speed_of_price(record: dict) -> str:
-    """Which speed a price per token was worked out from; "" for other records."""
-    [busy] = numbers_of(record, "utilisation")
-    speed = record.get("throughput_from")
-    if not isinstance(speed, str) or busy is None:
-        return ""
-    speed = in_markdown(one_line(speed).partition(",")[0])
-    return f"speed {speed}, busy {number(100 * busy)} % of the time"
 
 
 def was_disturbed(record: dict) -> bool:

@@ -473,7 +473,7 @@ def decisions(verdicts: list[Verdict], rows: list[dict]) -> dict[str, tuple[str,
 
 
 def numbers_say(verdict: Verdict) -> str:
-    """What each feature did that can act there, and what only a disturbed machine explains."""
+    """What each feature did, or that it cannot act there."""
     parts = []
     for feature, gain in verdict.gains.items():
         why, share = verdict.service.cannot_act.get(feature), verdict.accepted_of(feature)
@@ -483,4 +483,6 @@ def numbers_say(verdict: Verdict) -> str:
         elif verdict.of(feature) == "disturbed":
             why = f"it cannot act there ({why}): the machine was disturbed"
             parts.append(f"{feature} came out at {in_words(gain)}, but {why}")
+        else:
+            parts.append(f"{feature} cannot act there")
     return f"{'; '.join(parts)}."

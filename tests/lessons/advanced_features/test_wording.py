@@ -107,7 +107,8 @@ def test_a_gain_without_a_mechanism_is_a_disturbed_machine():
         "prefix caching came out at 1.10 to 1.20, but it cannot act there (why): the machine was "
         "disturbed; small chunks: 0.80 to 0.90 times as good; speculative decoding: no diff"
     )
-    assert wording.numbers_say(verdict("batch", **cannot)).startswith("small chunks: 0.80 to")
+    said = wording.numbers_say(verdict("batch", **cannot))
+    assert said.startswith("prefix caching cannot act there; small chunks: 0.80 to")
 
 
 def test_there_is_a_decision_for_each_service_and_for_the_chunk_budget():

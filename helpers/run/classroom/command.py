@@ -44,7 +44,7 @@ def arguments() -> argparse.ArgumentParser:
         prog="python -m helpers.run class",
         description="Run or read a class's submissions.",
         epilog="Student code runs as you. To keep it from your files and the network, use a "
-        "container: README.md, “For instructors”, has the line.",
+        "container: docs/instructors.md has the line.",
     )
 
     def add(name: str, text: str, **more) -> None:

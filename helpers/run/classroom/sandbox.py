@@ -3,7 +3,7 @@
 A process tree and a folder of its own, limits on time, memory and file size, an environment without
 the instructor's variables (and pages of text, see reading.py). What does not: the code
 runs as the same user and can read that user's files and use the network. Only a container or a
-throw-away machine keeps it from that; README.md has the line.
+throw-away machine keeps it from that; docs/instructors.md has the line.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 from helpers import workloads
 from helpers.display import card
-from helpers.display.numbers import read_number
 from helpers.engine.engine import Engine
 from helpers.engine.profile import Profile
 from helpers.tiny_model import stories
@@ -151,42 +150,3 @@ def side_by_side(runs: list[Generated], questions: list[str], prompts: int = 2) 
     for i, question in enumerate(questions[:prompts]):
         rows = [{"strategy": run.name, "answer": run.texts[i] or "(nothing)"} for run in runs]
         card.show(card.table(rows, question))
-
-
-def try_it(engine: Engine, question: str) -> None:
-    """A form to try settings by hand; without a widget front end, one line that says so."""
-    if not card.has_widgets():
-        said = "Open this notebook in JupyterLab to try settings in a form here."
-        card.show(card.Static(card.box(said), said))
-        return
-    from ipywidgets import interact_manual
-    from vllm.sampling_params import BeamSearchParams
-
-    def answer(question=question, temperature=0.9, top_p=0.95, top_k=50, beams=1, seed=""):
-        try:
-            prompt = chat(engine.tokenizer, [{"role": "user", "content": question}], 1)
-            prompts = [prompt.prompt_token_ids]
-            if beams > 1:
-                start, params = time.perf_counter(), BeamSearchParams(beams, max_tokens=48)
-                outputs = engine.llm.beam_search([{"prompt_token_ids": prompts[0]}], params)
-                seconds = time.perf_counter() - start
-                run = best_beams(engine.tokenizer, prompts, outputs, seconds)
-            else:
-                settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-                if seed.strip():  # empty: another text each time
-                    settings["seed"] = int(read_number(seed, most=2**31 - 1))
-                run = generate(engine, prompts, "form", **settings)
-            print(run.texts[0])
-            print(
-                f"{run.metrics['output_tokens']} tokens in {run.seconds:.2f} s, "
-                f"mean log-probability {run.metrics['mean_logprob']:.2f}"
-            )
-        except Exception as error:  # shown in the form: nobody else would see it
-            print(error)
-
-    ranges = {"temperature": (0.0, 2.0, 0.1), "top_p": (0.05, 1.0, 0.05)}
-    interactive = interact_manual.options(manual_name="Generate")
-    form = interactive(answer, **ranges, top_k=(0, 200), beams=(1, 8)).widget
-    *controls, _, _ = form.children  # the last ones are the button and what it prints
-    for control in controls:
-        control.style.description_width = "7em"  # "temperature" is cut off in the default's

@@ -80,9 +80,3 @@ def test_texts_stand_side_by_side_for_each_setting(capsys):
     out = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "What is 1 < 2?" in out and "greedy a <b> c" in lines and "beam (nothing)" in lines
-
-
-def test_the_form_says_where_it_works(capsys, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_WIDGETS", "0")
-    sampling.try_it(engine=None, question="What is the KV cache?")
-    assert "JupyterLab" in capsys.readouterr().out

@@ -199,13 +199,15 @@ def two_ranks(facts: Facts) -> Fill:
 
 def papers_mechanisms(facts: Facts) -> Fill:
     """Notebook 3's two gains of this engine over older ways to serve, and what they were."""
-    ways = {"reserving": ("paged", "reserved"), "continuous_batching": ("continuous", "waves")}
+    ways = {
+        "PagedAttention over reserving": ("reserving", "paged", "reserved"),
+        "continuous batching over waves": ("continuous_batching", "continuous", "waves"),
+    }
     said, found = [], None
-    for name, (new, old) in ways.items():
+    for way, (name, new, old) in ways.items():
         record = facts.get(name, new)
         if record and (gain := with_range(record["metrics"], "speedup_x")):
-            what = f"{new} over {old}{_places(facts.get(name, old))}"
-            said.append(f"{what} {gain}{if_disturbed(record)}")
+            said.append(f"{way}{_places(facts.get(name, old))} {gain}{if_disturbed(record)}")
             found = record
     return from_record(found, "; ".join(said))
 

@@ -34,7 +34,7 @@ FORMULA = (
     "A formula takes the shape of the model, the load, recorded numbers, or what the same notebook "
     "measured before, such as the time of one long prompt alone."
 )
-SEVERAL = "others of a formula were within a tenth, or within the range that was measured."
+SEVERAL = "more, which nobody typed, were within a tenth or within the range that was measured."
 EVERYTHING = "Every number of the week is in `measurements.jsonl`."
 
 
@@ -143,7 +143,7 @@ def _number_in_front(record: dict) -> float:
 
 
 def predictions_table(facts: Facts) -> Fill:
-    """Each prediction of a person against what came out, and of a formula those that were off."""
+    """Each prediction of a person against what came out, and of the others those that were off."""
     records = [
         r
         for r in facts.all("prediction")
@@ -155,7 +155,7 @@ def predictions_table(facts: Facts) -> Fill:
         Part(f"row.{r['notebook']}.{r['variant']}", _prediction(r) if r in shown else None)
         for r in records
     ]
-    columns = ("prediction", "predicted", "measured", "ratio", "by", "what it left out")
+    columns = ("prediction", "predicted", "measured", "ratio", "by", "why it differs")
     fill = _table(columns, rows, "measured", "prediction")
     if all(map(by_person, records)):
         return fill
@@ -174,7 +174,7 @@ def _near(record: dict) -> bool:
 
 
 def _why(record: dict) -> str:
-    """What a prediction left out; "" for one that was near."""
+    """Why a prediction differs; "" for one that was near."""
     why = record.get("why", record.get("residual"))
     return "" if _near(record) else in_markdown(one_line(why or "the notebook gives no cause"))
 

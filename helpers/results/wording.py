@@ -18,18 +18,15 @@ ONE_RUN = ("baseline", "sweep_max_num_seqs", "closed_loop", "open_loop")
 UNITS_IN_NAMES = {
     "_tokens_per_s": "tokens/s",
     "_gb_per_s": "GB/s",
-    "_tflop_per_s": "TFLOP/s",
     "_per_s": "/s",
     "_ms": "ms",
     "_us": "us",
     "_gib": "GiB",
     "_mib": "MiB",
-    "_kib": "KiB",
     "_s": "s",
     "_x": "x",
     "_tokens": "tokens",
     "_percent": "%",
-    "_pct": "%",
 }
 
 

@@ -678,7 +678,7 @@ def test_a_prediction_that_is_far_off_has_its_reason_and_a_formula_s_hit_is_left
         "| How older? | 100 MiB | 150 MiB | 1.50 | formula | The whole sentence. |",
         "| How no reason? | 100 MiB | 150 MiB | 1.50 | formula | the notebook gives no cause |",
     ]
-    assert "2 others of a formula were within a tenth" in got
+    assert "2 more, which nobody typed, were within a tenth" in got
     store.save("prediction", "far", {"predicted": 148.0, "measured": 150.0}, question="How far?")
     export(tmp_path)
     assert "How far?" not in text(tmp_path, APPENDIX), "it is near now"
@@ -702,8 +702,8 @@ def test_page_one_has_a_line_of_each_notebook(tmp_path):
     for line in (
         "- Speculative decoding with a draft model, gain in time after the first token of one "
         "stream: 1.84x (one run), 4 drafted at a time",
-        "- Two papers' gains in time on this engine: paged over reserved (4 places of 256 tokens) "
-        "1.83x (1.52 to 2.21)",
+        "- Two papers' gains in time on this engine: PagedAttention over reserving (4 places of 256 "
+        "tokens) 1.83x (1.52 to 2.21)",
         "- Load of one copy of the server within its goal: up to 30 requests/s (98 % of them "
         "within TTFT 70 ms and TPOT 13 ms, which may be chance; one run); by two standard errors "
         "it held at no rate tried and was missed at 39.7",

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from helpers.display import figures
 from helpers.display.figures import BLUE, GREEN, GREY, RED, note
-from helpers.display.numbers import number
 
 
 def timeline(sampler, kv, title: str, caption: str, name: str) -> None:
     """Show a MemorySampler's run. See ``draw`` for the arguments and what is raised."""
-    fig, _, values = draw(sampler, kv, title)
+    fig, values = draw(sampler, kv, title)
     figures.show(fig, caption, table=values, name=name)
 
 
-def draw(sampler, kv=(), title: str = "Memory while the engine lived") -> tuple:
-    """A MemorySampler's run: (figure, what a reader should take away, the values of its phases).
+def draw(sampler, kv, title: str = "Memory while the engine lived") -> tuple:
+    """A MemorySampler's run: (figure, the values of its phases).
 
     sampler: a helpers.gpu_memory.MemorySampler that ran. kv: pairs
     (start_s, timeline) where ``timeline`` is a Measurement's and ``start_s``
@@ -26,19 +25,15 @@ def draw(sampler, kv=(), title: str = "Memory while the engine lived") -> tuple:
     if not points:
         why = found["stopped_early"] or ""
         raise ValueError(f"There is nothing to draw: no sample was taken. {why}".strip())
-    kv = [(start, rows) for start, rows in kv if rows]
-    size = (8, 5.4 if kv else 3.8)
-    fig, axes = figures.figure(title, rows=2 if kv else 1, size=size, sharex=True, squeeze=False)
-    top, low = axes[0, 0], axes[-1, 0]
+    fig, (top, low) = figures.figure(title, rows=2, size=(8, 5.4), sharex=True)
     _memory(top, points, found)
     times = [point["t_s"] for point in points]
     _phases(top, found["phases"], times[-1])
-    if kv:
-        _kv_cache(low, kv)
-        _phases(low, found["phases"], times[-1], names=False)
+    _kv_cache(low, kv)
+    _phases(low, found["phases"], times[-1], names=False)
     low.set_xlabel("seconds since sampling began")
     top.set_xlim(times[0], max(times[-1], 1e-3))
-    return fig, _caption(found, kv), _values(found)
+    return fig, _values(found)
 
 
 def _memory(ax, points: list[dict], found: dict) -> None:
@@ -90,9 +85,6 @@ def _phases(ax, phases: list[dict], end: float, names: bool = True) -> None:
 
 
 def _values(found: dict) -> list[dict]:
-    if not found["phases"]:
-        names = ("start", "peak", "sustained", "end")
-        return [{f"{name} (GiB)": found[f"{name}_gib"] for name in names}]
     columns = {
         "phase": "label",
         "start (s)": "start_s",
@@ -101,27 +93,3 @@ def _values(found: dict) -> list[dict]:
         "at its end (GiB)": "end_gib",
     }
     return [{name: phase[key] for name, key in columns.items()} for phase in found["phases"]]
-
-
-def _grown_most(found: dict) -> str:
-    """In which phase memory grew most; "" when it grew in none."""
-    before_gib, grown = found["start_gib"], {}
-    for phase in found["phases"]:
-        if phase["peak_gib"] is not None:  # a phase shorter than the time between two samples
-            grown[phase["label"]] = phase["peak_gib"] - before_gib
-            before_gib = phase["end_gib"]
-    label = max(grown, key=grown.get, default="")
-    if not label or grown[label] < 0.005:
-        return ""
-    return f", and memory grew most during “{label}”, by {grown[label]:.2f} GiB"
-
-
-def _caption(found: dict, kv) -> str:
-    said = f"The peak is {found['peak_gib']:.2f} GiB{_grown_most(found)}; "
-    said += f"{found['sustained_gib']:.2f} GiB is the median of the second half"
-    if kv:
-        most = 100 * max(row["kv_cache_usage"] for _, rows in kv for row in rows)
-        said += f"; the KV cache is at most {number(most)} % full"
-        said += ", which the memory curve does not show"
-    said += f". This is {found['source']}."
-    return said + (f" {found['stopped_early']}" if found["stopped_early"] else "")

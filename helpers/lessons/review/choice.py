@@ -43,13 +43,9 @@ def row_of(run: Measurement, max_num_seqs: int, kv_cache_tokens: int) -> dict:
 
 @dataclass(frozen=True)
 class InTurn:
-    """Values of max_num_seqs -> their runs, one run a round; ONE is among the values.
-
-    goals: the most that TPOT may be, over that of one request at a time.
-    """
+    """Values of max_num_seqs -> their runs, one run a round; ONE is among the values."""
 
     runs: dict[int, list[Measurement]]
-    goals: tuple[float, ...] = ()
 
     @property
     def most(self) -> int:
@@ -76,12 +72,6 @@ class InTurn:
         if price.low <= goal_x < price.high:
             return None
         return price.high <= goal_x
-
-    def told(self) -> bool:
-        """Whether no range is too wide to choose by, and none of a price holds a goal."""
-        wide = any(self.faster(value).wide or self.slower(value).wide for value in self.runs)
-        open_ = any(self.meets(value, goal) is None for value in self.runs for goal in self.goals)
-        return not (wide or open_)
 
     def _over(self, value: int, other: int, metric: str) -> Gain:
         pairs = list(zip(self._all(other, metric), self._all(value, metric), strict=True))

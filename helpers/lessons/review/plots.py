@@ -9,10 +9,10 @@ from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
 
 
 def sweep(rows: list[dict], caption: str) -> None:
-    """Over max_num_seqs: throughput, TTFT (p50 and p99), and TPOT p50, the price of a full step.
+    """Over max_num_seqs: throughput, TTFT p50, and TPOT p50, the price of a full step.
 
     rows: one a measured value, in order: max_num_seqs, output_tokens_per_s, ttft_ms_p50,
-    ttft_ms_p99, tpot_ms_p50.
+    tpot_ms_p50.
     """
     title = "More requests in a step: what it gains, and what it costs"
     fig, (speed, wait, price) = figures.figure(title, cols=3, size=(10, 3.4))
@@ -20,20 +20,17 @@ def sweep(rows: list[dict], caption: str) -> None:
     places = range(len(rows))
     speed.bar(places, [row["output_tokens_per_s"] for row in rows], color=BLUE)
     speed.set(title="Throughput", ylabel="output tokens/s, all requests")
-    curve(wait, rows, "place", "ttft_ms_p50", 0, label="TTFT p50")
-    curve(wait, rows, "place", "ttft_ms_p99", 1, label="TTFT p99")
-    wait.set(title="Until the first token", ylabel="ms")
-    wait.legend()
+    curve(wait, rows, "place", "ttft_ms_p50", 0)
+    wait.set(title="Until the first token", ylabel="TTFT p50 (ms)")
     curve(price, rows, "place", "tpot_ms_p50", 2)
-    ylabel = "TPOT p50 (ms per output token)"
-    price.set(title="Each token after that", ylabel=ylabel)
+    price.set(title="Each token after that", ylabel="TPOT p50 (ms per output token)")
     labels = [number(row["max_num_seqs"]) for row in rows]
     for ax in (speed, wait, price):
         ax.set_xticks(places, labels)
         ax.set(
             xlabel="max_num_seqs", xlim=(-0.6, len(rows) - 0.4), ylim=(0, 1.08 * ax.get_ylim()[1])
         )
-    shown = ("max_num_seqs", "output_tokens_per_s", "ttft_ms_p50", "ttft_ms_p99", "tpot_ms_p50")
+    shown = ("max_num_seqs", "output_tokens_per_s", "ttft_ms_p50", "tpot_ms_p50")
     table = [{name: row[name] for name in shown} for row in rows]
     figures.show(fig, caption, table, "sweep_max_num_seqs")
 
@@ -65,7 +62,7 @@ def throughput_latency(
     colors = [RED if value in chosen.values() else BLUE for value in turns.runs]
     _points(here, rows, names, c=colors)
     _whiskers(here, turns, rows)
-    here.set_title("this machine (at each point: max_num_seqs)", fontsize=9)
+    here.set_title("this machine", fontsize=9)
     for goal_x, value in chosen.items():
         _limit(here, goal_x * turns.mean(ONE, TPOT), f"goal {goal_x:g} x: {value}")
     if typed_tokens_per_s:

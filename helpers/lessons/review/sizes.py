@@ -5,8 +5,6 @@ shape: the model's config as transformers reads it (num_hidden_layers, hidden_si
 
 from __future__ import annotations
 
-from helpers.lessons.papers import paged_attention
-
 BYTES = 2  # of a number in bfloat16
 UTILIZATION = 0.92  # vLLM's default of gpu_memory_utilization
 
@@ -24,12 +22,6 @@ def weights_bytes(shape) -> int:
     embedding = shape.vocab_size * shape.hidden_size
     output = 0 if shape.tie_word_embeddings else embedding
     return BYTES * (attention + mlp + embedding + output)
-
-
-def kv_bytes_per_token(shape) -> int:
-    """Bytes of bfloat16 keys and values that one token keeps."""
-    kv_width = shape.num_key_value_heads * head_dim(shape)
-    return paged_attention.kv_bytes_per_token(shape.num_hidden_layers, kv_width)
 
 
 def kv_cache_bytes(profile, shape) -> float:

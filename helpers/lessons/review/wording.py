@@ -26,66 +26,43 @@ def terms(ms: dict[str, float]) -> list[str]:
 def together(rows: list[dict], runs: list[Measurement], most_tokens: int) -> list[str]:
     """What the sweep over max_num_seqs shows, each measured once, the smallest value first.
 
-    runs: what the rows are of. most_tokens: as of `read_in_turn`.
+    runs: what the rows are of. most_tokens: max_num_batched_tokens.
     """
     one, most = rows[0], rows[-1]
-    faster = _throughput(most) / _throughput(one)
-    slower = most["tpot_ms_p50"] / one["tpot_ms_p50"]
-    more = most["max_num_seqs"] / one["max_num_seqs"]
+    faster, slower, more = (most[of] / one[of] for of in (SPEED, TPOT, "max_num_seqs"))
     return [
         f"In one run each, {more:.0f} times as many requests in a step gave {faster:.1f} times "
         f"the tokens/s, and each request's TPOT became {slower:.1f} times as long; section 4 "
         f"measures both again, with a range.{busy(runs)}",
-        f"TTFT p50 is {one['ttft_ms_p50']:,.0f} ms with max_num_seqs={one['max_num_seqs']}: that "
-        f"is the queue. With {most['max_num_seqs']} it is {most['ttft_ms_p50']:,.0f} ms: "
-        "reading all the prompts.",
-        *filter(None, [read_in_turn(runs[-1], runs[0], most_tokens)]),
+        f"TTFT p50 is {one['ttft_ms_p50']:,.0f} ms with max_num_seqs={one['max_num_seqs']}, of "
+        f"which the queue takes {one['queue_ms_p50']:,.0f} ms, and {most['ttft_ms_p50']:,.0f} ms "
+        f"with {most['max_num_seqs']}.",
+        *_read_in_turn(runs[-1], runs[0], most_tokens),
     ]
 
 
-def read_in_turn(run: Measurement, one: Measurement, most_tokens: int) -> str:
-    """That the prompts of requests that all run at once took several steps; "" for one step.
-
-    one: the run whose TPOT is compared. most_tokens: max_num_batched_tokens.
-    """
+def _read_in_turn(run: Measurement, one: Measurement, most_tokens: int) -> list[str]:
+    """That the prompts of requests that all run at once took several steps; none for one step."""
     n, read = run.metrics["requests"], run.metrics["input_tokens"]
     steps = len({request.token_times_s[0] for request in run.requests})
     if read <= most_tokens or steps == 1:
-        return ""
-    tpot, gap = (run.metrics[of] / one.metrics[of] for of in (TPOT, "itl_ms_p50"))
-    return (
-        f"{n} prompts of {read // n} tokens are more than the {most_tokens:,} of one step "
-        f"(max_num_batched_tokens): their first tokens came in {steps} steps, and the early ones "
-        "waited while the others were read. That is part of TPOT: in one run it became "
-        f"{tpot:.1f} times as long, a usual gap (ITL p50) {gap:.1f} times."
-    )
+        return []
+    return [
+        f"Part of that TPOT is reading: {n} prompts of {read // n} tokens are more than the "
+        f"{most_tokens:,} of one step (max_num_batched_tokens), and the first to be read wait for "
+        "the others. The usual gap (ITL p50) became "
+        f"{run.metrics['itl_ms_p50'] / one.metrics['itl_ms_p50']:.1f} times as long."
+    ]
 
 
 def rounds_run(turns: InTurn) -> str:
-    """How many rounds were run, and why a range may be too wide to choose by."""
+    """How many rounds were run and count, and what disturbed those that do."""
     made, counted = len(turns.runs[ONE]), turns.counted
     worst = most_disturbed(run.disturbance for runs in counted.values() for run in runs)
     said = f"{made} rounds of {len(turns.runs)} values"
     if left_out := made - len(counted[ONE]):
         said += f"; {left_out} of them, which other programs slowed, left out"
-    elif worst.reasons:
-        said += "; none left out: too few were calm" if worst.slowed else "; none slowed much"
-    if turns.told():
-        return f"{said}."
-    return (
-        f"{said}.\nSome ranges are still too wide to choose by, or have a goal inside"
-        f"{worst.label()}.\n"
-        "On a quiet machine this cell may tell them apart."
-    )
-
-
-def from_one_to_best(turns: InTurn, best: int) -> str:
-    """From one request at a time to what was chosen, by the means of the runs in turn."""
-    speeds, tpots = ([turns.mean(value, of) for value in (ONE, best)] for of in (SPEED, TPOT))
-    return (
-        f"From 1 to {best}: {speeds[0]:,.0f} to {speeds[1]:,.0f} output tokens/s, while TPOT went "
-        f"from {tpots[0]:.2f} to {tpots[1]:.2f} ms (means of the runs)."
-    )
+    return f"{said}{worst.label()}."
 
 
 def chosen_for(turns: InTurn, best: int, goal_x: float) -> str:
@@ -125,9 +102,9 @@ def by_goal(turns: InTurn, chosen: dict[float, int]) -> list[str]:
         said.append(f"{one}: max_num_seqs={best}{gain}.")
         open_ = [str(value) for value in turns.runs if turns.meets(value, goal_x) is None]
         undecided += [f"max_num_seqs={', '.join(open_)} for {goal_x:g} times"] * bool(open_)
-    if not undecided:
-        return [*said, "No range holds a goal: all of this is decided."]
-    return [*said, f"Undecided, because the goal lies inside the range: {'; '.join(undecided)}."]
+    if undecided:
+        said.append(f"Undecided, because the goal lies inside the range: {'; '.join(undecided)}.")
+    return said
 
 
 def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:
@@ -150,62 +127,20 @@ def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int
     return rows
 
 
-def time_of_answers(turns: InTurn, best: int) -> list[dict[str, int | str]]:
-    """Where the time of as many answers as run at once goes, one at a time and with `best`.
-
-    Of each value's run of median speed. "the rest" are the steps that read prompts, and slow ones.
-    """
-    rows = []
-    for value in dict.fromkeys((ONE, best)):
-        run = turns.middle(value)
-        all_ms = _all_ms(run, value)
-        steps = run.metrics["output_tokens"] // run.metrics["requests"] - 1
-        step_ms = run.metrics["itl_ms_p50"]
-        rows.append(
-            {
-                "answers at once": value,
-                "take (ms)": all_ms,
-                "usual decode steps (ms)": f"{steps} x {step_ms:.2f} = {steps * step_ms:.0f}",
-                "the rest (ms)": round(all_ms - steps * step_ms),
-            }
-        )
-    return rows
-
-
-def formula_missed(turns: InTurn, best: int, longer: float) -> str:
-    """Why best / longer is not the gain, from the table of `time_of_answers`; "" for no gain.
-
-    longer: how many times as long a TPOT was, in the runs that the formula was made from.
-    """
-    if best == ONE:
-        return ""
-    (one_ms, one_step), (all_ms, all_step) = (
-        (_all_ms(turns.middle(value), value), turns.middle(value).metrics["itl_ms_p50"])
-        for value in (ONE, best)
-    )
-    ratio = round(all_step, 2) / round(one_step, 2)
-    return (
-        f"The formula has section 3's TPOT, {longer:.2f} times as long. A usual step of section 4 "
-        f"took {all_step:.2f} / {one_step:.2f} = {ratio:.2f} times as long: that makes "
-        f"{best} / {ratio:.2f} = {best / ratio:.1f}. And the formula knows decode steps only. With "
-        f"prompts and slow steps one answer took {one_ms} ms, and {best} together {all_ms} ms: "
-        f"{best} x {one_ms} / {all_ms} = {best * one_ms / all_ms:.1f} in the runs of median speed; "
-        f"the middle of the range is {turns.faster(best).estimate:.1f}."
-    )
-
-
 def engine_life(closed: CloseReport, phases: list[dict], kv_cache_gib: float) -> str:
     """Memory of an engine that was closed. phases: as MemorySampler.summary() has them."""
     working, before = "", closed.loaded_gib
     for phase in phases:
         # A phase that was over between two samples has no end.
         if phase["label"] in ("prefill", "decode") and phase["end_gib"] is not None:
-            working += f"{phase['label']} added {phase['end_gib'] - before:+.2f} GiB, "
+            working += (
+                f" During {phase['label']} it changed by {phase['end_gib'] - before:+.2f} GiB."
+            )
             before = phase["end_gib"]
     return (
         f"The start took {closed.loaded_gib - closed.before_gib:.2f} GiB, the KV cache "
-        f"{kv_cache_gib:.2f} of them; {working}while the KV cache's own use (below) rose and "
-        f"fell; {closed.after_gib - closed.before_gib:+.2f} GiB stayed after the end."
+        f"{kv_cache_gib:.2f} of them.{working} After the end "
+        f"{closed.after_gib - closed.before_gib:+.2f} GiB stayed."
     )
 
 
@@ -230,16 +165,7 @@ def _price(turns: InTurn, value: int, goal_x: float) -> str:
     return f"{said}, undecided, {middle} by the middle of the range"
 
 
-def _all_ms(run: Measurement, at_once: int) -> int:
-    """How long as many answers as run at once took, in ms."""
-    return round(1000 * run.metrics["duration_s"] * at_once / run.metrics["requests"])
-
-
 def _times(gain: Gain) -> str:
     """The measured range alone: no verdict. One at a time is 1 by definition."""
     alone = gain.low == gain.high == 1
     return "1" if alone else f"{gain.low:.2f} to {gain.high:.2f} times"
-
-
-def _throughput(row: dict) -> float:
-    return row["output_tokens_per_s"]

@@ -30,17 +30,25 @@ def test_a_tied_embedding_counts_once():
     assert two - tied == 152_064 * 3584 * 2, "vocabulary x hidden size, in bfloat16"
 
 
-def test_the_lines_of_the_notebook_are_those_behind_its_guesses():
+def lines_of(cell_id: str) -> str:
+    """The calculation of a cell of notebook 1: what stands before it prints."""
     cells = nbformat.read(REPO / "notebooks/01_review.ipynb", as_version=4).cells
-    [cell] = [cell for cell in cells if cell.id == "1b7c9852"]
-    lines = cell.source.partition("\nprint")[0]
+    [cell] = [cell for cell in cells if cell.id == cell_id]
+    return cell.source.partition("\nprint")[0]
+
+
+def test_the_lines_of_the_notebook_are_those_behind_its_guesses():
     for name, tied in (("Qwen2.5-7B-Instruct", False), ("Qwen2.5-0.5B-Instruct", True)):
         names = {"shape": shape(name, tie_word_embeddings=tied), "sizes": sizes}
-        exec(lines, names)
+        exec(lines_of("1b7c9852"), names)
         numbers = names["attention"] + names["mlp"] + names["embedding"]
         assert 2 * numbers == sizes.weights_bytes(names["shape"])
 
 
-def test_kv_bytes_count_kv_heads_only():
-    assert sizes.kv_bytes_per_token(shape("Qwen2.5-7B-Instruct")) == 57_344
-    assert sizes.kv_bytes_per_token(shape("Llama-3.1-8B-Instruct")) == 131_072
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Qwen2.5-7B-Instruct", 57_344), ("Llama-3.1-8B-Instruct", 131_072)]
+)
+def test_kv_bytes_count_kv_heads_only(name, expected):
+    names = {"shape": shape(name), "sizes": sizes, "layers": shape(name).num_hidden_layers}
+    exec(lines_of("s2-kv"), names)
+    assert names["each"] == expected

@@ -329,9 +329,6 @@ def test_cost_per_million_by_hand():
     assert cost.cost_per_million(inputs) == pytest.approx(2.4 / 1.8)
 
 
-def test_break_even_matches_the_price():
-    inputs = cost.CostInputs(2.0, 500, 0.4)
-    share = cost.break_even_utilisation(inputs, 2.5)
-    assert cost.cost_per_million(cost.CostInputs(2.0, 500, share)) == pytest.approx(2.5)
+def test_a_machine_that_is_never_busy_has_no_price():
     with pytest.raises(ValueError, match="utilisation"):
         cost.CostInputs(1, 1, utilisation=0)

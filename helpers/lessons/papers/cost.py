@@ -1,6 +1,6 @@
 """What a million tokens cost: the arithmetic behind the industry reports of the reading list."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,3 @@ class CostInputs:
 def cost_per_million(inputs: CostInputs) -> float:
     """Money per million generated tokens: hourly price / tokens generated in a paid hour."""
     return inputs.price_per_hour / inputs.tokens_per_hour * 1e6
-
-
-def break_even_utilisation(inputs: CostInputs, api_price_per_million: float) -> float:
-    """Share of hours that must be busy to match an API's price; above 1 the machine never does."""
-    return cost_per_million(replace(inputs, utilisation=1.0)) / api_price_per_million

@@ -52,17 +52,16 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
 
 def paged(usage: dict) -> list[Claim]:
     """PagedAttention's Figures 2 and 13. usage: policy -> `paged_attention.Usage`."""
-    full = "Ours waits for memory all the time, so hardly a block is free."
+    unsplit = "The paper does not say what its other 3.7 % hold."
     held = paged_attention.FIGURE_2["paged"]["tokens"], 100 * usage["paged"].tokens
     share = "share of the cache that holds tokens, paged (Figure 2)"
-    claims = [Claim("tokens_paged", share, *held, "%", full)]
-    room = "By construction: our cache has room for seven times 2,048 tokens."
-    fuller = "Theirs took 2 requests/s; ours waits for memory all the time, so it is fuller."
-    for policy, name, why in (("max", "maximum reserved", room), ("paged", "paged", fuller)):
-        what = f"requests in the batch, {name} (Figure 13)"
-        printed, ours = paged_attention.FIGURE_13[policy], usage[policy].mean_running
-        claims.append(Claim(f"batch_{policy}", what, printed, ours, "", why))
-    return claims
+    batch = "requests in the batch, paged (Figure 13)"
+    fit = paged_attention.FIGURE_13["paged"], usage["paged"].mean_running
+    waits = "Theirs came at 2 requests/s; ours wait for memory all the time."
+    return [
+        Claim("tokens_paged", share, *held, "%", unsplit),
+        Claim("batch_paged", batch, *fit, "", waits),
+    ]
 
 
 def flash(counted: list[dict]) -> list[Claim]:
@@ -133,12 +132,10 @@ def show_speculation(runs: list[dict]) -> None:
         {
             "run": run["label"],
             "k": run["gamma"],
-            "drafts": run["drafts"],
             "tokens per step": round(run["mean_length"], 2),
             "a": round(run["alpha"], 2),
             "speed-up": round(run["speedup"], 2),
             "its range": gain_ranges.in_words(run["gain"]),
-            "decided": "yes" if run["gain"].decided else "no",
             "all-in c": round(run["c"], 2),
         }
         for run in with_enough_drafts(runs)
@@ -146,8 +143,7 @@ def show_speculation(runs: list[dict]) -> None:
     if not table:
         print("Notebook 2 has saved no such run in this folder: your own curve is missing.")
         return
-    which = f"Your runs with {LEAST_DRAFTS} drafts or more"
-    card.show(card.table(table, f"{which} (fewer say too little of a; c is that of the middle)"))
+    card.show(card.table(table, f"Your runs with {LEAST_DRAFTS} drafts or more"))
 
 
 def own_draft_cost(runs: list[dict], gamma: int) -> tuple[tuple[float, float, float], str] | None:
@@ -174,14 +170,13 @@ def _ends(gain: Gain) -> tuple[float, float, float]:
 def speculation_elsewhere(gamma: int) -> tuple[dict[str, list[dict]], str]:
     """Runs on another machine whose acceptance was set by hand: a drafter's name -> its runs.
 
-    Runs by rising alpha: alpha, speedup, gain, by output tokens/s. And where that was, in one line;
+    Runs by rising alpha: alpha and speedup, by output tokens/s. And where that was, in one line;
     ({}, "") without a record.
     """
 
     def point(row: dict) -> dict:
         alpha = speculative.alpha_from_length(row["mean_acceptance_length"], gamma)
-        gain = Gain.read(row, "speedup_x")
-        return {"alpha": alpha, "speedup": gain.estimate, "gain": gain}
+        return {"alpha": alpha, "speedup": Gain.read(row, "speedup_x").estimate}
 
     by_name, where = drafters_elsewhere("one stream", "mean_acceptance_length")
     return {name: [point(row) for row in rows] for name, rows in by_name.items()}, where
@@ -192,8 +187,7 @@ def chunks_on_record(store) -> tuple[list[dict], str]:
 
     Without such runs in this folder what was recorded on a GPU; "" when they are this folder's own.
 
-    Rows: max_num_batched_tokens, itl_ms_max and itl_ms_p99 of the streams, ttft_long_ms_p50 of the
-    long prompts, total_tokens_per_s.
+    Rows: max_num_batched_tokens, itl_ms_max of the streams, ttft_long_ms_p50 of the long prompts.
     """
     records = store.records(experiment="chunked_prefill")
     rows = [r["metrics"] for r in records if r["notebook"].startswith("02")]
@@ -202,17 +196,3 @@ def chunks_on_record(store) -> tuple[list[dict], str]:
         rows, where = recorded.curve("chunked_prefill")
     in_order = sorted(rows, key=lambda row: -row["max_num_batched_tokens"])
     return in_order, where
-
-
-CHUNK_COLUMNS = {
-    "max_num_batched_tokens": "token budget",
-    "itl_ms_max": "longest gap in a stream (ms)",
-    "itl_ms_p99": "p99 of the gaps (ms)",
-    "ttft_long_ms_p50": "TTFT of the long prompts (ms)",
-    "total_tokens_per_s": "tokens/s",
-}
-
-
-def chunk_table(rows: list[dict]) -> list[dict]:
-    """Rows of `chunks_on_record` as the notebook shows them."""
-    return [{title: row[name] for name, title in CHUNK_COLUMNS.items()} for row in rows]

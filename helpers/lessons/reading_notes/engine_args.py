@@ -191,68 +191,58 @@ def in_use(engine, name: str, group: str) -> Any:
 
 # ---------------------------------------------------------------- the fifteen of this course
 
-# What each costs or buys, and the notebooks that show it.
-FIFTEEN: dict[str, tuple[str, str]] = {
-    "model": ("Which weights to load: a name on Hugging Face or a folder.", "all"),
+# What each costs or buys.
+FIFTEEN: dict[str, str] = {
+    "model": "Which weights to load: a name on Hugging Face or a folder.",
     "dtype": (
-        "Number format of the weights and the arithmetic; "
-        "two bytes a number in bfloat16 and float16.",
-        "04",
+        "Number format of the weights and the arithmetic; two bytes a number in bfloat16 and "
+        "float16."
     ),
     "max_model_len": (
-        "Longest prompt plus answer. The engine must be able to hold one such request.",
-        "04",
+        "Longest prompt plus answer. The engine must be able to hold one such request."
     ),
     "gpu_memory_utilization": (
-        "Share of the GPU that vLLM may take: what the weights leave becomes KV cache.",
-        "01",
+        "Share of the GPU that vLLM may take: what the weights leave becomes KV cache."
     ),
     "kv_cache_memory_bytes": (
-        "Size of the KV cache in bytes, instead of a share; also skips the memory profiling.",
-        "01",
+        "Size of the KV cache in bytes, instead of a share; also skips the memory profiling."
     ),
-    "max_num_seqs": ("Most requests in one step: more throughput, slower steps.", "01"),
+    "max_num_seqs": "Most requests in one step: more throughput, slower steps.",
     "max_num_batched_tokens": (
-        "Most tokens in one step: the size of a prefill chunk beside running answers.",
-        "02, 03",
+        "Most tokens in one step: the size of a prefill chunk beside running answers. The default"
+        " depends on the machine and on LLM or server."
     ),
     "enable_chunked_prefill": (
         "Cut prompts into chunks so that running answers do not stall. On by default, except for "
         "encoder-decoder and some pooling models; vLLM does not officially support switching it "
-        "off.",
-        "02, 03",
+        "off."
     ),
     "enable_prefix_caching": (
-        "Keep the KV blocks of past prompts for prompts that begin alike. On by default.",
-        "02",
+        "Keep the KV blocks of past prompts for prompts that begin alike. On by default."
     ),
-    "block_size": (
-        "Tokens in one KV block: the paper's page. Waste is below one block a request.",
-        "03",
-    ),
-    "speculative_config": ("Draft model or n-gram lookup, and how many tokens to draft.", "02, 03"),
-    "tensor_parallel_size": ("GPUs that share each layer: two all-reduces a layer.", "04"),
-    "pipeline_parallel_size": ("Groups of GPUs that hold different layers.", "04"),
-    "enforce_eager": ("Skip compilation and CUDA graphs: starts sooner, decodes slower.", "01"),
+    "block_size": "Tokens in one KV block: the paper's page. Waste is below one block a request.",
+    "speculative_config": "Draft model or n-gram lookup, and how many tokens to draft.",
+    "tensor_parallel_size": "GPUs that share each layer: two all-reduces a layer.",
+    "pipeline_parallel_size": "Groups of GPUs that hold different layers.",
+    "enforce_eager": "Skip compilation and CUDA graphs: starts sooner, decodes slower.",
     "disable_log_stats": (
-        "Off keeps vLLM's counters readable; LLM() sets it on unless told otherwise.",
-        "all",
+        "Off keeps vLLM's counters readable; LLM() sets it on unless told otherwise."
     ),
 }
 
 
 def explained(engine=None) -> list[dict]:
-    """The fifteen arguments as rows: name, default, value in this engine, meaning, notebook."""
+    """The fifteen arguments as rows: name, default, value in this engine, meaning."""
     by_name = {row.name: row for row in catalogue()}
     rows = []
-    for name, (meaning, where) in FIFTEEN.items():
+    for name, meaning in FIFTEEN.items():
         row = {"argument": name, "default": by_name[name].default_text}
         if engine is not None:
             value = in_use(engine, name, by_name[name].group)
             row["in this engine"] = _short(value)
             if name == "kv_cache_memory_bytes" and value is not None:
                 rows[-1]["in this engine"] += ", not used"  # gpu_memory_utilization
-        rows.append(row | {"what it does": meaning, "notebook": where})
+        rows.append(row | {"what it does": meaning})
     return rows
 
 

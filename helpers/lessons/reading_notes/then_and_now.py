@@ -91,18 +91,6 @@ def has_argument(*names: str) -> Callable[[Any], Seen]:
     return check
 
 
-def module_gone(old: str, new: str) -> Callable[[Any], Seen]:
-    """A check that one module has taken the place of another."""
-
-    def check(engine) -> Seen:
-        gone = importlib.util.find_spec(old) is None
-        there = importlib.util.find_spec(new) is not None
-        before = f"{old}: {'gone' if gone else 'still there'}"
-        return gone and there, f"{before}; {new}: {'there' if there else 'missing'}"
-
-    return check
-
-
 def both(*checks: Callable[[Any], Seen]) -> Callable[[Any], Seen]:
     """Holds when all of them do."""
 
@@ -172,8 +160,7 @@ def _bench_serve(engine) -> Seen:
 # fmt: off
 CHANGES: tuple[Change, ...] = (
     Change("chunked prefill", "switch it on with enable_chunked_prefill=True",
-           "on by default; vLLM warns against 'off'",
-           both(default("enable_chunked_prefill", None),
+           "on by default", both(default("enable_chunked_prefill", None),
                 switched_on("enable_chunked_prefill", "SchedulerConfig"))),
     Change("prefix caching", "switch it on with enable_prefix_caching=True", "on by default",
            both(default("enable_prefix_caching", None),
@@ -181,7 +168,7 @@ CHANGES: tuple[Change, ...] = (
     Change("gpu_memory_utilization", "0.90 by default", "0.92 by default",
            default("gpu_memory_utilization", 0.92)),
     Change("max_num_batched_tokens", "one fixed default (2,048, 512 with chunks)",
-           "depends on the machine and on LLM or server", default("max_num_batched_tokens", None)),
+           "None: vLLM decides at the start", default("max_num_batched_tokens", None)),
     Change("beam search", "SamplingParams(use_beam_search=True, best_of=4)",
            "LLM.beam_search(prompts, BeamSearchParams(...))",
            both(rejects("SamplingParams", use_beam_search=True), _beam_search)),
@@ -195,19 +182,8 @@ CHANGES: tuple[Change, ...] = (
            both(rejects("EngineArgs", speculative_model="x"), has_argument("speculative_config"))),
     Change("swap space", "swap_space=4 moves KV blocks to the host",
            "gone: an evicted request is computed again", rejects("EngineArgs", swap_space=4)),
-    Change("multi-step scheduling", "num_scheduler_steps=8", "gone",
-           rejects("EngineArgs", num_scheduler_steps=8)),
-    Change("block manager", "use_v2_block_manager=True", "gone: there is one",
-           rejects("EngineArgs", use_v2_block_manager=True)),
     Change("task", "task=\"generate\"", "runner and convert",
            both(rejects("EngineArgs", task="generate"), has_argument("runner", "convert"))),
-    Change("request log", "disable_log_requests=True",
-           "off unless enable_log_requests=True (a server's argument)",
-           rejects("EngineArgs", disable_log_requests=True)),
-    Change("graph capture length", "max_seq_len_to_capture=8192",
-           "gone: sizes are in compilation_config",
-           both(rejects("EngineArgs", max_seq_len_to_capture=8192),
-                has_argument("compilation_config"))),
     Change("prompts as token ids", "llm.generate(prompt_token_ids=[...])",
            "llm.generate([{\"prompt_token_ids\": [...]}])", _generate_signature),
     Change("KV-cache gauge", "vllm:gpu_cache_usage_perc", "vllm:kv_cache_usage_perc",
@@ -215,9 +191,6 @@ CHANGES: tuple[Change, ...] = (
     Change("engine", "choose V0 or V1 with VLLM_USE_V1", "there is one engine", _no_v0),
     Change("closing an engine", "del llm; torch.cuda.empty_cache()",
            "llm.llm_engine.engine_core.shutdown()", _llm_without_shutdown),
-    Change("demo server", "python -m vllm.entrypoints.api_server",
-           "vllm serve MODEL (vllm.entrypoints.openai)",
-           module_gone("vllm.entrypoints.api_server", "vllm.entrypoints.openai.api_server")),
     Change("benchmark script", "benchmarks/benchmark_serving.py in a clone", "vllm bench serve",
            _bench_serve),
 )

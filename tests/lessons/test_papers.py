@@ -13,7 +13,6 @@ from helpers.lessons.papers import (
     cost,
     deepspeed_inference,
     flash_attention,
-    orca,
     paged_attention,
     speculative,
 )
@@ -157,30 +156,6 @@ def test_allocator_refuses_what_cannot_work():
         paged_attention.simulate_contiguous(long, "oracle", max_len=150)
     with pytest.raises(ValueError, match="never fits"):
         paged_attention.simulate_contiguous(long, "oracle", pool_slots=128)
-
-
-# ---------------------------------------------------------------- scheduling
-
-
-@quick
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=24), st.integers(1, 6))
-def test_waves_against_brute_force(outputs, batch):
-    """All there at the start: play the steps, one token for each request that has a place."""
-
-    def play(refill):
-        waiting, running, steps = list(outputs), [], 0
-        while waiting or running:
-            if refill or not running:
-                while waiting and len(running) < batch:
-                    running.append(waiting.pop(0))
-            running = [left - 1 for left in running if left > 1]
-            steps += 1
-        return steps
-
-    assert orca.steps_in_waves(outputs, batch) == play(refill=False)
-    assert orca.steps_continuously(outputs, batch) == play(refill=True)
-    used = sum(outputs) / (batch * play(refill=False))
-    assert orca.wave_slots_used(outputs, batch) == pytest.approx(used)
 
 
 # ---------------------------------------------------------------- FlashAttention

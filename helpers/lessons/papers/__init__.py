@@ -3,7 +3,6 @@
 | module | paper | what it models |
 |---|---|---|
 | `paged_attention` | Kwon et al., SOSP 2023 | bytes and slots, three allocators |
-| `orca` | Yu et al., OSDI 2022 | steps in waves, and continuously |
 | `flash_attention` | Dao et al., NeurIPS 2022 | tiles with an online softmax |
 | `deepspeed_inference` | Aminabadi et al., SC 2022 | small products, fusion |
 | `speculative` | Leviathan et al., ICML 2023 | speed-up from the acceptance rate |

@@ -20,12 +20,12 @@ from helpers.verdicts.gain import Gain
 class Claim(NamedTuple):
     """One line of the table; our number is simulated by helpers/lessons/papers.
 
-    key: the line's name in the results. paper: the number as the paper prints it, or its words.
+    key: the line's name in the results. paper: the number as the paper prints it.
     """
 
     key: str
     what: str
-    paper: float | str
+    paper: float
     ours: float
     unit: str
     why: str
@@ -35,15 +35,13 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
     """Show the table, save each line: experiment "paper_claims", "paper: key"."""
     rows = []
     for claim in claims:
-        said, unit, numbers, ratio = claim.paper, claim.unit, {"ours": claim.ours}, ""
-        if not isinstance(said, str):
-            numbers |= {"paper": said, "ratio": claim.ours / said}
-            said, ratio = f"{said:.4g} {unit}".strip(), f"{numbers['ratio']:.2f}"  # as printed
+        unit, ratio = claim.unit, claim.ours / claim.paper
+        numbers = {"ours": claim.ours, "paper": claim.paper, "ratio": ratio}
         about = {"unit": unit, "what": claim.what, "why": claim.why, "source": "formula"}
         store.save("paper_claims", f"{paper}: {claim.key}", numbers, **about)
-        row = {"claim": claim.what, f"{paper} says": said}
+        row = {"claim": claim.what, f"{paper} says": f"{claim.paper:.4g} {unit}".strip()}
         row["we get"] = f"{number(float(claim.ours))} {unit}".strip() + " (simulated)"
-        rows.append(row | {"ours / theirs": ratio, "why they differ": claim.why})
+        rows.append(row | {"ours / theirs": f"{ratio:.2f}", "why they differ": claim.why})
     card.show(card.table(rows, f"{paper}: the paper's numbers beside ours"))
 
 
@@ -65,24 +63,19 @@ def paged(usage: dict) -> list[Claim]:
 
 
 def flash(counted: list[dict]) -> list[Claim]:
-    """FlashAttention's memory (theorem 1) and the role of the fast memory (theorem 2).
+    """FlashAttention's role of the fast memory (theorem 2).
 
     counted: rows of the notebook's table: one, then several of twice its tokens, with
     a larger fast memory each.
     """
-    kept = max(row["tiles keep"] / row["tokens"] for row in counted)
     sizes, moves = zip(*((r["fast memory"], r["tiles move"]) for r in counted[1:]), strict=True)
     by_memory, _ = np.polyfit(np.log(sizes), np.log(moves), 1)
-    memory = "numbers kept besides Q, K, V and O, tiled, for each token (theorem 1)"
     moved = (
         "exponent of the fast memory M in the traffic of the tiles (theorem 2), fitted to the "
         f"{len(sizes)} rows of {counted[1]['tokens']:,} tokens"
     )
     last = "K and V are read once whatever M, which counts more the larger M is."
-    return [
-        Claim("memory", memory, "a constant", kept, "", "A maximum and a sum."),
-        Claim("memory_size", moved, -1, float(by_memory), "", last),
-    ]
+    return [Claim("memory_size", moved, -1, float(by_memory), "", last)]
 
 
 # ---------------------------------------------------------------- notebook 2's runs

@@ -63,6 +63,25 @@ def test_answers_by_hand():
     assert by_id["per_step"].answer == pytest.approx(sum(0.8**i for i in range(6)))
 
 
+def test_places_in_waves_and_continuously_by_playing_the_steps():
+    def steps(outputs, places):
+        waiting, running, played = list(outputs), [], 0
+        while waiting or running:
+            while waiting and len(running) < places:
+                running.append(waiting.pop(0))
+            running = [left - 1 for left in running if left > 1]
+            played += 1
+        return played
+
+    for name in map(str, range(30)):
+        by_id = {q.id: q for q in make_quiz(name)}
+        _, *outputs = map(int, re.findall(r"\d+", by_id["wave"].text))
+        used = sum(outputs) / (4 * steps(outputs, 4))
+        assert by_id["wave"].answer == pytest.approx(100 * used)
+        lengths = json.loads(re.search(r"\[.*\]", by_id["continuous_steps"].text)[0])
+        assert by_id["continuous_steps"].answer == steps(lengths, 2)
+
+
 def test_a_block_for_the_newest_token_is_held_in_the_next_step():
     """As vLLM's block table has it, and the puzzle of notebook 1."""
     for name in map(str, range(100)):  # every sixteenth to thirty-second ends a block

@@ -440,11 +440,10 @@ def _keep(store, key: str, text: str, source: str) -> None:
 
 @dataclass
 class Tick(_Quiet):
-    """An item of the checklist: true when it is done, by "student" or "evidence"."""
+    """An item of the checklist: true when the student has ticked it."""
 
     item: str
     done: bool = False
-    by: str | None = None
 
     def __bool__(self) -> bool:
         return self.done
@@ -455,19 +454,14 @@ def tick(store, item: str, label: str) -> Tick:
 
     What the results show to be done is ticked in the document without it (results/blanks.py).
     """
-    saved = store.get("checklist", item) or {}
-    now = Tick(item, bool(saved.get("done")), saved.get("source"))
+    now = Tick(item, bool((store.get("checklist", item) or {}).get("done")))
 
     def status() -> str:
-        if not now.done:
-            return "[ ] not ticked yet"
-        if now.by == "student":
-            return "[x] ticked by you"
-        return f"[x] done, as shown by: {saved.get('evidence')}"
+        return "[x] ticked by you" if now.done else "[ ] not ticked yet"
 
     def take(ticked: bool) -> Reply:
         if ticked != now.done:
-            now.done, now.by = ticked, "student"
+            now.done = ticked
             store.save("checklist", item, {}, done=ticked, source="student", label=label)
         return Reply("Saved.")
 

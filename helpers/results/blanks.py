@@ -350,21 +350,16 @@ def self_check(facts: Facts) -> Fill:
 
 
 def _ticked(item: str, evidence: Callable[[Facts], str] | None = None) -> Slot:
-    """A checklist item: ticked by the student, by what the notebook saw, or by the results.
+    """A checklist item: ticked by the student, or by the results.
 
     What ran where nobody looked on (`make run`) ticks nothing.
     """
 
     def slot(facts: Facts) -> Fill:
         record = facts.get("checklist", item) or {}
-        by_notebook = record.get("source") == "evidence"
-        why = in_markdown(one_line(record.get("evidence") or "", 200))
-        if record.get("done") and by_notebook and why and _attended(record):
-            return Fill(f"evidence: {why}", "measured", record["notebook"])
-        if record.get("done") and not by_notebook:
-            why = f": {why}" if why else ""
-            return Fill(f"ticked by the student{why}", "typed", record["notebook"])
-        if record.get("done") is False and not by_notebook:
+        if by_person(record) and record.get("done"):
+            return Fill("ticked by the student", "typed", record["notebook"])
+        if by_person(record) and record.get("done") is False:
             return TAKEN_BACK
         return _evident(evidence)(facts) if evidence else MISSING
 

@@ -186,15 +186,12 @@ def test_answers_choices_and_ticks_without_a_front_end(store, capsys):
     assert exercises.choose(store, "pick", "Which?", ["a", "b"], given="b").text == "b"
 
 
-def test_ticks_say_who_ticked(store, capsys):
+def test_a_tick_is_kept(store, capsys):
     assert not exercises.tick(store, "paper", "Read the paper")
-    of_an_older_file = {"done": True, "source": "evidence", "evidence": "12 requests answered"}
-    store.save("checklist", "server_mode", {}, **of_an_older_file)
-    assert exercises.tick(store, "server_mode", "Tried server mode").by == "evidence"
     store.save("checklist", "paper", {}, done=True, source="student")
     assert exercises.tick(store, "paper", "Read the paper")
     out = capsys.readouterr().out
-    assert "as shown by: 12 requests answered" in out and "ticked by you" in out
+    assert "not ticked yet" in out and "ticked by you" in out
 
 
 def test_hints_open_one_after_the_other(capsys):

@@ -92,7 +92,6 @@ def run_load(
     output_tokens: int,
     rate_per_s: float | None = None,
     concurrency: int | None = None,
-    prefix_tokens: int = 0,
     goals_ms: dict[str, float] | None = None,
     seed: int | None = None,
 ) -> LoadRun:
@@ -100,7 +99,6 @@ def run_load(
 
     rate_per_s: requests arrive so often on average (a Poisson process); None sends all at once.
     concurrency: at most so many are in flight; the next is sent when one has ended. None: no limit.
-    prefix_tokens: so many further prompt tokens, at the start, are the same for all requests.
     goals_ms: latency goals {"ttft": 200, "tpot": 20, "e2el": 1000}.
     seed: of prompts and arrivals, the same for the same seed. None: every run has new prompts, so
     that none finds its own in the prefix cache of another.
@@ -122,7 +120,7 @@ def run_load(
         "--backend", "openai", "--base-url", server.url, "--endpoint", "/v1/completions",
         "--model", model, "--served-model-name", server.model, "--dataset-name", "random",
         "--random-input-len", input_tokens, "--random-output-len", output_tokens,
-        "--random-prefix-len", prefix_tokens, "--num-prompts", requests, "--seed", seed,
+        "--num-prompts", requests, "--seed", seed,
         "--temperature", 0, "--percentile-metrics", "ttft,tpot,itl,e2el",
         "--metric-percentiles", "50,90,99",
     ]  # fmt: skip
@@ -148,7 +146,6 @@ def run_load(
         "name": "vllm bench serve, random",
         "requests": requests,
         "input_tokens": input_tokens,
-        "prefix_tokens": prefix_tokens,
         "output_tokens": output_tokens,
         "rate_per_s": rate_per_s,
         "concurrency": concurrency,

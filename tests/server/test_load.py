@@ -107,10 +107,9 @@ def test_a_load_says_what_its_clients_saw(server):
 
 
 def test_a_load_says_what_the_prefix_cache_answered(server):
-    size = {"input_tokens": 32, "output_tokens": 2}
-    fresh = run_load(server, requests=4, **size)
-    shared = run_load(server, requests=8, prefix_tokens=512, concurrency=1, **size)
+    load = {"requests": 4, "input_tokens": 512, "output_tokens": 2, "concurrency": 1, "seed": 77}
+    fresh, again = run_load(server, **load), run_load(server, **load)
     assert fresh.metrics["prefix_hit_share"] == 0 and "prefix cache" not in str(fresh)
-    share = shared.metrics["prefix_hit_share"]
+    share = again.metrics["prefix_hit_share"]
     assert 0.5 < share < 1
-    assert f"{100 * share:.0f} % of the prompt tokens came from the prefix cache" in str(shared)
+    assert f"{100 * share:.0f} % of the prompt tokens came from the prefix cache" in str(again)

@@ -165,7 +165,7 @@ def test_shutdown_under_load_answers_or_refuses_every_client():
                 time.sleep(0.01)
             late = pool.submit(experiments.come_too_late, server)
             report = server.stop()
-    rows = experiments.seen(streams, late.result(), 200)
+    rows = experiments.seen(streams, late.result())
     *outcomes, latecomer = (row["outcome"] for row in rows)
     assert outcomes == ["complete"] * 8 and latecomer in REFUSED, rows
     assert (report.how, report.exit_code) == ("drained", 0) and 1 <= report.requests_at_stop <= 8

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import json
 import math
-import random
 import re
 import shlex
 import shutil
@@ -20,7 +19,6 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 
 import httpx
@@ -30,14 +28,13 @@ import psutil
 from helpers.lessons.exercises import Answer
 from helpers.server.load import LoadRun, Stream, run_load, timed_stream
 from helpers.server.server import Server, ServerError, StopReport
-from helpers.verdicts.gain import Gain, gain_of_groups, gain_of_pairs
-from helpers.verdicts.in_turn import in_turn
+from helpers.verdicts.gain import Gain, gain_of_groups
 from helpers.verdicts.machine import less_slowed
 
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 _ONE_TOKEN = {"prompt": "Hello", "max_tokens": 1}
 _SHORT_CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-# What to ask, the body of the request if it has one, and what the endpoint is for.
+# What to ask, the body of the request if it has one (without the model), and what it is for.
 ENDPOINTS = (
     ("GET", "/health", None, "is the engine alive? 200 or 503"),
     ("GET", "/version", None, "vLLM's version"),
@@ -59,24 +56,6 @@ GUESSED = (
 UNDECIDED = "undecided"
 LONGEST = 96  # characters of what a server or a client library says
 PATIENCE_S = 60  # for what a stop is to meet
-TRIALS = 4  # of each number that the options change: of three, one bad run spoils the range
-
-
-def endpoints(server: Server) -> list[dict]:
-    """The status of each endpoint without a key and with the right one.
-
-    Raises ServerError when nothing answers.
-    """
-    server.check_answers()
-    rows = []
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        for method, path, body, what in ENDPOINTS:
-            payload = body and {"model": server.model, **body}
-            without = client.request(method, path, json=payload)
-            with_key = client.request(method, path, json=payload, headers=server.headers)
-            row = {"request": f"{method} {path}", "without key": without.status_code}
-            rows.append(row | {"with key": with_key.status_code, "for": what})
-    return rows
 
 
 def ask_with_curl(server: Server, path: str, body: dict) -> dict | None:
@@ -110,16 +89,11 @@ def mistakes(server: Server, max_model_len: int, guessed: dict[str, Answer]) -> 
     wrong_key = {"Authorization": "Bearer not-the-key"}
     cut_off = {"content": b'{"model": ', "headers": {"Content-Type": "application/json"}}
     too_long = {**hello, "prompt": [5] * (max_model_len + 1)}
-    too_many = {**hello, "max_tokens": max_model_len + 1}
     cases = (
         ("wrong API key", COMPLETION, {"json": hello, "headers": wrong_key}),
         ("unknown model", COMPLETION, {"json": {**hello, "model": "gpt-99"}}),
         ("prompt longer than max_model_len", COMPLETION, {"json": too_long}),
-        ("more max_tokens than fit", COMPLETION, {"json": too_many}),
         ("JSON that is cut off", COMPLETION, cut_off),
-        ("a word where a number belongs", COMPLETION, {"json": {**hello, "max_tokens": "many"}}),
-        ("temperature below 0", COMPLETION, {"json": {**hello, "temperature": -1}}),
-        ("a chat without messages", CHAT, {"json": {"model": server.model}}),
         ("a path that does not exist", "/v1/complete", {"json": hello}),
         ("a parameter that does not exist", COMPLETION, {"json": {**hello, "temprature": 0}}),
         ("a parameter of older versions", COMPLETION, {"json": {**hello, "guided_choice": ["a"]}}),
@@ -279,102 +253,34 @@ def let_in(run: LoadRun, goals_ms: dict[str, float]) -> dict[str, float]:
     }
 
 
-def burst(
-    seen: dict, limit: int, refused: float, without: dict, promised: float
-) -> dict[str, float]:
+def burst(seen: dict, limit: int, refused: float, without: dict) -> dict[str, float]:
     """The record of an overload that met a limit. seen, without: of `let_in`, with it and none."""
     good, bad = (table["of these in time (%)"] for table in (seen, without))
     met = {"good_percent": good, "without_percent": bad, "refused": refused}
-    met |= {"goodput_per_s": seen["goodput/s"], "promised_percent": 100 * promised}
     return {"sent": seen["sent"], "limit": limit, "let_in": seen["let in"], **met}
-
-
-def gain_of_clients(server: Server, clients: int, budget_s: float, **size) -> Gain:
-    """Output tokens/s of so many clients against those of one, measured in turn."""
-
-    def throughput(count: int) -> Callable[[], float]:
-        load = {"requests": max(3, 2 * count), "concurrency": count, **size}
-        return lambda: run_load(server, **load).metrics["output_tokens_per_s"]
-
-    settings = {"one": throughput(1), "many": throughput(clients)}
-    gains, _ = in_turn(settings, "one", better="higher", budget_s=budget_s)
-    return gains["many"]
 
 
 # --- what the options change ----------------------------------------------------------------------
 
 
-def options(
-    server: Server, long_tokens: int, too_long_tokens: int, vocabulary: int
-) -> dict[str, list[float]]:
-    """Numbers for each option, TRIALS of each that varies; run it on two servers and compare.
-
-    Of 12 requests at once queue_ms_mean (the server's own count), ttft_ms_p50 and tpot_ms_p50
-    (max_num_seqs); gap_ms and long_ttft_ms: the longest gap in 3 streams while a prompt of
-    `long_tokens` is computed, and its TTFT (max_num_batched_tokens); first_ms and again_ms: TTFT of
-    one half as long, and of the same one again, and hits: its tokens found in the cache (prefix
-    caching); too_long_status of a prompt of `too_long_tokens` (max_model_len).
-    Prompts are new every time, of tokens of a `vocabulary` of this size.
-    Raises ServerError when the server does not answer, or breaks a stream off.
-    """
-    server.check_answers()
-    rng = random.Random()
-    found = collections.defaultdict(list)
-
-    def prompt(n: int) -> list[int]:
-        return [rng.randrange(vocabulary // 4, vocabulary // 2) for _ in range(n)]
-
-    for _ in range(TRIALS):
-        with growth(server.metrics) as grown:
-            load = steady_load(server, requests=12, input_tokens=64, output_tokens=36)
-        queue = "request_queue_time_seconds"
-        queued_s = grown[f"{queue}_sum"] / (grown[f"{queue}_count"] or 1)
-        found["queue_ms_mean"].append(1e3 * queued_s)
-        for name in ("ttft_ms_p50", "tpot_ms_p50"):
-            found[name].append(load.metrics[name])
-
-    for _ in range(TRIALS):
-        streams = [prompt(16) for _ in range(3)]
-        gap_s, ttft_s = gap_under_prefill(server, streams, prompt(long_tokens))
-        found["gap_ms"].append(1e3 * gap_s)
-        found["long_ttft_ms"].append(1e3 * ttft_s)
-
-    request = {"max_tokens": 2, "client": server.openai(timeout=600), "ignore_eos": True}
-    timed_stream(server, prompt=prompt(16), **request)  # connects
-    for again in [prompt(long_tokens // 2) for _ in range(TRIALS)]:
-        with growth(server.metrics) as grown:
-            first, second = (timed_stream(server, prompt=again, **request) for _ in range(2))
-        if error := first.error or second.error:
-            raise ServerError(f"The server broke a stream off ({error}). {server.advice}")
-        found["first_ms"].append(1e3 * first.ttft_s)
-        found["again_ms"].append(1e3 * second.ttft_s)
-        found["hits"].append(grown["prefix_cache_hits"])
-
-    body = {"model": server.model, "prompt": prompt(too_long_tokens), "max_tokens": 1}
-    answer = httpx.post(server.url + COMPLETION, json=body, headers=server.headers, timeout=120)
-    found["too_long_status"] = [float(answer.status_code)]
-    return dict(found)
-
-
 def middle(found: dict[str, list[float]]) -> dict[str, float]:
-    """The median of each number of `options`, and ttft_again_x: TTFT again / TTFT first."""
-    again = zip(found["again_ms"], found["first_ms"], strict=True)
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    return medians | {"ttft_again_x": statistics.median(a / first for a, first in again)}
+    """The median of each number that was measured several times."""
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
-# Times of `options` that vary from trial to trial, as the question what an option will do to them.
+# What varies from trial to trial and follows from an option, by the name of its number.
 VARYING = {
-    "ttft_ms_p50": "4 places in a step: the TTFT of 12 requests at once will be",
-    "tpot_ms_p50": "4 places in a step: the TPOT of those 12 will be",
-    "gap_ms": "256 tokens a step: the longest gap in a stream beside a long prompt will be",
-    "long_ttft_ms": "256 tokens a step: the TTFT of that long prompt will be",
+    "ttft_ms_p50": "TTFT of 10 requests at once, with 4 places in a step",
+    "tpot_ms_p50": "TPOT of those 10, with 4 places in a step",
+    "gap_ms": "longest gap in a stream beside a long prompt, with 256 tokens a step",
+    "long_ttft_ms": "TTFT of that long prompt, with 256 tokens a step",
+    "again_x": "TTFT of a prompt sent again / of it first, without the prefix cache",
 }
 DIRECTIONS = ["longer", "shorter", "much the same"]
 
 
 def ratios(default: dict, changed: dict) -> dict[str, Gain]:
-    """Changed / default of each time in VARYING; "better" means a longer one.
+    """Changed / default of each number in VARYING; "better" means a larger one.
 
     A time of 0 is left out: its client came so late that it read a whole answer at once.
     """
@@ -410,79 +316,19 @@ def judged(guess: Answer | None, truth: str) -> str:
     return f"{guess.text}: {UNDECIDED if truth == UNDECIDED else verdict}"
 
 
-def cache_gain(found: dict[str, list[float]]) -> Gain:
-    """How many times as fast the first token of a prompt comes when it is sent again."""
-    return gain_of_pairs(list(zip(found["first_ms"], found["again_ms"], strict=True)), "lower")
+def side_by_side(default: dict, changed: dict, guessed: dict[str, Answer]) -> list[dict]:
+    """The medians of VARYING on two servers, with the range of their ratio.
 
-
-def gap_under_prefill(
-    server: Server, prompts: list[list[int]], long_prompt: list[int]
-) -> tuple[float, float]:
-    """The longest gap in streams of `prompts` while `long_prompt` is computed, and its TTFT.
-
-    In seconds. The streams run before it is sent and until it is answered.
-    Raises ServerError when one of them breaks off or ends before.
+    guessed: one of the DIRECTIONS, by the number's name.
     """
-    streams, answered = [Stream() for _ in prompts], threading.Event()
-    client = server.openai(timeout=600)  # made before: the work would hold the streams up
-    common = {"ignore_eos": True, "client": client}
-    endless = {"max_tokens": len(long_prompt) - len(prompts[0]), "temperature": 0} | common
-    with ThreadPoolExecutor(len(prompts)) as pool:
-        running = [
-            pool.submit(timed_stream, server, prompt=p, into=s, until=answered, **endless)
-            for p, s in zip(prompts, streams, strict=True)
-        ]
-        while not all(len(stream.times_s) > 4 for stream in streams):
-            if all(future.done() for future in running):
-                break
-            time.sleep(0.002)
-        long = timed_stream(server, prompt=long_prompt, max_tokens=2, **common)
-        answered.set()
-    if broken := [stream.error for stream in (*streams, long) if stream.error]:
-        raise ServerError(f"The server broke a stream off ({broken[0]}). {server.advice}")
-    first_token = long.started_s + long.ttft_s
-    if any(stream.started_s + stream.times_s[-1] < first_token for stream in streams):
-        raise ServerError(
-            "The streams had ended before the long prompt was computed: repeat this when the "
-            "machine is less busy."
-        )
-    gaps = []
-    for stream in streams:
-        for gap, at in zip(stream.gaps_s, stream.times_s, strict=False):
-            begun = stream.started_s + at
-            if begun < first_token and begun + gap > long.started_s:
-                gaps.append(gap)
-    return max(gaps), long.ttft_s
-
-
-def side_by_side(
-    default: dict, changed: dict, guessed: dict[str, Answer], long_tokens: int, too_long_tokens: int
-) -> list[dict]:
-    """The medians of `options` of two servers, a row each, beside the option that governs it.
-
-    guessed: one of the DIRECTIONS, by the key in VARYING.
-    """
-    batch, cache, length = "max-num-batched-tokens", "no-enable-prefix-caching", "max-model-len"
-    gap = f"longest gap in a stream during a prefill of {long_tokens:,} tokens (ms)"
-    watched = (
-        ("max-num-seqs", "mean time in the queue, 12 requests at once (ms)", "queue_ms_mean"),
-        ("max-num-seqs", "their TTFT p50 (ms)", "ttft_ms_p50"),
-        ("max-num-seqs", "their TPOT p50 (ms)", "tpot_ms_p50"),
-        (batch, gap, "gap_ms"),
-        (batch, "TTFT of that long prompt (ms)", "long_ttft_ms"),
-        (cache, "TTFT of a prompt again / TTFT of it first", "ttft_again_x"),
-        (cache, "its tokens found in the cache", "hits"),
-        (length, f"status of a prompt of {too_long_tokens:,} tokens", "too_long_status"),
-    )
     before, after, compared = middle(default), middle(changed), ratios(default, changed)
     rows = []
-    for option, what, key in watched:
-        row = {"option": f"--{option}", "number": what}
-        row |= {"before": before[key], "after": after[key]}
-        ratio = compared.get(key)
-        row["after / before"] = said_of(ratio) if ratio else ""
+    for name, what in VARYING.items():
+        row = {"number": what + " (ms)" * ("_ms" in name)}
+        row |= {"before": before[name], "after": after[name]}
+        row["after / before (95 %)"] = said_of(compared[name])
         if any(guessed.values()):
-            row["you said"] = judged(guessed[key], direction(ratio)) if ratio else ""
+            row["you said"] = judged(guessed[name], direction(compared[name]))
         rows.append(row)
     return rows
 
@@ -490,10 +336,10 @@ def side_by_side(
 # --- stopping under load --------------------------------------------------------------------------
 
 
-def seen(streams: list[Stream], late: Stream, max_tokens: int) -> list[dict]:
-    """What each client saw of a stop, a row each; every stream was promised `max_tokens`."""
-    rows = [_seen(f"{i}", stream, max_tokens) for i, stream in enumerate(streams, 1)]
-    return [*rows, _seen("latecomer", late, 4)]
+def seen(streams: list[Stream], late: Stream) -> list[dict]:
+    """What each client saw of a stop, a row each."""
+    rows = [_seen(f"{i}", stream) for i, stream in enumerate(streams, 1)]
+    return [*rows, _seen("latecomer", late)]
 
 
 def come_too_late(server: Server) -> Stream:
@@ -504,7 +350,7 @@ def come_too_late(server: Server) -> Stream:
     return timed_stream(server, prompt="Am I too late?", max_tokens=4)
 
 
-def _seen(client: str, stream: Stream, max_tokens: int) -> dict:
+def _seen(client: str, stream: Stream) -> dict:
     if stream.error:
         outcome = "broken off" if stream.times_s else _never_begun(stream.error)
     elif stream.finish_reason in ("length", "stop"):
@@ -515,7 +361,6 @@ def _seen(client: str, stream: Stream, max_tokens: int) -> dict:
         "client": client,
         "outcome": outcome,
         "chunks received": len(stream.chunks),
-        "tokens asked for": max_tokens,
         "last chunk after s": stream.times_s[-1] if stream.times_s else None,
         "ended after s": stream.e2e_s,
         "client library says": _shortened(stream.error),

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 
 from matplotlib.ticker import LogLocator, NullLocator
 
 from helpers.display import figures
 from helpers.display.figures import curve
-from helpers.lessons.server_mode import experiments, sizing, wording
+from helpers.lessons.server_mode import sizing, wording
 from helpers.results.recorded import label_of
 from helpers.server.load import Stream
-from helpers.verdicts.gain import Gain
 
 _KNEE = {"color": figures.RED, "lw": 1.2, "linestyle": "-."}
 _SMALL = {"fontsize": 8.5, "fontweight": "normal"}
@@ -122,17 +120,14 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
         figures.legend_below(ax)
     names = ("clients", "output_tokens_per_s", "e2e_ms_mean", "ttft_ms_p50", "tpot_ms_p50")
     table = [{name: row[name] for name in (*names, "disturbed")} for row in rows]
-    figures.show(fig, wording.closed_loop(rows, knee, where), table, "closed_loop")
+    figures.show(fig, wording.closed_loop(rows, where), table, "closed_loop")
 
 
-def open_loop(
-    rows: list[dict], goals_ms: dict[str, float], share: float, closed_per_s: float
-) -> None:
+def open_loop(rows: list[dict], goals_ms: dict[str, float], share: float) -> None:
     """Latency, answers and goodput over the rate of arrivals.
 
     rows: arrived_per_s, requests_per_s, goodput_per_s, good_share, ttft_ms_p90,
     tpot_ms_p90 (of `run_load`), disturbed. share: of the requests that are to meet the goal.
-    closed_per_s: what the closed loop answered.
     """
     rows = sorted(rows, key=lambda row: row["arrived_per_s"])
     arrived = [row["arrived_per_s"] for row in rows]
@@ -150,9 +145,7 @@ def open_loop(
     right.plot([0, *arrived], [0, *arrived], color=figures.GREY, linestyle=":", label="arrivals")
     _measured(right, rows, "arrived_per_s", "requests_per_s", 0, label="answers")
     _measured(right, rows, "arrived_per_s", "goodput_per_s", 2, label="goodput: answers in time")
-    most = {"color": figures.INK, "lw": 1.2, "linestyle": "--"}
-    right.axhline(closed_per_s, label="closed loop, one run", **most)
-    right.set(ylabel="requests a second", ylim=(0, 1.1 * max(*arrived, closed_per_s)))
+    right.set(ylabel="requests a second", ylim=(0, 1.1 * max(arrived)))
     for ax in (left, right):
         if best:
             label = "highest rate that met it"
@@ -162,29 +155,6 @@ def open_loop(
     names = ("arrived_per_s", "requests_per_s", "goodput_per_s", "ttft_ms_p90", "tpot_ms_p90")
     table = [{name: row[name] for name in (*names, "disturbed")} for row in rows]
     figures.show(fig, wording.open_loop(rows, goals_ms, share), table, "open_loop")
-
-
-def trades(ratios: dict[str, Gain]) -> None:
-    """How many times as long each time is after the options were changed: `experiments.ratios`."""
-    labels = [textwrap.fill(name, 36) for name in wording.varying(ratios)]
-    size = (7.5, 1 + 0.5 * len(labels))
-    fig, ax = figures.figure("What fewer places and smaller steps give and cost", size=size)
-    colors = {"shorter": figures.BLUE, "longer": figures.RED}
-    for y, ratio in enumerate(ratios.values()):
-        reach = [[ratio.estimate - ratio.low], [ratio.high - ratio.estimate]]
-        look = {"color": colors.get(experiments.direction(ratio), figures.GREY)}
-        ax.errorbar(ratio.estimate, y, xerr=reach, fmt="o", capsize=4, **look)
-    ax.axvline(1, color=figures.INK, lw=1.2)
-    ax.set_yticks(range(len(labels)), labels)
-    ax.margins(y=0.15)
-    figures.rows_down(ax)
-    ax.set(xscale="log", xlim=(0.1, 10), ylabel="what is timed", xlabel="times as long as before")
-    _plain_log(ax.xaxis)
-    table = [
-        {"what": what, "from": ratio.low, "to": ratio.high}
-        for what, ratio in zip(wording.varying(ratios), ratios.values(), strict=True)
-    ]
-    figures.show(fig, wording.directions(ratios), table, "options")
 
 
 def _plain_log(axis) -> None:

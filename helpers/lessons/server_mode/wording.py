@@ -16,8 +16,6 @@ from helpers.verdicts.gain import Gain
 FULL = 0.9  # of a core
 NOTABLE_MS = 20  # of waiting for a place: more than a step or two
 BY_CHANCE = ", which may be chance"
-SURER = "by at least two standard errors"
-NEAR = 0.05  # two rates that differ by less agree
 
 # --- captions -------------------------------------------------------------------------------------
 
@@ -34,38 +32,27 @@ def startup(starts: list[tuple[str, dict[str, float], float]]) -> str:
 
 def token_times(stream: Stream) -> str:
     """When the first chunk of a stream came, and how close the others were."""
-    said = f"{1e3 * stream.ttft_s:.0f} ms until the first chunk (TTFT)"
+    said = f"The first chunk came after {1e3 * stream.ttft_s:.0f} ms (TTFT)"
     if not stream.gaps_s:
         return f"{said}."
     middle_ms = 1e3 * statistics.median_high(stream.gaps_s)
-    return (
-        f"{said}, then {len(stream.gaps_s)} chunks, half of them within {middle_ms:.1f} ms "
-        f"of the one before, all within {1e3 * max(stream.gaps_s):.1f} ms."
-    )
+    return f"{said}; half of the others came within {middle_ms:.1f} ms of the one before."
 
 
-def closed_loop(rows: list[dict], knee: dict, where: str = "") -> str:
-    """Where throughput was highest in one run each, what it cost the first token, and the knee.
+def closed_loop(rows: list[dict], where: str = "") -> str:
+    """What the most clients got and waited, one run at each number, beside the fewest.
 
     rows: of plots.closed_loop. Disturbed runs are left out, as in the figure. where: the hollow
     points are from.
     """
     calm = sizing.undisturbed(rows)
     first, last = calm[0], calm[-1]
-    most = max(calm, key=lambda row: row["output_tokens_per_s"])
-    gain = most["output_tokens_per_s"] / first["output_tokens_per_s"]
-    wait = most["ttft_ms_p50"] / first["ttft_ms_p50"]
-    lost = 1 - last["output_tokens_per_s"] / most["output_tokens_per_s"]
+    gain = last["output_tokens_per_s"] / first["output_tokens_per_s"]
+    wait = last["ttft_ms_p50"] / first["ttft_ms_p50"]
     said = (
-        f"In one run at each number of clients, throughput was highest at {most['clients']} "
-        f"clients: {gain:.1f} times that of {first['clients']}, and the first token came after "
-        f"{wait:.1f} times as long."
-    )
-    if lost > 0.1:
-        said += f" The run with {last['clients']} clients gave {100 * lost:.0f} % less."
-    said += (
-        f" Of these numbers throughput / time of a whole answer was highest with "
-        f"{knee['clients']} clients: the knee."
+        f"One run at each number of clients. With {last['clients']}, {gain:.1f} times the tokens "
+        f"of {first['clients']}, and {wait:.1f} times its wait for the first token. Knee: most "
+        "throughput / time of a whole answer."
     )
     if where:
         said += f" Hollow points: {where}."
@@ -79,14 +66,11 @@ def why_gain(rows: list[dict], clients: int) -> str:
         return ""
     alone, many = known[1], known[clients]
     longer, wait = (many[key] - alone[key] for key in ("e2e_ms_mean", "ttft_ms_mean"))
-    gain = many["output_tokens_per_s"] / alone["output_tokens_per_s"]
-    said = f"In the figure, one run each, it is {gain:.2f}."
     if longer < wait or wait < 0:
-        return said
+        return ""
     return (
-        f"{said} By the means of those runs (printed above are medians) a whole answer took "
-        f"{longer:.0f} ms longer with {clients} clients than with one: {wait:.0f} ms of it until "
-        "the first token (the others' prompts are read too), the rest between the tokens."
+        f"In the runs of the figure an answer took {longer:.0f} ms longer with {clients} clients "
+        f"than with one (means), {wait:.0f} ms of it until the first token."
     )
 
 
@@ -103,20 +87,15 @@ def _disturbed(rows: list[dict], name: str, unit: str, drawn: str) -> str:
 
 
 def open_loop(rows: list[dict], goals_ms: dict, share: float) -> str:
-    """The goal, and how many requests met it at each rate; rows in the order of the rates."""
-    met = [f"{100 * row['good_share']:.0f} % at {number(row['arrived_per_s'])}" for row in rows]
+    """The goal, and what to read from the figure; rows in the order of the rates."""
     said = (
-        f"The goal is {limits(goals_ms)}. It was met by {', '.join(met)} arrivals a second. A run "
-        "lasts until its last answer, when nothing arrives any more: so fewer are answered a "
-        "second than arrive, even where the server keeps up."
+        f"The goal is {limits(goals_ms)}. A run lasts until its last answer, so fewer are answered "
+        "a second than arrive, even where the server keeps up."
     )
     if (best := sizing.best_rate(rows, share)) and any(
         row["good_share"] < share for row in rows[: rows.index(best)]
     ):
-        said += (
-            " Less load makes nobody wait longer: where fewer met it at a lower rate, something "
-            "disturbed that run, or it was too short to tell."
-        )
+        said += " Where fewer met it at a lower rate, that was chance or a disturbance."
     return said + _disturbed(rows, "arrived_per_s", "arrivals a second", "the lines are drawn")
 
 
@@ -132,38 +111,18 @@ def at_rate(row: dict, places: int, answered_per_s: float) -> str:
     return said + ": not too much, or too short to tell" * (rate > answered_per_s)
 
 
-def capacity(rows: list[dict], closed_per_s: float, places: int) -> str:
-    """Between which rates the capacity lies, or that the runs do not agree. rows: of all rates.
-
-    closed_per_s: what the closed loop answered.
-    """
+def capacity(rows: list[dict], places: int) -> str:
+    """Between which rates the capacity lies, or that the runs do not agree. rows: of all rates."""
     low, high = sizing.capacity(rows, places)
     most = f"With open arrivals the server answered up to {number(low)} requests a second"
     if high == math.inf:
         return f"{most}, and fell behind at no rate tried: its capacity is at least that."
     lost = next(row for row in rows if row["arrived_per_s"] == high)
-    behind = (
-        f"at {number(high)} arrivals a second it fell behind: {lost['in_flight_last']:.0f} "
-        f"requests were in it at the last arrival, for {places} places"
-    )
+    behind = f"at {number(high)} arrivals a second it fell behind"
     if high <= low:
-        return (
-            f"{most}; yet in another run {behind}. These runs do not agree, so the capacity is "
-            f"undecided between {number(high)} and {number(low)}: the machine was not equally "
-            "fast in all of them."
-        )
-    busy = " Something else used the machine meanwhile: alone the server may do more."
-    kept = [row["arrived_per_s"] for row in rows if row["arrived_per_s"] < high]
-    kept = f" At {number(max(kept))}, the highest rate tried below, it did not." if kept else ""
-    closed = "lie inside" if low <= closed_per_s <= high else "lie outside"
-    for end in (low, high):
-        if abs(closed_per_s / end - 1) <= NEAR:
-            closed = f"agree with the {number(end)} to within {100 * NEAR:.0f} %"
-    return (
-        f"{most}; {behind}.{kept} Its capacity lies between {number(low)} and {number(high)}. The "
-        f"{number(closed_per_s)} of the closed loop, one run, {closed}."
-        f"{busy * bool(lost.get('disturbed'))}"
-    )
+        return f"{most}; yet in another run {behind}. These runs do not agree."
+    busy = ", while something else used the machine" * bool(lost.get("disturbed"))
+    return f"{most}; {behind}{busy}. Its capacity lies between the two."
 
 
 def limits(goals_ms: dict[str, float]) -> str:
@@ -173,83 +132,52 @@ def limits(goals_ms: dict[str, float]) -> str:
 
 def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list[str]:
     """How many copies, and on what that number rests. sized: of `sizing.copies`."""
-    rate, count = sized["arrivals_per_s"], sized["copies"]
+    rate = number(sized["arrivals_per_s"])
+    needed = f"For {target_per_s:g} a second: {'{}'}{sized['copies']} copies, and one for restarts."
     if "good_share" not in sized:
         return [
             f"No rate met the goal ({limits(goals_ms)}): loosen it, or try lower RATES. "
-            f"{number(rate)} a second, which the server answered, is too much for it.",
-            f"For {target_per_s:g} a second: at least {count} copies, and one more for restarts.",
+            f"{rate} a second, which the server answered, is too much for it.",
+            needed.format("more than "),
         ]
-    lucky, known = "by_chance" in sized, []
-    fewest = most = None
-    if held := sized.get("safer_per_s") if lucky else rate:
-        most = math.ceil(target_per_s / held)
-        known.append(f"held at {number(held)}")
-    if missed := sized.get("missed_per_s"):
-        fewest = math.floor(target_per_s / missed) + 1
-        known.append(f"was missed at {number(missed)}")
-    number_of = _at_least_and_most(fewest, most) or f"{count} copies"
-    if lucky and known:
-        number_of += f" ({count} by the run at {number(rate)})"
-    beyond = " and ".join(known) or "was neither held nor missed"
+    chance = BY_CHANCE * ("by_chance" in sized)
     return [
-        f"At {number(rate)} arrivals a second {100 * sized['good_share']:.0f} % met the goal "
-        f"({limits(goals_ms)}){BY_CHANCE * lucky}.",
-        f"For {target_per_s:g} a second: {number_of}, and one more for restarts. In one run each, "
-        f"the goal {beyond} {SURER}, counted as if requests were independent.",
+        f"In one run at {rate} arrivals a second {100 * sized['good_share']:.0f} % met the goal "
+        f"({limits(goals_ms)}){chance}.",
+        needed.format(""),
     ]
 
 
-def _at_least_and_most(fewest: int | None, most: int | None) -> str:
-    """Copies between two numbers, of which either may be unknown; "" without both."""
-    if fewest and most:
-        return f"{fewest} to {most} copies" if fewest < most else f"{most} copies"
-    if fewest:
-        return f"at least {fewest} copies"
-    return f"at most {most} copies" if most else ""
-
-
-def goal(rows: list[dict], share: float, answered_per_s: float) -> str:
-    """Up to which rate of arrivals the goal held, as a share of what the server answers."""
+def goal(rows: list[dict], share: float) -> str:
+    """Up to which rate of arrivals the goal held, and where goodput was highest."""
     best = sizing.best_rate(rows, share)
     if best is None:
         return f"No rate tried let {100 * share:.0f} % of the requests meet the goal."
-    met = best["arrived_per_s"]
 
-    def share_of(row: dict) -> str:
-        percent = f"{100 * row['arrived_per_s'] / answered_per_s:.0f} %"
-        return f"{percent} of the {number(answered_per_s)} that the server answered"
+    def met(row: dict) -> str:
+        return f"{100 * row['good_share']:.0f} %{BY_CHANCE * sizing.narrow(row, share)}"
 
     said = (
-        f"Of the rates tried, {number(met)} arrivals a second were the most at which at least "
-        f"{100 * share:.0f} % of the requests met the goal: {100 * best['good_share']:.0f} % did"
-        f"{BY_CHANCE * sizing.narrow(best, share)}. That is {share_of(best)}."
+        f"Of the rates tried, {number(best['arrived_per_s'])} a second is the highest at which at "
+        f"least {100 * share:.0f} % met the goal: {met(best)}"
     )
-    if missed := sizing.next_above(rows, met):
-        said += (
-            f" At {number(missed['arrived_per_s'])} a second, {share_of(missed)}, "
-            f"{100 * missed['good_share']:.0f} % met it{BY_CHANCE * sizing.narrow(missed, share)}."
-        )
+    if missed := sizing.next_above(rows, best["arrived_per_s"]):
+        said += f". At {number(missed['arrived_per_s'])} it was {met(missed)}"
     most = max(rows, key=lambda row: row["requests_per_s"])["arrived_per_s"]
     good = max(rows, key=lambda row: row["requests_per_s"] * row["good_share"])["arrived_per_s"]
-    best_at = f"Goodput was highest at {number(good)} a second, the number of answers"
-    return f"{said} {best_at} at {number(most)}."
+    return f"{said}. Goodput was highest at {number(good)} a second, answers at {number(most)}."
 
 
-def why_peak(run: LoadRun, assumed: float, full_s: float, places: int) -> str:
+def why_peak(run: LoadRun, assumed: float, full_s: float) -> str:
     """What the formula for the peak of a queue assumes, beside what the clients saw.
 
     assumed: answers until the last arrival, of which the first comes after `full_s`.
     """
     sent = run.metrics["completed"] + run.metrics["failed"]
-    answered = sent - run.metrics["in_flight_last"]
-    first_s = run.answers[0]["latency_s"]
+    answered, first_s = sent - run.metrics["in_flight_last"], run.answers[0]["latency_s"]
     return (
-        f"When the last request came, {answered:.0f} of {sent:.0f} had been answered by the "
-        f"clients' count; the formula assumes {assumed:.0f}, the first of them after {full_s:.2f} "
-        f"s. It came after {first_s:.2f} s. With all {places} places taken, "
-        f"{max(0, sent - answered - places):.0f} were left to wait; the dashboard looks only 8 "
-        "times a second."
+        f"The formula lets {assumed:.0f} be answered until the last request comes, the first after "
+        f"{full_s:.2f} s. The clients counted {answered:.0f}, the first after {first_s:.2f} s."
     )
 
 
@@ -268,29 +196,14 @@ def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str
 
 
 def arrivals(steps: Steps) -> str:
-    """How many requests a recorded step worked for at most, and how long they waited before."""
+    """How many requests a recorded step worked for at most, and which one waited for a place."""
     most = max(len(step.work) for step in steps.steps)
-    waits_s = [steps.queue_s(i) for i in range(len(steps.requests))]
-    waits_ms = [1000 * wait for wait in waits_s if wait is not None]
-    half, longest = (f"{ms:.1f}" for ms in (statistics.median(waits_ms), max(waits_ms)))
-    waited = f"half of them waited {half} ms or less for a place"
-    if late := [i for i, ms in enumerate(waits_ms) if ms > NOTABLE_MS]:
-        waited += f"; the first to wait longer than {NOTABLE_MS} ms was request {late[0]}"
-    if half == "0.0":
-        waited = f"half of them did not wait for a place, the others up to {longest} ms"
-    if longest == "0.0":
-        waited = "nobody waited for a place"
-    return f"up to {most} of {len(steps.requests)} requests shared a step; {waited}."
-
-
-def budget(steps: Steps) -> str:
-    """Whether the token budget of a step ever held the recorded requests back."""
-    fullest = max(steps.steps, key=lambda step: step.tokens)
-    if fullest.tokens < fullest.budget:
-        used = f"No step used more than {fullest.tokens} of the {fullest.budget} tokens that it may"
-        return f"{used}: the budget held nobody back, only places were short."
+    waits_s = [steps.queue_s(i) or 0.0 for i in range(len(steps.requests))]
+    late = [i for i, wait_s in enumerate(waits_s) if 1000 * wait_s > NOTABLE_MS]
+    first = f"Request {late[0]} is the first that" if late else "No request"
     return (
-        f"The fullest step used all of its {fullest.budget} tokens: the budget was short as well."
+        f"Up to {most} of {len(steps.requests)} requests shared a step. {first} waited longer than "
+        f"{NOTABLE_MS} ms for a place."
     )
 
 
@@ -301,13 +214,10 @@ def most_answers(steps: Steps, places: int, rate_per_s: float) -> str:
         begun_s = request.arrival_s + (steps.queue_s(i) or 0.0)
         stays_s += [time_s - begun_s for time_s in steps.token_times_s(i)[-1:]]
     stay_s = statistics.mean(stays_s)
-    most = places / stay_s
-    said = (
+    return (
         f"A request keeps its place for {stay_s:.2g} s, so {places} places give at most "
-        f"{most:.3g} answers a second; {rate_per_s:.3g} arrive"
+        f"{places / stay_s:.3g} answers a second; {rate_per_s:.3g} arrive."
     )
-    grows = ": the queue would grow for as long as they come" if most < rate_per_s else ""
-    return f"{said}{grows}."
 
 
 def steps_with_prompts(steps: Steps) -> str:
@@ -318,8 +228,8 @@ def steps_with_prompts(steps: Steps) -> str:
     medians = {n: statistics.median(ms) for n, ms in sorted(took_ms.items())}
     said = [f"{ms:.1f} ms with {n or 'no'} prompt{'s' * (n > 1)}" for n, ms in medians.items()]
     return (
-        f"A step took (median) {', '.join(said)}: everybody who was being answered waited that "
-        "long for the next token (decode beside a prefill)."
+        f"A step took (median) {', '.join(said)}: so long everybody who was being answered waited "
+        "for the next token."
     )
 
 
@@ -340,94 +250,64 @@ def why_little_differs(run: dict, inside_ms: float) -> str:
 
     run: its metrics; inside_ms: the mean time of a request in the server, by the server's clock.
     """
-    outside = run["e2e_ms_mean"] - inside_ms
+    all_ms = run["e2e_ms_mean"]
     return (
-        f"No reading sees a request on the way to the server and back: of "
-        f"{run['e2e_ms_mean']:.0f} ms a request was in the server for {inside_ms:.0f}, and "
-        f"{outside:.0f} ms outside. And at most {8 * run['duration_s']:.0f} readings of a number "
-        "that changes with every request are a small sample."
+        f"Of {all_ms:.0f} ms a request was {all_ms - inside_ms:.0f} on the way to and from the "
+        f"server, where no reading sees it; and at most {8 * run['duration_s']:.0f} readings are a "
+        "small sample."
     )
 
 
 def why_server_differs(gain: Gain) -> str:
     """What three runs of the server say against three of the engine in the notebook, and do not."""
     return (
-        f"The server against the notebook, three runs each: {gain.sentence()}. The notebook's runs "
-        "were over before the server started, so what HTTP costs and what the machine did in "
-        "between are in this range together: no cost of HTTP can be read from it. The CPU times "
-        "above are what the API server and the client take."
+        f"Three runs each: {gain.sentence()}. The notebook's runs were over before the server "
+        "started, so what the machine did in between is in this range, too."
     )
 
 
-def limited(*bursts: dict[str, float]) -> str:
-    """What limits did to an overload. bursts: records "burst", one for each limit."""
-    sent, without = (bursts[0][name] for name in ("sent", "without_percent"))
-    said = f"of {sent:.0f} requests, at twice the rate of the closed loop, "
-    for m in bursts:
-        said += f"a limit of {m['limit']:.0f} let {m['let_in']:.0f} in, and "
-        said += f"{m['good_percent']:.0f} % of these met the goal"
-        said += f", {number(m['goodput_per_s'])} a second; "
-    return f"{said}without a limit {without:.0f} % did"
-
-
-def who_kept_the_promise(average: dict[str, float], most: dict[str, float]) -> str:
-    """Whether a limit kept the promise to those it let in. average, most: as for `limited`."""
-    kept = [m["limit"] for m in (average, most) if m["good_percent"] >= m["promised_percent"]]
-    which = f"Only the limit of {kept[0]:.0f}" if kept else "Neither limit"
-    which = "Each limit" if len(kept) == 2 else which
+def limited(burst: dict[str, float]) -> str:
+    """What a limit did to an overload. burst: of `experiments.burst`."""
+    sent, limit, let_in = (burst[name] for name in ("sent", "limit", "let_in"))
+    good, bad = (burst[name] for name in ("good_percent", "without_percent"))
     return (
-        f"{which} kept the promise, {average['promised_percent']:.0f} %, to those it "
-        "let in. One run each makes neither of them the better one."
+        f"of {sent:.0f} requests, at twice the rate of the closed loop, a limit of {limit:.0f} let "
+        f"{let_in:.0f} in, and {good:.0f} % of these met the goal; without a limit {bad:.0f} % did"
     )
 
 
-def trades(default: dict[str, list[float]], changed: dict[str, list[float]]) -> list[str]:
-    """What the options that trade one wait for another gave and cost, a sentence or two for each.
-
-    default, changed: of `experiments.options`.
-    """
-    ratios = experiments.ratios(default, changed)
-    times = zip(varying(ratios), ratios.values(), strict=True)
-    said = [f"{what}: {ratio.sentence('times as long')}." for what, ratio in times]
-    cached, again = (experiments.cache_gain(found) for found in (default, changed))
-    without = again.sentence()
-    if again.verdict in ("better", "worse"):
-        without += ", although nothing can act there: the machine was disturbed"
-    return [
-        *(" ".join(of_an_option) for of_an_option in (said[:2], said[2:])),
-        f"The first token of a prompt that comes again, with prefix caching: {cached.sentence()}; "
-        f"without: {without}.",
-    ]
+def why_limited(seen: dict[str, float]) -> str:
+    """Which goal was missed by those that a limit let in. seen: of `experiments.let_in`."""
+    ttft, tpot = (seen[f"{name} too long (%)"] for name in ("TTFT", "TPOT"))
+    return (
+        "The law speaks of the mean of a whole stay, the goal of each request's TTFT and TPOT: of "
+        f"those let in, {ttft:.0f} % had too long a TTFT and {tpot:.0f} % too long a TPOT."
+    )
 
 
-def varying(ratios: dict[str, Gain]) -> list[str]:
-    """What was timed for each of `experiments.ratios`, and with which option."""
-    return [experiments.VARYING[name].removesuffix(" will be") for name in ratios]
-
-
-def directions(ratios: dict[str, Gain]) -> str:
-    """Which times are longer after the options were changed, which shorter, and what is open."""
+def trades(ratios: dict[str, Gain]) -> str:
+    """Which numbers grew by the changed options, which shrank, and what is open."""
     ways: dict[str, list[str]] = {}
-    for what, ratio in zip(varying(ratios), ratios.values(), strict=True):
-        ways.setdefault(experiments.direction(ratio).capitalize(), []).append(what)
-    said = (f"{way}: {'; '.join(times)}." for way, times in ways.items())
-    return f"{' '.join(said)} Each line is a range of 95 %."
+    for name, ratio in ratios.items():
+        span = "" if ratio.undecided else f" ({experiments.said_of(ratio)} times)"
+        said = experiments.VARYING[name] + span
+        ways.setdefault(experiments.direction(ratio).capitalize(), []).append(said)
+    return " ".join(f"{way}: {'; '.join(times)}." for way, times in ways.items())
 
 
 def how_it_stopped(report: StopReport) -> str:
     """What vLLM and this notebook did when a server without a shutdown timeout was stopped."""
     if report.how == "aborted" and report.exit_code == 128 + signal.SIGKILL:
         return (
-            "The engine did not wait for its requests: vLLM ended it at once, by default "
-            "(--shutdown-timeout 0). No token came any more, and no stream was told: they hung, "
-            "because the API server did wait, for its clients to hang up. What ended them was "
-            f"the notebook, which killed it after {report.seconds:.0f} s (exit code 137 = 128 + "
-            "9, SIGKILL)."
+            f"vLLM ended the engine at once, with {report.requests_at_stop} requests in it (its "
+            "default, --shutdown-timeout 0). The API server then waited for its clients to hang "
+            f"up, until this notebook killed it after {report.seconds:.0f} s (exit code 137 = "
+            "128 + 9, SIGKILL)."
         )
     if report.how == "aborted":
         return (
-            "vLLM gave up what was running, that is its default (--shutdown-timeout 0), and ended "
-            f"by itself with exit code {report.exit_code}."
+            "vLLM gave up what was running (its default, --shutdown-timeout 0) and ended by "
+            f"itself, exit code {report.exit_code}."
         )
     return (
         "The server had no requests left to give up: it stopped "

@@ -181,7 +181,7 @@ def _meets(run: dict, c: float) -> bool:
 
 def elsewhere(where: str) -> str:
     """What the runs of `claims.speculation_elsewhere` are; "" without any."""
-    return f" Dotted: {where}, one stream, rates set by hand, by output tokens/s." if where else ""
+    return f" Dotted, {where}: one stream, rates set by hand, by output tokens/s." if where else ""
 
 
 def chunks(rows: list[dict], where: str) -> str:

@@ -6,6 +6,7 @@ from helpers.display import figures
 from helpers.display.figures import BLUE, GREY, RED, curve, hollow_line, hollow_points, note
 from helpers.display.numbers import number
 from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
+from helpers.results import recorded
 
 
 def sweep(rows: list[dict], caption: str) -> None:
@@ -36,21 +37,19 @@ def sweep(rows: list[dict], caption: str) -> None:
 
 
 def throughput_latency(
-    turns: InTurn,
-    chosen: dict[float, int],
-    caption: str,
-    typed_tokens_per_s: float | None = None,
-    recorded: tuple[list[dict], str] = ((), ""),
+    turns: InTurn, chosen: dict[float, int], caption: str, typed: dict | None = None
 ) -> None:
     """Every max_num_seqs as a point: output tokens/s over TPOT p50; those that were chosen marked.
 
     A point is at the means; its whiskers are the ranges of its gain and its price (95 %).
     chosen: the most that TPOT may be, over that of one at a time, -> the max_num_seqs chosen for
-    it. typed_tokens_per_s: the student's own number, a line. recorded: rows of another machine and
-    their label, as helpers.results.recorded.curve gives them: a panel of their own.
+    it. typed: the record of the student's own numbers; its speed is a line. Points recorded on
+    another machine have a panel of their own.
     """
     title = "More requests together: more tokens for all, fewer for each"
-    there, where = recorded
+    one, _ = recorded.curve("baseline", variants="one_at_a_time")
+    more, where = recorded.curve("sweep_max_num_seqs", TPOT)
+    there = [{**row, "variant": "1"} for row in one] + more
     cols = 2 if there else 1
     fig, axes = figures.figure(title, cols=cols, size=(5 + 4.4 * (cols - 1), 4), squeeze=False)
     here = axes[0, 0]
@@ -65,7 +64,7 @@ def throughput_latency(
     here.set_title("this machine", fontsize=9)
     for goal_x, value in chosen.items():
         _limit(here, goal_x * turns.mean(ONE, TPOT), f"goal {goal_x:g} x: {value}")
-    if typed_tokens_per_s:
+    if typed_tokens_per_s := typed and typed["metrics"].get(SPEED):
         here.axhline(typed_tokens_per_s, **hollow_line())
         place = (0, typed_tokens_per_s)
         note(here, "your Week 2 number (typed)", place, (6, -11), fontsize=8, color=GREY)

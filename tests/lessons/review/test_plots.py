@@ -31,10 +31,7 @@ def test_labels_of_the_map_cover_no_point_and_no_other_label(monkeypatch, points
         row["max_num_seqs"]: 3 * [SimpleNamespace(metrics=row, disturbance=idle)] for row in rows
     }
     turns = InTurn(runs)
-    there = [{**row, "variant": str(n)} for n, row in enumerate(rows)]
-    where = "recorded: a GPU, vLLM, a model, a day"
-    chosen = {3.0: 16, 1.5: 4}
-    plots.throughput_latency(turns, chosen, "caption", recorded=(there, where))
+    plots.throughput_latency(turns, {3.0: 16, 1.5: 4}, "caption")
     fig = drawn[0]
     fig.canvas.draw()
     ax = fig.axes[0]

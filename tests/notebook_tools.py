@@ -30,7 +30,7 @@ SMALL = {
         "PREFIX_REQUESTS": 3,
         "TURNS": 5,
         "SPECULATION_QUESTIONS": 3,
-        "LARGEST_BATCH": 4,
+        "LARGEST_BATCH": 8,
         "ACCEPTANCE": [0.3, 0.9],
         "SAMPLING_PROMPTS": 3,
         "MEMORY_REQUESTS": 10,

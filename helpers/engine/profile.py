@@ -52,10 +52,10 @@ SIZES = {
     "prefix_requests": (5, 8),
     "turns": (7, 6),
     "turn_tokens": (100, 1100),
-    "speculation_questions": (5, 5),
+    "speculation_questions": (4, 5),
     "largest_batch": (64, 64),
     "sampling_prompts": (4, 8),
-    "memory_requests": (20, 64),
+    "memory_requests": (12, 64),
     "service_requests": (4, 8),
     # notebook 5
     "server_requests": (64, 128),

@@ -1,15 +1,11 @@
 """The figures of notebook 2: each feature's gain, and where it turns into a loss.
 
-``recorded`` is rows of another machine and their label, as helpers.results.recorded.curve gives
-them, or of several drafters there by their names; ``caption`` the sentence below.
+``caption`` is the sentence below.
 """
 
 from __future__ import annotations
 
-import math
 from itertools import chain
-
-from matplotlib.patheffects import withStroke
 
 from helpers.display import figures
 from helpers.display.figures import (
@@ -18,7 +14,6 @@ from helpers.display.figures import (
     GREEN,
     GREY,
     ORANGE,
-    PAPER,
     PURPLE,
     RED,
     curve,
@@ -44,34 +39,23 @@ OF_TEXTS = {
     "distinct_2grams": ("distinct 2-grams (share)", PURPLE, "{:.2f}"),
     "output_tokens_per_s": ("tokens/s, one run", BLUE, "{:.0f}"),
 }
-HALO = [withStroke(linewidth=3, foreground=PAPER)]  # a label stays readable on a line
 
 
-def chunk_tradeoff(
-    rows: list[dict], caption: str, recorded: tuple[list[dict], str] = ((), "")
-) -> None:
-    """p99 ITL of the streams, TTFT of the long prompts and throughput, over the budget.
+def chunk_tradeoff(rows: list[dict], caption: str) -> None:
+    """p99 ITL of the streams and TTFT of the long prompts, over the budget.
 
-    rows: one a budget: max_num_batched_tokens, itl_ms_p99, ttft_long_ms_p50, total_tokens_per_s.
+    rows: one a budget: max_num_batched_tokens, itl_ms_p99, ttft_long_ms_p50.
     """
-    there, where = recorded
-    machines = {"this machine": rows} | ({where: there} if there else {})
     title = "The chunk budget: smooth streams against waiting prompts"
-    size = (9.4, 1 + 2.9 * len(machines))
-    fig, grid = figures.figure(title, len(machines), 3, size, squeeze=False)
-    for panels, (machine, points) in zip(grid, machines.items(), strict=True):
-        look = {} if points is rows else {"markerfacecolor": PAPER, "linestyle": (0, (5, 2.5))}
-        for ax, metric, label, color in (
-            (panels[0], "itl_ms_p99", "ITL of the streams, p99 (ms)", GREEN),
-            (panels[1], "ttft_long_ms_p50", "TTFT of the long prompts, p50 (ms)", RED),
-            (panels[2], "total_tokens_per_s", "tokens/s, in and out", BLUE),
-        ):
-            curve(ax, points, "max_num_batched_tokens", metric, color=color, **look)
-            top = max(row[metric] for row in points)
-            ax.set(xlabel="tokens a step, at most", ylabel=label, xscale="log", ylim=(0, 1.1 * top))
-            ticks(ax, (row["max_num_batched_tokens"] for row in points), fontsize=8)
-        lines = machine.split(", ")
-        panels[0].set_title(f"{', '.join(lines[:2])}\n{', '.join(lines[2:])}".strip(), fontsize=9)
+    fig, panels = figures.figure(title, 1, 2, (8.0, 3.4))
+    for ax, metric, label, color in (
+        (panels[0], "itl_ms_p99", "ITL of the streams, p99 (ms)", GREEN),
+        (panels[1], "ttft_long_ms_p50", "TTFT of the long prompts, p50 (ms)", RED),
+    ):
+        curve(ax, rows, "max_num_batched_tokens", metric, color=color)
+        top = max(row[metric] for row in rows)
+        ax.set(xlabel="tokens a step, at most", ylabel=label, xscale="log", ylim=(0, 1.1 * top))
+        ticks(ax, (row["max_num_batched_tokens"] for row in rows), fontsize=8)
     figures.show(fig, caption, rows, "chunked_tradeoff")
 
 
@@ -105,7 +89,7 @@ def conversation(rows: list[dict], caption: str) -> None:
     low.set(xlabel="turn of the conversation", ylabel="TTFT, median (ms)", ylim=(0, 1.4 * high))
     low.set_xticks(turns)
     low.legend(loc="upper left", ncols=2)
-    _show(fig, caption, rows, "prefix_conversation")
+    figures.show(fig, caption, _flat(rows), "prefix_conversation")
 
 
 def _break_even(ax, label: str) -> None:
@@ -113,9 +97,6 @@ def _break_even(ax, label: str) -> None:
     ax.set(ylabel=label, ylim=(0, max(1.08 * ax.get_ylim()[1], 1.15)))
     ax.axhspan(0, 1, color=RED, alpha=0.07, linewidth=0)
     ax.axhline(1, color=RED, linewidth=1.1, linestyle="--")
-    look = {"ha": "right", "va": "bottom", "fontsize": 8.5, "color": RED}
-    said = "a loss: a range that lies in here whole" * bool(label)
-    ax.text(0.99, 0.03, said, transform=ax.transAxes, **look)
 
 
 def speedup_by_batch(
@@ -134,61 +115,30 @@ def speedup_by_batch(
         ax.set(xlabel="requests at once", xscale="log")
     curve(here, rows, "requests", "measured_x")
     gain_ranges.draw(here, rows, "requests")
-    for row in rows:
-        offset, side = ((-6, 6), "right") if row is rows[-1] else ((6, 6), "left")
-        at = row["requests"], row["measured_x"]
-        note(here, f"{row['measured_x']:.2f}x", at, offset, ha=side)
     here.set_title("this machine", fontsize=9)
     ticks(here, (row["requests"] for row in rows))
     for i, (name, points) in enumerate(there.items(), start=1):
-        # beside the others: ranges at the same place could not be told apart
-        beside = [row | {"requests": row["requests"] * 1.06 ** (i - 2)} for row in points]
         look = {"label": name, **hollow_line(COLORS[i])}
-        curve(axes[0][1], beside, "requests", "speedup_x", i, **look)
-        ranged = [row | {"gain": Gain.read(row, "speedup_x")} for row in beside]
+        curve(axes[0][1], points, "requests", "speedup_x", i, **look)
+        ranged = [row | {"gain": Gain.read(row, "speedup_x")} for row in points]
         gain_ranges.draw(axes[0][1], ranged, "requests", COLORS[i])
     if there:
-        a = points[-1]["alpha"]
-        axes[0][1].set_title(f"recorded elsewhere, a = {a:g} set for each", fontsize=9)
+        axes[0][1].set_title("recorded elsewhere", fontsize=9)
         ticks(axes[0][1], {row["requests"] for row in chain(*there.values())})
+        axes[0][1].legend(loc="best", fontsize=8)
     for ax in axes[0]:
         _break_even(ax, "times the output tokens/s without drafts" if ax is here else "")
-    if there:
-        axes[0][1].legend(loc="best", fontsize=8)
     _show(fig, caption, rows, "speculation_by_batch")
 
 
-def speedup_by_acceptance(
-    rows: list[dict], formula: list[tuple[float, float, float]], k: int, caption: str
-) -> None:
-    """Speed-up over the chance that a draft of ``k`` tokens was accepted, as measured.
-
-    rows: a, measured_x and gain. formula: (chance, lowest, highest speed-up) points.
-    """
-    title = f"What acceptance is worth, with {k} drafted tokens"
-    fig, ax = figures.figure(title, size=(7, 4))
-    look = {"color": GREY, "alpha": 0.3, "linewidth": 0}
-    ax.fill_between(*zip(*formula, strict=True), label="formula, c of section 3", **look)
-    points = {"linestyle": "", "markersize": 8, "label": "measured"}
-    curve(ax, rows, "a", "measured_x", **points)
+def speedup_by_acceptance(rows: list[dict], k: int, caption: str) -> None:
+    """Speed-up over the chance that a draft was accepted. rows: a, measured_x, gain."""
+    fig, ax = figures.figure(f"What acceptance is worth, with {k} drafted tokens", size=(6.2, 3.6))
+    curve(ax, rows, "a", "measured_x", linestyle="", markersize=8)
     gain_ranges.draw(ax, rows, "a")
-    ax.set_xlabel("a: a draft is accepted, given that those before it were")
-    ax.set_xlim(0, 1)
+    ax.set(xlabel="a: a draft is accepted, given that those before it were", xlim=(0, 1))
     _break_even(ax, SPEED_UP)
-    ax.legend(loc="upper left", fontsize=8)
     _show(fig, caption, rows, "speculation_by_acceptance")
-
-
-def _panels(title: str, panels: int, height: float, label: str):
-    """(figure, axes) for bars that lie: panels two beside each other, which share their rows."""
-    down = math.ceil(panels / 2)
-    fig, grid = figures.figure(title, down, 2, (8.6, height * down), sharey=True, squeeze=False)
-    for ax in grid.flat[panels:]:
-        ax.set_axis_off()
-    for ax in grid[:, 0]:
-        ax.set_ylabel(label)
-    grid[0][0].invert_yaxis()
-    return fig, grid.flat[:panels]
 
 
 def strategies(rows: list[dict], caption: str) -> None:
@@ -220,40 +170,39 @@ def strategies(rows: list[dict], caption: str) -> None:
 
 
 def services(verdicts: list[Verdict], caption: str) -> None:
-    """Gain of each feature for each service, with its whole range; the chosen one is marked."""
+    """Gain of each feature for each service, with its whole range; the chosen one is marked.
+
+    Below the name of a service a row for each feature that can act on it.
+    """
+    rows = [(verdict, feature) for verdict in verdicts for feature in (None, *verdict.gains)]
     title = "What each feature does for each service"
-    fig, axes = _panels(title, len(verdicts), 2.4, "switched on")
-    table = []
-    for ax, verdict in zip(axes, verdicts, strict=True):
-        for place, (feature, gain) in enumerate(verdict.gains.items()):
-            low, high = gain.span or (gain.estimate, gain.estimate)
-            color = VERDICT_COLORS.get(verdict.of(feature), GREY)
-            reach = [[gain.estimate - low], [high - gain.estimate]]
-            ax.errorbar(gain.estimate, place, xerr=reach, fmt="o", color=color, capsize=3)
-            label = gain_ranges.in_words(gain)
-            if (share := verdict.accepted_of(feature)) is not None:
-                label += f", {100 * share:.0f} % accepted"
-            label += ", cannot act" * (feature in verdict.service.cannot_act)
-            label += " (your guess)" * (feature == verdict.chosen)
-            note(ax, label, (gain.estimate, place), ha="center", path_effects=HALO)
-            table.append(_in_words(verdict, feature))
-        ax.axvline(1, color=figures.INK, linewidth=0.9)
-        ax.set_title(verdict.service.name, fontsize=9)
-        ax.set_xlabel("times as good as with “nothing”")
-        ax.set_yticks(range(len(verdict.gains)), verdict.gains)
-        ax.set_ylim(len(verdict.gains) - 0.6, -0.6)
+    fig, ax = figures.figure(title, size=(8.0, 1.0 + 0.3 * len(rows)))
+    names, table = [], []
+    for place, (verdict, feature) in enumerate(rows):
+        if feature is None:
+            names.append(verdict.service.name)
+            continue
+        gain = verdict.gains[feature]
+        names.append(feature + " (your guess)" * (feature == verdict.chosen))
+        low, high = gain.span or (gain.estimate, gain.estimate)
+        color = VERDICT_COLORS.get(gain.verdict, GREY)
+        reach = [[gain.estimate - low], [high - gain.estimate]]
+        ax.errorbar(gain.estimate, place, xerr=reach, fmt="o", color=color, capsize=3)
+        beside = {"xycoords": ax.get_yaxis_transform(), "va": "center", "color": color}
+        note(ax, gain_ranges.in_words(gain), (1, place), (6, 0), **beside)
+        row = {"service": verdict.service.name, "judged by": verdict.service.metric_label}
+        row |= {"switched on": feature, **gain.metrics(), "verdict": gain.verdict}
+        table.append(row)
+    ax.axvline(1, color=figures.INK, linewidth=0.9)
     ends = [end for one in verdicts for gain in one.gains.values() for end in gain.span or ()]
-    for ax in axes:
-        _plain_log_axis(ax, [0.5, 2, *ends])
-        ax.set_xlim(min(0.5, *ends) / 1.7, 1.7 * max(2, *ends))
+    _plain_log_axis(ax, [0.5, 2, *ends])
+    ax.set(xlabel="times as good as with “nothing”", ylim=(len(rows) - 0.4, -0.6))
+    ax.set_ylabel("service, and what is switched on")
+    ax.set_yticks(range(len(rows)), names)
+    for label, (_, feature) in zip(ax.get_yticklabels(), rows, strict=True):
+        label.set_fontweight("normal" if feature else "bold")
+    ax.grid(axis="y", visible=False)
     figures.show(fig, caption, table, "services")
-
-
-def _in_words(verdict: Verdict, feature: str) -> dict:
-    service, gain = verdict.service, verdict.gains[feature]
-    row = {"service": service.name, "judged by": service.metric_label, "switched on": feature}
-    row |= gain.metrics() | {"verdict": verdict.of(feature)}
-    return row | {"acceptance_rate": verdict.accepted_of(feature)}
 
 
 def _show(fig, caption: str, rows: list[dict], name: str) -> None:

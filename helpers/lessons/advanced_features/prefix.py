@@ -67,13 +67,7 @@ def turns(cold: list[Sequence], warm: list[Sequence]) -> list[dict]:
 def turn_gains(rows: list[dict]) -> dict[str, float]:
     """What a record keeps of the turns."""
     return {
-        **middle_turn(rows)["gain"].metrics("ttft_gain_middle_turn_x"),
         **rows[-1]["gain"].metrics("ttft_gain_last_turn_x"),
         **rows[0]["gain"].metrics("ttft_gain_first_turn_x"),
         "turns": len(rows),
     }
-
-
-def middle_turn(rows: list[dict]) -> dict:
-    """The row of the turn in the middle: the gain grows from turn to turn."""
-    return rows[(len(rows) - 1) // 2]

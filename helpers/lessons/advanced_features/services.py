@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from helpers import workloads
 from helpers.lessons.advanced_features import speculation
@@ -12,7 +12,8 @@ from helpers.verdicts.in_turn import median_run
 from helpers.workloads import Workload
 
 NOTHING, DRAFTS = "nothing", "speculative decoding"
-FEATURES = (NOTHING, "prefix caching", "small chunks", DRAFTS)
+CACHE, CHUNKS = "prefix caching", "small chunks"
+FEATURES = [NOTHING, CACHE, CHUNKS, DRAFTS]
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,8 @@ class Service:
     """One service.
 
     needs: what the service is and what its users feel. metric: a name of Measurement.summary (of
-    the requests of `kind`). better: "lower" or "higher". repeats: runs in a round, more where
-    they are short, because those vary more. cannot_act: a feature that has no way to change this
-    service, and why; its gain is expected to be 1.
+    the requests of `kind`). better: "lower" or "higher". features: those that can act on it:
+    different prompts share no block, and a short one is not cut.
     """
 
     key: str
@@ -34,8 +34,7 @@ class Service:
     better: str
     kind: str | None = None
     concurrency: int | None = None
-    repeats: int = 1
-    cannot_act: dict[str, str] = field(default_factory=dict)
+    features: tuple[str, ...] = (CHUNKS, DRAFTS)
 
     def value(self, measurement: Measurement) -> float:
         """The number that the service is judged by."""
@@ -61,6 +60,7 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         metric="ttft_ms_p50",
         metric_label="TTFT p50 (ms)",
         better="lower",
+        features=(CACHE, CHUNKS, DRAFTS),
     )
     batch = Service(
         key="batch",
@@ -71,23 +71,18 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         metric="total_tokens_per_s",
         metric_label="tokens/s, in and out",
         better="higher",
-        cannot_act={"prefix caching": "the documents are different"},
     )
     assistant = Service(
         key="assistant",
         name="one developer's assistant",
         needs="One question at a time, nobody else on the machine; "
         "the whole answer should be there at once.",
-        workload=workloads.questions(tokenizer, 2, seed, max_tokens=64),
+        workload=workloads.questions(tokenizer, 4, seed, max_tokens=64),
         metric="e2e_ms_mean",
         metric_label="E2E, mean (ms)",
         better="lower",
         concurrency=1,
-        repeats=2,
-        cannot_act={
-            "prefix caching": "the questions share too little",
-            "small chunks": "each prompt fits one chunk",
-        },
+        features=(DRAFTS,),
     )
     mixed = Service(
         key="mixed",
@@ -104,7 +99,6 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         metric_label="p99 of the gaps in a stream (ms)",
         better="lower",
         kind="short",
-        cannot_act={"prefix caching": "the prompts are different"},
     )
     return {service.key: service for service in (chat, batch, assistant, mixed)}
 
@@ -129,8 +123,8 @@ def save(store, verdicts: list[Verdict], served: dict[tuple, list], profile) -> 
         run = median_run(runs, service.value)
         numbers = gain.metrics() if gain else {"improvement_x": 1.0}
         numbers[service.metric] = service.value(run)
-        if (share := verdict.accepted_of(feature)) is not None:
-            numbers["drafts_accepted_percent"] = 100 * share
+        if feature == DRAFTS:
+            numbers["drafts_accepted_percent"] = 100 * verdict.accepted
         chosen = feature == verdict.chosen
         name = f"{key}, {feature}"
         store.save_run("services", name, run, numbers, profile=profile, chosen=chosen)
@@ -138,7 +132,7 @@ def save(store, verdicts: list[Verdict], served: dict[tuple, list], profile) -> 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What each feature did for a service. gains: those of the features but "nothing".
+    """What each feature did for a service. gains: of those that can act on it, but "nothing".
 
     accepted: the share of the drafted tokens that was accepted (0 to 1).
     """
@@ -146,18 +140,4 @@ class Verdict:
     service: Service
     gains: dict[str, Gain]
     chosen: str | None = None
-    accepted: float | None = None
-
-    def accepted_of(self, feature: str) -> float | None:
-        """The accepted share for the feature that drafts; None for the others."""
-        return self.accepted if feature == DRAFTS else None
-
-    def of(self, feature: str) -> str:
-        """A verdict of helpers.verdicts.gain, or "disturbed".
-
-        "disturbed" is a difference where the feature cannot have made one.
-        """
-        verdict = self.gains[feature].verdict if feature in self.gains else "same"
-        if verdict in ("better", "worse") and feature in self.service.cannot_act:
-            return "disturbed"
-        return verdict
+    accepted: float = 0.0

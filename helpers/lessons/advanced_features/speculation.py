@@ -25,8 +25,6 @@ from helpers.measure import Measurement, run_workload
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_pairs, rounds_that_count
 from helpers.verdicts.machine import less_slowed
 
-FEW_DRAFTS = 10  # shares of fewer say nothing
-
 
 @dataclass(frozen=True)
 class Acceptance:
@@ -101,7 +99,7 @@ def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) ->
 def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> dict:
     """Of n requests at once, without and with drafts: their throughput, prompts and all.
 
-    plain_step_ms: of full steps. Tokens/s are geometric means, as the gain is one of ratios.
+    Tokens/s are geometric means, as the gain is one of ratios.
     """
 
     def tokens_per_s(runs: list[Measurement]) -> float:
@@ -113,7 +111,6 @@ def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> 
         "plain_tokens_per_s": tokens_per_s(plain),
         "speculative_tokens_per_s": tokens_per_s(drafting),
         "measured_x": gain.estimate,
-        "plain_step_ms": statistics.median(step_ms(run, tokens=0.75 * n) for run in plain),
         "gain": gain,
     }
 
@@ -168,15 +165,13 @@ def sooner_answers(plain: list[Measurement], drafting: list[Measurement]) -> Gai
     return gain_in_turn(plain, drafting, lambda run: run.metrics["e2e_ms_p50"], "lower")
 
 
-def step_ms(measurement: Measurement, percent: float = 25, tokens: int = 0) -> float:
+def step_ms(measurement: Measurement, percent: float = 25) -> float:
     """Time of a decode step in milliseconds: a percentile, the lower quartile.
 
-    Of the steps that made `tokens` or more; of all when none did. Steps that read a prompt are few
-    and long, and other programs can only make a step longer.
+    Steps that read a prompt are few and long, and other programs can only make a step longer.
     """
-    pairs = list(itertools.pairwise(measurement.timeline))
-    full = [(before, step) for before, step in pairs if step["tokens"] >= tokens] or pairs
-    took_s = [step["t_s"] - before["t_s"] for before, step in full]
+    pairs = itertools.pairwise(measurement.timeline)
+    took_s = [step["t_s"] - before["t_s"] for before, step in pairs]
     return 1000 * float(np.percentile(took_s, percent))
 
 

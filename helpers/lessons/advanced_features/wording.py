@@ -6,92 +6,51 @@ Every function takes the rows (or runs) that its figure draws and returns senten
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from statistics import fmean, median
 
 from helpers.engine.steps import Steps
-from helpers.lessons.advanced_features.prefix import Shared, middle_turn
+from helpers.lessons.advanced_features.prefix import Shared
 from helpers.lessons.advanced_features.sampling import Generated
-from helpers.lessons.advanced_features.services import DRAFTS, Verdict
-from helpers.lessons.advanced_features.speculation import (
-    FEW_DRAFTS,
-    Acceptance,
-    acceptance,
-    faster_stream,
-    sooner_answers,
-)
+from helpers.lessons.advanced_features.services import CACHE, CHUNKS, DRAFTS, Verdict
+from helpers.lessons.advanced_features.speculation import acceptance, faster_stream
 from helpers.lessons.gain_ranges import in_words
-from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement
 from helpers.results.store import Results
-from helpers.verdicts.gain import MARGIN, SMALL, Gain, gain_of_pairs
+from helpers.verdicts.gain import MARGIN, Gain
 from helpers.verdicts.machine import busy as busy  # handed on to the notebook
 
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
 TIE = 0.01
-# A run's usual step that took so many times as long as in every other run is remarked.
-UNUSUAL = 1.1
-# A batch fills the machine when its step takes so many times as long as a step of one request.
-FULL = 2.0
+BUDGET = "max_num_batched_tokens"
 
 # --- chunked prefill ---
 
 
-def chunk_tradeoff(rows: list[dict], there: list[dict]) -> list[str]:
-    """From whole prompts to the smallest budget, which come first and last in the rows.
+def chunk_tradeoff(whole: dict, small: dict, there: list[dict], where: str) -> list[str]:
+    """From whole prompts to a small budget: two rows.
 
-    there: recorded rows, the smallest budget first; empty without a record.
+    there, where: recorded rows, the smallest budget first, and their label; empty without a record.
     """
-    said = [f"In one run each: {_moves(rows)}"]
-    return [*said, f"Recorded elsewhere: {_moves(there[::-1])}"] if there else said
+    said = [f"In one run each: {_moves(whole, small)}"]
+    if there:
+        same = min(there, key=lambda row: abs(row[BUDGET] - small[BUDGET]))
+        said.append(f"{where[0].upper()}{where[1:]}: {_moves(there[-1], same)}")
+    return said
 
 
-def _moves(rows: list[dict]) -> str:
-    """Whether each metric fell, rose, or stayed within 3 %, without one that may be slowed.
-
-    That is a run whose usual gap was much longer than in all others.
-    """
-    *others, slow = sorted(rows, key=lambda row: row["itl_ms_p50"])
-    usual_ms = others[-1]["itl_ms_p50"] if others else 0.0
-    left_out = len(rows) > 2 and slow["itl_ms_p50"] >= UNUSUAL * usual_ms
-    kept = [row for row in rows if not (left_out and row is slow)]
-    first, last = kept[0], kept[-1]
+def _moves(whole: dict, small: dict) -> str:
+    """Whether each metric fell, rose, or stayed within 3 %."""
     said = []
-    for what, metric, unit in (
-        ("p99 of the gaps", "itl_ms_p99", "ms"),
-        ("TTFT of the long prompts", "ttft_long_ms_p50", "ms"),
-        ("throughput", "total_tokens_per_s", "tokens/s"),
+    for what, metric in (
+        ("p99 of the gaps", "itl_ms_p99"),
+        ("TTFT of the long prompts", "ttft_long_ms_p50"),
     ):
-        before, after = first[metric], last[metric]
+        before, after = whole[metric], small[metric]
         move = "rose" if after > before else "fell"
         if max(before, after) <= (1 + MARGIN) * min(before, after):
             move = f"stayed within {100 * MARGIN:.0f} %"
-        said.append(f"{what} {move} ({before:,.0f} to {after:,.0f} {unit})")
-    begin = "whole prompts" if first is rows[0] else f"{first['max_num_batched_tokens']:,}"
-    end = f"{last['max_num_batched_tokens']:,} tokens a step"
-    moved = f"from {begin} to {end} {', '.join(said)}."
-    if not left_out:
-        return moved
-    return (
-        f"{moved} The run with {slow['max_num_batched_tokens']:,} is left out: its usual gap, too, "
-        f"was longer (p50 {slow['itl_ms_p50']:.1f} ms, elsewhere at most {usual_ms:.1f}), so that "
-        "budget and machine cannot be told apart."
-    )
-
-
-def brackets(rows: list[dict], promise_ms: float, budget: float) -> str:
-    """Whether the budgets tried lie on both sides of one that should just keep a promise."""
-    kept, broke = set(), set()
-    for row in rows:
-        (kept if row["itl_ms_p99"] <= promise_ms else broke).add(row["max_num_batched_tokens"])
-    if not kept or not broke:
-        return f"{'No' if broke else 'Every'} budget that was tried kept the promise."
-    most, least = max(kept), min(broke)
-    lies = "between them" if most <= budget <= least else "outside of them"
-    return (
-        f"In one run each {most:,} kept the promise and {least:,} did not: {budget:,.0f} lies "
-        f"{lies}."
-    )
+        said.append(f"{what} {move} ({before:,.0f} to {after:,.0f} ms)")
+    return f"from whole prompts to {small[BUDGET]:,} tokens a step {', '.join(said)}."
 
 
 def why_gap(alone_ms: list[float], gap_ms: float) -> str:
@@ -106,11 +65,11 @@ def why_small_gap(steps: Steps, long: int) -> str:
     """The p99 of the gaps with a small budget. steps: a recorded run with it; long: the request."""
     full = [step.end_s for step, work in steps.of(long) if work.prefill][:-1]  # but for the rest
     took_ms = [1000 * (end - before) for before, end in itertools.pairwise(full)]
-    said = "The formula takes the average chunk, and the p99 is the longest"
+    said = "The formula takes the average chunk"
     if len(took_ms) > 1:
-        said += f": in the picture above the second took {took_ms[0]:.0f} ms, "
+        said += f". In the picture above the second took {took_ms[0]:.0f} ms, "
         said += f"the last full one {took_ms[-1]:.0f} ms"
-    return f"{said}. Each token attends to all before it."
+    return f"{said}."
 
 
 # --- prefix caching ---
@@ -121,7 +80,6 @@ def hits_table(shared: dict[str, Shared]) -> list[dict]:
     return [
         {
             "requests": name,
-            "prompt tokens": one.numbers["prompt_tokens"],
             "predicted to be found": one.numbers["predicted_tokens"],
             "found": one.numbers["hit_tokens"],
             "first token with the cache": one.gain.sentence("times as soon"),
@@ -153,13 +111,10 @@ def full_blocks(shared_tokens: int, block_size: int) -> str:
 
 def conversation(rows: list[dict], share: float) -> str:
     """Rows of turns; share: of all prompt tokens, those that were found (0 to 1)."""
-    first, *_, last = rows
-    middle = middle_turn(rows)
+    last = rows[-1]
     return (
-        f"{100 * share:.0f} % of all prompt tokens were found. The first token at turn "
-        f"{middle['turn']}: {middle['gain'].sentence('times as soon')}; at turn {last['turn']}: "
-        f"{last['gain'].sentence('times as soon')}; at turn 1, where nothing is found: "
-        f"{first['gain'].sentence('times as soon')}."
+        f"{100 * share:.0f} % of all prompt tokens were found. The first token of turn "
+        f"{last['turn']}: {last['gain'].sentence('times as soon')}."
     )
 
 
@@ -168,26 +123,18 @@ def conversation(rows: list[dict], share: float) -> str:
 
 def preemption(full: Measurement, half: Measurement, gentle: Measurement, few: int) -> list[str]:
     """Runs with all blocks, with half of them, and with half and `few` requests at a time."""
-    many = len(full.requests)
-    rates = [run.metrics["output_tokens_per_s"] for run in (full, half, gentle)]
 
-    def changed(run: Measurement, rate: float) -> str:
+    def changed(run: Measurement) -> str:
         later = round(100 * (mean_end_s(run) / mean_end_s(full) - 1))
+        speed = "output_tokens_per_s"
+        made = round(100 * (run.metrics[speed] / full.metrics[speed] - 1))
         pushed_out = int(run.counters["num_preemptions"])
-        made = round(100 * (rate / rates[0] - 1))
         return f"{pushed_out} preemptions, mean E2E {later:+d} %, tokens/s {made:+d} %"
 
-    said = [
-        f"Half of the blocks: {changed(half, rates[1])}. {few} requests at a time on them: "
-        f"{changed(gentle, rates[2])}. One run each."
+    return [
+        f"In one run each: half of the blocks {changed(half)}; {few} requests at a time on them "
+        f"{changed(gentle)}."
     ]
-    if max(rates[1:]) < (1 + SMALL) * min(rates[1:]) and max(rates[1:]) * (1 + SMALL) < rates[0]:
-        said.append(
-            "So the preempting costs little; that fewer requests share a step does. A token took "
-            f"{step_ms(half, few) / few:.2f} ms of a step with {few} requests, "
-            f"{step_ms(full, many) / many:.2f} ms of one with {many}."
-        )
-    return said
 
 
 def why_preempted(full: Measurement, half: Measurement, few: int) -> str:
@@ -196,11 +143,7 @@ def why_preempted(full: Measurement, half: Measurement, few: int) -> str:
     return (
         "The formula counts steps, and takes each for equally long. By their medians a step with "
         f"{many} requests took {step_ms(full, many):.1f} ms, one with {few} "
-        f"{step_ms(half, few):.1f} ms. A request waits for more steps, but for shorter ones, "
-        "each of which makes fewer tokens. The run with "
-        f"{few} at a time has such steps, too, and shows what they bring without preempting. Where "
-        "both steps take equally long, as on a GPU that waits for its weights, expect what the "
-        "formula says."
+        f"{step_ms(half, few):.1f} ms."
     )
 
 
@@ -237,17 +180,11 @@ def strategies(runs: list[Generated]) -> str:
 
 
 def _told(metrics: dict[str, dict]) -> str:
-    """Of stories: how their mean chance compares with that of greedy's."""
-    (greedy, first), *others = metrics.items()
-    chance = first["mean_chance"]
-    said = f"Means of {first['stories']} stories, each about somebody else; two that differ only "
-    said += "in whom they are about are not counted as different"
-    if not chance:
-        return f"{said}; of “{greedy}” every one has a fault."
-    times = ", ".join(f"{m['mean_chance'] / chance:.1f} with “{name}”" for name, m in others)
+    """Of stories: how they were counted."""
+    stories = next(iter(metrics.values()))["stories"]
     return (
-        f"{said}. Chance of a story, in times that of “{greedy}”: {times}. So few stories do not "
-        "rank the strategies, and one run each does not rank speeds that lie close together."
+        f"{stories} stories, each about somebody else; two that differ only in whom they are about "
+        "are not counted as different. So few do not rank the strategies."
     )
 
 
@@ -274,37 +211,18 @@ def why_beams(ratio: float) -> str:
 
 
 def drafter(
-    name: str, asked: str, plain: list[Measurement], drafting: list, k: int, unprepared: bool
+    name: str, asked: str, plain: list[Measurement], drafting: list, k: int
 ) -> dict[str, str | int]:
-    """What a drafter did for one kind of questions, and why it gained or lost: a table's row.
-
-    unprepared: the engine without drafts prepares its next step during a step, this one does not.
-    """
+    """What a drafter did for one kind of questions: a table's row."""
     counted, gain = acceptance(drafting[:1], k), faster_stream(plain, drafting)
-    whole = sooner_answers(plain, drafting)
     return {
         "drafter": name,
         "asked": asked,
         "steps that drafted": counted.drafts,
         "acceptance rate": f"{100 * counted.rate:.0f} %" if counted.drafts else "",
-        "tokens after the first": f"{gain.sentence()} (middle {gain.estimate:.2f})",
-        "whole answer": f"{whole.sentence()} (middle {whole.estimate:.2f})",
-        "why": _why_drafts(counted, gain, unprepared),
+        "tokens of such a step": f"{counted.mean_length:.2f}" if counted.drafts else "",
+        "speed-up": gain.sentence(),
     }
-
-
-def _why_drafts(counted: Acceptance, gain: Gain, unprepared: bool) -> str:
-    made = f"A step that drafted made {counted.mean_length:.2f} tokens on average"
-    said = f"{made}."
-    if counted.drafts < FEW_DRAFTS:
-        said = "The drafter found hardly anything to propose, so there is nothing to gain."
-        if gain.verdict == "worse":
-            said += " In every step vLLM searches, and makes ready to check drafts, all the same."
-    if gain.verdict == "better" and counted.mean_length < gain.low:
-        return f"{made}, which cannot explain such a gain: the machine was disturbed."
-    if unprepared and gain.verdict != "better":
-        said += " Asynchronous scheduling is off with this drafter, which costs time too."
-    return said
 
 
 def equality(counted: dict[str, int]) -> str:
@@ -318,12 +236,7 @@ def equality(counted: dict[str, int]) -> str:
     )
 
 
-def reaches(gain: Gain, values: Iterable[float]) -> bool:
-    """Whether the measured range and that of these values have a part in common."""
-    return gain.low <= max(values) and gain.high >= min(values)
-
-
-def _by_verdict(rows: list[dict], name: str) -> str:
+def by_verdict(rows: list[dict], name: str) -> str:
     """At which of the rows, by `name`, was a gain or a loss, each with its range."""
     words = {
         "better": "a gain at",
@@ -339,80 +252,26 @@ def _by_verdict(rows: list[dict], name: str) -> str:
     return "; ".join(said)
 
 
-def batches(rows: list[dict], drafts: int, a: float, tiny: bool = False) -> str:
-    """What a sweep over requests at once shows, with so many drafts, accepted with chance `a`.
-
-    rows: dicts with requests, gain, plain_step_ms (a full step). tiny: the model is the one that
-    ships.
-    """
-    one, most = rows[0], rows[-1]
-    said = (
-        f"Judged by the output tokens/s of a whole run, {drafts} drafts at a = {a:g}, by requests "
-        f"at once: {_by_verdict(rows, 'requests')}."
-    )
-    grown = most["plain_step_ms"] / one["plain_step_ms"]
-    if grown >= FULL:
-        return said
-    why = ", because the model is so small that a step waits for kernels to be launched"
-    return (
-        f"{said} A plain step of {most['requests']} requests takes only {grown:.1f} times as long "
-        f"as a step of one: these batches do not fill the machine{why * tiny}."
-    )
-
-
-def gain_by_acceptance(rows: list[dict], k: int, cost: tuple[float, float], slower: Gain) -> str:
-    """What a sweep over acceptance shows. cost: the lowest and the highest c of section 3.
-
-    slower: how many times as long a step took with drafts.
-    """
-    met = sum(reaches(row["gain"], [formula.speedup(row["a"], k, c) for c in cost]) for row in rows)
-    wide = ", but such wide ones say little" * any(row["gain"].wide for row in rows)
-    return (
-        f"Judged by the median step and the tokens that a step made, by the a that was set: "
-        f"{_by_verdict(rows, 'a set')}. The figure before judges one stream by whole runs, "
-        "with prompts and slow steps, so its ranges are others. The formula "
-        f"with the c of section 3 ({cost[0]:.2f} to {cost[1]:.2f}, the band) meets {met} of "
-        f"{len(rows)} ranges{wide}. By the steps of these runs c is {(slower.low - 1) / k:.2f} to "
-        f"{(slower.high - 1) / k:.2f}."
-    )
-
-
-def drafters_elsewhere(rows_by_name: dict[str, list[dict]], where: str) -> str:
-    """Of drafters_elsewhere: which lost in the largest batch; "" without any."""
-    if not rows_by_name:
-        return ""
-    ends = {name: Gain.read(rows[-1], "speedup_x") for name, rows in rows_by_name.items()}
-    last = next(iter(rows_by_name.values()))[-1]
-    said = "; ".join(f"{name} {gain.sentence('times the tokens/s')}" for name, gain in ends.items())
-    return (
-        f" On the right, {where}, {last['requests']} at once: {said}. There, too, a = "
-        f"{last['alpha']:g} was set by hand, for all of them. So the panel compares what drafters "
-        "cost: on new text n-grams find far less to propose."
-    )
-
-
 # --- services ---
 
-SERVICES_RULE = (
-    f"Right of the line is better. Green and orange: the whole range lies more than "
-    f"{100 * MARGIN:.0f} % away from 1. Grey shows neither gain nor loss."
-)
+
+def services(accepted: list[float]) -> str:
+    """The caption of the services. accepted: shares of drafts, one a service (0 to 1)."""
+    percent = {round(100 * share) for share in accepted}
+    shares = " to ".join(str(end) for end in sorted({min(percent), max(percent)}))
+    return (
+        "Right of the line is better; only what lies whole more than "
+        f"{100 * MARGIN:.0f} % to one side of it has a colour. Of the drafts {shares} % were "
+        "accepted."
+    )
 
 
-# What sections 2, 3 and 8 keep of a feature: (feature, where, experiment, how the variant begins,
-# name of the gain). The last record counts: of section 8 the largest batch.
-NEITHER = "neither, undecided, or one run"
-CACHE, CHUNKS, NGRAM = "prefix caching", "small chunks", f"{DRAFTS}, n-grams"
+# What other sections keep of a feature: (feature, where, experiment, how the variant begins, name
+# of the gain). The last record counts: of section 8 the largest batch.
+NGRAM = f"{DRAFTS}, n-grams"
 RECAP = (
     (CACHE, "first token, system prompt", "prefix_caching", "system", "ttft_gain_x"),
     (CACHE, "first token, few-shot examples", "prefix_caching", "few-shot ex", "ttft_gain_x"),
-    (
-        CACHE,
-        "first token, examples that begin otherwise",
-        "prefix_caching",
-        "few-shot, f",
-        "ttft_gain_x",
-    ),
     (CACHE, "last turn of a chat", "prefix_caching", "conv", "ttft_gain_last_turn_x"),
     (NGRAM, "answers that stand in the prompt", "speculation", "ngram, rep", "tpot_gain_x"),
     (NGRAM, "new questions", "speculation", "ngram, questions", "tpot_gain_x"),
@@ -421,11 +280,8 @@ RECAP = (
 )
 
 
-def recap(store: Results, verdicts: list[Verdict], whole: dict, small: dict) -> list[dict]:
-    """A line a feature: where it gained, where it lost, and where neither was seen.
-
-    whole, small: rows of the whole prompt in one step and of a small budget.
-    """
+def recap(store: Results, verdicts: list[Verdict]) -> list[dict]:
+    """A line a feature: where it gained and where it lost. What is not decided is left out."""
     seen: dict[str, list] = {feature: [] for feature in (CACHE, CHUNKS, NGRAM, DRAFTS)}
     for feature, where, experiment, begins, name in RECAP:
         found = [
@@ -433,28 +289,18 @@ def recap(store: Results, verdicts: list[Verdict], whole: dict, small: dict) -> 
             for record in store.records(experiment=experiment)
             if record["variant"].startswith(begins) and (gain := Gain.read(record["metrics"], name))
         ]
-        seen[feature] += [(where, gain, "") for gain in found[-1:]]
-    for where, metric in (
-        ("p99 of the gaps, section 1", "itl_ms_p99"),
-        ("first token of the long prompts, section 1", "ttft_long_ms_p50"),
-    ):
-        seen[CHUNKS].append((where, gain_of_pairs([(whole[metric], small[metric])], "lower"), ""))
+        seen[feature] += [(where, gain) for gain in found[-1:]]
     for verdict in verdicts:
         for feature, gain in verdict.gains.items():
-            cannot = ", cannot act" * (feature in verdict.service.cannot_act)
-            seen[feature].append((verdict.service.name, gain, cannot))
+            seen[feature].append((verdict.service.name, gain))
     rows = []
     for feature, gains in seen.items():
-        cells = {"gains": [], "loses": [], NEITHER: []}
-        for where, gain, cannot in gains:
-            verdict = "" if cannot else gain.verdict
-            column = {"better": "gains", "worse": "loses"}.get(verdict, NEITHER)
-            span = in_words(gain) if gain.span else f"{gain.estimate:.2f}, one run"
-            undecided = ", undecided" * (column == NEITHER and bool(gain.span) and gain.undecided)
-            cells[column].append(f"{where} ({span}{cannot or undecided})")
         name = f"{DRAFTS}, draft model" if feature == DRAFTS else feature
-        said = {column: "; ".join(places) or "nowhere seen" for column, places in cells.items()}
-        rows.append({"feature": name, **said})
+        row = {"feature": name}
+        for column, wanted in (("gains", "better"), ("loses", "worse")):
+            places = [f"{at} ({in_words(gain)})" for at, gain in gains if gain.verdict == wanted]
+            row[column] = "; ".join(places) or "nowhere seen"
+        rows.append(row)
     return rows
 
 
@@ -465,9 +311,7 @@ def decisions(verdicts: list[Verdict], rows: list[dict]) -> dict[str, tuple[str,
         for one in verdicts
     }
     chunks = "chunk budget of a service that streams (max_num_batched_tokens)"
-    gaps = ", ".join(
-        f"{row['itl_ms_p99']:.0f} ms with {row['max_num_batched_tokens']:,}" for row in rows
-    )
+    gaps = ", ".join(f"{row['itl_ms_p99']:.0f} ms with {row[BUDGET]:,}" for row in rows)
     said = f"p99 of the gaps in a stream, one run each: {gaps} tokens a step."
     return choices | {"chunk_budget": (chunks, said)}
 
@@ -476,13 +320,8 @@ def numbers_say(verdict: Verdict) -> str:
     """What each feature did, or that it cannot act there."""
     parts = []
     for feature, gain in verdict.gains.items():
-        why, share = verdict.service.cannot_act.get(feature), verdict.accepted_of(feature)
-        accepted = "" if share is None else f" ({100 * share:.0f} % of the drafts accepted)"
-        if why is None:
-            parts.append(f"{feature}{accepted}: {gain.sentence('times as good')}")
-        elif verdict.of(feature) == "disturbed":
-            why = f"it cannot act there ({why}): the machine was disturbed"
-            parts.append(f"{feature} came out at {in_words(gain)}, but {why}")
-        else:
-            parts.append(f"{feature} cannot act there")
+        accepted = f" ({100 * verdict.accepted:.0f} % of the drafts accepted)" * (feature == DRAFTS)
+        parts.append(f"{feature}{accepted}: {gain.sentence('times as good')}")
+    cannot = [feature for feature in (CACHE, CHUNKS) if feature not in verdict.service.features]
+    parts += [f"{feature} cannot act there" for feature in cannot]
     return f"{'; '.join(parts)}."

@@ -25,14 +25,11 @@ def shown(monkeypatch):
     return figures
 
 
-def test_points_stand_at_the_chance_that_was_met_beside_the_formula(shown):
+def test_points_stand_at_the_chance_that_was_met(shown):
     rows = [{"a": a, "measured_x": x, "gain": GAIN} for a, x in ((0.29, 0.7), (0.88, 1.5))]
-    plots.speedup_by_acceptance(rows, [(0.0, 0.3, 0.4), (1.0, 2.0, 2.5)], 4, "Reading.")
+    plots.speedup_by_acceptance(rows, 4, "Reading.")
     [ax] = shown[0].axes
-    measured = {line.get_label(): line for line in ax.get_lines()}["measured"]
-    assert list(measured.get_xdata()) == [0.29, 0.88]
-    names = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert names == ["formula, c of section 3", "measured"]
+    assert list(ax.get_lines()[0].get_xdata()) == [0.29, 0.88] and len(ax.containers) == 1
 
 
 def test_drafters_of_another_machine_have_their_ranges(shown):
@@ -50,28 +47,29 @@ def test_drafters_of_another_machine_have_their_ranges(shown):
     assert len(here.containers) == len(elsewhere.containers) == 1, "error bars of both"
 
 
-def test_every_budget_is_named_and_the_services_share_their_scale(shown):
-    row = {"itl_ms_p99": 50.0, "ttft_long_ms_p50": 200.0, "total_tokens_per_s": 9000.0}
-    here, there = ({**row, "max_num_batched_tokens": budget} for budget in (4352, 16_384))
-    plots.chunk_tradeoff([here], "Reading.", ([there], "recorded: there"))
+def test_every_budget_is_named_and_every_range_of_a_service_is_whole(shown):
+    row = {"itl_ms_p99": 50.0, "ttft_long_ms_p50": 200.0, "max_num_batched_tokens": 4352}
+    plots.chunk_tradeoff([row], "Reading.")
     names = [[text.get_text() for text in ax.get_xticklabels()] for ax in shown[0].axes]
-    assert names == [["4,352"]] * 3 + [["16,384"]] * 3, "each machine has panels of its own"
-    service = services.Service("a", "a", "", None, "", "", "lower")
-    small = services.Verdict(service, dict.fromkeys(("prefix caching",), GAIN))
-    large = services.Verdict(service, dict.fromkeys(("prefix caching",), Gain(4, 0.3, 50, 3)))
-    plots.services([small, large], "Reading.")
-    left, right = shown[1].axes
-    low, high = left.get_xlim()
-    assert right.get_xlim() == (low, high) and low < 0.3 and high > 50, "every range is whole"
+    assert names == [["4,352"]] * 2
+    wide = Gain(4, 0.3, 50, 3)
+    plots.services([of_service(small_chunks=GAIN), of_service(small_chunks=wide)], "Reading.")
+    low, high = shown[1].axes[0].get_xlim()
+    assert low < 0.3 and high > 50
 
 
-def test_a_verdict_on_drafts_stands_beside_the_share_that_was_accepted(shown):
+def of_service(chosen=None, **gains):
     service = services.Service("a", "a", "", None, "", "", "lower")
-    gains = dict.fromkeys(("small chunks", "speculative decoding"), GAIN)
-    plots.services([services.Verdict(service, gains, "small chunks", 0.016)], "Reading.")
-    chunks, drafts = (text.get_text() for text in shown[0].axes[0].texts)
-    assert chunks.endswith("(your guess)") and "accepted" not in chunks
-    assert drafts.endswith(", 2 % accepted")
+    found = {name.replace("_", " "): gain for name, gain in gains.items()}
+    return services.Verdict(service, found, chosen, 0.016)
+
+
+def test_a_service_stands_above_its_features_with_their_ranges_beside_them(shown):
+    plots.services([of_service("small chunks", small_chunks=GAIN)], "Reading.")
+    [ax] = shown[0].axes
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["a", "small chunks (your guess)"]
+    assert [text.get_text() for text in ax.texts] == ["1.40 to 1.60"]
 
 
 def test_equal_likelihoods_get_no_axis_of_their_own(shown):
@@ -98,21 +96,15 @@ def test_stories_are_drawn_by_their_grammar(shown):
 
 
 def test_only_a_verdict_has_a_colour(shown):
-    service = services.Service(
-        "a", "a", "", None, "", "", "lower", cannot_act={"speculative decoding": "why"}
-    )
-    ranges = {"prefix caching": (1.4, 1.6), "small chunks": (0.9, 1.6)}
-    gains = {name: Gain(sum(span) / 2, *span, 3) for name, span in ranges.items()}
-    gains["speculative decoding"] = Gain(1.2, 1.1, 1.3, 3)
-    lost = services.Verdict(service, dict.fromkeys(gains, Gain(0.5, 0.4, 0.6, 3)), "small chunks")
-    few = services.Verdict(service, dict.fromkeys(gains, Gain(9.0, 0.0, math.inf, 1)))
-    plots.services([services.Verdict(service, gains), lost, few], "Reading.")
-    axes = shown[0].axes[:3]
-    colors = [[to_hex(bar.lines[0].get_color()) for bar in ax.containers] for ax in axes]
-    grey = style.GREY.lower()
-    assert colors[0] == [style.GREEN.lower(), grey, grey], "an open range, and no mechanism"
-    assert colors[1] == [style.RED.lower(), style.RED.lower(), grey]
-    assert colors[2] == [grey] * 3, "a single run is no verdict"
+    found = [
+        of_service(a=Gain(1.5, 1.4, 1.6, 3), b=Gain(1.2, 0.9, 1.6, 3)),
+        of_service(a=Gain(0.5, 0.4, 0.6, 3), b=Gain(9.0, 0.0, math.inf, 1)),
+    ]
+    plots.services(found, "Reading.")
+    [ax] = shown[0].axes
+    colors = [to_hex(bar.lines[0].get_color()) for bar in ax.containers]
+    named = [color.lower() for color in (style.GREEN, style.GREY, style.RED, style.GREY)]
+    assert colors == named, "neither an open range nor a single run is a verdict"
 
 
 @pytest.mark.parametrize("high, heads", [(9.2, 1), (1.1, 0)])

@@ -7,7 +7,6 @@ from transformers import AutoTokenizer
 
 from helpers import tiny_model
 from helpers.lessons.advanced_features import services
-from helpers.verdicts.gain import Gain
 
 SIZES = {
     "requests": 3,
@@ -43,21 +42,11 @@ def test_the_chat_shares_its_beginning_and_the_documents_do_not(four):
     assert not any(r.stop_at_eos for key in ("chat", "batch") for r in four[key].workload.requests)
 
 
-SAME, BETTER = Gain(1.0, 0.98, 1.02, 3), Gain(1.5, 1.4, 1.6, 3)
-
-
-def verdict(cannot_act=(), **gains):
-    service = services.Service(
-        "batch", "batch", "", None, "itl_ms_p99", "", "lower", cannot_act=dict(cannot_act)
-    )
-    return services.Verdict(service, {n.replace("_", " "): g for n, g in gains.items()})
-
-
-@pytest.mark.parametrize("gain", [BETTER, Gain(0.5, 0.4, 0.6, 3)])
-def test_a_feature_that_cannot_act_is_never_a_gain_or_a_loss(gain):
-    found = verdict({"prefix caching": "why"}, prefix_caching=gain, small_chunks=SAME)
-    assert found.of("prefix caching") == "disturbed"
-    assert found.of("small chunks") == found.of("nothing") == "same"
+def test_a_feature_is_measured_where_it_can_act(four):
+    acts = {key: service.features for key, service in four.items()}
+    assert [key for key in four if services.CACHE in acts[key]] == ["chat"]
+    assert [key for key in four if services.CHUNKS not in acts[key]] == ["assistant"]
+    assert all(services.DRAFTS in features for features in acts.values())
 
 
 def test_random_weights_accept_their_drafts_at_a_chosen_rate(monkeypatch):

@@ -66,9 +66,7 @@ def test_the_time_of_a_step():
     steps = ((0.0, 0), (1.0, 1), (1.5, 1), (2.0, 1), (2.5, 1), (4.5, 8), (6.5, 8))
     run = Run(timeline=[{"t_s": t, "tokens": n} for t, n in steps])
     assert spec.step_ms(run) == 500, "the first step read the prompt"
-    assert spec.step_ms(run, tokens=6) == 2000, "steps of a full batch alone"
     assert spec.step_ms(run, 90) > spec.step_ms(run, 50) == 750
-    assert spec.step_ms(run, tokens=99) == 500, "no step is so full: all of them"
 
 
 def stream(step_s, others=0.0, first_s=1.0):

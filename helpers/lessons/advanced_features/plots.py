@@ -22,7 +22,7 @@ from helpers.display.figures import (
     ticks,
 )
 from helpers.lessons import gain_ranges
-from helpers.lessons.advanced_features.services import Verdict
+from helpers.lessons.advanced_features.services import NOTHING, Verdict
 from helpers.verdicts.gain import LEAST_VALUES, Gain
 
 SPEED_UP = "speed-up of the tokens after the first"
@@ -180,7 +180,8 @@ def services(verdicts: list[Verdict], caption: str) -> None:
     names, table = [], []
     for place, (verdict, feature) in enumerate(rows):
         if feature is None:
-            names.append(verdict.service.name)
+            cannot = (verdict.chosen or NOTHING) not in (NOTHING, *verdict.gains)
+            names.append(verdict.service.name + " (your guess cannot act)" * cannot)
             continue
         gain = verdict.gains[feature]
         names.append(feature + " (your guess)" * (feature == verdict.chosen))

@@ -65,11 +65,16 @@ def of_service(chosen=None, **gains):
 
 
 def test_a_service_stands_above_its_features_with_their_ranges_beside_them(shown):
-    plots.services([of_service("small chunks", small_chunks=GAIN)], "Reading.")
-    [ax] = shown[0].axes
-    names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == ["a", "small chunks (your guess)"]
-    assert [text.get_text() for text in ax.texts] == ["1.40 to 1.60"]
+    for chosen, names in (
+        ("small chunks", ["a", "small chunks (your guess)"]),
+        ("prefix caching", ["a (your guess cannot act)", "small chunks"]),
+        ("nothing", ["a", "small chunks"]),
+        ("", ["a", "small chunks"]),
+    ):
+        plots.services([of_service(chosen, small_chunks=GAIN)], "Reading.")
+        [ax] = shown[-1].axes
+        assert [label.get_text() for label in ax.get_yticklabels()] == names
+        assert [text.get_text() for text in ax.texts] == ["1.40 to 1.60"]
 
 
 def test_equal_likelihoods_get_no_axis_of_their_own(shown):

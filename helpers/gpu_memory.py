@@ -281,10 +281,9 @@ class MemorySampler:
         """Seconds since the start; 0.0 before it."""
         return time.perf_counter() - self._t0 if self._t0 else 0.0
 
-    def mark(self, label: str, at_s: float | None = None) -> None:
-        """A phase named ``label`` begins now, or began ``at_s`` seconds after the start."""
-        self.marks.append({"t_s": self.elapsed_s if at_s is None else at_s, "label": label})
-        self.marks.sort(key=lambda mark: mark["t_s"])
+    def mark(self, label: str) -> None:
+        """A phase named ``label`` begins now."""
+        self.marks.append({"t_s": self.elapsed_s, "label": label})
 
     @property
     def stopped_early(self) -> str | None:

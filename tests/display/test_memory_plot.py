@@ -32,7 +32,7 @@ def sampler(
     made.source = DEVICE if device else made.source
     start = 0.0
     for label, end in zip(phases, ends, strict=True):
-        made.mark(label, at_s=start)
+        made.marks.append({"t_s": start, "label": label})
         start = end
     for index in range(101):
         t = index / 10

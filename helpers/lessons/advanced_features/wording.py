@@ -67,7 +67,7 @@ def why_small_gap(steps: Steps, long: int) -> str:
     took_ms = [1000 * (end - before) for before, end in itertools.pairwise(full)]
     said = "The formula takes the average chunk"
     if len(took_ms) > 1:
-        said += f". In the picture above the second took {took_ms[0]:.0f} ms, "
+        said += f". In the recorded run the second took {took_ms[0]:.0f} ms, "
         said += f"the last full one {took_ms[-1]:.0f} ms"
     return f"{said}."
 

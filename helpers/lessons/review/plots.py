@@ -66,8 +66,9 @@ def throughput_latency(
         _limit(here, goal_x * turns.mean(ONE, TPOT), f"goal {goal_x:g} x: {value}")
     if typed_tokens_per_s := typed and typed["metrics"].get(SPEED):
         here.axhline(typed_tokens_per_s, **hollow_line())
-        place = (0, typed_tokens_per_s)
-        note(here, "your Week 2 number (typed)", place, (6, -11), fontsize=8, color=GREY)
+        here.set_ylim(0, max(here.get_ylim()[1], 1.5 * typed_tokens_per_s))
+        place = (here.get_xlim()[1], typed_tokens_per_s)
+        note(here, "your Week 2 number (typed)", place, (-4, 4), ha="right", fontsize=8, color=GREY)
     if there:
         _points(axes[0, 1], there, [row["variant"] for row in there], **hollow_points())
         lines = where.split(", ")

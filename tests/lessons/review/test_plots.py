@@ -31,12 +31,14 @@ def test_labels_of_the_map_cover_no_point_and_no_other_label(monkeypatch, points
         row["max_num_seqs"]: 3 * [SimpleNamespace(metrics=row, disturbance=idle)] for row in rows
     }
     turns = InTurn(runs)
-    plots.throughput_latency(turns, {3.0: 16, 1.5: 4}, "caption")
+    typed = {"metrics": {"output_tokens_per_s": 5600.0}}  # above all that was measured here
+    plots.throughput_latency(turns, {3.0: 16, 1.5: 4}, "caption", typed)
     fig = drawn[0]
     fig.canvas.draw()
     ax = fig.axes[0]
     labels = ax.texts
-    assert {"16", "4", "goal 3 x: 16", "goal 1.5 x: 4"} <= {label.get_text() for label in labels}
+    said = {label.get_text() for label in labels}
+    assert {"16", "4", "goal 3 x: 16", "goal 1.5 x: 4", "your Week 2 number (typed)"} <= said
     boxes = [label.get_window_extent() for label in labels]
     for (a, one), (b, other) in combinations(zip(labels, boxes, strict=True), 2):
         assert not one.overlaps(other), f"{a.get_text()} and {b.get_text()}"

@@ -1,76 +1,77 @@
 """Try layouts for real on this machine: TP 1, TP 2 and PP 2 of the same model, and two replicas.
 
-    for trial in run_trials(profile, [(1, 1), (2, 1), (1, 2)]):
-        print(trial)
+    engines = Engines(profile)
+    trial = engines.open(tp=2)  # LLM(model, tensor_parallel_size=2)
+    trial.time_step(streams=8)
+    engines.close(trial)
+    engines.end()
 
 On GPUs each layout is a process of its own. On the CPU one rank runs in this process, as in the
 other notebooks; the layouts of several ranks share one child, whose workers are forked instead of
 started anew (vLLM's own way imports PyTorch again in every worker); one core a rank, and 64 MiB of
-KV cache on each, whatever its weights: TP 2, with half the heads on a rank, then keeps twice the
-tokens. Times are medians of rounds that measure everything in turn; a layout that was disturbed by
-other programs is measured once more. What PP 2 needs on a CPU before its first step, worker_probe
-makes.
+KV cache on each. What PP 2 needs on a CPU before its first step, worker_probe makes.
 """
 
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import count
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
-from helpers.engine import open_engine
+from helpers.engine import close_engine, open_engine
 from helpers.results import recorded as reference
 from helpers.verdicts.gain import Gain, gain_of_ranks
-from helpers.verdicts.machine import Disturbance, MachineWatch, less_slowed, most_disturbed
+from helpers.verdicts.machine import Disturbance, MachineWatch, most_disturbed
 
-from . import recorded
-from .allreduce import fit_allreduce
-from .calibration import Point
 from .choose import short_name
 from .engine_child import LATE, EngineChild, measure
 from .hardware import Box, make_box
-from .inventory import take_inventory
 from .models import ModelShape, load_shape
-from .predict import Tuning, decode_parts, default_tuning, prefill_parts
+from .predict import decode_parts, prefill_parts
 from .worker_probe import WORKER_PROBE, allreduce_sizes
 
 RECORDED = ("Qwen2.5-7B", "H100-SXM")  # model and GPU of recorded_on_two_gpus
 INPUT_TOKENS, OUTPUT_TOKENS = 64, 32  # of the streams whose decode steps are timed
-WHAT = {
-    "decode": [(1, INPUT_TOKENS), (8, INPUT_TOKENS)],
-    "prefill": [256, 1024],
-    "output": OUTPUT_TOKENS,
-    "repeats": 10,  # as few as let a range by ranks leave out two rounds that waited
-}
-FITTED = {"tpot_ms": 1, "prefill_ms": max(WHAT["prefill"])}  # what of a run calibrates
+ROUNDS = 10  # as few as let a range by ranks leave out two rounds that waited
 CONTEXT = INPUT_TOKENS + OUTPUT_TOKENS / 2  # tokens in the KV cache of a stream on average
 CPU_KV_CACHE_BYTES = 64 * 2**20
 CASES = {"tpot_ms": "streams", "prefill_ms": "tokens"}  # what a quantity is measured by
 CHUNK = 4096  # more tokens than the prompts have
-CHILD_S, CPU_CHILD_S = 300, 80  # for one layout on GPUs; for all of a CPU together
+TRIAL_S, CPU_TRIAL_S = 300, 60  # for one layout
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trial:
     """What one layout did. ``problem``: why the rest is empty or not whole.
 
-    tpot_ms: {streams: ms of one decode step}; prefill_ms: {prompt tokens: ms}, both medians of
-    ``rounds``: {"tpot_ms": {streams: [ms, ...]}, "prefill_ms": ...}. allreduce: rows {"bytes",
-    "seconds"} of vLLM's own all-reduce between the ranks. disturbance: what else the machine did.
+    rounds: {"tpot_ms": {streams: [ms of one decode step, ...]}, "prefill_ms": {prompt tokens:
+    [ms, ...]}}. allreduce: rows {"bytes", "seconds"} of vLLM's own all-reduce between the ranks.
+    disturbance: what else the machine did.
     """
 
     tp: int
     pp: int
     startup_s: float = 0.0
     kv_cache_tokens: int = 0
-    tpot_ms: dict = field(default_factory=dict)
-    prefill_ms: dict = field(default_factory=dict)
     allreduce: list = field(default_factory=list)
     problem: str = ""
-    rounds: dict = field(default_factory=dict)
+    rounds: dict = field(default_factory=lambda: {name: {} for name in CASES})
     disturbance: Disturbance = Disturbance(0.0, 0.0)
+    ask: Callable[..., dict] | None = field(default=None, repr=False)  # its engine
+
+    @property
+    def tpot_ms(self) -> dict[int, float]:
+        """{streams: ms of one decode step, the median round}."""
+        return {streams: median(ms) for streams, ms in self.rounds["tpot_ms"].items()}
+
+    @property
+    def prefill_ms(self) -> dict[int, float]:
+        """{prompt tokens: ms, the median round}."""
+        return {tokens: median(ms) for tokens, ms in self.rounds["prefill_ms"].items()}
 
     @property
     def disturbed(self) -> list[str]:
@@ -82,19 +83,22 @@ class Trial:
         """The layout in words: sizes of 1 are left out."""
         return short_name(self.tp, self.pp, 1, alone="TP 1")
 
-    @property
-    def call(self) -> str:
-        """What a person would type to start it."""
-        sizes = {"tensor_parallel_size": self.tp, "pipeline_parallel_size": self.pp}
-        given = [f"{name}={size}" for name, size in sizes.items() if size > 1]
-        return f"LLM({', '.join(['model', *given])})"
+    def time_step(self, streams: int) -> None:
+        """One round: streams that start together, and the ms of one decode step of theirs."""
+        lengths = {"decode": [(streams, INPUT_TOKENS)], "prefill": [], "output": OUTPUT_TOKENS}
+        self._note("tpot_ms", streams, lengths)
 
-    def points(self) -> list[Point]:
-        """What a calibration needs of one run: a step of one stream, the longest prefill."""
-        step_s, prefill_s = (getattr(self, name)[case] / 1e3 for name, case in FITTED.items())
-        lengths = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-        prompt = Point(self.tp, self.pp, input_tokens=FITTED["prefill_ms"], prefill_s=prefill_s)
-        return [Point(self.tp, self.pp, **lengths, tpot_s=step_s), prompt]
+    def time_prompt(self, tokens: int) -> None:
+        """One round of a prompt alone: ms until its first token."""
+        self._note("prefill_ms", tokens, {"decode": [], "prefill": [tokens], "output": 1})
+
+    def _note(self, quantity: str, case: int, what: dict) -> None:
+        if self.problem:
+            return
+        heard = self.ask(**what)
+        self.problem = heard.get("problem", "")
+        for ms in heard.get(quantity, {}).values():
+            self.rounds[quantity].setdefault(case, []).append(ms)
 
     def record(self) -> dict:
         """What to save; numbers with units in their names, _low and _high: of the rounds."""
@@ -108,97 +112,80 @@ class Trial:
 
     def span(self, quantity: str, case: int) -> tuple[float, float]:
         """The shortest and the longest round in ms. quantity: "tpot_ms" or "prefill_ms"."""
-        values = self.rounds.get(quantity, {}).get(case) or [getattr(self, quantity)[case]]
+        values = self.rounds[quantity][case]
         return min(values), max(values)
 
     def __str__(self) -> str:
-        started = f"{self.name}: started in {self.startup_s:.1f} s"
-        if self.problem and not self.startup_s:
-            return f"{self.name}: {self.problem}"
         if self.problem:
-            return f"{started}, then failed: {self.problem}"
-        times = ", ".join(self._time(streams) for streams in self.tpot_ms)
-        kept = f"{self.kv_cache_tokens:,} tokens of KV cache"
-        return f"{started}, {kept}; TPOT {times}{self.disturbance.label()}"
+            return f"{self.name}: {self.problem}"
+        steps = ", ".join(map(self._step, self.tpot_ms))
+        return f"{self.name}: a decode step takes {steps}{self.disturbance.label()}"
 
-    def _time(self, streams: int) -> str:
+    def _step(self, streams: int) -> str:
         low, high = self.span("tpot_ms", streams)
         with_streams = f"with {streams} stream{'s' * (streams > 1)}"
         return f"{self.tpot_ms[streams]:.2f} ms ({low:.2f} to {high:.2f}) {with_streams}"
 
 
-def _trial(layout: tuple[int, int], heard: dict) -> Trial:
-    """A Trial from what was measured; keys "8x64" become numbers of streams."""
-    values = heard.get("values", {})
-    rounds = {name: _by_number(values.get(name, {})) for name in ("tpot_ms", "prefill_ms")}
-    return Trial(
-        *layout,
-        startup_s=heard.get("startup_s", 0.0),
-        kv_cache_tokens=heard.get("kv_cache_tokens", 0),
-        tpot_ms=_by_number(heard.get("tpot_ms", {})),
-        prefill_ms=_by_number(heard.get("prefill_ms", {})),
-        allreduce=heard.get("allreduce", []),
-        problem=heard.get("problem", ""),
-        rounds=rounds,
-        disturbance=heard.get("disturbance", Disturbance(0.0, 0.0)),
-    )
+class Engines:
+    """Engines of a profile's model, one layout at a time. What fails is the trial's ``problem``."""
+
+    def __init__(self, profile):
+        self.profile, self.on_cpu = profile, profile.name == "cpu"
+        self._child = self._watch = None
+        self._seeds = count()  # a prompt that was seen before would be found in the prefix cache
+
+    def open(self, tp: int = 1, pp: int = 1) -> Trial:
+        """An engine of this layout, as LLM(model, tensor_parallel_size=tp, ...) makes it."""
+        if self.on_cpu and tp * pp == 1:
+            engine = open_engine(self.profile, kv_cache_memory_bytes=CPU_KV_CACHE_BYTES)
+            info, measured = engine.info, partial(_last_of_measure, engine.llm)
+            trial = Trial(tp, pp, info.startup_s, info.kv_cache_tokens)
+        else:
+            deadline = time.monotonic() + (CPU_TRIAL_S if self.on_cpu else TRIAL_S)
+            heard, measured = self._open_in_child(tp, pp, deadline)
+            started = (heard.get(name, 0) for name in ("startup_s", "kv_cache_tokens"))
+            trial = Trial(tp, pp, *started, problem=heard.get("problem", ""))
+        trial.ask = lambda **what: measured(seed=next(self._seeds), repeats=1, **what)
+        self._watch = MachineWatch()
+        return trial
+
+    def close(self, trial: Trial) -> Trial:
+        """Time vLLM's own all-reduce between the ranks of a trial, and close its engine."""
+        trial.disturbance = self._watch.stop()
+        if trial.tp > 1 and not trial.problem:
+            nothing = {"decode": [], "prefill": [], "output": 1}
+            heard = trial.ask(allreduce=allreduce_sizes(self.on_cpu), **nothing)
+            trial.allreduce = heard.get("allreduce", [])
+        close_engine()
+        if trial.problem or not self.on_cpu:
+            self.end()
+        return trial
+
+    def end(self) -> None:
+        """End the child process, if there is one, and all that it started."""
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+    def _open_in_child(self, tp: int, pp: int, deadline: float) -> tuple[dict, Callable]:
+        environment = trial_environment(self.profile)
+        arguments = {**trial_arguments(self.profile), "worker_extension_cls": WORKER_PROBE}
+        if self.on_cpu:
+            cores = sorted(os.sched_getaffinity(0))[:2]
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, cores))
+            arguments |= {"distributed_executor_backend": "mp", "fork": True}
+        self._child = child = self._child or EngineChild(environment)
+        sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
+        heard = child.ask("open", deadline, model=self.profile.model, **arguments, **sizes)
+        if heard.get("problem") == LATE:
+            why = child.last_words() or "vLLM was still being imported"
+            heard["problem"] = f"did not begin in the time allowed: {why}"
+        return heard, partial(child.ask, "measure", deadline)
 
 
-def _by_number(cases: dict) -> dict:
-    return {int(case.split("x")[0]): value for case, value in cases.items()}
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """What a trial's process told. disturbance: None where it told of a problem."""
-
-    told: dict
-    disturbance: Disturbance | None
-
-
-def _less_slowed(measure_once) -> dict:
-    """What ``measure_once(seed)`` found, with the "disturbance" meanwhile."""
-
-    def heard(seed: int) -> _Heard:
-        watch = MachineWatch()
-        told = measure_once(seed)
-        return _Heard(told, None if "problem" in told else watch.stop())
-
-    run = less_slowed(heard)
-    return run.told | ({"disturbance": run.disturbance} if run.disturbance else {})
-
-
-def run_trials(profile, layouts):
-    """Yield one Trial for each (tp, pp) as it ends. No process is left, whatever happens.
-
-    A layout that needs more GPUs or cores than there are gives a Trial with that as its problem.
-    """
-    found = take_inventory()
-    on_cpu = profile.name == "cpu"
-    have = found.cpu_cores if on_cpu else len(found.devices)
-    # On two busy cores the ranks of TP 2 wait for each other at every all-reduce: it comes last,
-    # so that it holds up nobody.
-    several = sorted(one for one in layouts if 1 < one[0] * one[1] <= have)
-    trials: dict[tuple[int, int], Trial] = {}
-    for layout in layouts:
-        ranks = layout[0] * layout[1]
-        if ranks > have:
-            what = "cores" if on_cpu else "GPUs"
-            problem = f"needs {ranks} {what}, and this machine has {have}; nothing was run."
-            trials[layout] = Trial(*layout, problem=problem)
-        elif on_cpu and ranks == 1:
-            trials[layout] = _in_this_process(profile)
-        elif layout not in trials:
-            trials |= _in_a_child(profile, several if on_cpu else [layout])
-        yield trials[layout]
-
-
-def _in_this_process(profile) -> Trial:
-    with open_engine(profile, kv_cache_memory_bytes=CPU_KV_CACHE_BYTES) as engine:
-        info = engine.info
-        heard = {"startup_s": info.startup_s, "kv_cache_tokens": info.kv_cache_tokens}
-        heard |= _less_slowed(lambda seed: list(measure(engine.llm, seed=seed, **WHAT))[-1])
-        return _trial((1, 1), heard)
+def _last_of_measure(llm, **what) -> dict:
+    return list(measure(llm, **what))[-1]
 
 
 def trial_arguments(profile) -> dict:
@@ -222,46 +209,6 @@ def trial_environment(profile) -> dict[str, str]:
     return environment
 
 
-def _in_a_child(profile, layouts) -> dict[tuple[int, int], Trial]:
-    on_cpu = profile.name == "cpu"
-    environment = trial_environment(profile)
-    arguments = {**trial_arguments(profile), "worker_extension_cls": WORKER_PROBE}
-    if on_cpu:
-        cores = sorted(os.sched_getaffinity(0))[: max(tp * pp for tp, pp in layouts)]
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, cores))
-        arguments |= {"distributed_executor_backend": "mp", "fork": True}
-    trials = {}
-    deadline = time.monotonic() + (CPU_CHILD_S if on_cpu else CHILD_S)
-    with EngineChild(environment) as child:
-        for layout in layouts:
-            heard = _open_and_measure(child, profile.model, layout, arguments, on_cpu, deadline)
-            trials[layout] = _trial(layout, heard)
-    return trials
-
-
-def _open_and_measure(child, model, layout, arguments, on_cpu, deadline) -> dict:
-    tp, pp = layout
-    if time.monotonic() >= deadline:
-        return {"problem": "was not reached in the time allowed."}
-    sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
-    heard = child.ask("open", deadline, model=model, **arguments, **sizes)
-    if heard.get("problem") == LATE:
-        why = child.last_words() or "vLLM was still being imported"
-        return {"problem": f"did not begin in the time allowed: {why}"}
-    if "problem" in heard:
-        return heard
-    allreduce = allreduce_sizes(on_cpu) if tp > 1 else ()
-
-    def measure_once(seed: int) -> dict:
-        return child.ask("measure", deadline, allreduce=allreduce, seed=seed, **WHAT)
-
-    heard |= _less_slowed(measure_once)
-    if heard.get("problem") == LATE:
-        waiting = "its ranks wait for each other on busy cores."
-        heard["problem"] = f"did not end in the time allowed: {waiting}"
-    return heard
-
-
 # ---------------------------------------------------------------------- beside the predictions
 def speedup(plain: Trial, changed: Trial, less_ms: float = 0.0) -> Gain:
     """How many times as fast a step of one stream is, with its range; of two engines, not in turn.
@@ -269,7 +216,7 @@ def speedup(plain: Trial, changed: Trial, less_ms: float = 0.0) -> Gain:
     By ranks: of several ranks on few cores a round now and then waits for a core. less_ms: of each
     step of the changed one is left out.
     """
-    one, other = (t.rounds.get("tpot_ms", {}).get(1) or [t.tpot_ms[1]] for t in (plain, changed))
+    one, other = (trial.rounds["tpot_ms"][1] for trial in (plain, changed))
     return gain_of_ranks(one, [ms - less_ms for ms in other], better="lower")
 
 
@@ -282,40 +229,26 @@ def save_speedup(store, plain: Trial, changed: Trial) -> Gain:
     return gain
 
 
-def own_allreduce_s(box: Box) -> float:
-    """Latency of vLLM's own all-reduce between two ranks, before it is measured here.
+def beside_predictions(trials, shape: ModelShape, box: Box) -> list[dict]:
+    """Rows {"layout", "what", "measured" (the median round), "low", "high", "predicted"} in ms.
 
-    Between cores as recorded elsewhere; between GPUs the planner's assumption.
-    """
-    if box.gpu.family != "cpu":
-        return default_tuning(box.gpu).allreduce_s
-    return fit_allreduce(recorded.allreduce(has_gpu=False)[0])[0]
-
-
-def beside_predictions(trials, shape: ModelShape, box: Box, tuning: Tuning | None) -> list[dict]:
-    """Rows {"what", "measured", "before", "after"} in ms: before and after the calibration.
-
-    tuning: of the calibration; None: there was none, and "after" is "before". Also "low" and "high"
-    of the rounds, "disturbed" (reasons in words), "layout", "quantity", as in recorded.errors,
-    "case" (streams, or tokens of a prompt), and "fitted": the calibration, by TP 1, was made to
-    meet it.
+    Also "quantity", "case" (streams, or tokens of a prompt) and "disturbed" (reasons in words).
     """
     rows = []
 
-    def add(trial: Trial, quantity: str, case: int, what: str, predict) -> None:
-        before, after = (float(predict(tuning=t).total) * 1e3 for t in (None, tuning))
+    def add(trial: Trial, quantity: str, case: int, what: str, predicted) -> None:
         low, high = trial.span(quantity, case)
-        row = {"what": what, "measured": getattr(trial, quantity)[case]}
-        row |= {"low": low, "high": high, "before": before, "after": after, "layout": trial.name}
+        row = {"layout": trial.name, "what": what, "measured": getattr(trial, quantity)[case]}
+        row |= {"low": low, "high": high, "predicted": 1e3 * float(predicted.total)}
         row |= {"quantity": quantity, "case": case, "disturbed": "; ".join(trial.disturbed)}
-        rows.append({**row, "fitted": trial.name == "TP 1" and case == FITTED[quantity]})
+        rows.append(row)
 
     for t in trials:
         for n in t.tpot_ms:
-            step = partial(decode_parts, shape, box, t.tp, t.pp, n, CONTEXT)
+            step = decode_parts(shape, box, t.tp, t.pp, n, CONTEXT)
             add(t, "tpot_ms", n, f"step of {n} stream{'s' * (n > 1)}", step)
         for n in t.prefill_ms:
-            prefill = partial(prefill_parts, shape, box, t.tp, t.pp, n, CHUNK)
+            prefill = prefill_parts(shape, box, t.tp, t.pp, n, CHUNK)
             add(t, "prefill_ms", n, f"prompt of {n:,}", prefill)
     return rows
 
@@ -324,54 +257,32 @@ def beside_predictions(trials, shape: ModelShape, box: Box, tuning: Tuning | Non
 def recorded_on_two_gpus() -> tuple[list[dict], str]:
     """What this notebook's trials took on two H100s, TP 1, TP 2 and PP 2; and where that was.
 
-    Rows as of beside_predictions, not calibrated, with "kv_cache_tokens". The record of TP 1 calls
+    Rows as of beside_predictions, with "kv_cache_tokens". The record of TP 1 calls
     it disturbed by a GPU at 17 % of its clock: the lowest of both cards was kept, and 345 of 1,980
     MHz is the resting clock of the second, which TP 1 does not use. At that clock a prompt of 1,024
-    tokens would take more than 70 ms; TP 1 took 24 to 35. So all its rows count.
+    tokens would take more than 70 ms; TP 1 took 24 to 35. So all its rows count as undisturbed.
     """
     records = {record["variant"]: record for record in reference.records("trial")}
     model, gpu = RECORDED
     shape, box = load_shape(model), make_box(gpu, 2)
     layouts = {"TP 1": (1, 1), "TP 2": (2, 1), "PP 2": (1, 2)}
     trials = [_recorded(*sizes, records[name]) for name, sizes in layouts.items()]
-    rows = beside_predictions(trials, shape, box, None)
+    rows = beside_predictions(trials, shape, box)
     kept = {trial.name: trial.kv_cache_tokens for trial in trials}
     gpus, *_, day = reference.label_of(records["TP 2"]).split(", ")
     rows = [{**row, "kv_cache_tokens": kept[row["layout"]]} for row in rows]
     return rows, f"{gpus}, {shape.name}, {day}"
 
 
-def errors(rows: list[dict], machine: str) -> list[dict]:
-    """How many times too long or too short the planner was before any calibration.
-
-    rows: of beside_predictions. Rows as of recorded.errors.
-    """
-    out = []
-    for quantity in dict.fromkeys(row["quantity"] for row in rows):
-        ratios = [row["before"] / row["measured"] for row in rows if row["quantity"] == quantity]
-        if times := [max(ratio, 1 / ratio) for ratio in ratios]:
-            row = {"machine": machine, "quantity": quantity, "numbers": len(times)}
-            out.append({**row, "mean_times": fmean(times), "worst_times": max(times)})
-    return out
-
-
 def _recorded(tp: int, pp: int, record: dict) -> Trial:
-    """A Trial of its record, which keeps the shortest and the longest round."""
-    metrics, cases = record["metrics"], {"tpot_ms": (1, 8), "prefill_ms": WHAT["prefill"]}
-
-    def numbers(quantity: str, end: str = "") -> dict[int, float]:
-        of = CASES[quantity]
-        return {case: metrics[f"{quantity}_{case}_{of}{end}"] for case in cases[quantity]}
-
-    rounds = {}
-    for name in cases:
-        low, high = numbers(name, "_low"), numbers(name, "_high")
-        rounds[name] = {case: [low[case], high[case]] for case in cases[name]}
-    kept, shares = int(metrics["kv_cache_tokens"]), dict(record["machine"])
-    shares.pop("disturbed", None)
-    about = {"rounds": rounds, "disturbance": Disturbance(**shares)}
-    times = {name: numbers(name) for name in cases}
-    return Trial(tp, pp, kv_cache_tokens=kept, **times, **about)
+    """A Trial of its record, which keeps the shortest, the median and the longest round."""
+    metrics, kept = record["metrics"], int(record["metrics"]["kv_cache_tokens"])
+    trial = Trial(tp, pp, kv_cache_tokens=kept)
+    for quantity, cases in (("tpot_ms", (1, 8)), ("prefill_ms", (256, 1024))):
+        for case in cases:
+            name = f"{quantity}_{case}_{CASES[quantity]}"
+            trial.rounds[quantity][case] = [metrics[name + end] for end in ("_low", "", "_high")]
+    return trial
 
 
 # ---------------------------------------------------------------------- data parallelism, a server

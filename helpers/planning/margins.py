@@ -13,7 +13,7 @@ KEEPS, CANNOT_TELL, MISSES = "yes", "cannot tell", "no"
 
 
 def recorded_prompt(tp: int = 2) -> dict:
-    """Such a prompt as it was predicted ("before") and "measured" in ms; one run.
+    """Such a prompt as it was "predicted" and "measured" in ms; one run.
 
     tp: 1 or 2, which were run on a box of two H100s.
     """
@@ -29,7 +29,7 @@ def prompt_takes(gpus: int) -> float:
     gpus: that TP and PP cut the model over. TP 1 and TP 2 were run; more GPUs borrow from TP 2.
     """
     prompt = recorded_prompt(min(gpus, 2))
-    return prompt["measured"] / prompt["before"]
+    return prompt["measured"] / prompt["predicted"]
 
 
 def as_recorded_ms(choice: Choice) -> float:

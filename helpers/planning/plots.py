@@ -16,7 +16,6 @@ from helpers.display.figures import (
     INK,
     MARKERS,
     ORANGE,
-    PURPLE,
     RED,
     YELLOW,
     curve,
@@ -34,12 +33,16 @@ from helpers.planning.wording import PART_NAMES
 PART_COLORS = dict(zip(PART_NAMES, (*COLORS[:7], GREY, YELLOW), strict=True))
 
 
-def memory(rows: list[dict], capacity_gib: float, share: float, caption: str) -> None:
+def memory(memories: dict, capacity_gib: float, caption: str) -> None:
     """One stacked bar for each plan, the first on top.
 
-    rows: {"plan", part: GiB, ..., "tokens" that fit the last part}; capacity_gib: of one GPU;
-    share: of it that vLLM may use.
+    memories: {name of a plan: its MemoryPlan}; capacity_gib: of one GPU.
     """
+    rows = [
+        {"plan": name, **plan.shares_gib(), "tokens": plan.kv_cache_tokens}
+        for name, plan in memories.items()
+    ]
+    share = next(iter(memories.values())).options.gpu_memory_utilization
     size = (8, 0.55 * len(rows) + 2.0)
     fig, ax = figures.figure("Where one GPU's memory goes", size=size)
     places, left = range(len(rows)), [0.0] * len(rows)
@@ -89,11 +92,22 @@ def step_by_cause(
     figures.show(fig, caption, rows, name)
 
 
-def over_batch(rows: list[dict], caption: str) -> None:
+def over_batch(predicted: dict, caption: str) -> None:
     """TPOT with the decode step alone (left), tokens/s (right).
 
-    rows: {"layout", "streams", "tpot_ms", "decode_step_ms", "output_tokens_per_s"}.
+    predicted: {layout: [SpeedPrediction, ...]}, by requests at once.
     """
+    rows = [
+        {
+            "layout": layout,
+            "streams": p.workload.concurrency,
+            "tpot_ms": 1e3 * p.tpot_s,
+            "decode_step_ms": 1e3 * float(p.decode.total),
+            "output_tokens_per_s": p.output_tokens_per_s,
+        }
+        for layout, predictions in predicted.items()
+        for p in predictions
+    ]
     title = "Which layout leads depends on the requests at once"
     fig, (left, right) = figures.figure(title, cols=2, size=(9.4, 4.2))
     for i, layout in enumerate(dict.fromkeys(row["layout"] for row in rows)):
@@ -206,60 +220,63 @@ def _values(choice, goal_ms: float) -> dict:
     return row | {"run at once": choice.at_once, "keeps the goal": margins.within(choice, goal_ms)}
 
 
-def predicted_measured(rows: list[dict], caption: str) -> None:
+def predicted_measured(rows: list[dict], caption: str, title: str, name: str) -> None:
     """Each time's rounds as a bar with their median, and what was predicted: steps, prompts.
 
-    rows: of layouts.beside_predictions.
+    rows: of layouts.beside_predictions. name: of the figure's file.
     """
-    title = "Predicted against measured"
-    fig, panels = figures.figure(title, cols=2, size=(9.4, 0.34 * len(rows) / 2 + 2.1))
+    fig, panels = figures.figure(title, cols=2, size=(9.4, 0.34 * len(rows) / 2 + 1.8))
     for ax, quantity in zip(panels, ("tpot_ms", "prefill_ms"), strict=True):
         mine = [row for row in rows if row["quantity"] == quantity]
-        places = range(len(mine))
-        look = {"color": GREY, "alpha": 0.45, "height": 0.5, "label": "measured, all rounds"}
-        wide = [row["high"] - row["low"] for row in mine]
-        ax.barh(places, wide, left=[row["low"] for row in mine], **look)
+        ends, looks = [(row["low"], row["high"]) for row in mine], {"label": "measured, all rounds"}
+        _bars(ax, [f"{row['layout']}, {row['what']}" for row in mine], ends, **looks)
         middle = {"marker": "|", "s": 130, "color": INK, "label": "measured, the median round"}
-        ax.scatter([row["measured"] for row in mine], places, **middle)
-        before = {**hollow_points(BLUE), "label": "predicted before calibration"}
-        ax.scatter([row["before"] for row in mine], places, zorder=3, **before)
-        after = {"color": RED, "s": 22, "label": "predicted after calibration"}
-        ax.scatter([row["after"] for row in mine], places, zorder=3, **after)
-        fitted = [(row["after"], y) for y, row in enumerate(mine) if row["fitted"]]
-        ring = {**hollow_points(INK), "s": 150, "label": "fitted to this time"}
-        ax.scatter(*zip(*fitted, strict=True), **ring)
-        ax.set_yticks(places, [f"{row['layout']}, {row['what']}" for row in mine])
-        rows_down(ax)
+        ax.scatter([row["measured"] for row in mine], range(len(mine)), **middle)
+        predicted = {"color": RED, "s": 24, "zorder": 3, "label": "predicted"}
+        ax.scatter([row["predicted"] for row in mine], range(len(mine)), **predicted)
         ax.set(xscale="log", xlabel="ms", ylabel="layout, and what it computes")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
-        times = [row[x] for row in mine for x in ("low", "high", "before", "after")]
+        times = [row[x] for row in mine for x in ("low", "high", "predicted")]
         ax.set_xlim(min(times) / 1.2, 1.2 * max(times))
     fig.legend(*panels[0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
-    figures.show(fig, caption, rows, "predicted_measured")
+    figures.show(fig, caption, rows, name)
 
 
-def planner_errors(rows: list[dict], names: dict[str, str], caption: str) -> None:
-    """How far off the planner was on average as a bar, at worst as a point, in times.
-
-    rows: of recorded.errors and layouts.errors. names: of the quantities, in words.
-    """
-    title = "How far the planner was off where it could be checked"
-    fig, ax = figures.figure(title, size=(7.5, 0.36 * len(rows) + 1.6))
-    machines = dict.fromkeys(row["machine"] for row in rows)
-    for machine, color in zip(machines, (BLUE, GREEN, PURPLE, GREY, ORANGE), strict=False):
-        mine = [y for y, row in enumerate(rows) if row["machine"] == machine]
-        beyond = [rows[y]["mean_times"] - 1 for y in mine]
-        ax.barh(mine, beyond, left=1, color=color, height=0.6, label=f"mean, {machine}")
-    worst = [row["worst_times"] for row in rows]
-    ax.scatter(worst, range(len(rows)), color=INK, zorder=3, label="worst")
-    for y, times in enumerate(worst):
-        note(ax, f"{times:.2f}x", (times, y), (7, -3))
-    labels = [f"{names[row['quantity']]}, {row['machine']}" for row in rows]
-    ax.set_yticks(range(len(rows)), labels)
+def _bars(ax, names: list[str], ends: list[tuple[float, float]], **look) -> None:
+    """A bar from low to high for each name, the first on top."""
+    look = {"color": GREY, "alpha": 0.45, "height": 0.5, **look}
+    wide = [high - low for low, high in ends]
+    ax.barh(range(len(names)), wide, left=[low for low, _ in ends], **look)
+    ax.set_yticks(range(len(names)), names)
     rows_down(ax)
-    ax.set(xlabel="times too long or too short (1 is right)", xlim=(1, 1.12 * max(worst)))
-    ax.set_ylabel("quantity and machine")
-    fig.legend(fontsize=8, ncols=3, loc="outside lower center")
-    figures.show(fig, caption, rows, "planner_errors")
+
+
+def ranges(
+    rows: list[dict], labels: dict[str, str], caption: str, title: str, name: str, goal=None
+) -> None:
+    """What a plan may turn out to be as bars, what it expects, and what was measured if it was.
+
+    rows: {"layout"}, and for each quantity of labels (names of the axes) "may_..." (low, high),
+    "expected_..." and perhaps the quantity itself. goal: a line in the first panel.
+    """
+    size = (4.7 * max(1.5, len(labels)), 0.34 * len(rows) + 1.8)
+    fig, panels = figures.figure(title, cols=len(labels), size=size, squeeze=False)
+    values = [{k: x for k, x in row.items() if not isinstance(x, tuple)} for row in rows]
+    for ax, (what, label) in zip(panels[0], labels.items(), strict=True):
+        ends, names = [row[f"may_{what}"] for row in rows], [row["layout"] for row in rows]
+        _bars(ax, names, ends, label="may be")
+        expected = {"color": RED, "s": 24, "zorder": 3, "label": "expected"}
+        ax.scatter([row[f"expected_{what}"] for row in rows], range(len(rows)), **expected)
+        if what in rows[0]:
+            was = {"marker": "D", "color": BLUE, "s": 34, "zorder": 4, "label": "measured"}
+            ax.scatter([row[what] for row in rows], range(len(rows)), **was)
+        ax.set(xlabel=label, ylabel="layout", xlim=(0, 1.05 * max(high for _, high in ends)))
+        for into, (low, high) in zip(values, ends, strict=True):
+            into |= {f"{what} from": low, f"{what} to": high}
+    if goal is not None:
+        panels[0][0].axvline(goal, color=INK, lw=1.2, ls=":", label=f"goal, {goal:g} ms")
+    handles, names = panels[0][0].get_legend_handles_labels()
+    fig.legend(handles, names, ncols=len(names), loc="outside lower center")
+    figures.show(fig, caption, values, name)

@@ -20,23 +20,9 @@ def _recorded() -> dict:
     return json.loads(FILE.read_text())
 
 
-def errors() -> list[dict]:
-    """The planner's errors by kind of machine and quantity, all its records together.
-
-    Rows: {"machine", "quantity", "numbers", "mean_times", "worst_times"}: how many times too long
-    or too short, after one calibration run of that machine.
-    """
-    return _recorded()["errors"]
-
-
 def usual_error() -> tuple[float, int, int]:
     """(error as a share, how many times of recorded GPUs are within it, of how many)."""
     return tuple(_recorded()["usual_error"])
-
-
-def ratio_error() -> tuple[float, int]:
-    """(worst error of the ratio of two loads' tokens/s, pairs): one model on one GPU."""
-    return tuple(_recorded()["ratio_error"])
 
 
 def loads() -> list[dict]:

@@ -10,18 +10,17 @@ import shlex
 from functools import lru_cache
 
 from . import recorded
-from .choose import Choice, Ranking, choice_of, holds
+from .choose import Choice, choice_of, holds
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
-from .layouts import errors
 from .load import RequestMix
-from .margins import KEEPS, MISSES, speedup, speedup_range, take, tpot_range_ms, within
+from .margins import speedup, speedup_range, tpot_range_ms
 from .memory import EngineOptions
 from .models import ModelShape, load_shape
 
 
 def layouts(shape: ModelShape, box: Box, tps, requests: RequestMix, options) -> list[Choice]:
-    """Every TP x DP on as many GPUs as each size has, and on all of a machine; fewest first.
+    """Every TP x DP on as many GPUs as each size has; fewest first.
 
     Raises PlanningError when none of the sizes can hold the model.
     """
@@ -34,7 +33,7 @@ def layouts(shape: ModelShape, box: Box, tps, requests: RequestMix, options) -> 
         )
     shares = [
         (tp, gpus // tp)
-        for gpus in sorted({*fitting, box.gpus_per_node})
+        for gpus in sorted(fitting)
         for tp in sorted(fitting, reverse=True)
         if gpus % tp == 0
     ]
@@ -54,19 +53,6 @@ def row(choice: Choice, over: Choice) -> dict:
         "tokens/s per GPU": rate / choice.gpus,
         "TPOT (ms)": 1e3 * choice.prediction.tpot_s,
         "speed-up": f"{speedup(choice, over):.2f}x",
-    }
-
-
-def ranges(choice: Choice, over: Choice, goal_ms: float) -> dict:
-    """Further columns: what it may turn out to be, and whether the goal is kept."""
-    (low_ms, high_ms), wanted = tpot_range_ms(choice), choice.prediction.workload.concurrency
-    kept = within(choice, goal_ms)
-    if choice.at_once < wanted:
-        kept += f": {choice.at_once} of {wanted} run at once"
-    return {
-        "TPOT may be": f"{low_ms:.1f} to {high_ms:.1f}",
-        f"within {goal_ms:g} ms": kept,
-        "speed-up may be": speedup_span(choice, over),
     }
 
 
@@ -97,39 +83,13 @@ def beside_recorded() -> tuple[list[dict], str]:
         row["expected_tpot_ms"] = 1e3 * plan.prediction.tpot_s
         row["expected_ttft_ms"] = 1e3 * plan.prediction.ttft_s
         row["expected_speedup"] = speedup(plan, over)
-        row["may_tpot_ms"], row["may_speedup"] = tpot_range_ms(plan), speedup_range(plan, over)
+        row["may_tpot_ms"] = tpot_range_ms(plan)
+        row["may_speedup"] = (1.0, 1.0) if plan is over else speedup_range(plan, over)
         rows.append(row)
     given, answered, clients = first["load"]
     load = f"{clients} requests at once of {given:,} + {answered} tokens"
     where = f"{first['gpus']} x {first['name']}"
     return rows, f"{where} ({first['model']}, {load}, {first['day']})"
-
-
-def errors_under_load() -> list[dict]:
-    """How far off that was; rows as of recorded.errors."""
-    names = {"load_tpot_ms": "tpot_ms", "load_ttft_p50_ms": "ttft_ms"}
-    times = [
-        {"quantity": quantity, "before": row[f"expected_{name}"], "measured": row[name]}
-        for quantity, name in names.items()
-        for row in beside_recorded()[0]
-    ]
-    return errors(times, "four H200s")
-
-
-def rule_row(model: str, ranking: Ranking, goal_ms: float) -> dict:
-    """How the plan of vLLM's page fares under a load, beside what the rule of the range takes."""
-    page, ours = ranking.thumb, take(ranking.choices, goal_ms)
-    requests = ours.prediction.workload.concurrency
-    row = {"model": model, "TPOT within (ms)": goal_ms, "requests at once": requests}
-    row |= {"the page's plan": "none", "its GPUs": "", "its TPOT may be": "", "keeps it": MISSES}
-    if page:
-        low_ms, high_ms = tpot_range_ms(page)
-        row |= {"the page's plan": page.short, "its GPUs": page.gpus}
-        row |= {"its TPOT may be": f"{low_ms:.1f} to {high_ms:.1f}"}
-        row["keeps it"] = within(page, goal_ms)
-    sure = within(ours, goal_ms) == KEEPS
-    row["the planner takes"] = ours.short if sure else "nothing is sure"
-    return {**row, "with GPUs": ours.gpus if sure else ""}
 
 
 def metrics(choice: Choice, over: Choice) -> dict[str, float]:

@@ -8,7 +8,7 @@ from .choose import Choice, Goal, Ranking, pure_layouts, rank_again, short_name
 from .hardware import GIB, Box
 from .inventory import Device, Inventory
 from .launch import Launch
-from .layouts import INPUT_TOKENS, Trial, recorded_on_two_gpus
+from .layouts import Trial, recorded_on_two_gpus
 from .load import SpeedPrediction
 from .margins import (
     CANNOT_TELL,
@@ -23,7 +23,7 @@ from .margins import (
     within,
 )
 from .memory import MemoryPlan
-from .models import ModelShape, weight_bytes, weight_parts, why_invalid
+from .models import ModelShape, weight_parts, why_invalid
 
 # The parts of a decode step, as a figure's legend and a sentence name them.
 PART_NAMES = {
@@ -41,18 +41,8 @@ MUCH_WAITING = 0.25  # seconds in each second: more than a quiet TP 1 waits for 
 LITTLE_OF_OTHERS = 0.03  # share of the cores: with more, other programs may be why ranks wait
 OWN = "vLLM's own"  # its all-reduce, as notebook 4 calls it
 LONG = 85  # characters of a command: of a longer one each option has a line
-LEAST_MS = 0.05  # of a step: a part with less has no row
+LEAST_MS = 0.05  # of a step: less is not named
 MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
-QUANTITIES = {
-    "kv_cache_tokens": "KV-cache tokens",
-    "weights_gib": "weights",
-    "tpot_ms": "decode step",
-    "prefill_ms": "prompt alone",
-    "speedup": "speed-up of TP 2",
-    "load_output_tokens_per_s": "tokens/s under load",
-    "load_tpot_ms": "TPOT under load",
-    "load_ttft_p50_ms": "TTFT under load",
-}
 
 
 # ---------------------------------------------------------------------- 1. inventory
@@ -136,22 +126,12 @@ def sizes_table(shape: ModelShape) -> list[dict]:
 
 
 def sharding(shape: ModelShape, tp: int) -> str:
-    """What becomes of the weights when tp GPUs share them.
-
-    Rotary embeddings are a table that vLLM computes, no weights.
-    """
+    """What becomes of the weights when tp GPUs share them."""
     one, many = weight_parts(shape, 1), weight_parts(shape, tp)
-    rope = many.pop("rope", 0)
-    same = [name for name in one if name != "rope" and many.get(name) == one[name]]
+    many.pop("rope", 0)  # a table that vLLM computes, no weights
+    same = [name for name in one if many.get(name) == one[name]]
     whole = f" Whole on every GPU: {', '.join(same)}." if same else ""
-    table = (
-        f" The table of rotary embeddings comes on top, {rope / GIB:.2f} GiB on each GPU: computed "
-        "at the start, so no weights."
-    )
-    return (
-        f"{tp} GPUs hold {sum(many.values()) / GIB:.2f} GiB of {shape.name} each.{whole}"
-        f"{table if rope else ''}"
-    )
+    return f"{tp} GPUs hold {sum(many.values()) / GIB:.2f} GiB of {shape.name} each.{whole}"
 
 
 def kv_room(tp: int, memory: MemoryPlan) -> str:
@@ -166,21 +146,17 @@ def sizes_in_short(shape: ModelShape, memories: dict[int, MemoryPlan]) -> list[s
     """What to keep of the sizes. memories: {tensor parallel size: its memory}, smallest first."""
     few, many = min(memories), max(memories)
     one, each = (memories[tp].weights_gib_per_gpu for tp in (few, many))
-    more = one - weight_bytes(shape, few) / GIB
     out = [
-        f"Weights on each GPU: {one:.1f} GiB with TP {few}, {each:.1f} with TP {many}, "
-        f"as PyTorch allocates them: in whole blocks and with the rotary table, {more:.2f} GiB "
-        f"more than the parameters alone with TP {few}."
+        f"Weights on each GPU, in the whole blocks that PyTorch allocates: {one:.1f} GiB with TP "
+        f"{few}, {each:.1f} with TP {many}."
     ]
     if memories[few].fits and few < many:
         tokens = [memories[tp].kv_cache_tokens for tp in (few, many)]
         out.append(
-            f"Tokens that fit the KV cache: {tokens[0]:,} with TP {few}, {tokens[1]:,} with TP "
-            f"{many}. {many // few} times the GPUs keep {tokens[1] / tokens[0]:.1f} times the "
-            "tokens, because the weights are held once and not once on each GPU."
+            f"{many // few} times the GPUs keep {tokens[1] / tokens[0]:.1f} times the tokens, "
+            "because the weights are held once and not once on each GPU."
         )
-    copied = not shape.mla and many > shape.kv_heads
-    if copied:
+    if not shape.mla and many > shape.kv_heads:
         out.append(f"TP {many} copies KV heads, since {shape.name} has {shape.kv_heads}.")
     return out
 
@@ -224,45 +200,26 @@ def about_steps(rows: list[dict], by_hand_ms: dict[int, float]) -> str:
     """
     off = max(abs(by_hand_ms[row["tp"]] / row["total_ms"] - 1) for row in rows)
     return (
-        f"Above each bar: how many times as fast as TP {rows[0]['tp']}. The line by hand is within "
-        f"{off:.0%} of these bars; both use the same constants, so that checks the line and not "
-        f"the constants. {on_two_gpus()}"
+        f"Above each bar: how many times as fast as TP {rows[0]['tp']}. The line by hand, with the "
+        f"same constants, is within {off:.0%} of these bars. {on_two_gpus()}"
     )
 
 
 def slowed_down(rows: list[dict], prompt: int) -> str:
     """What a prompt does to the streams in its step. rows: of prompt_beside_parts."""
     streams, both, alone = (row["total_ms"] for row in rows)
-    fixed = [row["overhead_ms"] for row in rows]
-    said = (
+    return (
         f"With a prompt of {prompt:,} tokens in it a step takes {both:.1f} ms instead of "
         f"{streams:.1f}: every stream gets its next token {both - streams:.1f} ms later, and none "
         f"stops. One after the other, the two would take {streams + alone:.1f} ms."
     )
-    if fixed[1] < 2 * fixed[0]:
-        return said
-    return (
-        f"{said} Fixed costs grow from {fixed[0]:.1f} to {fixed[1]:.1f} ms, because vLLM replays "
-        "small steps from a CUDA graph, and a step of more tokens than its largest graph launches "
-        "its kernels one by one."
-    )
-
-
-def prompt_by_cause(added: dict[str, dict]) -> list[dict]:
-    """What a prompt adds to a step, a row for each cause.
-
-    added: {layout: {part_ms..., "total_ms"}}.
-    """
-    rows = []
-    for part, name in [*PART_NAMES.items(), ("total", "p")]:
-        ms = {layout: parts[f"{part}_ms"] for layout, parts in added.items()}
-        if max(ms.values()) > LEAST_MS:
-            rows.append({"a prompt adds (ms)": name, **ms})
-    return rows
 
 
 def what_tp_shares(added: dict[str, dict]) -> str:
-    """Which part of it the widest size shares, and what comes in its place. added: as above."""
+    """Which part of a prompt the widest size shares, and what comes in its place.
+
+    added: {layout: {part_ms..., "total_ms"}}, what a prompt adds to a step.
+    """
     sizes = list(added.items())
     (narrow, first), (wide, last) = sizes[0], sizes[-1]
     change = {part: last[part] - first[part] for part in last if part != "total_ms"}
@@ -283,12 +240,11 @@ def what_tp_shares(added: dict[str, dict]) -> str:
 def about_batches(predicted: dict[str, list[SpeedPrediction]]) -> str:
     """Under that picture: why TPOT grows with the widest tensor parallel size."""
     layout = max(predicted, key=lambda name: predicted[name][-1].tp)
-    grows = what_grows(layout, predicted[layout])
     some = predicted[layout][-1]
     pure = (short_name(*sizes) for sizes in pure_layouts(some.tp * some.pp * some.dp))
     missing = [name for name in pure if name not in predicted]
     does_not_fit = f" {' and '.join(missing)}: does not fit on this box." if missing else ""
-    return f"{grows} {_leaders(predicted)}{does_not_fit}"
+    return f"{what_grows(layout, predicted[layout])}{does_not_fit}"
 
 
 def _leaders(predicted: dict[str, list[SpeedPrediction]]) -> str:
@@ -338,17 +294,12 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
     step = {part: now[part] - was[part] for part in now}
     prompts_ms = 1e3 * (many.prompts_s - few.prompts_s)
     grown = {**step, "the prompts of others in the same steps": prompts_ms}
-    alone = (
-        f" The decode step alone grows from {1e3 * few.decode.total:.1f} to "
-        f"{1e3 * many.decode.total:.1f} ms, above all by {main_causes(step)}; the rest are smaller "
-        "parts."
-    )
     running, wanted = many.streams_per_replica * many.dp, many.workload.concurrency
     waiting = f" Only {running} of the {wanted} run at once: the others wait."
     return (
         f"{layout}, from {few.workload.concurrency} to {wanted} requests: TPOT grows from "
         f"{few.tpot_s * 1e3:.1f} to {many.tpot_s * 1e3:.1f} ms, above all by "
-        f"{main_causes(grown)}.{alone}{waiting if running < wanted else ''}"
+        f"{main_causes(grown)}.{waiting if running < wanted else ''}"
     )
 
 
@@ -381,23 +332,19 @@ def _mind(disturbed: dict[str, str]) -> str:
     return f" Mind that the machine was disturbed meanwhile ({'; '.join(found)})." if found else ""
 
 
-def forecasts(speedups: dict[str, float], gain: Gain, one_ms: float, *trials: Trial) -> str:
-    """What the measured speed-up says of the formula's, by whose latency each counts with.
+def forecast(backend: str, most: float, gain: Gain, *trials: Trial) -> str:
+    """What the measured speed-up says of the forecast that has ``backend`` in it: at most so much.
 
-    Outside of the range one is ruled out, inside the run cannot tell; none is judged where the step
-    of TP 1 that they start from, one_ms, was not what TP 1 took.
+    most: half of a step of TP 1, and the all-reduces of a step on top.
     """
-    took_ms = trials[0].tpot_ms[1]
-    start = f"a TP 1 step of {one_ms:.2f} ms, and it took {took_ms:.2f}"
-    told = _told(*trials)
-    if max(one_ms / took_ms, took_ms / one_ms) > 1 + recorded.usual_error()[0]:
-        return f"Each forecast starts from {start}: so this run judges none of them.{told}"
-    said = []
-    for way, x in speedups.items():
-        inside = gain.low <= x <= gain.high
-        does = "inside the range, so it may be right" if inside else "outside: ruled out"
-        said.append(f"{x:.2f} ({way}) lies {does}.")
-    return f"{' '.join(said)} Each starts from {start}.{told}"
+    said = f"With {backend} TP 2 would be at most {most:.2f} times as fast"
+    if gain.low > most:
+        verdict = f"and it was more: so vLLM does not use {backend}"
+    elif gain.high <= most:
+        verdict = f"and it was: that does not rule out {backend}"
+    else:
+        verdict = "which lies inside the range: this run cannot tell"
+    return f"{said}, {verdict}.{_told(*trials)}"
 
 
 def do_they_decide(gain: Gain, without: Gain, two: Trial, count: int, reduce_ms: float) -> str:
@@ -411,23 +358,16 @@ def do_they_decide(gain: Gain, without: Gain, two: Trial, count: int, reduce_ms:
         f"{reduce_ms:.2f} of them ({reduce_ms / step_ms:.1%})"
     )
     if reduce_ms < MARGIN * step_ms:  # they change nothing that a student should see
-        return (
-            f"{said}: the calls are not why TP 2 is faster or slower here. What a rank waits inside"
-            " of one for a rank that has no core is not in that time."
-        )
-    said += (
-        f".\nTP 2 against TP 1: {gain.sentence()}. If its all-reduces took no time: "
-        f"{without.sentence()}.\n"
-    )
-    if not (gain.decided and without.decided):
-        return f"{said}This run cannot tell whether the all-reduces decide."
-    if gain.verdict != without.verdict:
-        return f"{said}So the all-reduces decide."
-    return f"{said}So by themselves the all-reduces do not decide whether TP 2 is faster."
+        return f"{said}: the calls do not decide whether TP 2 is faster here."
+    if gain.decided and without.decided and gain.verdict != without.verdict:
+        return f"{said}. Without them it would be {without.sentence()}, so they decide."
+    if without.decided and gain.decided:
+        return f"{said}. Without them it would be {without.sentence()}: they do not decide."
+    return f"{said}. This run cannot tell whether they decide."
 
 
 def what_else(gain: Gain, one: Trial, two: Trial, cores: int) -> str:
-    """What the trials tell of the cores: who waited for one, and what that may explain."""
+    """What the trials tell of the cores: who waited for one."""
     alone, waited = (trial.disturbance.waited_share for trial in (one, two))
     if two.disturbance.others_share > LITTLE_OF_OTHERS:
         share = f"{two.disturbance.others_share:.0%}"
@@ -441,12 +381,11 @@ def what_else(gain: Gain, one: Trial, two: Trial, cores: int) -> str:
     if waited < MUCH_WAITING:
         return f"{said}: hardly, so the cores are not why TP 2 is what it is."
     shared = f" on {cores} cores" * (cores < 3)
-    said += f". TP 2 has three processes{shared}, two ranks and the engine."
-    if gain.verdict == "worse":
-        return f"{said} So the cores may be the cause; a machine with more of them would tell."
-    if gain.verdict == "open" and gain.wide:
-        return f"{said} So the cores are the likely reason why its rounds differ so much."
-    return said
+    said += f". TP 2 has three processes{shared}, two ranks and the engine"
+    again = "; a machine with more cores would tell whether they are why" * (
+        gain.verdict != "better"
+    )
+    return f"{said}{again}."
 
 
 def about_stages(gain: Gain, one: Trial, staged: Trial) -> str:
@@ -459,64 +398,34 @@ def about_stages(gain: Gain, one: Trial, staged: Trial) -> str:
     )
 
 
-def carried_over(rows: list[dict]) -> str:
-    """Where a calibration by TP 1 moved the predictions of the other layouts, by their medians.
-
-    rows: of layouts.beside_predictions.
-    """
-    others = [row for row in rows if row["layout"] != "TP 1"]
-    if not others:
-        return "This machine ran TP 1 only, so there is nothing to carry over to."
-    total = len(others)
-    nearer = sum(_off(row, "after") < _off(row, "before") for row in others)
-    within = sum(row["low"] <= row["after"] <= row["high"] for row in others)
-    short = sum(row["after"] < row["measured"] for row in others)
-    sides = f"{short} are too short and {total - short} too long"
-    if short in (0, total):
-        sides = f"All {total} are now too {'short' if short else 'long'}"
-    worst = max(others, key=lambda row: _off(row, "after"))
+def beside_planner(rows: list[dict]) -> str:
+    """Under the planner's times beside measured ones. rows: of layouts.beside_predictions."""
+    within = sum(row["low"] <= row["predicted"] <= row["high"] for row in rows)
+    worst = max(rows, key=_off)
+    times = worst["measured"] / worst["predicted"]
+    mind = _mind({row["layout"]: row["disturbed"] for row in rows})
     return (
-        f"By the calibration {nearer} of the {total} predictions of TP 2 and PP 2 came nearer to "
-        f"their median round, {total - nearer} did not. {sides}, farthest off {worst['layout']}, "
-        f"{worst['what']}: it took {worst['measured'] / worst['after']:.2f} times as long as "
-        f"predicted. {within} of {total} lie within their rounds, which this run cannot tell from "
-        f"right ones.{_disturbed(rows)}"
+        f"{within} of {len(rows)} predictions lie within the measured rounds. Farthest off: "
+        f"{worst['layout']}, {worst['what']}, which took {times:.2f} times as long as predicted."
+        f"{mind}"
     )
 
 
-def _disturbed(rows: list[dict]) -> str:
-    return _mind({row["layout"]: row["disturbed"] for row in rows})
-
-
-def _off(row: dict, when: str) -> float:
+def _off(row: dict) -> float:
     """How many times too long or too short a prediction is, by the median round."""
-    return max(row["measured"] / row[when], row[when] / row["measured"])
+    return max(row["measured"] / row["predicted"], row["predicted"] / row["measured"])
 
 
 def about_two_gpus(rows: list[dict]) -> str:
     """What to keep of it: steps, then prompts."""
     steps, prompts = (
-        [row["measured"] / row["before"] for row in rows if row["quantity"] == quantity]
+        [row["measured"] / row["predicted"] for row in rows if row["quantity"] == quantity]
         for quantity in ("tpot_ms", "prefill_ms")
     )
     return (
         f"On two H100s decode steps took {min(steps):.2f} to {max(steps):.2f} times as long as "
         f"predicted, prompts {min(prompts):.2f} to {max(prompts):.2f} times. That is one run of "
         "one box: before you trust a plan for several GPUs, measure a prompt on them."
-    )
-
-
-def about_errors(rows: list[dict], here: list[dict]) -> str:
-    """Under the planner's errors. rows: as plots.planner_errors has them; here: this run's times.
-
-    here: of layouts.beside_predictions.
-    """
-    worst = max(rows, key=lambda row: row["worst_times"])
-    return (
-        f"Farthest off: {QUANTITIES[worst['quantity']]}, {worst['machine']}, "
-        f"{worst['worst_times']:.2f} times. The planner's constants were fitted to one H100 and to "
-        "two CPU cores, so their rows flatter it; the other rows took no part in that and are "
-        f"shown without calibration.{_disturbed(here)}"
     )
 
 
@@ -537,11 +446,10 @@ def on_two_gpus() -> str:
     one = steps.pop("TP 1")
     said = [
         f"{layout} {one['measured'] / step['measured']:.2f} times as fast as TP 1 "
-        f"(predicted: {one['before'] / step['before']:.2f})"
+        f"(predicted: {one['predicted'] / step['predicted']:.2f})"
         for layout, step in steps.items()
     ]
-    short = f"with requests of {INPUT_TOKENS} tokens and their answers instead"
-    return f"Measured once on {label}, {short}: {', '.join(said)}."
+    return f"Measured once on {label}, with short requests: {', '.join(said)}."
 
 
 # ---------------------------------------------------------------------- the choice of both plans
@@ -567,41 +475,34 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
     rule, verdict = take(choices, goal_ms), within(taken, goal_ms)
     if not by_rule:
         goal = f"TPOT of at most {goal_ms:g} ms with {_load(taken)}"
-        said = f"{taken.short} was chosen for a {goal}: {_verdict(taken, goal_ms)}."
+        said = f"{taken.short} was chosen for a {goal}: {verdict_of(taken, goal_ms)}."
         does = "The rule would take" if within(rule, goal_ms) == KEEPS else "Nearest comes"
-        other = f" {does} {rule.short} ({_gpus(rule)}): {_verdict(rule, goal_ms)}."
+        other = f" {does} {rule.short} ({_gpus(rule)}): {verdict_of(rule, goal_ms)}."
         return said if taken is rule else said + other
     if verdict != KEEPS:
         return (
             f"No layout stays within {goal_ms:g} ms at both ends of its range with {_load(taken)}. "
-            f"{taken.short} ({_gpus(taken)}) comes nearest: {_verdict(taken, goal_ms)}."
+            f"{taken.short} ({_gpus(taken)}) comes nearest: {verdict_of(taken, goal_ms)}."
         )
-    low_ms, high_ms = tpot_range_ms(taken)
     said = (
-        f"{taken.short} has the fewest GPUs ({taken.gpus}) whose TPOT stays within {goal_ms:g} ms "
-        f"at both ends of its range ({low_ms:.1f} to {high_ms:.1f} ms, {_load(taken)})."
+        f"{_with_range(taken)} has the fewest GPUs ({taken.gpus}) whose TPOT stays within "
+        f"{goal_ms:g} ms at both ends of its range, {_load(taken)}."
     )
     found = [c for c in choices if c.fits and c is not taken]
     sure = [c for c in found if c.gpus == taken.gpus and within(c, goal_ms) == KEEPS]
     if peers := [c for c in level([taken, *sure]) if c is not taken]:
-        listed = " and ".join(f"{c.short} (up to {tpot_range_ms(c)[1]:.1f} ms)" for c in peers)
-        said += f" By its far end {listed} is level with it"
-        if taken.tp * taken.pp > 1:
-            said += ": only a measurement tells which is faster."
-        else:
-            rows, where = week5_plan.beside_recorded()
-            copies, cut = (_times_off(rows, "tpot_ms", cut) for cut in (False, True))
-            said += (
-                f", and copies on one GPU go first: under the load recorded on "
-                f"{where.partition(' (')[0]} their TPOT was {copies} times what was expected, that "
-                f"of models cut by TP {cut} times."
+        first = ": only a measurement tells which is faster"
+        if taken.tp * taken.pp == 1:
+            first = (
+                ", and copies on one GPU go first: under the recorded load they came as expected, "
+                "and models cut by TP took longer"
             )
+        listed = " and ".join(f"{c.short} (up to {tpot_range_ms(c)[1]:.1f} ms)" for c in peers)
+        said += f" By its far end {listed} is level with it{first}."
     fewer = [c for c in found if c.gpus < taken.gpus and within(c, goal_ms) == CANNOT_TELL]
     if fewer:
-        said += (
-            f" With fewer GPUs the planner cannot tell, so measure "
-            f"{' and '.join(map(_with_range, fewer))} first, and take what keeps {goal_ms:g} ms."
-        )
+        listed = " and ".join(c.short for c in fewer)
+        said += f" With fewer GPUs the planner cannot tell, so measure {listed} first."
     return said
 
 
@@ -619,8 +520,10 @@ def _with_range(choice: Choice) -> str:
     return f"{choice.short} ({low_ms:.1f} to {high_ms:.1f} ms)"
 
 
-def _verdict(choice: Choice, goal_ms: float) -> str:
+def verdict_of(choice: Choice, goal_ms: float) -> str:
     """Whether a layout keeps the goal, as a clause."""
+    if not choice.fits:
+        return choice.why
     (low_ms, high_ms), verdict = tpot_range_ms(choice), within(choice, goal_ms)
     wanted = choice.prediction.workload.concurrency
     if choice.at_once < wanted:
@@ -695,63 +598,58 @@ def memory_of(choice: Choice) -> str:
     )
 
 
-def about_choices(choices, taken: Choice, goal_ms: float) -> str:
+def about_choices(taken: Choice, goal_ms: float) -> str:
     """Under the picture of choices."""
-    fits = [c for c in choices if c.fits]
-    wait = [c for c in fits if c.at_once < c.prediction.workload.concurrency]
-    fast = [c for c in wait if c.prediction.tpot_s * 1e3 <= goal_ms]
-    said = (
+    wanted = taken.prediction.workload.concurrency
+    return (
         f"Star: what the rule takes, {taken.short}. Bars: the range of TPOT. A bar that crosses "
-        f"{goal_ms:g} ms is “cannot tell”. Ring: the plan of vLLM's page."
+        f"{goal_ms:g} ms is “cannot tell”. Ring: the plan of vLLM's page. A cross left of the goal "
+        f"does not run all {wanted} requests at once."
     )
-    if fast:
-        listed = ", ".join(f"{c.short} ({c.at_once})" for c in fast)
-        said += (
-            " Crosses left of the line run too few of the "
-            f"{fast[0].prediction.workload.concurrency} requests at once: {listed}."
-        )
-    return said
-
-
-def about_rule(rows: list[dict]) -> str:
-    """Under the table of the page's rule: where it keeps the goal. rows: of week5_plan.rule_row."""
-    keeps = [row for row in rows if row["keeps it"] == KEEPS]
-    unsure = sum(row["keeps it"] == CANNOT_TELL for row in rows)
-    fewer = sum(row["with GPUs"] < row["its GPUs"] for row in keeps if row["with GPUs"])
-    said = f"The page's plan keeps the goal in {len(keeps)} of {len(rows)} cases"
-    if fewer:
-        said += f" (in {fewer} of them fewer GPUs keep it too)"
-    if unsure:
-        said += f", in {unsure} the planner cannot tell"
-    return f"{said}. In the other {len(rows) - len(keeps) - unsure} it does not."
 
 
 def about_range() -> str:
-    """What the ranges of the plan count with: two lines."""
-    (usual, close, of), (worst, pairs) = recorded.usual_error(), recorded.ratio_error()
-    one, two = (recorded_prompt(tp) for tp in (1, 2))
-    kinds = _on_one_h100()
+    """What the ranges of the plan count with."""
+    usual, close, of = recorded.usual_error()
     return (
-        f"- The usual error, {usual:.0%}: {close} of {of} times recorded on one H100 lie within "
-        f"it, {kinds['tpot_ms']['numbers']} decode steps and {kinds['prefill_ms']['numbers']} lone "
-        "prompts of the machine that the planner was fitted to. A speed-up may lie as far "
-        "beyond both of its values, as predicted and with the recorded prompts in both plans: once "
-        "and not twice, because both plans share most of the error (ratios of two loads of one "
-        f"model: at most {worst:.0%} off, {pairs} pairs).\n"
-        f"- Prompts as recorded once, on two H100s: {prompt_takes(1):.2f} times as long as "
-        f"predicted with TP 1 ({one['measured']:.1f} ms for {one['before']:.1f}), "
-        f"{prompt_takes(2):.2f} times with TP 2 ({two['measured']:.1f} for {two['before']:.1f})."
+        f"The usual error is {usual:.0%}: {close} of {of} times recorded on one H100 lie within "
+        f"it. One prompt recorded on two H100s took {prompt_takes(1):.2f} times as long as "
+        f"predicted with TP 1, {prompt_takes(2):.2f} times with TP 2."
     )
 
 
-def about_load(rows: list[dict]) -> list[str]:
-    """What to keep of a recorded load. rows: of week5_plan.beside_recorded."""
+def how_ranges() -> str:
+    """The same in short, for the plan's document."""
+    return (
+        f"in brackets what it may be: {recorded.usual_error()[0]:.0%} off, and at the far end "
+        "prompts that take as many times longer than planned as those recorded on two H100s"
+    )
+
+
+def about_ranges(goal_ms: float) -> str:
+    """Under the ranges of the plan."""
+    return (
+        f"Left of the line at both ends: keeps {goal_ms:g} ms. Right of it at both ends: does not. "
+        "Across it: the planner cannot tell."
+    )
+
+
+def about_load(rows: list[dict], where: str) -> str:
+    """Under the ranges of a recorded load. rows, where: of week5_plan.beside_recorded."""
+    return (
+        f"Recorded on {where}; one run of each layout. TTFT was {_times_off(rows, 'ttft_ms')} "
+        "times what was expected, and why is open."
+    )
+
+
+def load_in_short(rows: list[dict]) -> str:
+    """What to keep of it."""
     held = sum(row["may_tpot_ms"][0] <= row["tpot_ms"] <= row["may_tpot_ms"][1] for row in rows)
-    others = [row for row in rows if row["layout"] != rows[0]["layout"]]
-    sped = sum(row["may_speedup"][0] <= row["speedup"] <= row["may_speedup"][1] for row in others)
-    ranges = f"{held} of {len(rows)} ranges of TPOT held in this run, one run of each layout, and "
-    ranges += f"{sped} of {len(others)} of the speed-up."
-    return [f"{ranges} {off_under_load(rows)}", fastest_under_load(rows)]
+    copies, cut = (_times_off(rows, "tpot_ms", cut) for cut in (False, True))
+    return (
+        f"{held} of {len(rows)} ranges of TPOT held. It was {copies} times what was expected where "
+        f"a copy has one GPU, {cut} times where TP cuts the model. {fastest_under_load(rows)}"
+    )
 
 
 def fastest_under_load(rows: list[dict]) -> str:
@@ -769,24 +667,11 @@ def fastest_under_load(rows: list[dict]) -> str:
     return f"The fastest was {came(was)}, where {came(expected)} was expected to be."
 
 
-def off_under_load(rows: list[dict]) -> str:
-    """How far off TPOT and TTFT were there: one sentence."""
-    copies, cut = (_times_off(rows, "tpot_ms", cut) for cut in (False, True))
-    return (
-        f"TPOT was {copies} times what was expected where a copy has one GPU, {cut} times where TP "
-        f"cuts the model; TTFT was {_times_off(rows, 'ttft_ms')} times."
-    )
-
-
 def _times_off(rows: list[dict], name: str, cut: bool | None = None) -> str:
     """The range of measured / expected. cut: of the layouts that cut the model, or do not."""
     some = [row for row in rows if cut is None or (row["tp"] > 1) == cut]
     found = [row[name] / row[f"expected_{name}"] for row in some]
     return f"{min(found):.2f} to {max(found):.2f}"
-
-
-def _on_one_h100() -> dict[str, dict]:
-    return {row["quantity"]: row for row in recorded.errors() if row["machine"] == "one H100"}
 
 
 # ---------------------------------------------------------------------- the plan for Week 5
@@ -842,14 +727,15 @@ def concerns(box: Box, chosen: Choice, over: Choice) -> list[str]:
     check = f"TP counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m first."
     if chosen.dp > 1:
         check += " Replicas count on an even share of the requests: check /metrics by engine."
-    rows = [row for row in recorded_on_two_gpus()[0] if row["quantity"] == "prefill_ms"]
-    times = [row["measured"] / row["before"] for row in rows if row["layout"] != "PP 2"]
     loads, where = week5_plan.beside_recorded()
+    tpot, ttft = (
+        max(row[x] / row[f"expected_{x}"] for row in loads) for x in ("tpot_ms", "ttft_ms")
+    )
     said = [
         check,
-        "Prompts may take longer than planned: in the one run of Qwen2.5-7B on two H100s they took "
-        f"{min(times):.2f} to {max(times):.2f} times as long with TP 1 and TP 2. Measure a prompt.",
-        f"The load was recorded on {where}, and not on these GPUs. {off_under_load(loads)} "
-        f"{fastest_under_load(loads)} Measure the load with the planned layout itself.",
+        "Prompts may take longer than planned: one recorded on two H100s took "
+        f"{prompt_takes(2):.2f} times as long with TP 2. Measure a prompt.",
+        f"The load was recorded on {where.partition(' (')[0]}, and not on these GPUs: TPOT was up "
+        f"to {tpot:.2f} times what was expected, TTFT up to {ttft:.2f} times.",
     ]
     return [*said, *filter(None, [cost(chosen, over)])]

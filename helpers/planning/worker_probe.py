@@ -7,7 +7,6 @@ llm.collective_rpc("planning_memory") on every rank, without pickled code.
 """
 
 import time
-from itertools import pairwise
 
 WORKER_PROBE = "helpers.planning.worker_probe.WorkerProbe"
 
@@ -62,30 +61,21 @@ class WorkerProbe:
 
 
 def time_allreduce(all_reduce, sizes, device) -> list[dict]:
-    """Rows {"bytes", "seconds"} of ``all_reduce`` for payloads of so many bytes.
-
-    On GPUs the mean of a run, since calls queue up; on the CPU the lower quartile of the calls:
-    other work on the machine only ever adds time.
-    """
+    """Rows {"bytes", "seconds"}: the shortest of ten runs, since other work only adds time."""
     import torch
 
-    rows, on_gpu = [], device.type == "cuda"
-    wait = torch.cuda.synchronize if on_gpu else (lambda: None)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    rows, count = [], 10
     for size in sizes:
-        x = torch.ones(max(8, size // 2), dtype=torch.bfloat16, device=device)
-        count = max(5, min(50, int(5e8 / size)))
-        for _ in range(3):
-            all_reduce(x)
-        wait()
-        stamps = [time.perf_counter()]
-        for _ in range(count):
-            all_reduce(x)
-            stamps.append(time.perf_counter())
-        wait()
-        seconds = (time.perf_counter() - stamps[0]) / count
-        if not on_gpu:
-            seconds = sorted(b - a for a, b in pairwise(stamps))[count // 4]
-        rows.append({"bytes": x.numel() * 2, "seconds": seconds})
+        x, runs = torch.ones(size // 2, dtype=torch.bfloat16, device=device), []
+        for _ in range(10):
+            wait()  # a GPU's calls queue up
+            begin = time.perf_counter()
+            for _ in range(count):
+                all_reduce(x)
+            wait()
+            runs.append((time.perf_counter() - begin) / count)
+        rows.append({"bytes": size, "seconds": min(runs)})
     return rows
 
 

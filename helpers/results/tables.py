@@ -278,7 +278,7 @@ def week5_table(facts: Facts) -> Fill:
 def _how_to_measure(records: list[dict]) -> list[Part]:
     """How to start the servers, the load that all of them get, and what the numbers are."""
     first = next((r for r in records if isinstance(r.get("command"), str)), {})
-    start, load, refused = (first.get(name) for name in ("command", "load", "refused"))
+    start, load, ranges = (first.get(name) for name in ("command", "load", "ranges"))
     if not start or not isinstance(load, str):
         return []
     sizes = f"{as_code('--tensor-parallel-size')} and {as_code('--data-parallel-size')}"
@@ -292,10 +292,9 @@ def _how_to_measure(records: list[dict]) -> list[Part]:
         Part(
             "read",
             "- Fill in its Output token throughput, Mean TPOT and Mean TTFT. The columns before "
-            "are the planner's, in brackets what it may be by the planner's recorded errors. TTFT "
-            "has no such range: see Concerns.",
+            f"are the planner's{f', {in_markdown(one_line(ranges))}' if ranges else ''}. TTFT has "
+            "no range: see Concerns.",
         ),
-        Part("refused", f"- {in_markdown(one_line(refused))}" if refused else None),
         Part("gap", ""),
     ]
 

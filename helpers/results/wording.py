@@ -159,7 +159,7 @@ def if_disturbed(record: dict) -> str:
 
 
 def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") -> str:
-    """A factor with its range: "7.87x (7.6 to 8.14)"; "" without the factor.
+    """A factor with its range: "7.87x (7.60 to 8.14)"; "" without the factor.
 
     alone: what is said of one that has no range. A range that leaves open which of the two is
     larger says so first, as verdicts do, and has no middle: "undecided: 0.76 to 4x".
@@ -181,8 +181,14 @@ def _ends(metrics: dict[str, float], name: str) -> list[float | None]:
 
 
 def _as_precise(value: float, low: float, high: float) -> str:
-    """A number; with two digits where its range is so wide that a third one says nothing."""
-    return number(float(f"{value:.2g}") if high > 4 * low else value)
+    """A number; with two digits where its range is so wide that a third one says nothing.
+
+    As precise as the others of its range: 1.20 beside 1.66, not 1.2.
+    """
+    if high > 4 * low:
+        return number(float(f"{value:.2g}"))
+    same = low >= 1 and high < 10 and (low % 1 or high % 1)
+    return f"{value:.2f}" if same else number(value)
 
 
 def by_person(record: dict) -> bool:

@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers.planning import Inventory, layouts
+from helpers.planning import layouts
 from helpers.planning.engine_child import LATE, EngineChild, measure
 from helpers.planning.layouts import Trial
-from helpers.verdicts.machine import Disturbance
 
 CPU = SimpleNamespace(name="cpu", model="m", engine_args={})
 
@@ -28,97 +27,72 @@ class PretendedChild:
     def last_words(self):
         return "importing"
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
+    def end(self):
         pass
 
 
 @pytest.fixture
-def two_cores(monkeypatch):
-    monkeypatch.setattr(layouts, "take_inventory", lambda: Inventory((), cpu_cores=2))
+def engines(monkeypatch):
     monkeypatch.setattr(layouts, "EngineChild", PretendedChild)
     PretendedChild.started = 0
 
-    def answers(**given):
-        PretendedChild.answers = given
+    def made(**answers):
+        PretendedChild.answers = answers
+        return layouts.Engines(CPU)
 
-    return answers
+    return made
 
 
-def test_a_layout_that_fails_does_not_start_another_child(two_cores):
-    two_cores(
-        open=[{"startup_s": 1.5, "kv_cache_tokens": 9}, {"problem": "ValueError: no"}],
-        measure=[
-            {
-                "tpot_ms": {"1x64": 2.0},
-                "prefill_ms": {"256": 7.0},
-                "values": {"tpot_ms": {"1x64": [1.9, 2.0, 2.6]}, "prefill_ms": {"256": [7.0]}},
-            }
-        ],
+STARTED = {"startup_s": 1.5, "kv_cache_tokens": 9}
+
+
+def test_a_trial_has_its_rounds_and_their_ends(engines):
+    steps = [{"tpot_ms": {"1x64": ms}} for ms in (2.0, 1.9, 2.6)]
+    prompt, reduced = {"prefill_ms": {"256": 7.0}}, {"allreduce": [{"bytes": 1, "seconds": 2}]}
+    some = engines(open=[STARTED], measure=[*steps, prompt, reduced])
+    trial = some.open(2, 1)
+    for _ in range(3):
+        trial.time_step(1)
+    trial.time_prompt(256)
+    assert str(some.close(trial)) == (
+        "TP 2: a decode step takes 2.00 ms (1.90 to 2.60) with 1 stream"
     )
-    done = list(layouts.run_trials(CPU, [(2, 1), (1, 2), (4, 1)]))
-    assert PretendedChild.started == 1
-    assert [str(t) for t in done] == [
-        "TP 2: ValueError: no",
-        "PP 2: started in 1.5 s, 9 tokens of KV cache; TPOT 2.00 ms (1.90 to 2.60) with 1 stream",
-        "TP 4: needs 4 cores, and this machine has 2; nothing was run.",
-    ]
-    metrics = done[1].record()["metrics"]
+    metrics = trial.record()["metrics"]
     assert (metrics["tpot_ms_1_streams_low"], metrics["tpot_ms_1_streams_high"]) == (1.9, 2.6)
-    assert metrics["prefill_ms_256_tokens"] == 7.0
+    assert (metrics["prefill_ms_256_tokens"], metrics["kv_cache_tokens"]) == (7.0, 9)
+    assert trial.allreduce == reduced["allreduce"]
 
 
-@pytest.mark.parametrize(
-    "shares, kept, asked",
-    [
-        ([0.0], 2.0, 1),  # undisturbed: measured once
-        ([0.4, 0.0], 3.0, 2),  # disturbed: once more, and the quiet one counts
-        ([0.3, 0.6], 2.0, 2),  # disturbed twice: the less disturbed one, and it says so
-    ],
-)
-def test_a_disturbed_trial_is_measured_once_more_and_says_so(
-    two_cores, monkeypatch, shares, kept, asked
-):
-    watched = iter(shares)
+def test_a_layout_that_fails_says_why_and_leaves_no_child(engines):
+    some = engines(open=[{"problem": "ValueError: no"}, STARTED], measure=[])
+    trial = some.open(2, 1)
+    trial.time_step(1)  # nothing to measure, and nothing is raised
+    assert str(some.close(trial)) == "TP 2: ValueError: no" and not trial.tpot_ms
+    assert not some.open(1, 2).problem and PretendedChild.started == 2
 
-    class Watch:
-        def stop(self):
-            return Disturbance(others_share=next(watched), steal_share=0.0)
 
-    monkeypatch.setattr(layouts, "MachineWatch", Watch)
-    left = [{"tpot_ms": {"1x64": ms}} for ms in (2.0, 3.0)]
-    two_cores(open=[{"startup_s": 1.5, "kv_cache_tokens": 9}], measure=left)
-    trial = next(layouts.run_trials(CPU, [(2, 1)]))
-    assert trial.tpot_ms == {1: kept} and len(left) == 2 - asked
-    assert ("disturbed" in str(trial)) == bool(trial.disturbed) == (shares[-1] > 0.1)
+def test_what_was_measured_until_time_was_up_is_kept(engines):
+    late = {"tpot_ms": {"1x64": 2.1}, "problem": LATE}
+    some = engines(open=[STARTED], measure=[{"tpot_ms": {"1x64": 2.0}}, late])
+    trial = some.open(2, 1)
+    for _ in range(3):
+        trial.time_step(1)
+    assert trial.rounds["tpot_ms"] == {1: [2.0, 2.1]} and some.close(trial).problem == LATE
+
+
+def test_a_child_that_is_late_did_not_begin(engines):
+    trial = engines(open=[{"problem": LATE}]).open(1, 2)
+    assert trial.problem == "did not begin in the time allowed: importing"
 
 
 def test_a_speed_up_has_the_range_of_its_rounds():
-    one = Trial(1, 1, tpot_ms={1: 2.0}, rounds={"tpot_ms": {1: [2.0, 2.02, 1.98]}})
-    slower = Trial(2, 1, tpot_ms={1: 2.8}, rounds={"tpot_ms": {1: [2.8, 2.81, 2.79]}})
-    noisy = Trial(2, 1, tpot_ms={1: 2.1}, rounds={"tpot_ms": {1: [1.7, 2.1, 2.9]}})
-    once = Trial(2, 1, tpot_ms={1: 2.8})
-    assert layouts.speedup(one, slower).verdict == "worse"
-    assert layouts.speedup(one, noisy).verdict == "open"
-    assert layouts.speedup(one, once).verdict == "open", "one value is no verdict"
+    def trial(*ms):
+        return Trial(2, 1, rounds={"tpot_ms": {1: [*ms]}})
 
-
-def test_what_was_measured_until_time_was_up_is_kept(two_cores):
-    two_cores(
-        open=[{"startup_s": 1.5, "kv_cache_tokens": 9}],
-        measure=[{"tpot_ms": {"1x64": 2.0}, "problem": LATE}],
-    )
-    trial = next(layouts.run_trials(CPU, [(2, 1)]))
-    assert trial.tpot_ms == {1: 2.0} and "did not end in the time allowed" in trial.problem
-
-
-def test_a_child_that_is_late_did_not_begin(two_cores, monkeypatch):
-    two_cores(open=[{"problem": LATE}])
-    monkeypatch.setattr(layouts, "CPU_CHILD_S", 0.05)
-    first = next(layouts.run_trials(CPU, [(1, 2)]))
-    assert first.problem == "did not begin in the time allowed: importing"
+    one = trial(2.0, 2.02, 1.98)
+    assert layouts.speedup(one, trial(2.8, 2.81, 2.79)).verdict == "worse"
+    assert layouts.speedup(one, trial(1.7, 2.1, 2.9)).verdict == "open"
+    assert layouts.speedup(one, trial(2.8)).verdict == "open", "one value is no verdict"
 
 
 def test_a_child_that_ends_says_its_last_words():

@@ -49,10 +49,8 @@ def test_two_causes_are_named_where_neither_is_most_of_it():
 
 def test_the_weights_of_a_gpu_are_told_without_the_rotary_table():
     said = wording.sharding(SHAPE, 4)
-    assert (
-        f"4 GPUs hold {plan.weight_bytes(SHAPE, 4) / 2**30:.2f} GiB" in said
-        and "0.03 GiB on each GPU" in said
-    )
+    assert f"4 GPUs hold {plan.weight_bytes(SHAPE, 4) / 2**30:.2f} GiB" in said
+    assert said.endswith("Whole on every GPU: norms.")
 
 
 def test_tpot_in_the_figure_is_the_one_that_gives_the_tokens_beside_it(monkeypatch):
@@ -62,21 +60,11 @@ def test_tpot_in_the_figure_is_the_one_that_gives_the_tokens_beside_it(monkeypat
         plan.predict_speed(SHAPE, BOX, 8, 1, 1, plan.RequestMix(1024, 256, n), OPTIONS)
         for n in (4, 64, 256)
     ]
-    rows = [
-        {
-            "layout": "TP 8",
-            "streams": p.workload.concurrency,
-            "tpot_ms": p.tpot_s * 1e3,
-            "decode_step_ms": p.decode.total * 1e3,
-            "output_tokens_per_s": p.output_tokens_per_s,
-        }
-        for p in predictions
-    ]
     for p in predictions:  # Little's law: the clients are in the box, all the time
         answer_s = p.ttft_s + (p.workload.output_tokens - 1) * p.tpot_s
         inside = p.requests_per_s * answer_s
         assert inside == pytest.approx(p.workload.concurrency, rel=0.02)
-    plots.over_batch(rows, "reading")
+    plots.over_batch({"TP 8": predictions}, "reading")
     left = shown[0][0].axes[0]
     assert [line.get_label() for line in left.lines] == ["TP 8", "TP 8, decode step alone"], (
         "no third line: no batch is a bend for all layouts"
@@ -87,8 +75,8 @@ def test_tpot_in_the_figure_is_the_one_that_gives_the_tokens_beside_it(monkeypat
 def test_both_plans_take_the_fewest_gpus_that_keep_the_goal_at_both_ends():
     rows, _ = week5_plan.beside_recorded()
     copies = [row["tpot_ms"] / row["expected_tpot_ms"] for row in rows if row["tp"] == 1]
-    first = "copies on one GPU go first: under the load recorded on 4 x NVIDIA H200 their TPOT "
-    first += f"was {min(copies):.2f} to {max(copies):.2f} times what was expected"
+    assert all(abs(times - 1) < recorded.usual_error()[0] / 2 for times in copies)
+    first = "copies on one GPU go first: under the recorded load they came as expected"
     for choices, goal_ms, names, unsure, tie in (
         (week5().values(), 10, ("DP 4", "TP 2 x DP 2"), ("TP 2", "DP 2"), first),
         (ranked().choices, 40, ("TP 8", "TP 4 x DP 2"), ("TP 4",), "only a measurement tells"),
@@ -100,16 +88,16 @@ def test_both_plans_take_the_fewest_gpus_that_keep_the_goal_at_both_ends():
         fewer = [c for c in choices if c.fits and c.gpus < taken.gpus]
         assert all(margins.within(c, goal_ms) != "yes" for c in fewer), "none with fewer GPUs"
         said = wording.reason_for(choices, taken, goal_ms, by_rule=True)
-        span = f"({low_ms:.1f} to {high_ms:.1f} ms, 64 requests at once)"
-        assert f"{taken.short} has the fewest GPUs ({taken.gpus})" in said and span in said
+        span = f"{taken.short} ({low_ms:.1f} to {high_ms:.1f} ms)"
+        assert f"{span} has the fewest GPUs ({taken.gpus})" in said
+        assert "at both ends of its range, 64 requests at once." in said
         [other] = [c for c in choices if c.short == names[1]]
         far_ms = margins.tpot_range_ms(other)[1]
         assert f"By its far end {names[1]} (up to {far_ms:.1f} ms) is level with it" in said
         assert tie in said
         assert far_ms > high_ms or taken.tp == 1
         _, found, listed = said.partition("the planner cannot tell, so measure ")
-        assert found and re.findall(r"([TD]P \d) \(", listed) == list(unsure)
-        assert f"first, and take what keeps {goal_ms} ms" in listed
+        assert found and listed == f"{' and '.join(unsure)} first."
 
 
 def test_copies_on_one_gpu_go_first_only_where_they_are_level(monkeypatch):
@@ -126,7 +114,7 @@ def test_a_plan_whose_requests_wait_or_that_may_miss_says_so():
     choices = ranked().choices
     two, four = (next(c for c in choices if c.layout == (tp, 1, 1)) for tp in (2, 4))
     assert margins.within(two, 1e6) == "no" and two.at_once < 64
-    assert week5_plan.ranges(two, two, 40)["within 40 ms"] == f"no: {two.at_once} of 64 run at once"
+    assert wording.verdict_of(two, 40) == f"only {two.at_once} of the 64 requests run at once"
     said = wording.reason_for(choices, four, 40, by_rule=False)
     assert "TP 4 was chosen" in said and "the planner cannot tell" in said
     assert "The rule would take TP 8 (8 GPUs): both ends of its range keep it" in said
@@ -158,73 +146,49 @@ def test_more_gpus_say_what_they_cost_and_where_memory_is_part_of_the_gain():
     assert "this gain is memory" in expected and "GiB of weights" in wording.memory_of(four)
 
 
-def test_a_plan_left_of_the_line_that_misses_says_why(monkeypatch):
+def test_every_plan_that_fits_is_in_the_figure_and_one_left_of_the_goal_may_miss_it(monkeypatch):
     tables = []
     monkeypatch.setattr(style, "show", lambda fig, caption, table, name: tables.append(table))
     ranking = ranked()
     taken = margins.take(ranking.choices, 40.0)
-    said = wording.about_choices(ranking.choices, taken, 40.0)
-    left = [c.short for c in ranking.choices if c.fits and 1e3 * c.prediction.tpot_s < 40]
-    waiting = [f"TP 2{more}" for more in (" x DP 4", " x DP 3", " x DP 2", "")]
-    assert set(waiting) < set(left)
-    assert re.search(r" \(\d+\), ".join(waiting) + r" \(\d+\)\.$", said), "all of them"
+    assert "left of the goal does not run all 64" in wording.about_choices(taken, 40.0)
+    left = [c for c in ranking.choices if c.fits and 1e3 * c.prediction.tpot_s < 40]
+    misses = [c for c in left if margins.within(c, 40.0) == margins.MISSES]
+    assert misses and all(c.at_once < 64 for c in misses)
     plots.choices(ranking, taken, 40.0, "reading")
     assert {row["keeps the goal"] for row in tables[0]} == {"yes", "cannot tell", "no"}
     assert ranking.thumb.short == "TP 8", "as many as the machine has"
-
-
-def test_the_documentations_rule_is_held_against_a_goal_and_a_load():
-    def row(name, goal_ms, requests):
-        mix = plan.RequestMix(1024, 256, requests)
-        ranking = plan.rank(plan.load_shape(name), BOX, mix, OPTIONS)
-        return week5_plan.rule_row(name, ranking, goal_ms)
-
-    few, many = row("Llama-3.1-8B", 10, 1), row("Llama-3.1-8B", 10, 64)
-    assert few["the page's plan"] == many["the page's plan"] == "TP 1", "it knows no load"
-    assert (few["keeps it"], many["keeps it"]) == ("yes", "no")
-    assert many["with GPUs"] > few["with GPUs"] == 1
-    large = row("Llama-3.1-70B", 40, 1)
-    assert (large["the page's plan"], large["its GPUs"], large["with GPUs"]) == ("TP 8", 8, 2)
-    said = wording.about_rule([few, many, large])
-    assert "keeps the goal in 2 of 3 cases (in 1 of them fewer GPUs keep it too)" in said
-    assert said.endswith("In the other 1 it does not.")
 
 
 def trial(tp, tpot_ms, allreduce_us=None, disturbed=0.0, waited=0.0):
     rows = [{"bytes": 1024, "seconds": allreduce_us / 1e6}] if allreduce_us else []
     rounds = {"tpot_ms": {1: [0.99 * tpot_ms, tpot_ms, 1.01 * tpot_ms]}}
     machine = Disturbance(disturbed, 0.0, waited_share=waited)
-    return Trial(tp, 1, tpot_ms={1: tpot_ms}, allreduce=rows, rounds=rounds, disturbance=machine)
+    return Trial(tp, 1, allreduce=rows, rounds=rounds, disturbance=machine)
 
 
-def test_each_forecast_stands_beside_what_was_measured():
-    one, two = trial(1, 2.0), trial(2, 2.8)
-    gain = layouts.speedup(one, two)
+def test_a_forecast_is_ruled_out_only_by_a_range_above_it():
+    one, two = trial(1, 2.0), trial(2, 2.8)  # 0.71 times as fast
 
-    def said(speedups, gain=gain, two=two, one_ms=1.9):
-        return wording.forecasts(speedups, gain, one_ms, one, two)
+    def said(most, gain=None, two=two):
+        return wording.forecast("gloo", most, gain or layouts.speedup(one, two), one, two)
 
-    both = said({"gloo": 2.0 / 2.8, wording.OWN: 1.01})
-    assert "0.71 (gloo) lies inside the range, so it may be right." in both
-    assert "1.01 (vLLM's own) lies outside: ruled out." in both
-    assert both.endswith("Each starts from a TP 1 step of 1.90 ms, and it took 2.00.")
-    wide = said({"gloo": 0.42, wording.OWN: 1.05}, Gain(0.44, 0.25, 0.74, 7))
-    assert "0.42 (gloo) lies inside" in wide and "1.05 (vLLM's own) lies outside" in wide
-    for one_ms in (1.7, 2.4):
-        missed = said({"gloo": 0.5, wording.OWN: 1.05}, one_ms=one_ms)
-        assert missed.endswith("so this run judges none of them.") and "lies" not in missed
-    assert "other programs took 40 %" in said({"gloo": 0.7}, two=trial(2, 2.8, disturbed=0.4))
+    assert said(0.5).endswith(
+        "at most 0.50 times as fast, and it was more: so vLLM does not use gloo."
+    )
+    assert said(0.9).endswith("and it was: that does not rule out gloo.")
+    assert said(0.42, Gain(0.44, 0.25, 0.74, 7)).endswith("this run cannot tell.")
+    assert "other programs took 40 %" in said(0.7, two=trial(2, 2.8, disturbed=0.4))
 
 
 def test_two_rounds_that_waited_do_not_set_an_end_of_the_range_and_three_do():
-    """As the notebook says of its rounds."""
-    rounds, waited = [5.0 + n / 100 for n in range(layouts.WHAT["repeats"])], 50.0
-    assert len(rounds) == 10
+    """Why there are so many."""
+    rounds, waited = [5.0 + n / 100 for n in range(layouts.ROUNDS)], 50.0
 
     def low(slow):
         times = {name: {"tpot_ms": {1: [*rounds]}} for name in ("one", "two")}
         times["two"]["tpot_ms"][1][:slow] = [waited] * slow
-        made = [Trial(1, 1, tpot_ms={1: 5.0}, rounds=of) for of in times.values()]
+        made = [Trial(1, 1, rounds=of) for of in times.values()]
         return layouts.speedup(*made).low
 
     assert low(2) > 0.9 and low(3) < 0.2
@@ -260,27 +224,24 @@ def decide(two, reduce_ms, one=None):
 
 def test_all_reduces_decide_only_where_the_verdict_is_another_without_them():
     small = decide(trial(2, 2.8), 0.03)
-    assert "11 all-reduces by themselves 0.03 of them (1.1%): the calls are not why" in small
-    assert small.endswith("is not in that time.") and "undecided" not in small
-    assert "the all-reduces do not decide" in decide(trial(2, 1.4), 0.2), "faster either way"
-    assert decide(trial(2, 2.8), 1.2).endswith("So the all-reduces decide.")
+    assert "11 all-reduces by themselves 0.03 of them (1.1%): the calls do not decide" in small
+    assert decide(trial(2, 1.4), 0.2).endswith("they do not decide."), "faster either way"
+    assert decide(trial(2, 2.8), 1.2).endswith("so they decide.")
     assert "cannot tell" in decide(trial(2, 2.8), 0.7)
 
 
 def test_what_else_is_told_by_who_waited_for_a_core():
     one = trial(1, 2.1, waited=0.12)
 
-    def said(two, cores=2, gain=None):
-        return wording.what_else(gain or layouts.speedup(one, two), one, two, cores)
+    def said(two, cores=2):
+        return wording.what_else(layouts.speedup(one, two), one, two, cores)
 
     crowded = said(trial(2, 2.8, waited=0.93))
     assert "waited for a core for 0.93 s in each second, all together, those of TP 1" in crowded
     assert "for 0.12. TP 2 has three processes on 2 cores" in crowded
-    assert "the cores may be the cause; a machine with more" in crowded
+    assert crowded.endswith("a machine with more cores would tell whether they are why.")
     assert "8 cores" not in said(trial(2, 2.8, waited=0.93), cores=8)
-    open_ = said(trial(2, 2.8, waited=0.93), gain=Gain(0.8, 0.14, 1.0, 7))
-    assert "likely reason why its rounds differ so much" in open_ and "cause" not in open_
-    assert "likely" not in said(trial(2, 1.4, waited=0.93)), "faster: nothing to explain"
+    assert "whether" not in said(trial(2, 1.4, waited=0.93)), "faster: nothing to explain"
     assert "hardly" in said(trial(2, 2.8, waited=0.1))
     assert "Other programs took 5% of the cores" in said(trial(2, 2.8, disturbed=0.05, waited=0.93))
     assert "not known" in said(trial(2, 2.8, waited=None))
@@ -289,54 +250,19 @@ def test_what_else_is_told_by_who_waited_for_a_core():
     assert about.startswith("PP 2, which has no all-reduce") and "waited 1.30 s in each" in about
 
 
-def time_of(layout, before, after, low=10.0, high=20.0, disturbed=""):
+def time_of(layout, predicted, low=10.0, high=20.0, disturbed=""):
     row = {"what": "step of 1 stream", "quantity": "tpot_ms", "measured": 12.0, "layout": layout}
-    row |= {"low": low, "high": high, "before": before, "after": after}
-    return {**row, "disturbed": disturbed, "fitted": layout == "TP 1"}
+    return {**row, "low": low, "high": high, "predicted": predicted, "disturbed": disturbed}
 
 
-def test_a_calibration_is_counted_by_the_median_rounds():
-    fitted = time_of("TP 1", 5.0, 12.0)
-    others = [
-        time_of("TP 2", 5.0, 8.0),  # nearer, and still outside
-        time_of("TP 2", 12.0, 25.0),  # farther
-        time_of("PP 2", 11.0, 10.5),  # farther, within the rounds
-    ]
-    said = wording.carried_over([fitted, *others])
-    assert "1 of the 3 predictions of TP 2 and PP 2 came nearer" in said and "2 did not" in said
-    assert "2 are too short and 1 too long, farthest off TP 2" in said
-    assert "it took 0.48 times as long as predicted. 1 of 3 lie within" in said
+def test_the_planner_is_counted_by_the_rounds_and_its_worst_by_the_median():
+    times = [time_of("TP 1", 11.0), time_of("TP 2", 8.0), time_of("PP 2", 25.0)]
+    said = wording.beside_planner(times)
+    assert said.startswith("1 of 3 predictions lie within the measured rounds.")
+    assert "PP 2, step of 1 stream, which took 0.48 times as long as predicted." in said
     assert "disturbed" not in said
-    assert "All 2 are now too short" in wording.carried_over([fitted, others[0], others[2]])
-    busy = wording.carried_over([fitted, {**others[0], "disturbed": "a GPU ..."}])
+    busy = wording.beside_planner([*times, time_of("TP 2", 8.0, disturbed="a GPU ...")])
     assert busy.endswith("Mind that the machine was disturbed meanwhile (TP 2: a GPU ...).")
-    assert "nothing to carry over" in wording.carried_over([fitted])
-
-
-def test_the_recorded_errors_are_one_row_for_each_machine_and_quantity():
-    two_gpus, _ = layouts.recorded_on_two_gpus()
-    rows = recorded.errors() + layouts.errors(two_gpus, "two H100s")
-    load = week5_plan.errors_under_load()
-    rows += load
-    keys = [(row["machine"], row["quantity"]) for row in rows]
-    assert len(keys) == len(set(keys)) and {quantity for _, quantity in keys} >= {
-        "kv_cache_tokens",
-        "tpot_ms",
-        "load_output_tokens_per_s",
-        "load_ttft_p50_ms",
-    }
-    assert all(1 <= row["mean_times"] <= row["worst_times"] < 3 for row in rows)
-    said, found = wording.about_errors(rows, []), week5_plan.beside_recorded()[0]
-    worst = max(row["ttft_ms"] / row["expected_ttft_ms"] for row in found)
-    assert f"Farthest off: TTFT under load, four H200s, {worst:.2f} times." in said
-    assert load[0]["numbers"] == len(found)
-    assert "without calibration." in said and "disturbed" not in said
-
-
-def test_replicas_of_a_mixture_keep_more_tokens_where_the_cache_is_a_latent():
-    model, box = plan.load_shape("DeepSeek-V3"), plan.make_box("H200-SXM", 8)
-    tp, dp = (plan.plan_memory(model, box, tp, 1, 8 // tp, OPTIONS) for tp in (8, 1))
-    assert 8 * dp.kv_cache_tokens > 3 * tp.kv_cache_tokens
 
 
 def test_a_speed_up_counts_an_error_of_both_predictions_once():
@@ -350,29 +276,23 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
     assert margins.speedup_range(rows["TP 2"], rows["TP 1"])[0] < 0.9 * margins.speedup(
         rows["TP 2"], rows["TP 1"]
     ), "its prompts took longer"
-    worst, pairs = recorded.ratio_error()
-    assert worst < usual and pairs > 1, "as about_range says"
-    assert f"at most {worst:.0%} off, {pairs} pairs)" in wording.about_range()
-    kinds = {
-        row["quantity"]: row["numbers"] for row in recorded.errors() if "H100" in row["machine"]
-    }
-    assert kinds["tpot_ms"] + kinds["prefill_ms"] == recorded.usual_error()[2], "of these kinds"
-    assert (
-        f"{kinds['tpot_ms']} decode steps and {kinds['prefill_ms']} lone" in wording.about_range()
-    )
+    _, close, of = recorded.usual_error()
+    assert f"The usual error is {usual:.0%}: {close} of {of} times" in wording.about_range()
     rows, where = week5_plan.beside_recorded()
-    off, came_first = wording.about_load(rows)
-    assert off.startswith(f"{len(rows)} of {len(rows)} ranges of TPOT held in this run")
+    said, below = wording.load_in_short(rows), wording.about_load(rows, where)
+    assert said.startswith(f"{len(rows)} of {len(rows)} ranges of TPOT held.")
     copies = [row for row in rows if row["tp"] == 1]
     times = sorted(row["tpot_ms"] / row["expected_tpot_ms"] for row in copies)
-    assert f"TPOT was {times[0]:.2f} to {times[-1]:.2f} times what was expected where a copy" in off
+    assert f"was {times[0]:.2f} to {times[-1]:.2f} times what was expected where a copy" in said
     fastest = min(rows, key=lambda row: row["tpot_ms"])
     came = f"The fastest was {fastest['layout']} (TPOT {fastest['tpot_ms']:.1f} ms, "
-    assert f"{came}{fastest['speedup']:.2f} times" in came_first and "x NVIDIA" in where
+    assert f"{came}{fastest['speedup']:.2f} times" in said and "x NVIDIA" in below
+    ttft = [row["ttft_ms"] / row["expected_ttft_ms"] for row in rows]
+    assert f"TTFT was {min(ttft):.2f} to {max(ttft):.2f} times" in below and "is open" in below
     moved = [{**rows[0], "tpot_ms": 99.0}, rows[1]]
-    assert wording.about_load(moved)[0].startswith("1 of 2 ranges of TPOT held")
-    others = [{**row, "speedup": row["may_speedup"][1] + 0.1} for row in rows[2:]]
-    assert "layout, and 1 of 5 of the speed-up." in wording.about_load([*rows[:2], *others])[0]
+    assert wording.load_in_short(moved).startswith("1 of 2 ranges of TPOT held")
+    spans = [(row["may_speedup"], row["speedup"]) for row in rows]
+    assert all(low <= times <= high for (low, high), times in spans), "as the figure shows"
     assert wording.fastest_under_load(rows[:1]).endswith("as expected.")
     ranking = ranked()
     taken, smallest = margins.take(ranking.choices, 40), ranking.smallest
@@ -384,7 +304,6 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
 def test_the_plan_for_week_5_has_every_layout_of_as_many_gpus_and_is_read_back():
     rows = list(week5((1, 2, 4, 16)).values())
     names = ["TP 1", "TP 2", "DP 2", "TP 4", "TP 2 x DP 2", "DP 4"]
-    names += ["TP 4 x DP 2", "TP 2 x DP 4", "DP 8"]
     assert [one.short for one in rows] == names, "a machine has eight GPUs, and not sixteen"
     assert week5_plan.row(rows[0], rows[0])["speed-up"] == "1.00x"
     assert "speedup_x" not in week5_plan.metrics(rows[0], rows[0])
@@ -409,7 +328,7 @@ def test_prompts_count_as_they_were_recorded():
     rows = week5()
     for name, tp in (("DP 2", 1), ("TP 2", 2), ("TP 4", 2)):  # TP 4 borrows it
         prompt, p = margins.recorded_prompt(tp), rows[name].prediction
-        more_ms = (prompt["measured"] / prompt["before"] - 1) * 1e3 * p.prompts_s
+        more_ms = (prompt["measured"] / prompt["predicted"] - 1) * 1e3 * p.prompts_s
         assert margins.as_recorded_ms(rows[name]) == pytest.approx(1e3 * p.tpot_s + more_ms)
 
 
@@ -431,10 +350,6 @@ def test_what_a_prompt_adds_is_told_by_cause():
         alone, both, _ = plan.prompt_beside_parts(model, BOX, tp, 64, 1024 + 128, 1024)
         whole.append(both["total_ms"])
         added[f"TP {tp}"] = {part: both[part] - alone[part] for part in both if "_ms" in part}
-    *causes, p = wording.prompt_by_cause(added)
-    assert all(
-        sum(row[name] for row in causes) == pytest.approx(p[name], abs=0.1) for name in added
-    )
     said = wording.what_tp_shares(added)
     weights, waits = added["TP 1"]["matrices_ms"], added["TP 4"]["host_ms"]
     assert f"weights goes from {weights:.1f} to {added['TP 4']['matrices_ms']:.1f} ms" in said
@@ -462,8 +377,7 @@ def test_what_to_keep_of_the_sizes_is_said_of_the_smallest_and_the_largest():
     model = plan.load_shape("Qwen2.5-7B")
     memories = {tp: plan.plan_memory(model, plan.make_box("H100-SXM", tp), tp) for tp in (1, 4)}
     weights, tokens = wording.sizes_in_short(model, memories)
-    assert weights.startswith("Weights on each GPU: 14.3 GiB with TP 1, 3.6 with TP 4, as")
-    assert "0.10 GiB more than the parameters alone with TP 1" in weights
+    assert weights.endswith("allocates: 14.3 GiB with TP 1, 3.6 with TP 4.")
     assert "4 times the GPUs keep" in tokens
     assert len(wording.sizes_in_short(model, {1: memories[1]})) == 1, "nothing to compare"
 
@@ -495,7 +409,7 @@ def test_what_was_measured_on_two_gpus_stands_beside_what_is_predicted():
     assert all(row["low"] <= row["measured"] <= row["high"] for row in rows)
     error = recorded.usual_error()[0]
     tp2 = [r for r in rows if (r["layout"], r["quantity"]) == ("TP 2", "tpot_ms")]
-    assert all(abs(row["before"] / row["measured"] - 1) < error for row in tp2), "as is said"
+    assert all(abs(row["predicted"] / row["measured"] - 1) < error for row in tp2), "as is said"
     assert "1,025,136 tokens with TP 1" in " ".join(wording.kv_on_two_gpus().split())
     said = wording.on_two_gpus()
     assert said.count("(predicted: ") == 2
@@ -524,8 +438,7 @@ def test_the_text_about_two_gpus_is_what_their_page_shows():
     tp1, tp2, dp2 = week5_plan.layouts(model, box, [1, 2], LOAD, OPTIONS)
     (link, concern, *_), (router, *_) = (wording.concerns(box, row, tp1) for row in (tp2, dp2))
     assert "NVLink" in link and "Replicas" not in link and "Replicas count on" in router
-    times = [r["measured"] / r["before"] for r in kept if r["layout"] != "PP 2"]
-    assert f"took {min(times):.2f} to {max(times):.2f} times as long with TP 1 and TP 2" in concern
+    assert f"took {margins.prompt_takes(2):.2f} times as long with TP 2." in concern
     said = wording.about_two_gpus(layouts.recorded_on_two_gpus()[0])
     spans = re.findall(r"([\d.]+) to ([\d.]+) times", said)
     for span, ratios in zip(
@@ -554,8 +467,7 @@ def test_the_layout_that_overtakes_is_named_with_its_number_of_requests():
     overtaken = (
         "TP 4 is predicted to give most tokens/s with up to 1 request at once, DP 4 with 256"
     )
-    assert overtaken in wording.about_batches(predicted)
-    assert " at once, " not in wording.about_batches({"TP 4": predicted["TP 4"]})
+    assert wording.speed_in_short(predicted)[1].startswith(overtaken)
     assert "PP 4: does not fit" in wording.about_batches(predicted)
     whole = {**predicted, "PP 4": predicted["DP 4"]}
     assert "does not fit" not in wording.about_batches(whole)

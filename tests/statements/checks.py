@@ -392,13 +392,6 @@ def experts_are_sharded_over_dp() -> Seen:
     return shards == 2 and "MoE layers will be sharded" in said, f"TP 1 x DP 2: {shards}; {said}"
 
 
-def an_idle_replica_of_experts_runs_dummy_passes() -> Seen:
-    from vllm.v1.engine.core import DPEngineCoreProc
-
-    there = "self.execute_dummy_batch()" in inspect.getsource(DPEngineCoreProc)
-    return there, f"DPEngineCoreProc calls execute_dummy_batch: {there}"
-
-
 def order_of_all_reduces() -> Seen:
     """FlashInfer, vLLM's own, symmetric memory, NCCL: each asked before the next."""
     from vllm.distributed.device_communicators.cuda_communicator import CudaCommunicator

@@ -114,7 +114,7 @@ def as_problem(problem: BaseException) -> str:
 
 
 # ---------------------------------------------------------------------- measuring an engine
-def measure(llm, decode, prefill, output: int, repeats=3, seed=0):
+def measure(llm, decode, prefill, output: int, repeats=3, seed=0, warm_up=True):
     """Yield what is known so far, a dict of times in ms: medians of rounds that time all in turn.
 
     decode: (streams, prompt tokens) that start together, so that no prompt comes between their
@@ -141,7 +141,7 @@ def measure(llm, decode, prefill, output: int, repeats=3, seed=0):
         for name, value in seconds.items():
             values[name].setdefault(case, []).append(value * 1e3)
 
-    for streams, tokens in decode:  # the first steps of a shape are slower
+    for streams, tokens in decode if warm_up else ():  # the first steps of a shape are slower
         generate(streams, tokens, 8)
     for _ in range(repeats):
         for streams, tokens in decode:

@@ -119,9 +119,8 @@ def sizes_table(shape: ModelShape) -> list[dict]:
         if not why and not shape.mla and tp > shape.kv_heads:
             why = "KV heads are copied, so the KV cache of a token does not shrink further"
         valid = "yes" if kv_bytes else "no"
-        rows.append(
-            {"TP": tp, "valid": valid, "KV bytes per token per GPU": kv_bytes, "why": why or ""}
-        )
+        said = (why or "").removeprefix(f"vLLM refuses tensor parallel size {tp}: ")
+        rows.append({"TP": tp, "valid": valid, "KV bytes per token per GPU": kv_bytes, "why": said})
     return rows
 
 

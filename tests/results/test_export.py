@@ -242,8 +242,8 @@ def test_rows_are_added_to_a_table_and_an_edited_row_is_left(tmp_path):
     assert "| baseline, mine | 1 | typed | 1 |" in lines
     assert ONE not in "".join(lines), "an edited row must not come back"
     swept = f"| {EACH} | 8: 4,500 tokens/s; 64: 9,000 tokens/s | measured, one run | 1 |"
-    assert any("| system prompt: 3.4x (3 to 3.8) | measured | 2 |" in line for line in lines)
-    assert "system prompt: 3.4x" in lines[lines.index(swept) + 1]
+    assert any("| system prompt: 3.40x (3.00 to 3.80) | measured | 2 |" in line for line in lines)
+    assert "system prompt: 3.40x" in lines[lines.index(swept) + 1]
 
 
 @pytest.mark.parametrize(

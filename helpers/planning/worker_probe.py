@@ -61,15 +61,16 @@ class WorkerProbe:
 
 
 def time_allreduce(all_reduce, sizes, device) -> list[dict]:
-    """Rows {"bytes", "seconds"}: the shortest of ten runs, since other work only adds time."""
+    """Rows {"bytes", "seconds"}: the shortest of 50 times, since other work only adds time."""
     import torch
 
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    rows, count = [], 10
+    on_gpu, rows = device.type == "cuda", []
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    count = 10 if on_gpu else 1  # a GPU's calls queue up, so ten are timed together
     for size in sizes:
         x, runs = torch.ones(size // 2, dtype=torch.bfloat16, device=device), []
-        for _ in range(10):
-            wait()  # a GPU's calls queue up
+        for _ in range(50):
+            wait()
             begin = time.perf_counter()
             for _ in range(count):
                 all_reduce(x)

@@ -299,7 +299,7 @@ def recap(store: Results, verdicts: list[Verdict]) -> list[dict]:
         row = {"feature": name}
         for column, wanted in (("gains", "better"), ("loses", "worse")):
             places = [f"{at} ({in_words(gain)})" for at, gain in gains if gain.verdict == wanted]
-            row[column] = "; ".join(places) or "nowhere seen"
+            row[column] = "; ".join(places) or "nowhere decided"
         rows.append(row)
     return rows
 

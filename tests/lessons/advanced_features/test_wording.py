@@ -71,11 +71,11 @@ def test_the_recap_has_a_line_for_each_feature_and_only_what_is_decided(tmp_path
     assert cache == {
         "feature": "prefix caching",
         "gains": "first token, system prompt (2.40 to 4.10)",
-        "loses": "nowhere seen",
+        "loses": "nowhere decided",
     }
-    assert {*chunks.values()} == {"small chunks", "nowhere seen"}
-    assert {*ngram.values()} == {"speculative decoding, n-grams", "nowhere seen"}
-    assert drafts["loses"] == "mixed (0.80 to 0.90)" and drafts["gains"] == "nowhere seen"
+    assert {*chunks.values()} == {"small chunks", "nowhere decided"}
+    assert {*ngram.values()} == {"speculative decoding, n-grams", "nowhere decided"}
+    assert drafts["loses"] == "mixed (0.80 to 0.90)" and drafts["gains"] == "nowhere decided"
 
 
 def test_a_wide_range_is_undecided_and_a_close_one_no_difference():

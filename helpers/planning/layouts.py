@@ -177,11 +177,18 @@ class Engines:
             arguments |= {"distributed_executor_backend": "mp", "fork": True}
         self._child = child = self._child or EngineChild(environment)
         sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
-        heard = child.ask("open", deadline, model=self.profile.model, **arguments, **sizes)
+        heard = self._ask("open", deadline, model=self.profile.model, **arguments, **sizes)
         if heard.get("problem") == LATE:
             why = child.last_words() or "vLLM was still being imported"
             heard["problem"] = f"did not begin in the time allowed: {why}"
-        return heard, partial(child.ask, "measure", deadline)
+        return heard, partial(self._ask, "measure", deadline)
+
+    def _ask(self, *command, **arguments) -> dict:
+        try:
+            return self._child.ask(*command, **arguments)
+        except KeyboardInterrupt:  # the answer would come to the next question
+            self.end()
+            raise
 
 
 def _last_of_measure(llm, **what) -> dict:

@@ -71,6 +71,20 @@ def test_a_layout_that_fails_says_why_and_leaves_no_child(engines):
     assert not some.open(1, 2).problem and PretendedChild.started == 2
 
 
+def test_an_interrupted_trial_leaves_no_child(engines, monkeypatch):
+    some = engines(open=[STARTED, STARTED])
+    trial = some.open(2, 1)
+
+    def interrupted(*command, **arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretendedChild, "ask", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trial.time_step(1)
+    assert not some.open(2, 1).problem and PretendedChild.started == 2
+
+
 def test_what_was_measured_until_time_was_up_is_kept(engines):
     late = {"tpot_ms": {"1x64": 2.1}, "problem": LATE}
     some = engines(open=[STARTED], measure=[{"tpot_ms": {"1x64": 2.0}}, late])

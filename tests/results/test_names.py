@@ -55,15 +55,25 @@ def pattern_of(node):
     return "", ".*"
 
 
+def either_of(node, assigned):
+    """What an expression can be: the branches of a condition, also where a name stands for it."""
+    node = assigned.get(getattr(node, "id", None), node)
+    return [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
+
+
 def written_in(source):
     """Yields (experiment, (beginning, regular expression) of the variant) of a program's saves."""
     flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    for node in ast.walk(compile(source, "cell", "exec", flags)):
+    tree = compile(source, "cell", "exec", flags)
+    single = [n for n in ast.walk(tree) if isinstance(n, ast.Assign) and len(n.targets) == 1]
+    assigned = {n.targets[0].id: n.value for n in single if isinstance(n.targets[0], ast.Name)}
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or len(node.args) < 2:
             continue
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         if name in ("save", "save_run") and isinstance(node.args[0], ast.Constant):
-            yield node.args[0].value, pattern_of(node.args[1])
+            for variant in either_of(node.args[1], assigned):
+                yield node.args[0].value, pattern_of(variant)
         elif name in EXERCISES:
             key = node.args[0] if name == "predict" else node.args[1]
             yield EXERCISES[name], pattern_of(key)

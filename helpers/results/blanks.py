@@ -153,7 +153,7 @@ def improvement(facts: Facts) -> Fill:
     else:
         over = f"over the {_measured_baseline(facts).value} tokens/sec measured this week: "
         said = over + said
-    return from_record(facts.best, said)
+    return from_record(facts.best, said + if_disturbed(facts.best))
 
 
 def _more_at_once(facts: Facts) -> str:

@@ -1034,7 +1034,12 @@ def test_the_improvement_in_turn_is_one_number_in_both_documents(tmp_path):
         store.save("sweep_max_num_seqs", str(at_once), {"output_tokens_per_s": speed})
     store.save("optimised", "best", speeds | of_turns | load, {"max_num_seqs": 32})
     export(tmp_path)
-    assert "at a time (max_num_seqs=64 gave 6,100 tokens/sec in one run)" in text(tmp_path)
+    beside = "at a time (max_num_seqs=64 gave 6,100 tokens/sec in one run)"
+    assert f"{beside}\n" in text(tmp_path)
+    busy = {"machine": {"disturbed": ["other programs"]}}
+    store.save("optimised", "best", speeds | of_turns | load, {"max_num_seqs": 32}, **busy)
+    export(tmp_path)
+    assert f"{beside}, machine disturbed\n" in text(tmp_path)
 
 
 def test_the_setting_stands_with_what_it_was_chosen_for(tmp_path):

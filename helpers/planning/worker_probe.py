@@ -64,20 +64,36 @@ def time_allreduce(all_reduce, sizes, device) -> list[dict]:
     """Rows {"bytes", "seconds"}: the shortest of 50 times, since other work only adds time."""
     import torch
 
-    on_gpu, rows = device.type == "cuda", []
-    wait = torch.cuda.synchronize if on_gpu else lambda: None
-    count = 10 if on_gpu else 1  # a GPU's calls queue up, so ten are timed together
+    rows, timed = [], seconds_on_gpu if device.type == "cuda" else seconds_on_cpu
     for size in sizes:
-        x, runs = torch.ones(size // 2, dtype=torch.bfloat16, device=device), []
-        for _ in range(50):
-            wait()
-            begin = time.perf_counter()
-            for _ in range(count):
-                all_reduce(x)
-            wait()
-            runs.append((time.perf_counter() - begin) / count)
-        rows.append({"bytes": size, "seconds": min(runs)})
+        x = torch.ones(size // 2, dtype=torch.bfloat16, device=device)
+        seconds = min(timed(all_reduce, x) for _ in range(50))
+        rows.append({"bytes": size, "seconds": seconds})
     return rows
+
+
+def seconds_on_cpu(call, x) -> float:
+    """Seconds of one call."""
+    begin = time.perf_counter()
+    call(x)
+    return time.perf_counter() - begin
+
+
+def seconds_on_gpu(call, x, calls: int = 10) -> float:
+    """Seconds of one call by the GPU's own clock, without its launch (a CUDA graph has none)."""
+    import torch
+
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    # It sleeps for about 5 ms, and meanwhile all that follows is launched.
+    torch.cuda._sleep(10_000_000)  # noqa: SLF001
+    call(x)  # after it every rank is here
+    begin.record()
+    for _ in range(calls):
+        call(x)
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3 / calls
 
 
 def allreduce_sizes(on_cpu: bool) -> tuple[int, ...]:

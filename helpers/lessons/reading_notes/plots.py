@@ -203,7 +203,7 @@ def products(
     rows: batch, ms, allowed_ms. knee: the batch at which the two ceilings meet on this machine;
     their_knee: on the one that `recorded` is from.
     """
-    fig, ax = figures.figure(wording.products_title(rows, knee), size=(7.5, 4.2))
+    fig, ax = figures.figure(wording.products_title(rows), size=(7.5, 4.2))
     curve(ax, rows, "batch", "ms", label="measured here")
     allowed = {"label": "what the ceilings allow here", "marker": "s", "color": SKY}
     curve(ax, rows, "batch", "allowed_ms", **allowed)
@@ -239,7 +239,7 @@ def speculation(
     else:
         costs["the paper's largest c (0.05)"] = (0.05,) * 3
     title = f"{gamma} drafted tokens pay where most are accepted and each is cheap"
-    fig, ax = figures.figure(title, size=(8, 4.4))
+    fig, ax = figures.figure(title, size=(9.4, 4.4))
     rows = []
     for i, (label, of_curve) in enumerate(costs.items()):
         points = [(a / 50, *(speedup(a / 50, gamma, c) for c in of_curve)) for a in range(51)]
@@ -248,7 +248,7 @@ def speculation(
         ax.fill_between(alphas, slow, fast, color=COLORS[i], alpha=0.2, lw=0)
         rows += [{"a": a, "speed-up": speed, "from": label} for a, _, speed, _ in points[::10]]
     drafters = dict.fromkeys(run["label"].split(",")[0] for run in measured)
-    for drafter, marker in zip(drafters, MARKERS, strict=False):
+    for drafter, marker in zip(drafters, "osD", strict=False):
         runs = [run for run in measured if run["label"].split(",")[0] == drafter]
         at = [run["alpha"] for run in runs], [run["speedup"] for run in runs]
         look = {"marker": marker, "s": 60, "color": BLACK, "zorder": 4}
@@ -260,15 +260,15 @@ def speculation(
         look = hollow_line(GREY) | {"linestyle": ":", "label": f"{name}, recorded: H100"}
         curve(ax, runs, "alpha", "speedup", i, **look)
         rows += [{"a": r["alpha"], "speed-up": r["speedup"], "from": look["label"]} for r in runs]
-    gain_ranges.draw(ax, measured, "alpha")
-    caption += gain_ranges.of_arrows(run["gain"] for run in measured)
+    gain_ranges.draw(ax, measured, "alpha", room=gamma + 1)
+    caption += gain_ranges.of_arrows((run["gain"] for run in measured), gamma + 1)
     ax.axhline(1, color=GREY, linewidth=1)
     ax.set(
         xlabel="chance a that a draft is accepted, given that those before it were",
         ylabel="speed-up (x)",
         xlim=(0, 1.02),
     )
-    ends = [gain_ranges.end(run["gain"]) for run in measured if run["gain"].span]
+    ends = [gain_ranges.end(run["gain"], gamma + 1) for run in measured if run["gain"].span]
     ax.set_ylim(0, 1.03 * max([gamma + 1, *ends]))
     legend_below(ax)
     figures.show(fig, caption, rows, "papers_speculation")

@@ -63,35 +63,6 @@ def measured_knee(rows: list[dict]) -> float | None:
     return None
 
 
-def price_of_a_row(rows: list[dict], meet: float) -> dict:
-    """What one more row costs in microseconds, from the fastest product on, and if there is a knee.
-
-    meet: where the two ceilings meet. Returns `batches`: the fastest, the one nearest to `meet`,
-    the last; the price `before` and `beyond` the middle one (None where that is the fastest or the
-    last); `start_ms` and `row_us` of one line through all; and `knee`: True where a row beyond
-    costs at least twice as much, False where less than 1.5 times as much, else None.
-    """
-
-    def price(some: list[dict]) -> float:
-        first, last = some[0], some[-1]
-        return 1000 * (last["ms"] - first["ms"]) / (last["batch"] - first["batch"])
-
-    fastest = min(range(len(rows)), key=lambda i: rows[i]["ms"])
-    i = min(range(len(rows)), key=lambda i: abs(math.log(rows[i]["batch"] / meet)))
-    batches = [row["batch"] for row in (rows[fastest], rows[i], rows[-1])]
-    found = {"batches": batches, "before": None, "beyond": None, "knee": None}
-    found["row_us"] = price(rows[fastest:]) if fastest < len(rows) - 1 else 0.0
-    found["start_ms"] = rows[fastest]["ms"] - found["row_us"] * rows[fastest]["batch"] / 1000
-    if fastest < i < len(rows) - 1:
-        before, beyond = price(rows[fastest : i + 1]), price(rows[i:])
-        found |= {"before": before, "beyond": beyond}
-        if beyond > 0 and beyond >= 2 * before:
-            found["knee"] = True
-        elif 0 < beyond < 1.5 * before:
-            found["knee"] = False
-    return found
-
-
 # ---------------------------------------------------------------- fusion
 
 

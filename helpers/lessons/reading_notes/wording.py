@@ -4,7 +4,6 @@ First the captions of its figures, then the reasons in its cards and tables.
 """
 
 from helpers.lessons.papers import speculative
-from helpers.lessons.reading_notes.small_operations import price_of_a_row
 
 H100_HEADS = 16  # of the attention that was recorded there
 NEAR = 0.1  # a prediction that is off by less is called near
@@ -84,52 +83,33 @@ def _by_length(ms: dict[int, tuple[float, float]]) -> str:
     return f"{times} times as fast at {' / '.join(f'{tokens:,}' for tokens in ms)} tokens"
 
 
-def products_title(rows: list[dict], knee: float) -> str:
-    """What holds of the products. rows: of `small_operations.beside_limits`."""
-    price = price_of_a_row(rows, knee)
-    if price["knee"]:
-        return "Up to a knee one more row is nearly free"
-    if 4 * price["row_us"] < 1000 * rows[0]["ms"]:
-        return "One more row costs far less than the first"
-    return "What one more row costs"
+def products_title(rows: list[dict]) -> str:
+    """What holds of the products. rows: batch and ms of each."""
+    return f"Here {_against_one(rows)} as one"
+
+
+def _against_one(rows: list[dict]) -> str:
+    last = rows[-1]
+    return f"{last['batch']:,} rows take {last['ms'] / rows[0]['ms']:.2g} times as long"
 
 
 def products(
     rows: list[dict], knee: float, there: list[dict] = (), their_knee: float | None = None
 ) -> str:
     """What more rows cost. rows, there: of `small_operations.beside_limits`; there: the H100's."""
-    said = f"Here the ceilings meet at {knee:.3g} rows{_prices(rows, knee)}."
+    said = f"Here the ceilings meet at {knee:.3g} rows"
+    free = f"{_count(_hardly_longer(rows))} here"
     if there:
-        said += f" On the H100 they meet at {their_knee:.3g} rows{_prices(there, their_knee)}."
-    return said
+        said += f", on the H100 at {their_knee:.3g}"
+        free += f", {_hardly_longer(there):,} on the H100"
+    return f"{said}. At most {100 * NEAR:.0f} % longer than the fastest: {free}."
 
 
-def _prices(rows: list[dict], knee: float) -> str:
-    """What a row costs on both sides of where the ceilings meet."""
-    price = price_of_a_row(rows, knee)
-    if price["before"] is None:
-        return ""
-    verdict = {True: ": a knee", False: ": no knee (on log axes a line bends)", None: ""}
-    return (
-        f"; one more row costs {_us(price['before'])} before and {_us(price['beyond'])} beyond"
-        f"{verdict[price['knee']]}"
-    )
-
-
-def _us(price: float) -> str:
-    return f"{price:,.0f} µs" if price >= 10 else f"{price:.2g} µs"
-
-
-def nearly_free(rows: list[dict], knee: float, there: list[dict]) -> str:
+def nearly_free(rows: list[dict], there: list[dict]) -> str:
     """What another row costs. rows, there: batch and ms of each product; there: the H100's."""
-    price = price_of_a_row(rows, knee)
-    said = f"costs {_us(price['row_us'])} here, the first one {_us(1000 * rows[0]['ms'])}"
-    if price["knee"]:
-        said = f"is nearly free here up to {_count(_hardly_longer(rows))}"
     return (
-        f"Another row, a request more in a step, {said}. On a recorded H100 it is nearly free up "
-        f"to {_count(_hardly_longer(there))}: the product takes at most {100 * NEAR:.0f} % longer "
-        "than the fastest."
+        f"{_against_one(rows)} as one here; a row is a request in a step. On a recorded H100 up to "
+        f"{_count(_hardly_longer(there))} take at most {100 * NEAR:.0f} % longer than the fastest."
     )
 
 
@@ -191,10 +171,9 @@ def chunks(rows: list[dict], where: str) -> str:
         f"{whole[name]:.0f} to {short[name]:.0f} ms" for name in ("itl_ms_max", "ttft_long_ms_p50")
     )
     return (
-        f"The longest gap in a stream was shortest with a budget of "
-        f"{short['max_num_batched_tokens']:,} tokens: from {whole['max_num_batched_tokens']:,} to "
-        f"these it went from {gaps}, the TTFT of the long prompts from {firsts} "
-        f"(one run each{where and f'; {where}'})."
+        f"With a token budget of {short['max_num_batched_tokens']:,} instead of "
+        f"{whole['max_num_batched_tokens']:,}, the longest gap in a stream went from {gaps}, the "
+        f"TTFT of the long prompts from {firsts} (one run each{where and f'; {where}'})."
     )
 
 
@@ -253,31 +232,17 @@ def fewer_steps(steps: dict[str, int], step_ms: dict[str, float]) -> str:
     )
 
 
-def knee(rows: list[dict], meet: float, found: float | None) -> str:
-    """Why a product took 1.5 times as long as the fastest where it did.
-
-    rows: of `small_operations.beside_limits`; meet: where the ceilings do; found: measured.
-    """
-    price = price_of_a_row(rows, meet)
-    if price["knee"] is False:
-        luck = found and abs(found / (1.5 * meet) - 1) <= NEAR
-        return (
-            f"A product takes about {price['start_ms']:.2g} ms plus {_us(price['row_us'])} a row, "
-            "before the ceilings meet and after: a line without a knee."
-            + " That both come out alike is luck."
-            * bool(luck)
-        )
-    fastest = min(rows, key=lambda row: row["ms"])
-    reading, predicted = fastest["share_of_bandwidth"], 1.5 * meet
-    who = _count(fastest["batch"]).capitalize()
-    said = f"{who} reached {100 * reading:.0f} % of the memory ceiling"
+def knee(rows: list[dict], found: float | None) -> str:
+    """What part of both ceilings was reached; found: where 1.5 times the fastest was measured."""
     if not found:
-        return f"{said}, which moves the point up to {predicted / reading:.3g} rows."
+        return ""
+    fastest = min(rows, key=lambda row: row["ms"])
     at = min(rows, key=lambda row: abs(row["batch"] - found))
-    computing = at["share_of_arithmetic"]
     return (
-        f"{said}, {_count(at['batch'])} {100 * computing:.0f} % of the arithmetic one: together "
-        f"they move the point to {predicted * computing / reading:.3g} rows."
+        f"{_count(fastest['batch']).capitalize()} reached {100 * fastest['share_of_bandwidth']:.0f}"
+        f" % of the memory ceiling, {_count(at['batch'])} {100 * at['share_of_arithmetic']:.0f} % "
+        "of the arithmetic one. The lower the first share, the later the point; the lower the "
+        "second, the earlier."
     )
 
 
@@ -285,14 +250,16 @@ def _count(rows: int) -> str:
     return "one row" if rows == 1 else f"{rows:,} rows"
 
 
-def fused(compiled: bool, recorded_x: float) -> str:
-    """Why fusing gains what it gains. compiled: into one kernel; recorded_x: on an H100."""
+def fused(compiled: bool, reading: float, recorded_x: float) -> str:
+    """Why fusing gains what it gains. compiled: into one kernel; recorded_x: on an H100.
+
+    reading: the share of the reading ceiling that the fused chain reached.
+    """
     if compiled:
         return "Fused into one kernel, which rounds once instead of eight times."
-    return (
-        "In pieces, the arithmetic is the same and the calls are more. "
-        f"With one compiled kernel, {recorded_x:.2f}x was recorded on an H100."
-    )
+    said = f"Fused, it reads at {100 * reading:.0f} % of the ceiling"
+    said += ": it no longer waits for memory alone." if reading < 0.5 else "."
+    return f"{said} With one compiled kernel, {recorded_x:.2f}x was recorded on an H100."
 
 
 def tiles(counted: list[dict]) -> str:

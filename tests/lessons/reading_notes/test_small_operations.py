@@ -38,21 +38,6 @@ def test_measured_knee():
     assert small_operations.measured_knee(rows[:3]) is None
 
 
-def test_a_knee_is_told_from_a_straight_line_by_what_a_row_costs_on_both_sides():
-    batches = [2**i for i in range(8)]
-    for allowed, knee in ((max, True), (lambda read, compute: read + compute, False)):
-        rows = [{"batch": n, "ms": allowed(2.0, 0.25 * n)} for n in batches]
-        price = small_operations.price_of_a_row(rows, 8.0)
-        assert price["batches"] == [1, 8, 128] and price["knee"] is knee
-        assert price["beyond"] == pytest.approx(250)
-        assert price["before"] == pytest.approx(0 if knee else 250)
-    assert (price["start_ms"], price["row_us"]) == (pytest.approx(2.0), pytest.approx(250))
-    rows[3]["ms"] = 3.4  # a row before costs 164 microseconds, one beyond 255
-    assert small_operations.price_of_a_row(rows, 8.0)["knee"] is None
-    first = small_operations.price_of_a_row(rows, 1.0)
-    assert first["before"] is None and first["knee"] is None, "nothing lies before it"
-
-
 def test_the_knee_of_a_machine_that_does_what_its_limits_allow_is_found_between_the_batches():
     for knee in (6.8, 100, 250):
         batches = [2**i for i in range(11)]

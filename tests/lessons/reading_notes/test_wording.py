@@ -54,44 +54,36 @@ def products(*times: tuple[int, float]) -> list[dict]:
 
 
 KNEE = products((1, 2.0), (4, 2.02), (16, 2.2), (64, 6.0))
-LINE = products((1, 2.9), (2, 2.5), (8, 3.4), (16, 4.6), (64, 11.8))  # 2.2 ms and 0.15 a row
+LINE = products((1, 2.9), (2, 2.5), (8, 3.4), (16, 4.6), (64, 11.8))
 
 
-def test_why_a_product_took_longer_is_a_line_or_the_shares_that_it_reached():
-    said = wording.knee(KNEE, 14.0, 16.0)
-    assert said == (
-        "One row reached 50 % of the memory ceiling, 16 rows 40 % of the arithmetic one: "
-        "together they move the point to 16.8 rows."
+def test_why_a_product_took_longer_is_the_shares_that_it_reached():
+    said = wording.knee(KNEE, 14.0)
+    assert said.startswith(
+        "One row reached 50 % of the memory ceiling, 16 rows 40 % of the arithmetic one."
     )
-    assert wording.knee(KNEE, 14.0, None).endswith("which moves the point up to 42 rows.")
-    said = wording.knee(LINE, 8.0, 11.5)
-    assert said.startswith("A product takes about 2.2 ms plus 150 µs a row, before the ceilings")
-    assert said.endswith("a line without a knee. That both come out alike is luck.")
-    for found in (20.0, None):
-        assert wording.knee(LINE, 8.0, found).endswith("a line without a knee.")
+    assert wording.knee(LINE, 11.0).startswith("2 rows reached 50 % of the memory ceiling, 8 rows")
+    assert wording.knee(KNEE, None) == ""
 
 
-def test_a_figure_promises_a_knee_only_where_a_row_costs_less_before_it():
-    assert wording.products_title(KNEE, 16.0) == "Up to a knee one more row is nearly free"
-    assert wording.products_title(LINE, 8.0) == "One more row costs far less than the first"
-    steep = products((1, 2.0), (2, 3.0), (4, 5.0), (8, 9.0))
-    assert wording.products_title(steep, 2.0) == "What one more row costs"
-    said = wording.products(LINE, 8.0, KNEE, 16.0)
-    assert said == (
-        "Here the ceilings meet at 8 rows; one more row costs 150 µs before and 150 µs beyond: no "
-        "knee (on log axes a line bends). On the H100 they meet at 16 rows; one more row costs 13 "
-        "µs before and 79 µs beyond: a knee."
+def test_a_figure_says_of_products_what_its_points_carry():
+    assert wording.products_title(KNEE) == "Here 64 rows take 3 times as long as one"
+    assert wording.products(LINE, 8.0, KNEE, 16.0) == (
+        "Here the ceilings meet at 8 rows, on the H100 at 16. At most 10 % longer than the "
+        "fastest: 2 rows here, 16 on the H100."
     )
-    flat = products((1, 2.0), (2, 1.9), (4, 1.9), (8, 1.9))
-    assert "knee" not in wording.products(flat, 4.0)
+    assert wording.products(KNEE, 16.0) == (
+        "Here the ceilings meet at 16 rows. At most 10 % longer than the fastest: 16 rows here."
+    )
+    said = wording.nearly_free(LINE, KNEE)
+    assert said.startswith("64 rows take 4.1 times as long as one here; a row is a request")
+    assert said.endswith("up to 16 rows take at most 10 % longer than the fastest.")
 
 
-def test_a_row_is_nearly_free_only_up_to_a_knee():
-    said = wording.nearly_free(KNEE, 16.0, KNEE)
-    assert "is nearly free here up to 16 rows. On a recorded H100 it is nearly free up to" in said
-    assert said.endswith("to 16 rows: the product takes at most 10 % longer than the fastest.")
-    said = wording.nearly_free(LINE, 8.0, KNEE)
-    assert "a step, costs 150 µs here, the first one 2,900 µs. On a recorded H100 it is" in said
+def test_memory_is_acquitted_only_where_the_fused_chain_reads_far_below_the_ceiling():
+    assert "at 29 % of the ceiling: it no longer waits" in wording.fused(False, 0.29, 5.7)
+    assert "at 80 % of the ceiling. With one" in wording.fused(False, 0.8, 5.7)
+    assert "ceiling" not in wording.fused(True, 0.5, 5.7)
 
 
 def test_the_largest_difference_is_the_largest_of_all_rows():

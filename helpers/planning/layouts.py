@@ -1,15 +1,16 @@
 """Try layouts for real on this machine: TP 1, TP 2 and PP 2 of the same model, and two replicas.
 
     engines = Engines(profile)
-    trial = engines.open(tp=2)  # LLM(model, tensor_parallel_size=2)
+    trial = engines.open(tensor_parallel_size=2)
     trial.time_step(streams=8)
     engines.close(trial)
     engines.end()
 
-On GPUs each layout is a process of its own. On the CPU one rank runs in this process, as in the
-other notebooks; the layouts of several ranks share one child, whose workers are forked instead of
-started anew (vLLM's own way imports PyTorch again in every worker); one core a rank, and 64 MiB of
-KV cache on each. What PP 2 needs on a CPU before its first step, worker_probe makes.
+On GPUs each layout is a process of its own, which imports vLLM while the one before it starts. On
+the CPU one rank runs in this process, as in the other notebooks; the layouts of several ranks share
+one child, whose workers are forked instead of started anew (vLLM's own way imports PyTorch again in
+every worker); one core a rank, and 64 MiB of KV cache on each. What PP 2 needs on a CPU before its
+first step, worker_probe makes.
 """
 
 import os
@@ -132,11 +133,12 @@ class Engines:
 
     def __init__(self, profile):
         self.profile, self.on_cpu = profile, profile.name == "cpu"
-        self._child = self._watch = None
+        self._child = self._next = self._watch = None
         self._seeds = count()  # a prompt that was seen before would be found in the prefix cache
 
-    def open(self, tp: int = 1, pp: int = 1) -> Trial:
-        """An engine of this layout, as LLM(model, tensor_parallel_size=tp, ...) makes it."""
+    def open(self, tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1) -> Trial:
+        """An engine of this layout, as LLM(model, tensor_parallel_size=..., ...) makes it."""
+        tp, pp = tensor_parallel_size, pipeline_parallel_size
         if self.on_cpu and tp * pp == 1:
             engine = open_engine(self.profile, kv_cache_memory_bytes=CPU_KV_CACHE_BYTES)
             info, measured = engine.info, partial(_last_of_measure, engine.llm)
@@ -159,11 +161,16 @@ class Engines:
             trial.allreduce = heard.get("allreduce", [])
         close_engine()
         if trial.problem or not self.on_cpu:
-            self.end()
+            self._end_child()
         return trial
 
     def end(self) -> None:
-        """End the child process, if there is one, and all that it started."""
+        """End the child processes, if there are any, and all that they started."""
+        self._end_child()
+        self._child, self._next = self._next, None
+        self._end_child()
+
+    def _end_child(self) -> None:
         if self._child is not None:
             self._child.end()
             self._child = None
@@ -175,7 +182,8 @@ class Engines:
             cores = sorted(os.sched_getaffinity(0))[:2]
             environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, cores))
             arguments |= {"distributed_executor_backend": "mp", "fork": True}
-        self._child = child = self._child or EngineChild(environment)
+        self._child = child = self._child or self._next or EngineChild(environment)
+        self._next = None if self.on_cpu else EngineChild(environment)
         sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
         heard = self._ask("open", deadline, model=self.profile.model, **arguments, **sizes)
         if heard.get("problem") == LATE:

@@ -66,8 +66,8 @@ def speedup_span(choice: Choice, over: Choice) -> str:
 def beside_recorded() -> tuple[list[dict], str]:
     """Layouts that were recorded under load on several GPUs, beside their plans; where that was.
 
-    Rows, fewest GPUs first: {"layout", "tp", "tpot_ms", "speedup" over the first, "ttft_ms"}, the
-    last three also as "expected_..."; "may_tpot_ms" and "may_speedup" are (low, high).
+    Rows, fewest GPUs first: {"layout", "tp", "ttft_ms", "tpot_ms", "speedup" over the first}, the
+    last two also as "expected_..."; "may_tpot_ms" and "may_speedup" are (low, high).
     """
     found = sorted(recorded.loads(), key=lambda one: math.prod(one["sizes"]))
     first, rows, over = found[0], [], None
@@ -81,7 +81,6 @@ def beside_recorded() -> tuple[list[dict], str]:
         row |= {name: one[name] for name in ("tpot_ms", "ttft_ms")}
         row["speedup"] = one["output_tokens_per_s"] / first["output_tokens_per_s"]
         row["expected_tpot_ms"] = 1e3 * plan.prediction.tpot_s
-        row["expected_ttft_ms"] = 1e3 * plan.prediction.ttft_s
         row["expected_speedup"] = speedup(plan, over)
         row["may_tpot_ms"] = tpot_range_ms(plan)
         row["may_speedup"] = (1.0, 1.0) if plan is over else speedup_range(plan, over)
@@ -97,7 +96,6 @@ def metrics(choice: Choice, over: Choice) -> dict[str, float]:
     p = choice.prediction
     numbers = {"tp": choice.tp, "dp": choice.dp, "gpus": choice.gpus}
     numbers |= {"output_tokens_per_s": p.output_tokens_per_s, "tpot_ms": 1e3 * p.tpot_s}
-    numbers["ttft_ms"] = 1e3 * p.ttft_s
     numbers["tpot_ms_low"], numbers["tpot_ms_high"] = tpot_range_ms(choice)
     if choice is not over:
         low, high = speedup_range(choice, over)

@@ -269,7 +269,7 @@ def week5_table(facts: Facts) -> Fill:
     rows = [Part(f"row.{r['variant']}", _to_fill_in(r, chosen)) for r in records]
     goal = next((goal for r in records if (goal := finite(r["metrics"].get("goal_ms")))), None)
     kept = "within the goal" if goal is None else f"within {number(goal)} ms"
-    expected = ("GPUs", "tokens/s", "speed-up", "TPOT ms", kept, "TTFT ms")
+    expected = ("GPUs", "tokens/s", "speed-up", "TPOT ms", kept)
     fill = _table(("layout", *expected, *week5.CELLS), rows, "calculated", "row")
     how = _how_to_measure(records)
     return replace(fill, value=[*how, *fill.value]) if how else fill
@@ -292,8 +292,8 @@ def _how_to_measure(records: list[dict]) -> list[Part]:
         Part(
             "read",
             "- Fill in its Output token throughput, Mean TPOT and Mean TTFT. The columns before "
-            f"are the planner's{f', {in_markdown(one_line(ranges))}' if ranges else ''}. TTFT has "
-            "no range: see Concerns.",
+            f"are the planner's{f', {in_markdown(one_line(ranges))}' if ranges else ''}. For TTFT "
+            "it has none: see Concerns.",
         ),
         Part("gap", ""),
     ]
@@ -301,9 +301,9 @@ def _how_to_measure(records: list[dict]) -> list[Part]:
 
 def _to_fill_in(record: dict, chosen: str | None) -> str:
     numbers, planned = record["metrics"], week5.PLANNED * (record["variant"] == chosen)
-    gpus, rate, tpot, ttft = (
+    gpus, rate, tpot = (
         "" if value is None else number(value)
-        for value in numbers_of(record, "gpus", "output_tokens_per_s", "tpot_ms", "ttft_ms")
+        for value in numbers_of(record, "gpus", "output_tokens_per_s", "tpot_ms")
     )
     low, high = (finite(numbers.get(f"tpot_ms_{end}")) for end in ("low", "high"))
     if None not in (low, high):
@@ -311,4 +311,4 @@ def _to_fill_in(record: dict, chosen: str | None) -> str:
     expected = gpus, rate, with_range(numbers, "speedup_x", alone=""), tpot
     within = record.get("within") or ""
     blanks = [BLANK] * len(week5.CELLS)
-    return table_row(spaced(record["variant"]) + planned, *expected, within, ttft, *blanks)
+    return table_row(spaced(record["variant"]) + planned, *expected, within, *blanks)

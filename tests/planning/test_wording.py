@@ -156,7 +156,11 @@ def test_every_plan_that_fits_is_in_the_figure_and_one_left_of_the_goal_may_miss
     misses = [c for c in left if margins.within(c, 40.0) == margins.MISSES]
     assert misses and all(c.at_once < 64 for c in misses)
     plots.choices(ranking, taken, 40.0, "reading")
-    assert {row["keeps the goal"] for row in tables[0]} == {"yes", "cannot tell", "no"}
+    assert {row["keeps the goal, by a borrowed range"] for row in tables[0]} == {
+        "yes",
+        "cannot tell",
+        "no",
+    }
     assert ranking.thumb.short == "TP 8", "as many as the machine has"
 
 
@@ -174,9 +178,9 @@ def test_a_forecast_is_ruled_out_only_by_a_range_above_it():
         return wording.forecast("gloo", most, gain or layouts.speedup(one, two), one, two)
 
     assert said(0.5).endswith(
-        "at most 0.50 times as fast, and it was more: so vLLM does not use gloo."
+        "at most 0.50 times as fast, and it was more: those in the engine's steps are shorter."
     )
-    assert said(0.9).endswith("and it was: that does not rule out gloo.")
+    assert said(0.9).endswith("and it was: that does not rule them out.")
     assert said(0.42, Gain(0.44, 0.25, 0.74, 7)).endswith("this run cannot tell.")
     assert "other programs took 40 %" in said(0.7, two=trial(2, 2.8, disturbed=0.4))
 
@@ -224,9 +228,11 @@ def decide(two, reduce_ms, one=None):
 
 def test_all_reduces_decide_only_where_the_verdict_is_another_without_them():
     small = decide(trial(2, 2.8), 0.03)
-    assert "11 all-reduces by themselves 0.03 of them (1.1%): the calls do not decide" in small
-    assert decide(trial(2, 1.4), 0.2).endswith("they do not decide."), "faster either way"
-    assert decide(trial(2, 2.8), 1.2).endswith("so they decide.")
+    assert "11 all-reduces by themselves 0.03 of them (1.1%). TP 2 without them: 0.7" in small
+    assert small.endswith("The calls do not decide whether TP 2 is faster here.")
+    assert decide(trial(2, 1.4), 0.2).endswith("So they do not decide."), "faster either way"
+    assert decide(trial(2, 2.8), 1.2).endswith("So they decide.")
+    assert "more than 2 ranks can be" in decide(trial(2, 1.4), 1.0), "timed longer than in a step"
     assert "cannot tell" in decide(trial(2, 2.8), 0.7)
 
 
@@ -259,7 +265,6 @@ def test_the_planner_is_counted_by_the_rounds_and_its_worst_by_the_median():
     times = [time_of("TP 1", 11.0), time_of("TP 2", 8.0), time_of("PP 2", 25.0)]
     said = wording.beside_planner(times)
     assert said.startswith("1 of 3 predictions lie within the measured rounds.")
-    assert "PP 2, step of 1 stream, which took 0.48 times as long as predicted." in said
     assert "disturbed" not in said
     busy = wording.beside_planner([*times, time_of("TP 2", 8.0, disturbed="a GPU ...")])
     assert busy.endswith("Mind that the machine was disturbed meanwhile (TP 2: a GPU ...).")
@@ -287,8 +292,8 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
     fastest = min(rows, key=lambda row: row["tpot_ms"])
     came = f"The fastest was {fastest['layout']} (TPOT {fastest['tpot_ms']:.1f} ms, "
     assert f"{came}{fastest['speedup']:.2f} times" in said and "x NVIDIA" in below
-    ttft = [row["ttft_ms"] / row["expected_ttft_ms"] for row in rows]
-    assert f"TTFT was {min(ttft):.2f} to {max(ttft):.2f} times" in below and "is open" in below
+    ttft = [row["ttft_ms"] for row in rows if row["layout"] == f"TP {row['tp']}"]
+    assert ttft == sorted(ttft) and f"rose with TP: {ttft[0]:.0f} with TP 1, " in below
     moved = [{**rows[0], "tpot_ms": 99.0}, rows[1]]
     assert wording.load_in_short(moved).startswith("1 of 2 ranges of TPOT held")
     spans = [(row["may_speedup"], row["speedup"]) for row in rows]
@@ -318,8 +323,7 @@ def test_the_plan_for_week_5_has_every_layout_of_as_many_gpus_and_is_read_back()
     found[1] |= {"tpot_ms": 9.0, "ttft_ms": 150.0}
     said = wording.filled_in(rows, found, 10)
     assert "TP 4: 2,500.0 tokens/s measured" in said and said.endswith("goal of 10 ms is kept")
-    ttft_ms = week5_plan.metrics(rows[3], rows[0])["ttft_ms"]
-    assert f"TP 4: 150.0 ms TTFT measured, {ttft_ms:.1f} expected" in said
+    assert "TP 4: 150.0 ms TTFT measured\n" in said
     with pytest.raises(plan.PlanningError, match="WEEK5_TP"):
         week5_plan.layouts(SHAPE, plan.make_box("L40S", 4), [1, 2], LOAD, OPTIONS)
 
@@ -353,10 +357,12 @@ def test_what_a_prompt_adds_is_told_by_cause():
     said = wording.what_tp_shares(added)
     weights, waits = added["TP 1"]["matrices_ms"], added["TP 4"]["host_ms"]
     assert f"weights goes from {weights:.1f} to {added['TP 4']['matrices_ms']:.1f} ms" in said
-    assert f"in its place come waiting for the CPU {waits:.1f} ms and" in said
-    assert "Each rank's CPU launches" in said
+    assert f"above all waiting for the CPU ({waits:.1f} ms) and" in said
+    p = [part["total_ms"] for part in added.values()]
+    assert f"p is {p[0]:.1f} with TP 1, {p[1]:.1f} with TP 2, {p[2]:.1f} with TP 4" in said
+    assert "each rank's CPU launches" in said
     assert whole[0] > whole[1] == pytest.approx(whole[2]), "as the notebook says of t + p"
-    assert "Each rank's" not in wording.what_tp_shares({"TP 1": added["TP 1"]})
+    assert "each rank's" not in wording.what_tp_shares({"TP 1": added["TP 1"]})
 
 
 def test_week_5_says_why_it_measures_tensor_parallelism():

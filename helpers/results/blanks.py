@@ -245,10 +245,10 @@ def load_of_one_copy(facts: Facts) -> Fill:
     goal = " and ".join(f"{name.upper()} {number(ms)} ms" for name, ms in goals.items())
     goal += ", which may be chance" * bool(by_chance)
     text = f"up to {number(rate)} requests/s ({100 * share:.0f} % of them within {goal}; one run)"
-    beyond = [f"was missed at {number(missed)}"] * bool(missed)
+    beyond = [f"was missed from {number(missed)} on"] * bool(missed)
     if by_chance:
-        beyond.insert(0, f"held at {number(safer) if safer else 'no rate tried'}")
-    text += f"; by two standard errors it {' and '.join(beyond)}" if beyond else ""
+        beyond.insert(0, f"held more surely at {number(safer) if safer else 'no rate tried'}")
+    text += f"; it {' and '.join(beyond)}" if beyond else ""
     return from_record(record, text)
 
 

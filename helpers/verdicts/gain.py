@@ -21,8 +21,6 @@ LEAST_VALUES = 3
 MARGIN = 0.03
 # A range that lies within so much of 1 says that nothing larger is there.
 SMALL = 0.10
-# One whose ends are further apart than this is nothing to choose by.
-WIDE = 1.5
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,6 @@ class Gain:
         """How small a difference is at most, of a gain that is neither decided nor undecided."""
         most = MARGIN if self.verdict == "same" else SMALL
         return f"no difference of more than {100 * most:.0f} %"
-
-    @property
-    def wide(self) -> bool:
-        """True for a range whose ends are too far apart to choose by."""
-        return self.high > WIDE * self.low
 
     @property
     def span(self) -> tuple[float, float] | None:

@@ -46,7 +46,8 @@ def _changed(store: Results, name: str) -> str:
     ratio = _ratio(store, name)
     if ratio is None:
         return NOT_MEASURED
-    return experiments.said_of(ratio) + " times" * (not ratio.undecided)
+    said = experiments.said_of(ratio)
+    return said + " times" * (said != experiments.UNDECIDED)
 
 
 def _places(store: Results) -> str:

@@ -54,6 +54,7 @@ GUESSED = (
     "a parameter that does not exist",
 )
 UNDECIDED = "undecided"
+FAR = 100  # times
 LONGEST = 96  # characters of what a server or a client library says
 PATIENCE_S = 60  # for what a stop is to meet
 
@@ -293,19 +294,21 @@ def ratios(default: dict, changed: dict) -> dict[str, Gain]:
 
 
 def said_of(ratio: Gain) -> str:
-    """Its range, and that it is undecided; that alone where the range is wide."""
+    """Its range, and whether it is undecided; that alone where its ends are FAR from each other."""
+    if ratio.high > FAR * ratio.low:
+        return UNDECIDED
     span = f"{ratio.low:.2f} to {ratio.high:.2f}"
-    if not ratio.undecided:
-        return span
-    return UNDECIDED if ratio.wide else f"{UNDECIDED}, {span}"
+    return f"{UNDECIDED}, {span}" if direction(ratio) == UNDECIDED else span
 
 
 def direction(ratio: Gain) -> str:
     """Which of the DIRECTIONS a time took by `ratios`, or that it is undecided."""
-    if ratio.undecided:
-        return UNDECIDED
     longer, shorter, same = DIRECTIONS
-    return {"better": longer, "worse": shorter}.get(ratio.verdict, same)
+    if ratio.undecided and ratio.low <= 1 <= ratio.high:
+        return UNDECIDED
+    if ratio.undecided or ratio.decided and ratio.verdict != "same":
+        return longer if ratio.estimate > 1 else shorter
+    return same
 
 
 def judged(guess: Answer | None, truth: str) -> str:

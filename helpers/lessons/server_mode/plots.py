@@ -154,7 +154,7 @@ def open_loop(rows: list[dict], goals_ms: dict[str, float], share: float) -> Non
         figures.legend_below(ax)
     names = ("arrived_per_s", "requests_per_s", "goodput_per_s", "ttft_ms_p90", "tpot_ms_p90")
     table = [{name: row[name] for name in (*names, "disturbed")} for row in rows]
-    figures.show(fig, wording.open_loop(rows, goals_ms, share), table, "open_loop")
+    figures.show(fig, wording.open_loop(rows, goals_ms), table, "open_loop")
 
 
 def _plain_log(axis) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import statistics
@@ -59,18 +60,19 @@ def closed_loop(rows: list[dict], where: str = "") -> str:
     return said + _disturbed(rows, "clients", "clients", "line and knee are drawn")
 
 
-def why_gain(rows: list[dict], clients: int) -> str:
-    """Why `clients` clients get less than as many times the tokens of one, by the closed loop."""
-    known = {row["clients"]: row for row in rows}
-    if 1 not in known:
-        return ""
-    alone, many = known[1], known[clients]
-    longer, wait = (many[key] - alone[key] for key in ("e2e_ms_mean", "ttft_ms_mean"))
+def why_gain(runs: dict[int, list[dict]], clients: int) -> str:
+    """Why `clients` clients get less than as many times the tokens of one, by `runs` of both."""
+
+    def longer_by(key: str) -> float:
+        alone, many = (statistics.mean(run[key] for run in runs[n]) for n in (1, clients))
+        return many - alone
+
+    longer, wait = longer_by("e2e_ms_mean"), longer_by("ttft_ms_mean")
     if longer < wait or wait < 0:
         return ""
     return (
-        f"In the runs of the figure an answer took {longer:.0f} ms longer with {clients} clients "
-        f"than with one (means), {wait:.0f} ms of it until the first token."
+        f"In these runs an answer took {longer:.0f} ms longer with {clients} clients than with one "
+        f"(means), {wait:.0f} ms of it until the first token."
     )
 
 
@@ -86,16 +88,18 @@ def _disturbed(rows: list[dict], name: str, unit: str, drawn: str) -> str:
     return f"{said}: run this again when nothing else runs."
 
 
-def open_loop(rows: list[dict], goals_ms: dict, share: float) -> str:
+def open_loop(rows: list[dict], goals_ms: dict) -> str:
     """The goal, and what to read from the figure; rows in the order of the rates."""
     said = (
         f"The goal is {limits(goals_ms)}. A run lasts until its last answer, so fewer are answered "
         "a second than arrive, even where the server keeps up."
     )
-    if (best := sizing.best_rate(rows, share)) and any(
-        row["good_share"] < share for row in rows[: rows.index(best)]
-    ):
-        said += " Where fewer met it at a lower rate, that was chance or a disturbance."
+    for lower, higher in itertools.pairwise(rows):
+        if lower["good_share"] < higher["good_share"]:
+            said += (
+                f" At {number(lower['arrived_per_s'])} a second fewer met it than at "
+                f"{number(higher['arrived_per_s'])}: one run each cannot order the two."
+            )
     return said + _disturbed(rows, "arrived_per_s", "arrivals a second", "the lines are drawn")
 
 
@@ -133,6 +137,8 @@ def limits(goals_ms: dict[str, float]) -> str:
 def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list[str]:
     """How many copies, and on what that number rests. sized: of `sizing.copies`."""
     rate = number(sized["arrivals_per_s"])
+    least = sized.get("least_copies", sized["copies"])
+    span = f"{least} to " * (least < sized["copies"])
     needed = f"For {target_per_s:g} a second: {'{}'}{sized['copies']} copies, and one for restarts."
     if "good_share" not in sized:
         return [
@@ -141,10 +147,13 @@ def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list
             needed.format("more than "),
         ]
     chance = BY_CHANCE * ("by_chance" in sized)
+    missed = ""
+    if "missed_per_s" in sized:
+        missed = f"; from {number(sized['missed_per_s'])} on too few did"
     return [
         f"In one run at {rate} arrivals a second {100 * sized['good_share']:.0f} % met the goal "
-        f"({limits(goals_ms)}){chance}.",
-        needed.format(""),
+        f"({limits(goals_ms)}){chance}{missed}.",
+        needed.format(span),
     ]
 
 
@@ -163,6 +172,8 @@ def goal(rows: list[dict], share: float) -> str:
     )
     if missed := sizing.next_above(rows, best["arrived_per_s"]):
         said += f". At {number(missed['arrived_per_s'])} it was {met(missed)}"
+        part = missed["arrived_per_s"] / max(row["requests_per_s"] for row in rows)
+        said += f": {part:.2f} times the most answers a second of these runs"
     most = max(rows, key=lambda row: row["requests_per_s"])["arrived_per_s"]
     good = max(rows, key=lambda row: row["requests_per_s"] * row["good_share"])["arrived_per_s"]
     return f"{said}. Goodput was highest at {number(good)} a second, answers at {number(most)}."
@@ -221,15 +232,20 @@ def most_answers(steps: Steps, places: int, rate_per_s: float) -> str:
 
 
 def steps_with_prompts(steps: Steps) -> str:
-    """How long the median step took by the prompts it read: so long every stream waited."""
-    took_ms: dict[int, list[float]] = {}
+    """How long steps took by the prompts they read: so long every stream waited."""
+    took_ms: dict[str, list[float]] = {"no prompt": [], "one": [], "more": []}
     for step in steps.steps:
-        took_ms.setdefault(step.prompts, []).append(1000 * (step.end_s - step.start_s))
-    medians = {n: statistics.median(ms) for n, ms in sorted(took_ms.items())}
-    said = [f"{ms:.1f} ms with {n or 'no'} prompt{'s' * (n > 1)}" for n, ms in medians.items()]
+        read = [*took_ms][min(step.prompts, 2)]
+        took_ms[read].append(1000 * (step.end_s - step.start_s))
+    said = [
+        f"{min(ms):.1f} to {max(ms):.1f} ms with {read} (median of {len(ms)}: "
+        f"{statistics.median(ms):.1f})"
+        for read, ms in took_ms.items()
+        if ms
+    ]
     return (
-        f"A step took (median) {', '.join(said)}: so long everybody who was being answered waited "
-        "for the next token."
+        f"A step took {', '.join(said)}: so long everybody who was being answered waited for the "
+        "next token."
     )
 
 
@@ -276,12 +292,21 @@ def limited(burst: dict[str, float]) -> str:
     )
 
 
-def why_limited(seen: dict[str, float]) -> str:
-    """Which goal was missed by those that a limit let in. seen: of `experiments.let_in`."""
-    ttft, tpot = (seen[f"{name} too long (%)"] for name in ("TTFT", "TPOT"))
+def why_limited(run: dict[str, float], grown: dict[str, float]) -> str:
+    """Where the first tokens of those that a limit let in spent their time.
+
+    run: metrics of `run_load`; grown: those of the server (`experiments.growth`) meanwhile.
+    """
+    wait_ms, read_ms = (
+        1000 * grown[f"request_{name}_time_seconds_sum"] / run["completed"]
+        for name in ("queue", "prefill")
+    )
+    all_ms = run["ttft_ms_mean"]
     return (
-        "The law speaks of the mean of a whole stay, the goal of each request's TTFT and TPOT: of "
-        f"those let in, {ttft:.0f} % had too long a TTFT and {tpot:.0f} % too long a TPOT."
+        f"Of a mean TTFT of {all_ms:.0f} ms, {wait_ms:.0f} went by in the engine's queue, "
+        f"{read_ms:.0f} in the steps that read the prompt, and the other "
+        f"{all_ms - wait_ms - read_ms:.0f} outside the engine: clients and API server handled "
+        f"{grown['admission_rejections']:.0f} refusals as well."
     )
 
 
@@ -289,8 +314,8 @@ def trades(ratios: dict[str, Gain]) -> str:
     """Which numbers grew by the changed options, which shrank, and what is open."""
     ways: dict[str, list[str]] = {}
     for name, ratio in ratios.items():
-        span = "" if ratio.undecided else f" ({experiments.said_of(ratio)} times)"
-        said = experiments.VARYING[name] + span
+        span = experiments.said_of(ratio).removeprefix(f"{experiments.UNDECIDED}, ")
+        said = experiments.VARYING[name] + f" ({span} times)" * (span != experiments.UNDECIDED)
         ways.setdefault(experiments.direction(ratio).capitalize(), []).append(said)
     return " ".join(f"{way}: {'; '.join(times)}." for way, times in ways.items())
 

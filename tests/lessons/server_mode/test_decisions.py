@@ -17,7 +17,7 @@ def test_without_measurements_every_row_says_so(tmp_path):
 def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     store = Results("05_server_mode", tmp_path)
     ttft = Gain(1.6, 1.4, 1.9, 5).metrics("ttft_ms_p50_over_default_x")
-    gap = Gain(2.0, 0.2, 20.0, 5).metrics("gap_ms_over_default_x")
+    gap = Gain(2.0, 0.2, 15.0, 5).metrics("gap_ms_over_default_x")
     store.save("options", "changed", ttft | gap)
     burst = {"sent": 192, "limit": 18, "let_in": 70, "refused": 122}
     burst |= {"good_percent": 90, "without_percent": 0}
@@ -27,7 +27,7 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     found = decisions.evidence(store)
     measured = {key: said for key, (_, said, _) in found.items()}
     assert "TTFT: 1.40 to 1.90 times; TPOT: not measured yet" in measured["places"]
-    assert "longest gap in a stream: undecided;" in measured["chunks"]
+    assert "longest gap in a stream: undecided, 0.20 to 15.00 times;" in measured["chunks"]
     assert "a limit of 18 let 70 in, and 90 % of these met the goal" in measured["admission"]
     assert "without a limit 0 % did" in measured["admission"]
     assert "the goal held up to 60/s; the server answered up to 96/s" in measured["load"]

@@ -119,7 +119,7 @@ def test_a_goal_that_no_rate_met_is_looked_for_at_lower_rates():
     assert sizing.best_rate(rows, 0.9)["arrived_per_s"] == pytest.approx(10)
     said = wording.goal(rows, 0.9)
     assert "10 a second is the highest at which at least 90 % met the goal: 100 %" in said
-    assert ". At 14.1 it was 50 %." in said
+    assert ". At 14.1 it was 50 %: 0.3" in said
     assert said.endswith("Goodput was highest at 130 a second, answers at 130.")
     rows = [row(10, good_share=0.92), row(20, good_share=0.88)]
     assert wording.goal(rows, 0.9).count("which may be chance") == 2
@@ -151,8 +151,9 @@ def test_what_chance_may_have_decided_is_said():
     sized = sizing.copies([sure, lucky, unlucky, missed], 90.0, 500, 0.9)
     assert sized == {
         "arrivals_per_s": 25.0, "copies": 20, "good_share": 0.93,
-        "missed_per_s": 60.0,
+        "missed_per_s": 60.0, "least_copies": 9,
         "by_chance": 1.0, "safer_per_s": 20.0,
     }  # fmt: skip
     said = wording.copies(sized, 500, {"ttft": 30})
-    assert said[0].endswith("93 % met the goal (TTFT 30 ms), which may be chance.")
+    assert said[0].endswith("(TTFT 30 ms), which may be chance; from 60 on too few did.")
+    assert said[1] == "For 500 a second: 9 to 20 copies, and one for restarts."

@@ -25,13 +25,13 @@ def test_an_api_server_that_fills_its_core_is_named(api_s, filled):
 
 
 def test_why_clients_share_a_step_is_told_by_their_times():
-    names = ("clients", "output_tokens_per_s", "e2e_ms_mean", "ttft_ms_mean")
-    rows = [
-        dict(zip(names, row, strict=True)) for row in ((1, 225, 213, 17.7), (8, 1051, 316, 61.5))
+    alone, many = [
+        [{"e2e_ms_mean": all_ms, "ttft_ms_mean": first_ms}] * 3
+        for all_ms, first_ms in ((213, 17.7), (316, 61.5))
     ]
-    said = wording.why_gain(rows, 8)
+    said = wording.why_gain({1: alone, 8: many}, 8)
     assert "103 ms longer with 8 clients than with one (means), 44 ms of it" in said
-    assert wording.why_gain(rows[1:], 8) == "", "nobody was alone"
+    assert wording.why_gain({1: many, 8: alone}, 8) == "", "the many did not wait longer"
 
 
 def test_trades_claim_nothing_that_the_range_does_not_carry():
@@ -40,7 +40,7 @@ def test_trades_claim_nothing_that_the_range_does_not_carry():
     ttft, gap, long = (experiments.VARYING[n] for n in ("ttft_ms_p50", "gap_ms", "long_ttft_ms"))
     assert said == (
         f"Longer: {ttft} (2.50 to 3.60 times). Shorter: {gap} (0.10 to 0.30 times). "
-        f"Undecided: {long}."
+        f"Undecided: {long} (0.50 to 2.00 times)."
     )
 
 
@@ -58,9 +58,12 @@ def test_a_goal_that_was_missed_at_less_load_is_no_effect_of_load():
         {"arrived_per_s": rate, "good_share": share, "disturbed": ""}
         for rate, share in ((18.5, 0.98), (37.0, 0.87), (55.6, 0.97), (90.0, 0.2))
     ]
-    said = wording.open_loop(rows, {"ttft": 44}, 0.9)
-    assert said.startswith("The goal is TTFT 44 ms.") and "chance or a disturbance" in said
-    assert "chance" not in wording.open_loop([rows[0], *rows[2:]], {"ttft": 44}, 0.9)
+    said = wording.open_loop(rows, {"ttft": 44})
+    assert said.startswith("The goal is TTFT 44 ms.")
+    assert said.endswith(
+        "At 37 a second fewer met it than at 55.6: one run each cannot order the two."
+    )
+    assert "order" not in wording.open_loop([rows[0], *rows[2:]], {"ttft": 44})
 
 
 def test_an_overload_says_how_many_waited():
@@ -93,7 +96,7 @@ def test_arrivals_are_said_as_they_were_recorded():
     )
     read = Step(0.03, 0.07, 64, 3, 20, {0: work, 1: Work(8, True, 0, 0, 0, 1)}, ())
     said = wording.steps_with_prompts(Steps(steps.requests, [*steps.steps, read]))
-    assert "10.0 ms with no prompt, 40.0 ms with 1 prompt: so long everybody" in said
+    assert "10.0 to 10.0 ms with no prompt (median of 2: 10.0), 40.0 to 40.0 ms with one" in said
 
 
 def test_who_ended_a_stopped_server_is_told_as_it_was():
@@ -110,8 +113,11 @@ def test_a_limit_is_told_by_whom_it_let_in():
     m = {"sent": 192.0, "limit": 20, "let_in": 83.0, "good_percent": 87.0, "without_percent": 0.0}
     said = wording.limited(m)
     assert "a limit of 20 let 83 in, and 87 % of these met the goal; without a limit 0 %" in said
-    late = {"TTFT too long (%)": 13.0, "TPOT too long (%)": 0.0}
-    assert "13 % had too long a TTFT and 0 % too long a TPOT." in wording.why_limited(late)
+    run = {"completed": 83.0, "ttft_ms_mean": 68.4}
+    grown = {"request_queue_time_seconds_sum": 0.166, "request_prefill_time_seconds_sum": 1.66}
+    said = wording.why_limited(run, grown | {"admission_rejections": 109.0})
+    assert "68 ms, 2 went by in the engine's queue, 20 in the steps that read the prompt" in said
+    assert "the other 46 outside the engine" in said and "109 refusals" in said
 
 
 def test_a_start_is_told_beside_a_recorded_one():

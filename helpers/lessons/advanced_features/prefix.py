@@ -30,6 +30,11 @@ class Shared:
         return cls(gain, times | hits(warm, block_size) | gain.metrics("ttft_gain_x"))
 
 
+def tokens_found(prompt: list[int], earlier: list[list[int]], block_size: int) -> int:
+    """What the puzzle of the same name asks for."""
+    return kv_blocks.predicted_hits([*earlier, prompt], block_size)[-1]
+
+
 def hits(answers: Sequence, block_size: int) -> dict[str, float]:
     """Of vLLM's answers to requests sent one after the other, into a cache that was empty."""
     sent = [answer.prompt_token_ids for answer in answers]

@@ -77,7 +77,7 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         name="one developer's assistant",
         needs="One question at a time, nobody else on the machine; "
         "the whole answer should be there at once.",
-        workload=workloads.questions(tokenizer, 4, seed, max_tokens=64),
+        workload=workloads.questions(tokenizer, 3, seed, max_tokens=64),
         metric="e2e_ms_mean",
         metric_label="E2E, mean (ms)",
         better="lower",

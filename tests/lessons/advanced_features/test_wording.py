@@ -66,6 +66,8 @@ def test_the_recap_has_a_line_for_each_feature_and_only_what_is_decided(tmp_path
     for n, low, high in ((1, 1.4, 1.6), (64, 0.5, 1.2)):
         gain = within(low, high).metrics("throughput_gain_x")
         store.save("speculation", f"synthetic, a=0.8, {n} at once", gain)
+    kept = within(1.6, 2.0).metrics("tpot_gain_x") | {"a": 0.97}
+    store.save("speculation", "synthetic, a=0.95", kept)
     gains = {"small_chunks": within(0.9, 1.6), "speculative_decoding": within(0.8, 0.9)}
     cache, chunks, ngram, drafts = wording.recap(store, [verdict("mixed", **gains)])
     assert cache == {
@@ -75,7 +77,8 @@ def test_the_recap_has_a_line_for_each_feature_and_only_what_is_decided(tmp_path
     }
     assert {*chunks.values()} == {"small chunks", "nowhere decided"}
     assert {*ngram.values()} == {"speculative decoding, n-grams", "nowhere decided"}
-    assert drafts["loses"] == "mixed (0.80 to 0.90)" and drafts["gains"] == "nowhere decided"
+    assert drafts["loses"] == "mixed (0.80 to 0.90)"
+    assert drafts["gains"] == "one stream, a = 0.97 (1.60 to 2.00)"
 
 
 def test_a_wide_range_is_undecided_and_a_close_one_no_difference():
@@ -107,12 +110,12 @@ def test_there_is_a_decision_for_each_service_and_for_the_chunk_budget():
 def test_a_drafter_is_told_by_its_steps_and_its_range(monkeypatch):
     monkeypatch.setattr(wording, "faster_stream", lambda plain, drafting: within(3.7, 3.9))
     for counted, rate, tokens in (
-        (Acceptance(66, 264, 255, 1 + 255 / 66, 0.0), "97 %", "4.86"),
-        (Acceptance(0, 0, 0, 1.0, 0.0), "", ""),
+        (Acceptance(66, 264, 255, 1 + 255 / 66, 0.0), "255 of 264 (97 %)", "4.86"),
+        (Acceptance(0, 0, 0, 1.0, 0.0), "none drafted", ""),
     ):
         monkeypatch.setattr(wording, "acceptance", lambda runs, k, counted=counted: counted)
         row = wording.drafter("ngram", "repeats", [None], [None], 4)
-        assert row["steps that drafted"] == counted.drafts and row["acceptance rate"] == rate
+        assert row["steps that drafted"] == counted.drafts and row["accepted"] == rate
         assert row["tokens of such a step"] == tokens
         assert row["speed-up"] == "3.70 to 3.90 times as fast"
 
@@ -137,13 +140,17 @@ def budget(tokens, p99=100.0, ttft=500.0):
 
 def test_budgets_are_said_by_what_moved_from_whole_prompts_to_the_predicted_one():
     whole, small = budget(4352, p99=489.0, ttft=505.0), budget(512, p99=72.0)
-    [said] = wording.chunk_tradeoff(whole, small, [], "")
+    [said] = wording.chunk_tradeoff(whole, small, [490.0, 540.0], [], "")
     assert said == (
         "In one run each: from whole prompts to 512 tokens a step p99 of the gaps fell (489 to 72 "
         "ms), TTFT of the long prompts stayed within 3 % (505 to 500 ms)."
     )
+    [said] = wording.chunk_tradeoff(
+        whole, small | {"ttft_long_ms_p50": 540.0}, [490.0, 540.0], [], ""
+    )
+    assert said.endswith("moved no more than prompts alone differ (505 to 540 ms).")
     there = [budget(256), budget(512, p99=12.0, ttft=330.0), budget(16_384, ttft=195.0)]
-    _, said = wording.chunk_tradeoff(whole, small, there, "recorded: there")
+    _, said = wording.chunk_tradeoff(whole, small, [490.0, 540.0], there, "recorded: there")
     assert said.startswith("Recorded: there: from whole prompts to 512 tokens a step p99")
     assert said.endswith("TTFT of the long prompts rose (195 to 330 ms).")
 
@@ -154,7 +161,9 @@ def test_a_small_budget_is_explained_by_its_longest_chunk():
         return SimpleNamespace(of=lambda request: pairs)
 
     said = wording.why_small_gap(steps(0.1, 0.15, 0.25, 0.26), 4)
-    assert said.endswith("the second took 50 ms, the last full one 100 ms.")
+    assert said.endswith(
+        "the second took 50 ms, the last full one 100 ms: it attends to all tokens before it."
+    )
     assert "picture" not in wording.why_small_gap(steps(0.1, 0.2), 4)
 
 
@@ -201,8 +210,9 @@ def test_preemptions_are_counted_and_steps_have_their_time():
 
     full, half = run(0, 100.0, 2, 0.008, 1.5, 1.5), run(7, 78.0, 1, 0.005, 1.1, 1.9)
     assert wording.preemption(full, half, run(0, 82.0, 1, 0.005, 0.9, 1.8), 1) == [
-        "In one run each: half of the blocks 7 preemptions, mean E2E +0 %, tokens/s -22 %; 1 "
-        "requests at a time on them 0 preemptions, mean E2E -10 %, tokens/s -18 %."
+        "In one run each, a request's end counted from the start of the run: half of the blocks 7 "
+        "preemptions, mean end +0 %, tokens/s -22 %; 1 requests at a time on them 0 preemptions, "
+        "mean end -10 %, tokens/s -18 %."
     ]
     assert "with 2 requests took 8.0 ms, one with 1 5.0" in wording.why_preempted(full, half, 1)
 

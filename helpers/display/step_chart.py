@@ -348,7 +348,7 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
         "e2e_ms": times[-1] - arrival,
     }
     last = times[:LABELLED][-1]
-    fig, ax = figures.figure("One request: where its milliseconds are", size=(9.0, 3.6))
+    fig, ax = figures.figure(f"Request {request + 1}: where its milliseconds are", size=(9.0, 3.6))
     begins = _begins_ms(steps)
     rows = {request - 1: -1.4, request: 0} if request else {request: 0}  # row -> its height
     bars = [

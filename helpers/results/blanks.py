@@ -43,6 +43,7 @@ from helpers.results.wording import (
     question_of,
     spaced,
     unit_of,
+    value_of,
     where,
     with_range,
 )
@@ -72,8 +73,9 @@ def _measured_baseline(facts: Facts) -> Fill:
 
 def initial_throughput(facts: Facts) -> Fill:
     """Output tokens/s of the baseline: the student's own, else the one measured this week."""
-    typed = _typed_baseline(facts)
-    return metric_of(typed, SPEED) if typed else _measured_baseline(facts)
+    if typed := _typed_baseline(facts):
+        return metric_of(typed, SPEED)
+    return _with_rounds(facts, _measured_baseline(facts), "baseline_tokens_per_s")
 
 
 def gpu_model(facts: Facts) -> Fill:
@@ -128,7 +130,15 @@ def _engine_arg(facts: Facts, name: str) -> float | None:
 
 def final_throughput(facts: Facts) -> Fill:
     """Output tokens/s of the best configuration."""
-    return _speed(facts.best, SPEED)
+    return _with_rounds(facts, _speed(facts.best, SPEED), SPEED)
+
+
+def _with_rounds(facts: Facts, speed: Fill, name: str) -> Fill:
+    """A mean of runs in turn, with the slowest and the fastest of them."""
+    low, high = numbers_of(facts.best or {"metrics": {}}, f"{name}_low", f"{name}_high")
+    if None in (low, high):
+        return speed
+    return replace(speed, value=f"{speed.value} ({number(low)} to {number(high)} by round)")
 
 
 def _speed(record: dict | None, name: str) -> Fill:
@@ -149,24 +159,11 @@ def improvement(facts: Facts) -> Fill:
         return MISSING
     said += ", the ratio of runs in turn" * (" to " in said)
     if _typed_baseline(facts) is None:
-        said += f", over one request at a time{_more_at_once(facts)}"
+        said += ", over one request at a time"
     else:
         over = f"over the {_measured_baseline(facts).value} tokens/sec measured this week: "
         said = over + said
     return from_record(facts.best, said + if_disturbed(facts.best))
-
-
-def _more_at_once(facts: Facts) -> str:
-    """Where more requests at once gave more tokens/s than the choice: how many, and how much."""
-    chosen, final = _engine_arg(facts, "max_num_seqs"), numbers_of(facts.best, SPEED)[0]
-    tried = facts.all("sweep_max_num_seqs")
-    most = max(tried, key=lambda r: finite(r["metrics"].get(SPEED)) or 0.0, default=None)
-    if None in (chosen, final, most) or most.get(OTHER_RUN) or not most["variant"].isdecimal():
-        return ""
-    [speed] = numbers_of(most, SPEED)
-    if not speed or speed <= final or float(most["variant"]) <= chosen:
-        return ""
-    return f" (max_num_seqs={most['variant']} gave {number(speed)} tokens/sec in one run)"
 
 
 def _improvement(facts: Facts) -> str:
@@ -175,7 +172,7 @@ def _improvement(facts: Facts) -> str:
     in_turn, gain = numbers_of(record, "baseline_tokens_per_s", "improvement_x")
     if in_turn and gain:
         return with_range(record["metrics"], "improvement_x", alone="")
-    first, last = _measured_baseline(facts).value, final_throughput(facts).value
+    first, last = _measured_baseline(facts).value, _speed(facts.best, SPEED).value
     if not first or not last:
         return ""
     numbers = [float(str(text).replace(",", "")) for text in (first, last)]
@@ -238,14 +235,26 @@ def load_of_one_copy(facts: Facts) -> Fill:
     goals = (record or {}).get("goals_ms")
     if not record or not isinstance(goals, dict):
         return MISSING
-    names = ("arrivals_per_s", "good_share", "missed_per_s", "by_chance", "safer_per_s")
-    rate, share, missed, by_chance, safer = numbers_of(record, *names)
+    names = (
+        "arrivals_per_s",
+        "good_share",
+        "missed_per_s",
+        "by_chance",
+        "safer_per_s",
+        "goal_share",
+    )
+    rate, share, missed, by_chance, safer, asked = numbers_of(record, *names)
     if rate is None or share is None:
         return from_record(record, "no rate that was tried")
     goal = " and ".join(f"{name.upper()} {number(ms)} ms" for name, ms in goals.items())
+    goal += f", {100 * asked:.0f} % were asked for" if asked else ""
     goal += ", which may be chance" * bool(by_chance)
     text = f"up to {number(rate)} requests/s ({100 * share:.0f} % of them within {goal}; one run)"
-    beyond = [f"was missed from {number(missed)} on"] * bool(missed)
+    beyond = []
+    if missed:
+        there = facts.get("open_loop", f"{number(missed)}_per_s")
+        met = value_of(there, "good_share") if there else ""
+        beyond.append(f"was missed from {number(missed)} on{f' ({met} there)' if met else ''}")
     if by_chance:
         beyond.insert(0, f"held more surely at {number(safer) if safer else 'no rate tried'}")
     text += f"; it {' and '.join(beyond)}" if beyond else ""

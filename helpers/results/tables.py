@@ -27,6 +27,7 @@ from helpers.results.wording import (
     where,
     with_range,
 )
+from helpers.verdicts.gain import MARGIN, SMALL
 
 SPEED = "output_tokens_per_s"
 CLOSE = 0.10  # a prediction that is off by less needs no reason
@@ -35,6 +36,11 @@ FORMULA = (
     "measured before, such as the time of one long prompt alone."
 )
 SEVERAL = "more, which nobody typed, were within a tenth or within the range that was measured."
+RANGES = (
+    "*Times as good* is better above 1, *times as long* is worse. A range (95 %) decides if all of "
+    f"it is more than {100 * MARGIN:.0f} % above 1 or below it; else it is undecided, unless it "
+    f"leaves no difference of more than {100 * SMALL:.0f} %."
+)
 EVERYTHING = "Every number of the week is in `measurements.jsonl`."
 
 
@@ -60,8 +66,8 @@ ROWS = tuple(Row(*row) for row in (
     ("The best max_num_seqs (final throughput): output tokens/s", "optimised", "best", SPEED),
     ("The best max_num_seqs over one request at a time: gain in output tokens/s",
      "optimised", "best", "improvement_x"),
-    ("Each max_num_seqs, before the best was chosen: output tokens/s",
-     "sweep_max_num_seqs", r"(\d+)", SPEED),
+    ("Each max_num_seqs above 1, before the best was chosen: output tokens/s",
+     "sweep_max_num_seqs", r"(?!1$)(\d+)", SPEED),
     ("A prompt's beginning in the prefix cache: gain in time to first token",
      "prefix_caching", "(system prompt|few-shot.*)", "ttft_gain_x"),
     ("Prefix caching at a conversation's last turn: gain in time to first token",
@@ -81,9 +87,9 @@ ROWS = tuple(Row(*row) for row in (
      "trial", "([TP]P [12])", "tpot_ms_1_streams"),
     ("One stream on this machine: how many times as fast as TP 1",
      "trial", "([TP]P 2) against TP 1", "speedup_x"),
-    ("Clients of the server, each waiting for its answer: output tokens/s by their number",
-     "closed_loop", r"(\d+)_clients", SPEED),
-    ("Requests that arrive at random: share of them within the server's goal",
+    ("Several clients of the server, each waiting for its answer: output tokens/s by their number",
+     "closed_loop", r"(?!1_)(\d+)_clients", SPEED),
+    ("Requests that arrive at random: share of them within the server's goal (chance moves it)",
      "open_loop", r"([\d.]+_per_s)", "good_share"),
 ))
 # fmt: on
@@ -239,7 +245,9 @@ def decisions_table(facts: Facts) -> Fill:
         text = table_row(*(in_markdown(one_line(cell or "", 300)) for cell in cells))
         rows.append(Part(f"row.{record['variant']}", text))
     columns = ("choice", "what I measured", "what I would do")
-    return _table(columns, rows, "measured", "decision")
+    fill = _table(columns, rows, "measured", "decision")
+    about = [Part("ranges", RANGES), Part("gap0", "")] if rows else []
+    return replace(fill, value=[*about, *fill.value])
 
 
 def configuration(facts: Facts) -> Fill:

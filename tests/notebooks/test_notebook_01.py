@@ -106,7 +106,9 @@ def test_my_learnings_is_filled_with_these_numbers(run, store):
     final = best["output_tokens_per_s"]
     # Over what is said, since "Initial throughput" shows the typed number.
     shown = re.search(r"over the ([\d,.]+) tokens/sec measured this week: ([\d.]+)x \(", text)
-    last = re.search(r"- Final throughput: ([\d,.]+) tokens/sec\n", text)
+    last = re.search(
+        r"- Final throughput: ([\d,.]+) \([\d,.]+ to [\d,.]+ by round\) tokens/sec\n", text
+    )
     first, last = (float(found[1].replace(",", "")) for found in (shown, last))
     assert (first, last) == (pytest.approx(initial, rel=1e-3), pytest.approx(final, rel=1e-3))
     assert float(shown[2]) == pytest.approx(last / first, rel=0.006), "they do not fit each other"

@@ -100,9 +100,12 @@ class InTurn:
             for name, number in rows[0].items()
             if isinstance(number, float) and all(row[name] > 0 for row in rows)
         }
+        rounds = {"baseline_tokens_per_s": self._all(ONE, SPEED), SPEED: self._all(value, SPEED)}
         return {
             **rows[0],
             **means,
+            **{f"{name}_low": min(speeds) for name, speeds in rounds.items()},
+            **{f"{name}_high": max(speeds) for name, speeds in rounds.items()},
             "baseline_tokens_per_s": self.mean(ONE, SPEED),
             "baseline_tpot_ms": self.mean(ONE, TPOT),
             **self.faster(value).metrics("improvement_x"),

@@ -61,8 +61,10 @@ def rounds_run(turns: InTurn) -> str:
     worst = most_disturbed(run.disturbance for runs in counted.values() for run in runs)
     said = f"{made} rounds of {len(turns.runs)} values"
     if left_out := made - len(counted[ONE]):
-        said += f"; {left_out} of them, which other programs slowed, left out"
-    return f"{said}{worst.label()}."
+        said += f": {left_out} left out, which other programs slowed, {made - left_out} counted"
+    alone = [run.metrics[SPEED] for run in counted[ONE]]
+    speed = f"{min(alone):,.0f} to {max(alone):,.0f} output tokens/s"
+    return f"{said}{worst.label()}. One at a time made {speed} in them."
 
 
 def chosen_for(turns: InTurn, best: int, goal_x: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helpers.display.numbers import number
-from helpers.lessons.server_mode import experiments, wording
+from helpers.lessons.server_mode import wording
 from helpers.results.store import Results
 from helpers.verdicts.gain import Gain
 
@@ -36,18 +36,10 @@ def _metrics(store: Results, experiment: str, variant: str) -> dict[str, float]:
     return (store.get(experiment, variant) or {"metrics": {}})["metrics"]
 
 
-def _ratio(store: Results, name: str) -> Gain | None:
+def _changed(store: Results, name: str) -> str:
     """Changed / default of a time that the options of section 8 changed; "better" is longer."""
     ratio = Gain.read(_metrics(store, "options", "changed"), f"{name}_over_default_x")
-    return ratio if ratio and ratio.span else None
-
-
-def _changed(store: Results, name: str) -> str:
-    ratio = _ratio(store, name)
-    if ratio is None:
-        return NOT_MEASURED
-    said = experiments.said_of(ratio)
-    return said + " times" * (said != experiments.UNDECIDED)
+    return ratio.sentence("times as long") if ratio and ratio.span else NOT_MEASURED
 
 
 def _places(store: Results) -> str:
@@ -57,9 +49,9 @@ def _places(store: Results) -> str:
 
 def _chunks(store: Results) -> str:
     gap, ttft = _changed(store, "gap_ms"), _changed(store, "long_ttft_ms")
-    return (
-        f"256 against a larger budget: longest gap in a stream: {gap}; a long prompt's TTFT: {ttft}"
-    )
+    default = (store.get("options", "default") or {}).get("engine_args") or {}
+    budget = default.get("max_num_batched_tokens", "a larger budget")
+    return f"256 against {budget}: longest gap in a stream: {gap}; a long prompt's TTFT: {ttft}"
 
 
 def _refused(store: Results) -> str:

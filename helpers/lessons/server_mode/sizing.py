@@ -137,7 +137,7 @@ def copies(
     sized = {"arrivals_per_s": rate, "copies": math.ceil(target_per_s / rate)}
     if best is None:
         return sized
-    sized["good_share"] = best["good_share"]
+    sized |= {"good_share": best["good_share"], "goal_share": share}
     clear = [row for row in rows if not narrow(row, share)]
     if missed := next_above([row for row in clear if row["good_share"] < share], rate):
         sized["missed_per_s"] = missed["arrived_per_s"]

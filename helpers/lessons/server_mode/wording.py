@@ -188,7 +188,8 @@ def why_peak(run: LoadRun, assumed: float, full_s: float) -> str:
     answered, first_s = sent - run.metrics["in_flight_last"], run.answers[0]["latency_s"]
     return (
         f"The formula lets {assumed:.0f} be answered until the last request comes, the first after "
-        f"{full_s:.2f} s. The clients counted {answered:.0f}, the first after {first_s:.2f} s."
+        f"{full_s:.2f} s. The clients counted {answered:.0f}, the first after {first_s:.2f} s. "
+        "Those that wait were read up to eight times a second: the most may lie between readings."
     )
 
 

@@ -26,8 +26,8 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     store.save("sizing", "copies", {"arrivals_per_s": 60.0, "good_share": 0.95})
     found = decisions.evidence(store)
     measured = {key: said for key, (_, said, _) in found.items()}
-    assert "TTFT: 1.40 to 1.90 times; TPOT: not measured yet" in measured["places"]
-    assert "longest gap in a stream: undecided, 0.20 to 15.00 times;" in measured["chunks"]
+    assert "TTFT: 1.40 to 1.90 times as long; TPOT: not measured yet" in measured["places"]
+    assert "longest gap in a stream: undecided, 0.20 to 15.00 times as long;" in measured["chunks"]
     assert "a limit of 18 let 70 in, and 90 % of these met the goal" in measured["admission"]
     assert "without a limit 0 % did" in measured["admission"]
     assert "the goal held up to 60/s; the server answered up to 96/s" in measured["load"]

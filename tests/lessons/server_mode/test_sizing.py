@@ -131,7 +131,7 @@ def test_a_goal_that_no_rate_met_is_looked_for_at_lower_rates():
 
 def test_copies_follow_the_goal_else_what_the_server_answered():
     best = {"arrived_per_s": 40.0, "good_share": 0.95, "completed": 200}
-    sized = {"arrivals_per_s": 40.0, "copies": 13, "good_share": 0.95}
+    sized = {"arrivals_per_s": 40.0, "copies": 13, "good_share": 0.95, "goal_share": 0.9}
     assert sizing.copies([best], 90.0, 500, 0.9) == sized
     none = sizing.copies([best], 90.0, 500, 0.96)
     assert none == {"arrivals_per_s": 90.0, "copies": 6}
@@ -151,7 +151,7 @@ def test_what_chance_may_have_decided_is_said():
     sized = sizing.copies([sure, lucky, unlucky, missed], 90.0, 500, 0.9)
     assert sized == {
         "arrivals_per_s": 25.0, "copies": 20, "good_share": 0.93,
-        "missed_per_s": 60.0, "least_copies": 9,
+        "goal_share": 0.9, "missed_per_s": 60.0, "least_copies": 9,
         "by_chance": 1.0, "safer_per_s": 20.0,
     }  # fmt: skip
     said = wording.copies(sized, 500, {"ttft": 30})

@@ -49,7 +49,8 @@ def test_the_peak_is_explained_by_what_the_clients_saw():
     run = SimpleNamespace(metrics=m, answers=[{"latency_s": 0.61}])
     assert wording.why_peak(run, 32.9, 1.28) == (
         "The formula lets 33 be answered until the last request comes, the first after 1.28 s. "
-        "The clients counted 55, the first after 0.61 s."
+        "The clients counted 55, the first after 0.61 s. "
+        "Those that wait were read up to eight times a second: the most may lie between readings."
     )
 
 

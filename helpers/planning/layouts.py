@@ -6,11 +6,10 @@
     engines.close(trial)
     engines.end()
 
-On GPUs each layout is a process of its own, which imports vLLM while the one before it starts. On
-the CPU one rank runs in this process, as in the other notebooks; the layouts of several ranks share
-one child, whose workers are forked instead of started anew (vLLM's own way imports PyTorch again in
-every worker); one core a rank, and 64 MiB of KV cache on each. What PP 2 needs on a CPU before its
-first step, worker_probe makes.
+On GPUs each layout is a process of its own. On the CPU one rank runs in this process, as in the
+other notebooks; the layouts of several ranks share one child, whose workers are forked instead of
+started anew (vLLM's own way imports PyTorch again in every worker); one core a rank, and 64 MiB of
+KV cache on each. What PP 2 needs on a CPU before its first step, worker_probe makes.
 """
 
 import os
@@ -133,7 +132,7 @@ class Engines:
 
     def __init__(self, profile):
         self.profile, self.on_cpu = profile, profile.name == "cpu"
-        self._child = self._next = self._watch = None
+        self._child = self._watch = None
         self._seeds = count()  # a prompt that was seen before would be found in the prefix cache
 
     def open(self, tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1) -> Trial:
@@ -161,16 +160,11 @@ class Engines:
             trial.allreduce = heard.get("allreduce", [])
         close_engine()
         if trial.problem or not self.on_cpu:
-            self._end_child()
+            self.end()
         return trial
 
     def end(self) -> None:
-        """End the child processes, if there are any, and all that they started."""
-        self._end_child()
-        self._child, self._next = self._next, None
-        self._end_child()
-
-    def _end_child(self) -> None:
+        """End the child process, if there is one, and all that it started."""
         if self._child is not None:
             self._child.end()
             self._child = None
@@ -182,8 +176,7 @@ class Engines:
             cores = sorted(os.sched_getaffinity(0))[:2]
             environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, cores))
             arguments |= {"distributed_executor_backend": "mp", "fork": True}
-        self._child = child = self._child or self._next or EngineChild(environment)
-        self._next = None if self.on_cpu else EngineChild(environment)
+        self._child = child = self._child or EngineChild(environment)
         sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
         heard = self._ask("open", deadline, model=self.profile.model, **arguments, **sizes)
         if heard.get("problem") == LATE:

@@ -109,7 +109,7 @@ def _refuse_or_warn(profile: Profile) -> None:
     if profile.name == "gpu":
         advice = "run its last cell, or shut its kernel down, then run this cell again"
         raise EngineError(f"The GPU is taken: {names} has an engine open; {advice}.")
-    print(f"Note: an engine is open in {names} too; all numbers will be slower than alone.")
+    print(f"Note: an engine is open in {names} too; numbers may be slower than alone.")
 
 
 def _folder() -> Path:

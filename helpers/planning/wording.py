@@ -520,7 +520,7 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
     fewer = [c for c in found if c.gpus < taken.gpus and within(c, goal_ms) == CANNOT_TELL]
     if fewer:
         listed = " and ".join(c.short for c in fewer)
-        said += f" With fewer GPUs the planner cannot tell, so measure {listed} first."
+        said += f" With fewer GPUs, of {listed} the planner cannot tell: measure there first."
     return said
 
 

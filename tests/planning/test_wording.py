@@ -96,8 +96,8 @@ def test_both_plans_take_the_fewest_gpus_that_keep_the_goal_at_both_ends():
         assert f"By its far end {names[1]} (up to {far_ms:.1f} ms) is level with it" in said
         assert tie in said
         assert far_ms > high_ms or taken.tp == 1
-        _, found, listed = said.partition("the planner cannot tell, so measure ")
-        assert found and listed == f"{' and '.join(unsure)} first."
+        fewer = f"With fewer GPUs, of {' and '.join(unsure)} the planner cannot tell"
+        assert said.endswith(f"{fewer}: measure there first.")
 
 
 def test_copies_on_one_gpu_go_first_only_where_they_are_level(monkeypatch):
@@ -374,9 +374,8 @@ def test_week_5_says_why_it_measures_tensor_parallelism():
     assert "prompt" not in wording.why_tp(rows["TP 1"], rows["TP 1"])
     one, two = (margins.recorded_prompt(tp)["measured"] for tp in (1, 2))
     assert f"took {one:.1f} ms with TP 1, {two:.1f} with TP 2." in said
-    assert one < two, "longer with TP 2, as the notebook says"
     notebook = (REPO / "notebooks/04_multi_gpu_planning.ipynb").read_text()
-    assert f"took {one:.1f} ms with TP 1 and {two:.1f} with TP 2, longer" in notebook
+    assert f"took {one:.1f} ms with TP 1 and {two:.1f} with TP 2 (these" in notebook
 
 
 def test_what_to_keep_of_the_sizes_is_said_of_the_smallest_and_the_largest():
@@ -428,17 +427,14 @@ def test_the_text_about_two_gpus_is_what_their_page_shows():
     page = (REPO / "notebooks/reference/2xh100/04_multi_gpu_planning.html").read_text()
     page = " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
-    def rows(what):
-        """What was predicted before the calibration, over what was measured."""
-        found = re.findall(rf"{what} ([\d.]+) [\d.]+ [\d.]+ ([\d.]+) [\d.]+ \w+_ms", page)
-        assert len(found) >= 2, what
-        return [float(before) / float(measured) for measured, before in found]
+    row_of_four = r"([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+) (?:tpot|prefill)_ms"
+    found = re.findall(row_of_four, page)
+    recorded_rows = layouts.recorded_on_two_gpus()[0]
+    shown = [[float(x) for x in row] for row in found]
+    for row in recorded_rows:
+        wanted = [row[key] for key in ("measured", "low", "high", "predicted")]
+        assert pytest.approx(wanted, rel=0.01) in shown, row
 
-    all_prompts = rows(r"[TP]P \d, prefill of \d+")
-    kept = [r for r in layouts.recorded_on_two_gpus()[0] if r["quantity"] == "prefill_ms"]
-    shown = re.findall(r"[TP]P \d, prefill of \d+ ([\d.]+) ([\d.]+) ([\d.]+)", page)
-    keys = ("measured", "low", "high")
-    assert [[r[key] for key in keys] for r in kept] == [[float(x) for x in row] for row in shown]
     box = plan.make_box("H100-SXM", 2)
     model = plan.load_shape("Qwen2.5-7B")
     tp1, tp2, dp2 = week5_plan.layouts(model, box, [1, 2], LOAD, OPTIONS)
@@ -447,13 +443,9 @@ def test_the_text_about_two_gpus_is_what_their_page_shows():
     assert f"took {margins.prompt_takes(2):.2f} times as long with TP 2." in concern
     said = wording.about_two_gpus(layouts.recorded_on_two_gpus()[0])
     spans = re.findall(r"([\d.]+) to ([\d.]+) times", said)
-    for span, ratios in zip(
-        spans, (rows(r"[TP]P \d, TPOT, \d streams?"), all_prompts), strict=True
-    ):
-        ends = [1 / max(ratios), 1 / min(ratios)]
-        assert [float(x) for x in span] == pytest.approx(ends, rel=0.01), (
-            "the page has them rounded"
-        )
+    for span, quantity in zip(spans, ("tpot_ms", "prefill_ms"), strict=True):
+        took = [r["measured"] / r["predicted"] for r in recorded_rows if r["quantity"] == quantity]
+        assert [float(x) for x in span] == pytest.approx([min(took), max(took)], abs=0.01)
 
 
 def test_the_formula_by_hand_is_near_the_planner_for_a_dense_model():

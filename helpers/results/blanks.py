@@ -248,15 +248,15 @@ def load_of_one_copy(facts: Facts) -> Fill:
         return from_record(record, "no rate that was tried")
     goal = " and ".join(f"{name.upper()} {number(ms)} ms" for name, ms in goals.items())
     goal += f", {100 * asked:.0f} % were asked for" if asked else ""
-    goal += ", which may be chance" * bool(by_chance)
-    text = f"up to {number(rate)} requests/s ({100 * share:.0f} % of them within {goal}; one run)"
+    goal += "; one run" + ", perhaps by chance" * bool(by_chance)
+    text = f"up to {number(rate)} requests/s ({100 * share:.0f} % of them within {goal})"
     beyond = []
     if missed:
         there = facts.get("open_loop", f"{number(missed)}_per_s")
         met = value_of(there, "good_share") if there else ""
         beyond.append(f"was missed from {number(missed)} on{f' ({met} there)' if met else ''}")
-    if by_chance:
-        beyond.insert(0, f"held more surely at {number(safer) if safer else 'no rate tried'}")
+    if by_chance and safer:
+        beyond.insert(0, f"held more surely at {number(safer)}")
     text += f"; it {' and '.join(beyond)}" if beyond else ""
     return from_record(record, text)
 

@@ -707,8 +707,8 @@ def test_page_one_has_a_line_of_each_notebook(tmp_path):
         "- Two papers' gains in time on this engine: PagedAttention over reserving (4 places of "
         "256 tokens) 1.83x (1.52 to 2.21)",
         "- Load of one copy of the server within its goal: up to 30 requests/s (98 % of them "
-        "within TTFT 70 ms and TPOT 13 ms, 90 % were asked for, which may be chance; one run); it "
-        "held more surely at no rate tried and was missed from 39.7 on (62 % there)",
+        "within TTFT 70 ms and TPOT 13 ms, 90 % were asked for; one run, perhaps by chance); it "
+        "was missed from 39.7 on (62 % there)",
     ):
         assert line in text(tmp_path).splitlines(), line
     five.save("sizing", "copies", {"arrivals_per_s": 30.0}, **goals)

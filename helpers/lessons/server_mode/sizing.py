@@ -11,6 +11,7 @@ EACH = 8  # requests of every client of a closed loop
 STEP, MOST_ABOVE = 1.3, 2  # of the rates that are to be too high
 NEAR, LONGER = 0.5, 2  # From this share of what was answered a rate is tried for longer.
 ENOUGH = 50  # requests: of fewer than 37 it may be chance that all meet a goal for 90 %
+LONGEST = 5  # times the usual seconds, for so many requests at a low rate
 CLOSE_ENOUGH = 1.33  # rates as near as this need none between them
 LOWER_RATES = 3  # each half of the one before, when no rate met the goal
 
@@ -52,11 +53,11 @@ def knee(rows: list[dict]) -> dict:
 def seconds_at(rate: float, answered_per_s: float, seconds: float) -> float:
     """How long to try a rate: longer near what was answered, where a server fills slowly.
 
-    And at a low rate, up to LONGER as well, so that it is ENOUGH requests.
+    And at a low rate so long, up to LONGEST, that it is ENOUGH requests.
     """
     if rate > NEAR * answered_per_s:
         return LONGER * seconds
-    return min(LONGER * seconds, max(seconds, ENOUGH / rate))
+    return min(LONGEST * seconds, max(seconds, ENOUGH / rate))
 
 
 def fell_behind(row: dict, places: int) -> bool:

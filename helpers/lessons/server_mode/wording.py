@@ -171,12 +171,13 @@ def goal(rows: list[dict], share: float) -> str:
         f"least {100 * share:.0f} % met the goal: {met(best)}"
     )
     if missed := sizing.next_above(rows, best["arrived_per_s"]):
-        said += f". At {number(missed['arrived_per_s'])} it was {met(missed)}"
         part = missed["arrived_per_s"] / max(row["requests_per_s"] for row in rows)
-        said += f": {part:.2f} times the most answers a second of these runs"
+        said += f". At {number(missed['arrived_per_s'])}, {part:.0%} of the most answers a second, "
+        said += f"it was {met(missed)}"
     most = max(rows, key=lambda row: row["requests_per_s"])["arrived_per_s"]
     good = max(rows, key=lambda row: row["requests_per_s"] * row["good_share"])["arrived_per_s"]
-    return f"{said}. Goodput was highest at {number(good)} a second, answers at {number(most)}."
+    said += f". Goodput was highest at {number(good)} a second, answers at {number(most)}"
+    return f"{said}, in one run each."
 
 
 def why_peak(run: LoadRun, assumed: float, full_s: float) -> str:

@@ -81,7 +81,7 @@ def step_by_cause(
     places, bottom = range(len(rows)), [0.0] * len(rows)
     for part in parts:
         ms = [row[f"{part}_ms"] for row in rows]
-        seen = max(ms) > 0.01 * max(row["total_ms"] for row in rows)  # else not in the legend
+        seen = max(ms) > 0.005 * max(row["total_ms"] for row in rows)  # else not in the legend
         label = PART_NAMES[part] if seen else f"_{part}"
         look = {"color": PART_COLORS[part], "label": label, "width": 0.55}
         ax.bar(places, ms, bottom=bottom, **look)

@@ -17,7 +17,6 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
 from pathlib import Path
 
 from benchmarks.planner import FOLDER, RECORDS, published, record, record_load
@@ -300,7 +299,7 @@ def summary(rows: list[Row]) -> list[dict]:
 
     Errors are absolute: of the planner before, as committed, plain, calibrated, and calibrated on
     the configurations that were held out. Numbers used to calibrate, and those outside, are left
-    out. "times": how many times too long or too short each was, calibrated.
+    out.
     """
     out = []
     for machine in dict.fromkeys(r.machine for r in rows):
@@ -310,7 +309,7 @@ def summary(rows: list[Row]) -> list[dict]:
             if not mine:
                 continue
             line = {"machine": machine, "quantity": quantity, "numbers": len(mine)}
-            line["kind"] = {0: "cpu", 1: "gpu"}.get(mine[0].gpus, "gpus")
+            line["gpus"] = mine[0].gpus
             for name, chosen, which in (
                 ("before_", mine, "before"),
                 ("committed_", mine, "committed"),
@@ -319,8 +318,6 @@ def summary(rows: list[Row]) -> list[dict]:
                 ("holdout_", [r for r in mine if r.holdout], "calibrated"),
             ):
                 line[f"{name}mean"], line[f"{name}worst"] = _mean_and_worst(chosen, which)
-            ratios = [1 + r.error() for r in mine if math.isfinite(r.error())]
-            line["times"] = [max(ratio, 1 / ratio) for ratio in ratios]
             within = sum(abs(r.error()) <= target for r in mine)
             out.append(line | {"target": target, "within_target": within})
     return out
@@ -344,29 +341,14 @@ def recorded(records: list[dict]) -> dict:
     machine = f"{two['machine']['cores']} cores of an {two['machine']['cpu']}"
     allreduce = two["measured"]["allreduce"]
     found = summary(rows)
-    times = [s for s in found if s["kind"] == "gpu" and s["quantity"] in ("tpot_ms", "prefill_ms")]
+    times = [s for s in found if s["gpus"] == 1 and s["quantity"] in ("tpot_ms", "prefill_ms")]
     within, numbers = (sum(s[key] for s in times) for key in ("within_target", "numbers"))
     return {
         "about": "written by python -m benchmarks.planner.accuracy --write",
-        "errors": _by_kind("one H100", "gpu", found) + _by_kind("two CPU cores", "cpu", found),
         "usual_error": [max(s["target"] for s in times), within, numbers],
-        "ratio_error": _ratio_error(records, rows),
         "loads": _loads_on_several(records),
         "tp2": {"machine": machine, "steps": steps, "allreduce": allreduce},
     }
-
-
-def _ratio_error(records: list[dict], rows: list[Row]) -> list:
-    """[worst, pairs]: how far off the ratio of two loads' tokens/s is, one model on one GPU."""
-    one = [r for r in records if r["gpu"] != "CPU" and len(r["machine"]["gpus"]) == 1]
-    models = {(r["file"], r["id"]): r["config"]["model"] for r in one}
-    loads: dict[tuple, list[float]] = {}
-    for row in rows:
-        model = models.get((row.machine, row.config))
-        if model and row.quantity == "load_output_tokens_per_s":
-            loads.setdefault((row.machine, model), []).append(1 + row.error("plain"))
-    pairs = [max(a, b) / min(a, b) - 1 for of in loads.values() for a, b in combinations(of, 2)]
-    return [max(pairs), len(pairs)]
 
 
 def _loads_on_several(records: list[dict]) -> list[dict]:
@@ -383,18 +365,6 @@ def _loads_on_several(records: list[dict]) -> list[dict]:
         row["max_model_len"] = config["engine_args"]["max_model_len"]
         names = ("output_tokens_per_s", "tpot_ms", "ttft_ms")
         rows.append(row | {name: measured[name] for name in names})
-    return rows
-
-
-def _by_kind(machine: str, kind: str, found: list[dict]) -> list[dict]:
-    """One row for each quantity: the records of all machines of a kind together."""
-    rows = []
-    for quantity in TARGETS:
-        mine = [s for s in found if (s["kind"], s["quantity"]) == (kind, quantity)]
-        if numbers := sum(s["numbers"] for s in mine):
-            times = [ratio for s in mine for ratio in s["times"]]
-            row = {"machine": machine, "quantity": quantity, "numbers": numbers}
-            rows.append(row | {"mean_times": sum(times) / len(times), "worst_times": max(times)})
     return rows
 
 

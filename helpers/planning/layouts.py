@@ -85,14 +85,13 @@ class Trial:
 
     def time_step(self, streams: int) -> None:
         """One round: streams that start together, and the ms of one decode step of theirs."""
-        lengths = {"decode": [(streams, INPUT_TOKENS)], "prefill": [], "output": OUTPUT_TOKENS}
-        self._note("tpot_ms", streams, lengths)
+        self._note("tpot_ms", streams, decode=[(streams, INPUT_TOKENS)], output=OUTPUT_TOKENS)
 
     def time_prompt(self, tokens: int) -> None:
         """One round of a prompt alone: ms until its first token."""
-        self._note("prefill_ms", tokens, {"decode": [], "prefill": [tokens], "output": 1})
+        self._note("prefill_ms", tokens, prefill=[tokens])
 
-    def _note(self, quantity: str, case: int, what: dict) -> None:
+    def _note(self, quantity: str, case: int, **what) -> None:
         if self.problem:
             return
         heard = self.ask(warm_up=case not in self.rounds[quantity], **what)
@@ -155,8 +154,7 @@ class Engines:
         """Time vLLM's own all-reduce between the ranks of a trial, and close its engine."""
         trial.disturbance = self._watch.stop()
         if trial.tp > 1 and not trial.problem:
-            nothing = {"decode": [], "prefill": [], "output": 1}
-            heard = trial.ask(allreduce=allreduce_sizes(self.on_cpu), **nothing)
+            heard = trial.ask(allreduce=allreduce_sizes(self.on_cpu))
             trial.allreduce = heard.get("allreduce", [])
         close_engine()
         if trial.problem or not self.on_cpu:
@@ -265,10 +263,10 @@ def beside_predictions(trials, shape: ModelShape, box: Box) -> list[dict]:
 def recorded_on_two_gpus() -> tuple[list[dict], str]:
     """What this notebook's trials took on two H100s, TP 1, TP 2 and PP 2; and where that was.
 
-    Rows as of beside_predictions, with "kv_cache_tokens". The record of TP 1 calls
-    it disturbed by a GPU at 17 % of its clock: the lowest of both cards was kept, and 345 of 1,980
-    MHz is the resting clock of the second, which TP 1 does not use. At that clock a prompt of 1,024
-    tokens would take more than 70 ms; TP 1 took 24 to 35. So all its rows count as undisturbed.
+    Rows as of beside_predictions, with "kv_cache_tokens". The record of TP 1 calls it disturbed by
+    a GPU at 17 % of its clock: the lowest of both cards was kept, and 345 of 1,980 MHz is the
+    resting clock of the second, which TP 1 does not use. At that clock a prompt of 1,024 tokens
+    would take more than 70 ms; TP 1 took 24 to 35. So all its rows count as undisturbed.
     """
     records = {record["variant"]: record for record in reference.records("trial")}
     model, gpu = RECORDED

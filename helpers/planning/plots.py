@@ -231,8 +231,8 @@ def predicted_measured(rows: list[dict], caption: str, title: str, name: str) ->
     fig, panels = figures.figure(title, cols=2, size=(9.4, 0.34 * len(rows) / 2 + 1.8))
     for ax, quantity in zip(panels, ("tpot_ms", "prefill_ms"), strict=True):
         mine = [row for row in rows if row["quantity"] == quantity]
-        ends, looks = [(row["low"], row["high"]) for row in mine], {"label": "measured, all rounds"}
-        _bars(ax, [f"{row['layout']}, {row['what']}" for row in mine], ends, **looks)
+        names = [f"{row['layout']}, {row['what']}" for row in mine]
+        _bars(ax, names, [(row["low"], row["high"]) for row in mine], "measured, all rounds")
         middle = {"marker": "|", "s": 130, "color": INK, "label": "measured, the median round"}
         ax.scatter([row["measured"] for row in mine], range(len(mine)), **middle)
         predicted = {"color": RED, "s": 24, "zorder": 3, "label": "predicted"}
@@ -247,9 +247,9 @@ def predicted_measured(rows: list[dict], caption: str, title: str, name: str) ->
     figures.show(fig, caption, rows, name)
 
 
-def _bars(ax, names: list[str], ends: list[tuple[float, float]], **look) -> None:
+def _bars(ax, names: list[str], ends: list[tuple[float, float]], label: str) -> None:
     """A bar from low to high for each name, the first on top."""
-    look = {"color": GREY, "alpha": 0.45, "height": 0.5, **look}
+    look = {"color": GREY, "alpha": 0.45, "height": 0.5, "label": label}
     wide = [high - low for low, high in ends]
     ax.barh(range(len(names)), wide, left=[low for low, _ in ends], **look)
     ax.set_yticks(range(len(names)), names)
@@ -269,7 +269,7 @@ def ranges(
     values = [{k: x for k, x in row.items() if not isinstance(x, tuple)} for row in rows]
     for ax, (what, label) in zip(panels[0], labels.items(), strict=True):
         ends, names = [row[f"may_{what}"] for row in rows], [row["layout"] for row in rows]
-        _bars(ax, names, ends, label="may be")
+        _bars(ax, names, ends, "may be")
         expected = {"color": RED, "s": 24, "zorder": 3, "label": "expected"}
         ax.scatter([row[f"expected_{what}"] for row in rows], range(len(rows)), **expected)
         if what in rows[0]:

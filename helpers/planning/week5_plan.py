@@ -56,12 +56,6 @@ def row(choice: Choice, over: Choice) -> dict:
     }
 
 
-def speedup_span(choice: Choice, over: Choice) -> str:
-    """The range of a speed-up; "" for a plan over itself."""
-    low, high = speedup_range(choice, over)
-    return "" if choice is over else f"{low:.2f} to {high:.2f}"
-
-
 @lru_cache(maxsize=1)
 def beside_recorded() -> tuple[list[dict], str]:
     """Layouts that were recorded under load on several GPUs, beside their plans; where that was.

@@ -343,7 +343,7 @@ def _mind(disturbed: dict[str, str]) -> str:
 def forecast(backend: str, most: float, gain: Gain, *trials: Trial) -> str:
     """What the measured speed-up says of all-reduces as long as the shortest one of ``backend``.
 
-    most: half of a step of TP 1, and so many of them on top.
+    most: the speed-up if a step of TP 2 took half of TP 1's, and all its all-reduces were as long.
     """
     said = f"With all-reduces as long as {backend}'s TP 2 would be at most {most:.2f} times as fast"
     if gain.low > most:
@@ -481,15 +481,16 @@ def why_tp(wide: Choice, narrow: Choice) -> str:
     if wide is narrow:
         return said
     one, two = (recorded_prompt(tp)["measured"] for tp in (1, 2))
+    low, high = speedup_range(wide, narrow)
     return (
         f"{said} A prompt need not: one recorded on two H100s took {one:.1f} ms with TP 1, "
         f"{two:.1f} with TP 2. With {_load(wide)} the planner expects "
-        f"{week5_plan.speedup_span(wide, narrow)} times the tokens/s of {narrow.short}."
+        f"{low:.2f} to {high:.2f} times the tokens/s of {narrow.short}."
     )
 
 
 def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
-    """Why this layout, as the table of its choices has it. by_rule: nobody chose another one."""
+    """Why this layout, by the ranges of all. by_rule: nobody chose another one."""
     rule, verdict = take(choices, goal_ms), within(taken, goal_ms)
     if not by_rule:
         goal = f"TPOT of at most {goal_ms:g} ms with {_load(taken)}"
@@ -671,7 +672,7 @@ def about_load(rows: list[dict], where: str) -> str:
 def load_in_short(rows: list[dict]) -> str:
     """What to keep of it."""
     held = sum(row["may_tpot_ms"][0] <= row["tpot_ms"] <= row["may_tpot_ms"][1] for row in rows)
-    copies, cut = (_times_off(rows, "tpot_ms", cut) for cut in (False, True))
+    copies, cut = (_times_off(rows, cut) for cut in (False, True))
     return (
         f"{held} of {len(rows)} ranges of TPOT held. It was {copies} times what was expected where "
         f"a copy has one GPU, {cut} times where TP cuts the model. {fastest_under_load(rows)}"
@@ -693,10 +694,10 @@ def fastest_under_load(rows: list[dict]) -> str:
     return f"The fastest was {came(was)}, where {came(expected)} was expected to be."
 
 
-def _times_off(rows: list[dict], name: str, cut: bool | None = None) -> str:
-    """The range of measured / expected. cut: of the layouts that cut the model, or do not."""
-    some = [row for row in rows if cut is None or (row["tp"] > 1) == cut]
-    found = [row[name] / row[f"expected_{name}"] for row in some]
+def _times_off(rows: list[dict], cut: bool) -> str:
+    """The range of measured / expected TPOT. cut: of the layouts that cut the model, or do not."""
+    some = [row for row in rows if (row["tp"] > 1) == cut]
+    found = [row["tpot_ms"] / row["expected_tpot_ms"] for row in some]
     return f"{min(found):.2f} to {max(found):.2f}"
 
 

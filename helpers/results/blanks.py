@@ -43,7 +43,6 @@ from helpers.results.wording import (
     question_of,
     spaced,
     unit_of,
-    value_of,
     where,
     with_range,
 )
@@ -239,11 +238,12 @@ def load_of_one_copy(facts: Facts) -> Fill:
         "arrivals_per_s",
         "good_share",
         "missed_per_s",
+        "missed_share",
         "by_chance",
         "safer_per_s",
         "goal_share",
     )
-    rate, share, missed, by_chance, safer, asked = numbers_of(record, *names)
+    rate, share, missed, missed_share, by_chance, safer, asked = numbers_of(record, *names)
     if rate is None or share is None:
         return from_record(record, "no rate that was tried")
     goal = " and ".join(f"{name.upper()} {number(ms)} ms" for name, ms in goals.items())
@@ -252,9 +252,8 @@ def load_of_one_copy(facts: Facts) -> Fill:
     text = f"up to {number(rate)} requests/s ({100 * share:.0f} % of them within {goal})"
     beyond = []
     if missed:
-        there = facts.get("open_loop", f"{number(missed)}_per_s")
-        met = value_of(there, "good_share") if there else ""
-        beyond.append(f"was missed from {number(missed)} on{f' ({met} there)' if met else ''}")
+        met = "" if missed_share is None else f" ({100 * missed_share:.0f} % there)"
+        beyond.append(f"was missed from {number(missed)} on{met}")
     if by_chance and safer:
         beyond.insert(0, f"held more surely at {number(safer)}")
     text += f"; it {' and '.join(beyond)}" if beyond else ""

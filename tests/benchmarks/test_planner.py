@@ -30,10 +30,8 @@ def test_sizes_of_every_recorded_engine_are_within_their_targets(rows):
 def test_what_notebook_4_shows_is_what_the_records_say_now(records):
     stored = json.loads(FILE.read_text())
     now = json.loads(json.dumps(accuracy.recorded(records)))
-    assert stored["tp2"] == now["tp2"] and stored["usual_error"] == now["usual_error"]
-    assert stored["ratio_error"] == pytest.approx(now["ratio_error"])
-    for old, new in zip(stored["errors"], now["errors"], strict=True):
-        assert old == pytest.approx(new), "python -m benchmarks.planner.accuracy --write"
+    for name in ("tp2", "usual_error"):
+        assert stored[name] == now[name], "python -m benchmarks.planner.accuracy --write"
 
 
 def test_the_report_is_the_one_that_is_kept(records):

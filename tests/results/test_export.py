@@ -697,8 +697,7 @@ def test_page_one_has_a_line_of_each_notebook(tmp_path):
     three.save("reserving", "paged", ranges, cache)
     goals = {"goals_ms": {"ttft": 70, "tpot": 13}}
     load = {"arrivals_per_s": 30.0, "good_share": 0.98, "missed_per_s": 39.7, "by_chance": 1.0}
-    load["goal_share"] = 0.9
-    five.save("open_loop", "39.7_per_s", {"good_share": 0.62})
+    load |= {"goal_share": 0.9, "missed_share": 0.62}
     five.save("sizing", "copies", load, **goals)
     export(tmp_path)
     for line in (

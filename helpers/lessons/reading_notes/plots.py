@@ -248,7 +248,7 @@ def speculation(
         ax.fill_between(alphas, slow, fast, color=COLORS[i], alpha=0.2, lw=0)
         rows += [{"a": a, "speed-up": speed, "from": label} for a, _, speed, _ in points[::10]]
     drafters = dict.fromkeys(run["label"].split(",")[0] for run in measured)
-    for drafter, marker in zip(drafters, "osD", strict=False):
+    for drafter, marker in zip(drafters, "osD", strict=False):  # no "^": it is an arrow's head
         runs = [run for run in measured if run["label"].split(",")[0] == drafter]
         at = [run["alpha"] for run in runs], [run["speedup"] for run in runs]
         look = {"marker": marker, "s": 60, "color": BLACK, "zorder": 4}
@@ -260,16 +260,17 @@ def speculation(
         look = hollow_line(GREY) | {"linestyle": ":", "label": f"{name}, recorded: H100"}
         curve(ax, runs, "alpha", "speedup", i, **look)
         rows += [{"a": r["alpha"], "speed-up": r["speedup"], "from": look["label"]} for r in runs]
-    gain_ranges.draw(ax, measured, "alpha", room=gamma + 1)
-    caption += gain_ranges.of_arrows((run["gain"] for run in measured), gamma + 1)
+    room = gamma + 1
+    gain_ranges.draw(ax, measured, "alpha", room=room)
+    caption += gain_ranges.of_arrows((run["gain"] for run in measured), room)
     ax.axhline(1, color=GREY, linewidth=1)
     ax.set(
         xlabel="chance a that a draft is accepted, given that those before it were",
         ylabel="speed-up (x)",
         xlim=(0, 1.02),
     )
-    ends = [gain_ranges.end(run["gain"], gamma + 1) for run in measured if run["gain"].span]
-    ax.set_ylim(0, 1.03 * max([gamma + 1, *ends]))
+    ends = [gain_ranges.end(run["gain"], room) for run in measured if run["gain"].span]
+    ax.set_ylim(0, 1.03 * max([room, *ends]))
     legend_below(ax)
     figures.show(fig, caption, rows, "papers_speculation")
 

@@ -293,11 +293,15 @@ def ratios(default: dict, changed: dict) -> dict[str, Gain]:
     return gains
 
 
+def span_of(ratio: Gain) -> str:
+    """Its range; "" where its ends are FAR from each other."""
+    return "" if ratio.high > FAR * ratio.low else f"{ratio.low:.2f} to {ratio.high:.2f}"
+
+
 def said_of(ratio: Gain) -> str:
-    """Its range, and whether it is undecided; that alone where its ends are FAR from each other."""
-    if ratio.high > FAR * ratio.low:
+    """Its range, and whether it is undecided; that alone where there is no `span_of` it."""
+    if not (span := span_of(ratio)):
         return UNDECIDED
-    span = f"{ratio.low:.2f} to {ratio.high:.2f}"
     return f"{UNDECIDED}, {span}" if direction(ratio) == UNDECIDED else span
 
 
@@ -319,12 +323,14 @@ def judged(guess: Answer | None, truth: str) -> str:
     return f"{guess.text}: {UNDECIDED if truth == UNDECIDED else verdict}"
 
 
-def side_by_side(default: dict, changed: dict, guessed: dict[str, Answer]) -> list[dict]:
+def side_by_side(
+    default: dict, changed: dict, compared: dict[str, Gain], guessed: dict[str, Answer]
+) -> list[dict]:
     """The medians of VARYING on two servers, with the range of their ratio.
 
-    guessed: one of the DIRECTIONS, by the number's name.
+    compared: of `ratios`. guessed: one of the DIRECTIONS, by the number's name.
     """
-    before, after, compared = middle(default), middle(changed), ratios(default, changed)
+    before, after = middle(default), middle(changed)
     rows = []
     for name, what in VARYING.items():
         row = {"number": what + " (ms)" * ("_ms" in name)}

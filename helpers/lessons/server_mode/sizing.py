@@ -128,10 +128,10 @@ def copies(
 
     The rate is that of `best_rate`. What these runs decide is less, because chance moves a share of
     few requests (`narrow`): missed_per_s is the lowest rate above it at which the goal was missed
-    by two standard errors, and least_copies would give each copy that rate; with by_chance (1.0),
-    where the best rate itself may have met it by chance, safer_per_s is the highest rate below that
-    met it by two. Each of them is there if such a rate was tried. Without a rate that met the goal,
-    `answered_per_s` stands in, and there is no `good_share`.
+    by two standard errors (missed_share met it there), and least_copies would give each copy that
+    rate; with by_chance (1.0), where the best rate itself may have met it by chance, safer_per_s is
+    the highest rate below that met it by two. Each of them is there if such a rate was tried.
+    Without a rate that met the goal, `answered_per_s` stands in, and there is no `good_share`.
     """
     best = best_rate(rows, share)
     rate = best["arrived_per_s"] if best else answered_per_s
@@ -141,7 +141,7 @@ def copies(
     sized |= {"good_share": best["good_share"], "goal_share": share}
     clear = [row for row in rows if not narrow(row, share)]
     if missed := next_above([row for row in clear if row["good_share"] < share], rate):
-        sized["missed_per_s"] = missed["arrived_per_s"]
+        sized |= {"missed_per_s": missed["arrived_per_s"], "missed_share": missed["good_share"]}
         sized["least_copies"] = math.ceil(target_per_s / missed["arrived_per_s"])
     if best not in clear:
         sized["by_chance"] = 1.0

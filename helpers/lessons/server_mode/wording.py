@@ -157,8 +157,11 @@ def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list
     ]
 
 
-def goal(rows: list[dict], share: float) -> str:
-    """Up to which rate of arrivals the goal held, and where goodput was highest."""
+def goal(rows: list[dict], share: float, most_per_s: float) -> str:
+    """Up to which rate of arrivals the goal held, and where goodput was highest.
+
+    most_per_s: what the server answered at most (`sizing.capacity`).
+    """
     best = sizing.best_rate(rows, share)
     if best is None:
         return f"No rate tried let {100 * share:.0f} % of the requests meet the goal."
@@ -171,8 +174,10 @@ def goal(rows: list[dict], share: float) -> str:
         f"least {100 * share:.0f} % met the goal: {met(best)}"
     )
     if missed := sizing.next_above(rows, best["arrived_per_s"]):
-        part = missed["arrived_per_s"] / max(row["requests_per_s"] for row in rows)
-        said += f". At {number(missed['arrived_per_s'])}, {part:.0%} of the most answers a second, "
+        part = 100 * missed["arrived_per_s"] / most_per_s
+        said += (
+            f". At {number(missed['arrived_per_s'])}, {part:.0f} % of the most answers a second, "
+        )
         said += f"it was {met(missed)}"
     most = max(rows, key=lambda row: row["requests_per_s"])["arrived_per_s"]
     good = max(rows, key=lambda row: row["requests_per_s"] * row["good_share"])["arrived_per_s"]
@@ -316,8 +321,8 @@ def trades(ratios: dict[str, Gain]) -> str:
     """Which numbers grew by the changed options, which shrank, and what is open."""
     ways: dict[str, list[str]] = {}
     for name, ratio in ratios.items():
-        span = experiments.said_of(ratio).removeprefix(f"{experiments.UNDECIDED}, ")
-        said = experiments.VARYING[name] + f" ({span} times)" * (span != experiments.UNDECIDED)
+        span = experiments.span_of(ratio)
+        said = experiments.VARYING[name] + f" ({span} times)" * bool(span)
         ways.setdefault(experiments.direction(ratio).capitalize(), []).append(said)
     return " ".join(f"{way}: {'; '.join(times)}." for way, times in ways.items())
 

@@ -209,11 +209,11 @@ def test_preemptions_are_counted_and_steps_have_their_time():
         return SimpleNamespace(counters=counters, metrics=metrics, **lists)
 
     full, half = run(0, 100.0, 2, 0.008, 1.5, 1.5), run(7, 78.0, 1, 0.005, 1.1, 1.9)
-    assert wording.preemption(full, half, run(0, 82.0, 1, 0.005, 0.9, 1.8), 1) == [
+    assert wording.preemption(full, half, run(0, 82.0, 1, 0.005, 0.9, 1.8), 1) == (
         "In one run each, a request's end counted from the start of the run: half of the blocks 7 "
         "preemptions, mean end +0 %, tokens/s -22 %; 1 requests at a time on them 0 preemptions, "
         "mean end -10 %, tokens/s -18 %."
-    ]
+    )
     assert "with 2 requests took 8.0 ms, one with 1 5.0" in wording.why_preempted(full, half, 1)
 
 

@@ -159,7 +159,8 @@ def test_a_ratio_whose_range_holds_1_is_undecided_unless_it_is_close():
 def test_options_side_by_side_carry_the_range_of_their_ratio():
     slower = found(ttft_ms_p50=[180.0, 190.0, 185.0], gap_ms=[20.0, 200.0, 90.0])
     guessed = {name: Answer(name, "longer", "typed") for name in experiments.VARYING}
-    rows = experiments.side_by_side(found(), slower, guessed)
+    compared = experiments.ratios(found(), slower)
+    rows = experiments.side_by_side(found(), slower, compared, guessed)
     ttft, tpot, gap, _, again = rows
     assert ttft["number"].endswith("(ms)") and "ms" not in again["number"]
     assert (ttft["before"], ttft["after"]) == (50.0, 185.0)
@@ -167,7 +168,9 @@ def test_options_side_by_side_carry_the_range_of_their_ratio():
     assert 3 < low < 3.7 < high < 4.5 and ttft["you said"] == "longer: right"
     assert tpot["you said"] == "longer: wrong"
     assert (gap["after / before (95 %)"], gap["you said"]) == ("undecided", "longer: undecided")
-    assert "you said" not in experiments.side_by_side(found(), slower, {"gap_ms": None})[0]
+    assert (
+        "you said" not in experiments.side_by_side(found(), slower, compared, {"gap_ms": None})[0]
+    )
 
 
 def test_a_time_of_0_decides_nothing_and_stops_nothing():

@@ -15,7 +15,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from helpers import replace_file
+from helpers import REPO, replace_file
 from helpers.display import card
 from helpers.engine import holders
 from helpers.results import documents
@@ -63,6 +63,7 @@ def finish(notebook: str) -> None:
     lines += [(note, []) for note in report.notes[:1]]
     lines += [(report.counts(path), [path]) for path in report.paths]
     lines.append(("to print, and everything in one file", [folder / PAGE, folder / ARCHIVE]))
+    start_page.follow(REPO / "notebooks" / f"{notebook}.ipynb", folder)
     lines.append(("how far you are", [start_page.write(folder)]))
     after = [path for path in find_notebooks() if path.stem > notebook]
     lines += [("the next notebook", [path]) for path in after[:1]]

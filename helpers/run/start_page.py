@@ -3,9 +3,9 @@
     progress(store)     # one line: done, open, next; from here on START.md follows every save
 
 A section is a heading `## Title (12 min)` or `## Title (optional, 12 min)` of a notebook. It is
-done when everything that its cells save is among the results: the names are read from the cells,
-so there is no list beside the notebooks that could disagree with them. An optional one may save
-nothing; it is listed without a tick. `make lab` opens START.md.
+done when its last code cell has run to the end and everything that its cells save is among the
+results: both are read from the cells, so there is no list beside the notebooks that could disagree
+with them. Which last cells have run is kept in `.sections_run`. `make lab` opens START.md.
 """
 
 from __future__ import annotations
@@ -39,17 +39,23 @@ ABOUT = {
 }
 # Exercises save under an experiment of their own, their key is the variant.
 EXERCISES = {"ask": "answer", "choose": "answer", "predict": "prediction", "tick": "checklist"}
+RUN = ".sections_run"  # in the results folder, a line for each: the notebook and its cell's id
 HEADING = re.compile(r"## (.+?)(?: \((optional)?(?:, )?(?:(\d+) min)?\))?")
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a notebook. wants: what its cells save, as (experiment, variant begins so)."""
+    """A section of a notebook.
+
+    wants: what its cells save, as (experiment, variant begins so). last: the id and the source of
+    its last code cell.
+    """
 
     title: str
     minutes: int | None
     optional: bool
     wants: frozenset[tuple[str, str]]
+    last: tuple[str, str]
 
     @property
     def time(self) -> str:
@@ -68,18 +74,21 @@ def sections(path: Path) -> tuple[Section, ...]:
 
 @lru_cache
 def _sections(path: Path, _modified: int) -> tuple[Section, ...]:
-    found: list[tuple[re.Match, set]] = []
+    found: list[tuple[re.Match, set, list]] = []
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             headings = [line for line in source.splitlines() if line.startswith("## ")]
-            found += [(HEADING.fullmatch(line), set()) for line in headings]
+            found += [(HEADING.fullmatch(line), set(), []) for line in headings]
         elif cell["cell_type"] == "code" and found:
             found[-1][1].update(saved_by(source))
+            found[-1][2].append((cell["id"], source))
     return tuple(
-        Section(heading[1], int(heading[3] or 0) or None, bool(heading[2]), frozenset(wants))
-        for heading, wants in found
-        if wants or heading[3]
+        Section(
+            heading[1], int(heading[3] or 0) or None, bool(heading[2]), frozenset(wants), code[-1]
+        )
+        for heading, wants, code in found
+        if code and (wants or heading[3])
     )
 
 
@@ -120,21 +129,24 @@ def _beginning(node: ast.expr) -> str:
 # ---------------------------------------------------------------- how far it is
 
 
+DONE, BEGUN, OPEN = "☑", "◐", "☐"
+
+
 @dataclass(frozen=True)
 class Stand:
-    """How far a notebook is: its sections with how many of their wants are there.
+    """How far a notebook is: its sections, each DONE, BEGUN or OPEN.
 
     times: when each of its records was saved.
     """
 
     path: Path
-    sections: tuple[tuple[Section, int], ...]
+    sections: tuple[tuple[Section, str], ...]
     times: tuple[str, ...]
 
     @property
     def open(self) -> list[Section]:
         """Sections of the core path that are not done, in order."""
-        return [s for s, there in self.sections if not s.optional and there < len(s.wants)]
+        return [s for s, sign in self.sections if not s.optional and sign != DONE]
 
     @property
     def core(self) -> list[Section]:
@@ -150,9 +162,10 @@ class Stand:
         return said
 
 
-def stand(path: Path, known: Facts) -> Stand:
-    """How far a notebook is by what has been saved."""
+def stand(path: Path, folder: Path, known: Facts) -> Stand:
+    """How far a notebook is by what has been saved, and by the last cells that ran."""
     mine = [r for r in known.records if r["notebook"] == path.stem]
+    ran = _run_in(folder)
 
     def there(experiment: str, beginning: str) -> bool:
         return any(
@@ -163,9 +176,42 @@ def stand(path: Path, known: Facts) -> Stand:
             for r in mine
         )
 
-    counted = ((s, sum(there(*want) for want in s.wants)) for s in sections(path))
+    def sign(section: Section) -> str:
+        steps = [f"{path.stem} {section.last[0]}" in ran, *(there(*want) for want in section.wants)]
+        return DONE if all(steps) else BEGUN if any(steps) else OPEN
+
+    signs = ((section, sign(section)) for section in sections(path))
     times = ((r.get("provenance") or {}).get("time_utc") or "" for r in mine)
-    return Stand(path, tuple(counted), tuple(times))
+    return Stand(path, tuple(signs), tuple(times))
+
+
+def _run_in(folder: Path) -> set[str]:
+    """The last cells of sections that have run to their end, as lines of RUN."""
+    page = folder / RUN
+    return set(page.read_text(encoding="utf-8").splitlines()) if page.exists() else set()
+
+
+def follow(path: Path, folder: Path) -> None:
+    """From here on, in this kernel, note in `folder` each section whose last cell has run.
+
+    The cell is known by its id, or by its source where the front end sends no id (papermill).
+    """
+    if card.kernel() is None:
+        return
+
+    def note_section(result) -> None:
+        cell, ran = result.info, _run_in(folder)
+        for last, source in (section.last for section in sections(path) if result.success):
+            line = f"{path.stem} {last}"
+            if line not in ran and (cell.cell_id == last or cell.raw_cell == source):
+                with (folder / RUN).open("a", encoding="utf-8") as noted:
+                    noted.write(line + "\n")
+                _follow(folder)
+
+    events = card.kernel().shell.events
+    for ours in [f for f in events.callbacks["post_run_cell"] if f.__name__ == "note_section"]:
+        events.unregister("post_run_cell", ours)
+    events.register("post_run_cell", note_section)
 
 
 def progress(store: Results) -> None:
@@ -173,7 +219,8 @@ def progress(store: Results) -> None:
     path = REPO / "notebooks" / f"{store.notebook}.ipynb"
     store.after_save = partial(_follow, store.directory)
     store.after_save()
-    known = stand(path, Facts.of(store.directory))
+    follow(path, store.directory)
+    known = stand(path, store.directory, Facts.of(store.directory))
     following = [section.title + section.time for section in known.open[:1]]
     further = len(known.open) - 1
     text = f"{known.sentence()}. "
@@ -204,7 +251,7 @@ def write(results_dir=None) -> Path:
 def text(folder: Path, page: Path) -> str:
     """The guide as Markdown, for the results in `folder`; links are relative to `page`."""
     known = Facts.of(folder)
-    stands = [stand(path, known) for path in find_notebooks(folder=REPO / "notebooks")]
+    stands = [stand(path, folder, known) for path in find_notebooks(folder=REPO / "notebooks")]
     return summary.render(
         "start.md.j2",
         next=next((one for one in stands if one.open), None),

@@ -4,8 +4,10 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from helpers.results.store import Results
 from helpers.run import jupyterlab as lab
@@ -41,6 +43,8 @@ for n in (1, 2):
     store.save_run("sweep", f"{n} requests", run)
 if two_ranks:
     store.save("ranks", "two", {})
+---
+%magic that is no Python
 ## Read
 ---
 print("nothing is saved here")
@@ -52,7 +56,7 @@ print("nor here")
 check(blocks_held)
 ask(store, "insight_1", "And?")
 ---
-%magic that is no Python
+takeaway = 1 / parts
 """
 
 
@@ -62,13 +66,22 @@ def lesson(tmp_path, monkeypatch):
     cells = []
     for part in LESSON.strip().split("\n---\n"):
         code, _, heading = part.partition("## ")
-        cells += [{"cell_type": "code", "source": code}] if code else []
+        code = {"cell_type": "code", "id": f"code-{len(cells)}", "source": code.rstrip("\n")}
+        cells += [code] if code["source"] else []
         cells += [{"cell_type": "markdown", "source": "## " + heading}] if heading else []
     path = tmp_path / "notebooks" / "01_review.ipynb"
     path.parent.mkdir()
     path.write_text(json.dumps({"cells": cells}))
     monkeypatch.setattr(start_page, "REPO", tmp_path)
     return path
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    """What runs the cells of a kernel."""
+    shell = InteractiveShell()
+    monkeypatch.setattr(start_page.card, "kernel", lambda: SimpleNamespace(shell=shell))
+    return shell
 
 
 def test_the_sections_of_a_notebook_and_what_they_save_are_read_from_its_cells(lesson):
@@ -87,7 +100,9 @@ def test_the_sections_of_a_notebook_and_what_they_save_are_read_from_its_cells(l
     ], "what stands under an if may never be saved"
 
 
-def test_the_line_of_a_notebook_and_the_start_page_follow_every_save(lesson, tmp_path, capsys):
+def test_the_line_of_a_notebook_and_the_start_page_follow_every_save(
+    lesson, shell, tmp_path, capsys
+):
     store = Results("01_review", tmp_path / "week")
     start_page.progress(store)
     assert capsys.readouterr().out.strip() == (
@@ -95,17 +110,25 @@ def test_the_line_of_a_notebook_and_the_start_page_follow_every_save(lesson, tmp
     )
     page = store.directory / "START.md"
     assert "☐ Predict (10 min)" in page.read_text()
+    shell.run_cell("predict = lambda *_: 3.0")
+    shell.run_cell('guess = predict("weights", "How large?", "GiB")')
+    assert "◐ Predict (10 min)" in page.read_text(), "it has run, but nothing was saved"
     store.save("prediction", "weights", {"predicted": 3.0})
+    assert "☑ Predict (10 min)" in page.read_text()
     store.save("answer", "insight_1", {}, text="batching pays")
-    assert "☑ Predict (10 min)" in page.read_text() and "◐ Solve" in page.read_text()
-    store.save("puzzle", "blocks_held", {}, solved=False)
-    assert "◐ Solve" in page.read_text(), "a puzzle that was tried is not solved"
     store.save("puzzle", "blocks_held", {}, solved=True)
+    shell.run_cell("takeaway = 1 / 0", cell_id="code-11")
+    assert "◐ Solve" in page.read_text(), "its last cell failed"
+    shell.run_cell("takeaway = 1 / 1", cell_id="code-11")  # edited: the front end sends its id
     assert "☑ Solve" in page.read_text() and "**All done.**" in page.read_text()
     store.save("answer", "insight_1", {}, text="")
-    assert "◐ Solve" in page.read_text(), "an answer that was withdrawn"
+    store.save("puzzle", "blocks_held", {}, solved=False)
+    assert "◐ Solve" in page.read_text(), "an answer that was withdrawn, a puzzle only tried"
     start_page.progress(store)
     assert "1 of 2 sections done. Next: Solve" in capsys.readouterr().out
+    shell.run_cell('print("nor here")')
+    assert "☑ Look around" in page.read_text(), "an optional section that saves nothing"
+    assert len(shell.events.callbacks["post_run_cell"]) == 1, "progress() was run twice"
 
 
 def test_a_start_page_that_cannot_be_written_does_not_stop_a_measurement(

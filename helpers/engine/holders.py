@@ -1,6 +1,6 @@
 """Who holds this machine: an engine or server of another notebook, or this one's other.
 
-Two models beside each other do not fit a GPU, and on a CPU each makes the other's numbers slower.
+Two models beside each other do not fit a GPU, and on a CPU each may slow the other's numbers.
 Other kernels are found through a file each in the user's cache; this kernel's other holder is
 closed by the function that it handed in.
 """
@@ -23,6 +23,7 @@ from helpers.engine.failure import EngineError
 from helpers.engine.profile import Profile
 
 _closers: dict[str, Callable[[], object | None]] = {}
+_told: list[str] = []  # the kernels that were named: a notebook says it once
 
 
 @contextlib.contextmanager
@@ -33,7 +34,7 @@ def taken(kind: str, profile: Profile, close: Callable[[], object | None]):
         kind needs the GPU's memory.
     Known from before the start, and under a lock: of two notebooks that start at once, the second
     sees the first.
-    Raises EngineError when another kernel holds the GPU (on a CPU that is only said), or when the
+    Raises EngineError when another kernel holds the GPU (on a CPU that is said, once), or when the
     cache cannot be written to.
     """
     with filelock.FileLock(_folder() / ".lock", timeout=30):
@@ -102,14 +103,17 @@ def _close_other(kind: str) -> None:
 
 
 def _refuse_or_warn(profile: Profile) -> None:
-    found = others()
+    found = [f"{other['notebook']} (process {other['pid']})" for other in others()]
     if not found:
         return
-    names = ", ".join(f"{other['notebook']} (process {other['pid']})" for other in found)
+    names = ", ".join(found)
     if profile.name == "gpu":
         advice = "run its last cell, or shut its kernel down, then run this cell again"
         raise EngineError(f"The GPU is taken: {names} has an engine open; {advice}.")
-    print(f"Note: an engine is open in {names} too; numbers may be slower than alone.")
+    if not _told:
+        _told.extend(found)
+        who = "another kernel has" if len(found) == 1 else "other kernels have"
+        print(f"Note: {who} an engine open, {names}; numbers may be slower than alone.")
 
 
 def _folder() -> Path:

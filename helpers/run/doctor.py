@@ -140,7 +140,7 @@ def _disk() -> Check:
 
 
 def _leftovers() -> Check:
-    name = "Processes of earlier runs"
+    name = "Left over from ended runs"
     try:
         from helpers.engine import processes
     except ImportError:

@@ -81,10 +81,12 @@ def test_a_second_kernel_is_told_on_a_cpu_and_refused_on_a_gpu(kernel, capsys):
     other = kernel("cpu")
     go(other)
     assert other.stdout.readline() == "taken\n"
-    with holders.taken("engine", CPU, close=lambda: None):
-        said = capsys.readouterr().out
-        assert f"an engine is open in 02_other.ipynb (process {other.pid}) too" in said
-    holders.release("engine")
+    note = f"another kernel has an engine open, 02_other.ipynb (process {other.pid}); numbers may"
+    for said in (note, ""):
+        with holders.taken("engine", CPU, close=lambda: None):
+            told = capsys.readouterr().out
+            assert said in told and bool(told) == bool(said), "it is said once"
+        holders.release("engine")
     with (
         pytest.raises(EngineError, match=f"GPU is taken: .*process {other.pid}"),
         holders.taken("engine", GPU, close=lambda: None),

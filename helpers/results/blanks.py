@@ -34,15 +34,19 @@ from helpers.results.wording import (
     by_person,
     count,
     finite,
+    foretold,
     if_disturbed,
+    judged,
     kind_of,
     machine_of,
     numbers_of,
     one_line,
     origin_of,
+    outcome_of,
     question_of,
     spaced,
     unit_of,
+    value_of,
     where,
     with_range,
 )
@@ -88,7 +92,7 @@ def gpu_model(facts: Facts) -> Fill:
     place = (record or {}).get("provenance")
     if not place:
         return MISSING
-    name = place.get("gpu") or f"none, CPU run ({machine_of(record)})"
+    name = place.get("gpu") or f"none: {machine_of(record)}"
     return Fill(in_markdown(one_line(name, 160)), "measured", origin_of(record))
 
 
@@ -104,7 +108,7 @@ def memory_setting(facts: Facts) -> Fill:
     mib = size / 2**20
     amount = f"{number(mib / 1024)} GiB" if mib >= 1024 else f"{number(round(mib, 1))} MiB"
     said = _not_varied(facts, "kv_cache_memory_bytes")
-    return from_record(facts.best, f"not used; KV cache set to {amount} instead{said}")
+    return from_record(facts.best, f"not used, the KV cache was set to {amount}{said}")
 
 
 def _not_varied(facts: Facts, argument: str) -> str:
@@ -156,12 +160,12 @@ def improvement(facts: Facts) -> Fill:
     said = _improvement(facts)
     if not said:
         return MISSING
-    said += ", the ratio of runs in turn" * (" to " in said)
+    of = ", the mean of the rounds with its range of 95 %" * (" to " in said)
     if _typed_baseline(facts) is None:
-        said += ", over one request at a time"
+        said += f", over one request at a time{of}"
     else:
         over = f"over the {_measured_baseline(facts).value} tokens/sec measured this week: "
-        said = over + said
+        said = over + said + of
     return from_record(facts.best, said + if_disturbed(facts.best))
 
 
@@ -187,23 +191,22 @@ def two_ranks(facts: Facts) -> Fill:
     gain = Gain.read(all_numbers(record), "speedup_x") if record else None
     if gain is None:
         return MISSING
-    said = with_range(record["metrics"], "speedup_x")
-    said += {"better": ", faster", "worse": ", slower"}.get(gain.verdict, "")
-    said += f", {gain.values:g} runs of each" * (gain.span is not None)
+    said = judged(record["metrics"], "speedup_x")
+    said += f", {gain.values:g} rounds in one start of each" * (gain.span is not None)
     return from_record(record, said + if_disturbed(record))
 
 
 def papers_mechanisms(facts: Facts) -> Fill:
     """Notebook 3's two gains of this engine over older ways to serve, and what they were."""
     ways = {
-        "PagedAttention over reserving": ("reserving", "paged", "reserved"),
+        "paged over reserved KV cache": ("reserving", "paged", "reserved"),
         "continuous batching over waves": ("continuous_batching", "continuous", "waves"),
     }
     said, found = [], None
     for way, (name, new, old) in ways.items():
         record = facts.get(name, new)
-        if record and (gain := with_range(record["metrics"], "speedup_x")):
-            said.append(f"{way}{_places(facts.get(name, old))} {gain}{if_disturbed(record)}")
+        if record and (gain := value_of(record, "speedup_x")):
+            said.append(f"{way}{_places(facts.get(name, old))}: {gain}")
             found = record
     return from_record(found, "; ".join(said))
 
@@ -247,16 +250,19 @@ def load_of_one_copy(facts: Facts) -> Fill:
     if rate is None or share is None:
         return from_record(record, "no rate that was tried")
     goal = " and ".join(f"{name.upper()} {number(ms)} ms" for name, ms in goals.items())
-    goal += f", {100 * asked:.0f} % were asked for" if asked else ""
-    goal += "; one run" + ", perhaps by chance" * bool(by_chance)
-    text = f"up to {number(rate)} requests/s ({100 * share:.0f} % of them within {goal})"
-    beyond = []
-    if missed:
-        met = "" if missed_share is None else f" ({100 * missed_share:.0f} % there)"
-        beyond.append(f"was missed from {number(missed)} on{met}")
+    goal += f" (the goal: {100 * asked:.0f} %)" if asked else ""
+
+    def at(per_s: float, met: float | None = None) -> str:
+        within = "" if met is None else f", {100 * met:.0f} % of them within {goal}"
+        busy = facts.disturbed(record["notebook"], per_s)
+        return f"{number(per_s)} requests/s{within}{busy}"
+
+    text = f"up to {at(rate, share)}; one run{', which may be chance' * bool(by_chance)}"
     if by_chance and safer:
-        beyond.insert(0, f"held more surely at {number(safer)}")
-    text += f"; it {' and '.join(beyond)}" if beyond else ""
+        text += f"; more surely up to {at(safer)}"
+    if missed:
+        met = "" if missed_share is None else f" ({100 * missed_share:.0f} % within)"
+        text += f"; missed at {at(missed)}{met}"
     return from_record(record, text)
 
 
@@ -265,7 +271,7 @@ def conversation(facts: Facts) -> Fill:
     record = facts.get("prefix_caching", "conversation")
     if not record:
         return MISSING
-    last = with_range(record["metrics"], "ttft_gain_last_turn_x")
+    last = judged(record["metrics"], "ttft_gain_last_turn_x")
     [turns] = numbers_of(record, "turns")
     if not last or turns is None:
         return MISSING
@@ -283,7 +289,7 @@ def speculation(facts: Facts) -> Fill:
     if first is None:
         return MISSING
     drafted = in_markdown(first["variant"].rpartition("=")[2])
-    text = f"{with_range(first['metrics'], 'tpot_gain_x')}, {drafted} drafted at a time"
+    text = f"{judged(first['metrics'], 'tpot_gain_x')}, {drafted} tokens drafted at a time"
     return from_record(first, text + if_disturbed(first))
 
 
@@ -295,6 +301,8 @@ def where_measured(facts: Facts) -> Fill:
     place = record.get("provenance") or {}
     text = f"{where([record])}, {(place.get('time_utc') or '')[:10]}, in one session"
     text += _sizes(record)
+    if numbers_of(record, "baseline_tokens_per_s")[0]:
+        text += "; each round ran every setting once"
     if facts.stale:
         text += "; part of it was measured again later: left out until the best is chosen again"
     return from_record(record, text)
@@ -307,16 +315,16 @@ def _surprise(rank: int) -> Slot:
     """
 
     def slot(facts: Facts) -> Fill:
-        own = [r for r in facts.all("prediction") if by_person(r)]
+        own = [r for r in facts.all("prediction") if foretold(r)]
         own = [r for r in own if not r.get("changed_after_measuring") and _factor(r) > 1]
         missed = sorted(own, key=_factor, reverse=True)
         if len(missed) <= rank:
             return MISSING
         record = missed[rank]
-        numbers = record["metrics"]
-        unit = unit_of(record)
-        said, came = (f"{number(numbers[n])}{unit}" for n in ("predicted", "measured"))
-        return from_record(record, f"{question_of(record)} I said {said}, it was {came}.")
+        asked, said = question_of(record), f"{number(record['metrics']['predicted'])}"
+        asked += ":" * (not asked.endswith(("?", ".")))
+        text = f"{asked} I said {said}{unit_of(record)}, it was {outcome_of(record)}"
+        return from_record(record, f"{text} (notebook {int(record['notebook'][:2])}).")
 
     return slot
 
@@ -524,7 +532,7 @@ _MY_LEARNINGS = {
     "## Key Insights": {f"{n}. ___": answer(f"insight_{n}") for n in (1, 2, 3)},
     "## Questions for Week 5+": {f"{n}. ___": answer(f"question_{n}") for n in (1, 2)},
     "## How Weeks 1 to 3 were measured": {"- On: ___": where_measured},
-    "## Five numbers of this week": {
+    "## Five numbers of this week, with ranges of 95 %": {
         "- Prefix caching in a conversation, gain in time to first token: ___": conversation,
         "- Speculative decoding with a draft model, gain in time after the first token of one "
         "stream: ___": speculation,
@@ -558,7 +566,7 @@ _APPENDIX = {
     "## Predictions against measurements": {"___": tables.predictions_table},
     "## Production decisions": {"___": tables.decisions_table},
     "## Reading notes": {"- ___": list_of("note_", "note", _about)},
-    "## Week 4 results by experiment": {"___": tables.results_table},
+    "## Week 4 results by notebook": {"___": tables.results_table},
 }
 _DISTRIBUTED_PLANNING = {
     "## Hardware Available": {

@@ -16,7 +16,7 @@ from helpers.display.as_typed import in_markdown
 from helpers.display.numbers import number
 from helpers.results.one_run import latest_that_agree, measured_again
 from helpers.results.store import load
-from helpers.results.wording import count, finite, kind_of, origin_of
+from helpers.results.wording import DISTURBED, count, finite, kind_of, origin_of, was_disturbed
 
 # Experiments that have their own place in the documents and are not rows of the results table.
 NOT_RESULTS = {
@@ -91,6 +91,13 @@ class Facts:
     def best(self) -> dict | None:
         """The configuration that was chosen last."""
         return self.get("optimised", "best")
+
+    def disturbed(self, notebook: str, value: float | None) -> str:
+        """What to add to a number of a notebook whose own record says that others disturbed it."""
+        of_it = (r for r in self.records if r["notebook"] == notebook and was_disturbed(r))
+        # Whole numbers stand in many records.
+        found = value and value % 1 and any(value in r["metrics"].values() for r in of_it)
+        return DISTURBED * bool(found)
 
     def results(self, notebook: str = "") -> list[dict]:
         """What was measured or calculated in the notebooks whose name begins so."""

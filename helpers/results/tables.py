@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
 from typing import NamedTuple
@@ -12,18 +13,22 @@ from helpers.results import week5
 from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_record
 from helpers.results.merge import BLANK
 from helpers.results.wording import (
+    all_numbers,
     as_code,
     by_person,
     count,
     finite,
+    foretold,
     numbers_of,
     one_line,
+    outcome_of,
     question_of,
     source_of,
     spaced,
     table_row,
     unit_of,
     value_of,
+    was_disturbed,
     where,
     with_range,
 )
@@ -32,28 +37,36 @@ from helpers.verdicts.gain import MARGIN, SMALL
 SPEED = "output_tokens_per_s"
 CLOSE = 0.10  # a prediction that is off by less needs no reason
 FORMULA = (
-    "A formula takes the shape of the model, the load, recorded numbers, or what the same notebook "
-    "measured before, such as the time of one long prompt alone."
+    "The ratio is measured over predicted, or *inside* for a prediction in the measured range. A "
+    "formula takes the shape of the model, the load, recorded numbers, or what the same notebook "
+    "measured before, such as the time of one long prompt alone; the last column says what is not "
+    "in it."
 )
 SEVERAL = "more, which nobody typed, were within a tenth or within the range that was measured."
 RANGES = (
     "*Times as good* is better above 1, *times as long* is worse. A range (95 %) decides if all of "
-    f"it is more than {100 * MARGIN:.0f} % above 1 or below it; else it is undecided, unless it "
-    f"leaves no difference of more than {100 * SMALL:.0f} %."
+    f"it is more than {100 * MARGIN:.0f} % to one side of 1. One that lies within "
+    f"{100 * MARGIN:.0f} % or {100 * SMALL:.0f} % of 1 leaves no difference of more than that; "
+    "any other is undecided."
 )
-EVERYTHING = "Every number of the week is in `measurements.jsonl`."
+EVERYTHING = (
+    "Every number of the week is in `measurements.jsonl`. Gains have ranges of 95 %, judged as the "
+    "decisions' are; speeds and times have their lowest and highest round."
+)
 
 
 class Row(NamedTuple):
     """A row of the results table: a number of each record whose variant matches.
 
     variant: a regular expression; its group, if it has one, is what tells several numbers apart.
+    label: another metric in words that tells them apart better, as "a = {a:.2f}".
     """
 
     what: str
     experiment: str
     variant: str
     metric: str
+    label: str = ""
 
 
 # Of two rows for the same thing the first that has a number stands there.
@@ -76,9 +89,9 @@ ROWS = tuple(Row(*row) for row in (
      "speculation", "ngram, (.+)", "tpot_gain_x"),
     ("A draft model that drafts k tokens, one stream: gain in time for each token after the first",
      "speculation", r"draft model, (k=\d+)", "tpot_gain_x"),
-    ("Drafts accepted with a chance of a, one stream: gain in time for each token after the first",
-     "speculation", r"synthetic, (a=[\d.]+)", "tpot_gain_x"),
-    ("Drafts accepted with a chance of 0.8, several streams: gain in output tokens/s",
+    ("Drafts accepted at a rate set by hand, one stream, by the a met: gain by its median step",
+     "speculation", r"synthetic, (a=[\d.]+)", "tpot_gain_x", "a = {a:.2f}"),
+    ("Drafts accepted at a rate set by hand, a = 0.8, several streams: gain in output tokens/s",
      "speculation", r"synthetic, a=0\.8, (\d+ at once)", "throughput_gain_x"),
     ("Paged over reserved KV cache: gain in time", "reserving", "paged", "speedup_x"),
     ("Continuous batching over waves: gain in time",
@@ -88,9 +101,9 @@ ROWS = tuple(Row(*row) for row in (
     ("One stream on this machine: how many times as fast as TP 1",
      "trial", "([TP]P 2) against TP 1", "speedup_x"),
     ("Several clients of the server, each waiting for its answer: output tokens/s by their number",
-     "closed_loop", r"(?!1_)(\d+)_clients", SPEED),
+     "closed_loop", r"(?!1_)(\d+_clients)", SPEED),
     ("Requests that arrive at random: share of them within the server's goal (chance moves it)",
-     "open_loop", r"([\d.]+_per_s)", "good_share"),
+     "open_loop", r"([\d.]+_per_s)", "good_share", "{arrived_per_s:.3g} per s"),
 ))
 # fmt: on
 
@@ -112,22 +125,26 @@ def results_table(facts: Facts) -> Fill:
     on = "; ".join(f"{place}{marks[place]}" for place in places)
     rows = [Part(f"row.{what}", _result(*of_it, marks)) for what, of_it in found.items()]
     fill = _table(("what", "result", "how", "notebook"), rows, "measured", "result")
-    head = [Part("about", f"{EVERYTHING} These were measured on {on}."), Part("gap", "")]
+    head = [Part("about", f"{EVERYTHING} All of these were measured on {on}."), Part("gap", "")]
     return replace(fill, value=[*head, *fill.value])
 
 
 def _result(row: Row, records: list[dict], marks: dict[str, str]) -> str:
     """The row's line, with a number of each record and the mark of its machine."""
-    labels = [re.fullmatch(row.variant, r["variant"]).groups() for r in records]
-    said = [
-        ": ".join([*map(spaced, label), value_of(r, row.metric)])
-        for label, r in zip(labels, records, strict=True)
-    ]
+    said = [": ".join([*_told_apart(row, r), value_of(r, row.metric)]) for r in records]
     numbers = [f"{r['notebook'].partition('_')[0].lstrip('0')}{marks[where([r])]}" for r in records]
     how, notebooks = (
         ", ".join(dict.fromkeys(texts)) for texts in (map(source_of, records), numbers)
     )
     return table_row(row.what, "; ".join(said), how, one_line(notebooks))
+
+
+def _told_apart(row: Row, record: dict) -> list[str]:
+    """What tells this record's number apart from the row's others; nothing for a lone one."""
+    if row.label:
+        with contextlib.suppress(KeyError):  # a record of an older version
+            return [row.label.format_map(all_numbers(record))]
+    return [spaced(group) for group in re.fullmatch(row.variant, record["variant"]).groups()]
 
 
 def _of_last_session(rows: list[dict]) -> list[dict]:
@@ -154,16 +171,16 @@ def predictions_table(facts: Facts) -> Fill:
         r
         for r in facts.all("prediction")
         if None not in numbers_of(r, "predicted", "measured")
-        and (by_person(r) or r.get("how") != "calculated")
+        and (foretold(r) or r.get("how") != "calculated")
     ]
-    shown = [r for r in records if by_person(r) or not _near(r)]
+    shown = [r for r in records if foretold(r) or not _near(r)]
     rows = [
-        Part(f"row.{r['notebook']}.{r['variant']}", _prediction(r) if r in shown else None)
+        Part(f"row.{r['notebook']}.{r['variant']}", _prediction(r, facts) if r in shown else None)
         for r in records
     ]
     columns = ("prediction", "predicted", "measured", "ratio", "by", "why it differs")
     fill = _table(columns, rows, "measured", "prediction")
-    if all(map(by_person, records)):
+    if not records:
         return fill
     fill = replace(fill, note=count(len(shown), "prediction"))
     if not shown:  # a table without a row
@@ -200,7 +217,7 @@ def _table(columns: tuple[str, ...], rows: list[Part], kind: str, what: str) -> 
     return Fill(lines, kind, count(len(rows), what))
 
 
-def _prediction(record: dict) -> str:
+def _prediction(record: dict, facts: Facts) -> str:
     """A prediction's row."""
     predicted, measured, ratio = numbers_of(record, "predicted", "measured", "ratio")
     if ratio is None and predicted:
@@ -208,16 +225,16 @@ def _prediction(record: dict) -> str:
     times = "" if ratio is None else number(ratio)
     if ratio is not None and 0.01 <= abs(ratio) < 100:
         times = f"{ratio:.2f}"
-    came = f"{number(measured)}{unit_of(record)}"
-    if unit_of(record) == "x":
-        came = with_range(record["metrics"], "measured", alone="")
+    came = outcome_of(record) + facts.disturbed(record["notebook"], measured)
+    formula = finite(record.get("formula")) if foretold(record) else None
+    also = "" if formula is None else f" (formula: {number(formula)})"
     if _in_range(record) or came.startswith("undecided"):
         times = "inside" if _in_range(record) else "outside"  # of the range: no middle to judge by
     kind = record.get("how") or "measured"
     how = "" if kind == "measured" else f" ({one_line(kind, 20)})"
     return table_row(
         question_of(record),
-        f"{number(predicted)}{unit_of(record)}",
+        f"{number(predicted)}{unit_of(record)}{also}",
         came + how,
         times,
         _predicted_by(record),
@@ -228,7 +245,7 @@ def _prediction(record: dict) -> str:
 def _predicted_by(record: dict) -> str:
     """Whose prediction it was; one that was changed with the outcome in sight says so."""
     if not by_person(record):
-        return one_line(record.get("source") or "formula", 30)
+        return "you, as a parameter" if foretold(record) else "formula"
     if not record.get("changed_after_measuring"):
         return "you"
     before = finite(record.get("said_before"))
@@ -241,7 +258,11 @@ def decisions_table(facts: Facts) -> Fill:
     rows = []
     for record in facts.all("decision"):
         decided = facts.get("answer", f"decision_{record['variant']}") or {}
-        cells = record.get("choice"), record.get("measured"), decided.get("text")
+        services = (r["variant"].partition(", ") for r in facts.all("services") if was_disturbed(r))
+        busy = [feature for key, _, feature in services if key == record["variant"]]
+        measured = record.get("measured") or ""
+        measured += f" Machine disturbed: {', '.join(busy)}." * bool(busy)
+        cells = record.get("choice"), measured, decided.get("text")
         text = table_row(*(in_markdown(one_line(cell or "", 300)) for cell in cells))
         rows.append(Part(f"row.{record['variant']}", text))
     columns = ("choice", "what I measured", "what I would do")

@@ -13,6 +13,7 @@ from helpers.verdicts.gain import LEAST_VALUES, Gain
 # What a record's `source` says about its numbers. No source, or another one: measured.
 TYPED = {"typed", "student", "parameter", "form"}
 CALCULATED = {"formula", "planner", "example", "recorded", "default", "catalogue", "reference"}
+DISTURBED = ", machine disturbed"
 # Experiments whose speed is that of a single run, not of several in turn.
 ONE_RUN = ("baseline", "sweep_max_num_seqs", "closed_loop", "open_loop")
 UNITS_IN_NAMES = {
@@ -56,15 +57,22 @@ def metric(name: str, value: float) -> str:
 
 
 def value_of(record: dict, name: str) -> str:
-    """A metric of a record without its name: "3.91 ms (3.62 to 5.24)"; "" where it has none."""
+    """A metric of a record without its name: "3.91 ms (3.62 to 5.24)"; "" where it has none.
+
+    And whether the machine was disturbed.
+    """
     metrics, [value] = record["metrics"], numbers_of(record, name)
-    if name.endswith("_x"):
-        return with_range(metrics, name).replace(": ", ", ")
+    if value is None:
+        return ""
     low, high = _ends(metrics, name)
     span = "" if low is None or high is None else f" ({_span(low, high)})"
-    if name.endswith("_share") and value is not None:
-        return f"{number(100 * value)} %{span}"
-    return "" if value is None else _quantity(value, _words_and_unit(name)[1]) + span
+    if name.endswith("_x"):
+        said = judged(metrics, name)
+    elif name.endswith("_share"):
+        said = f"{100 * value:.0f} %"
+    else:
+        said = _quantity(value, _words_and_unit(name)[1]) + span
+    return said + if_disturbed(record)
 
 
 def _quantity(value: float, unit: str) -> str:
@@ -92,7 +100,7 @@ def _split_unit(name: str) -> tuple[str, str]:
 
 
 def _span(low: float, high: float) -> str:
-    return " to ".join(_as_precise(end, low, high) for end in (low, high))
+    return f"{_as_precise(low, high)} to {_as_precise(high, high)}"
 
 
 def count(number: int, thing: str) -> str:
@@ -135,13 +143,12 @@ def kind_of(record: dict) -> str:
 
 
 def source_of(record: dict) -> str:
-    """Its kind, and what is to be known of it: another run, a failure, other programs beside it."""
+    """Its kind, and what is to be known of it: another run, one run, a failure."""
     at_once = (record.get("provenance") or {}).get("at_once", 1)
     one_run = kind_of(record) == "measured" and record.get("experiment") in ONE_RUN
     notes = [
         "of another run" if record.get(OTHER_RUN) else "one run" * one_run,
         "then failed" * bool(record.get("problem")),
-        "disturbed" * was_disturbed(record),
         f"{at_once} submissions at a time" * (kind_of(record) == "measured" and at_once != 1),
     ]
     return ", ".join(filter(None, [kind_of(record), *notes]))
@@ -155,45 +162,63 @@ def was_disturbed(record: dict) -> bool:
 
 def if_disturbed(record: dict) -> str:
     """What to add to its number then; "" else."""
-    return ", machine disturbed" * was_disturbed(record)
+    return DISTURBED * was_disturbed(record)
 
 
 def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") -> str:
     """A factor with its range: "7.87x (7.60 to 8.14)"; "" without the factor.
 
     alone: what is said of one that has no range. A range that leaves open which of the two is
-    larger says so first, as verdicts do, and has no middle: "undecided: 0.76 to 4x".
+    larger says so first, as verdicts do, and has no middle: "undecided, 0.76 to 3.96x".
     """
-    value, (low, high) = finite(metrics.get(name)), _ends(metrics, name)
+    value, gain = finite(metrics.get(name)), _gain(metrics, name)
     if value is None:
         return ""
-    if low is None or high is None:
+    if gain is None:
         return f"{number(value)}x{alone}"
-    gain = Gain(value, low, high, LEAST_VALUES)
+    span = _span(gain.low, gain.high)
     if gain.verdict in ("same", "open"):
-        said = "undecided" if gain.undecided else gain.little
-        return f"{said}: {_span(low, high)}x"
-    return f"{_as_precise(value, low, high)}x ({_span(low, high)})"
+        return f"{'undecided' if gain.undecided else gain.little}, {span}x"
+    return f"{_as_precise(value, gain.high)}x ({span})"
+
+
+def judged(metrics: dict[str, float], name: str) -> str:
+    """A gain in speed with its verdict before it: "faster, 7.87x (7.60 to 8.14)"."""
+    gain = _gain(metrics, name)
+    verdicts = {"better": "faster, ", "worse": "slower, "}
+    return verdicts.get(gain.verdict if gain else "", "") + with_range(metrics, name)
+
+
+def outcome_of(record: dict) -> str:
+    """What came out of a prediction, with its unit and, of a factor, its range."""
+    if unit_of(record) == "x":
+        return with_range(record["metrics"], "measured", alone="")
+    return f"{number(record['metrics']['measured'])}{unit_of(record)}"
+
+
+def _gain(metrics: dict[str, float], name: str) -> Gain | None:
+    """A factor whose range was measured; None without a range."""
+    value, (low, high) = finite(metrics.get(name)), _ends(metrics, name)
+    return None if None in (value, low, high) else Gain(value, low, high, LEAST_VALUES)
 
 
 def _ends(metrics: dict[str, float], name: str) -> list[float | None]:
     return [finite(metrics.get(name + end)) for end in ("_low", "_high")]
 
 
-def _as_precise(value: float, low: float, high: float) -> str:
-    """A number; with two digits where its range is so wide that a third one says nothing.
-
-    As precise as the others of its range: 1.20 beside 1.66, not 1.2.
-    """
-    if high > 4 * low:
-        return number(float(f"{value:.2g}"))
-    same = low >= 1 and high < 10 and (low % 1 or high % 1)
-    return f"{value:.2f}" if same else number(value)
+def _as_precise(value: float, high: float) -> str:
+    """A number of a range that ends at `high`, with the digits that the notebooks print."""
+    return f"{value:.2f}" if high < 100 else number(value)
 
 
 def by_person(record: dict) -> bool:
-    """Whether a person typed or chose it; a parameter of a headless run is nobody's word."""
+    """Whether a person typed or chose it in a form; a parameter proves nothing that was done."""
     return record.get("source") in ("typed", "student", "form")
+
+
+def foretold(record: dict) -> bool:
+    """Whether a prediction is a person's, from a form or given with the run; else a formula's."""
+    return record.get("source") in TYPED
 
 
 def machine_of(record: dict) -> str:

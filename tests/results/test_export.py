@@ -242,8 +242,8 @@ def test_rows_are_added_to_a_table_and_an_edited_row_is_left(tmp_path):
     assert "| baseline, mine | 1 | typed | 1 |" in lines
     assert ONE not in "".join(lines), "an edited row must not come back"
     swept = f"| {EACH} | 8: 4,500 tokens/s; 64: 9,000 tokens/s | measured, one run | 1 |"
-    assert any("| system prompt: 3.40x (3.00 to 3.80) | measured | 2 |" in line for line in lines)
-    assert "system prompt: 3.40x" in lines[lines.index(swept) + 1]
+    assert any("| system prompt: faster, 3.40x (3.00 to 3.80) | " in line for line in lines)
+    assert "system prompt: faster, 3.40x" in lines[lines.index(swept) + 1]
 
 
 @pytest.mark.parametrize(
@@ -355,17 +355,37 @@ def test_the_rates_of_an_earlier_session_leave_the_results(tmp_path, monkeypatch
     assert "(chance moves it) | 56.6 per s: 90 % |" in appendix, (
         "other rates, made after another capacity"
     )
-    assert "by their number | 8: 40 tokens/s |" in appendix
+    assert "by their number | 8 clients: 40 tokens/s |" in appendix
 
 
 def test_a_number_of_the_week_says_that_the_machine_was_disturbed(tmp_path):
     store, about = Results("04_multi_gpu_planning", tmp_path), ("trial", "TP 2 against TP 1")
     metrics = {"speedup_x": 0.7, "speedup_x_low": 0.6, "speedup_x_high": 0.8}
-    line = "- Decoding one stream, TP 2 over TP 1 on this machine: 0.7x (0.6 to 0.8), slower"
+    line = "- Decoding one stream, TP 2 over TP 1 on this machine: slower, 0.70x (0.60 to 0.80)"
     for machine, more in (({}, ""), ({"disturbed": ["other programs"]}, ", machine disturbed")):
         store.save(*about, metrics, machine=machine)
         export(tmp_path)
         assert line + more in text(tmp_path).splitlines()
+
+
+def test_a_disturbed_number_says_so_wherever_it_is_quoted(tmp_path):
+    store, busy = Results("02_advanced_features", tmp_path), {"disturbed": ["other programs"]}
+    gain = {"tpot_gain_x": 2.19, "tpot_gain_x_low": 1.4, "tpot_gain_x_high": 3.44}
+    store.save("speculation", "draft model, k=4", gain, machine=busy)
+    foretold = {"predicted": 1.0, "measured": 2.19, "measured_low": 1.4, "measured_high": 3.44}
+    store.save("prediction", "draft_speedup", foretold, unit="x", question="Speed-up?")
+    for feature in ("small chunks", "nothing"):
+        store.save("services", f"chat, {feature}", {}, machine=busy if feature != "nothing" else {})
+    store.save("decision", "chat", {}, choice="chat", measured="Faster.")
+    export(tmp_path)
+    said = "2.19x (1.40 to 3.44), machine disturbed"
+    assert (
+        f"stream: faster, 2.19x (1.40 to 3.44), 4 tokens drafted at a time{said[-19:]}\n"
+        in text(tmp_path)
+    )
+    for line in (f"| Speed-up? | 1x | {said} |", f"| k=4: faster, {said} |"):
+        assert line in text(tmp_path, APPENDIX)
+    assert "| chat | Faster. Machine disturbed: small chunks. | |" in text(tmp_path, APPENDIX)
 
 
 def test_an_issue_that_is_written_alike_in_several_notebooks_stands_once(tmp_path):
@@ -636,7 +656,7 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
 
     predicted("a", 100.0, 110.0)
     predicted("b", 100.0, 10.0)
-    predicted("c", 100.0, 300.0)
+    predicted("c", 100.0, 300.0, source="parameter", formula=250.0)
     predicted("within its range", 100.0, 20.0, span=(4.0, 120.0))
     predicted("formula", 1.0, 1e6, source="formula")
     predicted("sums", 3.7, 3.7, source="formula", how="calculated")
@@ -646,12 +666,14 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
     lines = text(tmp_path).splitlines()
     at = lines.index("## My largest surprises")
     assert lines[at + 1 : at + 3] == [
-        "1. How many b? I said 100 tokens, it was 10 tokens.",
-        "2. How many c? I said 100 tokens, it was 300 tokens.",
+        "1. How many b? I said 100 tokens, it was 10 tokens (notebook 1).",
+        "2. How many c? I said 100 tokens, it was 300 tokens (notebook 1).",
     ]
     table = text(tmp_path, APPENDIX)
     late = "you, after the measurement (before: 6 tokens)"
     assert f"| How many late? | 1 tokens | 100,000 tokens | 100,000 | {late} |" in table
+    given = "| How many c? | 100 tokens (formula: 250) | 300 tokens | 3.00 | you, as a parameter |"
+    assert given in table
     assert "How many sums?" not in table, "nobody typed a prediction: a formula beside itself"
     assert "withdrawn" not in table
 
@@ -699,15 +721,17 @@ def test_page_one_has_a_line_of_each_notebook(tmp_path):
     load = {"arrivals_per_s": 30.0, "good_share": 0.98, "missed_per_s": 39.7, "by_chance": 1.0}
     load |= {"goal_share": 0.9, "missed_share": 0.62}
     five.save("sizing", "copies", load, **goals)
+    busy = {"machine": {"disturbed": ["other programs"]}}
+    five.save("open_loop", "40_per_s", {"arrived_per_s": 39.7, "good_share": 0.62}, **busy)
     export(tmp_path)
     for line in (
         "- Speculative decoding with a draft model, gain in time after the first token of one "
-        "stream: 1.84x (one run), 4 drafted at a time",
-        "- Two papers' gains in time on this engine: PagedAttention over reserving (4 places of "
-        "256 tokens) 1.83x (1.52 to 2.21)",
-        "- Load of one copy of the server within its goal: up to 30 requests/s (98 % of them "
-        "within TTFT 70 ms and TPOT 13 ms, 90 % were asked for; one run, perhaps by chance); it "
-        "was missed from 39.7 on (62 % there)",
+        "stream: 1.84x (one run), 4 tokens drafted at a time",
+        "- Two papers' gains in time on this engine: paged over reserved KV cache (4 places of "
+        "256 tokens): faster, 1.83x (1.52 to 2.21)",
+        "- Load of one copy of the server within its goal: up to 30 requests/s, 98 % of them "
+        "within TTFT 70 ms and TPOT 13 ms (the goal: 90 %); one run, which may be chance; "
+        "missed at 39.7 requests/s, machine disturbed (62 % within)",
     ):
         assert line in text(tmp_path).splitlines(), line
     five.save("sizing", "copies", {"arrivals_per_s": 30.0}, **goals)
@@ -943,14 +967,13 @@ def test_a_range_stands_beside_its_number_and_a_disturbed_run_is_named():
     gain = {"improvement_x": 7.87, "improvement_x_low": 7.6, "improvement_x_high": 8.14}
     step = {"tpot_ms_1_streams": 3.91, "tpot_ms_1_streams_low": 3.62, "tpot_ms_1_streams_high": 5.2}
     record = {"metrics": {**gain, **step, "ms": 2.0, "found": True, "text": "x"}}
-    assert value_of(record, "improvement_x") == "7.87x (7.60 to 8.14)"
+    assert value_of(record, "improvement_x") == "faster, 7.87x (7.60 to 8.14)"
     assert value_of(record, "tpot_ms_1_streams") == "3.91 ms (3.62 to 5.20)"
     assert [value_of(record, name) for name in ("ms", "found", "text")] == ["2 ms", "", ""]
     assert source_of(record) == "measured"
-    assert source_of({**record, "machine": {"others_share": 0.4, "disturbed": ["x"]}}) == (
-        "measured, disturbed"
-    )
-    assert source_of({**record, "machine": "forged"}) == "measured"
+    busy = {**record, "machine": {"others_share": 0.4, "disturbed": ["x"]}}
+    assert value_of(busy, "ms") == "2 ms, machine disturbed" and source_of(busy) == "measured"
+    assert value_of({**record, "machine": "forged"}, "ms") == "2 ms"
 
 
 def test_a_range_that_leaves_the_winner_open_says_so(tmp_path):
@@ -959,8 +982,8 @@ def test_a_range_that_leaves_the_winner_open_says_so(tmp_path):
     store.save("speculation", "draft model, k=4", open_one)
     export(tmp_path)
     text = (tmp_path / "my_learnings.md").read_text()
-    assert "one stream: undecided: 0.76 to 4x, 4 drafted at a time\n" in text
-    assert "| k=4: undecided, 0.76 to 4x | measured | 2 |" in (tmp_path / APPENDIX).read_text()
+    assert "one stream: undecided, 0.76 to 3.96x, 4 tokens drafted at a time\n" in text
+    assert "| k=4: undecided, 0.76 to 3.96x | measured | 2 |" in (tmp_path / APPENDIX).read_text()
     above = {"gain_x": 1.38, "gain_x_low": 1.02, "gain_x_high": 1.87}
     assert value_of({"metrics": above}, "gain_x") == "undecided, 1.02 to 1.87x"
 
@@ -971,8 +994,14 @@ def test_page_one_has_the_drafts_that_are_tried_first_not_the_luckiest(tmp_path)
         ranged = {"tpot_gain_x": gain, "tpot_gain_x_low": low, "tpot_gain_x_high": high}
         store.save("speculation", f"draft model, k={k}", ranged)
     export(tmp_path)
+    for a, met, x in ((0.5, 0.54, 0.89), (0.95, 0.94, 1.99)):
+        ranged = {"tpot_gain_x": x, "tpot_gain_x_low": x - 0.05, "tpot_gain_x_high": x + 0.05}
+        store.save("speculation", f"synthetic, a={a}", ranged | {"a": met})
+    export(tmp_path)
+    by_a = "a = 0.54: slower, 0.89x (0.84 to 0.94); a = 0.94: faster, 1.99x (1.94 to 2.04)"
+    assert f"| {by_a} | measured | 2 |" in (tmp_path / APPENDIX).read_text(), "as the notebook says"
     text = (tmp_path / "my_learnings.md").read_text()
-    assert "one stream: 1.67x (1.56 to 1.80), 4 drafted at a time\n" in text
+    assert "one stream: faster, 1.67x (1.56 to 1.80), 4 tokens drafted at a time\n" in text
 
 
 def test_the_appendix_has_one_initial_throughput_and_says_what_was_one_run(tmp_path):
@@ -995,8 +1024,8 @@ def test_of_a_conversation_the_last_turn_stands_in_both_documents(tmp_path):
     gain |= {"ttft_gain_last_turn_x_low": 4.2, "ttft_gain_last_turn_x_high": 4.8}
     store.save("prefix_caching", "conversation", gain)
     export(tmp_path)
-    assert "time to first token: 4.50x (4.20 to 4.80) at turn 7\n" in text(tmp_path)
-    assert "first token | 4.50x (4.20 to 4.80) | measured | 2 |" in text(tmp_path, APPENDIX)
+    assert "time to first token: faster, 4.50x (4.20 to 4.80) at turn 7\n" in text(tmp_path)
+    assert "first token | faster, 4.50x (4.20 to 4.80) | measured | 2 |" in text(tmp_path, APPENDIX)
 
 
 def test_rows_of_two_machines_say_which_is_whose(tmp_path, monkeypatch):
@@ -1011,7 +1040,7 @@ def test_rows_of_two_machines_say_which_is_whose(tmp_path, monkeypatch):
     export(tmp_path)
     appendix = text(tmp_path, APPENDIX)
     assert " (a); NVIDIA L4, vLLM 0.32.0 (b)." in appendix
-    assert "| 8: 1,019 tokens/s | measured, one run | 5 (b) |" in appendix
+    assert "| 8 clients: 1,019 tokens/s | measured, one run | 5 (b) |" in appendix
     assert "| 812 tokens/s | measured, one run | 1 (a) |" in appendix
 
 
@@ -1027,11 +1056,13 @@ def test_the_improvement_in_turn_is_one_number_in_both_documents(tmp_path):
     assert "- Initial throughput: 608.7 tokens/sec" in got
     assert "- Final throughput: 5,197 tokens/sec" in got
     assert (
-        "- Improvement: 8.54x (8.25 to 8.85), the ratio of runs in turn, over one request at a time"
-        in got
+        "- Improvement: 8.54x (8.25 to 8.85), over one request at a time, the mean of the rounds "
+        "with its range of 95 %" in got
     )
     assert text(tmp_path).count("8.54x") == 1
-    assert "in one session; on average 96 tokens in and 32 out a request\n" in text(tmp_path)
+    assert "96 tokens in and 32 out a request; each round ran every setting once\n" in text(
+        tmp_path
+    )
     assert f"| {ONE} | 609 tokens/s | measured | 1 |" in text(tmp_path, APPENDIX)
     speeds |= {"baseline_tokens_per_s_low": 598.0, "baseline_tokens_per_s_high": 620.0}
     store.save("optimised", "best", speeds | of_turns | load, {"max_num_seqs": 32})
@@ -1041,7 +1072,7 @@ def test_the_improvement_in_turn_is_one_number_in_both_documents(tmp_path):
     busy = {"machine": {"disturbed": ["other programs"]}}
     store.save("optimised", "best", speeds | of_turns | load, {"max_num_seqs": 32}, **busy)
     export(tmp_path)
-    assert "over one request at a time, machine disturbed\n" in text(tmp_path)
+    assert "with its range of 95 %, machine disturbed\n" in text(tmp_path)
 
 
 def test_the_setting_stands_with_what_it_was_chosen_for(tmp_path):

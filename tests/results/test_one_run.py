@@ -94,7 +94,7 @@ def test_what_was_measured_again_is_said_to_be_left_out(tmp_path):
     export(tmp_path)
     assert "measured again" not in (tmp_path / "my_learnings.md").read_text()
     appendix = (tmp_path / "my_learnings_appendix.md").read_text()
-    assert "| 8: 600 tokens/s | measured, one run |" in appendix
+    assert "| 8 clients: 600 tokens/s | measured, one run |" in appendix
     kernel.do("sweep", 1200, 8)
     kernel.do("sweep", 700, 64)
     export(tmp_path)

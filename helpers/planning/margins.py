@@ -1,34 +1,34 @@
 """How far off the planner may be, and the one rule by which both plans of notebook 4 choose.
 
 A time may turn out shorter by the usual error. It may turn out longer by as much, and with prompts
-that take as many times longer than predicted as the one recorded prompt did.
+that take as many times longer than predicted as a recorded one of 1,024 tokens did.
 """
 
 from . import recorded
 from .choose import Choice
 from .layouts import recorded_on_two_gpus
 
-PROMPT_TOKENS = 1024  # of the recorded prompt: prompts are much of what a loaded server computes
+PROMPT_TOKENS = 1024  # of the recorded prompt that ranges count with: as long as a load's
 KEEPS, CANNOT_TELL, MISSES = "yes", "cannot tell", "no"
 
 
-def recorded_prompt(tp: int = 2) -> dict:
-    """Such a prompt as it was "predicted" and "measured" in ms; one run.
+def recorded_prompt(tp: int = 2, tokens: int = PROMPT_TOKENS) -> dict:
+    """A prompt as it was "predicted" and "measured" in ms, with its rounds' "low" and "high".
 
-    tp: 1 or 2, which were run on a box of two H100s.
+    tp: 1 or 2, tokens: 256 or 1024, which were run on a box of two H100s, one start of each.
     """
     rows, _ = recorded_on_two_gpus()
-    this = (f"TP {tp}", "prefill_ms", PROMPT_TOKENS)
+    this = (f"TP {tp}", "prefill_ms", tokens)
     [prompt] = [row for row in rows if (row["layout"], row["quantity"], row["case"]) == this]
     return prompt
 
 
-def prompt_takes(gpus: int) -> float:
-    """How many times as long as predicted that prompt took.
+def prompt_takes(gpus: int, tokens: int = PROMPT_TOKENS) -> float:
+    """How many times as long as predicted such a prompt took, by the median round.
 
     gpus: that TP and PP cut the model over. TP 1 and TP 2 were run; more GPUs borrow from TP 2.
     """
-    prompt = recorded_prompt(min(gpus, 2))
+    prompt = recorded_prompt(min(gpus, 2), tokens)
     return prompt["measured"] / prompt["predicted"]
 
 
@@ -59,12 +59,9 @@ def level(choices) -> list[Choice]:
 
 
 def take(choices, goal_ms: float) -> Choice:
-    """The plan with the fewest GPUs that keeps the goal; of as many the one below.
+    """The plan that keeps the goal with the fewest GPUs; where none does, that which comes nearest.
 
-    Of those that are level the one whose copies have a GPU each: so recorded, they came as expected
-    (week5_plan.beside_recorded), and cut models took longer. Else the shortest far end.
-    Where none keeps it: of those that may, else of those that run all requests at once, else of all
-    that fit, the one whose TPOT can be least long.
+    Of those that are level the one whose copies have a GPU each, as the recorded load has it.
     """
     fitting = [c for c in choices if c.fits]
     sure = [c for c in fitting if within(c, goal_ms) == KEEPS]

@@ -9,7 +9,7 @@ from helpers.lessons.puzzles.check import Case, Puzzle, close
 from .choose import Choice, choice_of, combinations
 from .hardware import make_box
 from .load import RequestMix
-from .margins import CANNOT_TELL, KEEPS, tpot_range_ms, within
+from .margins import CANNOT_TELL, KEEPS, tpot_range_ms
 from .memory import EngineOptions
 from .models import load_shape
 
@@ -90,19 +90,22 @@ class Service:
 
     users: int
     tpot_ms: float
-    offered: list[tuple[float, str, Choice]]  # price of a GPU for an hour, its kind, the plan
+    offered: list[dict]
 
     def case(self, tpot_ms: float) -> Case:
         """The question for a limit, and the planner's answer."""
-        plans = [_plan(*one) for one in self.offered]
-        arguments = {"plans": plans, "users": self.users, "goal_ms": tpot_ms}
-        fitting = [one for one in self.offered if one[2].fits]
-        for verdict in (KEEPS, CANNOT_TELL):
-            good = [one for one in fitting if within(one[2], tpot_ms) == verdict]
-            if good:
-                cheapest = min(good, key=lambda one: one[0] * one[2].gpus)
-                return Case(arguments, (_plan(*cheapest)["name"], verdict))
-        return Case(arguments, None)
+        asked = {"plans": self.offered, "users": self.users, "goal_ms": tpot_ms}
+        return Case(asked, cheapest_plan(**asked))
+
+
+def cheapest_plan(plans, users, goal_ms):
+    """(name, verdict) of the cheapest plan that keeps the goal, else of one that may; None."""
+    large = [plan for plan in plans if plan["fits"] and plan["at_once"] >= users]
+    for end, verdict in (("tpot_to", KEEPS), ("tpot_from", CANNOT_TELL)):
+        if good := [plan for plan in large if plan[end] <= goal_ms]:
+            best = min(good, key=lambda plan: plan["gpus"] * plan["price_per_hour"])
+            return best["name"], verdict
+    return None
 
 
 def _services(draw: random.Random) -> Iterator[Case]:
@@ -127,14 +130,17 @@ def _draw(draw: random.Random) -> Service:
         price = round(about * draw.uniform(0.7, 1.4), 2)
         for layout in draw.sample(combinations(FOR_RENT), OFFERED // len(PRICES)):
             choice = choice_of(shape, make_box(gpu, FOR_RENT), layout, requests, options)
-            by_price[price * choice.gpus] = price, gpu, choice
+            by_price[price * choice.gpus] = offer(price, choice) | {
+                "name": f"{choice.name()} on {gpu}"
+            }
     offered = draw.sample(list(by_price.values()), len(by_price))
     return Service(users, draw.choice([25.0, 40.0, 60.0]), offered)
 
 
-def _plan(price: float, gpu: str, choice: Choice) -> dict:
-    name = f"{choice.name()} on {gpu}"
-    plan = {"name": name, "gpus": choice.gpus, "price_per_hour": price, "fits": choice.fits}
+def offer(price: float, choice: Choice) -> dict:
+    """A plan as the puzzle's function sees it. price: of a GPU for an hour."""
+    plan = {"name": choice.short, "gpus": choice.gpus, "price_per_hour": price}
+    plan["fits"] = choice.fits
     if choice.fits:
         plan["tpot_from"], plan["tpot_to"] = tpot_range_ms(choice)
         plan["at_once"] = choice.at_once

@@ -77,13 +77,12 @@ def step_by_cause(
     rows: {"layout", "total_ms", "above", part_ms...}. name: of the figure's file.
     """
     fig, ax = figures.figure(title, size=(7.5, 4.2))
-    parts = [part for part in PART_NAMES if any(row.get(f"{part}_ms", 0) > 0 for row in rows)]
+    seen_ms = 0.005 * max(row["total_ms"] for row in rows)  # less is not drawn
+    parts = [p for p in PART_NAMES if any(row.get(f"{p}_ms", 0) > seen_ms for row in rows)]
     places, bottom = range(len(rows)), [0.0] * len(rows)
     for part in parts:
         ms = [row[f"{part}_ms"] for row in rows]
-        seen = max(ms) > 0.005 * max(row["total_ms"] for row in rows)  # else not in the legend
-        label = PART_NAMES[part] if seen else f"_{part}"
-        look = {"color": PART_COLORS[part], "label": label, "width": 0.55}
+        look = {"color": PART_COLORS[part], "label": PART_NAMES[part], "width": 0.55}
         ax.bar(places, ms, bottom=bottom, **look)
         bottom = [a + b for a, b in zip(bottom, ms, strict=True)]
     for x, row in enumerate(rows):
@@ -95,7 +94,7 @@ def step_by_cause(
 
 
 def over_batch(predicted: dict, caption: str) -> None:
-    """TPOT with the decode step alone (left), tokens/s (right).
+    """TPOT, of the widest TP with its decode step alone (left), tokens/s (right).
 
     predicted: {layout: [SpeedPrediction, ...]}, by requests at once.
     """
@@ -111,13 +110,14 @@ def over_batch(predicted: dict, caption: str) -> None:
         for p in predictions
     ]
     title = "Which layout leads depends on the requests at once"
+    widest = max(predicted, key=lambda name: predicted[name][0].tp)
     fig, (left, right) = figures.figure(title, cols=2, size=(9.4, 4.2))
     for i, layout in enumerate(dict.fromkeys(row["layout"] for row in rows)):
         mine = [row for row in rows if row["layout"] == layout]
         curve(left, mine, "streams", "tpot_ms", i, label=layout)
-        alone = {"marker": "", "linestyle": ":", "linewidth": 1.2}
-        alone["label"] = f"{layout}, decode step alone"
-        curve(left, mine, "streams", "decode_step_ms", i, **alone)
+        if layout == widest:
+            alone = {"marker": "", "linestyle": ":", "label": f"{layout}, decode step alone"}
+            curve(left, mine, "streams", "decode_step_ms", i, **alone)
         curve(right, mine, "streams", "output_tokens_per_s", i)
     left.set(ylabel="TPOT, prompts in the same steps (ms)", ylim=(0, None))
     right.set(ylabel="output tokens/s of all together", yscale="log")
@@ -127,9 +127,8 @@ def over_batch(predicted: dict, caption: str) -> None:
     for ax in (left, right):
         ax.set(xscale="log", xlabel="requests at once")
         ticks(ax, (row["streams"] for row in rows))
-    # A column for each layout: its line, and under it the step alone.
     handles, names = left.get_legend_handles_labels()
-    fig.legend(handles, names, ncols=len(handles) // 2, loc="outside lower center")
+    fig.legend(handles, names, ncols=len(handles), loc="outside lower center")
     figures.show(fig, caption, rows, "over_batch")
 
 
@@ -156,7 +155,7 @@ def allreduce(
         _times(ax, extra, label=name, marker=MARKERS[i], color=GREEN)
         rows += [{"timed": name, **row} for row in extra]
     ax.set(xscale="log", yscale="log", xlabel="bytes on each rank", ylabel="microseconds")
-    ax.legend(fontsize=8)
+    legend_below(ax, ncols=3)
     figures.show(fig, caption, rows, "allreduce")
 
 
@@ -205,7 +204,7 @@ def choices(ranking, taken, goal_ms: float, caption: str) -> None:
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "1235" else "")
     ax.margins(x=0.15, y=0.15)
-    ax.legend(named.values(), named, fontsize=8, loc="upper right")
+    fig.legend(named.values(), named, ncols=len(named), loc="outside lower center")
     figures.show(fig, caption, [_values(choice, goal_ms) for choice in fitting], "choices")
 
 
@@ -270,10 +269,10 @@ def ranges(
     for ax, (what, label) in zip(panels[0], labels.items(), strict=True):
         ends, names = [row[f"may_{what}"] for row in rows], [row["layout"] for row in rows]
         _bars(ax, names, ends, "may be")
-        expected = {"color": RED, "s": 24, "zorder": 3, "label": "expected"}
+        expected = {**hollow_points(RED), "s": 70, "zorder": 4, "label": "expected"}
         ax.scatter([row[f"expected_{what}"] for row in rows], range(len(rows)), **expected)
         if what in rows[0]:
-            was = {"marker": "D", "color": BLUE, "s": 34, "zorder": 4, "label": "measured"}
+            was = {"marker": "D", "color": BLUE, "s": 18, "zorder": 3, "label": "measured"}
             ax.scatter([row[what] for row in rows], range(len(rows)), **was)
         ax.set(xlabel=label, ylabel="layout", xlim=(0, 1.05 * max(high for _, high in ends)))
         for into, (low, high) in zip(values, ends, strict=True):

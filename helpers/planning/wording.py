@@ -137,11 +137,11 @@ def sharding(shape: ModelShape, tp: int) -> str:
     return f"{tp} GPUs hold {sum(many.values()) / GIB:.2f} GiB of {shape.name} each.{whole}"
 
 
-def kv_room(tp: int, memory: MemoryPlan) -> str:
-    """What is left for the KV cache with this tensor parallel size, or why nothing is."""
+def kv_room(tp: int, memory: MemoryPlan, tokens: int) -> str:
+    """Room in the KV cache with this tensor parallel size, also in requests of so many tokens."""
     if not memory.fits:
         return f"TP {tp}: {memory.problem}"
-    requests = f"{memory.max_concurrency:.1f} requests of {memory.options.max_model_len:,} tokens"
+    requests = f"{memory.room_for(tokens):,} requests of {tokens:,} tokens"
     return f"TP {tp}: {memory.kv_cache_tokens:,} tokens of KV cache, {requests}"
 
 
@@ -300,8 +300,8 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
     few, many = predictions[0], predictions[-1]
     was, now = few.decode.ms(), many.decode.ms()
     step = {part: now[part] - was[part] for part in now}
-    prompts_ms = 1e3 * (many.prompts_s - few.prompts_s)
-    grown = {**step, "the prompts of others in the same steps": prompts_ms}
+    prompts_ms = [1e3 * (p.tpot_s - float(p.decode.total)) for p in (few, many)]
+    grown = {**step, "the prompts of others in the same steps": prompts_ms[1] - prompts_ms[0]}
     running, wanted = many.streams_per_replica * many.dp, many.workload.concurrency
     waiting = f" Only {running} of the {wanted} run at once: the others wait."
     return (
@@ -399,17 +399,24 @@ def what_else(gain: Gain, one: Trial, two: Trial, cores: int) -> str:
     again = "; a machine with more cores would tell whether they are why" * (
         gain.verdict != "better"
     )
-    return f"{said}{again}."
+    return f"{said}{again}.{_told(one, two)}"
 
 
 def about_stages(gain: Gain, one: Trial, staged: Trial) -> str:
-    """What PP 2 did to one stream, and why."""
-    waited = staged.disturbance.waited_share
-    for_core = "" if waited is None else f", and its threads waited {waited:.2f} s in each second"
-    return (
-        f"PP 2, which has no all-reduce, against TP 1, one stream: {gain.sentence()}. A token "
-        f"visits both halves of the layers in turn{for_core}.{_told(one, staged)}"
+    """What PP 2 did to one stream, and what is known of why."""
+    alone, waited = (trial.disturbance.waited_share for trial in (one, staged))
+    said = (
+        f"PP 2, which has no all-reduce, against TP 1, one stream: {gain.sentence()}. One stage "
+        "works at a time, so no gain was to be expected."
     )
+    if None not in (alone, waited):
+        said += (
+            f" Its threads waited for a core for {waited:.2f} s in each second, those of TP 1 for "
+            f"{alone:.2f}."
+        )
+    if gain.verdict == "worse":
+        said += " What its longer step is made of this notebook does not measure."
+    return f"{said}{_told(one, staged)}"
 
 
 def beside_planner(rows: list[dict]) -> str:
@@ -459,15 +466,36 @@ def kv_on_two_gpus() -> str:
 
 def on_two_gpus() -> str:
     """What TP 2 and PP 2 did to a step of 8 requests on two H100s, and what was predicted."""
-    rows, label = recorded_on_two_gpus()
-    steps = {row["layout"]: row for row in rows if (row["quantity"], row["case"]) == ("tpot_ms", 8)}
-    one = steps.pop("TP 1")
-    said = [
-        f"{layout} {one['measured'] / step['measured']:.2f} times as fast as TP 1 "
-        f"(predicted: {one['predicted'] / step['predicted']:.2f})"
-        for layout, step in steps.items()
+    said = [f"{name} {_on_two_gpus(name, streams=8)}" for name in ("TP 2", "PP 2")]
+    return (
+        f"Measured in one start of each on {recorded_on_two_gpus()[1]}, short requests, over TP 1: "
+        f"{', '.join(said)}. Both are less than predicted, and why was not measured."
+    )
+
+
+def _on_two_gpus(layout: str, streams: int) -> str:
+    """How many times as fast as TP 1's a step was there, by the ends of the rounds."""
+    rows = [
+        r for r in recorded_on_two_gpus()[0] if (r["quantity"], r["case"]) == ("tpot_ms", streams)
     ]
-    return f"Measured once on {label}, with short requests: {', '.join(said)}."
+    one, step = (next(r for r in rows if r["layout"] == name) for name in ("TP 1", layout))
+    low, high = one["low"] / step["high"], one["high"] / step["low"]
+    predicted = one["predicted"] / step["predicted"]
+    return f"{low:.2f} to {high:.2f} times as fast (predicted: {predicted:.2f})"
+
+
+def recorded_prompts() -> str:
+    """What two prompts took on two H100s, and whether their rounds tell TP 2 from TP 1."""
+    said = []
+    for tokens in (256, 1024):
+        one, two = (recorded_prompt(tp, tokens) for tp in (1, 2))
+        verdict = "they overlap: no verdict"
+        if two["high"] < one["low"] or one["high"] < two["low"]:
+            verdict = "shorter" if two["high"] < one["low"] else "longer"
+        spans = [f"{x['low']:.1f} to {x['high']:.1f}" for x in (one, two)]
+        took = f"{tokens:,} tokens took {spans[0]} ms with TP 1 and {spans[1]} with TP 2"
+        said.append(f"{took} ({verdict})")
+    return f"On two H100s a prompt of {said[0]}, one of {said[1]}."
 
 
 # ---------------------------------------------------------------------- the choice of both plans
@@ -480,12 +508,10 @@ def why_tp(wide: Choice, narrow: Choice) -> str:
     )
     if wide is narrow:
         return said
-    one, two = (recorded_prompt(tp)["measured"] for tp in (1, 2))
     low, high = speedup_range(wide, narrow)
     return (
-        f"{said} A prompt need not: one recorded on two H100s took {one:.1f} ms with TP 1, "
-        f"{two:.1f} with TP 2. With {_load(wide)} the planner expects "
-        f"{low:.2f} to {high:.2f} times the tokens/s of {narrow.short}."
+        f"{said} Of prompts that is open. {recorded_prompts()} With {_load(wide)} the planner "
+        f"expects {low:.2f} to {high:.2f} times the tokens/s of {narrow.short}."
     )
 
 
@@ -512,17 +538,26 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
     if peers := [c for c in level([taken, *sure]) if c is not taken]:
         first = ": only a measurement tells which is faster"
         if taken.tp * taken.pp == 1:
-            first = (
-                ", and copies on one GPU go first: under the recorded load they came as expected, "
-                "and models cut by TP took longer"
-            )
+            first = f", and copies on one GPU go first{_under_load([taken, *peers])}"
         listed = " and ".join(f"{c.short} (up to {tpot_range_ms(c)[1]:.1f} ms)" for c in peers)
-        said += f" By its far end {listed} is level with it{first}."
+        said += f" By its far end {listed} is level with it, within the usual error{first}."
     fewer = [c for c in found if c.gpus < taken.gpus and within(c, goal_ms) == CANNOT_TELL]
     if fewer:
         listed = " and ".join(c.short for c in fewer)
-        said += f" With fewer GPUs, of {listed} the planner cannot tell: measure there first."
+        said += f" With fewer GPUs {listed} may keep it, too (“cannot tell”): measure there first."
     return said
+
+
+def _under_load(choices: list[Choice]) -> str:
+    """What these layouts gave under the recorded load, as far as they were run, and why first."""
+    rows = {row["layout"]: row for row in week5_plan.beside_recorded()[0]}
+    gave = [
+        f"{c.short} gave {rows[c.short]['speedup']:.2f} times the tokens/s of TP 1 (expected: "
+        f"{rows[c.short]['expected_speedup']:.2f})"
+        for c in choices
+        if c.short in rows
+    ]
+    return f": under the recorded load, one run of each, {' and '.join(gave)}" if gave else ""
 
 
 def _load(choice: Choice) -> str:
@@ -634,9 +669,9 @@ def about_range() -> str:
     usual, close, of = recorded.usual_error()
     return (
         f"The usual error is {usual:.0%}: {close} of {of} times recorded on one H100 lie within "
-        "it, and some of them the planner was fitted to. One prompt recorded on two H100s took "
-        f"{prompt_takes(1):.2f} times as long as predicted with TP 1, {prompt_takes(2):.2f} times "
-        "with TP 2."
+        f"it, and some of them the planner was fitted to.\n{recorded_prompts()} Over the predicted "
+        f"times their median rounds are {prompt_takes(1, 256):.2f} and {prompt_takes(2, 256):.2f} "
+        f"(256), {prompt_takes(1):.2f} and {prompt_takes(2):.2f} (1,024); m takes the latter two."
     )
 
 
@@ -644,7 +679,7 @@ def how_ranges() -> str:
     """The same in short, for the plan's document."""
     return (
         f"in brackets what it may be: {recorded.usual_error()[0]:.0%} off, and at the far end "
-        "prompts that take as many times longer than planned as those recorded on two H100s"
+        "prompts that take as many times longer than planned as one of 1,024 tokens on two H100s"
     )
 
 
@@ -674,8 +709,9 @@ def load_in_short(rows: list[dict]) -> str:
     held = sum(row["may_tpot_ms"][0] <= row["tpot_ms"] <= row["may_tpot_ms"][1] for row in rows)
     copies, cut = (_times_off(rows, cut) for cut in (False, True))
     return (
-        f"{held} of {len(rows)} ranges of TPOT held. It was {copies} times what was expected where "
-        f"a copy has one GPU, {cut} times where TP cuts the model. {fastest_under_load(rows)}"
+        f"In one run of each layout {held} of {len(rows)} ranges of TPOT held. It was {copies} "
+        f"times what was expected where a copy has one GPU, {cut} times where TP cuts the model. "
+        f"{fastest_under_load(rows)}"
     )
 
 
@@ -699,6 +735,16 @@ def _times_off(rows: list[dict], cut: bool) -> str:
     some = [row for row in rows if (row["tp"] > 1) == cut]
     found = [row["tpot_ms"] / row["expected_tpot_ms"] for row in some]
     return f"{min(found):.2f} to {max(found):.2f}"
+
+
+def in_the_end(chosen: Choice, over: Choice, gain: Gain | None) -> list[str]:
+    """What two ranks brought here and on two H100s, and what is expected of the plan."""
+    here = f"{gain.sentence()} on this machine" if gain else "not measured on this machine"
+    return [
+        f"TP 2 against TP 1, one stream: {here}, {_on_two_gpus('TP 2', streams=1)} on two "
+        "recorded H100s. So Week 5's table is filled on Week 5's GPUs.",
+        *plan_in_short(chosen, over)[:1],
+    ]
 
 
 # ---------------------------------------------------------------------- the plan for Week 5
@@ -759,8 +805,9 @@ def concerns(box: Box, chosen: Choice, over: Choice) -> list[str]:
     tpot = max(row["tpot_ms"] / row["expected_tpot_ms"] for row in loads)
     said = [
         check,
-        "Prompts may take longer than planned: one recorded on two H100s took "
-        f"{prompt_takes(2):.2f} times as long with TP 2. Measure a prompt. {BORROWED}",
+        "Prompts may take longer than planned: on two H100s, with TP 2, one of 256 tokens took "
+        f"{prompt_takes(2, 256):.2f} times as long, one of 1,024 tokens {prompt_takes(2):.2f} "
+        "times. Measure a prompt.",
         f"The load was recorded on {where.partition(' (')[0]}, and not on these GPUs: TPOT was up "
         f"to {tpot:.2f} times what was expected. TTFT rose with TP there, and why is open.",
     ]

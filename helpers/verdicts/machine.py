@@ -90,13 +90,13 @@ class MachineWatch:
     """From its making to `stop`, what the machine did beside this process and its children."""
 
     def __init__(self):
-        self._begin = time.perf_counter(), psutil.cpu_times(), _own_cpu_s(), _own_waits_s()
+        self._begin = time.perf_counter(), psutil.cpu_times(), _own_cpu_s(), own_waits_s()
 
     def stop(self) -> Disturbance:
         """Read them again. A run of less than 0.1 s is too short to tell: all shares are 0."""
         began, before, own_before, waits_before = self._begin
         seconds = time.perf_counter() - began
-        now, own, waits = psutil.cpu_times(), _own_cpu_s(), _own_waits_s()
+        now, own, waits = psutil.cpu_times(), _own_cpu_s(), own_waits_s()
         if seconds < LEAST_TICKS * TICK_S:
             return Disturbance(0.0, 0.0)
         capacity = seconds * (psutil.cpu_count() or 1)
@@ -175,7 +175,7 @@ def _own_cpu_s() -> float:
     return total
 
 
-def _own_waits_s() -> dict[Path, float]:
+def own_waits_s() -> dict[Path, float]:
     """Seconds that each thread of this process and all below it was ready and had no core.
 
     Empty where the kernel does not count them (Documentation/scheduler/sched-stats.rst).

@@ -76,7 +76,10 @@ def test_both_plans_take_the_fewest_gpus_that_keep_the_goal_at_both_ends():
     rows, _ = week5_plan.beside_recorded()
     copies = [row["tpot_ms"] / row["expected_tpot_ms"] for row in rows if row["tp"] == 1]
     assert all(abs(times - 1) < recorded.usual_error()[0] / 2 for times in copies)
-    first = "copies on one GPU go first: under the recorded load they came as expected"
+    gave = {row["layout"]: f"gave {row['speedup']:.2f} times the tokens/s of TP 1" for row in rows}
+    first = (
+        f"copies on one GPU go first: under the recorded load, one run of each, DP 4 {gave['DP 4']}"
+    )
     for choices, goal_ms, names, unsure, tie in (
         (week5().values(), 10, ("DP 4", "TP 2 x DP 2"), ("TP 2", "DP 2"), first),
         (ranked().choices, 40, ("TP 8", "TP 4 x DP 2"), ("TP 4",), "only a measurement tells"),
@@ -96,8 +99,10 @@ def test_both_plans_take_the_fewest_gpus_that_keep_the_goal_at_both_ends():
         assert f"By its far end {names[1]} (up to {far_ms:.1f} ms) is level with it" in said
         assert tie in said
         assert far_ms > high_ms or taken.tp == 1
-        fewer = f"With fewer GPUs, of {' and '.join(unsure)} the planner cannot tell"
+        fewer = f"With fewer GPUs {' and '.join(unsure)} may keep it, too (“cannot tell”)"
         assert said.endswith(f"{fewer}: measure there first.")
+        if taken.tp == 1:
+            assert f"and {names[1]} {gave[names[1]]} (expected: 1.99)" in said
 
 
 def test_copies_on_one_gpu_go_first_only_where_they_are_level(monkeypatch):
@@ -253,7 +258,10 @@ def test_what_else_is_told_by_who_waited_for_a_core():
     assert "not known" in said(trial(2, 2.8, waited=None))
     slow = trial(1, 4.0, waited=1.3)
     about = wording.about_stages(layouts.speedup(one, slow), one, slow)
-    assert about.startswith("PP 2, which has no all-reduce") and "waited 1.30 s in each" in about
+    assert about.startswith("PP 2, which has no all-reduce")
+    assert "waited for a core for 1.30 s in each second, those of TP 1 for 0.12. What" in about
+    assert about.endswith("this notebook does not measure.")
+    assert "longer" not in wording.about_stages(layouts.speedup(one, one), one, one)
 
 
 def time_of(layout, predicted, low=10.0, high=20.0, disturbed=""):
@@ -285,7 +293,7 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
     assert f"The usual error is {usual:.0%}: {close} of {of} times" in wording.about_range()
     rows, where = week5_plan.beside_recorded()
     said, below = wording.load_in_short(rows), wording.about_load(rows, where)
-    assert said.startswith(f"{len(rows)} of {len(rows)} ranges of TPOT held.")
+    assert said.startswith(f"In one run of each layout {len(rows)} of {len(rows)} ranges of TPOT")
     copies = [row for row in rows if row["tp"] == 1]
     times = sorted(row["tpot_ms"] / row["expected_tpot_ms"] for row in copies)
     assert f"was {times[0]:.2f} to {times[-1]:.2f} times what was expected where a copy" in said
@@ -295,7 +303,7 @@ def test_a_speed_up_counts_an_error_of_both_predictions_once():
     ttft = [row["ttft_ms"] for row in rows if row["layout"] == f"TP {row['tp']}"]
     assert ttft == sorted(ttft) and f"rose with TP: {ttft[0]:.0f} with TP 1, " in below
     moved = [{**rows[0], "tpot_ms": 99.0}, rows[1]]
-    assert wording.load_in_short(moved).startswith("1 of 2 ranges of TPOT held")
+    assert "layout 1 of 2 ranges of TPOT held" in wording.load_in_short(moved)
     spans = [(row["may_speedup"], row["speedup"]) for row in rows]
     assert all(low <= times <= high for (low, high), times in spans), "as the figure shows"
     assert wording.fastest_under_load(rows[:1]).endswith("as expected.")
@@ -372,10 +380,19 @@ def test_week_5_says_why_it_measures_tensor_parallelism():
     low, high = margins.speedup_range(rows["TP 4"], rows["TP 1"])
     assert f"expects {low:.2f} to {high:.2f} times the tokens/s of TP 1." in said
     assert "prompt" not in wording.why_tp(rows["TP 1"], rows["TP 1"])
-    one, two = (margins.recorded_prompt(tp)["measured"] for tp in (1, 2))
-    assert f"took {one:.1f} ms with TP 1, {two:.1f} with TP 2." in said
-    notebook = (REPO / "notebooks/04_multi_gpu_planning.ipynb").read_text()
-    assert f"took {one:.1f} ms with TP 1 and {two:.1f} with TP 2 (these" in notebook
+    assert wording.recorded_prompts() in said
+
+
+def test_recorded_prompts_are_told_apart_only_where_their_rounds_do_not_overlap(monkeypatch):
+    said = wording.recorded_prompts()
+    one, two = (margins.recorded_prompt(tp, 256) for tp in (1, 2))
+    assert f"256 tokens took {one['low']:.1f} to {one['high']:.1f} ms with TP 1 and" in said
+    assert f"{two['low']:.1f} to {two['high']:.1f} with TP 2 (shorter), one of 1,024" in said
+    assert said.endswith("(they overlap: no verdict).") and two["high"] < one["low"]
+    ends = {1: {"low": 1.0, "high": 2.0}, 2: {"low": 3.0, "high": 4.0}}
+    monkeypatch.setattr(wording, "recorded_prompt", lambda tp, tokens: ends[tp])
+    longer = "took 1.0 to 2.0 ms with TP 1 and 3.0 to 4.0 with TP 2 (longer)"
+    assert wording.recorded_prompts().count(longer) == 2
 
 
 def test_what_to_keep_of_the_sizes_is_said_of_the_smallest_and_the_largest():
@@ -419,8 +436,11 @@ def test_what_was_measured_on_two_gpus_stands_beside_what_is_predicted():
     said = wording.on_two_gpus()
     assert said.count("(predicted: ") == 2
     steps = [row for row in rows if (row["quantity"], row["case"]) == ("tpot_ms", 8)]
-    one, two = (row["measured"] for row in steps if row["layout"] != "PP 2")
-    assert f"TP 2 {one / two:.2f} times as fast" in said
+    one, two, pp2 = ([r for r in steps if r["layout"] == x][0] for x in ("TP 1", "TP 2", "PP 2"))
+    for name, row in (("TP 2", two), ("PP 2", pp2)):
+        low, high = one["low"] / row["high"], one["high"] / row["low"]
+        assert f"{name} {low:.2f} to {high:.2f} times as fast" in said
+        assert high < one["predicted"] / row["predicted"], "less than predicted, as is said"
 
 
 def test_the_text_about_two_gpus_is_what_their_page_shows():
@@ -440,7 +460,8 @@ def test_the_text_about_two_gpus_is_what_their_page_shows():
     tp1, tp2, dp2 = week5_plan.layouts(model, box, [1, 2], LOAD, OPTIONS)
     (link, concern, *_), (router, *_) = (wording.concerns(box, row, tp1) for row in (tp2, dp2))
     assert "NVLink" in link and "Replicas" not in link and "Replicas count on" in router
-    assert f"took {margins.prompt_takes(2):.2f} times as long with TP 2." in concern
+    assert f"{margins.prompt_takes(2, 256):.2f} times as long, one of 1,024 tokens" in concern
+    assert f"{margins.prompt_takes(2):.2f} times. Measure a prompt." in concern
     said = wording.about_two_gpus(layouts.recorded_on_two_gpus()[0])
     spans = re.findall(r"([\d.]+) to ([\d.]+) times", said)
     for span, quantity in zip(spans, ("tpot_ms", "prefill_ms"), strict=True):

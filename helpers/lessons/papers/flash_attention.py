@@ -42,6 +42,12 @@ def tiled_attention(q, k, v, block_q: int, block_k: int):
     return out, largest, total
 
 
+def one_query(q, tiles):
+    """Algorithm 1 for a single query. q: (d,); tiles: pairs of keys and values, equally many."""
+    keys, values = (torch.cat(parts) for parts in zip(*tiles, strict=True))
+    return tiled_attention(q[None], keys, values, 1, len(tiles[0][0]))[0][0]
+
+
 def compare(tokens: int, sram: int, head_dim: int = 64) -> dict[str, float]:
     """Both ways on random numbers, for a fast memory of `sram`: what each keeps besides its result.
 

@@ -1,4 +1,4 @@
-"""Notebook 3's tables "the paper says / we get / why they differ", from what it has computed."""
+"""Notebook 3's tables "the paper says / we get / what differs", from what it has computed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from helpers.display.numbers import number
 from helpers.lessons import gain_ranges
 from helpers.lessons.drafters import drafters_elsewhere
 from helpers.lessons.papers import paged_attention, speculative
+from helpers.lessons.papers.flash_attention import tile_sizes
 from helpers.lessons.reading_notes import wording
 from helpers.results import recorded
+from helpers.results.wording import if_disturbed, with_range
 from helpers.verdicts.gain import Gain
 
 
@@ -41,7 +43,7 @@ def show_claims(store, paper: str, claims: list[Claim]) -> None:
         store.save("paper_claims", f"{paper}: {claim.key}", numbers, **about)
         row = {"claim": claim.what, f"{paper} says": f"{claim.paper:.4g} {unit}".strip()}
         row["we get"] = f"{number(float(claim.ours))} {unit}".strip() + " (simulated)"
-        rows.append(row | {"ours / theirs": f"{ratio:.2f}", "why they differ": claim.why})
+        rows.append(row | {"ours / theirs": f"{ratio:.2f}", "what differs": claim.why})
     card.show(card.table(rows, f"{paper}: the paper's numbers beside ours"))
 
 
@@ -69,13 +71,46 @@ def flash(counted: list[dict]) -> list[Claim]:
     a larger fast memory each.
     """
     sizes, moves = zip(*((r["fast memory"], r["tiles move"]) for r in counted[1:]), strict=True)
-    by_memory, _ = np.polyfit(np.log(sizes), np.log(moves), 1)
+    tokens = counted[1]["tokens"]
+    once = 2 * tokens * 64  # K and V, in heads of 64
+    parts = [tokens / tile_sizes(64, size)[1] for size in sizes]  # of the keys, in tiles
+
+    def exponent(numbers) -> float:
+        return float(np.polyfit(np.log(sizes), np.log(numbers), 1)[0])
+
+    apart = [n - once for n in moves]
+    exact = [n * part / np.ceil(part) for n, part in zip(apart, parts, strict=True)]
     moved = (
         "exponent of the fast memory M in the traffic of the tiles (theorem 2), fitted to the "
-        f"{len(sizes)} rows of {counted[1]['tokens']:,} tokens"
+        f"{len(sizes)} rows of {tokens:,} tokens"
     )
-    last = "K and V are read once whatever M, which counts more the larger M is."
-    return [Claim("memory_size", moved, -1, float(by_memory), "", last)]
+    last = (
+        f"K and V are read once whatever M: without them {exponent(apart):.2f}. Tiles are whole: "
+        f"with {parts[-1]:.2f} instead of {np.ceil(parts[-1]):.0f} at the largest M, "
+        f"{exponent(exact):.2f}."
+    )
+    return [Claim("memory_size", moved, -1, exponent(moves), "", last)]
+
+
+def recap(store) -> None:
+    """Show what the papers' mechanisms gained here, beside what was recorded on a GPU."""
+    rows, where = [], ""
+    for what, experiment, variant in (
+        ("PagedAttention over reserving", "reserving", "paged"),
+        ("continuous batching over waves", "continuous_batching", "continuous"),
+        ("FlashAttention over math, one layer", "attention", "tiles over math"),
+    ):
+        there = {r["variant"]: r for r in recorded.records(experiment)}.get(variant)
+        where = recorded.label_of(there) if there else where
+        both = {"here": store.get(experiment, variant), "recorded": there}
+        rows.append({"mechanism": what} | {name: _gain(r) for name, r in both.items() if r})
+    card.show(card.table(rows, f"How many times as fast; recorded: {where}"))
+
+
+def _gain(record: dict) -> str:
+    numbers = record["metrics"]
+    at = f" at {numbers['tokens']:,} tokens" if "tokens" in numbers else ""
+    return with_range(numbers, "speedup_x") + at + if_disturbed(record)
 
 
 # ---------------------------------------------------------------- notebook 2's runs

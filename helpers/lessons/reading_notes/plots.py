@@ -105,26 +105,26 @@ def places(
 ) -> None:
     """Which request each engine step worked for, in two recordings (label -> Steps) side by side.
 
-    Below: KV blocks in use, and for `reserved` (label -> blocks of each running request) those that
-    are set aside and empty; with `places` the busy ones of so many.
+    All requests are there at the start, whenever they are sent. Below: KV blocks in use, and for
+    `reserved` (label -> blocks of each running request) those that are set aside and empty; with
+    `places` the busy ones of so many.
     """
     layout = {"sharex": True, "sharey": "row", "height_ratios": (3, 1)}
     fig, axes = figures.figure(title, rows=2, cols=2, size=(9.4, 5.2), **layout)
     rows = []
     for (above, below), (label, run) in zip(axes.T, runs.items(), strict=True):
         steps = run.steps
-        for number, request in enumerate(run.requests):
+        for number in range(len(run.requests)):
             mine = [i for i, step in enumerate(steps) if number in step.work]
             across = (number - 0.4, 0.8)
-            came = sum(step.end_s <= request.arrival_s for step in steps)
             reads = [i for i in mine if steps[i].work[number].prefill]
-            above.broken_barh([(came, mine[0] - came)], across, **LOOK["waiting"])
+            above.broken_barh([(0, mine[0])], across, **LOOK["waiting"])
             for kind, some in (("prefill", reads), ("decode", sorted({*mine} - {*reads}))):
                 bars = [(i, 1) for i in some]
                 look = LOOK[kind] | {"edgecolor": figures.PAPER, "linewidth": 0.4}
                 above.broken_barh(bars, across, **look)
-            row = {"run": label, "request": number, "arrives after step": came}
-            rows.append(row | {"first step": mine[0] + 1, "last step": mine[-1] + 1})
+            row = {"run": label, "request": number, "first step": mine[0] + 1}
+            rows.append(row | {"last step": mine[-1] + 1})
         busy = [len(step.work) for step in steps]
         used, most, kept = busy, places, [places] * len(steps)
         if not places:
@@ -178,8 +178,9 @@ def attention_times(
             if theirs:
                 named = {"label": f"{backend}, recorded: H100", **hollow_line(COLORS[i])}
                 curve(ax, theirs, "tokens", key, i, **named)
-        there = f", {wording.H100_HEADS} on the H100" if recorded else ""
-        about = f"tokens ({heads} heads here{there})"
+        where = [f"{heads} heads here"] * any(row.get(key) is not None for row in rows)
+        where += [f"{wording.H100_HEADS} heads on the H100"] * bool(recorded)
+        about = f"tokens ({', '.join(where)})"
         ax.set(xscale="log", yscale="log", xlabel=about, ylabel=label)
         sizes = {row["tokens"] for row in everything if row.get(key) is not None}
         ticks(ax, sizes, rotation=40 if len(sizes) > 3 else 0)
@@ -226,23 +227,21 @@ def speculation(
     caption: str,
     recorded: dict[str, list[dict]],
 ) -> None:
-    """Speed-up over the acceptance rate with `gamma` drafted tokens, a curve by draft cost.
+    """Speed-up over the acceptance rate, a curve for `gamma` drafted tokens and one for a single.
 
     measured: alpha, speedup, gain and label; the label up to its comma is the drafter, each
     with a marker of its own. own: (low, middle, high) of their c, and what it was fitted to.
     recorded: a drafter's name -> alpha and speedup on an H100.
     """
-    costs = {"free drafts (c = 0)": (0.0,) * 3}
+    costs, of = (0.05,) * 3, "the paper's largest c (0.05)"
     if own:
-        (low, middle, high), fitted_to = own
-        costs[f"c = {middle:.2f} ({low:.2f} to {high:.2f}), fitted to {fitted_to}"] = own[0]
-    else:
-        costs["the paper's largest c (0.05)"] = (0.05,) * 3
-    title = f"{gamma} drafted tokens pay where most are accepted and each is cheap"
+        costs, fitted_to = own
+        of = f"c = {costs[1]:.2f} ({costs[0]:.2f} to {costs[2]:.2f}), fitted to {fitted_to}"
+    title = "How many tokens to draft depends on how many are accepted"
     fig, ax = figures.figure(title, size=(9.4, 4.4))
     rows = []
-    for i, (label, of_curve) in enumerate(costs.items()):
-        points = [(a / 50, *(speedup(a / 50, gamma, c) for c in of_curve)) for a in range(51)]
+    for i, (k, label) in enumerate({gamma: f"k = {gamma}, {of}", 1: "k = 1, the same c"}.items()):
+        points = [(a / 50, *(speedup(a / 50, k, c) for c in costs)) for a in range(51)]
         alphas, fast, middle, slow = zip(*points, strict=True)
         ax.plot(alphas, middle, color=COLORS[i], label=label)
         ax.fill_between(alphas, slow, fast, color=COLORS[i], alpha=0.2, lw=0)
@@ -260,7 +259,7 @@ def speculation(
         look = hollow_line(GREY) | {"linestyle": ":", "label": f"{name}, recorded: H100"}
         curve(ax, runs, "alpha", "speedup", i, **look)
         rows += [{"a": r["alpha"], "speed-up": r["speedup"], "from": look["label"]} for r in runs]
-    room = gamma + 1
+    room = speedup(1, gamma, costs[0])
     gain_ranges.draw(ax, measured, "alpha", room=room)
     caption += gain_ranges.of_arrows((run["gain"] for run in measured), room)
     ax.axhline(1, color=GREY, linewidth=1)
@@ -270,6 +269,7 @@ def speculation(
         xlim=(0, 1.02),
     )
     ends = [gain_ranges.end(run["gain"], room) for run in measured if run["gain"].span]
+    ends += [run["speedup"] for runs in recorded.values() for run in runs]
     ax.set_ylim(0, 1.03 * max([room, *ends]))
     legend_below(ax)
     figures.show(fig, caption, rows, "papers_speculation")

@@ -125,7 +125,7 @@ def tiled_against_math(rows: list[dict]) -> dict:
 
     Returns tokens, backend (the tiled one), gain, the times of both ways by length (`ms`); and,
     where torch counted the memory, `memory`: from and to how many tokens it was followed, how many
-    times each grew, and the short prompt whose keys the tiled kernel divided (`divided`, or None).
+    times each grew, and the tokens and MiB of the shortest prompt's tiles (`short`).
     Raises ValueError when no length was taken by both.
     """
     by_key = {(r["backend"], r["tokens"]): r for r in rows}
@@ -137,15 +137,15 @@ def tiled_against_math(rows: list[dict]) -> dict:
         raise ValueError("no tiled attention kernel took a prompt that the standard one took")
     ms = {t: (by_key["math", t]["ms"], by_key[backend, t]["ms"]) for t in both}
     pairs = {t: (by_key["math", t]["extra_mib"], by_key[backend, t]["extra_mib"]) for t in both}
-    # For a short prompt flash divides the keys among idle parts of the GPU, as torch's
-    # flash_api.cpp has it (num_splits_heuristic). Some kernels need nothing at all.
+    # A shorter prompt's keys may be divided (num_splits_heuristic of torch's flash_api.cpp). Some
+    # kernels need nothing at all.
     counted = [t for t, pair in pairs.items() if t >= 2048 and all(pair)]
     memory = None
     if len(counted) > 1:
         first, last = counted[0], counted[-1]
         math, flash = (b / a for a, b in zip(pairs[first], pairs[last], strict=True))
-        divided = both[0] if pairs[both[0]][1] > pairs[first][1] else None
-        memory = {"from": first, "to": last, "math": math, "tiled": flash, "divided": divided}
+        short = both[0], pairs[both[0]][1]
+        memory = {"from": first, "to": last, "math": math, "tiled": flash, "short": short}
     return {
         "tokens": both[-1],
         "backend": backend,

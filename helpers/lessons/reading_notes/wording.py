@@ -3,6 +3,8 @@
 First the captions of its figures, then the reasons in its cards and tables.
 """
 
+from statistics import fmean
+
 from helpers.lessons.papers import speculative
 
 H100_HEADS = 16  # of the attention that was recorded there
@@ -60,7 +62,8 @@ def attention(against: dict, recorded: dict | None = None) -> str:
     """
     times = f"The tiled kernel ({against['backend']}) is {_by_length(against['ms'])}"
     if recorded:
-        times += f"; on the H100 {_by_length(recorded['ms'])}"
+        most = max(recorded["ms"], key=lambda n: recorded["ms"][n][0] / recorded["ms"][n][1])
+        times += f"; on the H100 {_by_length(recorded['ms'])}, most at {most:,}"
     memory = (recorded or against)["memory"]
     if not memory:
         return f"{times}. The tiled kernel needed no extra memory."
@@ -69,12 +72,18 @@ def attention(against: dict, recorded: dict | None = None) -> str:
         f"{times}. {start} {memory['from']:,} to {memory['to']:,} tokens the extra memory grew "
         f"{memory['math']:.0f} times (math) and {memory['tiled']:.0f} times (tiled)."
     )
-    if memory["divided"]:
-        said += (
-            f" At {memory['divided']:,} tokens flash divides the keys among idle parts of the GPU, "
-            "and keeps a result of each."
-        )
-    return said
+    return said + _parts(*memory["short"])
+
+
+def _parts(tokens: int, mib: float | None) -> str:
+    """What torch's flash_api.cpp keeps where it divides the keys of a short prompt; else ""."""
+    one = tokens * H100_HEADS * (64 + 1) * 4 / 2**20  # float32: a result and a sum for each query
+    if (parts := int((mib or 0) / one)) < 2:
+        return ""
+    return (
+        f" At {tokens:,} tokens flash cut the keys in {parts} and kept the result of each: "
+        f"{parts * one:.3g} of its {mib:.3g} MiB."
+    )
 
 
 def _by_length(ms: dict[int, tuple[float, float]]) -> str:
@@ -84,13 +93,14 @@ def _by_length(ms: dict[int, tuple[float, float]]) -> str:
 
 
 def products_title(rows: list[dict]) -> str:
-    """What holds of the products. rows: batch and ms of each."""
-    return f"Here {_against_one(rows)} as one"
+    """What more rows cost. rows: batch and ms of each product."""
+    fastest, last = _fastest(rows), rows[-1]
+    longer = f"{last['batch']:,} rows take {last['ms'] / fastest['ms']:.2g} times as long"
+    return f"Here {longer} as the fastest, {_count(fastest['batch'])}"
 
 
-def _against_one(rows: list[dict]) -> str:
-    last = rows[-1]
-    return f"{last['batch']:,} rows take {last['ms'] / rows[0]['ms']:.2g} times as long"
+def _fastest(rows: list[dict]) -> dict:
+    return min(rows, key=lambda row: row["ms"])
 
 
 def products(
@@ -102,38 +112,50 @@ def products(
     if there:
         said += f", on the H100 at {their_knee:.3g}"
         free += f", {_hardly_longer(there):,} on the H100"
-    return f"{said}. At most {100 * NEAR:.0f} % longer than the fastest: {free}."
+    said += f". At most {100 * NEAR:.0f} % longer than the fastest: {free}."
+    alone = rows[0]["ms"] / _fastest(rows)["ms"]
+    return said + f" One row alone took {alone:.2f} times as long as it." * (alone > 1 + NEAR)
 
 
 def nearly_free(rows: list[dict], there: list[dict]) -> str:
     """What another row costs. rows, there: batch and ms of each product; there: the H100's."""
     return (
-        f"{_against_one(rows)} as one here; a row is a request in a step. On a recorded H100 up to "
+        f"{products_title(rows)}; a row is a request in a step. On a recorded H100 up to "
         f"{_count(_hardly_longer(there))} take at most {100 * NEAR:.0f} % longer than the fastest."
     )
 
 
 def _hardly_longer(rows: list[dict]) -> int:
     """The most rows, of those tried, whose product takes hardly longer than the fastest."""
-    fastest = min(row["ms"] for row in rows)
-    return max(row["batch"] for row in rows if row["ms"] <= (1 + NEAR) * fastest)
+    most = (1 + NEAR) * _fastest(rows)["ms"]
+    return max(row["batch"] for row in rows if row["ms"] <= most)
 
 
 def speculation(own: tuple[tuple[float, float, float], str] | None) -> str:
-    """What four drafted tokens are worth at two rates. own: of `claims.own_draft_cost`."""
+    """What four drafted tokens and one are worth. own: of `claims.own_draft_cost`."""
     costs, said = (0.05, 0.05, 0.05), "c = 0.05 (the paper's largest)"
     if own:
         costs, fitted_to = own
         said = f"c = {costs[1]:.2f} ({costs[0]:.2f} to {costs[2]:.2f}, of {fitted_to})"
 
-    def worth(alpha: float) -> str:
-        slow, middle, fast = (f"{speculative.speedup(alpha, 4, c):.2f}" for c in reversed(costs))
+    def worth(alpha: float, k: int) -> str:
+        slow, middle, fast = (f"{speculative.speedup(alpha, k, c):.2f}" for c in reversed(costs))
         return middle + f" ({slow} to {fast})" * bool(own)
 
     return (
-        f"By theorem 3.8, with {said}, four drafted tokens give {worth(0.8)} times the speed at "
-        f"a = 0.8 and {worth(0.3)} times at a = 0.3."
+        f"By theorem 3.8, with {said}, four drafted tokens give {worth(0.8, 4)} times the speed at "
+        f"a = 0.8, one {worth(0.8, 1)}; at a = 0.5 four give {worth(0.5, 4)}, one {worth(0.5, 1)}."
     )
+
+
+def speculation_there(drafters: dict[str, list[dict]]) -> list[str]:
+    """What the large model's drafters gave near a = 0.8; of `claims.speculation_elsewhere`."""
+    near = {
+        name: min(runs, key=lambda run: abs(run["alpha"] - 0.8)) for name, runs in drafters.items()
+    }
+    gave = ", ".join(f"{name} {run['speedup']:.2f}" for name, run in near.items())
+    there = "Recorded with a 7B on an H100 (one stream), four drafted tokens at a = 0.8 set by hand"
+    return [f"{there}: {gave} times the speed."] if gave else []
 
 
 def curve_tested(own: tuple[tuple[float, float, float], str] | None, runs: list[dict]) -> str:
@@ -141,22 +163,37 @@ def curve_tested(own: tuple[tuple[float, float, float], str] | None, runs: list[
 
     runs: with label, alpha and gain, of four drafted tokens.
     """
-    above = "Above the line at 1 speculation gains."
+    costs, fitted_to = own or ((0.05,) * 3, None)
+    c = costs[1]
+    above = f"By theorem 3.8, with c = {c:.2f}, {_gains_from(c)}."
     if own is None:
         return above
-    (_, c, _), fitted_to = own
     if fitted_to != BY_HAND:
         return f"{above} Your curve is fitted to the draft model's mark, which tests nothing then."
     by_hand = [run for run in runs if run["label"].startswith("synthetic")]
-    missed = [run["label"] for run in by_hand if not _meets(run, c)]
+    missed = [run["label"] for run in by_hand if not _meets(run, costs)]
     if missed:
-        return f"{above} Your curve misses the ranges of {', '.join(missed)}: one c is not enough."
-    return f"{above} Your curve meets the ranges of all rates set by hand with one c."
+        missed = ", ".join(missed)
+        return f"{above} Your band (shaded) misses the ranges of {missed}: one c is not enough."
+    return f"{above} Your band (shaded) meets the ranges of all rates set by hand with one c."
 
 
-def _meets(run: dict, c: float) -> bool:
-    """Whether its range holds what drafts of this cost give."""
-    return run["gain"].low <= speculative.speedup(run["alpha"], 4, c) <= run["gain"].high
+def _gains_from(c: float) -> str:
+    if c >= 1:
+        return "no number of drafted tokens gains"
+    four = speculative.alpha_from_length(4 * c + 1, 4)  # it makes up for the longer step
+    rates = [a / 100 for a in range(101)]
+    more = next(a for a in rates if speculative.speedup(a, 4, c) > speculative.speedup(a, 1, c))
+    return (
+        f"one drafted token gains from a = {c:.2f} on, four from {four:.2f} on, and more than one "
+        f"from {more:.2f} on"
+    )
+
+
+def _meets(run: dict, costs: tuple[float, float, float]) -> bool:
+    """Whether its range and what drafts of these costs give have a speed-up in common."""
+    fast, _, slow = (speculative.speedup(run["alpha"], 4, c) for c in costs)
+    return run["gain"].low <= fast and slow <= run["gain"].high
 
 
 def elsewhere(where: str) -> str:
@@ -178,12 +215,24 @@ def chunks(rows: list[dict], where: str) -> str:
 
 
 def steps(runs: dict) -> str:
-    """How many steps each of two recordings took. runs: label -> Steps, the longer one first."""
+    """What two recordings took, of requests that are all there at the start.
+
+    runs: label -> Steps, the longer one first.
+    """
     (first, longer), (second, shorter) = ((label, len(run.steps)) for label, run in runs.items())
     return (
         f"{first.capitalize()}, the requests need {longer} engine steps, {second} {shorter}: "
-        f"{longer / shorter:.1f} times fewer."
+        f"{longer / shorter:.1f} times fewer. A request waits {_waits(runs[first]):.0f} steps on "
+        f"average, {second} {_waits(runs[second]):.0f}."
     )
+
+
+def _waits(run) -> float:
+    """Steps before a request's first, on average."""
+    first = {}
+    for i, step in enumerate(run.steps):
+        first = dict.fromkeys(step.work, i) | first
+    return fmean(first.values())
 
 
 def price(yours: tuple[float, float], break_even: dict[float, float]) -> str:
@@ -232,17 +281,20 @@ def fewer_steps(steps: dict[str, int], step_ms: dict[str, float]) -> str:
     )
 
 
-def knee(rows: list[dict], found: float | None) -> str:
-    """What part of both ceilings was reached; found: where 1.5 times the fastest was measured."""
+def knee(rows: list[dict], found: float | None, meet: float) -> str:
+    """How much longer products took than the ceilings allow, at both ends of the comparison.
+
+    found: where 1.5 times the fastest was measured; meet: the rows where the ceilings meet.
+    """
     if not found:
         return ""
-    fastest = min(rows, key=lambda row: row["ms"])
-    at = min(rows, key=lambda row: abs(row["batch"] - found))
+    fastest = _fastest(rows)
+    longer = fastest["ms"] / fastest["allowed_ms"]
+    there = 1.5 * longer / max(1, found / meet)
     return (
-        f"{_count(fastest['batch']).capitalize()} reached {100 * fastest['share_of_bandwidth']:.0f}"
-        f" % of the memory ceiling, {_count(at['batch'])} {100 * at['share_of_arithmetic']:.0f} % "
-        "of the arithmetic one. The lower the first share, the later the point; the lower the "
-        "second, the earlier."
+        f"The fastest product, {_count(fastest['batch'])}, took {longer:.2f} times as long as the "
+        f"ceilings allow, one of {found:.3g} rows {there:.2f} times. The formula takes both for "
+        "equal."
     )
 
 
@@ -250,16 +302,18 @@ def _count(rows: int) -> str:
     return "one row" if rows == 1 else f"{rows:,} rows"
 
 
-def fused(compiled: bool, reading: float, recorded_x: float) -> str:
-    """Why fusing gains what it gains. compiled: into one kernel; recorded_x: on an H100.
+def fused(apart_ms: float, fused_ms: float, cached_ms: float | None, recorded_x: float) -> str:
+    """Why fusing gains what it gains. recorded_x: on an H100.
 
-    reading: the share of the reading ceiling that the fused chain reached.
+    cached_ms: of the same calls on data that stays in the cache; None: it is one compiled kernel.
     """
-    if compiled:
+    if cached_ms is None:
         return "Fused into one kernel, which rounds once instead of eight times."
-    said = f"Fused, it reads at {100 * reading:.0f} % of the ceiling"
-    said += ": it no longer waits for memory alone." if reading < 0.5 else "."
-    return f"{said} With one compiled kernel, {recorded_x:.2f}x was recorded on an H100."
+    return (
+        f"The same calls on one piece, which stays in the cache, take {cached_ms:.3g} ms (fused: "
+        f"{fused_ms:.3g}): if memory cost nothing, the factor would be {apart_ms / cached_ms:.3g}. "
+        f"With one compiled kernel, {recorded_x:.2f}x was recorded on an H100."
+    )
 
 
 def tiles(counted: list[dict]) -> str:

@@ -110,20 +110,30 @@ def test_the_caption_says_whether_one_cost_is_enough():
     curve = speculative.speedup(0.8, 4, 0.3)
     near = BY_HAND | {"gain": Gain(curve, 0.9 * curve, 1.1 * curve, 3)}
     said = wording.curve_tested(own, [near, RUN | {"gain": Gain(9.0, 8.0, 10.0, 3)}])
-    assert said.endswith("Your curve meets the ranges of all rates set by hand with one c.")
+    assert (
+        "with c = 0.30, one drafted token gains from a = 0.30 on, four from 0.57 on, and " in said
+    )
+    assert said.endswith("Your band (shaded) meets the ranges of all rates set by hand with one c.")
+    beside = BY_HAND | {"gain": Gain(0.9 * curve, 0.88 * curve, 0.92 * curve, 3)}
+    assert wording.curve_tested(own, [beside]) == said, "c has a range too"
     far = BY_HAND | {"label": "synthetic, a=0.2", "gain": Gain(9.0, 8.0, 10.0, 3)}
     said = wording.curve_tested(own, [near, far])
-    assert said.endswith("Your curve misses the ranges of synthetic, a=0.2: one c is not enough.")
+    assert said.endswith(
+        "Your band (shaded) misses the ranges of synthetic, a=0.2: one c is not enough."
+    )
     fitted = wording.curve_tested(((0.2, 0.3, 0.4), wording.OWN_TEXT), [RUN])
     assert fitted.endswith("fitted to the draft model's mark, which tests nothing then.")
-    assert wording.curve_tested(None, []) == "Above the line at 1 speculation gains."
+    assert wording.curve_tested(None, []).startswith("By theorem 3.8, with c = 0.05, one")
+    dear = wording.curve_tested(((1.0, 1.2, 1.4), wording.OWN_TEXT), [RUN])
+    assert "with c = 1.20, no number of drafted tokens gains" in dear
 
 
 def test_the_worth_of_drafts_has_the_range_of_their_cost():
     own = (0.2, 0.3, 0.4), wording.BY_HAND
     said = wording.speculation(own)
     assert "with c = 0.30 (0.20 to 0.40, of the rates set by hand), four drafted tokens" in said
-    assert "give 1.53 (1.29 to 1.87) times the speed at a = 0.8" in said
+    assert "give 1.53 (1.29 to 1.87) times the speed at a = 0.8, one 1.38 (1.29 to 1.50); " in said
+    assert said.endswith("at a = 0.5 four give 0.88 (0.75 to 1.08), one 1.15 (1.07 to 1.25).")
     said = wording.speculation(None)
     assert "c = 0.05 (the paper's largest), four drafted tokens give 2.80 times" in said
 

@@ -114,7 +114,9 @@ def test_speculation_has_one_symbol_a_drafter(monkeypatch, runs):
     assert len([row for row in tables[0] if "range" in row]) == runs
     named = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
     assert ("n-gram, recorded: H100" in named) == (not runs)
-    assert ("c = 0.20 (0.10 to 0.30), fitted to the rates set by hand" in named) == bool(runs)
+    assert ("k = 4, c = 0.20 (0.10 to 0.30), fitted to the rates set by hand" in named) == bool(
+        runs
+    )
     assert len(named) == len(set(named)) <= 5
 
 
@@ -140,8 +142,10 @@ def test_every_step_stands_in_the_row_of_its_requests(monkeypatch):
     run = Steps([RecordedRequest(0.0, 8), RecordedRequest(0.95, 8)], steps)
     plots.places("Two", "See.", {"a": run, "b": run}, reserved={"a": 7})
     assert tables[0][1] == {
-        "run": "a", "request": 1, "arrives after step": 1, "first step": 3, "last step": 4
+        "run": "a", "request": 1, "first step": 3, "last step": 4
     }  # fmt: skip
+    waits = figures[0].axes[0].collections[3].get_paths()[0].get_extents()
+    assert (waits.x0, waits.x1) == (0, 2), "whoever is not served waits, sent or not"
     above, _, below, paged = figures[0].axes
     assert above.get_title(loc="left") == "a: 4 steps" and above.get_ylim()[0] == 1.6
     assert [patch.get_data().values.max() for patch in below.patches] == [2, 7]
@@ -173,5 +177,9 @@ def test_claims_quote_the_constants_and_explain_themselves():
     by_key = {c.key: c for table in tables for c in table}
     assert all(claim.what and claim.why for claim in by_key.values())
     assert by_key["tokens_paged"].paper == 96.3 and by_key["batch_paged"].paper == 30.42
+    assert by_key["memory_size"].why == (
+        "K and V are read once whatever M: without them -1.00. Tiles are whole: with 16.00 instead "
+        "of 16 at the largest M, -1.00."
+    )
     assert by_key["memory_size"].ours == pytest.approx(-1, abs=0.1)
     assert "fitted to the 2 rows of 512 tokens" in by_key["memory_size"].what

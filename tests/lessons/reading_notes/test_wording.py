@@ -34,9 +34,13 @@ def test_a_gain_in_time_is_fewer_steps_each_of_which_takes_longer():
 
 
 def test_steps_of_two_recordings_are_compared():
-    runs = {"in waves": SimpleNamespace(steps=[0] * 84), "paged": SimpleNamespace(steps=[0] * 24)}
-    assert wording.steps(runs) == (
-        "In waves, the requests need 84 engine steps, paged 24: 3.5 times fewer."
+    def run(steps: int, *first: int):
+        work = [{n: ... for n, begins in enumerate(first) if begins <= i} for i in range(steps)]
+        return SimpleNamespace(steps=[SimpleNamespace(work=one) for one in work])
+
+    assert wording.steps({"in waves": run(84, 0, 60), "paged": run(24, 0, 0)}) == (
+        "In waves, the requests need 84 engine steps, paged 24: 3.5 times fewer. "
+        "A request waits 30 steps on average, paged 0."
     )
 
 
@@ -57,33 +61,35 @@ KNEE = products((1, 2.0), (4, 2.02), (16, 2.2), (64, 6.0))
 LINE = products((1, 2.9), (2, 2.5), (8, 3.4), (16, 4.6), (64, 11.8))
 
 
-def test_why_a_product_took_longer_is_the_shares_that_it_reached():
-    said = wording.knee(KNEE, 14.0)
-    assert said.startswith(
-        "One row reached 50 % of the memory ceiling, 16 rows 40 % of the arithmetic one."
+def test_a_knee_is_off_by_what_both_products_took_over_the_ceilings():
+    # 10.8 rows found, 13.3 expected (1.5 times the 8.87 where the ceilings meet): 1.92 / 2.37.
+    rows = [{"batch": b, "ms": ms, "allowed_ms": 1.45} for b, ms in ((1, 3.45), (2, 2.79))]
+    assert wording.knee(rows, 10.8, 8.87) == (
+        "The fastest product, 2 rows, took 1.92 times as long as the ceilings allow, one of 10.8 "
+        "rows 2.37 times. The formula takes both for equal."
     )
-    assert wording.knee(LINE, 11.0).startswith("2 rows reached 50 % of the memory ceiling, 8 rows")
-    assert wording.knee(KNEE, None) == ""
+    assert wording.knee(KNEE, None, 8.87) == ""
 
 
 def test_a_figure_says_of_products_what_its_points_carry():
-    assert wording.products_title(KNEE) == "Here 64 rows take 3 times as long as one"
+    title = "Here 64 rows take 3 times as long as the fastest, one row"
+    assert wording.products_title(KNEE) == title
     assert wording.products(LINE, 8.0, KNEE, 16.0) == (
         "Here the ceilings meet at 8 rows, on the H100 at 16. At most 10 % longer than the "
-        "fastest: 2 rows here, 16 on the H100."
+        "fastest: 2 rows here, 16 on the H100. One row alone took 1.16 times as long as it."
     )
     assert wording.products(KNEE, 16.0) == (
         "Here the ceilings meet at 16 rows. At most 10 % longer than the fastest: 16 rows here."
     )
     said = wording.nearly_free(LINE, KNEE)
-    assert said.startswith("64 rows take 4.1 times as long as one here; a row is a request")
+    assert said.startswith("Here 64 rows take 4.7 times as long as the fastest, 2 rows; a row is")
     assert said.endswith("up to 16 rows take at most 10 % longer than the fastest.")
 
 
-def test_memory_is_acquitted_only_where_the_fused_chain_reads_far_below_the_ceiling():
-    assert "at 29 % of the ceiling: it no longer waits" in wording.fused(False, 0.29, 5.7)
-    assert "at 80 % of the ceiling. With one" in wording.fused(False, 0.8, 5.7)
-    assert "ceiling" not in wording.fused(True, 0.5, 5.7)
+def test_what_a_chain_costs_beside_memory_is_what_it_takes_from_the_cache():
+    said = wording.fused(33.0, 20.0, 16.5, 5.7)
+    assert "take 16.5 ms (fused: 20): if memory cost nothing, the factor would be 2." in said
+    assert "cache" not in wording.fused(33.0, 20.0, None, 5.7), "one compiled kernel"
 
 
 def test_the_largest_difference_is_the_largest_of_all_rows():
@@ -100,10 +106,11 @@ def test_the_gap_is_told_for_every_length():
     here = {"tokens": 512, "backend": "flash", "memory": None}
     said = wording.attention(here | {"ms": {256: (1.4, 1.0), 512: (3.0, 2.0)}})
     assert "The tiled kernel (flash) is 1.4 / 1.5 times as fast at 256 / 512 tokens. The" in said
-    memory = {"from": 2048, "to": 4096, "math": 4.0, "tiled": 2.0, "divided": 512}
+    memory = {"from": 2048, "to": 4096, "math": 4.0, "tiled": 2.0, "short": (512, 4.094727)}
     there = here | {"ms": {256: (1.8, 1.0)}, "memory": memory}
     said = wording.attention(here | {"ms": {256: (1.8, 1.0)}}, there)
     assert "On the H100, from 2,048 to 4,096 tokens the extra memory grew 4 times (math)" in said
-    assert "At 512 tokens flash divides the keys" in said
-    there["memory"] = memory | {"divided": None}
-    assert wording.attention(there).endswith("2 times (tiled).")
+    assert said.endswith("cut the keys in 2 and kept the result of each: 4.06 of its 4.09 MiB.")
+    for mib in (0.03, 0, None):
+        there["memory"] = memory | {"short": (512, mib)}
+        assert wording.attention(there).endswith("2 times (tiled).")

@@ -79,8 +79,8 @@ def hollow_line(color: str = GREY) -> dict:
     return {"color": color, "linestyle": (0, (5, 2.5)), "linewidth": 1.6, **edge}
 
 
-def hollow_points(color: str = GREY) -> dict:
-    """The same for ``scatter``."""
+def hollow_points(color: str | list[str] = GREY) -> dict:
+    """The same for ``scatter``; a list has a colour for each point."""
     return {"facecolors": "none", "edgecolors": color, "linewidths": 1.3}
 
 

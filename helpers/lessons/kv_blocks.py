@@ -12,6 +12,11 @@ from collections.abc import Iterable, Sequence
 from helpers.measure import Measurement
 
 
+def blocks_held(prompt_tokens: int, output_tokens: int, block_size: int) -> int:
+    """Blocks of a request; its newest token has no keys and values yet."""
+    return -(-(prompt_tokens + output_tokens - 1) // block_size)
+
+
 def reusable_tokens(shared: int, prompt: int, block_size: int) -> int:
     """Tokens that a prompt of `prompt` tokens finds when its first `shared` were seen."""
     return max(0, min(shared, prompt - 1)) // block_size * block_size
@@ -87,7 +92,7 @@ def last_steps(
     had to, those that wait are let in, as far as blocks are free. Raises ValueError when one
     request alone does not fit.
     """
-    if -(-(input_tokens + output_tokens - 1) // block_size) > blocks:
+    if blocks_held(input_tokens, output_tokens, block_size) > blocks:
         size = f"{input_tokens} + {output_tokens} tokens"
         raise ValueError(f"A request of {size} does not fit {blocks} blocks of {block_size}.")
     written, ends = [0] * requests, [0] * requests

@@ -10,6 +10,7 @@ from statistics import geometric_mean
 
 from helpers import workloads
 from helpers.measure import Measurement, run_workload
+from helpers.results import recorded
 from helpers.verdicts.gain import Gain, gain_of_pairs, rounds_that_count
 from helpers.verdicts.in_turn import median_run
 from helpers.verdicts.machine import less_slowed
@@ -39,6 +40,14 @@ def row_of(run: Measurement, max_num_seqs: int, kv_cache_tokens: int) -> dict:
         "preemptions": run.counters["num_preemptions"],
         **run.metrics,
     }
+
+
+def recorded_rows() -> tuple[dict[int, dict], str]:
+    """max_num_seqs -> a recorded run's metrics, the smallest value first; where they are from."""
+    [one], _ = recorded.curve("baseline", variants="one_at_a_time")
+    more, where = recorded.curve("sweep_max_num_seqs")
+    values = {int(row["variant"]): row for row in more}
+    return {ONE: one} | dict(sorted(values.items())), where
 
 
 @dataclass(frozen=True)

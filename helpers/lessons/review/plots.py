@@ -5,8 +5,7 @@ from __future__ import annotations
 from helpers.display import figures
 from helpers.display.figures import BLUE, GREY, RED, curve, hollow_line, hollow_points, note
 from helpers.display.numbers import number
-from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
-from helpers.results import recorded
+from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn, recorded_rows
 
 
 def sweep(rows: list[dict], caption: str) -> None:
@@ -37,42 +36,41 @@ def sweep(rows: list[dict], caption: str) -> None:
 
 
 def throughput_latency(
-    turns: InTurn, chosen: dict[float, int], caption: str, typed: dict | None = None
+    turns: InTurn,
+    chosen: dict[float, int],
+    chosen_there: dict[float, int],
+    caption: str,
+    typed: dict | None = None,
 ) -> None:
     """Every max_num_seqs as a point: output tokens/s over TPOT p50; those that were chosen marked.
 
     A point is at the means; its whiskers are the ranges of its gain and its price (95 %).
     chosen: the most that TPOT may be, over that of one at a time, -> the max_num_seqs chosen for
-    it. typed: the record of the student's own numbers; its speed is a line. Points recorded on
-    another machine have a panel of their own.
+    it; chosen_there: the same of the recorded points, which have a panel of their own. typed: the
+    record of the student's own numbers; its speed is a line.
     """
     title = "More requests together: more tokens for all, fewer for each"
-    one, _ = recorded.curve("baseline", variants="one_at_a_time")
-    more, where = recorded.curve("sweep_max_num_seqs", TPOT)
-    there = [{**row, "variant": "1"} for row in one] + more
-    cols = 2 if there else 1
-    fig, axes = figures.figure(title, cols=cols, size=(5 + 4.4 * (cols - 1), 4), squeeze=False)
-    here = axes[0, 0]
+    fig, (here, elsewhere) = figures.figure(title, cols=2, size=(9.4, 4.3))
     rows = [
         {"max_num_seqs": value, SPEED: turns.mean(value, SPEED), TPOT: turns.mean(value, TPOT)}
         for value in turns.runs
     ]
-    names = [str(value) for value in turns.runs]
-    colors = [RED if value in chosen.values() else BLUE for value in turns.runs]
-    _points(here, rows, names, c=colors)
+    _points(here, rows, turns.runs, c=_colors(turns.runs, chosen, BLUE))
     _whiskers(here, turns, rows)
-    here.set_title("this machine", fontsize=9)
-    for goal_x, value in chosen.items():
-        _limit(here, goal_x * turns.mean(ONE, TPOT), f"goal {goal_x:g} x: {value}")
+    here.set_title("this machine: means of the runs in turn, with ranges", fontsize=9)
+    _limits(here, chosen, turns.mean(ONE, TPOT))
     if typed_tokens_per_s := typed and typed["metrics"].get(SPEED):
         here.axhline(typed_tokens_per_s, **hollow_line())
         here.set_ylim(0, max(here.get_ylim()[1], 1.5 * typed_tokens_per_s))
         place = (here.get_xlim()[1], typed_tokens_per_s)
         note(here, "your Week 2 number (typed)", place, (-4, 4), ha="right", fontsize=8, color=GREY)
-    if there:
-        _points(axes[0, 1], there, [row["variant"] for row in there], **hollow_points())
-        lines = where.split(", ")
-        axes[0, 1].set_title(f"{', '.join(lines[:2])},\n{', '.join(lines[2:])}", fontsize=9)
+    there, where = recorded_rows()
+    _points(
+        elsewhere, [*there.values()], there, **hollow_points(_colors(there, chosen_there, GREY))
+    )
+    lines = where.split(", ")
+    elsewhere.set_title(f"{', '.join(lines[:2])},\n{', '.join(lines[2:])}", fontsize=9)
+    _limits(elsewhere, chosen_there, there[ONE][TPOT])
     figures.show(fig, caption, rows, "throughput_latency")
 
 
@@ -93,15 +91,20 @@ def _whiskers(ax, turns: InTurn, rows: list[dict]) -> None:
     ax.set(xlim=(0, max(1.3 * far, right)), ylim=(0, max(1.4 * high, top)))
 
 
-def _limit(ax, ms: float, said: str) -> None:
-    """A line at so many ms, named at the top right of it, above the points."""
-    if ms < ax.get_xlim()[1]:
-        ax.axvline(ms, color=GREY, linewidth=1, linestyle="--")
-        at = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "top", "color": GREY}
-        note(ax, said, (ms, 0.98), (3, 0), fontsize=8, **at)
+def _colors(values, chosen: dict[float, int], other: str) -> list[str]:
+    return [RED if value in chosen.values() else other for value in values]
 
 
-def _points(ax, rows: list[dict], names: list[str], **look) -> None:
+def _limits(ax, chosen: dict[float, int], one_ms: float) -> None:
+    """A line at each goal, named at the top right of it, above the points."""
+    at = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "top", "color": GREY}
+    for goal_x, value in chosen.items():
+        if (ms := goal_x * one_ms) < ax.get_xlim()[1]:
+            ax.axvline(ms, color=GREY, linewidth=1, linestyle="--")
+            note(ax, f"goal {goal_x:g} x: {value}", (ms, 0.98), (3, 0), fontsize=8, **at)
+
+
+def _points(ax, rows: list[dict], names, **look) -> None:
     """Labelled points; each label stands on the side that is away from the nearest other point."""
     xs = [row["tpot_ms_p50"] for row in rows]
     ys = [row["output_tokens_per_s"] for row in rows]
@@ -111,7 +114,7 @@ def _points(ax, rows: list[dict], names: list[str], **look) -> None:
         right, up = min(filter(any, away), key=lambda d: d[0] ** 2 + d[1] ** 2, default=(1, -1))
         above = up > 0 or y < 0.1 * max(ys)  # not into the axis
         offset = (7 if right >= 0 else -7, 4 if above else -9)
-        note(ax, name, (x, y), offset, ha="left" if right >= 0 else "right", fontsize=8)
+        note(ax, str(name), (x, y), offset, ha="left" if right >= 0 else "right", fontsize=8)
     ax.set(xlabel="TPOT p50 (ms per output token)", ylabel="output tokens/s, all requests")
     ax.set_ylim(0, 1.12 * max(ys))
     ax.set_xlim(0, 1.3 * max(xs))

@@ -6,6 +6,7 @@ A row is a run of a sweep: `max_num_seqs`, `kv_cache_tokens`, and its metrics
 
 from __future__ import annotations
 
+from helpers.display.numbers import number
 from helpers.engine.engine import CloseReport
 from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
 from helpers.measure import Measurement
@@ -17,18 +18,20 @@ def terms(ms: dict[str, float]) -> list[str]:
     """What the labelled timeline says of one request. ms: as step_chart.label gives them."""
     return [
         f"The user waited {ms['ttft_ms']:.1f} ms for the first token (TTFT), "
-        f"{ms['queue_ms']:.1f} ms of them in the queue.",
+        f"{ms['queue_ms']:.1f} ms of them in the queue: the part that max_num_seqs changes.",
         f"All the others took {ms['e2e_ms'] - ms['ttft_ms']:.1f} ms, one every "
         f"{ms['tpot_ms']:.2f} ms (TPOT), and the whole answer {ms['e2e_ms']:.0f} ms (E2E).",
     ]
 
 
-def together(rows: list[dict], runs: list[Measurement], most_tokens: int) -> list[str]:
+def together(rows: list[dict], runs: list[Measurement], most_tokens: int, room: int) -> list[str]:
     """What the sweep over max_num_seqs shows, each measured once, the smallest value first.
 
-    runs: what the rows are of. most_tokens: max_num_batched_tokens.
+    runs: what the rows are of. most_tokens: max_num_batched_tokens. room: requests that the KV
+    cache holds at once.
     """
     one, most = rows[0], rows[-1]
+    limits = "limits none of these values" if room >= most["max_num_seqs"] else "is a limit here"
     faster, slower, more = (most[of] / one[of] for of in (SPEED, TPOT, "max_num_seqs"))
     return [
         f"In one run each, {more:.0f} times as many requests in a step gave {faster:.1f} times "
@@ -38,6 +41,7 @@ def together(rows: list[dict], runs: list[Measurement], most_tokens: int) -> lis
         f"which the queue takes {one['queue_ms_p50']:,.0f} ms, and {most['ttft_ms_p50']:,.0f} ms "
         f"with {most['max_num_seqs']}.",
         *_read_in_turn(runs[-1], runs[0], most_tokens),
+        f"The KV cache has room for {room:,} such requests at once: it {limits}.",
     ]
 
 
@@ -63,8 +67,9 @@ def rounds_run(turns: InTurn) -> str:
     if left_out := made - len(counted[ONE]):
         said += f": {left_out} left out, which other programs slowed, {made - left_out} counted"
     alone = [run.metrics[SPEED] for run in counted[ONE]]
-    speed = f"{min(alone):,.0f} to {max(alone):,.0f} output tokens/s"
-    return f"{said}{worst.label()}. One at a time made {speed} in them."
+    speed = f"{turns.mean(ONE, SPEED):,.0f} output tokens/s in them"
+    ends = f"{min(alone):,.0f} to {max(alone):,.0f}"
+    return f"{said}{worst.label()}. One at a time made {speed} ({ends})."
 
 
 def chosen_for(turns: InTurn, best: int, goal_x: float) -> str:
@@ -109,6 +114,31 @@ def by_goal(turns: InTurn, chosen: dict[float, int]) -> list[str]:
     return said
 
 
+def on_both(
+    turns: InTurn,
+    chosen: dict[float, int],
+    price_there: dict[int, float],
+    chosen_there: dict[float, int],
+    where: str,
+) -> list[str]:
+    """What the goals keep here and on the recorded machine, and what a full step costs on each.
+
+    price_there: max_num_seqs -> its TPOT over that of one at a time. where: as `recorded_rows` has.
+    """
+    name = where.split(",")[0]
+    said = [
+        f"A TPOT of at most {goal_x:g} times that of one at a time keeps {best} here and "
+        f"{chosen_there[goal_x]} there ({name}, one run each)."
+        for goal_x, best in chosen.items()
+    ]
+    if both := [value for value in turns.runs if value in price_there and value != ONE]:
+        here = _times(turns.slower(both[-1]))
+        times = f"{price_there[both[-1]]:.2f} times"
+        said.append(f"With {both[-1]} at once TPOT is {here} that of one here and {times} there.")
+    start = "begin with the recorded value and measure it and its neighbours in turn."
+    return [*said, f"On the course's GPU {start}"]
+
+
 def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:
     """A table's row for each value: its gain, its price, and which goals it meets.
 
@@ -131,18 +161,12 @@ def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int
 
 def engine_life(closed: CloseReport, phases: list[dict], kv_cache_gib: float) -> str:
     """Memory of an engine that was closed. phases: as MemorySampler.summary() has them."""
-    working, before = "", closed.loaded_gib
-    for phase in phases:
-        # A phase that was over between two samples has no end.
-        if phase["label"] in ("prefill", "decode") and phase["end_gib"] is not None:
-            working += (
-                f" During {phase['label']} it changed by {phase['end_gib'] - before:+.2f} GiB."
-            )
-            before = phase["end_gib"]
+    # A phase that was over between two samples has no end.
+    ends = {phase["label"]: phase["end_gib"] for phase in phases if phase["end_gib"] is not None}
+    said = ", ".join(f"of {label} {number(gib)}" for label, gib in ends.items())
     return (
-        f"The start took {closed.loaded_gib - closed.before_gib:.2f} GiB, the KV cache "
-        f"{kv_cache_gib:.2f} of them.{working} After the end "
-        f"{closed.after_gib - closed.before_gib:+.2f} GiB stayed."
+        f"Memory in GiB: {number(closed.before_gib)} before; at the end {said}. "
+        f"{number(kv_cache_gib)} of it is the KV cache: what requests hold of it shows below."
     )
 
 

@@ -101,8 +101,12 @@ def test_the_sweep_says_that_the_machine_was_disturbed_and_that_it_ran_once():
     ]
     fits = {"requests": 32, "input_tokens": 3072}
     calm, busy = Run(fits), Run(fits, disturbance=Disturbance(others_share=0.3, steal_share=0.0))
-    assert "disturbed" not in wording.together(rows, [calm, calm], 4096)[0]
-    said, wait = wording.together(rows, [busy, calm], 4096)
+    assert "disturbed" not in wording.together(rows, [calm, calm], 4096, 818)[0]
+    said, wait, room = wording.together(rows, [busy, calm], 4096, 818)
+    assert room.endswith("room for 818 such requests at once: it limits none of these values.")
+    assert wording.together(rows, [busy, calm], 4096, 31)[-1].endswith(
+        "at once: it is a limit here."
+    )
     assert said.startswith("In one run each, 32 times") and "other programs took 30 %" in said
     assert "TTFT p50 is 9 ms with max_num_seqs=1, of which the queue takes 8 ms" in wait
 
@@ -113,20 +117,20 @@ def test_prompts_that_do_not_fit_one_step_are_part_of_tpot_and_that_is_said_once
     sizes = {"requests": 64, "input_tokens": 6144, "itl_ms_p50": 13.3}
     firsts = [SimpleNamespace(token_times_s=[at_s]) for at_s in (*[0.27] * 42, *[0.40] * 22)]
     run, one = Run(sizes, requests=firsts), Run({"itl_ms_p50": 4.4})
-    *_, said = wording.together(rows, [one, run], 4096)
+    *_, said, _ = wording.together(rows, [one, run], 4096, 818)
     assert "64 prompts of 96 tokens are more than the 4,096 of one step" in said
     assert said.endswith("The usual gap (ITL p50) became 3.0 times as long.")
-    assert len(wording.together(rows, [one, run], 8192)) == 2, "they fit"
+    assert len(wording.together(rows, [one, run], 8192, 818)) == 3, "they fit"
     in_one_step = Run(sizes, requests=firsts[:42])
-    assert len(wording.together(rows, [one, in_one_step], 4096)) == 2
+    assert len(wording.together(rows, [one, in_one_step], 4096, 818)) == 3
 
 
-def test_memory_that_prefill_added_is_not_called_decodes():
+def test_memory_has_the_numbers_of_its_table():
     closed = CloseReport(0.5, 0.98, 1.05, 0.6, "host memory", [], 1.0)
-    ends = (("start", 0.98), ("prefill", 1.05), ("decode", 1.05), ("close", None))
+    ends = (("start", 0.9612), ("prefill", 1.0147), ("decode", 1.0151), ("close", None))
     phases = [{"label": label, "end_gib": gib} for label, gib in ends]
     said = wording.engine_life(closed, phases, 0.25)
-    assert "During prefill it changed by +0.07 GiB. During decode it changed by +0.00 GiB." in said
+    assert "0.5 before; at the end of start 0.961, of prefill 1.01, of decode 1.02. 0.25" in said
 
 
 def test_a_tighter_goal_chooses_what_the_largest_misses(best_for):
@@ -157,9 +161,23 @@ def test_a_goal_inside_a_range_is_not_decided():
     assert len(wording.by_goal(turns, {3.0: 32, 1.5: 4})) == 2, "all of it is decided"
 
 
+def test_the_recorded_rows_are_chosen_from_by_the_same_rule(capsys):
+    turns, best_of = in_turn({16: (760, 3.3), 64: (860, 8.2)}), {3.0: 16, 1.5: 1}
+    names = {"choice": choice, "rule": tuning.best_for, "best_of": best_of}
+    exec(source_of("s4-there"), names)
+    prices, kept = names["price_there"], names["best_there"]
+    assert [*prices] == [256, 64, 16, 1] and prices[256] == pytest.approx(2.49, abs=0.01)
+    assert kept == {3.0: 256, 1.5: 64}
+    assert "recorded: NVIDIA H100" in (out := capsys.readouterr().out) and "256: 2.49" in out
+    said = wording.on_both(turns, best_of, prices, kept, names["where"])
+    assert "keeps 16 here and 256 there (recorded: NVIDIA H100" in said[0] and "64 there" in said[1]
+    assert said[2].startswith("With 64 at once TPOT is 4.") and "and 1.18 times there" in said[2]
+    assert len(wording.on_both(in_turn({8: (500, 2.5)}), best_of, prices, kept, "")) == 3, "no pair"
+
+
 def test_rounds_are_counted_with_what_disturbed_them():
     turns = in_turn({4: (330, 2.2)})
-    alone = "One at a time made 98 to 102 output tokens/s in them."
+    alone = "One at a time made 100 output tokens/s in them (98 to 102)."
     assert wording.rounds_run(turns) == f"3 rounds of 2 values. {alone}"
     turns.runs[1][0].disturbance = Disturbance(others_share=0.15, steal_share=0.0)
     said = "3 rounds of 2 values (disturbed: other programs took 15 % of the cores)."
@@ -207,10 +225,10 @@ def test_the_time_of_an_answer_says_what_the_formula_leaves_out(capsys):
     names |= {"improvement": None, "reconcile": lambda *_, **said: seen.update(said)}
     exec(source_of("s4-answer"), names)
     out = capsys.readouterr().out
-    assert "1 at once: 6 + 47 x 2.00 = 100 ms" in out
-    assert "32 at once: 165 + 47 x 5.00 = 400 ms" in out
-    assert "decode alone: 32 x 94 / 235 = 12.8" in out
-    assert "whole answer: 32 x 100 / 400 = 8.0" in out, "the gain of these runs"
+    assert "1 at once: 6.0 + 47 x 2.00 = 100.0 ms" in out
+    assert "32 at once: 165.0 + 47 x 5.00 = 400.0 ms" in out
+    assert "decode: 32 x 94.0 / 235.0 = 12.8" in out
+    assert "answer: 32 x 100.0 / 400.0 = 8.0" in out, "the gain of these runs"
     assert seen["why"].endswith("decode alone gained 12.8 times, whole answers 8.0.")
 
 

@@ -32,13 +32,19 @@ def test_labels_of_the_map_cover_no_point_and_no_other_label(monkeypatch, points
     }
     turns = InTurn(runs)
     typed = {"metrics": {"output_tokens_per_s": 5600.0}}  # above all that was measured here
-    plots.throughput_latency(turns, {3.0: 16, 1.5: 4}, "caption", typed)
+    plots.throughput_latency(turns, {3.0: 16, 1.5: 4}, {3.0: 256, 1.5: 64}, "caption", typed)
     fig = drawn[0]
     fig.canvas.draw()
-    ax = fig.axes[0]
-    labels = ax.texts
-    said = {label.get_text() for label in labels}
+    here, there = fig.axes
+    said, recorded = ({label.get_text() for label in ax.texts} for ax in (here, there))
     assert {"16", "4", "goal 3 x: 16", "goal 1.5 x: 4", "your Week 2 number (typed)"} <= said
+    assert {"1", "16", "64", "256", "goal 3 x: 256", "goal 1.5 x: 64"} == recorded
+    clear_of_each_other(here, points)
+    clear_of_each_other(there, there.collections[0].get_offsets())
+
+
+def clear_of_each_other(ax, points):
+    labels = ax.texts
     boxes = [label.get_window_extent() for label in labels]
     for (a, one), (b, other) in combinations(zip(labels, boxes, strict=True), 2):
         assert not one.overlaps(other), f"{a.get_text()} and {b.get_text()}"

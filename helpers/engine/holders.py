@@ -44,7 +44,7 @@ def taken(kind: str, profile: Profile, close: Callable[[], object | None]):
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
             "host": socket.gethostname(),
-            "notebook": Path(notebook).name or "another program",
+            "notebook": Path(notebook).name or "a program without a notebook",
         }
         write_once(_entry(kind), json.dumps(me).encode())
     try:
@@ -113,7 +113,7 @@ def _refuse_or_warn(profile: Profile) -> None:
     if not _told:
         _told.extend(found)
         who = "another kernel has" if len(found) == 1 else "other kernels have"
-        print(f"Note: {who} an engine open, {names}; numbers may be slower than alone.")
+        print(f"Note: {who} an engine open: {names}. Numbers may be slower than alone.")
 
 
 def _folder() -> Path:

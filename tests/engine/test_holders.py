@@ -81,7 +81,7 @@ def test_a_second_kernel_is_told_on_a_cpu_and_refused_on_a_gpu(kernel, capsys):
     other = kernel("cpu")
     go(other)
     assert other.stdout.readline() == "taken\n"
-    note = f"another kernel has an engine open, 02_other.ipynb (process {other.pid}); numbers may"
+    note = f"another kernel has an engine open: 02_other.ipynb (process {other.pid}). Numbers may"
     for said in (note, ""):
         with holders.taken("engine", CPU, close=lambda: None):
             told = capsys.readouterr().out

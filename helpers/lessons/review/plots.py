@@ -49,7 +49,7 @@ def throughput_latency(
     it; chosen_there: the same of the recorded points, which have a panel of their own. typed: the
     record of the student's own numbers; its speed is a line.
     """
-    title = "More requests together: more tokens for all, fewer for each"
+    title = "More requests together: what all gain, and what each pays"
     fig, (here, elsewhere) = figures.figure(title, cols=2, size=(9.4, 4.3))
     rows = [
         {"max_num_seqs": value, SPEED: turns.mean(value, SPEED), TPOT: turns.mean(value, TPOT)}

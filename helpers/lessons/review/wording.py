@@ -114,29 +114,23 @@ def by_goal(turns: InTurn, chosen: dict[float, int]) -> list[str]:
     return said
 
 
-def on_both(
-    turns: InTurn,
-    chosen: dict[float, int],
-    price_there: dict[int, float],
-    chosen_there: dict[float, int],
-    where: str,
-) -> list[str]:
-    """What the goals keep here and on the recorded machine, and what a full step costs on each.
+def on_both(turns: InTurn, chosen: dict, price_there: dict, chosen_there: dict) -> list[str]:
+    """What each goal keeps here and on the recorded machine, and what a full step costs on both.
 
-    price_there: max_num_seqs -> its TPOT over that of one at a time. where: as `recorded_rows` has.
+    chosen, chosen_there: goal -> value. price_there: value -> its TPOT over that of one at a time.
     """
-    name = where.split(",")[0]
-    said = [
-        f"A TPOT of at most {goal_x:g} times that of one at a time keeps {best} here and "
-        f"{chosen_there[goal_x]} there ({name}, one run each)."
+    kept = [
+        f"of at most {goal_x:g} times that of one at a time keeps {best} here"
+        f"{', undecided,' * (turns.meets(best, goal_x) is None)} and {chosen_there[goal_x]} there"
         for goal_x, best in chosen.items()
     ]
+    said = [f"A TPOT {', one '.join(kept)} (recorded, one run each)."]
     if both := [value for value in turns.runs if value in price_there and value != ONE]:
-        here = _times(turns.slower(both[-1]))
-        times = f"{price_there[both[-1]]:.2f} times"
-        said.append(f"With {both[-1]} at once TPOT is {here} that of one here and {times} there.")
-    start = "begin with the recorded value and measure it and its neighbours in turn."
-    return [*said, f"On the course's GPU {start}"]
+        here, there = _times(turns.slower(both[-1])), price_there[both[-1]]
+        said.append(
+            f"With {both[-1]} at once TPOT is {here} that of one here and {there:.2f} there."
+        )
+    return [*said, "On the course's GPU begin with the recorded value; measure it in turn again."]
 
 
 def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:
@@ -166,7 +160,7 @@ def engine_life(closed: CloseReport, phases: list[dict], kv_cache_gib: float) ->
     said = ", ".join(f"of {label} {number(gib)}" for label, gib in ends.items())
     return (
         f"Memory in GiB: {number(closed.before_gib)} before; at the end {said}. "
-        f"{number(kv_cache_gib)} of it is the KV cache: what requests hold of it shows below."
+        f"{number(kv_cache_gib)} of it is the KV cache; what requests hold of that shows below."
     )
 
 

@@ -165,14 +165,16 @@ def test_the_recorded_rows_are_chosen_from_by_the_same_rule(capsys):
     turns, best_of = in_turn({16: (760, 3.3), 64: (860, 8.2)}), {3.0: 16, 1.5: 1}
     names = {"choice": choice, "rule": tuning.best_for, "best_of": best_of}
     exec(source_of("s4-there"), names)
-    prices, kept = names["price_there"], names["best_there"]
+    prices, best_there = names["price_there"], names["best_there"]
     assert [*prices] == [256, 64, 16, 1] and prices[256] == pytest.approx(2.49, abs=0.01)
-    assert kept == {3.0: 256, 1.5: 64}
+    assert best_there == {3.0: 256, 1.5: 64}
     assert "recorded: NVIDIA H100" in (out := capsys.readouterr().out) and "256: 2.49" in out
-    said = wording.on_both(turns, best_of, prices, kept, names["where"])
-    assert "keeps 16 here and 256 there (recorded: NVIDIA H100" in said[0] and "64 there" in said[1]
-    assert said[2].startswith("With 64 at once TPOT is 4.") and "and 1.18 times there" in said[2]
-    assert len(wording.on_both(in_turn({8: (500, 2.5)}), best_of, prices, kept, "")) == 3, "no pair"
+    said = wording.on_both(turns, best_of, prices, best_there)
+    kept = "times that of one at a time keeps 16 here and 256 there, one of at most 1.5 times"
+    assert kept in said[0] and "keeps 1 here and 64 there (recorded, one run each)" in said[0]
+    assert said[1].startswith("With 64 at once TPOT is 4.") and "and 1.18 there" in said[1]
+    close = wording.on_both(in_turn({32: (860, 5.2)}), {2.61: 32}, prices, {2.61: 256})
+    assert "keeps 32 here, undecided, and 256 there" in close[0] and len(close) == 2, "no pair"
 
 
 def test_rounds_are_counted_with_what_disturbed_them():

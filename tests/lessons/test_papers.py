@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.lessons.papers import (
-    cost,
     deepspeed_inference,
     flash_attention,
     paged_attention,
@@ -295,15 +294,8 @@ def test_speculation_refuses_impossible_numbers():
 # ---------------------------------------------------------------- cost
 
 
-def test_cost_per_million_by_hand():
+def test_a_million_tokens_by_hand():
     """2.00 an hour, 1,000 tokens/s, always busy: 3.6 million tokens an hour."""
-    inputs = cost.CostInputs(2.0, 1000, utilisation=1.0)
-    assert cost.cost_per_million(inputs) == pytest.approx(2 / 3.6)
-    assert cost.cost_per_million(cost.CostInputs(2.0, 1000, 0.25)) == pytest.approx(4 * 2 / 3.6)
-    inputs = cost.CostInputs(2.4, 1000, 0.5)
-    assert cost.cost_per_million(inputs) == pytest.approx(2.4 / 1.8)
-
-
-def test_a_machine_that_is_never_busy_has_no_price():
-    with pytest.raises(ValueError, match="utilisation"):
-        cost.CostInputs(1, 1, utilisation=0)
+    shown = defined_in("03_reading_notes", "8d98d492", PRICE_PER_HOUR=2.0, speed=1000)
+    price = shown["price_of_a_million"]
+    assert price(1) == pytest.approx(2 / 3.6) and price(0.25) == pytest.approx(4 * price(1))

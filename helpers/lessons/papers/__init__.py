@@ -6,7 +6,6 @@
 | `flash_attention` | Dao et al., NeurIPS 2022 | tiles with an online softmax |
 | `deepspeed_inference` | Aminabadi et al., SC 2022 | small products, fusion |
 | `speculative` | Leviathan et al., ICML 2023 | speed-up from the acceptance rate |
-| `cost` | the reading list's industry reports | money per million tokens |
 
 Numbers quoted from a paper are constants with the table or figure in their comment; everything else
 is computed. Nothing here starts an engine, reads a clock or draws a picture.

@@ -235,8 +235,8 @@ def speculation(
     """
     costs, of = (0.05,) * 3, "the paper's largest c (0.05)"
     if own:
-        costs, fitted_to = own
-        of = f"c = {costs[1]:.2f} ({costs[0]:.2f} to {costs[2]:.2f}), fitted to {fitted_to}"
+        costs, of_runs = own
+        of = f"c = {costs[1]:.2f} ({costs[0]:.2f} to {costs[2]:.2f}), of {of_runs}"
     title = "How many tokens to draft depends on how many are accepted"
     fig, ax = figures.figure(title, size=(9.4, 4.4))
     rows = []

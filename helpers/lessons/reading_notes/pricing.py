@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from helpers.lessons.papers.cost import CostInputs, cost_per_million
 from helpers.results import recorded
 
 SPEEDS = ("recorded", "here")
@@ -60,20 +57,3 @@ def throughput_on_record(store) -> tuple[float, str] | None:
         if record and (value := record["metrics"].get("output_tokens_per_s")):
             return float(value), label
     return None
-
-
-def price_curve(inputs: CostInputs, lowest: float) -> list[tuple[float, float]]:
-    """(share of the hours that are busy, price per million) from `lowest` to always busy."""
-    shares = (lowest ** (1 - i / 50) for i in range(51))
-    return [(busy, cost_per_million(replace(inputs, utilisation=busy))) for busy in shares]
-
-
-def save(store, inputs: CostInputs, source: str) -> None:
-    """Save the price as experiment "cost". source: where `inputs.tokens_per_s` is from."""
-    metrics = {
-        "cost_per_million_tokens": cost_per_million(inputs),
-        "price_per_hour": inputs.price_per_hour,
-        "utilisation": inputs.utilisation,
-        "output_tokens_per_s": inputs.tokens_per_s,
-    }
-    store.save("cost", "per_million", metrics, throughput_from=source, source="formula")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from helpers.lessons.papers import cost, deepspeed_inference, paged_attention, speculative
+from helpers.lessons.papers import deepspeed_inference, paged_attention, speculative
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _cost(quiz: _Quiz) -> None:
         quiz.pick(800, 2500, 6000),
         quiz.pick(0.2, 0.4, 0.8),
     )
-    per_million = cost.cost_per_million(cost.CostInputs(price, speed, busy))
+    per_million = price / (speed * 3600 / 1e6 * busy)
     quiz.add("per_million", per_million, price=price, speed=speed, busy=busy)
     factor = quiz.pick(2, 4)
     quiz.add("idle", factor, factor=factor)

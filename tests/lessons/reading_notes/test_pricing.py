@@ -1,11 +1,9 @@
-"""helpers/lessons/reading_notes/pricing.py: which speed is priced, what changes the price."""
+"""helpers/lessons/reading_notes/pricing.py: which speed is priced."""
 
 import pytest
 
-from helpers.lessons.papers import cost
 from helpers.lessons.reading_notes import pricing, wording
 from helpers.results.store import Results
-from helpers.results.wording import kind_of
 
 
 @pytest.fixture
@@ -36,20 +34,6 @@ def test_a_recorded_7b_is_priced_unless_the_own_machine_is_asked_for(store):
     assert "256 requests at once, prompts of 256 and answers of 128 tokens, TPOT" in source
     with pytest.raises(ValueError, match="'here'"):
         pricing.throughput(store, "mine")
-
-
-def test_the_curve_of_the_price_ends_where_the_machine_is_always_busy():
-    inputs = cost.CostInputs(3.6, 1000, 0.4)
-    curve = pricing.price_curve(inputs, lowest=0.01)
-    assert curve[0] == pytest.approx((0.01, 100)) and curve[-1] == pytest.approx((1, 1))
-    assert [price for _, price in curve] == sorted((price for _, price in curve), reverse=True)
-
-
-def test_a_price_is_saved_as_calculated(store):
-    pricing.save(store, cost.CostInputs(2.0, 1000, 0.5), "a test")
-    saved = store.get("cost", "per_million")
-    assert saved["metrics"]["cost_per_million_tokens"] == pytest.approx(4 / 3.6)
-    assert saved["throughput_from"] == "a test" and kind_of(saved) == "calculated"
 
 
 def test_an_api_that_is_cheaper_than_a_full_machine_is_never_reached():

@@ -114,9 +114,7 @@ def test_speculation_has_one_symbol_a_drafter(monkeypatch, runs):
     assert len([row for row in tables[0] if "range" in row]) == runs
     named = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
     assert ("n-gram, recorded: H100" in named) == (not runs)
-    assert ("k = 4, c = 0.20 (0.10 to 0.30), fitted to the rates set by hand" in named) == bool(
-        runs
-    )
+    assert ("k = 4, c = 0.20 (0.10 to 0.30), of the rates set by hand" in named) == bool(runs)
     assert len(named) == len(set(named)) <= 5
 
 

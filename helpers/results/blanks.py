@@ -533,10 +533,11 @@ _MY_LEARNINGS = {
     "## Questions for Week 5+": {f"{n}. ___": answer(f"question_{n}") for n in (1, 2)},
     "## How Weeks 1 to 3 were measured": {"- On: ___": where_measured},
     "## Five numbers of this week, with ranges of 95 %": {
-        "- Prefix caching in a conversation, gain in time to first token: ___": conversation,
-        "- Speculative decoding with a draft model, gain in time after the first token of one "
-        "stream: ___": speculation,
-        "- Two papers' gains in time on this engine: ___": papers_mechanisms,
+        "- Prefix caching in a conversation, time to first token: ___": conversation,
+        "- Speculative decoding with a draft model, one stream, tokens after the first: ___": (
+            speculation
+        ),
+        "- Two papers' ideas on this engine, in time: ___": papers_mechanisms,
         "- Decoding one stream, TP 2 over TP 1 on this machine: ___": two_ranks,
         "- Load of one copy of the server within its goal: ___": load_of_one_copy,
     },

@@ -50,8 +50,8 @@ RANGES = (
     "any other is undecided."
 )
 EVERYTHING = (
-    "Every number of the week is in `measurements.jsonl`. Gains have ranges of 95 %, judged as the "
-    "decisions' are; speeds and times have their lowest and highest round."
+    "Every number of the week is in `measurements.jsonl`. Gains and losses have ranges of 95 %, "
+    "judged as the decisions' are; speeds and times have their lowest and highest round."
 )
 
 
@@ -77,7 +77,7 @@ ROWS = tuple(Row(*row) for row in (
     ("One request at a time (initial throughput): output tokens/s",
      "baseline", "one_at_a_time", SPEED),
     ("The best max_num_seqs (final throughput): output tokens/s", "optimised", "best", SPEED),
-    ("The best max_num_seqs over one request at a time: gain in output tokens/s",
+    ("The best max_num_seqs over one request at a time: output tokens/s",
      "optimised", "best", "improvement_x"),
     ("Each max_num_seqs above 1, before the best was chosen: output tokens/s",
      "sweep_max_num_seqs", r"(?!1$)(\d+)", SPEED),
@@ -85,16 +85,16 @@ ROWS = tuple(Row(*row) for row in (
      "prefix_caching", "(system prompt|few-shot.*)", "ttft_gain_x"),
     ("Prefix caching at a conversation's last turn: gain in time to first token",
      "prefix_caching", "conversation", "ttft_gain_last_turn_x"),
-    ("n-gram drafts, one stream: gain in time for each token after the first",
+    ("n-gram drafts, one stream: speed-up of the tokens after the first",
      "speculation", "ngram, (.+)", "tpot_gain_x"),
-    ("A draft model that drafts k tokens, one stream: gain in time for each token after the first",
+    ("A draft model that drafts k tokens, one stream: speed-up of the tokens after the first",
      "speculation", r"draft model, (k=\d+)", "tpot_gain_x"),
-    ("Drafts accepted at a rate set by hand, one stream, by the a met: gain by its median step",
+    ("Drafts accepted at a rate set by hand, one stream, by the a met: speed-up of these tokens",
      "speculation", r"synthetic, (a=[\d.]+)", "tpot_gain_x", "a = {a:.2f}"),
     ("Drafts accepted at a rate set by hand, a = 0.8, several streams: gain in output tokens/s",
      "speculation", r"synthetic, a=0\.8, (\d+ at once)", "throughput_gain_x"),
-    ("Paged over reserved KV cache: gain in time", "reserving", "paged", "speedup_x"),
-    ("Continuous batching over waves: gain in time",
+    ("Paged over reserved KV cache: time", "reserving", "paged", "speedup_x"),
+    ("Continuous batching over waves: time",
      "continuous_batching", "continuous", "speedup_x"),
     ("One stream on this machine: time for each token after the first",
      "trial", "([TP]P [12])", "tpot_ms_1_streams"),

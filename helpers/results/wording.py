@@ -183,9 +183,9 @@ def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") 
 
 
 def judged(metrics: dict[str, float], name: str) -> str:
-    """A gain in speed with its verdict before it: "faster, 7.87x (7.60 to 8.14)"."""
+    """A factor with its verdict before it: "gain, 7.87x (7.60 to 8.14)"."""
     gain = _gain(metrics, name)
-    verdicts = {"better": "faster, ", "worse": "slower, "}
+    verdicts = {"better": "gain, ", "worse": "loss, "}
     return verdicts.get(gain.verdict if gain else "", "") + with_range(metrics, name)
 
 

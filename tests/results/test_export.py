@@ -242,8 +242,8 @@ def test_rows_are_added_to_a_table_and_an_edited_row_is_left(tmp_path):
     assert "| baseline, mine | 1 | typed | 1 |" in lines
     assert ONE not in "".join(lines), "an edited row must not come back"
     swept = f"| {EACH} | 8: 4,500 tokens/s; 64: 9,000 tokens/s | measured, one run | 1 |"
-    assert any("| system prompt: faster, 3.40x (3.00 to 3.80) | " in line for line in lines)
-    assert "system prompt: faster, 3.40x" in lines[lines.index(swept) + 1]
+    assert any("| system prompt: gain, 3.40x (3.00 to 3.80) | " in line for line in lines)
+    assert "system prompt: gain, 3.40x" in lines[lines.index(swept) + 1]
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_the_rates_of_an_earlier_session_leave_the_results(tmp_path, monkeypatch
 def test_a_number_of_the_week_says_that_the_machine_was_disturbed(tmp_path):
     store, about = Results("04_multi_gpu_planning", tmp_path), ("trial", "TP 2 against TP 1")
     metrics = {"speedup_x": 0.7, "speedup_x_low": 0.6, "speedup_x_high": 0.8}
-    line = "- Decoding one stream, TP 2 over TP 1 on this machine: slower, 0.70x (0.60 to 0.80)"
+    line = "- Decoding one stream, TP 2 over TP 1 on this machine: loss, 0.70x (0.60 to 0.80)"
     for machine, more in (({}, ""), ({"disturbed": ["other programs"]}, ", machine disturbed")):
         store.save(*about, metrics, machine=machine)
         export(tmp_path)
@@ -379,11 +379,10 @@ def test_a_disturbed_number_says_so_wherever_it_is_quoted(tmp_path):
     store.save("decision", "chat", {}, choice="chat", measured="Faster.")
     export(tmp_path)
     said = "2.19x (1.40 to 3.44), machine disturbed"
-    assert (
-        f"stream: faster, 2.19x (1.40 to 3.44), 4 tokens drafted at a time{said[-19:]}\n"
-        in text(tmp_path)
+    assert f"first: gain, 2.19x (1.40 to 3.44), 4 tokens drafted at a time{said[-19:]}\n" in text(
+        tmp_path
     )
-    for line in (f"| Speed-up? | 1x | {said} |", f"| k=4: faster, {said} |"):
+    for line in (f"| Speed-up? | 1x | {said} |", f"| k=4: gain, {said} |"):
         assert line in text(tmp_path, APPENDIX)
     assert "| chat | Faster. Machine disturbed: small chunks. | |" in text(tmp_path, APPENDIX)
 
@@ -725,10 +724,10 @@ def test_page_one_has_a_line_of_each_notebook(tmp_path):
     five.save("open_loop", "40_per_s", {"arrived_per_s": 39.7, "good_share": 0.62}, **busy)
     export(tmp_path)
     for line in (
-        "- Speculative decoding with a draft model, gain in time after the first token of one "
-        "stream: 1.84x (one run), 4 tokens drafted at a time",
-        "- Two papers' gains in time on this engine: paged over reserved KV cache (4 places of "
-        "256 tokens): faster, 1.83x (1.52 to 2.21)",
+        "- Speculative decoding with a draft model, one stream, tokens after the first: 1.84x "
+        "(one run), 4 tokens drafted at a time",
+        "- Two papers' ideas on this engine, in time: paged over reserved KV cache (4 places of "
+        "256 tokens): gain, 1.83x (1.52 to 2.21)",
         "- Load of one copy of the server within its goal: up to 30 requests/s, 98 % of them "
         "within TTFT 70 ms and TPOT 13 ms (the goal: 90 %); one run, which may be chance; "
         "missed at 39.7 requests/s, machine disturbed (62 % within)",
@@ -967,7 +966,7 @@ def test_a_range_stands_beside_its_number_and_a_disturbed_run_is_named():
     gain = {"improvement_x": 7.87, "improvement_x_low": 7.6, "improvement_x_high": 8.14}
     step = {"tpot_ms_1_streams": 3.91, "tpot_ms_1_streams_low": 3.62, "tpot_ms_1_streams_high": 5.2}
     record = {"metrics": {**gain, **step, "ms": 2.0, "found": True, "text": "x"}}
-    assert value_of(record, "improvement_x") == "faster, 7.87x (7.60 to 8.14)"
+    assert value_of(record, "improvement_x") == "gain, 7.87x (7.60 to 8.14)"
     assert value_of(record, "tpot_ms_1_streams") == "3.91 ms (3.62 to 5.20)"
     assert [value_of(record, name) for name in ("ms", "found", "text")] == ["2 ms", "", ""]
     assert source_of(record) == "measured"
@@ -982,7 +981,7 @@ def test_a_range_that_leaves_the_winner_open_says_so(tmp_path):
     store.save("speculation", "draft model, k=4", open_one)
     export(tmp_path)
     text = (tmp_path / "my_learnings.md").read_text()
-    assert "one stream: undecided, 0.76 to 3.96x, 4 tokens drafted at a time\n" in text
+    assert "after the first: undecided, 0.76 to 3.96x, 4 tokens drafted at a time\n" in text
     assert "| k=4: undecided, 0.76 to 3.96x | measured | 2 |" in (tmp_path / APPENDIX).read_text()
     above = {"gain_x": 1.38, "gain_x_low": 1.02, "gain_x_high": 1.87}
     assert value_of({"metrics": above}, "gain_x") == "undecided, 1.02 to 1.87x"
@@ -998,10 +997,10 @@ def test_page_one_has_the_drafts_that_are_tried_first_not_the_luckiest(tmp_path)
         ranged = {"tpot_gain_x": x, "tpot_gain_x_low": x - 0.05, "tpot_gain_x_high": x + 0.05}
         store.save("speculation", f"synthetic, a={a}", ranged | {"a": met})
     export(tmp_path)
-    by_a = "a = 0.54: slower, 0.89x (0.84 to 0.94); a = 0.94: faster, 1.99x (1.94 to 2.04)"
+    by_a = "a = 0.54: loss, 0.89x (0.84 to 0.94); a = 0.94: gain, 1.99x (1.94 to 2.04)"
     assert f"| {by_a} | measured | 2 |" in (tmp_path / APPENDIX).read_text(), "as the notebook says"
     text = (tmp_path / "my_learnings.md").read_text()
-    assert "one stream: faster, 1.67x (1.56 to 1.80), 4 tokens drafted at a time\n" in text
+    assert "after the first: gain, 1.67x (1.56 to 1.80), 4 tokens drafted at a time\n" in text
 
 
 def test_the_appendix_has_one_initial_throughput_and_says_what_was_one_run(tmp_path):
@@ -1024,8 +1023,8 @@ def test_of_a_conversation_the_last_turn_stands_in_both_documents(tmp_path):
     gain |= {"ttft_gain_last_turn_x_low": 4.2, "ttft_gain_last_turn_x_high": 4.8}
     store.save("prefix_caching", "conversation", gain)
     export(tmp_path)
-    assert "time to first token: faster, 4.50x (4.20 to 4.80) at turn 7\n" in text(tmp_path)
-    assert "first token | faster, 4.50x (4.20 to 4.80) | measured | 2 |" in text(tmp_path, APPENDIX)
+    assert "time to first token: gain, 4.50x (4.20 to 4.80) at turn 7\n" in text(tmp_path)
+    assert "first token | gain, 4.50x (4.20 to 4.80) | measured | 2 |" in text(tmp_path, APPENDIX)
 
 
 def test_rows_of_two_machines_say_which_is_whose(tmp_path, monkeypatch):

@@ -152,7 +152,7 @@ def predict(store, key: str, question: str, unit: str, given: float | None = Non
     def status() -> str:
         if guess.value is None or (guess.typed is None and in_a_form):
             return "No prediction yet."
-        return f"{number(guess.value)} {unit} ({guess.whose})"
+        return f"{number(guess.value)} {unit}".rstrip() + f" ({guess.whose})"
 
     def take(text: str) -> Reply:
         try:
@@ -164,7 +164,8 @@ def predict(store, key: str, question: str, unit: str, given: float | None = Non
         return Reply("No prediction yet." if value is None else "Saved.")
 
     shown = "" if guess.typed is None else f"{guess.typed:.10g}"
-    number_ = Field(key, question, take, "number", shown, unit=unit, hint=f"a number ({unit})")
+    hint_ = f"a number ({unit})" if unit else "a number"
+    number_ = Field(key, question, take, "number", shown, unit=unit, hint=hint_)
     _form(store, "Predict", number_, status)
     return guess
 
@@ -265,7 +266,8 @@ def _stated(label: str, value: float, unit: str) -> str:
 def _with_range(measured: float, unit: str, span: tuple[float, float] | None) -> str:
     if span is None:
         return f"{number(measured)} {unit}".rstrip()
-    return f"{number(span[0])} to {number(span[1])} {unit} (middle: {number(measured)})"
+    ends = f"{number(span[0])} to {number(span[1])} {unit}".rstrip()
+    return f"{ends} (middle: {number(measured)})"
 
 
 def _held_against(value: float, measured: float, span, whose: str, noun: str, reason: str) -> str:

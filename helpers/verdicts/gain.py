@@ -69,10 +69,6 @@ class Gain:
         """(low, high), or None where too few values give no range."""
         return (self.low, self.high) if self.values >= LEAST_VALUES else None
 
-    def times(self, factor: float) -> Gain:
-        """The gain of something that is known without error to be `factor` times as good again."""
-        return Gain(factor * self.estimate, factor * self.low, factor * self.high, self.values)
-
     def sentence(self, better: str = "times as fast") -> str:
         """Say "1.8 to 2.1 times as fast", or how small a difference is at most, with the range.
 

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PARAMETERS = SMALL["02_advanced_features"] | {
     "PROFILE": "cpu",
     "SEED": 3,
-    "PREDICTIONS": {"prefix_tokens": 400},
+    "PREDICTIONS": {"prefix_tokens": 400, "promised_budget": 300},
     "CHOICES": {"chat": "prefix caching"},
     "DECISIONS": {"chat": "The prefix cache."},
 }
@@ -58,7 +58,7 @@ def test_every_section_leaves_records(store):
 def test_gaps_in_the_streams_shrink_with_the_budget(store):
     rows = metrics(store, "chunked_prefill")
     whole = rows.pop("budget 4352")
-    assert set(rows) == {"budget 512", "budget 256"}
+    assert {"budget 512", "budget 256", "budget 300"} == set(rows)
     for name, row in rows.items():
         busy = "disturbed" in store.get("chunked_prefill", name)["machine"]  # one stall is enough
         assert busy or row["itl_ms_max"] < whole["itl_ms_max"], (
@@ -121,7 +121,6 @@ def test_every_speed_up_has_its_range(store):
     gains = {(name, key) for name, row in rows.items() for key in row if key.endswith("_gain_x")}
     assert {
         ("draft model, k=4", "tpot_gain_x"),
-        ("draft model, k=4", "e2e_gain_x"),
         ("synthetic, a=0.8, 8 at once", "throughput_gain_x"),
         ("synthetic, a=0.9", "tpot_gain_x"),
     } <= gains
@@ -220,4 +219,4 @@ def test_what_a_reader_sees(cells):
     pictures = alt_texts(cells)
     assert len(pictures) == 10 and all(pictures)
     assert text.count("Show the values") == 10
-    assert text.count("not solved yet") == 3 and text.count("Take away:") == 5
+    assert text.count("not solved yet") == 3 and text.count("Take away:") == 6

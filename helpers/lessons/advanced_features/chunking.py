@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+
+from helpers.engine.steps import Steps
 from helpers.measure import Measurement
+
+
+def one_step(running: dict[str, int], waiting: dict[str, int], budget: int) -> dict[str, int]:
+    """What the puzzle of the same name asks for."""
+    step: dict[str, int] = {}
+    for name, left in (running | waiting).items():
+        if tokens := min(left, budget - sum(step.values())):
+            step[name] = tokens
+    return step
+
+
+def full_chunks_ms(steps: Steps, request: int) -> list[float]:
+    """How long the full chunks of a recorded prompt took, from its second one on."""
+    ends_s = [step.end_s for step, work in steps.of(request) if work.prefill][:-1]  # not the rest
+    return [1000 * (end - before) for before, end in itertools.pairwise(ends_s)]
 
 
 def row_of(run: Measurement, budget: int) -> dict[str, float]:

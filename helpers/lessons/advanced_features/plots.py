@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 
 from helpers.display import figures
@@ -131,11 +132,22 @@ def speedup_by_batch(
     _show(fig, caption, rows, "speculation_by_batch")
 
 
-def speedup_by_acceptance(rows: list[dict], k: int, caption: str) -> None:
-    """Speed-up over the chance that a draft was accepted. rows: a, measured_x, gain."""
+def speedup_by_acceptance(
+    rows: list[dict], k: int, formula: Callable[[float], tuple[float, float, float]], caption: str
+) -> None:
+    """Speed-up over the chance that a draft was accepted, beside what the formula makes of it.
+
+    rows: a, measured_x, gain. formula: its least, middle and most for an a.
+    """
     fig, ax = figures.figure(f"What acceptance is worth, with {k} drafted tokens", size=(6.2, 3.6))
-    curve(ax, rows, "a", "measured_x", linestyle="", markersize=8)
+    chances = [i / 50 for i in range(51)]
+    low, middle, high = zip(*map(formula, chances), strict=True)
+    ax.fill_between(chances, low, high, color=ORANGE, alpha=0.25, label="for the range of c")
+    ax.plot(chances, middle, color=ORANGE, label="formula, measured c")
+    curve(ax, rows, "a", "measured_x", linestyle="", label="measured (TPOT)")
     gain_ranges.draw(ax, rows, "a")
+    ax.legend(loc="upper left", fontsize=8)
+    ax.set_ylim(0, 2 * max(row["measured_x"] for row in rows))
     ax.set(xlabel="a: a draft is accepted, given that those before it were", xlim=(0, 1))
     _break_even(ax, SPEED_UP)
     _show(fig, caption, rows, "speculation_by_acceptance")
@@ -192,7 +204,8 @@ def services(verdicts: list[Verdict], caption: str) -> None:
         beside = {"xycoords": ax.get_yaxis_transform(), "va": "center", "color": color}
         note(ax, gain_ranges.in_words(gain), (1, place), (6, 0), **beside)
         row = {"service": verdict.service.name, "judged by": verdict.service.metric_label}
-        row |= {"switched on": feature, **gain.metrics(), "verdict": gain.verdict}
+        row |= {"switched on": feature, **gain.metrics()}
+        row["verdict"] = gain_ranges.verdict_of(gain)
         table.append(row)
     ax.axvline(1, color=figures.INK, linewidth=0.9)
     ends = [end for one in verdicts for gain in one.gains.values() for end in gain.span or ()]
@@ -219,5 +232,5 @@ def _flat(rows: list[dict]) -> list[dict]:
         values = {heads.get(name, name): row[name] for name in row if name != "gain"}
         gain = row["gain"]
         span = {"low": gain.low, "high": gain.high} if gain.values >= LEAST_VALUES else {}
-        plain.append(values | span | {"verdict": gain.verdict})
+        plain.append(values | span | {"verdict": gain_ranges.verdict_of(gain)})
     return plain

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helpers import workloads
 from helpers.lessons.advanced_features import speculation
 from helpers.measure import Measurement
+from helpers.results import recorded
 from helpers.verdicts.gain import Gain
 from helpers.verdicts.in_turn import median_run
 from helpers.workloads import Workload
@@ -77,7 +78,7 @@ def four_services(tokenizer, sizes: dict[str, float], seed: int = 0) -> dict[str
         name="one developer's assistant",
         needs="One question at a time, nobody else on the machine; "
         "the whole answer should be there at once.",
-        workload=workloads.questions(tokenizer, 3, seed, max_tokens=64),
+        workload=workloads.questions(tokenizer, 2, seed, max_tokens=64),
         metric="e2e_ms_mean",
         metric_label="E2E, mean (ms)",
         better="lower",
@@ -121,6 +122,7 @@ def save(store, verdicts: list[Verdict], served: dict[tuple, list], profile) -> 
         verdict, service = of_key[key], of_key[key].service
         gain = verdict.gains.get(feature)  # none for "nothing"
         run = median_run(runs, service.value)
+        run = speculation.with_worst([run, *runs])
         numbers = gain.metrics() if gain else {"improvement_x": 1.0}
         numbers[service.metric] = service.value(run)
         if feature == DRAFTS:
@@ -141,3 +143,16 @@ class Verdict:
     gains: dict[str, Gain]
     chosen: str | None = None
     accepted: float = 0.0
+
+
+def elsewhere(verdicts: list[Verdict]) -> tuple[list[Verdict], str]:
+    """The same services and features as recorded on another machine, and which it was."""
+    rows, where = recorded.curve("services")
+    of = {row["variant"]: row for row in rows}
+    there = []
+    for one in verdicts:
+        found = {feature: of.get(f"{one.service.key}, {feature}") for feature in one.gains}
+        gains = {name: Gain.read(row, "improvement_x") for name, row in found.items() if row}
+        accepted = (found.get(DRAFTS) or {}).get("drafts_accepted_percent", 0) / 100
+        there += [replace(one, gains=gains, accepted=accepted)] * bool(gains)
+    return there, where

@@ -23,7 +23,7 @@ from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
 from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement, run_workload
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_pairs, rounds_that_count
-from helpers.verdicts.machine import less_slowed
+from helpers.verdicts.machine import less_slowed, most_disturbed
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,6 @@ def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) ->
     counted = acceptance(drafting[:1], k)
     return {
         **faster_stream(plain, drafting).metrics("tpot_gain_x"),
-        **sooner_answers(plain, drafting).metrics("e2e_gain_x"),
         **counted.metrics,
         "a": counted.alpha,
         "step_ms": statistics.median(map(step_ms, drafting)),
@@ -116,21 +115,18 @@ def batch_row(n: int, plain: list[Measurement], drafting: list[Measurement]) -> 
 
 
 def rate_row(a: float, plain: list[Measurement], drafting: list[Measurement], k: int) -> dict:
-    """Of one stream whose drafts were accepted at a rate set by hand: its speed-up, and counts.
-
-    A step takes as long whether its drafts are accepted or not. So the speed-up is that of the
-    median step, times the tokens that a step made on average: luck in one turn does not widen it.
-    """
-    counted = acceptance(drafting, k)
-    steps = gain_in_turn(plain, drafting, lambda run: step_ms(run, 50), "lower")
-    gain = steps.times(counted.mean_length)
+    """Of one stream whose drafts were accepted at a rate set by hand: its speed-up, and counts."""
+    counted, gain = acceptance(drafting, k), faster_stream(plain, drafting)
     row = {"a set": a, "a": counted.alpha, "measured_x": gain.estimate, "gain": gain}
     row["step_ms"] = statistics.median(step_ms(run, 50) for run in drafting)
     return row | counted.metrics
 
 
 def slower_step(plain: list[Measurement], at_rates: list[list[Measurement]]) -> Gain:
-    """How many times as long a median step takes with drafts, all rates of a round together."""
+    """How many times as long a median step takes with drafts, all `at_rates` of a round together.
+
+    A step takes as long whether its drafts are accepted or not.
+    """
     rounds = rounds_that_count(list(zip(plain, *at_rates, strict=True)))
     return gain_of_pairs(
         [
@@ -139,6 +135,11 @@ def slower_step(plain: list[Measurement], at_rates: list[list[Measurement]]) -> 
         ],
         "higher",
     )
+
+
+def with_worst(runs: list[Measurement]) -> Measurement:
+    """The first run, for a record of them all: with what disturbed one of them most."""
+    return replace(runs[0], disturbance=most_disturbed(run.disturbance for run in runs))
 
 
 def kept(row: dict, name: str) -> dict[str, float]:
@@ -158,11 +159,6 @@ def gain_in_turn(
 def faster_stream(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
     """How many times as fast the tokens after the first come with drafts: the speed-up."""
     return gain_in_turn(plain, drafting, lambda run: run.metrics["tpot_ms_p50"], "lower")
-
-
-def sooner_answers(plain: list[Measurement], drafting: list[Measurement]) -> Gain:
-    """How many times as soon whole answers are there (E2E), their first token included."""
-    return gain_in_turn(plain, drafting, lambda run: run.metrics["e2e_ms_p50"], "lower")
 
 
 def step_ms(measurement: Measurement, percent: float = 25) -> float:

@@ -8,20 +8,22 @@ from __future__ import annotations
 import itertools
 from statistics import fmean, median
 
-from helpers.engine.steps import Steps
 from helpers.lessons.advanced_features.prefix import Shared
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.services import CACHE, CHUNKS, DRAFTS, Verdict
 from helpers.lessons.advanced_features.speculation import acceptance, faster_stream
-from helpers.lessons.gain_ranges import in_words
+from helpers.lessons.gain_ranges import in_words, verdict_of
+from helpers.lessons.papers.speculative import alpha_from_length
 from helpers.measure import Measurement
 from helpers.results.store import Results
+from helpers.results.wording import was_disturbed
 from helpers.verdicts.gain import MARGIN, Gain
 from helpers.verdicts.machine import busy as busy  # handed on to the notebook
 
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
 TIE = 0.01
 BUDGET = "max_num_batched_tokens"
+RECORDED = " On the recorded GPU: "
 
 # --- chunked prefill ---
 
@@ -66,16 +68,12 @@ def why_gap(alone_ms: list[float], gap_ms: float) -> str:
     return f"{said}; what else was in this gap was not measured."
 
 
-def why_small_gap(steps: Steps, long: int) -> str:
-    """The p99 of the gaps with a small budget. steps: a recorded run with it; long: the request."""
-    full = [step.end_s for step, work in steps.of(long) if work.prefill][:-1]  # but for the rest
-    took_ms = [1000 * (end - before) for before, end in itertools.pairwise(full)]
+def why_small_gap(chunks_ms: list[float]) -> str:
+    """The p99 of the gaps with a small budget, beside a long prompt's chunks, the second first."""
     said = "The formula takes the average chunk"
-    if len(took_ms) > 1:
-        said += f". In the step chart the second took {took_ms[0]:.0f} ms, the last full one "
-        said += f"{took_ms[-1]:.0f} ms"
-        if took_ms[-1] > took_ms[0]:
-            said += ": it attends to all tokens before it"
+    if len(chunks_ms) > 1:
+        said += f". In the step chart the second took {chunks_ms[0]:.0f} ms, the last full one "
+        said += f"{chunks_ms[-1]:.0f} ms"
     return f"{said}."
 
 
@@ -102,6 +100,11 @@ def prefix_hits(shared: dict[str, Shared]) -> list[str]:
     if all(numbers["predicted_tokens"] == numbers["hit_tokens"] for numbers in every):
         said = ["Every predicted hit was counted, and no other: whole blocks from the start on."]
     *_, changed = shared.values()
+    found = changed.numbers["hit_tokens"]
+    said.append(
+        f"With a first token of its own a request found {found} tokens: no block of another has "
+        "its hash. So what changes belongs behind what is shared."
+    )
     if changed.gain.verdict in ("better", "worse"):
         said.append("With another first token nothing is found: the machine was disturbed.")
     return said
@@ -121,7 +124,8 @@ def conversation(rows: list[dict], share: float) -> str:
     last = rows[-1]
     return (
         f"{100 * share:.0f} % of all prompt tokens were found. The first token of turn "
-        f"{last['turn']}: {last['gain'].sentence('times as soon')}."
+        f"{last['turn']}: {last['gain'].sentence('times as soon')}. "
+        "So add to a chat at its end, and change nothing in front."
     )
 
 
@@ -140,7 +144,8 @@ def preemption(full: Measurement, half: Measurement, gentle: Measurement, few: i
 
     return (
         "In one run each, a request's end counted from the start of the run: half of the blocks "
-        f"{changed(half)}; {few} requests at a time on them {changed(gentle)}."
+        f"{changed(half)}; {few} requests at a time on them {changed(gentle)}. "
+        "In a service max_num_seqs lets fewer in."
     )
 
 
@@ -233,6 +238,11 @@ def drafter(
     }
 
 
+def why_c(longer: Gain) -> str:
+    """How c was measured. longer: a step's time with drafts over without."""
+    return f"By its median a step with drafts took {in_words(longer)} times as long as one without."
+
+
 def equality(counted: dict[str, int]) -> str:
     """counted: answers, and how many of them are equal with and without drafts."""
     said = f"{counted['equal']} of {counted['answers']} answers are the same, token by token."
@@ -245,19 +255,23 @@ def equality(counted: dict[str, int]) -> str:
 
 
 def by_verdict(rows: list[dict], name: str) -> str:
-    """At which of the rows, by `name`, was a gain or a loss, each with its range."""
-    words = {
-        "better": "a gain at",
-        "worse": "a loss at",
-        "same": "no difference at",
-        "open": "neither gain nor loss can be told at",
-    }
-    said = []
-    for verdict, at in words.items():
-        found = [row for row in rows if row["gain"].verdict == verdict]
-        places = ", ".join(f"{round(row[name], 2):g} ({in_words(row['gain'])})" for row in found)
-        said += [f"{at} {places}"] * bool(found)
-    return "; ".join(said)
+    """The verdict at each of the rows, by `name`, with its range; alike ones stand together."""
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        at = f"{row[name]:g} ({in_words(row['gain'])})"
+        places.setdefault(verdict_of(row["gain"]), []).append(at)
+    return "; ".join(f"{verdict} at {', '.join(at)}" for verdict, at in places.items())
+
+
+def enough(longer: Gain, k: int) -> str:
+    """From which a on the formula gives a gain. longer: a step's time with drafts over without."""
+    said = f"One stream: a step with drafts takes {in_words(longer)} times as long"
+    if longer.low > k + 1:
+        return f"{said} and makes {k + 1} tokens at most: no a is enough."
+    if longer.low < 1 or longer.high > k + 1:
+        return f"{said}: which a is enough is undecided."
+    low, high = (alpha_from_length(end, k) for end in (longer.low, longer.high))
+    return f"{said} and has to make as many tokens: by the formula a > {low:.2f} to {high:.2f}."
 
 
 # --- services ---
@@ -276,7 +290,7 @@ def services(accepted: list[float]) -> str:
 
 # What other sections keep of a feature: (feature, where, experiment, how the variant begins, name
 # of the gain). The last record counts: of section 8 the largest batch.
-NGRAM = f"{DRAFTS}, n-grams"
+NGRAM, NOWHERE = f"{DRAFTS}, n-grams", "nowhere decided"
 RECAP = (
     (CACHE, "first token, system prompt", "prefix_caching", "system", "ttft_gain_x"),
     (CACHE, "first token, few-shot examples", "prefix_caching", "few-shot ex", "ttft_gain_x"),
@@ -288,52 +302,85 @@ RECAP = (
 )
 
 
-def recap(store: Results, verdicts: list[Verdict]) -> list[dict]:
-    """A line a feature: where it gained and where it lost; what did neither is left out."""
+def recap(store: Results, verdicts: list[Verdict], there: list[Verdict]) -> list[dict]:
+    """A line a feature: where it gained and lost here, and what the services gained elsewhere.
+
+    What decides nothing is left out; a place whose runs were disturbed says so.
+    """
     seen: dict[str, list] = {feature: [] for feature in (CACHE, CHUNKS, NGRAM, DRAFTS)}
     for feature, where, experiment, begins, name in RECAP:
         found = [
-            gain
+            (_place(where, record), gain)
             for record in store.records(experiment=experiment)
             if record["variant"].startswith(begins) and (gain := Gain.read(record["metrics"], name))
         ]
-        seen[feature] += [(where, gain) for gain in found[-1:]]
+        seen[feature] += found[-1:]
     for record in store.records(experiment="speculation"):
         gain = Gain.read(record["metrics"], "tpot_gain_x")
         if record["variant"].startswith("synthetic") and gain:
-            seen[DRAFTS].append((f"one stream, a = {record['metrics']['a']:.2f}", gain))
-    for verdict in verdicts:
-        for feature, gain in verdict.gains.items():
-            seen[feature].append((verdict.service.name, gain))
+            where = record["variant"].replace("synthetic, a=", "one stream, a set to ")
+            seen[DRAFTS].append((_place(where, record), gain))
+    for one in verdicts:
+        for feature, gain in one.gains.items():
+            record = store.get("services", f"{one.service.key}, {feature}")
+            seen[feature].append((_place(one.service.name, record), gain))
     rows = []
     for feature, gains in seen.items():
-        name = f"{DRAFTS}, draft model" if feature == DRAFTS else feature
-        row = {"feature": name}
-        for column, wanted in (("gains", "better"), ("loses", "worse")):
-            places = [f"{at} ({in_words(gain)})" for at, gain in gains if gain.verdict == wanted]
-            row[column] = "; ".join(places) or "nowhere decided"
+        row = {"feature": f"{DRAFTS}, draft model" if feature == DRAFTS else feature}
+        row |= {"gains": _places(gains, "gain"), "loses": _places(gains, "loss")}
+        of_it = [(one.service.name, one.gains[feature]) for one in there if feature in one.gains]
+        told = [f"{word}: {_places(of_it, word)}" for word in ("gain", "loss")]
+        told = [text for text in told if not text.endswith(NOWHERE)] or [NOWHERE]
+        row |= {"recorded on a GPU": "; ".join(told) if of_it else "not recorded"} if there else {}
         rows.append(row)
     return rows
 
 
-def decisions(verdicts: list[Verdict], rows: list[dict]) -> dict[str, tuple[str, str]]:
-    """What is to decide, by its key, and what the numbers say of it. rows: of the chunk budgets."""
+def _place(where: str, record: dict | None) -> str:
+    return where + ", disturbed" * was_disturbed(record or {})
+
+
+def _places(gains: list[tuple[str, Gain]], word: str) -> str:
+    """Where the verdict is `word`, each place with its range."""
+    found = [f"{at} ({in_words(gain)})" for at, gain in gains if verdict_of(gain) == word]
+    return "; ".join(found) or NOWHERE
+
+
+def decisions(
+    verdicts: list[Verdict], rows: list[dict], there: list[Verdict], chunks_there: list[dict]
+) -> dict[str, tuple[str, str]]:
+    """What is to decide, by its key, and what the numbers say of it.
+
+    rows: of the chunk budgets. there, chunks_there: the same as they were recorded elsewhere.
+    """
+    recorded = {one.service.key: f"{RECORDED}{_did(one)}." for one in there}
     choices = {
-        one.service.key: (f"{one.service.name}, by {one.service.metric_label}", numbers_say(one))
+        one.service.key: (
+            f"{one.service.name}, by {one.service.metric_label}",
+            numbers_say(one) + recorded.get(one.service.key, ""),
+        )
         for one in verdicts
     }
     chunks = "chunk budget of a service that streams (max_num_batched_tokens)"
-    gaps = ", ".join(f"{row['itl_ms_p99']:.0f} ms with {row[BUDGET]:,}" for row in rows)
-    said = f"p99 of the gaps in a stream, one run each: {gaps} tokens a step."
+    said = f"p99 of the gaps in a stream, one run each: {_gaps(rows)} tokens a step."
+    said += f"{RECORDED}{_gaps(chunks_there)}." * bool(chunks_there)
     return choices | {"chunk_budget": (chunks, said)}
+
+
+def _gaps(rows: list[dict]) -> str:
+    rows = sorted(rows, key=lambda row: -row[BUDGET])
+    return ", ".join(f"{row['itl_ms_p99']:.0f} ms with {row[BUDGET]:,}" for row in rows)
 
 
 def numbers_say(verdict: Verdict) -> str:
     """What each feature did, or that it cannot act there."""
+    cannot = [feature for feature in (CACHE, CHUNKS) if feature not in verdict.service.features]
+    return f"{'; '.join([_did(verdict), *(f'{feature} cannot act there' for feature in cannot)])}."
+
+
+def _did(verdict: Verdict) -> str:
     parts = []
     for feature, gain in verdict.gains.items():
         accepted = f" ({100 * verdict.accepted:.0f} % of the drafts accepted)" * (feature == DRAFTS)
         parts.append(f"{feature}{accepted}: {gain.sentence('times as good')}")
-    cannot = [feature for feature in (CACHE, CHUNKS) if feature not in verdict.service.features]
-    parts += [f"{feature} cannot act there" for feature in cannot]
-    return f"{'; '.join(parts)}."
+    return "; ".join(parts)

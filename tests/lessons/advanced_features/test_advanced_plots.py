@@ -27,9 +27,10 @@ def shown(monkeypatch):
 
 def test_points_stand_at_the_chance_that_was_met(shown):
     rows = [{"a": a, "measured_x": x, "gain": GAIN} for a, x in ((0.29, 0.7), (0.88, 1.5))]
-    plots.speedup_by_acceptance(rows, 4, "Reading.")
+    plots.speedup_by_acceptance(rows, 4, lambda a: (a, 2 * a, 3 * a), "Reading.")
     [ax] = shown[0].axes
-    assert list(ax.get_lines()[0].get_xdata()) == [0.29, 0.88] and len(ax.containers) == 1
+    assert len(ax.get_legend().get_texts()) == 3, "the points, the formula and its range"
+    assert list(ax.get_lines()[1].get_xdata()) == [0.29, 0.88] and len(ax.containers) == 1
 
 
 def test_drafters_of_another_machine_have_their_ranges(shown):

@@ -49,6 +49,18 @@ def test_a_feature_is_measured_where_it_can_act(four):
     assert all(services.DRAFTS in features for features in acts.values())
 
 
+def test_services_of_another_machine_are_those_of_this_one(four, monkeypatch):
+    row = {"improvement_x": 0.5, "improvement_x_low": 0.4, "improvement_x_high": 0.6}
+    row |= {"improvement_x_values": 3, "drafts_accepted_percent": 45.0}
+    rows = [row | {"variant": f"chat, {services.DRAFTS}"}]
+    monkeypatch.setattr(services.recorded, "curve", lambda name: (rows, "recorded: there"))
+    gains = {services.CACHE: None, services.DRAFTS: None}
+    mine = [services.Verdict(four[key], gains) for key in ("chat", "mixed")]
+    [chat], where = services.elsewhere(mine)
+    assert (where, chat.service, chat.accepted) == ("recorded: there", four["chat"], 0.45)
+    assert list(chat.gains) == [services.DRAFTS] and chat.gains[services.DRAFTS].verdict == "worse"
+
+
 def test_random_weights_accept_their_drafts_at_a_chosen_rate(monkeypatch):
     monkeypatch.setattr(services.speculation, "drafts", lambda pair, k: {"k": k})
     pair, synthetic = SimpleNamespace(model="tiny"), SimpleNamespace(model="random")

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from helpers.lessons.advanced_features import services, wording
+from helpers.lessons.advanced_features import chunking, services, wording
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.speculation import Acceptance
 from helpers.results import Results
@@ -67,18 +67,24 @@ def test_the_recap_has_a_line_for_each_feature_and_only_what_is_decided(tmp_path
         gain = within(low, high).metrics("throughput_gain_x")
         store.save("speculation", f"synthetic, a=0.8, {n} at once", gain)
     kept = within(1.6, 2.0).metrics("tpot_gain_x") | {"a": 0.97}
-    store.save("speculation", "synthetic, a=0.95", kept)
+    machine = {"disturbed": ["other programs took 40 % of the cores"]}
+    store.save("speculation", "synthetic, a=0.95", kept, machine=machine)
     gains = {"small_chunks": within(0.9, 1.6), "speculative_decoding": within(0.8, 0.9)}
-    cache, chunks, ngram, drafts = wording.recap(store, [verdict("mixed", **gains)])
+    there = [verdict("mixed", speculative_decoding=within(0.2, 0.3), small_chunks=within(0.9, 2))]
+    cache, chunks, ngram, drafts = wording.recap(store, [verdict("mixed", **gains)], there)
     assert cache == {
         "feature": "prefix caching",
         "gains": "first token, system prompt (2.40 to 4.10)",
         "loses": "nowhere decided",
+        "recorded on a GPU": "not recorded",
     }
     assert {*chunks.values()} == {"small chunks", "nowhere decided"}
-    assert {*ngram.values()} == {"speculative decoding, n-grams", "nowhere decided"}
+    assert {*ngram.values()} == {"speculative decoding, n-grams", "nowhere decided", "not recorded"}
     assert drafts["loses"] == "mixed (0.80 to 0.90)"
-    assert drafts["gains"] == "one stream, a = 0.97 (1.60 to 2.00)"
+    assert drafts["gains"] == "one stream, a set to 0.95, disturbed (1.60 to 2.00)"
+    assert drafts["recorded on a GPU"] == "loss: mixed (0.20 to 0.30)"
+    [cache, *_] = wording.recap(store, [], [])
+    assert "recorded on a GPU" not in cache, "nothing was recorded elsewhere"
 
 
 def test_a_wide_range_is_undecided_and_a_close_one_no_difference():
@@ -100,11 +106,15 @@ def test_there_is_a_decision_for_each_service_and_for_the_chunk_budget():
         {"itl_ms_p99": gap_ms, "max_num_batched_tokens": budget}
         for budget, gap_ms in ((4352, 500.0), (512, 120.0))
     ]
-    found = wording.decisions([verdict("chat", prefix_caching=within(4.5, 5.25))], rows)
+    there = [verdict("chat", prefix_caching=within(2.0, 3.0))]
+    found = wording.decisions([verdict("chat", prefix_caching=within(4.5, 5.25))], rows, there, [])
     choice, says = found["chat"]
     assert choice == "chat, by ms" and says.startswith("prefix caching: 4.50 to 5.25 times as good")
+    assert says.endswith("On the recorded GPU: prefix caching: 2.00 to 3.00 times as good.")
     choice, says = found["chunk_budget"]
-    assert "500 ms with 4,352, 120 ms with 512 tokens a step" in says
+    assert "500 ms with 4,352, 120 ms with 512 tokens a step" in says and "recorded" not in says
+    _, says = wording.decisions([], rows, [], rows[::-1])["chunk_budget"]
+    assert says.endswith("On the recorded GPU: 500 ms with 4,352, 120 ms with 512.")
 
 
 def test_a_drafter_is_told_by_its_steps_and_its_range(monkeypatch):
@@ -127,11 +137,22 @@ def test_answers_that_differ_are_explained():
 
 def test_places_are_sorted_by_their_verdict():
     spans = ((1, (1.4, 1.6)), (8, (0.96, 1.02)), (64, (0.7, 0.9)), (256, (0.98, 1.02)))
+    spans += ((512, (0.8, 1.2)),)
     rows = [{"requests": n, "gain": within(*span)} for n, span in spans]
     assert wording.by_verdict(rows, "requests") == (
-        "a gain at 1 (1.40 to 1.60); a loss at 64 (0.70 to 0.90); no difference at 256 (0.98 to "
-        "1.02); neither gain nor loss can be told at 8 (0.96 to 1.02)"
+        "gain at 1 (1.40 to 1.60); no difference of more than 10 % at 8 (0.96 to 1.02); loss at 64 "
+        "(0.70 to 0.90); no difference of more than 3 % at 256 (0.98 to 1.02); undecided at 512 "
+        "(0.80 to 1.20)"
     )
+
+
+def test_a_step_that_takes_longer_has_to_make_as_many_tokens():
+    said = wording.enough(within(1.0, 3.3616), 4)
+    assert said.endswith("has to make as many tokens: by the formula a > 0.00 to 0.80.")
+    assert wording.enough(within(8.0, 9.0), 4).endswith("5 tokens at most: no a is enough.")
+    assert wording.enough(within(0.9, 1.2), 4).endswith("which a is enough is undecided.")
+    assert wording.enough(within(4.0, 6.0), 4).endswith("which a is enough is undecided.")
+    assert "2.00 to 3.00 times as long" in wording.why_c(within(2.0, 3.0))
 
 
 def budget(tokens, p99=100.0, ttft=500.0):
@@ -155,16 +176,18 @@ def test_budgets_are_said_by_what_moved_from_whole_prompts_to_the_predicted_one(
     assert said.endswith("TTFT of the long prompts rose (195 to 330 ms).")
 
 
-def test_a_small_budget_is_explained_by_its_longest_chunk():
-    def steps(*ends_s):
+def test_a_small_budget_is_held_against_its_chunks():
+    def chunks_ms(*ends_s):
         pairs = [(SimpleNamespace(end_s=end), SimpleNamespace(prefill=True)) for end in ends_s]
-        return SimpleNamespace(of=lambda request: pairs)
+        return chunking.full_chunks_ms(SimpleNamespace(of=lambda request: pairs), 4)
 
-    said = wording.why_small_gap(steps(0.1, 0.15, 0.25, 0.26), 4)
-    assert said.endswith(
-        "the second took 50 ms, the last full one 100 ms: it attends to all tokens before it."
-    )
-    assert "picture" not in wording.why_small_gap(steps(0.1, 0.2), 4)
+    said = wording.why_small_gap(chunks_ms(0.1, 0.15, 0.25, 0.26))
+    assert said.endswith("the second took 50 ms, the last full one 100 ms.")
+    assert "chart" not in wording.why_small_gap(chunks_ms(0.1, 0.2))
+
+
+def test_a_step_gives_what_is_left_of_its_budget():
+    assert chunking.one_step({"a": 1, "b": 9}, {"c": 5, "d": 1}, 12) == {"a": 1, "b": 9, "c": 2}
 
 
 def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
@@ -176,9 +199,9 @@ def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
             for name, span in spans.items()
         }
 
-    [counted] = wording.prefix_hits(shared())
-    assert counted.startswith("Every predicted hit was counted")
-    assert "the machine was disturbed" in wording.prefix_hits(shared((1.1, 1.2)))[1]
+    counted, own = wording.prefix_hits(shared())
+    assert counted.startswith("Every predicted hit was counted") and "found 9 tokens" in own
+    assert "the machine was disturbed" in wording.prefix_hits(shared((1.1, 1.2)))[2]
     assert "differ" in wording.prefix_hits(shared(hits=1))[0]
     assert wording.hits_table(shared())[0]["predicted to be found"] == 9
     assert wording.full_blocks(256, 128) == "256 tokens fill 2 blocks of 128 exactly."
@@ -188,7 +211,7 @@ def test_prefix_hits_and_a_conversation_say_what_the_time_shows():
 def test_a_conversation_is_told_by_its_last_turn():
     turns = [{"turn": i, "gain": within(*span)} for i, span in ((1, (0.9, 1.1)), (7, (4.2, 4.8)))]
     said = wording.conversation(turns, 0.5)
-    assert said.startswith("50 % of all") and said.endswith("turn 7: 4.20 to 4.80 times as soon.")
+    assert said.startswith("50 % of all") and "turn 7: 4.20 to 4.80 times as soon." in said
 
 
 def test_a_busy_machine_is_named():
@@ -212,7 +235,7 @@ def test_preemptions_are_counted_and_steps_have_their_time():
     assert wording.preemption(full, half, run(0, 82.0, 1, 0.005, 0.9, 1.8), 1) == (
         "In one run each, a request's end counted from the start of the run: half of the blocks 7 "
         "preemptions, mean end +0 %, tokens/s -22 %; 1 requests at a time on them 0 preemptions, "
-        "mean end -10 %, tokens/s -18 %."
+        "mean end -10 %, tokens/s -18 %. In a service max_num_seqs lets fewer in."
     )
     assert "with 2 requests took 8.0 ms, one with 1 5.0" in wording.why_preempted(full, half, 1)
 

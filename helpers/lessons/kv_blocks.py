@@ -17,11 +17,6 @@ def blocks_held(prompt_tokens: int, output_tokens: int, block_size: int) -> int:
     return -(-(prompt_tokens + output_tokens - 1) // block_size)
 
 
-def reusable_tokens(shared: int, prompt: int, block_size: int) -> int:
-    """Tokens that a prompt of `prompt` tokens finds when its first `shared` were seen."""
-    return max(0, min(shared, prompt - 1)) // block_size * block_size
-
-
 def predicted_hits(
     prompts: Sequence[Sequence[int]],
     block_size: int,

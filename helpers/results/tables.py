@@ -89,7 +89,8 @@ ROWS = tuple(Row(*row) for row in (
      "speculation", "ngram, (.+)", "tpot_gain_x"),
     ("A draft model that drafts k tokens, one stream: speed-up of the tokens after the first",
      "speculation", r"draft model, (k=\d+)", "tpot_gain_x"),
-    ("Drafts accepted at a rate set by hand, one stream, by the a met: speed-up of these tokens",
+    ("Drafts accepted at a rate set by hand, one stream, by the a met: speed-up of the tokens "
+     "after the first",
      "speculation", r"synthetic, (a=[\d.]+)", "tpot_gain_x", "a = {a:.2f}"),
     ("Drafts accepted at a rate set by hand, a = 0.8, several streams: gain in output tokens/s",
      "speculation", r"synthetic, a=0\.8, (\d+ at once)", "throughput_gain_x"),

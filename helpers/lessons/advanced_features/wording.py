@@ -258,7 +258,7 @@ def by_verdict(rows: list[dict], name: str) -> str:
     """The verdict at each of the rows, by `name`, with its range; alike ones stand together."""
     places: dict[str, list[str]] = {}
     for row in rows:
-        at = f"{row[name]:g} ({in_words(row['gain'])})"
+        at = f"{round(row[name], 2):g} ({in_words(row['gain'])})"
         places.setdefault(verdict_of(row["gain"]), []).append(at)
     return "; ".join(f"{verdict} at {', '.join(at)}" for verdict, at in places.items())
 
@@ -318,7 +318,7 @@ def recap(store: Results, verdicts: list[Verdict], there: list[Verdict]) -> list
     for record in store.records(experiment="speculation"):
         gain = Gain.read(record["metrics"], "tpot_gain_x")
         if record["variant"].startswith("synthetic") and gain:
-            where = record["variant"].replace("synthetic, a=", "one stream, a set to ")
+            where = f"one stream, a = {record['metrics']['a']:.2f}"
             seen[DRAFTS].append((_place(where, record), gain))
     for one in verdicts:
         for feature, gain in one.gains.items():

@@ -81,7 +81,7 @@ def test_the_recap_has_a_line_for_each_feature_and_only_what_is_decided(tmp_path
     assert {*chunks.values()} == {"small chunks", "nowhere decided"}
     assert {*ngram.values()} == {"speculative decoding, n-grams", "nowhere decided", "not recorded"}
     assert drafts["loses"] == "mixed (0.80 to 0.90)"
-    assert drafts["gains"] == "one stream, a set to 0.95, disturbed (1.60 to 2.00)"
+    assert drafts["gains"] == "one stream, a = 0.97, disturbed (1.60 to 2.00)"
     assert drafts["recorded on a GPU"] == "loss: mixed (0.20 to 0.30)"
     [cache, *_] = wording.recap(store, [], [])
     assert "recorded on a GPU" not in cache, "nothing was recorded elsewhere"

@@ -434,7 +434,7 @@ def _how_long(rows: list[dict]) -> str:
     )
     return (
         f"decode steps took {min(steps):.2f} to {max(steps):.2f} times as long as predicted, "
-        f"prompts {min(prompts):.2f} to {max(prompts):.2f} times"
+        f"prompts {min(prompts):.2f} to {max(prompts):.2f} times, by their median rounds"
     )
 
 

@@ -12,6 +12,12 @@ from helpers.lessons.puzzles.ranks import on_ranks
 WORLD = 2
 
 
+def sharded_mlp(x, up, down, rank, world, all_reduce):
+    """This rank's share of relu(x @ up) @ down, added up over the ranks."""
+    part = (x @ up.chunk(world, dim=1)[rank]).relu()
+    return all_reduce(part @ down.chunk(world, dim=0)[rank])
+
+
 def _layers(draw: random.Random) -> Iterator[Case]:
     """First what one rank computes, without another one; then the results on both ranks."""
     import torch

@@ -264,7 +264,7 @@ def decisions_table(facts: Facts) -> Fill:
         measured = record.get("measured") or ""
         measured += f" Machine disturbed: {', '.join(busy)}." * bool(busy)
         cells = record.get("choice"), measured, decided.get("text")
-        text = table_row(*(in_markdown(one_line(cell or "", 300)) for cell in cells))
+        text = table_row(*(in_markdown(one_line(cell or "")) for cell in cells))
         rows.append(Part(f"row.{record['variant']}", text))
     columns = ("choice", "what I measured", "what I would do")
     fill = _table(columns, rows, "measured", "decision")

@@ -324,7 +324,9 @@ def _surprise(rank: int) -> Slot:
         asked, said = question_of(record), f"{number(record['metrics']['predicted'])}"
         asked += ":" * (not asked.endswith(("?", ".")))
         text = f"{asked} I said {said}{unit_of(record)}, it was {outcome_of(record)}"
-        return from_record(record, f"{text} (notebook {int(record['notebook'][:2])}).")
+        how = record.get("how") or "measured"
+        found = f"{how}, " * (how != "measured") + f"notebook {int(record['notebook'][:2])}"
+        return from_record(record, f"{text} ({found}).")
 
     return slot
 

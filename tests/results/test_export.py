@@ -655,7 +655,7 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
 
     predicted("a", 100.0, 110.0)
     predicted("b", 100.0, 10.0)
-    predicted("c", 100.0, 300.0, source="parameter", formula=250.0)
+    predicted("c", 100.0, 300.0, source="parameter", formula=250.0, how="simulated")
     predicted("within its range", 100.0, 20.0, span=(4.0, 120.0))
     predicted("formula", 1.0, 1e6, source="formula")
     predicted("sums", 3.7, 3.7, source="formula", how="calculated")
@@ -666,13 +666,13 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
     at = lines.index("## My largest surprises")
     assert lines[at + 1 : at + 3] == [
         "1. How many b? I said 100 tokens, it was 10 tokens (notebook 1).",
-        "2. How many c? I said 100 tokens, it was 300 tokens (notebook 1).",
+        "2. How many c? I said 100 tokens, it was 300 tokens (simulated, notebook 1).",
     ]
     table = text(tmp_path, APPENDIX)
     late = "you, after the measurement (before: 6 tokens)"
     assert f"| How many late? | 1 tokens | 100,000 tokens | 100,000 | {late} |" in table
-    given = "| How many c? | 100 tokens (formula: 250) | 300 tokens | 3.00 | you, as a parameter |"
-    assert given in table
+    given = "100 tokens (formula: 250) | 300 tokens (simulated) | 3.00 | you, as a parameter |"
+    assert f"| How many c? | {given}" in table
     assert "How many sums?" not in table, "nobody typed a prediction: a formula beside itself"
     assert "withdrawn" not in table
 

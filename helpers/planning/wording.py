@@ -679,7 +679,8 @@ def how_ranges() -> str:
     """The same in short, for the plan's document."""
     return (
         f"in brackets what it may be: {recorded.usual_error()[0]:.0%} off, and at the far end "
-        "prompts that take as many times longer than planned as one of 1,024 tokens on two H100s"
+        "prompts that take as many times longer than planned as one of 1,024 tokens did on two "
+        "H100s"
     )
 
 

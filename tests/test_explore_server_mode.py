@@ -1,6 +1,5 @@
 """explore_server_mode.py as a person runs it: from another folder, in a process of its own."""
 
-import json
 import os
 import signal
 import subprocess
@@ -56,33 +55,6 @@ def test_every_failure_is_one_sentence_and_exit_code_1(tmp_path, args, said):
     assert done.returncode == 1, done.stderr
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, f"more than one line: {done.stderr}"
-
-
-def test_a_server_that_is_there_is_used_and_left_up(served, tmp_path):
-    report = tmp_path / "report.json"
-    there = ("--connect", served.about["url"])
-    size = ("--concurrency", 4, "--requests", 6, "--max-tokens", 16)
-    key = {"VLLM_API_KEY": served.about["key"]}
-    done = run(*there, *size, "--json", report, cwd=tmp_path, **key)
-    assert done.returncode == 0, done.stderr
-    assert served.server.is_up
-    found = json.loads(report.read_text())
-    assert found["concurrent"]["requests"] == 6 and found["concurrent"]["concurrency"] == 4
-    assert found["completion"]["output_tokens"] <= 24
-    assert found["chat"]["finish_reason"] in ("stop", "length")
-    assert found["stream"]["ttft_ms_p50"] > 0 and found["startup_s"] is None
-    lines = [line for line in done.stdout.splitlines() if str(report) not in line]
-    assert max(map(len, lines)) <= 100
-    assert found["stream"]["text"] == found["chat"]["text"], (
-        "streamed or not, the greedy answer is the same"
-    )
-    parts = ("1. A completion", "2. A chat", "3. A streamed chat", "4. Concurrent chats")
-    for word in (*parts, "times the tokens of one client"):
-        assert word in done.stdout
-    assert served.about["key"] not in done.stdout + report.read_text()
-
-    wrong = run(*there, "--api-key", "nope", cwd=tmp_path)
-    assert wrong.returncode == 1 and "does not accept this API key" in wrong.stderr
 
 
 def test_it_starts_a_server_with_options_and_ctrl_c_ends_it(tmp_path):

@@ -54,11 +54,23 @@ view.close()
 """
 
 
+MIXED = (
+    START
+    + "\nwith live.Progress('work', 2) as view:\n    view.update(2)\n"
+    + "\n".join(START.splitlines()[3:])
+)
+FAILED = START.replace("time.sleep(0.9)", "raise ValueError('no memory')")
+ASK = "from helpers.display import card, live; card.has_widgets()"
+
+
 @pytest.fixture(scope="module")
 def headless():
-    return run_cells(
-        SWEEP, START, DASHBOARD, "from helpers.display import card, live; card.has_widgets()"
-    )
+    return run_cells(SWEEP, START, DASHBOARD, ASK, MIXED, FAILED, STOPPED, allow_errors=True)
+
+
+@pytest.fixture(scope="module")
+def with_widgets():
+    return run_cells(SWEEP, START, DASHBOARD, ASK, MIXED, env={"WORKBOOK_WIDGETS": "1"})
 
 
 def test_without_a_front_end_no_widget_is_made(headless):
@@ -85,36 +97,27 @@ def test_each_view_leaves_one_static_output(headless):
     assert board.outputs[0].metadata["image/png"]["alt"].startswith("The server, live.")
 
 
-def test_with_widgets_the_view_is_replaced_by_its_static_form():
-    done = run_cells(SWEEP, START, DASHBOARD, "card.has_widgets()", env={"WORKBOOK_WIDGETS": "1"})
-    assert texts(done.cells[3]) == "True"
-    assert WIDGET not in kinds(done), "a finished view leaves no widget in the saved notebook"
-    assert "batch 17: 8 requests" in texts(done.cells[0]) and "at most" in texts(done.cells[2])
+def test_with_widgets_the_view_is_replaced_by_its_static_form(with_widgets):
+    sweep, _, board, asked, _ = with_widgets.cells
+    assert texts(asked) == "True"
+    assert WIDGET not in kinds(with_widgets), "a finished view leaves no widget in the notebook"
+    assert "batch 17: 8 requests" in texts(sweep) and "at most" in texts(board)
 
 
-def test_one_cell_has_one_list_in_the_order_of_its_work():
-    cell = (
-        START
-        + "\nwith live.Progress('work', 2) as view:\n    view.update(2)\n"
-        + "\n".join(START.splitlines()[3:])
-    )
-    for env in (None, {"WORKBOOK_WIDGETS": "1"}):
-        done = run_cells(cell, env=env)
-        lines = texts(done.cells[0]).splitlines()
+def test_one_cell_has_one_list_in_the_order_of_its_work(headless, with_widgets):
+    for done in (headless, with_widgets):
+        lines = texts(done.cells[4]).splitlines()
         assert [line.split()[0] for line in lines] == ["Engine", "work:", "Engine"], lines
-        assert len(done.cells[0].outputs) == 1
+        assert len(done.cells[4].outputs) == 1
 
 
-def test_a_failed_start_says_so_and_the_error_is_kept():
-    cell = START.replace("time.sleep(0.9)", "raise ValueError('no memory')")
-    done = run_cells(cell, allow_errors=True)
-    assert "The engine did not start: stopped after" in texts(done.cells[0])
-    assert "no memory" in texts(done.cells[0])
+def test_a_failed_start_says_so_and_the_error_is_kept(headless):
+    said = texts(headless.cells[5])
+    assert "The engine did not start: stopped after" in said and "no memory" in said
 
 
-def test_stopped_work_says_how_far_it_came():
-    done = run_cells(STOPPED, allow_errors=True)
-    assert "long: stopped after 4 of 10 requests" in texts(done.cells[0])
+def test_stopped_work_says_how_far_it_came(headless):
+    assert "long: stopped after 4 of 10 requests" in texts(headless.cells[6])
 
 
 def test_a_script_prints_nothing_and_a_terminal_gets_one_line():

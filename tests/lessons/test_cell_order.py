@@ -43,31 +43,24 @@ def test_the_advice_is_one_line_and_the_error_stays_an_error():
     assert "run it again" not in texts(done.cells[2]), "an error of its own has no advice"
 
 
-def test_an_interrupted_cell_is_named_where_its_numbers_are_missing():
+def test_an_interrupted_cell_and_a_word_where_a_parameter_is_a_number_are_one_sentence():
     done = run_cells(
         "from helpers.lessons.cell_order import order_help\norder_help('01_review')\nrows = []",
         "rows = []\nraise KeyboardInterrupt",
         "best = next(row for row in rows)",
         "rows = []\nrows.append(1)",
         "best = max([])",
-        allow_errors=True,
-    )
-    said = "The cell that begins with `rows = []` did not finish: run it again first."
-    assert texts(done.cells[2]) == f"StopIteration. {said}", "one sentence, no traceback"
-    assert "run it again" not in texts(done.cells[4])
-
-
-def test_a_word_where_a_parameter_is_a_number_is_one_sentence():
-    done = run_cells(
-        "from helpers.lessons.cell_order import order_help\norder_help('01_review')",
         "SEED, MODEL = 'word', 'a/model'",
         "prompts = SEED + 1",
         "int(MODEL)",
         allow_errors=True,
     )
-    said = texts(done.cells[2])
-    assert said.endswith("This cell uses SEED = 'word' of the parameter cell: give a number.")
-    assert "\n" not in said and "parameter cell" not in texts(done.cells[3])
+    interrupted, again, number, word = (texts(done.cells[i]) for i in (2, 4, 6, 7))
+    said = "The cell that begins with `rows = []` did not finish: run it again first."
+    assert interrupted == f"StopIteration. {said}", "one sentence, no traceback"
+    assert "run it again" not in again
+    assert number.endswith("This cell uses SEED = 'word' of the parameter cell: give a number.")
+    assert "\n" not in number and "parameter cell" not in word
 
 
 def test_a_text_is_no_wrong_value_of_a_parameter_that_is_a_text():

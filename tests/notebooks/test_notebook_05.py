@@ -69,7 +69,7 @@ def test_what_it_saves(executed):
     _, records, _ = executed
     metrics = {key: record["metrics"] for key, record in records.items()}
     assert {v for e, v in records if e == "closed_loop"} == {"1_clients", "4_clients", "16_clients"}
-    assert {v for e, v in records if e == "open_loop"} > {"8_per_s", "16_per_s", "60_per_s"}
+    assert {v for e, v in records if e == "open_loop"} > {"16_per_s", "60_per_s"}
     for (experiment, _), m in metrics.items():
         if experiment in ("closed_loop", "open_loop", "overload", "server"):
             assert m["failed"] == 0 and m["output_tokens_per_s"] > 0

@@ -9,6 +9,7 @@ import random
 
 import pytest
 
+from helpers.engine.start import register_kernels_once
 from helpers.tiny_model import TARGET, stories
 
 
@@ -48,6 +49,7 @@ def test_a_fault_of_a_story_is_named(change, fault):
 def llm():
     """The target alone, in this process."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    register_kernels_once()  # in this process another test may have brought llvmlite
     from vllm import LLM
 
     engine = LLM(

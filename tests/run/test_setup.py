@@ -13,7 +13,7 @@ import pytest
 from helpers.run import doctor
 from tests.notebook_tools import SMALL
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # import name -> distribution, where they differ
 DISTRIBUTIONS = {"yaml": "pyyaml"}

@@ -182,6 +182,13 @@ def test_tiled_attention_is_exact_on_random_shapes(tokens, head, block_q, block_
     assert difference(q.double(), k.double(), v.double()) < 1e-12
 
 
+def test_one_query_sees_the_keys_of_all_tiles():
+    q, k, v = torch.randn(8), torch.randn(40, 8), torch.randn(40, 8)
+    tiles = list(zip(k.split(16), v.split(16), strict=True))  # the last one is smaller
+    seen = torch.softmax(k @ q / 8**0.5, 0) @ v
+    assert torch.allclose(flash_attention.one_query(q, tiles), seen, atol=1e-6)
+
+
 def test_tiled_attention_survives_scores_that_overflow():
     q = torch.full((8, 4), 60.0)
     v = torch.randn(8, 4)

@@ -27,7 +27,7 @@ def tiled_attention(q, k, v, block_q: int, block_k: int):
     out = q.new_zeros(n, d)
     largest = q.new_full((n,), float("-inf"))
     total = q.new_zeros(n)
-    for c in range(0, n, block_k):
+    for c in range(0, len(k), block_k):
         keys, values = k[c : c + block_k], v[c : c + block_k]
         for r in range(0, n, block_q):
             rows = slice(r, min(r + block_q, n))
@@ -43,7 +43,7 @@ def tiled_attention(q, k, v, block_q: int, block_k: int):
 
 
 def one_query(q, tiles):
-    """Algorithm 1 for a single query. q: (d,); tiles: pairs of keys and values, equally many."""
+    """Algorithm 1 for a single query. q: (d,); tiles: pairs of keys and values, as many in each."""
     keys, values = (torch.cat(parts) for parts in zip(*tiles, strict=True))
     return tiled_attention(q[None], keys, values, 1, len(tiles[0][0]))[0][0]
 

@@ -15,7 +15,7 @@ from helpers.lessons.papers import paged_attention, speculative
 from helpers.lessons.papers.flash_attention import tile_sizes
 from helpers.lessons.reading_notes import wording
 from helpers.results import recorded
-from helpers.results.wording import if_disturbed, with_range
+from helpers.results.wording import value_of
 from helpers.verdicts.gain import Gain
 
 
@@ -96,7 +96,7 @@ def recap(store) -> None:
     """Show what the papers' mechanisms gained here, beside what was recorded on a GPU."""
     rows, where = [], ""
     for what, experiment, variant in (
-        ("PagedAttention over reserving", "reserving", "paged"),
+        ("paged over reserved KV cache", "reserving", "paged"),
         ("continuous batching over waves", "continuous_batching", "continuous"),
         ("FlashAttention over math, one layer", "attention", "tiles over math"),
     ):
@@ -108,9 +108,8 @@ def recap(store) -> None:
 
 
 def _gain(record: dict) -> str:
-    numbers = record["metrics"]
-    at = f" at {numbers['tokens']:,} tokens" if "tokens" in numbers else ""
-    return with_range(numbers, "speedup_x") + at + if_disturbed(record)
+    tokens = record["metrics"].get("tokens")
+    return value_of(record, "speedup_x") + (f" at {tokens:,} tokens" if tokens else "")
 
 
 # ---------------------------------------------------------------- notebook 2's runs

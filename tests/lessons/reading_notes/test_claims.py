@@ -31,6 +31,16 @@ def test_claims_are_shown_and_saved(store, capsys):
     }
 
 
+def test_the_end_says_a_gain_in_the_documents_words_beside_the_recorded_one(store, capsys):
+    gain = Gain(2.0, 1.5, 2.5, 3).metrics("speedup_x")
+    store.save("reserving", "paged", gain, machine={"disturbed": ["others"]})
+    store.save("attention", "tiles over math", {"speedup_x": 1.7, "tokens": 1024})
+    claims.recap(store)
+    shown = capsys.readouterr().out
+    assert "gain, 2.00x (1.50 to 2.50), machine disturbed" in shown and "2.57x" in shown
+    assert "1.7x (one run) at 1,024 tokens" in shown and "recorded: NVIDIA H100" in shown
+
+
 def test_speculation_is_read_from_notebook_2_only(store):
     store.save("speculation", "mine", {"mean_acceptance_length": 2.0, "num_speculative_tokens": 4})
     assert claims.speculation_on_record(store) == []

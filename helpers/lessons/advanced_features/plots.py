@@ -147,7 +147,7 @@ def speedup_by_acceptance(
     curve(ax, rows, "a", "measured_x", linestyle="", label="measured (TPOT)")
     gain_ranges.draw(ax, rows, "a")
     ax.legend(loc="upper left", fontsize=8)
-    ax.set_ylim(0, 2 * max(row["measured_x"] for row in rows))
+    ax.set_ylim(0, max(gain_ranges.end(row["gain"]) for row in rows))
     ax.set(xlabel="a: a draft is accepted, given that those before it were", xlim=(0, 1))
     _break_even(ax, SPEED_UP)
     _show(fig, caption, rows, "speculation_by_acceptance")

@@ -293,7 +293,8 @@ def price(
         ax.axhline(asked, color=GREY, linewidth=1, linestyle="--")
         figures.note(ax, f"an API at {asked:g}", (rows[0]["busy (%)"], asked), (0, 4))
         if share <= 1:
-            ax.plot(100 * share, asked, color=BLACK, marker="o")
+            named = "as cheap as an API" if share == min(break_even.values()) else None
+            ax.plot(100 * share, asked, color=BLACK, marker="o", ls="", label=named)
             figures.note(ax, f"{100 * share:.2g} %", (100 * share, asked), (6, 4))
     busy, per_million = yours
     ax.plot(100 * busy, per_million, color=RED, marker="s", ls="", label="as busy as you set it")

@@ -271,7 +271,8 @@ class View:
     """Reads numbers again and again while a cell runs, and shows each with its recent past.
 
     A context manager. With widgets it moves; when it ends, one static picture
-    takes its place.
+    takes its place, with what the block put into ``limits`` (name of a number:
+    the most that it can be, in words) and ``moments`` (time.perf_counter(), in words).
     """
 
     RECENT = 40  # readings that it shows while it moves
@@ -279,6 +280,8 @@ class View:
     def __init__(self, title: str, read, hz: float):
         self.title, self.read, self.hz = title, read, hz
         self.readings: list[dict] = []
+        self.limits: dict[str, tuple[float, str]] = {}
+        self.moments: list[tuple[float, str]] = []
         self._widget = self._place = None
 
     def __enter__(self):
@@ -359,6 +362,13 @@ class View:
             ax.plot(times, values, color=figures.COLORS[index % 4], drawstyle="steps-post")
             ax.set_ylabel(label, rotation=0, ha="right", va="center")
             ax.set_ylim(0, max(values) * 1.15 or 1)
+            if label in self.limits:
+                most, words = self.limits[label]
+                ax.axhline(most, color=figures.GREY, linestyle=":", label=words)
+            for at, words in self.moments:
+                ax.axvline(at - self._t0, color=figures.BLACK, lw=1.2, ls="--", label=words)
+            if index == 0 and (self.limits or self.moments):
+                ax.legend(loc="lower right")
             mean = sum(values) / len(values)
             rows.append({"number": label, "most": max(values), "mean": mean, "last": values[-1]})
         axes[-1, 0].set_xlabel("seconds")

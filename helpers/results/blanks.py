@@ -232,21 +232,13 @@ def _sizes(record: dict) -> str:
 
 
 def load_of_one_copy(facts: Facts) -> Fill:
-    """Up to how many requests a second notebook 5's goal held, and what of it may be chance."""
+    """At how many requests a second notebook 5's goal held, and where it was missed."""
     record = facts.get("sizing", "copies")
     goals = (record or {}).get("goals_ms")
     if not record or not isinstance(goals, dict):
         return MISSING
-    names = (
-        "arrivals_per_s",
-        "good_share",
-        "missed_per_s",
-        "missed_share",
-        "by_chance",
-        "safer_per_s",
-        "goal_share",
-    )
-    rate, share, missed, missed_share, by_chance, safer, asked = numbers_of(record, *names)
+    names = ("arrivals_per_s", "good_share", "missed_per_s", "missed_share", "goal_share")
+    rate, share, missed, missed_share, asked = numbers_of(record, *names)
     if rate is None or share is None:
         return from_record(record, "no rate that was tried")
     goal = " and ".join(f"{name.upper()} {number(ms)} ms" for name, ms in goals.items())
@@ -257,9 +249,7 @@ def load_of_one_copy(facts: Facts) -> Fill:
         busy = facts.disturbed(record["notebook"], per_s)
         return f"{number(per_s)} requests/s{within}{busy}"
 
-    text = f"up to {at(rate, share)}; one run{', which may be chance' * bool(by_chance)}"
-    if by_chance and safer:
-        text += f"; more surely up to {at(safer)}"
+    text = f"up to {at(rate, share)}; one run"
     if missed:
         met = "" if missed_share is None else f" ({100 * missed_share:.0f} % within)"
         text += f"; missed at {at(missed)}{met}"

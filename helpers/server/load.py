@@ -47,6 +47,7 @@ class LoadRun:
     disturbance: Disturbance | None = None
     # What each client saw: {"ok", "ttft_s", "latency_s", "output_tokens"}.
     answers: list[dict] = field(default_factory=list)
+    last_sent_s: float = 0.0  # time.perf_counter() when the last request was sent
 
     @property
     def disturbed(self) -> str:
@@ -154,7 +155,8 @@ def run_load(
     # In the CPU package the command `vllm bench` does not start: this is what it would be.
     command = "OPENAI_API_KEY=... vllm bench serve " + shlex.join(flags)
     seen = answers_of(result)
-    return LoadRun(metrics, server.engine_args, workload, command, disturbance, seen)
+    last_s = max(result["start_times"])
+    return LoadRun(metrics, server.engine_args, workload, command, disturbance, seen, last_s)
 
 
 def _prefix_counters(server: Server) -> tuple[float, float]:

@@ -146,6 +146,22 @@ def test_a_dashboard_whose_server_goes_away_says_when_and_why(capsys):
     assert "Reading stopped after" in capsys.readouterr().out
 
 
+def test_a_dashboard_draws_limits_and_moments_with_their_names(capsys):
+    with live.dashboard(lambda: {"running": 3, "waiting": 1}, hz=50) as view:
+        view.limits["running"] = 4, "4 places"
+        while len(view.readings) < 3:
+            time.sleep(0.01)
+        view.moments.append((time.perf_counter(), "the last request is sent"))
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("helpers.display.figures.Picture", lambda fig, *_: drawn.append(fig))
+        view.picture()
+    running, waiting = drawn[0].axes
+    names = [text.get_text() for text in running.get_legend().get_texts()]
+    assert names == ["4 places", "the last request is sent"]
+    assert len(waiting.lines) == 2 and waiting.get_legend() is None
+
+
 def test_a_dashboard_that_read_nothing_is_a_sentence(capsys):
     def read():
         raise OSError("refused")

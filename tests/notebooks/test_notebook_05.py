@@ -69,7 +69,7 @@ def test_what_it_saves(executed):
     _, records, _ = executed
     metrics = {key: record["metrics"] for key, record in records.items()}
     assert {v for e, v in records if e == "closed_loop"} == {"1_clients", "4_clients", "16_clients"}
-    assert {v for e, v in records if e == "open_loop"} > {"16_per_s", "60_per_s"}
+    assert {v for e, v in records if e == "open_loop"} == {"16_per_s", "60_per_s"}
     for (experiment, _), m in metrics.items():
         if experiment in ("closed_loop", "open_loop", "overload", "server"):
             assert m["failed"] == 0 and m["output_tokens_per_s"] > 0
@@ -91,7 +91,8 @@ def test_what_it_saves(executed):
         records["prediction", "gain_of_8_clients"]["metrics"]["predicted"]
         == PARAMETERS["PREDICTIONS"]["gain_of_8_clients"]
     )
-    assert {"server_share", "littles_law"} <= {v for e, v in records if e == "prediction"}
+    guessed = {v for e, v in records if e == "prediction"}
+    assert {"server_share", "littles_law", "first_token_x"} <= guessed
 
 
 def test_littles_law_is_reconciled_within_one_run(executed):
@@ -108,21 +109,20 @@ def test_littles_law_is_reconciled_within_one_run(executed):
     assert 0.2 * by_clients < m["in_server_mean"] < 1.1 * by_clients
 
 
-def test_the_capacity_is_no_less_than_what_was_answered(executed):
-    notebook, records, _ = executed
-    m = records["capacity", "open_loop"]["metrics"]
-    runs = {key: r["metrics"] for key, r in records.items() if "_loop" in key[0]}
-    over = records["overload", "held"]["metrics"]
-    opened = [one for (e, _), one in runs.items() if e == "open_loop"]
-    measured = [one["requests_per_s"] for one in (*opened, over)]
-    assert m["answered_per_s"] == pytest.approx(max(measured))
-    tried = {r["metrics"]["arrived_per_s"] for (e, _), r in records.items() if e == "open_loop"}
-    said = "\n".join(str(o.get("data", "")) for c in notebook.cells for o in c.get("outputs", []))
-    if "fell_behind_per_s" in m:
-        assert m["fell_behind_per_s"] in tried | {over["arrived_per_s"]}
-        decided = m["fell_behind_per_s"] > m["answered_per_s"]
-        assert ("Its capacity lies between " in said) == decided
-        assert ("These runs do not agree" in said) != decided
+def test_the_capacity_is_the_most_that_any_run_answered(executed):
+    _, records, _ = executed
+    loads = [r["metrics"] for (e, _), r in records.items() if e in ("open_loop", "overload")]
+    most = records["capacity", "open_loop"]["metrics"]["answered_per_s"]
+    assert most == pytest.approx(max(load["requests_per_s"] for load in loads))
+
+
+def test_goodput_is_counted_by_the_puzzle_and_by_the_benchmark(executed):
+    said = "\n".join(text_of(o) for c in executed[0].cells for o in c.get("outputs", []))
+    counts = re.findall(r"Goodput ([\d.]+)/s, by the benchmark ([\d.]+)/s", said)
+    assert len(counts) == len(PARAMETERS["RATES"])
+    assert all(float(a) == pytest.approx(float(b), abs=0.11) for a, b in counts)
+    assert "36 of 36 for 90 %: cannot tell" in said
+    assert "37 of 37 for 90 %: held" in said
 
 
 def test_the_overload_is_held_until_requests_wait(executed):
@@ -135,12 +135,21 @@ def test_the_overload_is_held_until_requests_wait(executed):
 
 def test_what_the_page_says_of_the_key_and_of_full_queues_is_shown(executed):
     said = "\n".join(text_of(o) for c in executed[0].cells for o in c.get("outputs", []))
-    assert re.search(r"POST /invocations +200 +200", said)
+    paths = re.findall(r"(?:GET|POST) (/\S+) +(\d+) +(\d+)", said)
+    assert len(paths) == 8
+    for path, without, with_key in paths:
+        assert (without, with_key) == ("401" if path.startswith("/v1") else "200", "200"), path
+    mistakes = re.findall(r"^ *(\S.*?) +(\d{3}) ", said, re.MULTILINE)
+    assert [status for name, status in mistakes if name.startswith("a parameter ")] == ["200"] * 2
+    statuses = dict(mistakes)
+    assert statuses["wrong API key"] == "401" and statuses["unknown model"] == "404"
+    assert statuses["prompt longer than max_model_len"] == "400"
+    assert "guided" in said.partition("Warnings in the server's log meanwhile:")[2][:200]
     bursts = {v: r["metrics"] for (e, v), r in executed[1].items() if e == "burst"}
     assert set(bursts) == {"at_most"} and bursts["at_most"]["limit"] >= 1
     for burst in bursts.values():
-        assert burst["refused"] > 0
-        assert burst["let_in"] + burst["refused"] == burst["sent"], "as client and server count"
+        assert 0 < burst["let_in"] < burst["sent"], "some were refused"
+        assert burst["goodput_per_s"] >= 0
         assert 0 <= burst["good_percent"] <= 100 and 0 <= burst["without_percent"] <= 100
 
 
@@ -169,12 +178,16 @@ def test_a_service_is_sized_by_a_rate_at_which_the_goal_holds(executed):
     notebook, records, _ = executed
     said = "\n".join(text_of(o) for c in notebook.cells for o in c.get("outputs", []))
     opened = [r["metrics"] for (e, _), r in records.items() if e == "open_loop"]
-    holds = [m["arrived_per_s"] for m in opened if m["good_share"] >= 0.9]
     sized = records["sizing", "copies"]["metrics"]
-    if holds:
-        assert sized["arrivals_per_s"] == max(holds) and sized["copies"] == -(-500 // max(holds))
+    if "copies" in sized:
+        rate = sized["arrivals_per_s"]
+        [run] = [m for m in opened if m["arrived_per_s"] == rate]
+        assert run["good_share"] > 0.9 and sized["copies"] == -(-500 // rate)
+        assert f", so {sized['copies']} copies: " in said
     else:
-        assert "good_share" not in sized and "No rate met the goal" in said
+        assert "good_share" not in sized and "No rate held" in said
+    if "least_copies" in sized:
+        assert f", so {sized['least_copies'] - 1} are too few" in said
 
 
 def test_only_the_server_with_a_shutdown_timeout_keeps_its_promises(executed):

@@ -9,9 +9,10 @@ from helpers.lessons.puzzles.check import Case, Puzzle
 
 
 def _servers(draw: random.Random) -> Iterator[Case]:
-    """A long answer, a single token, then many; none so close to a whole number that it rounds."""
+    """A long answer, single tokens, then many; none so close to a whole number that it rounds."""
     yield _server(rate=10.0, ttft_ms=1050, tpot_ms=100, output_tokens=11)
-    yield _server(rate=3.0, ttft_ms=900, tpot_ms=50, output_tokens=1)
+    yield _server(rate=10.0, ttft_ms=950, tpot_ms=200, output_tokens=1)  # has no TPOT
+    yield _server(rate=0.5, ttft_ms=900, tpot_ms=50, output_tokens=1)  # less than one at a time
     for _ in range(30):
         lengths = {"tpot_ms": draw.randrange(5, 80), "output_tokens": draw.randrange(2, 400)}
         goals = {"ttft_ms": draw.randrange(50, 2000), **lengths}
@@ -30,9 +31,12 @@ def _longest_s(ttft_ms: float, tpot_ms: float, output_tokens: int) -> float:
 
 
 def queue_limit(rate: float, ttft_ms: float, tpot_ms: float, output_tokens: int) -> int:
-    """Requests that a server which answers `rate` a second can finish before the last is late."""
+    """Requests that a server which answers `rate` a second can finish before the last is late.
+
+    At least one: a server that lets nobody in answers nobody.
+    """
     longest_s = _longest_s(ttft_ms, tpot_ms, output_tokens)
-    limit = 0
+    limit = 1
     while (limit + 1) / rate <= longest_s:
         limit += 1
     return limit
@@ -50,6 +54,6 @@ QUEUE_LIMIT = Puzzle(
         "How long does an answer take that just meets both goals? The first token comes after "
         "`ttft_ms`, each of the other `output_tokens - 1` after `tpot_ms`.",
         "Little's law: on average there are rate x seconds requests in the server. Mind the unit.",
-        "Requests are whole, and one more would be too many: round down with `int`.",
+        "Requests are whole, and one more would be too many: round down with `int`, but not to 0.",
     ),
 )

@@ -64,11 +64,16 @@ def _load(store: Results) -> str:
     most = _metrics(store, "capacity", "open_loop").get("answered_per_s")
     if most is None:
         return NOT_MEASURED
-    goal = "the goal held at no rate tried"
+    said = "the goal held at no rate tried"
     if "good_share" in sized:
-        goal = f"of the rates tried the goal held up to {number(sized['arrivals_per_s'])}/s"
-    chance = wording.BY_CHANCE * ("by_chance" in sized)
-    return f"{goal}{chance}; the server answered up to {number(most)}/s"
+        said = f"the goal held at {number(sized['arrivals_per_s'])}/s"
+    if "missed_per_s" in sized:
+        said += f", was missed at {number(sized['missed_per_s'])}/s"
+    said += f"; the server answered up to {number(most)}/s"
+    if burst := _metrics(store, "burst", "at_most"):
+        good, limit = number(burst["goodput_per_s"]), burst["limit"]
+        said += f"; overloaded, with a limit of {limit:.0f}, {good}/s came in time"
+    return said
 
 
 _ROWS = {

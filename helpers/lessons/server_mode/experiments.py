@@ -31,28 +31,7 @@ from helpers.server.server import Server, ServerError, StopReport
 from helpers.verdicts.gain import Gain, gain_of_groups
 from helpers.verdicts.machine import less_slowed
 
-COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
-_ONE_TOKEN = {"prompt": "Hello", "max_tokens": 1}
-_SHORT_CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-# What to ask, the body of the request if it has one (without the model), and what it is for.
-ENDPOINTS = (
-    ("GET", "/health", None, "is the engine alive? 200 or 503"),
-    ("GET", "/version", None, "vLLM's version"),
-    ("GET", "/v1/models", None, "which names can be asked for, and max_model_len"),
-    ("GET", "/metrics", None, "counters and gauges for Prometheus"),
-    ("POST", "/tokenize", {"prompt": "Hello"}, "text to token ids, without generating"),
-    ("POST", COMPLETION, _ONE_TOKEN, "text in, the text goes on"),
-    ("POST", CHAT, _SHORT_CHAT, "messages in, an answer out"),
-    ("POST", "/invocations", _SHORT_CHAT, "either of the two, for Amazon SageMaker"),
-)
 STATUSES = [f"{code} {HTTPStatus(code).phrase}" for code in (200, 400, 401, 404, 500)]
-# The mistakes whose status is guessed first.
-GUESSED = (
-    "wrong API key",
-    "prompt longer than max_model_len",
-    "a path that does not exist",
-    "a parameter that does not exist",
-)
 UNDECIDED = "undecided"
 FAR = 100  # times
 LONGEST = 96  # characters of what a server or a client library says
@@ -80,36 +59,22 @@ def ask_with_curl(server: Server, path: str, body: dict) -> dict | None:
     return json.loads(done.stdout)
 
 
-def mistakes(server: Server, max_model_len: int, guessed: dict[str, Answer]) -> list[dict]:
-    """Requests that a client gets wrong: the status, and the server's own words.
+def mistake(name: str, answer: httpx.Response, guessed: dict[str, Answer]) -> dict:
+    """A table's row: what a server made of a request that a client got wrong.
 
-    guessed: one of the STATUSES, by mistake. Raises ServerError when nothing answers.
+    guessed: one of the STATUSES, by mistake.
     """
-    server.check_answers()
-    hello = {"model": server.model, **_ONE_TOKEN}
-    wrong_key = {"Authorization": "Bearer not-the-key"}
-    cut_off = {"content": b'{"model": ', "headers": {"Content-Type": "application/json"}}
-    too_long = {**hello, "prompt": [5] * (max_model_len + 1)}
-    cases = (
-        ("wrong API key", COMPLETION, {"json": hello, "headers": wrong_key}),
-        ("unknown model", COMPLETION, {"json": {**hello, "model": "gpt-99"}}),
-        ("prompt longer than max_model_len", COMPLETION, {"json": too_long}),
-        ("JSON that is cut off", COMPLETION, cut_off),
-        ("a path that does not exist", "/v1/complete", {"json": hello}),
-        ("a parameter that does not exist", COMPLETION, {"json": {**hello, "temprature": 0}}),
-        ("a parameter of older versions", COMPLETION, {"json": {**hello, "guided_choice": ["a"]}}),
-    )
-    rows = []
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        for name, path, request in cases:
-            headers = {**server.headers, **request.get("headers", {})}
-            answer = client.post(path, **{**request, "headers": headers})
-            row = {"mistake": name, "status": answer.status_code}
-            if any(guessed.values()):
-                truth = f"{answer.status_code} {answer.reason_phrase}"
-                row["you said"] = judged(guessed.get(name), truth)
-            rows.append(row | {"the server says": _words(answer)})
-    return rows
+    row = {"mistake": name, "status": answer.status_code}
+    if any(guessed.values()):
+        truth = f"{answer.status_code} {answer.reason_phrase}"
+        row["you said"] = judged(guessed.get(name), truth)
+    return row | {"the server says": _words(answer)}
+
+
+def warnings_since(server: Server, size: int) -> list[str]:
+    """The warnings in the server's log after its first `size` bytes, without time and place."""
+    log = server.log_path.read_bytes()[size:].decode(errors="replace")
+    return [_shortened(line.partition("] ")[2]) for line in log.splitlines() if "WARNING" in line]
 
 
 def _words(answer: httpx.Response) -> str:
@@ -213,18 +178,17 @@ def steady_load(server: Server, **load) -> LoadRun:
     return less_slowed(lambda _: run_load(server, **load))
 
 
-def at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> LoadRun:
-    """An open loop for so many seconds; a run that other programs slowed is made once more.
+def at_rate(server: Server, rate_per_s: float, requests: int, **load) -> LoadRun:
+    """An open loop at a rate; a run that other programs slowed is made once more.
 
     To the run's metrics come, of the same run, in_server_mean: the seconds that requests spent in
     the server by its own histogram, per second; and read_mean: the mean of running + waiting over
     the readings (not there when nothing was read).
     """
-    return less_slowed(lambda _: _at_rate(server, rate_per_s, seconds, **load))
+    return less_slowed(lambda _: _at_rate(server, rate_per_s, requests, **load))
 
 
-def _at_rate(server: Server, rate_per_s: float, seconds: float, **load) -> LoadRun:
-    requests = max(8, round(rate_per_s * seconds))
+def _at_rate(server: Server, rate_per_s: float, requests: int, **load) -> LoadRun:
     with readings_of(watch(server)) as readings, growth(server.metrics) as grown:
         run = run_load(server, requests=requests, rate_per_s=rate_per_s, **load)
     inside_s = grown["e2e_request_latency_seconds_sum"]
@@ -254,11 +218,36 @@ def let_in(run: LoadRun, goals_ms: dict[str, float]) -> dict[str, float]:
     }
 
 
-def burst(seen: dict, limit: int, refused: float, without: dict) -> dict[str, float]:
+def burst(run: LoadRun, seen: dict, limit: int, without: dict) -> dict[str, float]:
     """The record of an overload that met a limit. seen, without: of `let_in`, with it and none."""
     good, bad = (table["of these in time (%)"] for table in (seen, without))
-    met = {"good_percent": good, "without_percent": bad, "refused": refused}
-    return {"sent": seen["sent"], "limit": limit, "let_in": seen["let in"], **met}
+    return {
+        "sent": seen["sent"],
+        "limit": limit,
+        "let_in": seen["let in"],
+        "arrived_per_s": run.metrics["arrived_per_s"],
+        "good_percent": good,
+        "without_percent": bad,
+        "goodput_per_s": seen["goodput/s"],
+        "without_goodput_per_s": without["goodput/s"],
+    }
+
+
+def rate_row(run: dict[str, float], verdict: str, limit: int | None = None) -> dict:
+    """A rate's row in the table that sizes a service. run: of `run_load`, which let all in or some.
+
+    verdict: on the requests that were let in.
+    """
+    sent = run["completed"] + run["failed"]
+    return {
+        "arrivals/s": run["arrived_per_s"],
+        "limit": "none" if limit is None else f"{limit}",
+        "answers/s": run["requests_per_s"],
+        "goodput/s": run["goodput_per_s"],
+        "let in": run["completed"],
+        "of these in time (%)": 100 * run["good_share"] * sent / run["completed"],
+        "verdict": verdict,
+    }
 
 
 # --- what the options change ----------------------------------------------------------------------

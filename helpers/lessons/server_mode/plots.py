@@ -8,11 +8,11 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from helpers.display import figures
 from helpers.display.figures import curve
-from helpers.lessons.server_mode import sizing, wording
+from helpers.lessons.server_mode import wording
 from helpers.results.recorded import label_of
 from helpers.server.load import Stream
 
-_KNEE = {"color": figures.RED, "lw": 1.2, "linestyle": "-."}
+_HELD = {"color": figures.BLACK, "lw": 1.2, "linestyle": "-."}
 _SMALL = {"fontsize": 8.5, "fontweight": "normal"}
 
 
@@ -27,6 +27,10 @@ def startup(phases_s: dict[str, float], total_s: float, recorded: dict | None = 
         there_s = found.pop("startup_s")
         named = {name.removesuffix("_s").replace("_", " "): found[name] for name in found}
         starts.append((f"recorded: {label_of(recorded)}", named, there_s))
+    starts = [start for start in starts if start[1]]
+    if not starts:
+        print("The server's log names no phases.")
+        return
     shown = [[n for n in phases if phases[n] >= 0.005 * total] for _, phases, total in starts]
     rows = [len(names) + 1 for names in shown]
     layout = {"rows": len(rows), "size": (7.5, 0.9 + 0.3 * sum(rows)), "height_ratios": rows}
@@ -76,17 +80,20 @@ def token_times(stream: Stream) -> None:
 
 
 def _measured(ax, rows: list[dict], x: str, y: str, index: int = 0, **look) -> None:
-    """A line through the runs that nothing disturbed; the others are orange points beside it."""
-    curve(ax, sizing.undisturbed(rows), x, y, index, **look)
-    others = [row for row in rows if row["disturbed"]]
-    curve(ax, others, x, y, index, color=figures.ORANGE, linestyle="", zorder=3)
+    """A line through the runs; a ring around each that other programs disturbed."""
+    curve(ax, rows, x, y, index, **look)
+    ring = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "linestyle": ""}
+    known = "disturbed" in ax.get_legend_handles_labels()[1]
+    ring |= {"color": figures.BLACK, "label": None if known else "disturbed"}
+    if others := [row for row in rows if row["disturbed"]]:
+        curve(ax, others, x, y, index, **ring)
 
 
-def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] = ((), "")) -> None:
+def closed_loop(rows: list[dict], recorded: tuple[list[dict], str] = ((), "")) -> None:
     """Throughput and latency over the number of clients.
 
     rows: clients, output_tokens_per_s, ttft_ms_p50, tpot_ms_p50, e2e_ms_mean,
-    disturbed (what disturbed the run, in words). knee: one of them.
+    disturbed (what disturbed the run, in words).
     recorded: the same of another machine and its label, of helpers.results.recorded.curve.
     """
     there = [{**row, "clients": int(row["variant"].split("_")[0])} for row in recorded[0]]
@@ -94,8 +101,7 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
     title = "Tokens a second and latency, by the number of clients"
     fig, (left, right) = figures.figure(title, cols=2, size=(9, 4.4))
     _measured(left, rows, "clients", "output_tokens_per_s", label="tokens a second")
-    fewest = sizing.undisturbed(rows)[0]
-    speed = fewest["output_tokens_per_s"] / fewest["clients"]
+    speed = rows[0]["output_tokens_per_s"] / rows[0]["clients"]
     ideal = [{"clients": row["clients"], "free": speed * row["clients"]} for row in rows]
     free = {"marker": "", "color": figures.GREY, "linestyle": ":"}
     curve(left, ideal, "clients", "free", label="if batching were free", **free)
@@ -111,7 +117,6 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
     left.set(ylabel="output tokens/s", yscale="log")
     right.set(ylabel="ms", yscale="log")
     for ax in (left, right):
-        ax.axvline(knee["clients"], label="knee", **_KNEE)
         ax.set(xscale="log", xlabel="clients at a time")
         if there:
             ax.set_title(f"filled: here; hollow: {where.partition(',')[0]}", **_SMALL)
@@ -123,15 +128,14 @@ def closed_loop(rows: list[dict], knee: dict, recorded: tuple[list[dict], str] =
     figures.show(fig, wording.closed_loop(rows, where), table, "closed_loop")
 
 
-def open_loop(rows: list[dict], goals_ms: dict[str, float], share: float) -> None:
+def open_loop(rows: list[dict], goals_ms: dict[str, float], held: dict | None) -> None:
     """Latency, answers and goodput over the rate of arrivals.
 
-    rows: arrived_per_s, requests_per_s, goodput_per_s, good_share, ttft_ms_p90,
-    tpot_ms_p90 (of `run_load`), disturbed. share: of the requests that are to meet the goal.
+    rows: arrived_per_s, requests_per_s, goodput_per_s, ttft_ms_p90, tpot_ms_p90 (of `run_load`),
+    verdict, disturbed. held: the row with the highest rate that held, if one did.
     """
     rows = sorted(rows, key=lambda row: row["arrived_per_s"])
     arrived = [row["arrived_per_s"] for row in rows]
-    best = sizing.best_rate(rows, share)
     title = "What arrives, what is answered, and what is answered in time"
     fig, (left, right) = figures.figure(title, cols=2, size=(9, 4.4))
     for name, index in (("ttft", 0), ("tpot", 3)):
@@ -147,13 +151,12 @@ def open_loop(rows: list[dict], goals_ms: dict[str, float], share: float) -> Non
     _measured(right, rows, "arrived_per_s", "goodput_per_s", 2, label="goodput: answers in time")
     right.set(ylabel="requests a second", ylim=(0, 1.1 * max(arrived)))
     for ax in (left, right):
-        if best:
-            label = "highest rate that met it"
-            ax.axvline(best["arrived_per_s"], label=label, **_KNEE)
+        if held:
+            ax.axvline(held["arrived_per_s"], label="highest rate that held", **_HELD)
         ax.set(xlabel="requests arriving a second", xlim=(0, None))
         figures.legend_below(ax)
     names = ("arrived_per_s", "requests_per_s", "goodput_per_s", "ttft_ms_p90", "tpot_ms_p90")
-    table = [{name: row[name] for name in (*names, "disturbed")} for row in rows]
+    table = [{name: row[name] for name in (*names, "verdict", "disturbed")} for row in rows]
     figures.show(fig, wording.open_loop(rows, goals_ms), table, "open_loop")
 
 

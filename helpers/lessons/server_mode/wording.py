@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import signal
 import statistics
 
 from helpers.display.numbers import number
 from helpers.engine.steps import Steps
-from helpers.lessons.server_mode import experiments, sizing
+from helpers.lessons.server_mode import experiments
 from helpers.server.load import LoadRun, Stream
 from helpers.server.server import StopReport
 from helpers.verdicts.gain import Gain
 
 FULL = 0.9  # of a core
 NOTABLE_MS = 20  # of waiting for a place: more than a step or two
-BY_CHANCE = ", which may be chance"
 
 # --- captions -------------------------------------------------------------------------------------
 
@@ -43,21 +41,27 @@ def token_times(stream: Stream) -> str:
 def closed_loop(rows: list[dict], where: str = "") -> str:
     """What the most clients got and waited, one run at each number, beside the fewest.
 
-    rows: of plots.closed_loop. Disturbed runs are left out, as in the figure. where: the hollow
-    points are from.
+    rows: of plots.closed_loop. where: the hollow points are from.
     """
-    calm = sizing.undisturbed(rows)
-    first, last = calm[0], calm[-1]
+    first, last = rows[0], rows[-1]
     gain = last["output_tokens_per_s"] / first["output_tokens_per_s"]
     wait = last["ttft_ms_p50"] / first["ttft_ms_p50"]
     said = (
         f"One run at each number of clients. With {last['clients']}, {gain:.1f} times the tokens "
-        f"of {first['clients']}, and {wait:.1f} times its wait for the first token. Knee: most "
-        "throughput / time of a whole answer."
+        f"of {first['clients']}, and {wait:.1f} times its wait for the first token."
     )
     if where:
         said += f" Hollow points: {where}."
-    return said + _disturbed(rows, "clients", "clients", "line and knee are drawn")
+    return said + _disturbed(rows)
+
+
+def one_more_level(fewer: dict, more: dict) -> str:
+    """What more clients of a closed loop added: tokens, and time of an answer."""
+    tokens, time = (more[name] / fewer[name] for name in ("output_tokens_per_s", "e2e_ms_mean"))
+    return (
+        f"{fewer['clients']:>3} to {more['clients']:>3} clients: {tokens:.2f} times the tokens, "
+        f"{time:.2f} times the time of an answer"
+    )
 
 
 def why_gain(runs: dict[int, list[dict]], clients: int) -> str:
@@ -76,57 +80,54 @@ def why_gain(runs: dict[int, list[dict]], clients: int) -> str:
     )
 
 
-def _disturbed(rows: list[dict], name: str, unit: str, drawn: str) -> str:
-    """Which runs other programs disturbed, by their `name`; "" for none. drawn: without them."""
-    hit = [number(row[name]) for row in rows if row["disturbed"]]
-    if not hit:
-        return ""
-    which = "every run" if len(hit) == len(rows) else f"the runs with {', '.join(hit)} {unit}"
-    said = f" The machine was disturbed in {which} (orange)"
-    if len(sizing.undisturbed(rows)) < len(rows):
-        return f"{said}: {drawn} without them."
-    return f"{said}: run this again when nothing else runs."
+def _disturbed(rows: list[dict]) -> str:
+    """What the rings of a figure mean; "" where nothing was disturbed."""
+    hit = any(row["disturbed"] for row in rows)
+    return " Ringed: other programs disturbed the run." * hit
 
 
 def open_loop(rows: list[dict], goals_ms: dict) -> str:
-    """The goal, and what to read from the figure; rows in the order of the rates."""
-    said = (
-        f"The goal is {limits(goals_ms)}. A run lasts until its last answer, so fewer are answered "
-        "a second than arrive, even where the server keeps up."
+    """The goal, and what to read from the figure."""
+    return (
+        f"One run at each rate. The goal is {limits(goals_ms)}. A run lasts until its last answer, "
+        "so fewer are answered a second than arrive, even where the server keeps up."
+        + _disturbed(rows)
     )
-    for lower, higher in itertools.pairwise(rows):
-        if lower["good_share"] < higher["good_share"]:
-            said += (
-                f" At {number(lower['arrived_per_s'])} a second fewer met it than at "
-                f"{number(higher['arrived_per_s'])}: one run each cannot order the two."
-            )
-    return said + _disturbed(rows, "arrived_per_s", "arrivals a second", "the lines are drawn")
 
 
-def at_rate(row: dict, places: int, answered_per_s: float) -> str:
-    """How full the server was in a run at a rate, and what follows for the rate."""
-    halfway, last = row["in_flight_halfway"], row["in_flight_last"]
-    rate = row["arrived_per_s"]
-    said = (
-        f"{number(rate):>5}/s: in the server {halfway:.0f} halfway, {last:.0f} at the last arrival"
+def at_rate(row: dict, span: tuple[float, float], yours: float) -> str:
+    """A rate's verdict, the share in time that it rests on, and goodput by two counts.
+
+    span: the range of the share; yours: goodput by the puzzle's function.
+    """
+    low, high = (100 * share for share in span)
+    return (
+        f"{number(row['arrived_per_s']):>4}/s: {100 * row['good_share']:3.0f} % of "
+        f"{row['completed'] + row['failed']:3.0f} in time ({low:.0f} to {high:.0f} %): "
+        f"{row['verdict']}. Goodput {yours:.1f}/s, by the benchmark {row['goodput_per_s']:.1f}/s"
     )
-    if sizing.fell_behind(row, places):
-        return f"{said}: fell behind"
-    return said + ": not too much, or too short to tell" * (rate > answered_per_s)
 
 
-def capacity(rows: list[dict], places: int) -> str:
-    """Between which rates the capacity lies, or that the runs do not agree. rows: of all rates."""
-    low, high = sizing.capacity(rows, places)
-    most = f"With open arrivals the server answered up to {number(low)} requests a second"
-    if high == math.inf:
-        return f"{most}, and fell behind at no rate tried: its capacity is at least that."
-    lost = next(row for row in rows if row["arrived_per_s"] == high)
-    behind = f"at {number(high)} arrivals a second it fell behind"
-    if high <= low:
-        return f"{most}; yet in another run {behind}. These runs do not agree."
-    busy = ", while something else used the machine" * bool(lost.get("disturbed"))
-    return f"{most}; {behind}{busy}. Its capacity lies between the two."
+def goal(held: dict | None, missed: dict | None) -> str:
+    """Up to which rate the goal held, and from which it was missed. Of `sizing.held_and_missed`."""
+
+    def met(row: dict) -> str:
+        return f"at {number(row['arrived_per_s'])} a second ({100 * row['good_share']:.0f} %)"
+
+    said = f"The goal held {met(held)}" if held else "The goal held at no rate tried"
+    said += f" and was missed {met(missed)}" if missed else ", and was missed at no higher one"
+    return f"{said}, in one run each."
+
+
+def why_missed(missed: dict | None, goals_ms: dict[str, float]) -> str:
+    """What the clients saw at the rate that missed the goal; "" without one."""
+    if not missed:
+        return ""
+    return (
+        f"At {number(missed['arrived_per_s'])} a second p90 was TTFT {missed['ttft_ms_p90']:.0f} "
+        f"ms and TPOT {missed['tpot_ms_p90']:.1f} ms (goal: {limits(goals_ms)}), with "
+        f"{number(missed['requests_per_s'])} answers a second."
+    )
 
 
 def limits(goals_ms: dict[str, float]) -> str:
@@ -134,68 +135,52 @@ def limits(goals_ms: dict[str, float]) -> str:
     return " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
 
 
-def copies(sized: dict, target_per_s: float, goals_ms: dict[str, float]) -> list[str]:
-    """How many copies, and on what that number rests. sized: of `sizing.copies`."""
-    rate = number(sized["arrivals_per_s"])
-    least = sized.get("least_copies", sized["copies"])
-    span = f"{least} to " * (least < sized["copies"])
-    needed = f"For {target_per_s:g} a second: {'{}'}{sized['copies']} copies, and one for restarts."
-    if "good_share" not in sized:
-        return [
-            f"No rate met the goal ({limits(goals_ms)}): loosen it, or try lower RATES. "
-            f"{rate} a second, which the server answered, is too much for it.",
-            needed.format("more than "),
-        ]
-    chance = BY_CHANCE * ("by_chance" in sized)
-    missed = ""
-    if "missed_per_s" in sized:
-        missed = f"; from {number(sized['missed_per_s'])} on too few did"
-    return [
-        f"In one run at {rate} arrivals a second {100 * sized['good_share']:.0f} % met the goal "
-        f"({limits(goals_ms)}){chance}{missed}.",
-        needed.format(span),
-    ]
-
-
-def goal(rows: list[dict], share: float, most_per_s: float) -> str:
-    """Up to which rate of arrivals the goal held, and where goodput was highest.
-
-    most_per_s: what the server answered at most (`sizing.capacity`).
-    """
-    best = sizing.best_rate(rows, share)
-    if best is None:
-        return f"No rate tried let {100 * share:.0f} % of the requests meet the goal."
-
-    def met(row: dict) -> str:
-        return f"{100 * row['good_share']:.0f} %{BY_CHANCE * sizing.narrow(row, share)}"
-
-    said = (
-        f"Of the rates tried, {number(best['arrived_per_s'])} a second is the highest at which at "
-        f"least {100 * share:.0f} % met the goal: {met(best)}"
-    )
-    if missed := sizing.next_above(rows, best["arrived_per_s"]):
-        part = 100 * missed["arrived_per_s"] / most_per_s
-        said += (
-            f". At {number(missed['arrived_per_s'])}, {part:.0f} % of the most answers a second, "
+def copies(sized: dict, goals_ms: dict[str, float]) -> str:
+    """How many copies, by which division. sized: of `sizing.copies`."""
+    target = sized["needed_per_s"]
+    said = []
+    if "copies" in sized:
+        rate, share = sized["arrivals_per_s"], 100 * sized["good_share"]
+        said.append(
+            f"{target:g} / {number(rate)} = {target / rate:.1f}, so {sized['copies']} copies: "
+            f"{number(rate)} a second is the highest rate that held ({share:.0f} % of "
+            f"{sized['requests']:.0f} within {limits(goals_ms)})"
         )
-        said += f"it was {met(missed)}"
-    most = max(rows, key=lambda row: row["requests_per_s"])["arrived_per_s"]
-    good = max(rows, key=lambda row: row["requests_per_s"] * row["good_share"])["arrived_per_s"]
-    said += f". Goodput was highest at {number(good)} a second, answers at {number(most)}"
-    return f"{said}, in one run each."
+    else:
+        said.append(f"no rate held ({limits(goals_ms)}), so nothing says how many are enough")
+    if "least_copies" in sized:
+        rate, share = sized["missed_per_s"], 100 * sized["missed_share"]
+        said.append(
+            f"{target:g} / {number(rate)} = {target / rate:.1f}, so {sized['least_copies'] - 1} "
+            f"are too few: at {number(rate)} a second it was missed ({share:.0f} %)"
+        )
+    said = "; ".join(said)
+    return f"{said[0].upper()}{said[1:]}."
 
 
-def why_peak(run: LoadRun, assumed: float, full_s: float) -> str:
+def copies_with_limit(burst: dict[str, float], target_per_s: float) -> str:
+    """What a limit would make of the copies. burst: of `experiments.burst`."""
+    rate, good = number(burst["arrived_per_s"]), burst["goodput_per_s"]
+    said = (
+        f"With a limit of {burst['limit']:.0f} one copy gave {number(good)} answers in time a "
+        f"second ({burst['good_percent']:.0f} % of those that it let in) while {rate} arrived"
+    )
+    if not good:
+        return f"{said}."
+    needed = target_per_s / good
+    said += f": {target_per_s:g} / {number(good)} = {needed:.1f}"
+    return f"{said}, so {math.ceil(needed)} copies, each kept that full."
+
+
+def why_peak(run: LoadRun, assumed: float, places: int) -> str:
     """What the formula for the peak of a queue assumes, beside what the clients saw.
 
-    assumed: answers until the last arrival, of which the first comes after `full_s`.
+    assumed: answers until the last arrival.
     """
-    sent = run.metrics["completed"] + run.metrics["failed"]
-    answered, first_s = sent - run.metrics["in_flight_last"], run.answers[0]["latency_s"]
+    sent, inside = (run.metrics["completed"] + run.metrics["failed"]), run.metrics["in_flight_last"]
     return (
-        f"The formula lets {assumed:.0f} be answered until the last request comes, the first after "
-        f"{full_s:.2f} s. The clients counted {answered:.0f}, the first after {first_s:.2f} s. "
-        "Those that wait were read up to eight times a second: the most may lie between readings."
+        f"The formula lets {assumed:.0f} be answered until the last request comes; the clients "
+        f"counted {sent - inside:.0f}. With their count it gives {max(0, inside - places):.0f}."
     )
 
 
@@ -260,9 +245,11 @@ def cpu_shares(used_s: dict[str, float], duration_s: float, requests: int) -> st
     """The CPU time of each process for a request, and whether the API server filled its core."""
     each = ", ".join(f"{name} {1e3 * used / requests:.1f}" for name, used in used_s.items())
     said = f"CPU time of a request, in ms: {each}."
-    if used_s["API server"] > FULL * duration_s:
-        said += " The API server filled its core: `--api-server-count` starts more of them."
-    return said
+    busy = used_s["API server"] / duration_s
+    said += f" The API server used {100 * busy:.0f} % of a core: "
+    if busy > FULL:
+        return f"{said}`--api-server-count` starts more of them."
+    return f"{said}one is enough for this load."
 
 
 # --- reasons --------------------------------------------------------------------------------------
@@ -293,9 +280,11 @@ def limited(burst: dict[str, float]) -> str:
     """What a limit did to an overload. burst: of `experiments.burst`."""
     sent, limit, let_in = (burst[name] for name in ("sent", "limit", "let_in"))
     good, bad = (burst[name] for name in ("good_percent", "without_percent"))
+    goodput, before = (burst[name] for name in ("goodput_per_s", "without_goodput_per_s"))
     return (
         f"of {sent:.0f} requests, at twice the rate of the closed loop, a limit of {limit:.0f} let "
-        f"{let_in:.0f} in, and {good:.0f} % of these met the goal; without a limit {bad:.0f} % did"
+        f"{let_in:.0f} in, and {good:.0f} % of these met the goal; without a limit {bad:.0f} % did "
+        f"(goodput {number(goodput)} against {number(before)}/s)"
     )
 
 
@@ -308,13 +297,47 @@ def why_limited(run: dict[str, float], grown: dict[str, float]) -> str:
         1000 * grown[f"request_{name}_time_seconds_sum"] / run["completed"]
         for name in ("queue", "prefill")
     )
-    all_ms = run["ttft_ms_mean"]
     return (
-        f"Of a mean TTFT of {all_ms:.0f} ms, {wait_ms:.0f} went by in the engine's queue, "
-        f"{read_ms:.0f} in the steps that read the prompt, and the other "
-        f"{all_ms - wait_ms - read_ms:.0f} outside the engine: clients and API server handled "
-        f"{grown['admission_rejections']:.0f} refusals as well."
+        f"Of a mean TTFT of {run['ttft_ms_mean']:.0f} ms, {wait_ms:.0f} went by in the engine's "
+        f"queue and {read_ms:.0f} in the steps that read the prompt."
     )
+
+
+def stopped_for(gap_ms: float, long_ms: float) -> str:
+    """How long a stream stopped for a long prompt, as a part of that prompt's TTFT."""
+    said = f"The stream stopped for {gap_ms:.0f} ms at most; the first token of the long prompt "
+    said += f"came after {long_ms:.0f} ms"
+    if gap_ms >= long_ms:
+        return f"{said}, sooner than the stream went on."
+    outside_ms = long_ms - gap_ms
+    share = 100 * outside_ms / long_ms
+    return f"{said}: {outside_ms:.0f} ms of these ({share:.0f} %) lie outside the stop."
+
+
+def with_places(few: LoadRun, many: LoadRun, places: tuple[int, int], goals_ms: dict) -> str:
+    """TTFT and TPOT of the same arrivals with few and with many places, and the goal."""
+
+    def seen(run: LoadRun) -> str:
+        return f"TTFT {run.metrics['ttft_ms_p90']:.0f} ms, TPOT {run.metrics['tpot_ms_p90']:.1f} ms"
+
+    return (
+        f"p90 of the 16, one run each: with {places[0]} places {seen(few)}; with {places[1]} "
+        f"{seen(many)}. The goal: {limits(goals_ms)}."
+    )
+
+
+def ends(rows: list[dict]) -> str:
+    """How the streams of a stopped server ended for their clients. rows: of `experiments.seen`."""
+    streams = [row for row in rows if row["client"] != "latecomer"]
+    complete = sum(row["outcome"] == "complete" for row in streams)
+    said = f"{complete} of {len(streams)} streams were complete."
+    cut = [row for row in streams if row["outcome"].startswith("ended by")]
+    if cut and not any(row["client library says"] for row in cut):
+        said += (
+            f" {len(cut)} {cut[0]['outcome']} (their finish_reason), and the client library "
+            "reported no error: only that word tells a cut answer from a whole one."
+        )
+    return said
 
 
 def trades(ratios: dict[str, Gain]) -> str:

@@ -278,11 +278,15 @@ def kept_by_the_target_alone(token, target, drafted, rng):
 
 
 def every_token_after_tpot(rate, ttft_ms, tpot_ms, output_tokens):
-    return int(rate * (ttft_ms + output_tokens * tpot_ms) / 1000)
+    return max(1, int(rate * (ttft_ms + output_tokens * tpot_ms) / 1000))
 
 
 def one_too_many(rate, ttft_ms, tpot_ms, output_tokens):
     return math.ceil(rate * (ttft_ms + (output_tokens - 1) * tpot_ms) / 1000)
+
+
+def nobody_at_a_low_rate(rate, ttft_ms, tpot_ms, output_tokens):
+    return int(rate * (ttft_ms + (output_tokens - 1) * tpot_ms) / 1000)
 
 
 def those_that_wait_for_a_first_token(rate, ttft_ms, tpot_ms, output_tokens):
@@ -491,7 +495,12 @@ WRONG = {
         below_the_goal_only,
     ],
     "decode_step_s": [everything_divided, all_reduces_of_layers_only, cache_whole_on_every_gpu],
-    "queue_limit": [every_token_after_tpot, one_too_many, those_that_wait_for_a_first_token],
+    "queue_limit": [
+        every_token_after_tpot,
+        one_too_many,
+        nobody_at_a_low_rate,
+        those_that_wait_for_a_first_token,
+    ],
     "goodput": [failed_too, latency_over_tokens, any_goal, share_of_good_ones, single_tokens_never],
     # Of these the first are found on one rank already, without starting the two.
     "sharded_mlp": [reduced_twice, never_reduced, whole_on_every_rank, both_by_rows],

@@ -15,39 +15,30 @@ from helpers.verdicts.gain import Gain
 from helpers.verdicts.machine import Disturbance
 
 
-def test_every_endpoint_answers_and_those_below_v1_want_the_key(server):
-    for method, path, body, _ in experiments.ENDPOINTS:
-        asked = {"json": body and {"model": server.model, **body}, "timeout": 60}
-        without = httpx.request(method, server.url + path, **asked)
-        with_key = httpx.request(method, server.url + path, headers=server.headers, **asked)
-        assert with_key.status_code == 200, path
-        assert without.status_code == (401 if "/v1" in path else 200), path
+def test_a_mistake_is_told_in_the_servers_words(server):
+    guessed = {"a path": Answer("status_1", "404 Not Found", "typed")}
+    guessed["a name"] = Answer("status_2", "400 Bad Request", "typed")
+    asked = {"model": "gpt-99", "prompt": "Hello"}
+    nowhere = httpx.post(server.url + "/v1/complete", headers=server.headers)
+    unknown = httpx.post(server.url + "/v1/completions", json=asked, headers=server.headers)
+    row = experiments.mistake("a path", nowhere, guessed)
+    assert (row["status"], row["you said"]) == (404, "404 Not Found: right")
+    row = experiments.mistake("a name", unknown, guessed)
+    assert row["you said"] == "400 Bad Request: wrong"
+    assert "gpt-99" in row["the server says"] and "{" not in row["the server says"]
+    ordinary = httpx.get(server.url + "/v1/models", headers=server.headers)
+    row = experiments.mistake("none", ordinary, {"none": Answer("status_3")})
+    assert row == {"mistake": "none", "status": 200, "the server says": "(an ordinary answer)"}
 
 
-def test_mistakes_get_the_status_that_the_notebook_explains(server):
-    guessed = {
-        "wrong API key": Answer("status_0", "401 Unauthorized", "typed"),
-        "a path that does not exist": Answer("status_1", "400 Bad Request", "typed"),
-        "a parameter that does not exist": Answer("status_2"),
-    }
-    found = experiments.mistakes(server, 4096, guessed)
-    assert {row["mistake"]: row["status"] for row in found} == {
-        "wrong API key": 401,
-        "unknown model": 404,
-        "prompt longer than max_model_len": 400,
-        "JSON that is cut off": 400,
-        "a path that does not exist": 404,
-        "a parameter that does not exist": 200,
-        "a parameter of older versions": 200,
-    }
-    assert set(experiments.GUESSED) <= {row["mistake"] for row in found}
-    assert {row["mistake"]: row["you said"] for row in found if row["you said"]} == {
-        "wrong API key": "401 Unauthorized: right",
-        "a path that does not exist": "400 Bad Request: wrong",
-    }
-    said = {row["mistake"]: row["the server says"] for row in found}
-    assert "gpt-99" in said["unknown model"] and "{" not in said["unknown model"]
-    assert said["a parameter that does not exist"] == "(an ordinary answer)"
+def test_warnings_are_those_that_came_since(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("WARNING 11-26 19:00:00 [a.py:1] old\n")
+    size = log.stat().st_size
+    new = "(APIServer pid=1) WARNING 11-26 19:00:01 [b.py:75] ignored\nINFO 11-26 [c.py:2] fine\n"
+    log.write_text(log.read_text() + new)
+    gone = Server("http://127.0.0.1:9", "key", "m", log_path=log)
+    assert experiments.warnings_since(gone, size) == ["ignored"]
 
 
 def test_growth_is_that_of_the_block(server):
@@ -77,7 +68,7 @@ def test_mean_in_system_weighs_by_time_while_there_are_requests():
 
 def test_a_run_at_a_rate_is_seen_from_both_sides(server):
     size = {"input_tokens": 32, "output_tokens": 40}
-    m = experiments.at_rate(server, 15, 2, **size).metrics
+    m = experiments.at_rate(server, 15, 30, **size).metrics
     assert m["completed"] == 30
     by_clients = m["requests_per_s"] * m["e2e_ms_mean"] / 1000
     assert 0 < m["in_server_mean"] < 1.1 * by_clients, "the server's clock runs inside the clients'"
@@ -92,7 +83,7 @@ def test_a_load_that_others_slowed_is_made_once_more(monkeypatch):
     for make, once in ((experiments.steady_load, "run_load"), (experiments.at_rate, "_at_rate")):
         waiting = [*loads]
         monkeypatch.setattr(experiments, once, lambda *_, waiting=waiting, **__: waiting.pop(0))
-        assert make(None, rate_per_s=1, seconds=1) is loads[1]
+        assert make(None, rate_per_s=1, requests=1) is loads[1]
 
 
 def test_a_limit_is_judged_by_those_it_let_in():
@@ -106,6 +97,12 @@ def test_a_limit_is_judged_by_those_it_let_in():
     found = experiments.let_in(run, {"ttft": 100, "tpot": 20})
     assert (found["sent"], found["let in"], found["of these in time (%)"]) == (10, 4, 50)
     assert (found["TTFT too long (%)"], found["TPOT too long (%)"]) == (50, 25)
+    metrics |= {"arrived_per_s": 20.0, "requests_per_s": 2.0}
+    row = experiments.rate_row(metrics, "cannot tell", 5)
+    assert (row["limit"], row["let in"], row["of these in time (%)"]) == ("5", 4, 50)
+    assert experiments.rate_row(metrics, "held")["limit"] == "none"
+    burst = experiments.burst(run, found, 5, found | {"goodput/s": 0.5})
+    assert (burst["goodput_per_s"], burst["without_goodput_per_s"]) == (1.0, 0.5)
 
 
 def test_readings_are_taken_while_the_block_runs():
@@ -119,7 +116,6 @@ def test_readings_are_taken_while_the_block_runs():
 ASKING = {
     "metrics": lambda gone: gone.metrics(),
     "curl": lambda gone: experiments.ask_with_curl(gone, "/v1/completions", {}),
-    "mistakes": lambda gone: experiments.mistakes(gone, 64, {}),
 }
 
 

@@ -32,23 +32,25 @@ def level(clients, tokens, ttft=20.0, disturbed=""):
 
 def test_closed_loop_says_what_the_most_clients_got_and_waited(shown):
     rows = [level(1, 152.0), level(128, 6661.0, 696.0), level(256, 5374.0, 1060.0)]
-    plots.closed_loop(rows, rows[0])
+    plots.closed_loop(rows)
     ((_, caption),) = shown
     assert caption.startswith("One run at each number of clients. With 256, 35.4 times the tokens")
     assert "of 1, and 53.0 times its wait for the first token" in caption
 
 
-def test_what_other_programs_disturbed_is_no_part_of_the_line(shown):
+def test_what_other_programs_disturbed_has_a_ring_and_a_name(shown):
     rows = [level(8, 1800.0), level(16, 1000.0, disturbed="busy"), level(64, 4400.0)]
-    plots.closed_loop(rows, rows[2])
+    plots.closed_loop(rows)
     ((fig, caption),) = shown
-    line, points = fig.axes[0].lines[:2]
-    assert list(line.get_xdata()) == [8, 64] and list(points.get_xdata()) == [16]
-    assert points.get_color() == figures.ORANGE
-    assert "in the runs with 16 clients (orange): line and knee are drawn without them" in caption
-    plots.closed_loop([{**row, "disturbed": "busy"} for row in rows], rows[2])
-    line = shown[1][0].axes[0].lines[0]
-    assert len(line.get_xdata()) == 3 and "in every run (orange): run this again" in shown[1][1]
+    line, ring = fig.axes[0].lines[:2]
+    assert list(line.get_xdata()) == [8, 16, 64] and list(ring.get_xdata()) == [16]
+    assert ring.get_markerfacecolor() == "none", "the series keeps its colour"
+    assert caption.endswith("Ringed: other programs disturbed the run.")
+    for ax in fig.axes:
+        names = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert names.count("disturbed") == 1
+    plots.closed_loop([row | {"disturbed": ""} for row in rows])
+    assert "Ringed" not in shown[1][1]
 
 
 def test_open_loop_draws_what_the_benchmark_counted(shown):
@@ -58,13 +60,13 @@ def test_open_loop_draws_what_the_benchmark_counted(shown):
             "arrived_per_s": 0.99 * rate,
             "requests_per_s": 0.8 * rate,
             "goodput_per_s": 0.8 * rate * share,
-            "good_share": share,
+            "verdict": verdict,
             **latencies,
         }
-        for rate, share in ((10.0, 0.96), (20.0, 0.86))
+        for rate, share, verdict in ((10.0, 0.96, "held"), (20.0, 0.86, "cannot tell"))
     ]
-    plots.open_loop(rows, {"ttft": 96, "tpot": 20}, 0.9)
-    plots.open_loop(rows, {"ttft": 96, "tpot": 20}, 0.99)
+    plots.open_loop(rows[::-1], {"ttft": 96, "tpot": 20}, rows[0])
+    plots.open_loop(rows, {"ttft": 96, "tpot": 20}, None)
     (fig, caption), _ = shown
     lines = {line.get_label(): list(line.get_ydata()) for line in fig.axes[1].lines}
     assert lines["arrivals"] == [0, 9.9, 19.8], "as they came, not as they were asked for"
@@ -72,9 +74,14 @@ def test_open_loop_draws_what_the_benchmark_counted(shown):
     assert lines["goodput: answers in time"] == pytest.approx([7.68, 13.76])
     drawn = {line.get_label(): line.get_ydata() for line in fig.axes[0].lines}
     assert drawn["TTFT goal"][0] == 96 and drawn["TPOT goal"][0] == 20, "what is missed can be seen"
-    assert caption.startswith("The goal is TTFT 96 ms and TPOT 20 ms.")
+    assert "The goal is TTFT 96 ms and TPOT 20 ms." in caption
     labels = [[line.get_label() for line in one.axes[1].lines] for one, _ in shown]
-    assert ["highest rate that met it" in one for one in labels] == [True, False]
+    assert ["highest rate that held" in one for one in labels] == [True, False]
+
+
+def test_a_start_without_phases_is_a_sentence(shown, capsys):
+    plots.startup({}, 7.0)
+    assert not shown and "names no phases" in capsys.readouterr().out
 
 
 def test_another_machine_is_named_above_both_panels(shown):
@@ -83,11 +90,11 @@ def test_another_machine_is_named_above_both_panels(shown):
         level(1, 160.0) | {"variant": "1_clients"},
         level(64, 5000.0) | {"variant": "64_clients"},
     ]
-    plots.closed_loop(rows, rows[1], (there, "recorded: NVIDIA H100, vLLM 0.32.0, 2026-11-26"))
+    plots.closed_loop(rows, (there, "recorded: NVIDIA H100, vLLM 0.32.0, 2026-11-26"))
     ((fig, caption),) = shown
     assert {ax.get_title(loc="left") for ax in fig.axes} == {"filled: here; hollow: NVIDIA H100"}
     assert "Hollow points: NVIDIA H100, vLLM 0.32.0, 2026-11-26." in caption
-    assert all(len(ax.get_legend().get_texts()) <= 5 for ax in fig.axes)
+    assert all(len(ax.get_legend().get_texts()) <= 4 for ax in fig.axes)
 
 
 def test_the_ttft_of_a_stream_stands_clear_of_its_line(shown):

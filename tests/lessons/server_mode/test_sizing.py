@@ -1,36 +1,6 @@
-"""How much load notebook 5 tries, and what it makes of the measurements."""
+"""How much load notebook 5 tries, and how many copies its verdicts ask for."""
 
-import itertools
-import math
-import random
-
-import pytest
-
-from helpers.display.numbers import number
 from helpers.lessons.server_mode import sizing, wording
-from helpers.server.load import while_arriving
-
-
-def test_the_knee_is_where_rate_over_latency_is_highest():
-    measured = (10, 100, ""), (18, 120, ""), (20, 400, "")
-    names = ("requests_per_s", "e2e_ms_mean", "disturbed")
-    rows = [dict(zip(names, row, strict=True)) for row in measured]
-    assert sizing.knee(rows) is rows[1]
-    rows[1]["disturbed"] = "other programs took 81 % of the cores"
-    assert sizing.knee(rows) is rows[0], "of those that nothing disturbed"
-    rows[0]["disturbed"] = "other programs took 76 % of the cores"
-    assert sizing.knee(rows) is rows[1], "one run alone has no knee"
-    with pytest.raises(ValueError):
-        sizing.knee([])
-
-
-def test_the_rate_to_size_by_is_the_highest_at_which_the_goal_holds():
-    shares = {10: 0.96, 21: 0.91, 31: 0.62, 42: 0.3}
-    rows = [{"arrived_per_s": rate, "good_share": share} for rate, share in shares.items()]
-    assert sizing.best_rate(rows, 0.9) is rows[1], (
-        "31 a second have more answers in time (19), and 38 % of the users wait too long"
-    )
-    assert sizing.best_rate(rows, 0.95) is rows[0] and sizing.best_rate(rows, 0.99) is None
 
 
 def test_levels_of_a_closed_loop_get_eight_requests_a_client_where_time_allows():
@@ -44,117 +14,64 @@ def test_levels_of_a_closed_loop_get_eight_requests_a_client_where_time_allows()
     assert least == 512, "two each at least"
 
 
-PLACES, CAPACITY = 64, 57
+def row(rate, verdict, share=0.5):
+    names = ("arrived_per_s", "verdict", "good_share", "completed")
+    return dict(zip(names, (rate, verdict, share, 60.0), strict=True))
 
 
-def row(rate, seconds=2.0, seed=0, good_share=1.0):
-    """A run at a rate of a server that answers CAPACITY requests a second and no more.
-
-    Everybody stays as long as in a full server, so it fills for half of a run of 2 s.
-    """
-    draw, stay_s, ends = random.Random(seed), PLACES / CAPACITY, []
-    gaps_s = [draw.expovariate(rate) for _ in range(round(rate * seconds))]
-    # As the benchmark does: the last one comes when it should.
-    stretched = len(gaps_s) / rate / sum(gaps_s)
-    sent_s = [stretched * at for at in itertools.accumulate(gaps_s)]
-    for now in sent_s:
-        begin = max(now, ends[-PLACES]) if len(ends) >= PLACES else now
-        ends.append(begin + stay_s)
-    result = {"start_times": sent_s, "errors": [""] * len(ends), "duration": max(ends)}
-    result["output_lens"] = [48] * len(ends)
-    result["itls"] = [[stay_s / 47] * 47] * len(ends)
-    result["ttfts"] = [end - stay_s - sent for sent, end in zip(sent_s, ends, strict=True)]
-    found = {"good_share": good_share, "completed": len(ends)}
-    return found | while_arriving(result) | {"requests_per_s": len(ends) / max(ends)}
+def test_the_goal_holds_up_to_the_highest_rate_that_held():
+    rows = [
+        row(28.0, sizing.CANNOT_TELL),
+        row(17.0, sizing.HELD),
+        row(8.5, sizing.MISSED),  # a busy machine, perhaps: it held at more
+        row(80.0, sizing.MISSED),
+        row(43.0, sizing.MISSED),
+    ]
+    held, missed = sizing.held_and_missed(rows)
+    assert (held["arrived_per_s"], missed["arrived_per_s"]) == (17.0, 43.0)
+    held, missed = sizing.held_and_missed(rows[2:])
+    assert held is None and missed["arrived_per_s"] == 8.5
+    assert sizing.held_and_missed(rows[:2]) == (rows[1], None)
 
 
-@pytest.mark.parametrize("part, behind", [(0.4, 0), (0.7, 0), (0.9, 0), (1.5, 100), (2, 100)])
-def test_a_server_that_fills_is_not_one_that_falls_behind(part, behind):
-    """The verdict is about the rate, whatever the arrivals of the run are like."""
-    rows = [row(part * CAPACITY, 4, seed) for seed in range(100)]
-    found = sum(sizing.fell_behind(one, PLACES) for one in rows)
-    assert abs(found - behind) <= 2
-    assert all(one["arrived_per_s"] == pytest.approx(part * CAPACITY, rel=0.05) for one in rows)
-
-
-@pytest.mark.parametrize("answered", [40, 50, 57])
-def test_the_capacity_lies_between_what_was_answered_and_what_was_too_much(answered):
-    rows = []
-    rates = (0.4 * answered, 0.7 * answered)
-    for rate in sizing.rates_to_try(rates, answered, rows, 0.9, PLACES):
-        rows.append(row(rate, sizing.seconds_at(rate, answered, 2)))
-    rows.append(row(2 * answered))
-    low, high = sizing.capacity(rows, PLACES)
-    assert low == max(one["requests_per_s"] for one in rows)
-    assert low <= CAPACITY < high < 2 * answered
-    said = wording.capacity(rows, PLACES)
-    assert f"up to {number(low)} requests" in said and f"at {number(high)} arrivals" in said
-    assert said.endswith("Its capacity lies between the two.") and "something else" not in said
-    busy = [one | {"disturbed": "other programs took 50 % of the cores"} for one in rows]
-    assert "while something else used the machine" in wording.capacity(busy, PLACES)
-
-
-def test_runs_that_contradict_each_other_decide_nothing():
-    slow = row(1.5 * CAPACITY) | {"arrived_per_s": 40.0}
-    said = wording.capacity([slow], PLACES)
-    assert said.endswith("These runs do not agree.") and "lies between" not in said
-    calm = row(30.0)
-    assert sizing.capacity([calm], PLACES) == (calm["requests_per_s"], math.inf)
-    assert "at least that" in wording.capacity([calm], PLACES)
-
-
-def test_a_rate_above_what_was_answered_is_undecided_until_a_queue_is_there():
-    assert wording.at_rate(row(30.0), PLACES, 54).endswith("at the last arrival")
-    assert wording.at_rate(row(60.0), PLACES, 54).endswith("too short to tell")
-    assert wording.at_rate(row(100.0), PLACES, 54).endswith("fell behind")
-
-
-def test_a_goal_that_no_rate_met_is_looked_for_at_lower_rates():
-    rows = []
-    for rate in sizing.rates_to_try([40, 70], 100, rows, 0.9, PLACES):
-        rows.append(row(rate, good_share=1.0 if rate < 12 else 0.5))
-    assert [round(one["arrived_per_s"], 1) for one in rows[-3:]] == [20, 10, 14.1], (
-        "and once more between"
-    )
-    assert sizing.best_rate(rows, 0.9)["arrived_per_s"] == pytest.approx(10)
-    most = sizing.capacity(rows, PLACES)[0]
-    said = wording.goal(rows, 0.9, most)
-    assert "10 a second is the highest at which at least 90 % met the goal: 100 %" in said
-    assert f". At 14.1, {1410 / most:.0f} % of the most answers a second, it was 50 %" in said
-    assert said.endswith("Goodput was highest at 130 a second, answers at 130, in one run each.")
-    rows = [row(10, good_share=0.92), row(20, good_share=0.88)]
-    assert wording.goal(rows, 0.9, 100).count("which may be chance") == 2
-    rows = []
-    for rate in sizing.rates_to_try([40, 70], 100, rows, 0.9, PLACES):
-        rows.append(row(rate, good_share=0.5))
-    assert min(one["arrived_per_s"] for one in rows) == pytest.approx(5), "and then it is given up"
-
-
-def test_copies_follow_the_goal_else_what_the_server_answered():
-    best = {"arrived_per_s": 40.0, "good_share": 0.95, "completed": 200}
-    sized = {"arrivals_per_s": 40.0, "copies": 13, "good_share": 0.95, "goal_share": 0.9}
-    assert sizing.copies([best], 90.0, 500, 0.9) == sized
-    none = sizing.copies([best], 90.0, 500, 0.96)
-    assert none == {"arrivals_per_s": 90.0, "copies": 6}
-    said = wording.copies(none, 500, {"ttft": 30, "tpot": 5})
-    assert "No rate met the goal (TTFT 30 ms and TPOT 5 ms)" in said[0]
-    assert "more than 6 copies" in said[1]
-    said = wording.copies(sized, 500, {"ttft": 30})
-    assert said[0].startswith("In one run at 40 arrivals a second 95 % met the goal (TTFT 30 ms).")
-    assert said[1] == "For 500 a second: 13 copies, and one for restarts."
-
-
-def test_what_chance_may_have_decided_is_said():
-    sure = {"arrived_per_s": 20.0, "good_share": 1.0, "completed": 100}
-    lucky = {"arrived_per_s": 25.0, "good_share": 0.93, "completed": 100}
-    unlucky = {"arrived_per_s": 35.0, "good_share": 0.87, "completed": 100}
-    missed = {"arrived_per_s": 60.0, "good_share": 0.1, "completed": 100}
-    sized = sizing.copies([sure, lucky, unlucky, missed], 90.0, 500, 0.9)
+def test_copies_are_the_target_by_the_rates_that_held_and_were_missed():
+    goals = {"ttft": 30, "tpot": 5}
+    held, missed = row(40.0, sizing.HELD, 0.99), row(60.0, sizing.MISSED, 0.1)
+    sized = sizing.copies([held, missed], 500)
     assert sized == {
-        "arrivals_per_s": 25.0, "copies": 20, "good_share": 0.93,
-        "goal_share": 0.9, "missed_per_s": 60.0, "missed_share": 0.1, "least_copies": 9,
-        "by_chance": 1.0, "safer_per_s": 20.0,
+        "needed_per_s": 500, "arrivals_per_s": 40.0, "copies": 13, "good_share": 0.99,
+        "requests": 60.0, "missed_per_s": 60.0, "missed_share": 0.1, "least_copies": 9,
     }  # fmt: skip
-    said = wording.copies(sized, 500, {"ttft": 30})
-    assert said[0].endswith("(TTFT 30 ms), which may be chance; from 60 on too few did.")
-    assert said[1] == "For 500 a second: 9 to 20 copies, and one for restarts."
+    assert wording.copies(sized, goals) == (
+        "500 / 40 = 12.5, so 13 copies: 40 a second is the highest rate that held (99 % of 60 "
+        "within TTFT 30 ms and TPOT 5 ms); 500 / 60 = 8.3, so 8 are too few: at 60 a second it "
+        "was missed (10 %)."
+    )
+    assert "too few" not in wording.copies(sizing.copies([held], 500), goals)
+    none = sizing.copies([missed], 500)
+    assert "copies" not in none and "good_share" not in none
+    assert wording.copies(none, goals) == (
+        "No rate held (TTFT 30 ms and TPOT 5 ms), so nothing says how many are enough; "
+        "500 / 60 = 8.3, so 8 are too few: at 60 a second it was missed (10 %)."
+    )
+    assert sizing.copies([row(9.0, sizing.CANNOT_TELL)], 500) == {"needed_per_s": 500}
+
+
+def test_what_held_and_what_was_missed_is_said_with_its_share():
+    held, missed = row(17.0, sizing.HELD, 1.0), row(43.0, sizing.MISSED, 0.56)
+    assert wording.goal(held, missed) == (
+        "The goal held at 17 a second (100 %) and was missed at 43 a second (56 %), in one run "
+        "each."
+    )
+    assert wording.goal(None, missed).startswith("The goal held at no rate tried and was missed")
+    assert "missed at no higher one" in wording.goal(held, None)
+
+
+def test_a_missed_rate_says_what_its_clients_saw():
+    missed = row(43.0, sizing.MISSED) | {"ttft_ms_p90": 150.0, "tpot_ms_p90": 13.84}
+    said = wording.why_missed(missed | {"requests_per_s": 39.1}, {"ttft": 69, "tpot": 13})
+    assert said == (
+        "At 43 a second p90 was TTFT 150 ms and TPOT 13.8 ms (goal: TTFT 69 ms and TPOT 13 ms), "
+        "with 39.1 answers a second."
+    )
+    assert wording.why_missed(None, {}) == ""

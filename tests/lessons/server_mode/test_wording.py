@@ -22,6 +22,7 @@ def test_an_api_server_that_fills_its_core_is_named(api_s, filled):
     said = wording.cpu_shares(used_s, 5.67, requests=100)
     assert said.startswith("CPU time of a request, in ms: client (this kernel) 25.0, API server")
     assert ("--api-server-count" in said) == filled
+    assert ("used 7 % of a core: one is enough" in said) != filled
 
 
 def test_why_clients_share_a_step_is_told_by_their_times():
@@ -45,26 +46,63 @@ def test_trades_claim_nothing_that_the_range_does_not_carry():
 
 
 def test_the_peak_is_explained_by_what_the_clients_saw():
-    m = {"completed": 190.0, "failed": 2.0, "in_flight_last": 137.0}
-    run = SimpleNamespace(metrics=m, answers=[{"latency_s": 0.61}])
-    assert wording.why_peak(run, 32.9, 1.28) == (
-        "The formula lets 33 be answered until the last request comes, the first after 1.28 s. "
-        "The clients counted 55, the first after 0.61 s. "
-        "Those that wait were read up to eight times a second: the most may lie between readings."
+    run = SimpleNamespace(metrics={"completed": 190.0, "failed": 2.0, "in_flight_last": 137.0})
+    assert wording.why_peak(run, 32.9, 64) == (
+        "The formula lets 33 be answered until the last request comes; the clients counted 55. "
+        "With their count it gives 73."
     )
 
 
-def test_a_goal_that_was_missed_at_less_load_is_no_effect_of_load():
-    rows = [
-        {"arrived_per_s": rate, "good_share": share, "disturbed": ""}
-        for rate, share in ((18.5, 0.98), (37.0, 0.87), (55.6, 0.97), (90.0, 0.2))
-    ]
-    said = wording.open_loop(rows, {"ttft": 44})
-    assert said.startswith("The goal is TTFT 44 ms.")
-    assert said.endswith(
-        "At 37 a second fewer met it than at 55.6: one run each cannot order the two."
+def test_more_clients_are_told_by_what_they_add():
+    eight, many = (
+        {"clients": n, "output_tokens_per_s": tokens, "e2e_ms_mean": ms}
+        for n, tokens, ms in ((8, 1128.0, 337.0), (32, 2237.0, 679.0))
     )
-    assert "order" not in wording.open_loop([rows[0], *rows[2:]], {"ttft": 44})
+    assert wording.one_more_level(eight, many) == (
+        "  8 to  32 clients: 1.98 times the tokens, 2.01 times the time of an answer"
+    )
+
+
+def test_a_rate_is_told_with_its_verdict_its_range_and_both_counts():
+    row = {"arrived_per_s": 17.0, "good_share": 0.98, "completed": 49.0, "failed": 1.0}
+    row |= {"verdict": "cannot tell", "goodput_per_s": 15.72}
+    assert wording.at_rate(row, (0.899, 0.997), 15.7) == (
+        "  17/s:  98 % of  50 in time (90 to 100 %): cannot tell. Goodput 15.7/s, by the "
+        "benchmark 15.7/s"
+    )
+
+
+def test_a_stop_is_told_as_a_part_of_the_long_prompt():
+    assert wording.stopped_for(211, 353) == (
+        "The stream stopped for 211 ms at most; the first token of the long prompt came after "
+        "353 ms: 142 ms of these (40 %) lie outside the stop."
+    )
+    assert wording.stopped_for(360, 353).endswith("353 ms, sooner than the stream went on.")
+
+
+def test_places_are_judged_by_what_the_clients_waited():
+    few, many = (
+        SimpleNamespace(metrics={"ttft_ms_p90": ttft, "tpot_ms_p90": 5.25})
+        for ttft in (458.0, 20.0)
+    )
+    assert wording.with_places(few, many, (4, 64), {"ttft": 69, "tpot": 13}) == (
+        "p90 of the 16, one run each: with 4 places TTFT 458 ms, TPOT 5.2 ms; with 64 TTFT 20 ms, "
+        "TPOT 5.2 ms. The goal: TTFT 69 ms and TPOT 13 ms."
+    )
+
+
+def test_a_cut_stream_is_known_by_its_last_word_only():
+    def row(client, outcome, error=""):
+        return {"client": client, "outcome": outcome, "client library says": error}
+
+    late = row("latecomer", "connection reset", "ReadError")
+    cut = [row(f"{i}", "ended by 'abort'") for i in range(4)]
+    said = wording.ends([*cut, late])
+    assert said.startswith("0 of 4 streams were complete. 4 ended by 'abort' (their finish_reason)")
+    assert "reported no error" in said
+    assert wording.ends([row("1", "complete"), late]) == "1 of 1 streams were complete."
+    broken = [row("1", "broken off", "RemoteProtocolError"), late]
+    assert wording.ends(broken) == "0 of 1 streams were complete."
 
 
 def test_an_overload_says_how_many_waited():
@@ -112,13 +150,21 @@ def test_who_ended_a_stopped_server_is_told_as_it_was():
 
 def test_a_limit_is_told_by_whom_it_let_in():
     m = {"sent": 192.0, "limit": 20, "let_in": 83.0, "good_percent": 87.0, "without_percent": 0.0}
+    m |= {"arrived_per_s": 115.0, "goodput_per_s": 17.7, "without_goodput_per_s": 0.0}
     said = wording.limited(m)
     assert "a limit of 20 let 83 in, and 87 % of these met the goal; without a limit 0 %" in said
+    assert said.endswith("(goodput 17.7 against 0/s)")
+    assert wording.copies_with_limit(m, 500) == (
+        "With a limit of 20 one copy gave 17.7 answers in time a second (87 % of those that it "
+        "let in) while 115 arrived: 500 / 17.7 = 28.2, so 29 copies, each kept that full."
+    )
+    assert wording.copies_with_limit(m | {"goodput_per_s": 0.0}, 500).endswith("115 arrived.")
     run = {"completed": 83.0, "ttft_ms_mean": 68.4}
     grown = {"request_queue_time_seconds_sum": 0.166, "request_prefill_time_seconds_sum": 1.66}
-    said = wording.why_limited(run, grown | {"admission_rejections": 109.0})
-    assert "68 ms, 2 went by in the engine's queue, 20 in the steps that read the prompt" in said
-    assert "the other 46 outside the engine" in said and "109 refusals" in said
+    assert wording.why_limited(run, grown) == (
+        "Of a mean TTFT of 68 ms, 2 went by in the engine's queue and 20 in the steps that read "
+        "the prompt."
+    )
 
 
 def test_a_start_is_told_beside_a_recorded_one():

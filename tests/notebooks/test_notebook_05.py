@@ -185,7 +185,7 @@ def test_a_service_is_sized_by_a_rate_at_which_the_goal_holds(executed):
         assert run["good_share"] > 0.9 and sized["copies"] == -(-500 // rate)
         assert f", so {sized['copies']} copies: " in said
     else:
-        assert "good_share" not in sized and "No rate held" in said
+        assert "good_share" not in sized and "No run held the goal" in said
     if "least_copies" in sized:
         assert f", so {sized['least_copies'] - 1} are too few" in said
 

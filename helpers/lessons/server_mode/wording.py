@@ -114,9 +114,9 @@ def goal(held: dict | None, missed: dict | None) -> str:
     def met(row: dict) -> str:
         return f"at {number(row['arrived_per_s'])} a second ({100 * row['good_share']:.0f} %)"
 
-    said = f"The goal held {met(held)}" if held else "The goal held at no rate tried"
-    said += f" and was missed {met(missed)}" if missed else ", and was missed at no higher one"
-    return f"{said}, in one run each."
+    said = f"The goal held {met(held)}" if held else "No run held the goal by this rule"
+    said += f"; it was missed {met(missed)}" if missed else "; no run above that missed it"
+    return f"{said}. One run each."
 
 
 def why_missed(missed: dict | None, goals_ms: dict[str, float]) -> str:
@@ -147,7 +147,7 @@ def copies(sized: dict, goals_ms: dict[str, float]) -> str:
             f"{sized['requests']:.0f} within {limits(goals_ms)})"
         )
     else:
-        said.append(f"no rate held ({limits(goals_ms)}), so nothing says how many are enough")
+        said.append(f"no run held the goal ({limits(goals_ms)}): how many are enough stays open")
     if "least_copies" in sized:
         rate, share = sized["missed_per_s"], 100 * sized["missed_share"]
         said.append(
@@ -337,6 +337,8 @@ def ends(rows: list[dict]) -> str:
             f" {len(cut)} {cut[0]['outcome']} (their finish_reason), and the client library "
             "reported no error: only that word tells a cut answer from a whole one."
         )
+    if broken := sum(row["outcome"] == "broken off" for row in streams):
+        said += f" {broken} broke off with an error of the client library."
     return said
 
 

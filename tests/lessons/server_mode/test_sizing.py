@@ -51,7 +51,7 @@ def test_copies_are_the_target_by_the_rates_that_held_and_were_missed():
     none = sizing.copies([missed], 500)
     assert "copies" not in none and "good_share" not in none
     assert wording.copies(none, goals) == (
-        "No rate held (TTFT 30 ms and TPOT 5 ms), so nothing says how many are enough; "
+        "No run held the goal (TTFT 30 ms and TPOT 5 ms): how many are enough stays open; "
         "500 / 60 = 8.3, so 8 are too few: at 60 a second it was missed (10 %)."
     )
     assert sizing.copies([row(9.0, sizing.CANNOT_TELL)], 500) == {"needed_per_s": 500}
@@ -60,11 +60,10 @@ def test_copies_are_the_target_by_the_rates_that_held_and_were_missed():
 def test_what_held_and_what_was_missed_is_said_with_its_share():
     held, missed = row(17.0, sizing.HELD, 1.0), row(43.0, sizing.MISSED, 0.56)
     assert wording.goal(held, missed) == (
-        "The goal held at 17 a second (100 %) and was missed at 43 a second (56 %), in one run "
-        "each."
+        "The goal held at 17 a second (100 %); it was missed at 43 a second (56 %). One run each."
     )
-    assert wording.goal(None, missed).startswith("The goal held at no rate tried and was missed")
-    assert "missed at no higher one" in wording.goal(held, None)
+    assert wording.goal(None, missed).startswith("No run held the goal by this rule; it was missed")
+    assert "no run above that missed it" in wording.goal(held, None)
 
 
 def test_a_missed_rate_says_what_its_clients_saw():

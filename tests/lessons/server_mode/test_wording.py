@@ -102,7 +102,9 @@ def test_a_cut_stream_is_known_by_its_last_word_only():
     assert "reported no error" in said
     assert wording.ends([row("1", "complete"), late]) == "1 of 1 streams were complete."
     broken = [row("1", "broken off", "RemoteProtocolError"), late]
-    assert wording.ends(broken) == "0 of 1 streams were complete."
+    assert wording.ends(broken) == (
+        "0 of 1 streams were complete. 1 broke off with an error of the client library."
+    )
 
 
 def test_an_overload_says_how_many_waited():

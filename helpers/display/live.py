@@ -367,11 +367,15 @@ class View:
                 ax.axhline(most, color=figures.GREY, linestyle=":", label=words)
             for at, words in self.moments:
                 ax.axvline(at - self._t0, color=figures.BLACK, lw=1.2, ls="--", label=words)
-            if index == 0 and (self.limits or self.moments):
-                ax.legend(loc="lower right")
             mean = sum(values) / len(values)
             rows.append({"number": label, "most": max(values), "mean": mean, "last": values[-1]})
         axes[-1, 0].set_xlabel("seconds")
+        named = {}  # each mark once, below all panels
+        for ax in axes[:, 0]:
+            marks, words = ax.get_legend_handles_labels()
+            named |= dict(zip(words, marks, strict=True))
+        if named:
+            fig.legend(named.values(), named.keys(), loc="outside lower center", ncols=2)
         said = "; ".join(f"{row['number']}: at most {number(row['most'])}" for row in rows)
         said += f". {len(self.readings)} readings in {number(self.readings[-1]['t_s'])} s."
         if self.stopped_early:

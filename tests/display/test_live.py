@@ -157,9 +157,10 @@ def test_a_dashboard_draws_limits_and_moments_with_their_names(capsys):
         patch.setattr("helpers.display.figures.Picture", lambda fig, *_: drawn.append(fig))
         view.picture()
     running, waiting = drawn[0].axes
-    names = [text.get_text() for text in running.get_legend().get_texts()]
-    assert names == ["4 places", "the last request is sent"]
-    assert len(waiting.lines) == 2 and waiting.get_legend() is None
+    [legend] = drawn[0].legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["4 places", "the last request is sent"], "below the panels, each once"
+    assert (len(running.lines), len(waiting.lines)) == (3, 2)
 
 
 def test_a_dashboard_that_read_nothing_is_a_sentence(capsys):

@@ -322,7 +322,7 @@ def with_places(few: LoadRun, many: LoadRun, places: tuple[int, int], goals_ms: 
 
     return (
         f"p90 of the 16, one run each: with {places[0]} places {seen(few)}; with {places[1]} "
-        f"{seen(many)}. The goal: {limits(goals_ms)}."
+        f"places {seen(many)}. The goal: {limits(goals_ms)}."
     )
 
 

@@ -86,8 +86,8 @@ def test_places_are_judged_by_what_the_clients_waited():
         for ttft in (458.0, 20.0)
     )
     assert wording.with_places(few, many, (4, 64), {"ttft": 69, "tpot": 13}) == (
-        "p90 of the 16, one run each: with 4 places TTFT 458 ms, TPOT 5.2 ms; with 64 TTFT 20 ms, "
-        "TPOT 5.2 ms. The goal: TTFT 69 ms and TPOT 13 ms."
+        "p90 of the 16, one run each: with 4 places TTFT 458 ms, TPOT 5.2 ms; with 64 places TTFT "
+        "20 ms, TPOT 5.2 ms. The goal: TTFT 69 ms and TPOT 13 ms."
     )
 
 

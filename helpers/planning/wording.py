@@ -738,12 +738,12 @@ def _times_off(rows: list[dict], cut: bool) -> str:
     return f"{min(found):.2f} to {max(found):.2f}"
 
 
-def in_the_end(chosen: Choice, over: Choice, gain: Gain | None) -> list[str]:
+def in_the_end(chosen: Choice, over: Choice, gain: Gain | None, *trials: Trial) -> list[str]:
     """What two ranks brought here and on two H100s, and what is expected of the plan."""
     here = f"{gain.sentence()} on this machine" if gain else "not measured on this machine"
     return [
         f"TP 2 against TP 1, one stream: {here}, {_on_two_gpus('TP 2', streams=1)} on two "
-        "recorded H100s. So Week 5's table is filled on Week 5's GPUs.",
+        f"recorded H100s. So Week 5's table is filled on Week 5's GPUs.{_told(*trials)}",
         *plan_in_short(chosen, over)[:1],
     ]
 

@@ -395,6 +395,16 @@ def test_recorded_prompts_are_told_apart_only_where_their_rounds_do_not_overlap(
     assert wording.recorded_prompts().count(longer) == 2
 
 
+def test_the_end_holds_this_machine_beside_the_recorded_one():
+    rows, pair = week5(), (trial(1, 2.0), trial(2, 2.8, disturbed=0.4))
+    gain = layouts.speedup(*pair)
+    here, expected = wording.in_the_end(rows["DP 4"], rows["TP 1"], gain, *pair)
+    assert f"one stream: {gain.sentence()} on this machine, " in here
+    assert here.endswith("(TP 2: other programs took 40 % of the cores).")
+    assert [expected] == wording.plan_in_short(rows["DP 4"], rows["TP 1"])[:1]
+    assert "not measured on" in wording.in_the_end(rows["DP 4"], rows["TP 1"], None, pair[0])[0]
+
+
 def test_what_to_keep_of_the_sizes_is_said_of_the_smallest_and_the_largest():
     model = plan.load_shape("Qwen2.5-7B")
     memories = {tp: plan.plan_memory(model, plan.make_box("H100-SXM", tp), tp) for tp in (1, 4)}

@@ -95,9 +95,11 @@ PROGRAM
 fi
 # The helpers, importable from any working directory.
 install --no-deps --no-build-isolation --editable .
-# All cores compile to bytecode. Some packages carry files for another Python: they do not matter.
+# All cores compile to bytecode what a notebook may import. Files for another Python do not matter.
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-"$venv/bin/python" -m compileall -q -j 0 -x 'site-packages/.*/tests/' "$packages" >/dev/null 2>&1 || true
+idle='site-packages/(.*/tests/|anthropic/|ray/(data|rllib|serve|train|tune)/|transformers/models/'
+idle+='|vllm/(model_executor/)?models/)'
+"$venv/bin/python" -m compileall -q -j 0 -x "$idle" "$packages" >/dev/null 2>&1 || true
 trap - ERR
 touch "$venv/.ready"
 echo "Ready."

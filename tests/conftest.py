@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import hypothesis
+import psutil
 import pytest
 
 from helpers.gpu_memory import has_gpu
@@ -17,8 +18,8 @@ hypothesis.settings.load_profile("busy")
 
 
 def pytest_xdist_auto_num_workers():
-    """Two tests at a time: an engine's start is mostly one core's work. A GPU holds one engine."""
-    return 1 if has_gpu() else 2
+    """Three tests at a time: much of one is waiting. A GPU holds one engine, 12 GiB hold two."""
+    return 1 if has_gpu() else 3 if psutil.virtual_memory().total > 12 * 2**30 else 2
 
 
 @pytest.fixture(scope="session", autouse=True)

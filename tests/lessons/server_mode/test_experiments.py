@@ -1,34 +1,17 @@
-"""The experiments of notebook 5 on a real server (tests/conftest.py)."""
+"""The experiments of notebook 5; those that ask a server are in tests/server/test_server.py."""
 
 import subprocess
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
 from helpers.lessons.exercises import Answer
 from helpers.lessons.server_mode import experiments
-from helpers.server.load import LoadRun, timed_stream
+from helpers.server.load import LoadRun
 from helpers.server.server import Server, ServerError
 from helpers.verdicts.gain import Gain
 from helpers.verdicts.machine import Disturbance
-
-
-def test_a_mistake_is_told_in_the_servers_words(server):
-    guessed = {"a path": Answer("status_1", "404 Not Found", "typed")}
-    guessed["a name"] = Answer("status_2", "400 Bad Request", "typed")
-    asked = {"model": "gpt-99", "prompt": "Hello"}
-    nowhere = httpx.post(server.url + "/v1/complete", headers=server.headers)
-    unknown = httpx.post(server.url + "/v1/completions", json=asked, headers=server.headers)
-    row = experiments.mistake("a path", nowhere, guessed)
-    assert (row["status"], row["you said"]) == (404, "404 Not Found: right")
-    row = experiments.mistake("a name", unknown, guessed)
-    assert row["you said"] == "400 Bad Request: wrong"
-    assert "gpt-99" in row["the server says"] and "{" not in row["the server says"]
-    ordinary = httpx.get(server.url + "/v1/models", headers=server.headers)
-    row = experiments.mistake("none", ordinary, {"none": Answer("status_3")})
-    assert row == {"mistake": "none", "status": 200, "the server says": "(an ordinary answer)"}
 
 
 def test_warnings_are_those_that_came_since(tmp_path):
@@ -41,22 +24,6 @@ def test_warnings_are_those_that_came_since(tmp_path):
     assert experiments.warnings_since(gone, size) == ["ignored"]
 
 
-def test_growth_is_that_of_the_block(server):
-    timed_stream(server, prompt="before", max_tokens=3, ignore_eos=True)
-    with experiments.growth(server.metrics) as grown:
-        timed_stream(server, prompt="inside", max_tokens=2, ignore_eos=True)
-    assert grown["e2e_request_latency_seconds_count"] == 1
-    assert grown["generation_tokens"] == 2 and grown["no such counter"] == 0
-
-
-def test_cpu_seconds_are_those_of_the_block(served):
-    server = served.server
-    with experiments.cpu_seconds(server) as used:
-        sum(i * i for i in range(2_000_000))
-    assert set(used) == {"client (this kernel)", "API server", "engine"}
-    assert used["client (this kernel)"] > 0 and used["engine"] == 0, "of a connection nothing"
-
-
 def test_mean_in_system_weighs_by_time_while_there_are_requests():
     counts = ((0, 0, 0), (1, 0, 2), (3, 2, 2), (6, 2, 2), (7, 0, 0), (9, 5, 5))
     readings = [{"t_s": t, "running": r, "waiting": w} for t, r, w in counts]
@@ -64,18 +31,6 @@ def test_mean_in_system_weighs_by_time_while_there_are_requests():
     assert mean == pytest.approx((2 * 3 + 3 * 4) / 5), "from 1 s to 6 s"
     nothing = experiments.mean_in_system(readings[:1])
     assert nothing != nothing
-
-
-def test_a_run_at_a_rate_is_seen_from_both_sides(server):
-    size = {"input_tokens": 32, "output_tokens": 40}
-    m = experiments.at_rate(server, 15, 30, **size).metrics
-    assert m["completed"] == 30
-    by_clients = m["requests_per_s"] * m["e2e_ms_mean"] / 1000
-    assert 0 < m["in_server_mean"] < 1.1 * by_clients, "the server's clock runs inside the clients'"
-    assert m["read_mean"] > 0
-    assert 0 <= m["in_flight_last"] <= 30
-    assert m["arrived_per_s"] == pytest.approx(15, rel=0.1), "the benchmark stretches the gaps"
-    assert m["requests_per_s"] < m["arrived_per_s"], "a run lasts until its last answer"
 
 
 def test_a_load_that_others_slowed_is_made_once_more(monkeypatch):

@@ -61,7 +61,7 @@ def test_no_gain_is_claimed_and_every_run_is_marked(engine, busy_cores, tmp_path
     warm_up(engine)
     claimed = []
     for _ in range(2):  # chance claims one in twenty: a wrong verdict is one that comes again
-        gains, values = in_turn({"4096": at(4096), "512": at(512)}, "4096", "higher", budget_s=4)
+        gains, values = in_turn({"4096": at(4096), "512": at(512)}, "4096", "higher", budget_s=8)
         assert len(values["4096"]) >= 3 <= len(values["512"])
         if gains["512"].verdict in ("same", "open"):
             assert gains["512"].sentence().startswith(("no difference of", "undecided"))

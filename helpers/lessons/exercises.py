@@ -29,7 +29,7 @@ from helpers.lessons.cell_order import order_help as order_help  # handed on to 
 from helpers.lessons.forms import Field, Reply
 from helpers.results import documents
 
-CLOSE, FAIR = 0.10, 0.50  # relative distances that the sentences speak of
+CLOSE = 0.10  # up to this relative distance a prediction is "within"
 # What a prediction can be held against, and what the sentences call it.
 KINDS = {"measured": "measurement", "simulated": "simulation", "calculated": "calculation"}
 
@@ -229,14 +229,12 @@ def reconcile(
     else:
         lines.append(_stated(guess.whose, guess.value, unit))
         whose = "Your prediction" if guess.source == "student" else "The prediction"
-        about_it = reason if guess.source == "formula" else ""
-        said.append(_held_against(guess.value, measured, span, whose, noun, about_it))
+        said.append(_held_against(guess.value, measured, span, whose, noun))
     if guess.source != "formula" and guess.formula is not None and kind != "calculated":
-        # The reason belongs to what the formula leaves out: it follows the formula's own distance.
         lines.append(_stated("the formula's prediction", guess.formula, unit))
         whose = "The formula's prediction"
-        said.append(_held_against(guess.formula, measured, span, whose, noun, reason))
-    said.append(reason)
+        said.append(_held_against(guess.formula, measured, span, whose, noun))
+    said.append(reason)  # behind the formula's own distance: it is what the formula leaves out
     sentence = " ".join(filter(None, said))
     metrics = {"predicted": guess.value, "measured": measured, "ratio": ratio}
     if span is not None:
@@ -270,34 +268,29 @@ def _with_range(measured: float, unit: str, span: tuple[float, float] | None) ->
     return f"{ends} (middle: {number(measured)})"
 
 
-def _held_against(value: float, measured: float, span, whose: str, noun: str, reason: str) -> str:
+def _held_against(value: float, measured: float, span, whose: str, noun: str) -> str:
     """Inside the range of the outcome, or how far from its nearer end; without one: from it."""
     if span is None:
-        return _distance(_ratio(measured, value), whose, noun, reason)
+        return _distance(_ratio(measured, value), whose, noun)
     low, high = span
     if low <= value <= high:
         wide = ", which is too wide to judge it" * (high > 2 * low)
-        return f"{whose} lies in the range that was measured{wide}."
+        return f"{whose} lies in the range of the {noun}{wide}."
     end, name = (low, "low") if value < low else (high, "high")
-    return _distance(_ratio(end, value), whose, f"{name} end of what was measured", reason)
+    return _distance(_ratio(end, value), whose, f"{name} end of the {noun}")
 
 
-def _distance(ratio: float | None, whose: str, noun: str, reason: str) -> str:
-    """How far off; and that a cause is to be found, unless its reason follows."""
+def _distance(ratio: float | None, whose: str, noun: str) -> str:
+    """How far off: a ratio names no cause."""
     if ratio is None:
         return f"{whose} was 0, so there is no ratio."
     off = abs(ratio - 1)
     if off <= CLOSE:
         return f"{whose} is within {max(1, math.ceil(round(off * 100, 6)))} % of the {noun}."
-    size = "something" if off <= FAIR else "something large"
     if ratio > 1:
-        times = f"{_times(ratio)} {whose[0].lower()}{whose[1:]}"
-        cause = f": {size} is missing from it"
-        return f"The {noun} is {times}{'' if reason else cause}."
+        return f"The {noun} is {_times(ratio)} {whose[0].lower()}{whose[1:]}."
     if ratio > 0:
-        times = f"{_times(1 / ratio)} the {noun}"
-        cause = f": it counts {size} that is not there"
-        return f"{whose} is {times}{'' if reason else cause}."
+        return f"{whose} is {_times(1 / ratio)} the {noun}."
     what = "zero" if ratio == 0 else "of the other sign"
     return f"{whose} and the {noun} ({what}) have nothing in common."
 

@@ -60,6 +60,12 @@ def test_a_number_that_nothing_measured_is_not_called_measured(store, capsys, ki
     out, saved = capsys.readouterr().out, store.get("prediction", "kib")
     assert f"{kind}: 800" in out and saved["how"] == kind
     assert "measure" not in out and "measure" not in saved["residual"]
+    for span in ((500.0, 900.0), (700.0, 900.0)):
+        exercises.reconcile(store, guess, 800.0, kind=kind, span=span)
+    out = capsys.readouterr().out
+    noun = exercises.KINDS[kind]
+    assert f"in the range of the {noun}." in out and f"The low end of the {noun} is 1.17" in out
+    assert "measure" not in out
 
 
 def test_a_formula_never_confirms_itself(store, capsys):
@@ -101,19 +107,15 @@ def test_a_parameter_comes_before_the_formula_and_typed_before_both(store):
     ("predicted", "measured", "said"),
     [
         (10.0, 10.4, "within 4 %"),
-        (10.0, 14.0, "The measurement is 1.40 times the prediction: something is missing from it"),
-        (10.0, 40.0, "something large is missing"),
-        (
-            10.0,
-            6.0,
-            "The prediction is 1.67 times the measurement: it counts something that is not there",
-        ),
-        (42.0, 0.0084, "5,000 times the measurement: it counts something large"),
+        (10.0, 14.0, "The measurement is 1.40 times the prediction.\n"),
+        (10.0, 40.0, "The measurement is 4.00 times the prediction.\n"),
+        (10.0, 6.0, "The prediction is 1.67 times the measurement.\n"),
+        (42.0, 0.0084, "5,000 times the measurement.\n"),
         (3.0, 0.0, "zero"),
         (0.0, 3.0, "no ratio"),
     ],
 )
-def test_the_sentence_fits_the_size_of_the_difference(store, capsys, predicted, measured, said):
+def test_the_sentence_gives_the_ratio_and_no_cause(store, capsys, predicted, measured, said):
     exercises.reconcile(store, a_guess(store, "k", "?", predicted, "s"), measured)
     assert said in capsys.readouterr().out
     assert store.get("prediction", "k")["metrics"]["measured"] == measured
@@ -126,7 +128,7 @@ def test_the_reason_follows_the_formula_when_the_student_guessed(store, capsys):
     )
     said = store.get("prediction", "w")["residual"]
     assert said == (
-        "Your prediction is 2.00 times the measurement: it counts something that is not there. "
+        "Your prediction is 2.00 times the measurement. "
         "The formula's prediction is within 5 % of the measurement. Norms are left out."
     ), said
 
@@ -160,10 +162,12 @@ def test_a_prediction_inside_the_measured_range_is_not_called_wrong(store, capsy
         exercises.reconcile(store, guess, 0.43, span=(0.2, 1.1))
         said = capsys.readouterr().out
         assert "measured: 0.2 to 1.1 x (middle: 0.43)" in said
-        assert ("lies in the range that was measured, which is too wide to judge" in said) == inside
-        assert ("is not there" in said) != inside
+        assert (
+            "lies in the range of the measurement, which is too wide to judge" in said
+        ) == inside
+        assert ("is 1.27 times the high end of the measurement." in said) != inside
     exercises.reconcile(store, a_guess(store, "y", "?", 1.0, "x"), 1.1, span=(0.9, 1.2))
-    assert "lies in the range that was measured." in capsys.readouterr().out
+    assert "lies in the range of the measurement." in capsys.readouterr().out
     kept = lines_of(store)[-1]["metrics"]
     assert (kept["measured_low"], kept["measured_high"]) == (0.9, 1.2)
 

@@ -181,17 +181,13 @@ def own_draft_cost(runs: list[dict], gamma: int) -> tuple[tuple[float, float, fl
     """
     runs = [run for run in with_enough_drafts(runs, gamma) if run["gain"].span]
     for run in runs:
-        if run["slower"] and run["slower"].span:
-            low, middle, high = (max(0.0, x - 1) / gamma for x in _ends(run["slower"]))
-            return (low, middle, high), wording.BY_HAND
+        if (x := run["slower"]) and x.span:
+            ends = (x.low, x.estimate, x.high)
+            return tuple(max(0.0, end - 1) / gamma for end in ends), wording.BY_HAND
     for run in runs:
         if run["label"] == f"draft model, k={gamma}":
             return speculative.draft_cost(run["gain"], run["alpha"], gamma), wording.OWN_TEXT
     return None
-
-
-def _ends(gain: Gain) -> tuple[float, float, float]:
-    return gain.low, gain.estimate, gain.high
 
 
 def speculation_elsewhere(gamma: int) -> tuple[dict[str, list[dict]], str]:

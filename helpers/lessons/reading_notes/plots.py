@@ -204,7 +204,7 @@ def products(
     rows: batch, ms, allowed_ms. knee: the batch at which the two ceilings meet on this machine;
     their_knee: on the one that `recorded` is from.
     """
-    fig, ax = figures.figure(wording.products_title(rows), size=(7.5, 4.2))
+    fig, ax = figures.figure(wording.products_title(rows, knee), size=(7.5, 4.2))
     curve(ax, rows, "batch", "ms", label="measured here")
     allowed = {"label": "what the ceilings allow here", "marker": "s", "color": SKY}
     curve(ax, rows, "batch", "allowed_ms", **allowed)
@@ -227,7 +227,7 @@ def speculation(
     caption: str,
     recorded: dict[str, list[dict]],
 ) -> None:
-    """Speed-up over the acceptance rate, a curve for `gamma` drafted tokens and one for a single.
+    """Speed-up over the acceptance rate with `gamma` drafted tokens; dashed: with two and one.
 
     measured: alpha, speedup, gain and label; the label up to its comma is the drafter, each
     with a marker of its own. own: (low, middle, high) of their c, and what it was fitted to.
@@ -240,11 +240,13 @@ def speculation(
     title = "How many tokens to draft depends on how many are accepted"
     fig, ax = figures.figure(title, size=(9.4, 4.4))
     rows = []
-    for i, (k, label) in enumerate({gamma: f"k = {gamma}, {of}", 1: "k = 1, the same c"}.items()):
+    for i, k in enumerate((gamma, 2, 1)):
+        label = f"k = {k}, {of if k == gamma else 'worked out with the same c'}"
         points = [(a / 50, *(speedup(a / 50, k, c) for c in costs)) for a in range(51)]
         alphas, fast, middle, slow = zip(*points, strict=True)
-        ax.plot(alphas, middle, color=COLORS[i], label=label)
-        ax.fill_between(alphas, slow, fast, color=COLORS[i], alpha=0.2, lw=0)
+        ax.plot(alphas, middle, color=COLORS[i], ls="-" if k == gamma else "--", label=label)
+        if k == gamma:
+            ax.fill_between(alphas, slow, fast, color=COLORS[i], alpha=0.2, lw=0)
         rows += [{"a": a, "speed-up": speed, "from": label} for a, _, speed, _ in points[::10]]
     drafters = dict.fromkeys(run["label"].split(",")[0] for run in measured)
     for drafter, marker in zip(drafters, "osD", strict=False):  # no "^": it is an arrow's head

@@ -5,10 +5,10 @@ First the captions of its figures, then the reasons in its cards and tables.
 
 from statistics import fmean
 
-from helpers.lessons.papers import speculative
+from helpers.lessons.papers.speculative import alpha_from_length, speedup
 
 H100_HEADS = 16  # of the attention that was recorded there
-NEAR = 0.1  # a prediction that is off by less is called near
+NEAR = 0.1  # a product that takes at most so much longer is called nearly free
 BY_HAND, OWN_TEXT = "the rates set by hand", "your draft model"  # what a c was fitted to
 AHEAD = "vLLM plans a step while the one before runs (asynchronous scheduling)"
 
@@ -92,11 +92,11 @@ def _by_length(ms: dict[int, tuple[float, float]]) -> str:
     return f"{times} times as fast at {' / '.join(f'{tokens:,}' for tokens in ms)} tokens"
 
 
-def products_title(rows: list[dict]) -> str:
-    """What more rows cost. rows: batch and ms of each product."""
-    fastest, last = _fastest(rows), rows[-1]
-    longer = f"{last['batch']:,} rows take {last['ms'] / fastest['ms']:.2g} times as long"
-    return f"Here {longer} as the fastest, {_count(fastest['batch'])}"
+def products_title(rows: list[dict], knee: float) -> str:
+    """What the figure shows. rows: batch and ms of each product; knee: where the ceilings meet."""
+    if _hardly_longer(rows) < knee:
+        return "A row is nearly free only below where the ceilings meet"
+    return "What a product takes, and what the ceilings allow"
 
 
 def _fastest(rows: list[dict]) -> dict:
@@ -112,16 +112,14 @@ def products(
     if there:
         said += f", on the H100 at {their_knee:.3g}"
         free += f", {_hardly_longer(there):,} on the H100"
-    said += f". At most {100 * NEAR:.0f} % longer than the fastest: {free}."
-    alone = rows[0]["ms"] / _fastest(rows)["ms"]
-    return said + f" One row alone took {alone:.2f} times as long as it." * (alone > 1 + NEAR)
+    return f"{said}. Nearly free, within {100 * NEAR:.0f} % of the fastest product: {free}."
 
 
 def nearly_free(rows: list[dict], there: list[dict]) -> str:
     """What another row costs. rows, there: batch and ms of each product; there: the H100's."""
     return (
-        f"{products_title(rows)}; a row is a request in a step. On a recorded H100 up to "
-        f"{_count(_hardly_longer(there))} take at most {100 * NEAR:.0f} % longer than the fastest."
+        f"A row is a request in a step. Nearly free, within {100 * NEAR:.0f} % of the fastest: "
+        f"{_count(_hardly_longer(rows))} here, {_hardly_longer(there):,} on a recorded H100."
     )
 
 
@@ -138,13 +136,14 @@ def speculation(own: tuple[tuple[float, float, float], str] | None) -> str:
         costs, fitted_to = own
         said = f"c = {costs[1]:.2f} ({costs[0]:.2f} to {costs[2]:.2f}, of {fitted_to})"
 
-    def worth(alpha: float, k: int) -> str:
-        slow, middle, fast = (f"{speculative.speedup(alpha, k, c):.2f}" for c in reversed(costs))
+    def worth(alpha: float) -> str:
+        slow, middle, fast = (f"{speedup(alpha, 4, c):.2f}" for c in reversed(costs))
         return middle + f" ({slow} to {fast})" * bool(own)
 
+    one = " and ".join(f"{speedup(alpha, 1, costs[1]):.2f}" for alpha in (0.8, 0.5))
     return (
-        f"By theorem 3.8, with {said}, four drafted tokens give {worth(0.8, 4)} times the speed at "
-        f"a = 0.8, one {worth(0.8, 1)}; at a = 0.5 four give {worth(0.5, 4)}, one {worth(0.5, 1)}."
+        f"By theorem 3.8, with {said}, four drafted tokens give {worth(0.8)} times the speed at "
+        f"a = 0.8 and {worth(0.5)} at a = 0.5. One would give {one}, were its c the same."
     )
 
 
@@ -181,18 +180,21 @@ def curve_tested(own: tuple[tuple[float, float, float], str] | None, runs: list[
 def _gains_from(c: float) -> str:
     if c >= 1:
         return "no number of drafted tokens gains"
-    four = speculative.alpha_from_length(4 * c + 1, 4)  # it makes up for the longer step
+    four = alpha_from_length(4 * c + 1, 4)  # it makes up for the longer step
     rates = [a / 100 for a in range(101)]
-    more = next(a for a in rates if speculative.speedup(a, 4, c) > speculative.speedup(a, 1, c))
+    two, over_one, over_two = (
+        next(a for a in rates if speedup(a, more, c) > speedup(a, fewer, c))
+        for more, fewer in ((2, 1), (4, 1), (4, 2))
+    )
     return (
-        f"one drafted token gains from a = {c:.2f} on, four from {four:.2f} on, and more than one "
-        f"from {more:.2f} on"
+        f"one drafted token gains from a = {c:.2f} on, four from {four:.2f} on; two beat one from "
+        f"{two:.2f} on, four beat one from {over_one:.2f} on, four beat two from {over_two:.2f} on"
     )
 
 
 def _meets(run: dict, costs: tuple[float, float, float]) -> bool:
     """Whether its range and what drafts of these costs give have a speed-up in common."""
-    fast, _, slow = (speculative.speedup(run["alpha"], 4, c) for c in costs)
+    fast, _, slow = (speedup(run["alpha"], 4, c) for c in costs)
     return run["gain"].low <= fast and slow <= run["gain"].high
 
 
@@ -204,13 +206,14 @@ def elsewhere(where: str) -> str:
 def chunks(rows: list[dict], where: str) -> str:
     """What the budget with the shortest gap gave and cost. rows, where: claims.chunks_on_record."""
     whole, short = rows[0], min(rows, key=lambda row: row["itl_ms_max"])
-    gaps, firsts = (
-        f"{whole[name]:.0f} to {short[name]:.0f} ms" for name in ("itl_ms_max", "ttft_long_ms_p50")
+    (budget, gap, first), (few, short_gap, late) = (
+        (row["max_num_batched_tokens"], row["itl_ms_max"], row["ttft_long_ms_p50"])
+        for row in (whole, short)
     )
     return (
-        f"With a token budget of {short['max_num_batched_tokens']:,} instead of "
-        f"{whole['max_num_batched_tokens']:,}, the longest gap in a stream went from {gaps}, the "
-        f"TTFT of the long prompts from {firsts} (one run each{where and f'; {where}'})."
+        f"In notebook 2, with {few:,} tokens a step instead of {budget:,} (whole prompts), the "
+        f"longest gap in a stream went from {gap:.0f} to {short_gap:.0f} ms, the TTFT of long "
+        f"prompts from {first:.0f} to {late:.0f} ms (one run each{where and f'; {where}'})."
     )
 
 

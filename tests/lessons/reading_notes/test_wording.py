@@ -72,18 +72,21 @@ def test_a_knee_is_off_by_what_both_products_took_over_the_ceilings():
 
 
 def test_a_figure_says_of_products_what_its_points_carry():
-    title = "Here 64 rows take 3 times as long as the fastest, one row"
-    assert wording.products_title(KNEE) == title
+    title = "A row is nearly free only below where the ceilings meet"
+    assert wording.products_title(KNEE, 17.0) == title
+    assert "free" not in wording.products_title(KNEE, 16.0), "16 rows are nearly free, and meet it"
     assert wording.products(LINE, 8.0, KNEE, 16.0) == (
-        "Here the ceilings meet at 8 rows, on the H100 at 16. At most 10 % longer than the "
-        "fastest: 2 rows here, 16 on the H100. One row alone took 1.16 times as long as it."
+        "Here the ceilings meet at 8 rows, on the H100 at 16. Nearly free, within 10 % of the "
+        "fastest product: 2 rows here, 16 on the H100."
     )
     assert wording.products(KNEE, 16.0) == (
-        "Here the ceilings meet at 16 rows. At most 10 % longer than the fastest: 16 rows here."
+        "Here the ceilings meet at 16 rows. Nearly free, within 10 % of the fastest product: "
+        "16 rows here."
     )
-    said = wording.nearly_free(LINE, KNEE)
-    assert said.startswith("Here 64 rows take 4.7 times as long as the fastest, 2 rows; a row is")
-    assert said.endswith("up to 16 rows take at most 10 % longer than the fastest.")
+    assert wording.nearly_free(LINE, KNEE) == (
+        "A row is a request in a step. Nearly free, within 10 % of the fastest: 2 rows here, "
+        "16 on a recorded H100."
+    )
 
 
 def test_what_a_chain_costs_beside_memory_is_what_it_takes_from_the_cache():

@@ -43,8 +43,8 @@ from helpers.results.wording import (
     one_line,
     origin_of,
     outcome_of,
-    question_of,
     spaced,
+    subject_of,
     unit_of,
     value_of,
     where,
@@ -53,6 +53,9 @@ from helpers.results.wording import (
 from helpers.verdicts.gain import Gain
 
 MOST_SURPRISES = 2
+UNATTENDED = ", run unattended"
+# What the results have for an item of the checklist, and whether that ticks it.
+Evidence = Callable[[Facts], tuple[str, bool]]
 
 
 # ---------------------------------------------------------------- Weeks 1 to 3
@@ -182,7 +185,7 @@ def _improvement(facts: Facts) -> str:
     return f"{number(numbers[1] / numbers[0])}x" if numbers[0] else ""
 
 
-# ---------------------------------------------------------------- five numbers, two surprises
+# ---------------------------------------------------------------- five results, two surprises
 
 
 def two_ranks(facts: Facts) -> Fill:
@@ -249,11 +252,11 @@ def load_of_one_copy(facts: Facts) -> Fill:
         busy = facts.disturbed(record["notebook"], per_s)
         return f"{number(per_s)} requests/s{within}{busy}"
 
-    text = f"up to {at(rate, share)}; one run"
+    text = f"held at {at(rate, share)}"
     if missed:
         met = "" if missed_share is None else f" ({100 * missed_share:.0f} % within)"
         text += f"; missed at {at(missed)}{met}"
-    return from_record(record, text)
+    return from_record(record, f"{text}; one run{' each' * bool(missed)}")
 
 
 def conversation(facts: Facts) -> Fill:
@@ -311,12 +314,9 @@ def _surprise(rank: int) -> Slot:
         if len(missed) <= rank:
             return MISSING
         record = missed[rank]
-        asked, said = question_of(record), f"{number(record['metrics']['predicted'])}"
-        asked += ":" * (not asked.endswith(("?", ".")))
-        text = f"{asked} I said {said}{unit_of(record)}, it was {outcome_of(record)}"
-        how = record.get("how") or "measured"
-        found = f"{how}, " * (how != "measured") + f"notebook {int(record['notebook'][:2])}"
-        return from_record(record, f"{text} ({found}).")
+        said = f"{number(record['metrics']['predicted'])}{unit_of(record)}"
+        text = f"{subject_of(record)} was {outcome_of(record)}; I had said {said}"
+        return from_record(record, f"{text} (notebook {int(record['notebook'][:2])}).")
 
     return slot
 
@@ -357,7 +357,7 @@ def self_check(facts: Facts) -> Fill:
 # ---------------------------------------------------------------- the checklist
 
 
-def _ticked(item: str, evidence: Callable[[Facts], str] | None = None) -> Slot:
+def _ticked(item: str, evidence: Evidence | None = None) -> Slot:
     """A checklist item: ticked by the student, or by the results.
 
     What ran where nobody looked on (`make run`) ticks nothing.
@@ -374,12 +374,14 @@ def _ticked(item: str, evidence: Callable[[Facts], str] | None = None) -> Slot:
     return slot
 
 
-def _evident(evidence: Callable[[Facts], str]) -> Slot:
-    """A checklist item that the results themselves tick."""
+def _evident(evidence: Evidence) -> Slot:
+    """A checklist item that the results themselves tick, or beside which they say what is there."""
 
     def slot(facts: Facts) -> Fill:
-        why = evidence(facts)
-        return Fill(f"evidence: {why}", "measured", "from the results") if why else MISSING
+        why, done = evidence(facts)
+        if done:
+            return Fill(f"evidence: {why}", "measured", "from the results")
+        return replace(MISSING, value=why)
 
     return slot
 
@@ -389,7 +391,7 @@ def _attended(record: dict) -> bool:
     return (record.get("provenance") or {}).get("attended") is True
 
 
-def _documented(facts: Facts) -> str:
+def _documented(facts: Facts) -> tuple[str, bool]:
     core = [
         slot(facts)
         for (_, section, _), slot in SLOTS.items()
@@ -402,26 +404,31 @@ def _documented(facts: Facts) -> str:
         for prefix in ("key_challenge", "insight_", "question_")
         for record in facts.all("answer", prefix)
     )
-    if not written or filled < len(core) - 1:
-        return ""
-    answers = count(written, "answer")
-    return f"{filled} of {len(core)} blanks of Weeks 1 to 3 are filled, {answers} written"
+    if not filled:
+        return "", False
+    said = f"{filled} of {len(core)} blanks of Weeks 1 to 3 are filled"
+    said += f", {count(written, 'answer')} written"
+    return said, written > 0 and filled >= len(core) - 1
 
 
-def _attended_runs(facts: Facts, notebook: str) -> list[dict]:
-    return [r for r in facts.results(notebook) if kind_of(r) == "measured" and _attended(r)]
+def _runs(facts: Facts, notebook: str) -> tuple[list[dict], bool]:
+    """What a notebook measured: of what a person ran, if there is any."""
+    measured = [r for r in facts.results(notebook) if kind_of(r) == "measured"]
+    attended = [r for r in measured if _attended(r)]
+    return attended or measured, bool(attended)
 
 
-def _served(facts: Facts) -> str:
-    found = _attended_runs(facts, "05")
-    return f"{count(len(found), 'measurement')} against a server in notebook 5" if found else ""
+def _served(facts: Facts) -> tuple[str, bool]:
+    found, done = _runs(facts, "05")
+    said = f"{count(len(found), 'measurement')} against a server in notebook 5"
+    return (said + UNATTENDED * (not done)) * bool(found), done
 
 
-def _tried(facts: Facts) -> str:
-    found = _attended_runs(facts, "02")
+def _tried(facts: Facts) -> tuple[str, bool]:
+    found, done = _runs(facts, "02")
     names = list(dict.fromkeys(spaced(r["experiment"]) for r in found))
     more = " and more" if len(names) > 4 else ""
-    return f"measured {', '.join(names[:4])}{more}" if names else ""
+    return f"measured {', '.join(names[:4])}{more}{UNATTENDED * (not done)}" * bool(names), done
 
 
 # ---------------------------------------------------------------- distributed_planning.md
@@ -524,7 +531,7 @@ _MY_LEARNINGS = {
     "## Key Insights": {f"{n}. ___": answer(f"insight_{n}") for n in (1, 2, 3)},
     "## Questions for Week 5+": {f"{n}. ___": answer(f"question_{n}") for n in (1, 2)},
     "## How Weeks 1 to 3 were measured": {"- On: ___": where_measured},
-    "## Five numbers of this week, with ranges of 95 %": {
+    "## Five results of this week (ranges are of 95 % where one is given)": {
         "- Prefix caching in a conversation, time to first token: ___": conversation,
         "- Speculative decoding with a draft model, one stream, tokens after the first: ___": (
             speculation

@@ -168,7 +168,8 @@ def _filled(section: str, key: str, raw: str, fill: Fill) -> Iterator[Line]:
         for part in fill.value:
             yield Line(line_key(section, raw, part.key), part.text, replaces=part.replaces)
     elif raw.startswith(OPEN_BOX):
-        text = f"- [x] {raw[len(OPEN_BOX) :]} ({fill.value})" if fill.value else raw
+        box = raw if fill.kind == "missing" else f"- [x] {raw[len(OPEN_BOX) :]}"
+        text = f"{box} ({fill.value})" if fill.value else raw
         yield Line(key, text, raw, missing)
     else:
         filled = BLANK_AND_CHOICE.sub(lambda _: fill.value, raw, count=1) if fill.value else raw
@@ -231,7 +232,7 @@ def _stands(document: str, line: Line, fill: Fill, merged: Merged) -> Blank:
         if region:
             value, note = _size(fill), fill.note if _size(fill) != fill.note else ""
             return Blank(document, label, value, fill.kind, note)
-        if line.missing and text != line.open:
+        if line.missing and text != line.open and not text.startswith(OPEN_BOX):
             value, note = _value_in(text, line.open), "from an earlier export; not in these results"
             return Blank(document, label, value, "measured", note)
     elif line.key not in merged.edited:

@@ -105,7 +105,9 @@ def merge(current: list[str] | None, base: Base, new: list[Line]) -> Merged:
     for i, text in enumerate(current):
         document += [(line.key, line.text, None) for line in added.get(i, ())]
         line = by_key.get(ours.get(i))
-        if line is not None and not line.missing:  # else an earlier export's value stays
+        # A value of an earlier export stays; beside an open box stands what there is now.
+        now = line and (not line.missing or (line.text != line.open and text.startswith(OPEN_BOX)))
+        if now:
             text = line.text
         if text is not None:
             document.append((ours.get(i), text, i))

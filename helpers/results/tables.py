@@ -22,9 +22,9 @@ from helpers.results.wording import (
     numbers_of,
     one_line,
     outcome_of,
-    question_of,
     source_of,
     spaced,
+    subject_of,
     table_row,
     unit_of,
     value_of,
@@ -37,10 +37,8 @@ from helpers.verdicts.gain import MARGIN, SMALL
 SPEED = "output_tokens_per_s"
 CLOSE = 0.10  # a prediction that is off by less needs no reason
 FORMULA = (
-    "The ratio is measured over predicted, or *inside* for a prediction in the measured range. A "
-    "formula takes the shape of the model, the load, recorded numbers, or what the same notebook "
-    "measured before, such as the time of one long prompt alone; the last column says what is not "
-    "in it."
+    "The ratio is measured over predicted, or *inside* for a prediction in the measured range. The "
+    "last column says why the formula was more than a tenth off, where that is known."
 )
 SEVERAL = "more, which nobody typed, were within a tenth or within the range that was measured."
 RANGES = (
@@ -174,12 +172,12 @@ def predictions_table(facts: Facts) -> Fill:
         if None not in numbers_of(r, "predicted", "measured")
         and (foretold(r) or r.get("how") != "calculated")
     ]
-    shown = [r for r in records if foretold(r) or not _near(r)]
+    shown = [r for r in records if foretold(r) or not _near(r, r["metrics"]["predicted"])]
     rows = [
         Part(f"row.{r['notebook']}.{r['variant']}", _prediction(r, facts) if r in shown else None)
         for r in records
     ]
-    columns = ("prediction", "predicted", "measured", "ratio", "by", "why it differs")
+    columns = ("notebook", "what", "predicted", "measured", "ratio", "why the formula differs")
     fill = _table(columns, rows, "measured", "prediction")
     if not records:
         return fill
@@ -187,26 +185,37 @@ def predictions_table(facts: Facts) -> Fill:
     if not shown:  # a table without a row
         fill = replace(fill, value=[])
     left = len(records) - len(shown)
+    given = sum(foretold(r) and not by_person(r) for r in shown)
     about = FORMULA + f" {left} {SEVERAL}" * bool(left)
+    about += f" Given as a parameter of the run: {count(given, 'prediction')}." * bool(given)
     return replace(fill, value=[Part("formula", about), Part("gap0", ""), *fill.value])
 
 
-def _near(record: dict) -> bool:
-    """Whether a prediction was at most a tenth off, or within the measured range."""
-    predicted, measured = numbers_of(record, "predicted", "measured")
-    return abs(measured - predicted) <= CLOSE * abs(predicted) or _in_range(record)
+def _near(record: dict, said: float) -> bool:
+    """Whether a number was at most a tenth off, or within the measured range."""
+    off = abs(record["metrics"]["measured"] - said)
+    return off <= CLOSE * abs(said) or _in_range(record, said)
+
+
+def _formula(record: dict) -> float | None:
+    """The formula's number beside a person's; None for one that was the calculation itself."""
+    formula = finite(record.get("formula")) if foretold(record) else None
+    itself = record.get("how") == "calculated" and formula == record["metrics"]["measured"]
+    return None if itself else formula
 
 
 def _why(record: dict) -> str:
-    """Why a prediction differs; "" for one that was near."""
-    why = record.get("why", record.get("residual"))
-    return "" if _near(record) else in_markdown(one_line(why or "the notebook gives no cause"))
+    """Why the formula differs, or a prediction that has none; "" for one that was near."""
+    why = record.get("why", record.get("residual")) or ""
+    formula = _formula(record)
+    judged = record["metrics"]["predicted"] if formula is None else formula
+    return "" if _near(record, judged) else in_markdown(one_line(why))
 
 
-def _in_range(record: dict) -> bool:
-    """Whether a prediction lies in the range that was measured; False without a range."""
-    low, predicted, high = numbers_of(record, "measured_low", "predicted", "measured_high")
-    return None not in (low, high) and low <= predicted <= high
+def _in_range(record: dict, said: float) -> bool:
+    """Whether a number lies in the range that was measured; False without a range."""
+    low, high = numbers_of(record, "measured_low", "measured_high")
+    return None not in (low, high) and low <= said <= high
 
 
 def _table(columns: tuple[str, ...], rows: list[Part], kind: str, what: str) -> Fill:
@@ -227,31 +236,23 @@ def _prediction(record: dict, facts: Facts) -> str:
     if ratio is not None and 0.01 <= abs(ratio) < 100:
         times = f"{ratio:.2f}"
     came = outcome_of(record) + facts.disturbed(record["notebook"], measured)
-    formula = finite(record.get("formula")) if foretold(record) else None
-    also = "" if formula is None else f" (formula: {number(formula)})"
-    if _in_range(record) or came.startswith("undecided"):
-        times = "inside" if _in_range(record) else "outside"  # of the range: no middle to judge by
-    kind = record.get("how") or "measured"
-    how = "" if kind == "measured" else f" ({one_line(kind, 20)})"
-    return table_row(
-        question_of(record),
-        f"{number(predicted)}{unit_of(record)}{also}",
-        came + how,
-        times,
-        _predicted_by(record),
-        _why(record),
-    )
+    if (inside := _in_range(record, predicted)) or (" to " in came and "(" not in came):
+        times = "inside" if inside else "outside"  # of a range that has no middle to judge by
+    what = f"{int(record['notebook'][:2])}", subject_of(record), _predicted(record)
+    return table_row(*what, came, times, _why(record))
 
 
-def _predicted_by(record: dict) -> str:
-    """Whose prediction it was; one that was changed with the outcome in sight says so."""
-    if not by_person(record):
-        return "you, as a parameter" if foretold(record) else "formula"
-    if not record.get("changed_after_measuring"):
-        return "you"
-    before = finite(record.get("said_before"))
-    first = "" if before is None else f" (before: {number(before)}{unit_of(record)})"
-    return f"you, after the measurement{first}"
+def _predicted(record: dict) -> str:
+    """A person's number, also one changed late, with the formula's; or the formula's alone."""
+    said = f"{number(record['metrics']['predicted'])}{unit_of(record)}"
+    if not foretold(record):
+        return f"formula: {said}"
+    if record.get("changed_after_measuring"):
+        before = finite(record.get("said_before"))
+        first = "" if before is None else f", before: {number(before)}{unit_of(record)}"
+        said += f", after the measurement{first}"
+    formula = _formula(record)
+    return said if formula is None else f"{said} (formula: {number(formula)})"
 
 
 def decisions_table(facts: Facts) -> Fill:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 
+import yaml
+
+from helpers import REPO
 from helpers.display.as_typed import in_markdown
 from helpers.display.numbers import number
 from helpers.results.one_run import OTHER_RUN
 from helpers.verdicts.gain import LEAST_VALUES, Gain
 
+SUBJECTS = yaml.safe_load((REPO / "templates/predictions.yaml").read_text(encoding="utf-8"))
 # What a record's `source` says about its numbers. No source, or another one: measured.
 TYPED = {"typed", "student", "parameter", "form"}
 CALCULATED = {"formula", "planner", "example", "recorded", "default", "catalogue", "reference"}
@@ -129,9 +134,12 @@ def spaced(name: str) -> str:
     return in_markdown(one_line(name, 300).replace("_", " "))
 
 
-def question_of(record: dict) -> str:
-    """What a prediction was asked about, in one line of Markdown."""
-    return in_markdown(one_line(record.get("question") or record["variant"], 300))
+def subject_of(record: dict) -> str:
+    """What a prediction was made of, in Markdown that needs no notebook beside it."""
+    question = str(record.get("question") or record["variant"])
+    with contextlib.suppress(KeyError, IndexError):  # a record of another version
+        return SUBJECTS[record["variant"]].format(*re.findall(r"\d[\d,.]*(?<=\d)", question))
+    return f'The answer to "{in_markdown(one_line(question, 300))}"'
 
 
 def kind_of(record: dict) -> str:
@@ -190,10 +198,13 @@ def judged(metrics: dict[str, float], name: str) -> str:
 
 
 def outcome_of(record: dict) -> str:
-    """What came out of a prediction, with its unit and, of a factor, its range."""
-    if unit_of(record) == "x":
-        return with_range(record["metrics"], "measured", alone="")
-    return f"{number(record['metrics']['measured'])}{unit_of(record)}"
+    """What came out of a prediction, with its unit: a factor with its range, else the range."""
+    metrics, unit, ends = record["metrics"], unit_of(record), _ends(record["metrics"], "measured")
+    said = " to ".join(map(number, [metrics["measured"]] if None in ends else ends)) + unit
+    if unit == "x":
+        said = with_range(metrics, "measured", alone="")
+    how = one_line(record.get("how") or "measured", 20)
+    return said + f", {how}" * (how != "measured")
 
 
 def _gain(metrics: dict[str, float], name: str) -> Gain | None:

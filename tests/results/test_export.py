@@ -382,7 +382,7 @@ def test_a_disturbed_number_says_so_wherever_it_is_quoted(tmp_path):
     assert f"first: gain, 2.19x (1.40 to 3.44), 4 tokens drafted at a time{said[-19:]}\n" in text(
         tmp_path
     )
-    for line in (f"| Speed-up? | 1x | {said} |", f"| k=4: gain, {said} |"):
+    for line in (f'"Speed-up?" | formula: 1x | {said} |', f"| k=4: gain, {said} |"):
         assert line in text(tmp_path, APPENDIX)
     assert "| chat | Faster. Machine disturbed: small chunks. | |" in text(tmp_path, APPENDIX)
 
@@ -517,7 +517,8 @@ def test_checklist_says_who_ticked_and_what_nobody_looked_at_ticks_nothing(
         "Optional: tried one advanced feature (evidence: measured preemption)",
     ]
     for item in by_evidence:
-        expected = f"- [x] {item}" if looked_at else f"- [ ] {item.partition(' (')[0]}"
+        alone = item.replace("evidence: ", "").replace(")", ", run unattended)")
+        expected = f"- [x] {item}" if looked_at else f"- [ ] {alone}"
         assert expected in lines, expected
     edit(
         tmp_path,
@@ -543,7 +544,9 @@ def test_a_tick_that_the_student_takes_back_goes(tmp_path):
 def test_a_document_that_only_the_notebooks_have_filled_is_not_ticked_as_documented(tmp_path):
     store = measure(tmp_path)
     export(tmp_path)
-    assert "- [ ] Documented my progress in this file" in text(tmp_path).splitlines()
+    counted = "6 of 7 blanks of Weeks 1 to 3 are filled, 0 answers written"
+    line = f"- [ ] Documented my progress in this file ({counted})"
+    assert line in text(tmp_path).splitlines()
     store.save("answer", "insight_1", {}, text="batching pays", source="typed")
     export(tmp_path)
     evidence = "evidence: 6 of 7 blanks of Weeks 1 to 3 are filled, 1 answer written"
@@ -655,7 +658,7 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
 
     predicted("a", 100.0, 110.0)
     predicted("b", 100.0, 10.0)
-    predicted("c", 100.0, 300.0, source="parameter", formula=250.0, how="simulated")
+    predicted("peak_blocks", 100.0, 300.0, source="parameter", formula=250.0, how="simulated")
     predicted("within its range", 100.0, 20.0, span=(4.0, 120.0))
     predicted("formula", 1.0, 1e6, source="formula")
     predicted("sums", 3.7, 3.7, source="formula", how="calculated")
@@ -665,14 +668,18 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
     lines = text(tmp_path).splitlines()
     at = lines.index("## My largest surprises")
     assert lines[at + 1 : at + 3] == [
-        "1. How many b? I said 100 tokens, it was 10 tokens (notebook 1).",
-        "2. How many c? I said 100 tokens, it was 300 tokens (simulated, notebook 1).",
+        '1. The answer to "How many b?" was 10 tokens; I had said 100 tokens (notebook 1).',
+        "2. The largest number of KV blocks in use at once was 300 tokens, simulated; I had said "
+        "100 tokens (notebook 1).",
     ]
     table = text(tmp_path, APPENDIX)
-    late = "you, after the measurement (before: 6 tokens)"
-    assert f"| How many late? | 1 tokens | 100,000 tokens | 100,000 | {late} |" in table
-    given = "100 tokens (formula: 250) | 300 tokens (simulated) | 3.00 | you, as a parameter |"
-    assert f"| How many c? | {given}" in table
+    late = "1 tokens, after the measurement, before: 6 tokens | 100,000 tokens | 100,000 |"
+    assert f'| 1 | The answer to "How many late?" | {late}' in table
+    given = "100 tokens (formula: 250) | 300 tokens, simulated | 3.00 |"
+    assert f"| 1 | The largest number of KV blocks in use at once | {given}" in table
+    assert "Given as a parameter of the run: 1 prediction." in table
+    within = "100 tokens | 4 to 120 tokens | inside |"
+    assert f'| 1 | The answer to "How many within its range?" | {within}' in table
     assert "How many sums?" not in table, "nobody typed a prediction: a formula beside itself"
     assert "withdrawn" not in table
 
@@ -682,22 +689,28 @@ def test_a_prediction_that_is_far_off_has_its_reason_and_a_formula_s_hit_is_left
     for key, measured, about in (
         ("near", 104.0, {"why": "rounding"}),
         ("mine", 104.0, {"why": "rounding", "source": "student"}),
+        ("mine, its formula far", 104.0, {"why": "half", "source": "student", "formula": 50.0}),
+        ("mine far, its formula near", 104.0, {"why": "a", "source": "student", "formula": 100.0}),
         ("far", 150.0, {"why": "it leaves out A | B", "residual": "1.50 times. It leaves"}),
         ("older", 150.0, {"residual": "The whole sentence."}),
         ("no reason", 150.0, {"why": "", "residual": "The measurement is 1.50 times."}),
     ):
         about = {"unit": "MiB", "source": "formula", "question": f"How {key}?"} | about
-        store.save("prediction", key, {"predicted": 100.0, "measured": measured}, **about)
+        said = 50.0 if key.startswith("mine far") else 100.0
+        store.save("prediction", key, {"predicted": said, "measured": measured}, **about)
     ranged = {"predicted": 100.0, "measured": 150.0, "measured_low": 90.0, "measured_high": 240.0}
     store.save("prediction", "within", ranged, question="How wide?", why="noise")
     store.save("prediction", "sum", {"predicted": 1.0, "measured": 4.0}, how="calculated", why="2")
     export(tmp_path)
     got = text(tmp_path, APPENDIX)
-    assert [line for line in got.splitlines() if line.startswith("| How")] == [
-        "| How mine? | 100 MiB | 104 MiB | 1.04 | you | |",
-        r"| How far? | 100 MiB | 150 MiB | 1.50 | formula | it leaves out A \| B |",
-        "| How older? | 100 MiB | 150 MiB | 1.50 | formula | The whole sentence. |",
-        "| How no reason? | 100 MiB | 150 MiB | 1.50 | formula | the notebook gives no cause |",
+    start = '| 1 | The answer to "How '
+    assert [row.removeprefix(start) for row in got.splitlines() if row.startswith(start)] == [
+        'mine?" | 100 MiB | 104 MiB | 1.04 | |',
+        'mine, its formula far?" | 100 MiB (formula: 50) | 104 MiB | 1.04 | half |',
+        'mine far, its formula near?" | 50 MiB (formula: 100) | 104 MiB | 2.08 | |',
+        r'far?" | formula: 100 MiB | 150 MiB | 1.50 | it leaves out A \| B |',
+        'older?" | formula: 100 MiB | 150 MiB | 1.50 | The whole sentence. |',
+        'no reason?" | formula: 100 MiB | 150 MiB | 1.50 | |',
     ]
     assert "2 more, which nobody typed, were within a tenth" in got
     store.save("prediction", "far", {"predicted": 148.0, "measured": 150.0}, question="How far?")
@@ -728,9 +741,9 @@ def test_page_one_has_a_line_of_each_notebook(tmp_path):
         "(one run), 4 tokens drafted at a time",
         "- Two papers' ideas on this engine, in time: paged over reserved KV cache (4 places of "
         "256 tokens): gain, 1.83x (1.52 to 2.21)",
-        "- Load of one copy of the server within its goal: up to 30 requests/s, 98 % of them "
-        "within TTFT 70 ms and TPOT 13 ms (the goal: 90 %); one run; missed "
-        "at 39.7 requests/s, machine disturbed (62 % within)",
+        "- Load of one copy of the server within its goal: held at 30 requests/s, 98 % of them "
+        "within TTFT 70 ms and TPOT 13 ms (the goal: 90 %); missed "
+        "at 39.7 requests/s, machine disturbed (62 % within); one run each",
     ):
         assert line in text(tmp_path).splitlines(), line
     five.save("sizing", "copies", {"arrivals_per_s": 30.0}, **goals)

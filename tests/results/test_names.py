@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.results import blanks, facts, store
+from helpers.results.wording import SUBJECTS
 
 ROOT = Path(__file__).resolve().parents[2]
 # Exercises save under an experiment of their own; the key is the variant.
@@ -104,6 +105,10 @@ def unwritten(asked, written):
 
 def test_every_name_that_an_export_reads_is_written(written):
     assert unwritten(read_by_the_blanks(), written) == []
+
+
+def test_every_prediction_has_words_for_the_documents(written):
+    assert {v for e, (v, _) in written if e == "prediction"} == set(SUBJECTS)
 
 
 @pytest.mark.parametrize("experiment", ["baseline", "optimised", "hardware", "strategy"])

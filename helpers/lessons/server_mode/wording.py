@@ -297,9 +297,10 @@ def why_limited(run: dict[str, float], grown: dict[str, float]) -> str:
         1000 * grown[f"request_{name}_time_seconds_sum"] / run["completed"]
         for name in ("queue", "prefill")
     )
+    mean_ms = run["ttft_ms_mean"]
     return (
-        f"Of a mean TTFT of {run['ttft_ms_mean']:.0f} ms, {wait_ms:.0f} went by in the engine's "
-        f"queue and {read_ms:.0f} in the steps that read the prompt."
+        f"Of a mean TTFT of {mean_ms:.0f} ms, {wait_ms:.0f} went by in the engine's queue and "
+        f"{read_ms:.0f} in the steps that read the prompt; of the rest the server tells nothing."
     )
 
 

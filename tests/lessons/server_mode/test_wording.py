@@ -165,7 +165,7 @@ def test_a_limit_is_told_by_whom_it_let_in():
     grown = {"request_queue_time_seconds_sum": 0.166, "request_prefill_time_seconds_sum": 1.66}
     assert wording.why_limited(run, grown) == (
         "Of a mean TTFT of 68 ms, 2 went by in the engine's queue and 20 in the steps that read "
-        "the prompt."
+        "the prompt; of the rest the server tells nothing."
     )
 
 

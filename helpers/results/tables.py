@@ -37,7 +37,7 @@ from helpers.verdicts.gain import MARGIN, SMALL
 SPEED = "output_tokens_per_s"
 CLOSE = 0.10  # a prediction that is off by less needs no reason
 FORMULA = (
-    "The ratio is measured over predicted, or *inside* for a prediction in the measured range. The "
+    "The ratio is measured over predicted, or *inside* where the prediction lies in the range. The "
     "last column says why the formula was more than a tenth off, where that is known."
 )
 SEVERAL = "more, which nobody typed, were within a tenth or within the range that was measured."

@@ -17,7 +17,7 @@ from helpers import REPO
 # Parameters that are texts; all others are numbers, lists or dicts.
 TEXTS = {"PROFILE", "MODEL", "LOAD_FORMAT", "RESULTS_DIR", "STUDENT", "PRICED"}
 TEXTS |= {"PLAN_MODEL", "SECOND_MODEL", "PLAN_GPU", "TP_REASON", "ISSUE", "COMMENT"}
-TEXTS |= {"BASELINE_FILE", "MY_CODE", "KEY_CHALLENGE", "QUIZ_ANSWERS"}
+TEXTS |= {"BASELINE_FILE", "MY_CODE", "KEY_CHALLENGE", "QUIZ_ANSWERS", "LAYOUT_REASON"}
 
 
 def load_ipython_extension(shell) -> None:

@@ -145,7 +145,7 @@ def measure(llm, decode=(), prefill=(), output=1, repeats=3, seed=0, warm_up=Tru
         generate(streams, tokens, 8)
     for _ in range(repeats):
         for streams, tokens in decode:
-            step, mean = _step(generate(streams, tokens, output))
+            step, mean = step_seconds(generate(streams, tokens, output))
             note(f"{streams}x{tokens}", tpot_ms=step, mean_tpot_ms=mean)
             yield _medians(values, slots)
         for tokens in prefill:
@@ -166,8 +166,8 @@ def _medians(values: dict, slots: int) -> dict:
     return {**found, "output_tokens_per_s": rates, "values": values}
 
 
-def _step(metrics) -> tuple[float, float]:
-    """Seconds of a decode step: the median of the streams prefilled last, the mean of all."""
+def step_seconds(metrics) -> tuple[float, float]:
+    """Seconds of a decode step: the median of the streams prefilled last (in 2 ms), all's mean."""
     last = max(m.first_token_ts for m in metrics)
 
     def step(m) -> float:

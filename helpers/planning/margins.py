@@ -1,7 +1,7 @@
 """How far off the planner may be, and the one rule by which both plans of notebook 4 choose.
 
 A time may turn out shorter by the usual error. It may turn out longer by as much, and with prompts
-that take as many times longer than predicted as a recorded one of 1,024 tokens did.
+that take as many times as long as predicted as a recorded one of 1,024 tokens did.
 """
 
 from . import recorded
@@ -33,7 +33,7 @@ def prompt_takes(gpus: int, tokens: int = PROMPT_TOKENS) -> float:
 
 
 def as_recorded_ms(choice: Choice) -> float:
-    """A plan's TPOT if its prompts take as many times longer as the recorded one."""
+    """A plan's TPOT if its prompts take as many times as long as the recorded one."""
     p = choice.prediction
     return 1e3 * (p.tpot_s + (prompt_takes(choice.tp * choice.pp) - 1) * p.prompts_s)
 

@@ -1,7 +1,7 @@
 """Sentences of notebook 4 that depend on its numbers, whichever way they fall."""
 
 from helpers.display.numbers import number
-from helpers.verdicts.gain import MARGIN, Gain
+from helpers.verdicts.gain import Gain
 
 from . import recorded, week5_plan
 from .choose import Choice, Goal, Ranking, pure_layouts, rank_again, short_name
@@ -43,10 +43,13 @@ BORROWED = (
     "The ranges are borrowed from models that fit on one H100: the workbook never measured one "
     "that needs several GPUs, nor TP 8."
 )
+UNDER_MEMORY = (
+    "Weights count in the whole blocks that PyTorch allocates. A bar beyond the dotted line does "
+    "not fit."
+)
 OWN = "vLLM's own"  # its all-reduce, as notebook 4 calls it
 LONG = 85  # characters of a command: of a longer one each option has a line
 LEAST_MS = 0.05  # of a step: less is not named
-MAIN_SHARE = 0.6  # a cause with more of the difference is named alone, else the two largest
 
 
 # ---------------------------------------------------------------------- 1. inventory
@@ -149,10 +152,7 @@ def sizes_in_short(shape: ModelShape, memories: dict[int, MemoryPlan]) -> list[s
     """What to keep of the sizes. memories: {tensor parallel size: its memory}, smallest first."""
     few, many = min(memories), max(memories)
     one, each = (memories[tp].weights_gib_per_gpu for tp in (few, many))
-    out = [
-        f"Weights on each GPU, in the whole blocks that PyTorch allocates: {one:.1f} GiB with TP "
-        f"{few}, {each:.1f} with TP {many}."
-    ]
+    out = [f"Weights on each GPU: {one:.1f} GiB with TP {few}, {each:.1f} with TP {many}."]
     if memories[few].fits and few < many:
         tokens = [memories[tp].kv_cache_tokens for tp in (few, many)]
         out.append(
@@ -165,12 +165,11 @@ def sizes_in_short(shape: ModelShape, memories: dict[int, MemoryPlan]) -> list[s
 
 
 # ---------------------------------------------------------------------- 3. speed
-def main_causes(excess: dict) -> str:
-    """The largest of {part_ms: ms} in words, and the second too unless the first is most of all."""
-    order = sorted(excess, key=excess.get, reverse=True)
-    all_ms = sum(ms for ms in excess.values() if ms > 0)
-    named = order[:1] if excess[order[0]] > MAIN_SHARE * all_ms else order[:2]
-    return " and ".join(f"{_cause(part)} {excess[part]:.2f} ms" for part in named)
+def main_causes(excess: dict, digits: int = 2) -> str:
+    """The two largest of {part_ms: ms} in words, the second only where it is something."""
+    first, second, *_ = sorted(excess, key=excess.get, reverse=True)
+    named = [first, second][: 1 + (excess[second] > LEAST_MS)]
+    return " and ".join(f"{_cause(part)} {excess[part]:.{digits}f} ms" for part in named)
 
 
 def _cause(part: str) -> str:
@@ -306,8 +305,9 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
     waiting = f" Only {running} of the {wanted} run at once: the others wait."
     return (
         f"{layout}, from {few.workload.concurrency} to {wanted} requests: TPOT grows from "
-        f"{few.tpot_s * 1e3:.1f} to {many.tpot_s * 1e3:.1f} ms, above all by "
-        f"{main_causes(grown)}.{waiting if running < wanted else ''}"
+        f"{few.tpot_s * 1e3:.1f} to {many.tpot_s * 1e3:.1f} ms. Of these "
+        f"{1e3 * (many.tpot_s - few.tpot_s):.1f} ms: {main_causes(grown, 1)}."
+        f"{waiting if running < wanted else ''}"
     )
 
 
@@ -345,39 +345,34 @@ def forecast(backend: str, most: float, gain: Gain, *trials: Trial) -> str:
 
     most: the speed-up if a step of TP 2 took half of TP 1's, and all its all-reduces were as long.
     """
-    said = f"With all-reduces as long as {backend}'s TP 2 would be at most {most:.2f} times as fast"
+    said = f"So TP 2 would be at most {most:.2f} times as fast, and the range"
     if gain.low > most:
-        verdict = "and it was more: those in the engine's steps are shorter"
+        verdict = f"lies above: the engine's all-reduces are shorter than {backend}'s"
     elif gain.high <= most:
-        verdict = "and it was: that does not rule them out"
+        verdict = "lies below: all-reduces as long as these remain possible"
     else:
-        verdict = "which lies inside the range: this run cannot tell"
-    return f"{said}, {verdict}.{_told(*trials)}"
+        verdict = "holds that: this run cannot tell"
+    return f"{said} {verdict}.{_told(*trials)}"
 
 
-def do_they_decide(gain: Gain, without: Gain, two: Trial, count: int, reduce_ms: float) -> str:
-    """Whether the all-reduces of a step decide what TP 2 is against TP 1.
+def least_cost(two: Trial, count: int, least_ms: float, without: Gain, same: bool) -> str:
+    """What the shortest calls of a step's all-reduces change of what TP 2 is against TP 1.
 
-    without: the gain if they took no time. reduce_ms: of all of them in a step, by themselves.
+    without: the gain if they took no time. same: its verdict is the one with them.
     """
-    step_ms = two.tpot_ms[1]
     said = (
-        f"A step of TP 2 takes {step_ms:.2f} ms, its {count} all-reduces by themselves "
-        f"{reduce_ms:.2f} of them ({reduce_ms / step_ms:.1%})"
+        f"Called one by one, the {count} all-reduces of a step take {least_ms:.2f} of its "
+        f"{two.tpot_ms[1]:.2f} ms at their shortest."
     )
-    said += f". TP 2 without them: {without.sentence()}"
     if without.low > two.tp:
         return (
-            f"{said}, more than {two.tp} ranks can be. So called one by one they take longer than "
-            "in a step, and this run cannot tell whether they decide."
+            f"{said} In a step they take less: {two.tp} ranks are at most {two.tp} times as fast."
         )
-    if reduce_ms < MARGIN * step_ms:  # they change nothing that a student should see
-        return f"{said}. The calls do not decide whether TP 2 is faster here."
-    if gain.decided and without.decided:
+    if same:
         return (
-            f"{said}. So they {'decide' if gain.verdict != without.verdict else 'do not decide'}."
+            f"{said} The verdict is the same without that: one call's least cost does not decide."
         )
-    return f"{said}. This run cannot tell whether they decide."
+    return f"{said} Without that the verdict is another."
 
 
 def what_else(gain: Gain, one: Trial, two: Trial, cores: int) -> str:
@@ -468,20 +463,20 @@ def on_two_gpus() -> str:
     """What TP 2 and PP 2 did to a step of 8 requests on two H100s, and what was predicted."""
     said = [f"{name} {_on_two_gpus(name, streams=8)}" for name in ("TP 2", "PP 2")]
     return (
-        f"Measured in one start of each on {recorded_on_two_gpus()[1]}, short requests, over TP 1: "
-        f"{', '.join(said)}. Both are less than predicted, and why was not measured."
+        f"Measured in one start of each on {recorded_on_two_gpus()[1]}, short requests, over TP 1, "
+        f"by the median rounds: {', '.join(said)}. Both are less than predicted, and why was not "
+        "measured."
     )
 
 
 def _on_two_gpus(layout: str, streams: int) -> str:
-    """How many times as fast as TP 1's a step was there, by the ends of the rounds."""
+    """How many times as fast as TP 1's a step was there, by the median rounds."""
     rows = [
         r for r in recorded_on_two_gpus()[0] if (r["quantity"], r["case"]) == ("tpot_ms", streams)
     ]
     one, step = (next(r for r in rows if r["layout"] == name) for name in ("TP 1", layout))
-    low, high = one["low"] / step["high"], one["high"] / step["low"]
-    predicted = one["predicted"] / step["predicted"]
-    return f"{low:.2f} to {high:.2f} times as fast (predicted: {predicted:.2f})"
+    took, predicted = (one[key] / step[key] for key in ("measured", "predicted"))
+    return f"{took:.2f} times as fast (predicted: {predicted:.2f})"
 
 
 def recorded_prompts() -> str:
@@ -489,13 +484,13 @@ def recorded_prompts() -> str:
     said = []
     for tokens in (256, 1024):
         one, two = (recorded_prompt(tp, tokens) for tp in (1, 2))
-        verdict = "they overlap: no verdict"
+        verdict = "and rounds overlap: no verdict"
         if two["high"] < one["low"] or one["high"] < two["low"]:
-            verdict = "shorter" if two["high"] < one["low"] else "longer"
-        spans = [f"{x['low']:.1f} to {x['high']:.1f}" for x in (one, two)]
+            verdict = f"{'shorter' if two['high'] < one['low'] else 'longer'} in every round"
+        spans = [f"{x['measured']:.1f} ({x['low']:.1f} to {x['high']:.1f})" for x in (one, two)]
         took = f"{tokens:,} tokens took {spans[0]} ms with TP 1 and {spans[1]} with TP 2"
-        said.append(f"{took} ({verdict})")
-    return f"On two H100s a prompt of {said[0]}, one of {said[1]}."
+        said.append(f"{took}, {verdict}")
+    return f"On two H100s a prompt of {said[0]}; one of {said[1]}."
 
 
 # ---------------------------------------------------------------------- the choice of both plans
@@ -670,7 +665,7 @@ def about_range() -> str:
     return (
         f"The usual error is {usual:.0%}: {close} of {of} times recorded on one H100 lie within "
         f"it, and some of them the planner was fitted to.\n{recorded_prompts()} Over the predicted "
-        f"times their median rounds are {prompt_takes(1, 256):.2f} and {prompt_takes(2, 256):.2f} "
+        f"times the medians are {prompt_takes(1, 256):.2f} and {prompt_takes(2, 256):.2f} "
         f"(256), {prompt_takes(1):.2f} and {prompt_takes(2):.2f} (1,024); m takes the latter two."
     )
 
@@ -679,8 +674,8 @@ def how_ranges() -> str:
     """The same in short, for the plan's document."""
     return (
         f"in brackets what it may be: {recorded.usual_error()[0]:.0%} off, and at the far end "
-        "prompts that take as many times longer than planned as one of 1,024 tokens did on two "
-        "H100s"
+        f"prompts that take {prompt_takes(1):.2f} times as long as planned, {prompt_takes(2):.2f} "
+        "times with TP, as one of 1,024 tokens did on two H100s"
     )
 
 
@@ -742,8 +737,9 @@ def in_the_end(chosen: Choice, over: Choice, gain: Gain | None, *trials: Trial) 
     """What two ranks brought here and on two H100s, and what is expected of the plan."""
     here = f"{gain.sentence()} on this machine" if gain else "not measured on this machine"
     return [
-        f"TP 2 against TP 1, one stream: {here}, {_on_two_gpus('TP 2', streams=1)} on two "
-        f"recorded H100s. So Week 5's table is filled on Week 5's GPUs.{_told(*trials)}",
+        f"TP 2 against TP 1, one stream: {here}; on two recorded H100s, by the median rounds, "
+        f"{_on_two_gpus('TP 2', streams=1)}. Before you keep a second GPU, measure both with it."
+        f"{_told(*trials)}",
         *plan_in_short(chosen, over)[:1],
     ]
 

@@ -471,6 +471,15 @@ def reason(facts: Facts) -> Fill:
     return _strategy("week5", "reason")(facts) if own.kind == "missing" else own
 
 
+def chosen_reason(facts: Facts) -> Fill:
+    """The planner's words, after the student's who took another layout than the rule."""
+    fill, own = _strategy("chosen", "reason")(facts), answer("layout_reason")(facts)
+    taken = facts.get("strategy", "chosen") or {}
+    if not own.value or taken.get("rule") in (None, taken.get("layout")):
+        return fill
+    return replace(fill, value=f"{own.value} (the planner's) {fill.value}")
+
+
 def parallelism(facts: Facts) -> Fill:
     """The course's line: what Week 5 measures. The layout to serve with has its own."""
     fill = _strategy("chosen", "layout")(facts)
@@ -584,7 +593,7 @@ _DISTRIBUTED_PLANNING = {
     "## The plan for the course's model": {
         "- Goal: ___": _strategy("chosen", "goal"),
         "- Layout: ___": _strategy("chosen", "layout"),
-        "- Reason: ___": _strategy("chosen", "reason"),
+        "- Reason: ___": chosen_reason,
         "- Expected speedup: ___": _speedup("chosen"),
         "- Command to start it: ___": _strategy("chosen", "command", code=True),
     },

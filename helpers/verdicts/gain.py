@@ -136,13 +136,14 @@ def gain_of_groups(plain: list[float], changed: list[float], better: str) -> Gai
 
 
 def gain_of_ranks(plain: list[float], changed: list[float], better: str) -> Gain:
-    """As `gain_of_groups`, where a value may lie far from the others, such as a run that waited.
+    """How many times as good, where a value may lie far off, such as a run that waited.
 
     The median of the gains of every changed value over every plain one, and the range that the rank
     test of Mann and Whitney leaves (Hodges and Lehmann; Hollander and Wolfe, Nonparametric
     Statistical Methods, 4.2 and 4.3): a value far off counts as one value, however far it is. With
-    fewer than four in a group ranks say too little: then it is `gain_of_groups`.
+    fewer than four in a group ranks say too little: then the range is Welch's.
     """
+    # the logarithm of changed / plain, or of plain / changed where lower is better
     ratios = sorted(_log_gain(a, b, better) for a in plain for b in changed)
     n, m = len(plain), len(changed)
     outside = int((n * m - 1.96 * math.sqrt(n * m * (n + m + 1) / 3)) / 2)  # at either end

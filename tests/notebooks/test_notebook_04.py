@@ -59,7 +59,7 @@ def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
         outputs = "".join(map(texts, code))
         assert "us with gloo between two processes" in outputs
         assert "vLLM uses its own, not gloo" in outputs or "disturbed" in outputs
-        assert "all-reduces by themselves" in outputs and "by the loop above" in outputs
+        assert "all-reduces of a step take" in outputs and "by the loop above" in outputs
     for key in (
         ("hardware", "week5"),
         ("strategy", "chosen"),

@@ -39,7 +39,7 @@ def test_two_causes_are_named_where_neither_is_most_of_it():
         == "all-reduce latency 1.97 ms and fixed costs 1.85 ms"
     )
     assert (
-        wording.main_causes({"allreduce_latency_ms": 3.0, "overhead_ms": 1.0, "matrices_ms": -2.0})
+        wording.main_causes({"allreduce_latency_ms": 3.0, "overhead_ms": 0.0, "matrices_ms": -2.0})
         == "all-reduce latency 3.00 ms"
     )
     rows = plan.tp_speedup_parts(SHAPE, BOX, [2, 8], streams=8, context=1024)
@@ -183,9 +183,10 @@ def test_a_forecast_is_ruled_out_only_by_a_range_above_it():
         return wording.forecast("gloo", most, gain or layouts.speedup(one, two), one, two)
 
     assert said(0.5).endswith(
-        "at most 0.50 times as fast, and it was more: those in the engine's steps are shorter."
+        "at most 0.50 times as fast, and the range lies above: the engine's all-reduces are "
+        "shorter than gloo's."
     )
-    assert said(0.9).endswith("and it was: that does not rule them out.")
+    assert said(0.9).endswith("lies below: all-reduces as long as these remain possible.")
     assert said(0.42, Gain(0.44, 0.25, 0.74, 7)).endswith("this run cannot tell.")
     assert "other programs took 40 %" in said(0.7, two=trial(2, 2.8, disturbed=0.4))
 
@@ -228,17 +229,20 @@ def test_the_all_reduce_is_told_by_its_own_time_and_not_by_the_steps():
 def decide(two, reduce_ms, one=None):
     one = one or trial(1, 2.1)
     gain, without = layouts.speedup(one, two), layouts.speedup(one, two, less_ms=reduce_ms)
-    return wording.do_they_decide(gain, without, two, 11, reduce_ms)
+    return wording.least_cost(two, 11, reduce_ms, without, gain.verdict == without.verdict)
 
 
-def test_all_reduces_decide_only_where_the_verdict_is_another_without_them():
+def test_what_a_call_costs_at_least_decides_only_where_the_verdict_is_another_without_it():
     small = decide(trial(2, 2.8), 0.03)
-    assert "11 all-reduces by themselves 0.03 of them (1.1%). TP 2 without them: 0.7" in small
-    assert small.endswith("The calls do not decide whether TP 2 is faster here.")
-    assert decide(trial(2, 1.4), 0.2).endswith("So they do not decide."), "faster either way"
-    assert decide(trial(2, 2.8), 1.2).endswith("So they decide.")
-    assert "more than 2 ranks can be" in decide(trial(2, 1.4), 1.0), "timed longer than in a step"
-    assert "cannot tell" in decide(trial(2, 2.8), 0.7)
+    assert "the 11 all-reduces of a step take 0.03 of its 2.80 ms at their shortest." in small
+    assert small.endswith(
+        "The verdict is the same without that: one call's least cost does not decide."
+    )
+    assert decide(trial(2, 1.4), 0.2).endswith("does not decide."), "faster either way"
+    assert "does not decide" in decide(trial(2, 2.8), 0.1), "slower either way"
+    for ms in (0.7, 1.2):
+        assert decide(trial(2, 2.8), ms).endswith("Without that the verdict is another.")
+    assert "In a step they take less" in decide(trial(2, 1.4), 1.0), "timed longer than in a step"
 
 
 def test_what_else_is_told_by_who_waited_for_a_core():
@@ -386,12 +390,12 @@ def test_week_5_says_why_it_measures_tensor_parallelism():
 def test_recorded_prompts_are_told_apart_only_where_their_rounds_do_not_overlap(monkeypatch):
     said = wording.recorded_prompts()
     one, two = (margins.recorded_prompt(tp, 256) for tp in (1, 2))
-    assert f"256 tokens took {one['low']:.1f} to {one['high']:.1f} ms with TP 1 and" in said
-    assert f"{two['low']:.1f} to {two['high']:.1f} with TP 2 (shorter), one of 1,024" in said
-    assert said.endswith("(they overlap: no verdict).") and two["high"] < one["low"]
-    ends = {1: {"low": 1.0, "high": 2.0}, 2: {"low": 3.0, "high": 4.0}}
+    spans = [f"{x['measured']:.1f} ({x['low']:.1f} to {x['high']:.1f})" for x in (one, two)]
+    assert f"256 tokens took {spans[0]} ms with TP 1 and {spans[1]} with TP 2, shorter in" in said
+    assert said.endswith("and rounds overlap: no verdict.") and two["high"] < one["low"]
+    ends = {tp: {"low": n, "measured": n + 0.5, "high": n + 1} for tp, n in ((1, 1.0), (2, 3.0))}
     monkeypatch.setattr(wording, "recorded_prompt", lambda tp, tokens: ends[tp])
-    longer = "took 1.0 to 2.0 ms with TP 1 and 3.0 to 4.0 with TP 2 (longer)"
+    longer = "took 1.5 (1.0 to 2.0) ms with TP 1 and 3.5 (3.0 to 4.0) with TP 2, longer in every"
     assert wording.recorded_prompts().count(longer) == 2
 
 
@@ -399,7 +403,7 @@ def test_the_end_holds_this_machine_beside_the_recorded_one():
     rows, pair = week5(), (trial(1, 2.0), trial(2, 2.8, disturbed=0.4))
     gain = layouts.speedup(*pair)
     here, expected = wording.in_the_end(rows["DP 4"], rows["TP 1"], gain, *pair)
-    assert f"one stream: {gain.sentence()} on this machine, " in here
+    assert f"one stream: {gain.sentence()} on this machine; " in here
     assert here.endswith("(TP 2: other programs took 40 % of the cores).")
     assert [expected] == wording.plan_in_short(rows["DP 4"], rows["TP 1"])[:1]
     assert "not measured on" in wording.in_the_end(rows["DP 4"], rows["TP 1"], None, pair[0])[0]
@@ -409,7 +413,7 @@ def test_what_to_keep_of_the_sizes_is_said_of_the_smallest_and_the_largest():
     model = plan.load_shape("Qwen2.5-7B")
     memories = {tp: plan.plan_memory(model, plan.make_box("H100-SXM", tp), tp) for tp in (1, 4)}
     weights, tokens = wording.sizes_in_short(model, memories)
-    assert weights.endswith("allocates: 14.3 GiB with TP 1, 3.6 with TP 4.")
+    assert weights == "Weights on each GPU: 14.3 GiB with TP 1, 3.6 with TP 4."
     assert "4 times the GPUs keep" in tokens
     assert len(wording.sizes_in_short(model, {1: memories[1]})) == 1, "nothing to compare"
 
@@ -448,8 +452,8 @@ def test_what_was_measured_on_two_gpus_stands_beside_what_is_predicted():
     steps = [row for row in rows if (row["quantity"], row["case"]) == ("tpot_ms", 8)]
     one, two, pp2 = ([r for r in steps if r["layout"] == x][0] for x in ("TP 1", "TP 2", "PP 2"))
     for name, row in (("TP 2", two), ("PP 2", pp2)):
-        low, high = one["low"] / row["high"], one["high"] / row["low"]
-        assert f"{name} {low:.2f} to {high:.2f} times as fast" in said
+        took, high = one["measured"] / row["measured"], one["high"] / row["low"]
+        assert f"{name} {took:.2f} times as fast" in said
         assert high < one["predicted"] / row["predicted"], "less than predicted, as is said"
 
 

@@ -553,6 +553,16 @@ def test_a_document_that_only_the_notebooks_have_filled_is_not_ticked_as_documen
     assert f"- [x] Documented my progress in this file ({evidence})" in text(tmp_path)
 
 
+def test_who_takes_another_layout_than_the_rule_says_why_before_the_planner_does(tmp_path):
+    store = Results("04_multi_gpu_planning", tmp_path)
+    store.save("answer", "layout_reason", {}, text="Two GPUs do.", source="typed")
+    for rule, own in (("DP 4", "Two GPUs do. (the planner's) "), ("TP 2", "")):
+        about = {"layout": "TP 2", "rule": rule, "reason": "It is to be measured."}
+        store.save("strategy", "chosen", {"expected_speedup_x": 1.4}, **about)
+        export(tmp_path)
+        assert f"- Reason: {own}It is to be measured." in text(tmp_path, "distributed_planning.md")
+
+
 def test_the_plan(tmp_path):
     store = Results("04_multi_gpu_planning", tmp_path)
     store.save(

@@ -219,8 +219,8 @@ def trial_environment(profile) -> dict[str, str]:
 def speedup(plain: Trial, changed: Trial, less_ms: float = 0.0) -> Gain:
     """How many times as fast a step of one stream is, with its range; of two engines, not in turn.
 
-    By ranks: of several ranks on few cores a round now and then waits for a core. less_ms: of each
-    step of the changed one is left out.
+    The range is one by ranks, since a round now and then waits for a core. less_ms: is left out
+    of each step of the changed one.
     """
     one, other = (trial.rounds["tpot_ms"][1] for trial in (plain, changed))
     return gain_of_ranks(one, [ms - less_ms for ms in other], better="lower")

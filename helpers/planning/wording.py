@@ -43,10 +43,6 @@ BORROWED = (
     "The ranges are borrowed from models that fit on one H100: the workbook never measured one "
     "that needs several GPUs, nor TP 8."
 )
-UNDER_MEMORY = (
-    "Weights count in the whole blocks that PyTorch allocates. A bar beyond the dotted line does "
-    "not fit."
-)
 OWN = "vLLM's own"  # its all-reduce, as notebook 4 calls it
 LONG = 85  # characters of a command: of a longer one each option has a line
 LEAST_MS = 0.05  # of a step: less is not named
@@ -364,15 +360,12 @@ def least_cost(two: Trial, count: int, least_ms: float, without: Gain, same: boo
         f"Called one by one, the {count} all-reduces of a step take {least_ms:.2f} of its "
         f"{two.tpot_ms[1]:.2f} ms at their shortest."
     )
+    end = "Without that the verdict is another."
     if without.low > two.tp:
-        return (
-            f"{said} In a step they take less: {two.tp} ranks are at most {two.tp} times as fast."
-        )
-    if same:
-        return (
-            f"{said} The verdict is the same without that: one call's least cost does not decide."
-        )
-    return f"{said} Without that the verdict is another."
+        end = f"In a step they take less: {two.tp} ranks are at most {two.tp} times as fast."
+    elif same:
+        end = "The verdict is the same without that: one call's least cost does not decide."
+    return f"{said} {end}"
 
 
 def what_else(gain: Gain, one: Trial, two: Trial, cores: int) -> str:

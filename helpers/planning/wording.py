@@ -730,7 +730,7 @@ def in_the_end(chosen: Choice, over: Choice, gain: Gain | None, *trials: Trial) 
     """What two ranks brought here and on two H100s, and what is expected of the plan."""
     here = f"{gain.sentence()} on this machine" if gain else "not measured on this machine"
     return [
-        f"TP 2 against TP 1, one stream: {here}; on two recorded H100s, by the median rounds, "
+        f"TP 2 against TP 1, one stream: {here}; on two recorded H100s, by the median rounds: "
         f"{_on_two_gpus('TP 2', streams=1)}. Before you keep a second GPU, measure both with it."
         f"{_told(*trials)}",
         *plan_in_short(chosen, over)[:1],

@@ -370,7 +370,7 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
         (times[0], times[1], 1.3, "first_itl", "first ITL", "between two tokens"),
     ):
         said = f"{called} {number(terms[f'{name}_ms'])} ms: {meaning}"
-        _measure(ax, start, end, y, said, past_middle=start > (arrival + last) / 2)
+        _measure(ax, start, end, y, said, at_end=name == "tpot")
     ax.set(ylim=(1.7, min(rows.values()) - 0.8), xlabel="ms since the first request arrived")
     ax.set_xlim(arrival - 0.02 * (last - arrival), last + 0.1 * (last - arrival))
     _add_legend(fig, [bars])
@@ -379,11 +379,11 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
     return terms
 
 
-def _measure(ax, start: float, end: float, y: float, text: str, past_middle: bool) -> None:
+def _measure(ax, start: float, end: float, y: float, text: str, at_end: bool) -> None:
     """A line with two ends, and what it measures."""
     ends = {"arrowstyle": "|-|,widthA=.3,widthB=.3", "shrinkA": 0, "shrinkB": 0}
     ax.annotate("", (start, y), (end, y), arrowprops=ends)
-    at, side = (end, "right") if past_middle else (start, "left")
+    at, side = (end, "right") if at_end else (start, "left")
     figures.note(ax, text, (at, y), (0, -11), fontsize=8, ha=side)
 
 

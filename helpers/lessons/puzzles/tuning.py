@@ -50,8 +50,9 @@ BEST_FOR = Puzzle(
     "The best value for a goal",
     _measured,
     against="the rule",
-    proved="A larger number is no reason to change: a difference that comes again is.",
-    where=("vllm/engine/arg_utils.py", "EngineArgs.get_batch_defaults"),
+    proved="A larger number is no reason to change: a difference that comes again is. vLLM draws "
+    "the points of a sweep and leaves the choice to you.",
+    where=("vllm/benchmarks/sweep/plot_pareto.py", "plot_pareto"),
     hints=(
         "Go through `price` in its order and remember the best so far, None at first.",
         "A value that does not meet the goal is passed over: `price[value] <= goal`.",

@@ -108,7 +108,7 @@ def _points(ax, rows: list[dict], names, **look) -> None:
     """Labelled points; each label stands on the side that is away from the nearest other point."""
     xs = [row["tpot_ms_p50"] for row in rows]
     ys = [row["output_tokens_per_s"] for row in rows]
-    ax.scatter(xs, ys, s=50, zorder=3, **look)
+    ax.scatter(xs, ys, s=50, zorder=3, clip_on=False, **look)
     for name, x, y in zip(names, xs, ys, strict=True):
         away = [((x - x2) / max(xs), (y - y2) / max(ys)) for x2, y2 in zip(xs, ys, strict=True)]
         right, up = min(filter(any, away), key=lambda d: d[0] ** 2 + d[1] ** 2, default=(1, -1))

@@ -6,8 +6,6 @@ A row is a run of a sweep: `max_num_seqs`, `kv_cache_tokens`, and its metrics
 
 from __future__ import annotations
 
-from helpers.display.numbers import number
-from helpers.engine.engine import CloseReport
 from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
 from helpers.measure import Measurement
 from helpers.verdicts.gain import Gain
@@ -64,8 +62,9 @@ def rounds_run(turns: InTurn) -> str:
     made, counted = len(turns.runs[ONE]), turns.counted
     worst = most_disturbed(run.disturbance for runs in counted.values() for run in runs)
     said = f"{made} rounds of {len(turns.runs)} values"
-    if left_out := made - len(counted[ONE]):
-        said += f": {left_out} left out, which other programs slowed, {made - left_out} counted"
+    left_out = made - len(counted[ONE])
+    slowed = f": {left_out} left out, which other programs slowed, {made - left_out} counted"
+    said += slowed if left_out else ", all counted"
     alone = [run.metrics[SPEED] for run in counted[ONE]]
     speed = f"{turns.mean(ONE, SPEED):,.0f} output tokens/s in them"
     ends = f"{min(alone):,.0f} to {max(alone):,.0f}"
@@ -153,15 +152,22 @@ def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int
     return rows
 
 
-def engine_life(closed: CloseReport, phases: list[dict], kv_cache_gib: float) -> str:
-    """Memory of an engine that was closed. phases: as MemorySampler.summary() has them."""
-    # A phase that was over between two samples has no end.
-    ends = {phase["label"]: phase["end_gib"] for phase in phases if phase["end_gib"] is not None}
-    said = ", ".join(f"of {label} {number(gib)}" for label, gib in ends.items())
-    return (
-        f"Memory in GiB: {number(closed.before_gib)} before; at the end {said}. "
-        f"{number(kv_cache_gib)} of it is the KV cache; what requests hold of that shows below."
-    )
+def engine_life(before_gib: float, phases: list[dict], memory: dict[str, float]) -> list[str]:
+    """What each phase added to memory, and where the load shows instead.
+
+    phases: as MemorySampler.summary() has them. memory: the record's metrics.
+    """
+    added, last = {}, before_gib
+    for phase in phases:  # one that was over between two samples has no end
+        if phase["end_gib"] is not None and phase["label"] != "close":
+            added[phase["label"]], last = phase["end_gib"] - last, phase["end_gib"]
+    grew = ", ".join(f"{gib:+.2f} GiB during {label}" for label, gib in added.items())
+    prefill, decode = (memory[f"kv_cache_{phase}_percent"] for phase in ("prefill", "decode"))
+    return [
+        f"Memory changed by {grew}: most during {max(added, key=added.get)}.",
+        f"To see the load, watch the gauge kv_cache_usage: at most {prefill:.1f} % during prefill, "
+        f"{decode:.1f} % during decode.",
+    ]
 
 
 def reasons(why: str, rows: list[dict], memory: str) -> dict[str, str]:

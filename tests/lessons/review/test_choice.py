@@ -11,11 +11,10 @@ import nbformat
 import pytest
 
 from helpers import REPO
-from helpers.engine.engine import CloseReport
 from helpers.lessons.puzzles import tuning
 from helpers.lessons.review import choice, wording
 from helpers.run.classroom import flags
-from helpers.verdicts.gain import t_95
+from helpers.verdicts.gain import MARGIN, t_95
 from helpers.verdicts.machine import Disturbance
 
 
@@ -49,14 +48,21 @@ def source_of(cell_id: str) -> str:
     return cell.source
 
 
+def ranges_in(turns: choice.InTurn) -> dict:
+    """The names of notebook 1 after the cell that works out the ranges."""
+    names = {"turns": turns, "runs": turns.runs, "together": turns.most, "choice": choice}
+    names |= {"t_95": t_95, "MARGIN": MARGIN}
+    exec("from math import *\nfrom statistics import *\n" + source_of("s4-range-code"), names)
+    return names
+
+
 @pytest.fixture(scope="module")
 def best_for():
     """The rule on what notebook 1 hands to it."""
-    handed = source_of("s4-choice")
 
     def choose(turns: choice.InTurn, goal: float) -> int:
-        names = {"turns": turns, "runs": turns.runs, "together": turns.most}
-        exec(handed, names)
+        names = ranges_in(turns)
+        exec(source_of("s4-choice"), names)
         return tuning.best_for(goal, names["price"], names["faster"])
 
     return choose
@@ -87,10 +93,14 @@ def test_the_largest_is_chosen_unless_another_is_faster_beyond_what_runs_vary(be
 
 def test_the_range_worked_out_in_the_notebook_is_the_one_that_is_judged_by(capsys):
     turns = in_turn({16: (545, 4.0), 48: (540, 5.0)})
-    names = {"turns": turns, "together": 48, "t_95": t_95}
-    exec("from math import *\nfrom statistics import *\n" + source_of("s4-range-code"), names)
+    names = ranges_in(turns)
     assert (names["low"], names["high"]) == pytest.approx(turns.faster(48).span)
-    assert f"{len(names['ratios'])} rounds" == "3 rounds" and "48 over 1" in capsys.readouterr().out
+    assert names["middle"] == pytest.approx(turns.faster(48).estimate)
+    assert len(names["gains"]) == 3 and "48 over 1" in capsys.readouterr().out
+    exec(source_of("s4-choice"), names)
+    assert names["price"] == pytest.approx({n: turns.slower(n).estimate for n in turns.runs})
+    pairs = {(a, b) for a in turns.runs for b in turns.runs}
+    assert names["faster"] == {p for p in pairs if turns.faster(*p).verdict == "better"}
 
 
 def test_the_sweep_says_that_the_machine_was_disturbed_and_that_it_ran_once():
@@ -125,12 +135,17 @@ def test_prompts_that_do_not_fit_one_step_are_part_of_tpot_and_that_is_said_once
     assert len(wording.together(rows, [one, in_one_step], 4096, 818)) == 3
 
 
-def test_memory_has_the_numbers_of_its_table():
-    closed = CloseReport(0.5, 0.98, 1.05, 0.6, "host memory", [], 1.0)
-    ends = (("start", 0.9612), ("prefill", 1.0147), ("decode", 1.0151), ("close", None))
+def test_memory_is_answered_by_what_each_phase_added():
+    ends = (("start", 0.9612), ("prefill", 1.0147), ("decode", 1.0151), ("close", 0.7))
     phases = [{"label": label, "end_gib": gib} for label, gib in ends]
-    said = wording.engine_life(closed, phases, 0.25)
-    assert "0.5 before; at the end of start 0.961, of prefill 1.01, of decode 1.02. 0.25" in said
+    gauge = {"kv_cache_prefill_percent": 9.78, "kv_cache_decode_percent": 7.82}
+    grew, shows = wording.engine_life(0.5, phases, gauge)
+    assert "by +0.46 GiB during start, +0.05 GiB during prefill, +0.00 GiB during decode" in grew
+    assert grew.endswith(": most during start.")
+    assert shows.endswith("at most 9.8 % during prefill, 7.8 % during decode.")
+    phases[1]["end_gib"] = None  # it was over between two samples
+    grew, _ = wording.engine_life(0.5, phases, gauge)
+    assert "+0.46 GiB during start, +0.05 GiB during decode" in grew
 
 
 def test_a_tighter_goal_chooses_what_the_largest_misses(best_for):
@@ -180,9 +195,9 @@ def test_the_recorded_rows_are_chosen_from_by_the_same_rule(capsys):
 def test_rounds_are_counted_with_what_disturbed_them():
     turns = in_turn({4: (330, 2.2)})
     alone = "One at a time made 100 output tokens/s in them (98 to 102)."
-    assert wording.rounds_run(turns) == f"3 rounds of 2 values. {alone}"
+    assert wording.rounds_run(turns) == f"3 rounds of 2 values, all counted. {alone}"
     turns.runs[1][0].disturbance = Disturbance(others_share=0.15, steal_share=0.0)
-    said = "3 rounds of 2 values (disturbed: other programs took 15 % of the cores)."
+    said = "3 rounds of 2 values, all counted (disturbed: other programs took 15 % of the cores)."
     assert wording.rounds_run(turns) == f"{said} {alone}"
 
 

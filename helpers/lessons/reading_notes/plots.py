@@ -134,7 +134,7 @@ def places(
         below.stairs(used, fill=True, color=ORANGE, alpha=0.75)
         empty = {"facecolor": "none", "edgecolor": GREY, "hatch": "////", "linewidth": 0}
         below.stairs(kept, baseline=used, fill=True, **empty)
-        below.axhline(most, color=RED, linewidth=1.2, linestyle="--")
+        every = below.axhline(most, color=RED, lw=1.2, linestyle="--", label=f"all {most}")
         above.set(title=f"{label}: {len(steps)} steps", ylim=(len(run.requests) - 0.4, -0.6))
         above.grid(axis="y", visible=False)
         below.set(xlabel="engine steps", ylim=(0, 1.2 * most))
@@ -143,8 +143,8 @@ def places(
     named = {"waiting": LOOK["waiting"], "reads its prompt": LOOK["prefill"]}
     named |= {"makes a token": LOOK["decode"], "in use": {"facecolor": ORANGE, "alpha": 0.75}}
     named["empty" if places else "set aside and empty"] = empty
-    handles = [Patch(label=name, **look) for name, look in named.items()]
-    fig.legend(handles=handles, loc="outside lower center", ncols=5)
+    handles = [*(Patch(label=name, **look) for name, look in named.items()), every]
+    fig.legend(handles=handles, loc="outside lower center", ncols=6)
     figures.show(fig, caption, rows, "papers_places")
 
 

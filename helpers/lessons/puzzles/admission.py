@@ -1,4 +1,4 @@
-"""Puzzle: how many requests a server may let in; a queue worked off one by one answers."""
+"""Puzzle: how many requests a server may let in; counting who is inside in made-up runs answers."""
 
 from __future__ import annotations
 
@@ -9,51 +9,80 @@ from helpers.lessons.puzzles.check import Case, Puzzle
 
 
 def _servers(draw: random.Random) -> Iterator[Case]:
-    """A long answer, single tokens, then many; none so close to a whole number that it rounds."""
-    yield _server(rate=10.0, ttft_ms=1050, tpot_ms=100, output_tokens=11)
-    yield _server(rate=10.0, ttft_ms=950, tpot_ms=200, output_tokens=1)  # has no TPOT
-    yield _server(rate=0.5, ttft_ms=900, tpot_ms=50, output_tokens=1)  # less than one at a time
-    for _ in range(30):
-        lengths = {"tpot_ms": draw.randrange(5, 80), "output_tokens": draw.randrange(2, 400)}
-        goals = {"ttft_ms": draw.randrange(50, 2000), **lengths}
-        requests = draw.randrange(1, 200) + draw.uniform(0.1, 0.9)
-        yield _server(rate=requests / _longest_s(**goals), **goals)
+    """A fuller run that missed, none that held, a nearly empty one, then many."""
+    for known in (
+        ((3.4, "held"), (9.6, "missed")),
+        ((5.5, "missed"), (2.3, "cannot tell")),
+        ((0.6, "held"),),
+        ((7.6, "held"), (2.5, "held"), (7.9, "cannot tell")),
+    ):
+        yield _server(draw, known)
+    for _ in range(20):
+        means = [draw.randrange(25) + draw.uniform(0.2, 0.8) for _ in range(draw.randrange(2, 5))]
+        yield _server(draw, [(m, draw.choice(("held", "missed", "cannot tell"))) for m in means])
 
 
-def _server(rate: float, **goals) -> Case:
-    given = {"rate": rate, **goals}
-    return Case(given, queue_limit(**given))
+def _server(draw: random.Random, known: list[tuple[float, str]]) -> Case:
+    runs, inside = [], [1.0]
+    for mean, verdict in known:
+        requests = _requests(draw, mean)
+        runs.append({**_seen(requests), "verdict": verdict})
+        if verdict == "held":
+            inside.append(_inside(requests))
+    return Case({"runs": runs}, int(max(inside)))
 
 
-def _longest_s(ttft_ms: float, tpot_ms: float, output_tokens: int) -> float:
-    """Seconds of an answer that just meets both goals."""
-    return (ttft_ms + (output_tokens - 1) * tpot_ms) / 1000
+def _requests(draw: random.Random, mean: float) -> list[tuple[float, float]]:
+    """When 50 requests came and left, so that about `mean` of them were inside."""
+    came_s = sorted(draw.uniform(0, 5) for _ in range(50))
+    stay_s = [draw.uniform(0.5, 1.5) for _ in came_s]
+    low, high = 0.0, 1e6
+    for _ in range(60):
+        scale = (low + high) / 2
+        requests = [(a, a + scale * b) for a, b in zip(came_s, stay_s, strict=True)]
+        low, high = (scale, high) if _inside(requests) < mean else (low, scale)
+    return requests
 
 
-def queue_limit(rate: float, ttft_ms: float, tpot_ms: float, output_tokens: int) -> int:
-    """Requests that a server which answers `rate` a second can finish before the last is late.
+def _inside(requests: list[tuple[float, float]]) -> float:
+    """How many are inside on average until the last one leaves, counted from move to move."""
+    moves = sorted([(came, 1) for came, _ in requests] + [(left, -1) for _, left in requests])
+    inside = counted = last_s = 0.0
+    for t, move in moves:
+        counted += inside * (t - last_s)
+        inside, last_s = inside + move, t
+    return counted / last_s
 
-    At least one: a server that lets nobody in answers nobody.
-    """
-    longest_s = _longest_s(ttft_ms, tpot_ms, output_tokens)
-    limit = 1
-    while (limit + 1) / rate <= longest_s:
-        limit += 1
-    return limit
+
+def _seen(requests: list[tuple[float, float]]) -> dict[str, float]:
+    """What the benchmark says of such a run."""
+    stayed_ms = sum(1000 * (left - came) for came, left in requests) / len(requests)
+    return {
+        "arrived_per_s": round(len(requests) / max(came for came, _ in requests), 4),
+        "requests_per_s": round(len(requests) / max(left for _, left in requests), 4),
+        "ttft_ms_mean": round(stayed_ms / 5, 2),
+        "e2e_ms_mean": round(stayed_ms, 2),
+    }
+
+
+def queue_limit(runs: list[dict]) -> int:
+    """As many as were inside on average in the fullest run that held; 1 at least."""
+    held = [run for run in runs if run["verdict"] == "held"]
+    inside = [run["requests_per_s"] * run["e2e_ms_mean"] / 1000 for run in held]
+    return max(1, int(max(inside, default=1)))
 
 
 QUEUE_LIMIT = Puzzle(
     "queue_limit",
     "How many to let in",
     _servers,
-    against="a server that works off its requests at this rate, one after the other",
-    proved="That is Little's law read as a limit: one request more could not be answered in time. "
-    "vLLM counts all that are not finished, waiting or running.",
+    against="counting from moment to moment who is inside, in made-up runs",
+    proved="That is Little's law read as a limit: with so many inside the promise was kept. vLLM "
+    "counts all that are not finished, waiting or running.",
     where=("vllm/v1/engine/async_llm.py", "AsyncLLM.check_admission"),
     hints=(
-        "How long does an answer take that just meets both goals? The first token comes after "
-        "`ttft_ms`, each of the other `output_tokens - 1` after `tpot_ms`.",
-        "Little's law: on average there are rate x seconds requests in the server. Mind the unit.",
-        "Requests are whole, and one more would be too many: round down with `int`, but not to 0.",
+        "Little's law: on average rate x time are inside. Mind the unit.",
+        "The rate is that of the answers, the time that of a whole answer.",
+        "Take the largest over the runs that held; round down with `int`, but not to 0.",
     ),
 )

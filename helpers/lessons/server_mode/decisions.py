@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helpers.display.numbers import number
-from helpers.lessons.server_mode import wording
+from helpers.lessons.server_mode import experiments, wording
 from helpers.results.store import Results
 from helpers.verdicts.gain import Gain
 
@@ -39,7 +39,9 @@ def _metrics(store: Results, experiment: str, variant: str) -> dict[str, float]:
 def _changed(store: Results, name: str) -> str:
     """Changed / default of a time that the options of section 8 changed; "better" is longer."""
     ratio = Gain.read(_metrics(store, "options", "changed"), f"{name}_over_default_x")
-    return ratio.sentence("times as long") if ratio and ratio.span else NOT_MEASURED
+    if not ratio or not ratio.span:
+        return NOT_MEASURED
+    return experiments.said_of(ratio) + " times as long" * bool(experiments.span_of(ratio))
 
 
 def _places(store: Results) -> str:
@@ -61,15 +63,13 @@ def _refused(store: Results) -> str:
 
 def _load(store: Results) -> str:
     sized = _metrics(store, "sizing", "copies")
-    most = _metrics(store, "capacity", "open_loop").get("answered_per_s")
+    most = _metrics(store, "capacity", "closed_loop").get("answered_per_s")
     if most is None:
         return NOT_MEASURED
-    said = "the goal held at no rate tried"
-    if "good_share" in sized:
-        said = f"the goal held at {number(sized['arrivals_per_s'])}/s"
+    said = f"of a capacity of {number(most)}/s the goal held at "
+    said += f"{number(sized['arrivals_per_s'])}/s" if "good_share" in sized else "no rate tried"
     if "missed_per_s" in sized:
         said += f", was missed at {number(sized['missed_per_s'])}/s"
-    said += f"; the server answered up to {number(most)}/s"
     if burst := _metrics(store, "burst", "at_most"):
         good, limit = number(burst["goodput_per_s"]), burst["limit"]
         said += f"; overloaded, with a limit of {limit:.0f}, {good}/s came in time"

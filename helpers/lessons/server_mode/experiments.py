@@ -199,28 +199,9 @@ def _at_rate(server: Server, rate_per_s: float, requests: int, **load) -> LoadRu
     return run
 
 
-def let_in(run: LoadRun, goals_ms: dict[str, float]) -> dict[str, float]:
-    """Whom a server let in, for a table, how many of these met the goals, and which they missed."""
-    m, answers = run.metrics, [answer for answer in run.answers if answer["ok"]]
-    sent = m["completed"] + m["failed"]
-    late = {"TTFT": 0, "TPOT": 0}
-    for answer in answers:
-        after_first = max(1, answer["output_tokens"] - 1)
-        tpot_s = (answer["latency_s"] - answer["ttft_s"]) / after_first
-        late["TTFT"] += 1e3 * answer["ttft_s"] > goals_ms["ttft"]
-        late["TPOT"] += 1e3 * tpot_s > goals_ms["tpot"]
-    return {
-        "sent": sent,
-        "let in": m["completed"],
-        "of these in time (%)": 100 * m["good_share"] * sent / m["completed"],
-        **{f"{name} too long (%)": 100 * n / m["completed"] for name, n in late.items()},
-        "goodput/s": m["goodput_per_s"],
-    }
-
-
 def burst(run: LoadRun, seen: dict, limit: int, without: dict) -> dict[str, float]:
-    """The record of an overload that met a limit. seen, without: of `let_in`, with it and none."""
-    good, bad = (table["of these in time (%)"] for table in (seen, without))
+    """The record of an overload that met a limit. seen, without: table rows, with it and none."""
+    good, bad = (100 * row["in time"] / row["let in"] for row in (seen, without))
     return {
         "sent": seen["sent"],
         "limit": limit,
@@ -297,11 +278,9 @@ def said_of(ratio: Gain) -> str:
 def direction(ratio: Gain) -> str:
     """Which of the DIRECTIONS a time took by `ratios`, or that it is undecided."""
     longer, shorter, same = DIRECTIONS
-    if ratio.undecided and ratio.low <= 1 <= ratio.high:
+    if ratio.undecided:
         return UNDECIDED
-    if ratio.undecided or ratio.decided and ratio.verdict != "same":
-        return longer if ratio.estimate > 1 else shorter
-    return same
+    return {"better": longer, "worse": shorter}.get(ratio.verdict, same)
 
 
 def judged(guess: Answer | None, truth: str) -> str:

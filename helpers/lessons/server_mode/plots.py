@@ -128,11 +128,14 @@ def closed_loop(rows: list[dict], recorded: tuple[list[dict], str] = ((), "")) -
     figures.show(fig, wording.closed_loop(rows, where), table, "closed_loop")
 
 
-def open_loop(rows: list[dict], goals_ms: dict[str, float], held: dict | None) -> None:
+def open_loop(
+    rows: list[dict], goals_ms: dict[str, float], held: dict | None, capacity: float
+) -> None:
     """Latency, answers and goodput over the rate of arrivals.
 
     rows: arrived_per_s, requests_per_s, goodput_per_s, ttft_ms_p90, tpot_ms_p90 (of `run_load`),
-    verdict, disturbed. held: the row with the highest rate that held, if one did.
+    verdict, disturbed. held: the row with the highest rate that held, if one did. capacity: answers
+    a second of the closed loop.
     """
     rows = sorted(rows, key=lambda row: row["arrived_per_s"])
     arrived = [row["arrived_per_s"] for row in rows]
@@ -144,12 +147,13 @@ def open_loop(rows: list[dict], goals_ms: dict[str, float], held: dict | None) -
         if name in goals_ms:
             goal = {"color": figures.COLORS[index], "lw": 1.2, "linestyle": "--"}
             left.axhline(goals_ms[name], label=f"{label} goal", **goal)
-    left.set(yscale="log", ylabel="ms")
+    left.set(yscale="log", ylabel="ms, at the clients")
     _plain_log(left.yaxis)
     right.plot([0, *arrived], [0, *arrived], color=figures.GREY, linestyle=":", label="arrivals")
     _measured(right, rows, "arrived_per_s", "requests_per_s", 0, label="answers")
     _measured(right, rows, "arrived_per_s", "goodput_per_s", 2, label="goodput: answers in time")
-    right.set(ylabel="requests a second", ylim=(0, 1.1 * max(arrived)))
+    right.axhline(capacity, label="capacity", color=figures.BLACK, lw=1.2, linestyle="--")
+    right.set(ylabel="requests a second", ylim=(0, 1.1 * max(capacity, *arrived)))
     for ax in (left, right):
         if held:
             ax.axvline(held["arrived_per_s"], label="highest rate that held", **_HELD)

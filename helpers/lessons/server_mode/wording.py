@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import statistics
 
@@ -109,7 +108,7 @@ def at_rate(row: dict, span: tuple[float, float], yours: float) -> str:
 
 
 def goal(held: dict | None, missed: dict | None) -> str:
-    """Up to which rate the goal held, and from which it was missed. Of `sizing.held_and_missed`."""
+    """Up to which rate the goal held, and from which it was missed."""
 
     def met(row: dict) -> str:
         return f"at {number(row['arrived_per_s'])} a second ({100 * row['good_share']:.0f} %)"
@@ -125,8 +124,7 @@ def why_missed(missed: dict | None, goals_ms: dict[str, float]) -> str:
         return ""
     return (
         f"At {number(missed['arrived_per_s'])} a second p90 was TTFT {missed['ttft_ms_p90']:.0f} "
-        f"ms and TPOT {missed['tpot_ms_p90']:.1f} ms (goal: {limits(goals_ms)}), with "
-        f"{number(missed['requests_per_s'])} answers a second."
+        f"ms and TPOT {missed['tpot_ms_p90']:.1f} ms (goal: {limits(goals_ms)})."
     )
 
 
@@ -135,41 +133,33 @@ def limits(goals_ms: dict[str, float]) -> str:
     return " and ".join(f"{name.upper()} {ms:g} ms" for name, ms in goals_ms.items())
 
 
-def copies(sized: dict, goals_ms: dict[str, float]) -> str:
-    """How many copies, by which division. sized: of `sizing.copies`."""
-    target = sized["needed_per_s"]
-    said = []
-    if "copies" in sized:
-        rate, share = sized["arrivals_per_s"], 100 * sized["good_share"]
+def copies(
+    ends: tuple[dict | None, dict | None],
+    counts: tuple[int | None, int | None],
+    target_per_s: float,
+    goals_ms: dict[str, float],
+) -> str:
+    """How many copies, by which division. ends: the rates that held and that were missed."""
+
+    def divided(row: dict) -> str:
+        per_s = row["arrived_per_s"]
+        return f"{target_per_s:g} / {number(per_s)} = {target_per_s / per_s:.1f}"
+
+    (held, missed), (enough, least) = ends, counts
+    said = [f"no run held the goal ({limits(goals_ms)}): how many are enough stays open"]
+    if held:
+        said = [
+            f"{divided(held)}, so {enough} copies: {number(held['arrived_per_s'])} a second is the "
+            f"highest rate that held ({100 * held['good_share']:.0f} % of {held['completed']:.0f} "
+            f"within {limits(goals_ms)})"
+        ]
+    if missed:
         said.append(
-            f"{target:g} / {number(rate)} = {target / rate:.1f}, so {sized['copies']} copies: "
-            f"{number(rate)} a second is the highest rate that held ({share:.0f} % of "
-            f"{sized['requests']:.0f} within {limits(goals_ms)})"
-        )
-    else:
-        said.append(f"no run held the goal ({limits(goals_ms)}): how many are enough stays open")
-    if "least_copies" in sized:
-        rate, share = sized["missed_per_s"], 100 * sized["missed_share"]
-        said.append(
-            f"{target:g} / {number(rate)} = {target / rate:.1f}, so {sized['least_copies'] - 1} "
-            f"are too few: at {number(rate)} a second it was missed ({share:.0f} %)"
+            f"{divided(missed)}, so {least - 1} are too few: at {number(missed['arrived_per_s'])} "
+            f"a second it was missed ({100 * missed['good_share']:.0f} %)"
         )
     said = "; ".join(said)
     return f"{said[0].upper()}{said[1:]}."
-
-
-def copies_with_limit(burst: dict[str, float], target_per_s: float) -> str:
-    """What a limit would make of the copies. burst: of `experiments.burst`."""
-    rate, good = number(burst["arrived_per_s"]), burst["goodput_per_s"]
-    said = (
-        f"With a limit of {burst['limit']:.0f} one copy gave {number(good)} answers in time a "
-        f"second ({burst['good_percent']:.0f} % of those that it let in) while {rate} arrived"
-    )
-    if not good:
-        return f"{said}."
-    needed = target_per_s / good
-    said += f": {target_per_s:g} / {number(good)} = {needed:.1f}"
-    return f"{said}, so {math.ceil(needed)} copies, each kept that full."
 
 
 def why_peak(run: LoadRun, assumed: float, places: int) -> str:
@@ -225,19 +215,26 @@ def most_answers(steps: Steps, places: int, rate_per_s: float) -> str:
 
 def steps_with_prompts(steps: Steps) -> str:
     """How long steps took by the prompts they read: so long every stream waited."""
-    took_ms: dict[str, list[float]] = {"no prompt": [], "one": [], "more": []}
+    took_ms: dict[str, list[float]] = {"no prompt": [], "one": []}
+    shared = []
     for step in steps.steps:
-        read = [*took_ms][min(step.prompts, 2)]
-        took_ms[read].append(1000 * (step.end_s - step.start_s))
+        ms = 1000 * (step.end_s - step.start_s)
+        if step.prompts < 2:
+            took_ms[[*took_ms][step.prompts]].append(ms)
+        else:
+            read = " and ".join(f"{i}" for i, work in step.work.items() if work.prefill)
+            shared.append((ms, f"with those of requests {read}"))
     said = [
-        f"{min(ms):.1f} to {max(ms):.1f} ms with {read} (median of {len(ms)}: "
-        f"{statistics.median(ms):.1f})"
+        f"{min(ms):.1f} to {max(ms):.1f} ms with {read} (n = {len(ms)})"
         for read, ms in took_ms.items()
         if ms
     ]
+    if shared:
+        ms, read = max(shared)
+        said.append(f"{ms:.1f} ms {read}" + f" (the longest of {len(shared)})" * (len(shared) > 1))
     return (
-        f"A step took {', '.join(said)}: so long everybody who was being answered waited for the "
-        "next token."
+        f"A step took {', '.join(said)}: so long everybody who was being answered waited "
+        "for the next token."
     )
 
 
@@ -282,7 +279,7 @@ def limited(burst: dict[str, float]) -> str:
     good, bad = (burst[name] for name in ("good_percent", "without_percent"))
     goodput, before = (burst[name] for name in ("goodput_per_s", "without_goodput_per_s"))
     return (
-        f"of {sent:.0f} requests, at twice the rate of the closed loop, a limit of {limit:.0f} let "
+        f"of {sent:.0f} requests, at twice the capacity, a limit of {limit:.0f} let "
         f"{let_in:.0f} in, and {good:.0f} % of these met the goal; without a limit {bad:.0f} % did "
         f"(goodput {number(goodput)} against {number(before)}/s)"
     )
@@ -297,10 +294,11 @@ def why_limited(run: dict[str, float], grown: dict[str, float]) -> str:
         1000 * grown[f"request_{name}_time_seconds_sum"] / run["completed"]
         for name in ("queue", "prefill")
     )
-    mean_ms = run["ttft_ms_mean"]
+    all_ms = run["ttft_ms_mean"]
     return (
-        f"Of a mean TTFT of {mean_ms:.0f} ms, {wait_ms:.0f} went by in the engine's queue and "
-        f"{read_ms:.0f} in the steps that read the prompt; of the rest the server tells nothing."
+        f"Of a client's mean TTFT of {all_ms:.0f} ms, {wait_ms:.0f} went by in the engine's queue, "
+        f"{read_ms:.0f} in the steps that read the prompt, and {all_ms - wait_ms - read_ms:.0f} "
+        "outside the engine; where there, was not measured."
     )
 
 
@@ -315,15 +313,15 @@ def stopped_for(gap_ms: float, long_ms: float) -> str:
     return f"{said}: {outside_ms:.0f} ms of these ({share:.0f} %) lie outside the stop."
 
 
-def with_places(few: LoadRun, many: LoadRun, places: tuple[int, int], goals_ms: dict) -> str:
-    """TTFT and TPOT of the same arrivals with few and with many places, and the goal."""
+def with_places(few: LoadRun, many: LoadRun, places: tuple[int, int]) -> str:
+    """The clients' TTFT and TPOT of the same arrivals with few and with many places."""
 
     def seen(run: LoadRun) -> str:
         return f"TTFT {run.metrics['ttft_ms_p90']:.0f} ms, TPOT {run.metrics['tpot_ms_p90']:.1f} ms"
 
     return (
-        f"p90 of the 16, one run each: with {places[0]} places {seen(few)}; with {places[1]} "
-        f"places {seen(many)}. The goal: {limits(goals_ms)}."
+        f"p90 of the 16 at their clients, one run each: with {places[0]} places {seen(few)}; with "
+        f"{places[1]} places {seen(many)}."
     )
 
 

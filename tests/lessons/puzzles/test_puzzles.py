@@ -277,20 +277,29 @@ def kept_by_the_target_alone(token, target, drafted, rng):
     return token if keep else rng.choice(len(left), p=left / left.sum())
 
 
-def every_token_after_tpot(rate, ttft_ms, tpot_ms, output_tokens):
-    return max(1, int(rate * (ttft_ms + output_tokens * tpot_ms) / 1000))
+def inside(runs, rate="requests_per_s", time="e2e_ms_mean", verdicts=("held",)):
+    found = [run[rate] * run[time] / 1000 for run in runs if run["verdict"] in verdicts]
+    return max(found, default=1)
 
 
-def one_too_many(rate, ttft_ms, tpot_ms, output_tokens):
-    return math.ceil(rate * (ttft_ms + (output_tokens - 1) * tpot_ms) / 1000)
+def by_arrivals(runs):
+    return max(1, int(inside(runs, rate="arrived_per_s")))
 
 
-def nobody_at_a_low_rate(rate, ttft_ms, tpot_ms, output_tokens):
-    return int(rate * (ttft_ms + (output_tokens - 1) * tpot_ms) / 1000)
+def until_the_first_token(runs):
+    return max(1, int(inside(runs, time="ttft_ms_mean")))
 
 
-def those_that_wait_for_a_first_token(rate, ttft_ms, tpot_ms, output_tokens):
-    return int(rate * ttft_ms / 1000)
+def fullest_of_all(runs):
+    return max(1, int(inside(runs, verdicts=("held", "missed", "cannot tell"))))
+
+
+def one_too_many(runs):
+    return math.ceil(inside(runs))
+
+
+def nobody_when_nearly_empty(runs):
+    return int(inside(runs))
 
 
 def nothing_when_refused(token, target, drafted, rng):
@@ -496,10 +505,11 @@ WRONG = {
     ],
     "decode_step_s": [everything_divided, all_reduces_of_layers_only, cache_whole_on_every_gpu],
     "queue_limit": [
-        every_token_after_tpot,
+        by_arrivals,
+        until_the_first_token,
+        fullest_of_all,
         one_too_many,
-        nobody_at_a_low_rate,
-        those_that_wait_for_a_first_token,
+        nobody_when_nearly_empty,
     ],
     "goodput": [failed_too, latency_over_tokens, any_goal, share_of_good_ones, single_tokens_never],
     # Of these the first are found on one rank already, without starting the two.

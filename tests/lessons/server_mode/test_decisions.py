@@ -23,7 +23,7 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     burst |= {"good_percent": 90, "without_percent": 0}
     burst |= {"arrived_per_s": 150.0, "goodput_per_s": 31.5, "without_goodput_per_s": 0.0}
     store.save("burst", "at_most", burst)
-    store.save("capacity", "open_loop", {"answered_per_s": 96.0})
+    store.save("capacity", "closed_loop", {"answered_per_s": 96.0})
     held = {"arrivals_per_s": 60.0, "good_share": 0.95}
     store.save("sizing", "copies", held | {"missed_per_s": 75.0})
     found = decisions.evidence(store)
@@ -33,8 +33,8 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     assert "a limit of 18 let 70 in, and 90 % of these met the goal" in measured["admission"]
     assert "without a limit 0 % did" in measured["admission"]
     assert measured["load"] == (
-        "the goal held at 60/s, was missed at 75/s; the server answered up to 96/s; overloaded, "
-        "with a limit of 18, 31.5/s came in time"
+        "of a capacity of 96/s the goal held at 60/s, was missed at 75/s; overloaded, with a limit "
+        "of 18, 31.5/s came in time"
     )
     store.save("decision", "load", {}, choice="Load of one copy", measured=measured["load"])
     store.save("answer", "decision_load", {}, text="50 a second, for the chat", source="typed")

@@ -65,12 +65,12 @@ def test_open_loop_draws_what_the_benchmark_counted(shown):
         }
         for rate, share, verdict in ((10.0, 0.96, "held"), (20.0, 0.86, "cannot tell"))
     ]
-    plots.open_loop(rows[::-1], {"ttft": 96, "tpot": 20}, rows[0])
-    plots.open_loop(rows, {"ttft": 96, "tpot": 20}, None)
+    plots.open_loop(rows[::-1], {"ttft": 96, "tpot": 20}, rows[0], 30)
+    plots.open_loop(rows, {"ttft": 96, "tpot": 20}, None, 30)
     (fig, caption), _ = shown
     lines = {line.get_label(): list(line.get_ydata()) for line in fig.axes[1].lines}
     assert lines["arrivals"] == [0, 9.9, 19.8], "as they came, not as they were asked for"
-    assert lines["answers"] == [8.0, 16.0]
+    assert lines["answers"] == [8.0, 16.0] and lines["capacity"] == [30, 30]
     assert lines["goodput: answers in time"] == pytest.approx([7.68, 13.76])
     drawn = {line.get_label(): line.get_ydata() for line in fig.axes[0].lines}
     assert drawn["TTFT goal"][0] == 96 and drawn["TPOT goal"][0] == 20, "what is missed can be seen"

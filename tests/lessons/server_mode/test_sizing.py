@@ -1,6 +1,24 @@
 """How much load notebook 5 tries, and how many copies its verdicts ask for."""
 
+import ast
+import math
+from pathlib import Path
+
+import nbformat
+
 from helpers.lessons.server_mode import sizing, wording
+
+NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "05_server_mode.ipynb"
+
+
+def of_the_notebook(name, **known):
+    """The function of this name as a cell of notebook 5 defines it."""
+    for cell in nbformat.read(NOTEBOOK, 4).cells:
+        if f"def {name}(" in cell.source:
+            [defined] = [n for n in ast.parse(cell.source).body if getattr(n, "name", "") == name]
+            exec(ast.unparse(defined), known)
+            return known[name]
+    raise AssertionError(f"no cell defines {name}")
 
 
 def test_levels_of_a_closed_loop_get_eight_requests_a_client_where_time_allows():
@@ -20,45 +38,48 @@ def row(rate, verdict, share=0.5):
 
 
 def test_the_goal_holds_up_to_the_highest_rate_that_held():
+    held_and_missed = of_the_notebook("held_and_missed")
     rows = [
-        row(28.0, sizing.CANNOT_TELL),
-        row(17.0, sizing.HELD),
-        row(8.5, sizing.MISSED),  # a busy machine, perhaps: it held at more
-        row(80.0, sizing.MISSED),
-        row(43.0, sizing.MISSED),
+        row(28.0, "cannot tell"),
+        row(17.0, "held"),
+        row(8.5, "missed"),  # a busy machine, perhaps: it held at more
+        row(80.0, "missed"),
+        row(43.0, "missed"),
     ]
-    held, missed = sizing.held_and_missed(rows)
+    held, missed = held_and_missed(rows)
     assert (held["arrived_per_s"], missed["arrived_per_s"]) == (17.0, 43.0)
-    held, missed = sizing.held_and_missed(rows[2:])
+    held, missed = held_and_missed(rows[2:])
     assert held is None and missed["arrived_per_s"] == 8.5
-    assert sizing.held_and_missed(rows[:2]) == (rows[1], None)
+    assert held_and_missed(rows[:2]) == (rows[1], None)
 
 
 def test_copies_are_the_target_by_the_rates_that_held_and_were_missed():
     goals = {"ttft": 30, "tpot": 5}
-    held, missed = row(40.0, sizing.HELD, 0.99), row(60.0, sizing.MISSED, 0.1)
-    sized = sizing.copies([held, missed], 500)
-    assert sized == {
-        "needed_per_s": 500, "arrivals_per_s": 40.0, "copies": 13, "good_share": 0.99,
-        "requests": 60.0, "missed_per_s": 60.0, "missed_share": 0.1, "least_copies": 9,
+    copies = of_the_notebook("copies", math=math, TARGET_PER_S=500)
+    held, missed = row(40.0, "held", 0.99), row(60.0, "missed", 0.1)
+    assert copies(held, missed) == [13, 9]
+    assert sizing.record(held, missed) == {
+        "arrivals_per_s": 40.0, "good_share": 0.99, "missed_per_s": 60.0, "missed_share": 0.1,
     }  # fmt: skip
-    assert wording.copies(sized, goals) == (
+
+    def said(*ends):
+        return wording.copies(ends, copies(*ends), 500, goals)
+
+    assert said(held, missed) == (
         "500 / 40 = 12.5, so 13 copies: 40 a second is the highest rate that held (99 % of 60 "
         "within TTFT 30 ms and TPOT 5 ms); 500 / 60 = 8.3, so 8 are too few: at 60 a second it "
         "was missed (10 %)."
     )
-    assert "too few" not in wording.copies(sizing.copies([held], 500), goals)
-    none = sizing.copies([missed], 500)
-    assert "copies" not in none and "good_share" not in none
-    assert wording.copies(none, goals) == (
+    assert "too few" not in said(held, None)
+    assert said(None, missed) == (
         "No run held the goal (TTFT 30 ms and TPOT 5 ms): how many are enough stays open; "
         "500 / 60 = 8.3, so 8 are too few: at 60 a second it was missed (10 %)."
     )
-    assert sizing.copies([row(9.0, sizing.CANNOT_TELL)], 500) == {"needed_per_s": 500}
+    assert copies(None, None) == [None, None] and sizing.record(None, None) == {}
 
 
 def test_what_held_and_what_was_missed_is_said_with_its_share():
-    held, missed = row(17.0, sizing.HELD, 1.0), row(43.0, sizing.MISSED, 0.56)
+    held, missed = row(17.0, "held", 1.0), row(43.0, "missed", 0.56)
     assert wording.goal(held, missed) == (
         "The goal held at 17 a second (100 %); it was missed at 43 a second (56 %). One run each."
     )
@@ -67,10 +88,29 @@ def test_what_held_and_what_was_missed_is_said_with_its_share():
 
 
 def test_a_missed_rate_says_what_its_clients_saw():
-    missed = row(43.0, sizing.MISSED) | {"ttft_ms_p90": 150.0, "tpot_ms_p90": 13.84}
-    said = wording.why_missed(missed | {"requests_per_s": 39.1}, {"ttft": 69, "tpot": 13})
-    assert said == (
-        "At 43 a second p90 was TTFT 150 ms and TPOT 13.8 ms (goal: TTFT 69 ms and TPOT 13 ms), "
-        "with 39.1 answers a second."
+    missed = row(43.0, "missed") | {"ttft_ms_p90": 150.0, "tpot_ms_p90": 13.84}
+    assert wording.why_missed(missed, {"ttft": 69, "tpot": 13}) == (
+        "At 43 a second p90 was TTFT 150 ms and TPOT 13.8 ms (goal: TTFT 69 ms and TPOT 13 ms)."
     )
     assert wording.why_missed(None, {}) == ""
+
+
+def answer(ttft_s, tpot_s, tokens=11, ok=True):
+    latency_s = ttft_s + (tokens - 1) * tpot_s
+    return {"ok": ok, "ttft_s": ttft_s, "latency_s": latency_s, "output_tokens": tokens}
+
+
+def test_a_limit_is_judged_by_those_it_let_in():
+    from types import SimpleNamespace
+
+    from helpers.lessons.puzzles.goodput import goodput_of_vllm
+
+    goals = {"ttft": 100, "tpot": 20}
+    let_in = of_the_notebook("let_in", math=math, goals=goals, count_good=goodput_of_vllm)
+    answers = [answer(0.05, 0.01), answer(0.2, 0.01), answer(0.2, 0.03), answer(0.05, 0, tokens=1)]
+    answers.append(answer(0, 0, 0, ok=False))
+    found = let_in(SimpleNamespace(answers=answers, metrics={"duration_s": 4.0}))
+    assert found == {
+        "sent": 5, "let in": 4, "in time": 2, "TTFT in time": 2, "TPOT in time": 3,
+        "goodput/s": 0.5,
+    }  # fmt: skip

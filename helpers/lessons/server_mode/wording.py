@@ -99,7 +99,7 @@ def at_rate(row: dict, span: tuple[float, float], yours: float) -> str:
 
     span: the range of the share; yours: goodput by the puzzle's function.
     """
-    low, high = (100 * share for share in span)
+    low, high = (100 * max(0.0, share) for share in span)
     return (
         f"{number(row['arrived_per_s']):>4}/s: {100 * row['good_share']:3.0f} % of "
         f"{row['completed'] + row['failed']:3.0f} in time ({low:.0f} to {high:.0f} %): "
@@ -222,7 +222,7 @@ def steps_with_prompts(steps: Steps) -> str:
         if step.prompts < 2:
             took_ms[[*took_ms][step.prompts]].append(ms)
         else:
-            read = " and ".join(f"{i}" for i, work in step.work.items() if work.prefill)
+            read = ", ".join(f"{i}" for i, work in step.work.items() if work.prefill)
             shared.append((ms, f"with those of requests {read}"))
     said = [
         f"{min(ms):.1f} to {max(ms):.1f} ms with {read} (n = {len(ms)})"

@@ -1,47 +1,69 @@
 """How far off the planner may be, and the one rule by which both plans of notebook 4 choose.
 
-A time may turn out shorter by the usual error. It may turn out longer by as much, and with prompts
-that take as many times as long as predicted as a recorded one of 1,024 tokens did.
+A time may turn out shorter or longer by the usual error. At the far end it is also as many times
+longer than expected as a load was that has been recorded on several GPUs.
 """
 
+import math
+from functools import lru_cache
+
 from . import recorded
-from .choose import Choice
-from .layouts import recorded_on_two_gpus
+from .choose import Choice, choice_of
+from .hardware import make_box
+from .load import RequestMix
+from .memory import EngineOptions
+from .models import load_shape
 
-PROMPT_TOKENS = 1024  # of the recorded prompt that ranges count with: as long as a load's
 KEEPS, CANNOT_TELL, MISSES = "yes", "cannot tell", "no"
+# Where the load was recorded that ranges count with, and where one that they were held against.
+LEARNED, HELD = "H200-SXM", "H100-SXM"
 
 
-def recorded_prompt(tp: int = 2, tokens: int = PROMPT_TOKENS) -> dict:
-    """A prompt as it was "predicted" and "measured" in ms, with its rounds' "low" and "high".
+@lru_cache(maxsize=2)
+def beside_load(gpu: str = LEARNED) -> tuple[list[dict], str]:
+    """Layouts that were recorded under load on several GPUs, beside their plans; where that was.
 
-    tp: 1 or 2, tokens: 256 or 1024, which were run on a box of two H100s, one start of each.
+    Rows, fewest GPUs first: {"layout", "cut" (whether TP or PP cuts the model), "tp", "ttft_ms",
+    "tpot_ms", "speedup" over the first}, the last two also as "expected_..."; "may_tpot_ms" is
+    (low, high): the usual error about what is expected, for another than LEARNED its whole range.
     """
-    rows, _ = recorded_on_two_gpus()
-    this = (f"TP {tp}", "prefill_ms", tokens)
-    [prompt] = [row for row in rows if (row["layout"], row["quantity"], row["case"]) == this]
-    return prompt
+    found = sorted(recorded.loads(gpu), key=lambda one: math.prod(one["sizes"]))
+    first, rows, over = found[0], [], None
+    shape = load_shape(first["model"])
+    options = EngineOptions(max_model_len=first["max_model_len"])
+    for one in found:
+        box, mix = make_box(one["gpu"], math.prod(one["sizes"])), RequestMix(*one["load"])
+        plan = choice_of(shape, box, tuple(one["sizes"]), mix, options)
+        over = over or plan
+        tpot_ms = 1e3 * plan.prediction.tpot_s
+        row = {"layout": plan.short, "tp": plan.tp, "cut": plan.tp * plan.pp > 1}
+        row |= {name: one[name] for name in ("tpot_ms", "ttft_ms")}
+        row["speedup"] = one["output_tokens_per_s"] / first["output_tokens_per_s"]
+        row["expected_speedup"] = speedup(plan, over)
+        row["expected_tpot_ms"] = tpot_ms
+        row["may_tpot_ms"] = tpot_range_ms(plan, 1.0 if gpu == LEARNED else None)
+        rows.append(row)
+    given, answered, clients = first["load"]
+    load = f"{clients} requests at once of {given:,} + {answered} tokens"
+    where = f"{first['gpus']} x {first['name']}"
+    return rows, f"{where} ({first['model']}, {load}, {first['day']})"
 
 
-def prompt_takes(gpus: int, tokens: int = PROMPT_TOKENS) -> float:
-    """How many times as long as predicted such a prompt took, by the median round.
+def longer(gpus: int) -> float:
+    """The most times as long as expected that TPOT was under that load.
 
-    gpus: that TP and PP cut the model over. TP 1 and TP 2 were run; more GPUs borrow from TP 2.
+    gpus: that TP and PP cut a copy over: one, or any more.
     """
-    prompt = recorded_prompt(min(gpus, 2), tokens)
-    return prompt["measured"] / prompt["predicted"]
+    rows, _ = beside_load()
+    took = [row["tpot_ms"] / row["expected_tpot_ms"] for row in rows if row["cut"] == (gpus > 1)]
+    return max(took)
 
 
-def as_recorded_ms(choice: Choice) -> float:
-    """A plan's TPOT if its prompts take as many times as long as the recorded one."""
-    p = choice.prediction
-    return 1e3 * (p.tpot_s + (prompt_takes(choice.tp * choice.pp) - 1) * p.prompts_s)
-
-
-def tpot_range_ms(choice: Choice) -> tuple[float, float]:
-    """(shortest, longest) that a plan's TPOT may turn out."""
-    usual = recorded.usual_error()[0]
-    return 1e3 * choice.prediction.tpot_s / (1 + usual), as_recorded_ms(choice) / (1 - usual)
+def tpot_range_ms(choice: Choice, m: float | None = None) -> tuple[float, float]:
+    """(shortest, longest) that a plan's TPOT may turn out. m: of its far end; None: `longer`."""
+    usual, tpot_ms = recorded.usual_error()[0], 1e3 * choice.prediction.tpot_s
+    m = longer(choice.tp * choice.pp) if m is None else m
+    return tpot_ms / (1 + usual), m * tpot_ms / (1 - usual)
 
 
 def within(choice: Choice, goal_ms: float) -> str:
@@ -85,10 +107,9 @@ def speedup(choice: Choice, over: Choice) -> float:
 def speedup_range(choice: Choice, over: Choice) -> tuple[float, float]:
     """(low, high) of a predicted speed-up over another plan of the same model on the same GPUs.
 
-    What is wrong with both predictions alike cancels out: the usual error counts once, and the
-    recorded prompts in both plans.
+    What is wrong with both predictions alike cancels out: the usual error counts once, and what
+    the recorded load took longer in both plans.
     """
     usual, times = recorded.usual_error()[0], speedup(choice, over)
-    longer = [as_recorded_ms(c) / (1e3 * c.prediction.tpot_s) for c in (over, choice)]
-    ends = times, times * longer[0] / longer[1]
+    ends = times, times * longer(over.tp * over.pp) / longer(choice.tp * choice.pp)
     return min(ends) / (1 + usual), max(ends) / (1 - usual)

@@ -256,25 +256,33 @@ def _bars(ax, names: list[str], ends: list[tuple[float, float]], label: str) -> 
 
 
 def ranges(
-    rows: list[dict], labels: dict[str, str], caption: str, title: str, name: str, goal=None
+    rows: list[dict],
+    labels: dict[str, str],
+    caption: str,
+    title: str,
+    name: str,
+    goal=None,
+    bars="may be",
 ) -> None:
     """What a plan may turn out to be as bars, what it expects, and what was measured if it was.
 
     rows: {"layout"}, and for each quantity of labels (names of the axes) "may_..." (low, high),
-    "expected_..." and perhaps the quantity itself. goal: a line in the first panel.
+    "expected_..." and perhaps the quantity itself. goal: a line in the first panel. bars: what they
+    are.
     """
     size = (4.7 * max(1.5, len(labels)), 0.34 * len(rows) + 1.8)
     fig, panels = figures.figure(title, cols=len(labels), size=size, squeeze=False)
     values = [{k: x for k, x in row.items() if not isinstance(x, tuple)} for row in rows]
     for ax, (what, label) in zip(panels[0], labels.items(), strict=True):
         ends, names = [row[f"may_{what}"] for row in rows], [row["layout"] for row in rows]
-        _bars(ax, names, ends, "may be")
+        _bars(ax, names, ends, bars)
         expected = {**hollow_points(RED), "s": 70, "zorder": 4, "label": "expected"}
         ax.scatter([row[f"expected_{what}"] for row in rows], range(len(rows)), **expected)
         if what in rows[0]:
             was = {"marker": "D", "color": BLUE, "s": 18, "zorder": 3, "label": "measured"}
             ax.scatter([row[what] for row in rows], range(len(rows)), **was)
-        ax.set(xlabel=label, ylabel="layout", xlim=(0, 1.05 * max(high for _, high in ends)))
+        most = max(max(row.get(what, 0), high) for row, (_, high) in zip(rows, ends, strict=True))
+        ax.set(xlabel=label, ylabel="layout", xlim=(0, 1.05 * most))
         for into, (low, high) in zip(values, ends, strict=True):
             into |= {f"{what} from": low, f"{what} to": high}
     if goal is not None:

@@ -25,15 +25,14 @@ def usual_error() -> tuple[float, int, int]:
     return tuple(_recorded()["usual_error"])
 
 
-def loads() -> list[dict]:
-    """Layouts of one model under one load on a host of several GPUs; nothing was fitted to them.
+def loads(gpu: str) -> list[dict]:
+    """Layouts of Week 5's model and load on a host of several such GPUs; nothing was fitted.
 
     Rows: {"model", "gpu", "gpus", "name", "day", "sizes" (tp, pp, dp), "load" (tokens in, out,
     clients), "max_model_len", "output_tokens_per_s", "tpot_ms", "ttft_ms"}.
     """
-    found = _recorded()["loads"]
-    same = ("model", "gpu", "load")
-    return [row for row in found if all(row[key] == found[0][key] for key in same)]
+    wanted = {"gpu": gpu, "model": "Qwen2.5-7B", "load": [1024, 256, 64]}
+    return [row for row in _recorded()["loads"] if wanted.items() <= row.items()]
 
 
 def allreduce(has_gpu: bool) -> tuple[list[dict], str]:

@@ -5,18 +5,14 @@
 Each of them stands in the table that distributed_planning.md leaves to be filled in.
 """
 
-import math
 import shlex
-from functools import lru_cache
 
-from . import recorded
 from .choose import Choice, choice_of, holds
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
 from .load import RequestMix
 from .margins import speedup, speedup_range, tpot_range_ms
-from .memory import EngineOptions
-from .models import ModelShape, load_shape
+from .models import ModelShape
 
 
 def layouts(shape: ModelShape, box: Box, tps, requests: RequestMix, options) -> list[Choice]:
@@ -54,35 +50,6 @@ def row(choice: Choice, over: Choice) -> dict:
         "TPOT (ms)": 1e3 * choice.prediction.tpot_s,
         "speed-up": f"{speedup(choice, over):.2f}x",
     }
-
-
-@lru_cache(maxsize=1)
-def beside_recorded() -> tuple[list[dict], str]:
-    """Layouts that were recorded under load on several GPUs, beside their plans; where that was.
-
-    Rows, fewest GPUs first: {"layout", "tp", "ttft_ms", "tpot_ms", "speedup" over the first}, the
-    last two also as "expected_..."; "may_tpot_ms" and "may_speedup" are (low, high).
-    """
-    found = sorted(recorded.loads(), key=lambda one: math.prod(one["sizes"]))
-    first, rows, over = found[0], [], None
-    shape = load_shape(first["model"])
-    options = EngineOptions(max_model_len=first["max_model_len"])
-    for one in found:
-        box, mix = make_box(one["gpu"], math.prod(one["sizes"])), RequestMix(*one["load"])
-        plan = choice_of(shape, box, tuple(one["sizes"]), mix, options)
-        over = over or plan
-        row = {"layout": plan.short, "tp": plan.tp}
-        row |= {name: one[name] for name in ("tpot_ms", "ttft_ms")}
-        row["speedup"] = one["output_tokens_per_s"] / first["output_tokens_per_s"]
-        row["expected_tpot_ms"] = 1e3 * plan.prediction.tpot_s
-        row["expected_speedup"] = speedup(plan, over)
-        row["may_tpot_ms"] = tpot_range_ms(plan)
-        row["may_speedup"] = (1.0, 1.0) if plan is over else speedup_range(plan, over)
-        rows.append(row)
-    given, answered, clients = first["load"]
-    load = f"{clients} requests at once of {given:,} + {answered} tokens"
-    where = f"{first['gpus']} x {first['name']}"
-    return rows, f"{where} ({first['model']}, {load}, {first['day']})"
 
 
 def metrics(choice: Choice, over: Choice) -> dict[str, float]:

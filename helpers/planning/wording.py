@@ -3,7 +3,7 @@
 from helpers.display.numbers import number
 from helpers.verdicts.gain import Gain
 
-from . import recorded, week5_plan
+from . import recorded
 from .choose import Choice, Goal, Ranking, pure_layouts, rank_again, short_name
 from .hardware import GIB, Box
 from .inventory import Device, Inventory
@@ -12,10 +12,11 @@ from .layouts import Trial, recorded_on_two_gpus
 from .load import SpeedPrediction
 from .margins import (
     CANNOT_TELL,
+    HELD,
     KEEPS,
+    beside_load,
     level,
-    prompt_takes,
-    recorded_prompt,
+    longer,
     speedup,
     speedup_range,
     take,
@@ -472,20 +473,6 @@ def _on_two_gpus(layout: str, streams: int) -> str:
     return f"{took:.2f} times as fast (predicted: {predicted:.2f})"
 
 
-def recorded_prompts() -> str:
-    """What two prompts took on two H100s, and whether their rounds tell TP 2 from TP 1."""
-    said = []
-    for tokens in (256, 1024):
-        one, two = (recorded_prompt(tp, tokens) for tp in (1, 2))
-        verdict = "and rounds overlap: no verdict"
-        if two["high"] < one["low"] or one["high"] < two["low"]:
-            verdict = f"{'shorter' if two['high'] < one['low'] else 'longer'} in every round"
-        spans = [f"{x['measured']:.1f} ({x['low']:.1f} to {x['high']:.1f})" for x in (one, two)]
-        took = f"{tokens:,} tokens took {spans[0]} ms with TP 1 and {spans[1]} with TP 2"
-        said.append(f"{took}, {verdict}")
-    return f"On two H100s a prompt of {said[0]}; one of {said[1]}."
-
-
 # ---------------------------------------------------------------------- the choice of both plans
 def why_tp(wide: Choice, narrow: Choice) -> str:
     """Why Week 5 measures tensor parallelism, and what is expected of it."""
@@ -498,8 +485,8 @@ def why_tp(wide: Choice, narrow: Choice) -> str:
         return said
     low, high = speedup_range(wide, narrow)
     return (
-        f"{said} Of prompts that is open. {recorded_prompts()} With {_load(wide)} the planner "
-        f"expects {low:.2f} to {high:.2f} times the tokens/s of {narrow.short}."
+        f"{said} With {_load(wide)} the planner expects {low:.2f} to {high:.2f} times the tokens/s "
+        f"of {narrow.short}."
     )
 
 
@@ -538,7 +525,7 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
 
 def _under_load(choices: list[Choice]) -> str:
     """What these layouts gave under the recorded load, as far as they were run, and why first."""
-    rows = {row["layout"]: row for row in week5_plan.beside_recorded()[0]}
+    rows = {row["layout"]: row for row in beside_load()[0]}
     gave = [
         f"{c.short} gave {rows[c.short]['speedup']:.2f} times the tokens/s of TP 1 (expected: "
         f"{rows[c.short]['expected_speedup']:.2f})"
@@ -656,10 +643,9 @@ def about_range() -> str:
     """What the ranges of the plan count with."""
     usual, close, of = recorded.usual_error()
     return (
-        f"The usual error is {usual:.0%}: {close} of {of} times recorded on one H100 lie within "
-        f"it, and some of them the planner was fitted to.\n{recorded_prompts()} Over the predicted "
-        f"times the medians are {prompt_takes(1, 256):.2f} and {prompt_takes(2, 256):.2f} "
-        f"(256), {prompt_takes(1):.2f} and {prompt_takes(2):.2f} (1,024); m takes the latter two."
+        f"e = {usual:.0%}: {close} of {of} times recorded on one H100 lie within it, and some of "
+        f"them the planner was fitted to. m = {longer(1):.2f} where a copy has one GPU, "
+        f"{longer(2):.2f} where TP cuts the model."
     )
 
 
@@ -667,8 +653,7 @@ def how_ranges() -> str:
     """The same in short, for the plan's document."""
     return (
         f"in brackets what it may be: {recorded.usual_error()[0]:.0%} off, and at the far end "
-        f"prompts that take {prompt_takes(1):.2f} times as long as planned, {prompt_takes(2):.2f} "
-        "times with TP, as one of 1,024 tokens did on two H100s"
+        f"{longer(2):.2f} times as long where TP cuts the model, as under the recorded load"
     )
 
 
@@ -681,26 +666,36 @@ def about_ranges(goal_ms: float) -> str:
 
 
 def about_load(rows: list[dict], where: str) -> str:
-    """Under the ranges of a recorded load. rows, where: of week5_plan.beside_recorded."""
-    pure = [
-        f"{row['ttft_ms']:.0f} with {row['layout']}"
-        for row in rows
-        if row["layout"] == f"TP {row['tp']}"
-    ]
-    return (
-        f"Recorded on {where}; one run of each layout. TTFT rose with TP: "
-        f"{', '.join(pure)} (ms). The planner expects the reverse, so the plan leaves TTFT out."
-    )
+    """Under a recorded load. rows, where: of margins.beside_load."""
+    pure = [f"{row['ttft_ms']:.0f} ms with {row['layout']}" for row in rows if _pure(row)]
+    return f"Recorded on {where}; one run of each layout. TTFT: {', '.join(pure)}."
+
+
+def _pure(row: dict) -> bool:
+    """Whether a layout is one copy, cut by TP or whole."""
+    return row["layout"] == f"TP {row['tp']}"
 
 
 def load_in_short(rows: list[dict]) -> str:
-    """What to keep of it."""
-    held = sum(row["may_tpot_ms"][0] <= row["tpot_ms"] <= row["may_tpot_ms"][1] for row in rows)
+    """What to keep of the load that gave m."""
     copies, cut = (_times_off(rows, cut) for cut in (False, True))
     return (
-        f"In one run of each layout {held} of {len(rows)} ranges of TPOT held. It was {copies} "
-        f"times what was expected where a copy has one GPU, {cut} times where TP cuts the model. "
-        f"{fastest_under_load(rows)}"
+        f"In one run of each layout TPOT was {copies} times what was expected where a copy has one "
+        f"GPU, {cut} times where TP cuts the model. {fastest_under_load(rows)}"
+    )
+
+
+def held_in_short(rows: list[dict]) -> str:
+    """What the other load says of the ranges."""
+    held = sum(row["may_tpot_ms"][0] <= row["tpot_ms"] <= row["may_tpot_ms"][1] for row in rows)
+    gave = [
+        f"{row['layout']} gave {row['speedup']:.2f} times the tokens/s of TP 1 (expected: "
+        f"{row['expected_speedup']:.2f})"
+        for row in rows[1:]
+    ]
+    return (
+        f"{held} of {len(rows)} ranges held: TPOT was {_span(rows)} times what was expected. "
+        f"{' and '.join(gave)}."
     )
 
 
@@ -721,9 +716,12 @@ def fastest_under_load(rows: list[dict]) -> str:
 
 def _times_off(rows: list[dict], cut: bool) -> str:
     """The range of measured / expected TPOT. cut: of the layouts that cut the model, or do not."""
-    some = [row for row in rows if (row["tp"] > 1) == cut]
-    found = [row["tpot_ms"] / row["expected_tpot_ms"] for row in some]
-    return f"{min(found):.2f} to {max(found):.2f}"
+    return _span([row for row in rows if row["cut"] == cut])
+
+
+def _span(rows: list[dict]) -> str:
+    found = sorted(f"{row['tpot_ms'] / row['expected_tpot_ms']:.2f}" for row in rows)
+    return found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
 
 
 def in_the_end(chosen: Choice, over: Choice, gain: Gain | None, *trials: Trial) -> list[str]:
@@ -791,14 +789,12 @@ def concerns(box: Box, chosen: Choice, over: Choice) -> list[str]:
     check = f"TP counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m first."
     if chosen.dp > 1:
         check += " Replicas count on an even share of the requests: check /metrics by engine."
-    loads, where = week5_plan.beside_recorded()
-    tpot = max(row["tpot_ms"] / row["expected_tpot_ms"] for row in loads)
+    (_, where), (held, other) = beside_load(), beside_load(HELD)
+    on, there = (text.partition(" (")[0] for text in (where, other))
     said = [
         check,
-        "Prompts may take longer than planned: on two H100s, with TP 2, one of 256 tokens took "
-        f"{prompt_takes(2, 256):.2f} times as long, one of 1,024 tokens {prompt_takes(2):.2f} "
-        "times. Measure a prompt.",
-        f"The load was recorded on {where.partition(' (')[0]}, and not on these GPUs: TPOT was up "
-        f"to {tpot:.2f} times what was expected. TTFT rose with TP there, and why is open.",
+        f"Where TP cuts the model, TPOT was up to {longer(2):.2f} times what was expected under "
+        f"this load on {on}, and {_times_off(held, True)} times on {there}: measure it on yours. "
+        "TTFT rose with TP on the former and fell on the latter, and why is open.",
     ]
     return [*said, *filter(None, [cost(chosen, over)])]

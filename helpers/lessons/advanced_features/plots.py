@@ -14,6 +14,7 @@ from helpers.display.figures import (
     COLORS,
     GREEN,
     GREY,
+    MARKERS,
     ORANGE,
     PURPLE,
     RED,
@@ -42,22 +43,41 @@ OF_TEXTS = {
 }
 
 
-def chunk_tradeoff(rows: list[dict], caption: str) -> None:
-    """p99 ITL of the streams and TTFT of the long prompts, over the budget.
+def chunk_tradeoff(
+    rows: list[dict], by: dict[str, int], promise_ms: float, there: list[dict], caption: str
+) -> None:
+    """p99 ITL of the streams and TTFT of the long prompts, over the budget; a column a machine.
 
-    rows: one a budget: max_num_batched_tokens, itl_ms_p99, ttft_long_ms_p50.
+    rows, there (recorded elsewhere): one a budget: max_num_batched_tokens, itl_ms_p99,
+    ttft_long_ms_p50. by: whose budget -> the budget, circled. promise_ms: a p99, drawn as a line.
     """
     title = "The chunk budget: smooth streams against waiting prompts"
-    fig, panels = figures.figure(title, 1, 2, (8.0, 3.4))
-    for ax, metric, label, color in (
-        (panels[0], "itl_ms_p99", "ITL of the streams, p99 (ms)", GREEN),
-        (panels[1], "ttft_long_ms_p50", "TTFT of the long prompts, p50 (ms)", RED),
-    ):
-        curve(ax, rows, "max_num_batched_tokens", metric, color=color)
-        top = max(row[metric] for row in rows)
-        ax.set(xlabel="tokens a step, at most", ylabel=label, xscale="log", ylim=(0, 1.1 * top))
-        ticks(ax, (row["max_num_batched_tokens"] for row in rows), fontsize=8)
-    figures.show(fig, caption, rows, "chunked_tradeoff")
+    columns = {"this machine": rows} | ({"recorded elsewhere": there} if there else {})
+    wide = len(columns)
+    fig, panels = figures.figure(title, 2, wide, (4.3 * wide, 5.6), sharex="col", squeeze=False)
+    x, values = "max_num_batched_tokens", []
+    for (top, low), (machine, points) in zip(panels.T, columns.items(), strict=True):
+        for ax, metric, label, color in (
+            (top, "itl_ms_p99", "ITL of the streams, p99 (ms)", GREEN),
+            (low, "ttft_long_ms_p50", "TTFT, long prompts, p50 (ms)", RED),
+        ):
+            look = hollow_line(color) if points is there else {"color": color}
+            curve(ax, points, x, metric, **look | {"linestyle": ""})
+            ax.set(ylabel=label, ylim=(0, 1.1 * max(row[metric] for row in points)))
+        top.set_title(machine, fontsize=9)
+        low.set_xlabel("tokens a step, at most (log scale)")
+        budgets = [row[x] for row in points]
+        _plain_log_axis(low, budgets)
+        low.set_xlim(min(budgets) / 1.4, 1.4 * max(budgets))
+        kept = (x, "itl_ms_p99", "ttft_long_ms_p50")
+        values += [{"machine": machine} | {name: row[name] for name in kept} for row in points]
+    at = {row[x]: row["itl_ms_p99"] for row in rows}
+    for i, (name, budget) in enumerate(by.items()):
+        ring = {"markersize": 9 + 3 * i, "markerfacecolor": "none", "color": COLORS[3 + i]}
+        panels[0][0].plot(budget, at[budget], MARKERS[1 + i], label=name, **ring)
+    panels[0][0].axhline(promise_ms, color=GREY, linestyle=":", label=f"promise: {promise_ms} ms")
+    panels[0][0].legend(loc="upper left", fontsize=8)
+    figures.show(fig, caption, values, "chunked_tradeoff")
 
 
 def _plain_log_axis(ax, values) -> None:

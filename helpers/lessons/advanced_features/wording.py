@@ -23,41 +23,38 @@ from helpers.verdicts.machine import busy as busy  # handed on to the notebook
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
 TIE = 0.01
 BUDGET = "max_num_batched_tokens"
-RECORDED = " On the recorded GPU: "
+MACHINES = ("here", "recorded GPU")
 
 # --- chunked prefill ---
 
 
-def chunk_tradeoff(
-    whole: dict, small: dict, alone_ms: list[float], there: list[dict], where: str
-) -> list[str]:
-    """From whole prompts to a small budget: two rows.
-
-    alone_ms: of long prompts alone, the shortest first; one run moves by as much without a cause.
-    there, where: recorded rows, the smallest budget first, and their label; empty without a record.
-    """
-    said = [f"In one run each: {_moves(whole, small, alone_ms[-1] / alone_ms[0])}"]
-    if there:
-        same = min(there, key=lambda row: abs(row[BUDGET] - small[BUDGET]))
-        said.append(f"{where[0].upper()}{where[1:]}: {_moves(there[-1], same)}")
-    return said
+def promise(rows: list[dict], by: dict[str, int], promise_ms: float) -> str:
+    """Which budget kept a promised p99 of the gaps. by: a rule, or whose number -> its budget."""
+    gaps = {row[BUDGET]: row["itl_ms_p99"] for row in rows}
+    told = [f"{name} ({budget:,} tokens) {gaps[budget]:.0f} ms" for name, budget in by.items()]
+    kept = max((budget for budget in gaps if gaps[budget] <= promise_ms), default=0)
+    most = f"The largest that kept it: {kept:,} ({gaps[kept]:.0f} ms)" if kept else "None kept it"
+    said = f"Promised: {promise_ms} ms. In one run each: {', '.join(told)}. {most}."
+    return f"{said} A rule says where to begin; measure before you promise."
 
 
-def _moves(whole: dict, small: dict, alone: float = 1.0) -> str:
-    """Whether each metric fell, rose, or stayed within 3 %; TTFT within what prompts alone do."""
-    said = []
-    for what, metric, by_chance in (
-        ("p99 of the gaps", "itl_ms_p99", 1.0),
-        ("TTFT of the long prompts", "ttft_long_ms_p50", alone),
-    ):
-        before, after = whole[metric], small[metric]
-        move = "rose" if after > before else "fell"
-        if max(before, after) <= (1 + MARGIN) * min(before, after):
-            move = f"stayed within {100 * MARGIN:.0f} %"
-        elif max(before, after) <= by_chance * min(before, after):
-            move = "moved no more than prompts alone differ"
-        said.append(f"{what} {move} ({before:,.0f} to {after:,.0f} ms)")
-    return f"from whole prompts to {small[BUDGET]:,} tokens a step {', '.join(said)}."
+def chunk_tradeoff(rows: list[dict], there: list[dict], where: str) -> list[str]:
+    """From whole prompts to the smoothest budget, here and, with their label, as recorded."""
+    both = (("Here", rows), (f"{where[:1].upper()}{where[1:]}", there))
+    return [f"{machine}: {_smoothest(tried)}" for machine, tried in both if tried]
+
+
+def _smoothest(rows: list[dict]) -> str:
+    """rows: one a budget. What the smallest one did is said where another was smoother."""
+
+    def did(row: dict) -> str:
+        times = f"{row['itl_ms_p99']:.0f} and {row['ttft_long_ms_p50']:.0f} ms"
+        return f"{times} with {row[BUDGET]:,} tokens a step"
+
+    whole, smallest = (end(rows, key=lambda row: row[BUDGET]) for end in (max, min))
+    best = min(rows, key=lambda row: row["itl_ms_p99"])
+    said = f"p99 of the gaps and TTFT of the long prompts {did(whole)}, {did(best)}"
+    return f"{said}." if best is smallest else f"{said}, but {did(smallest)}."
 
 
 def why_gap(alone_ms: list[float], gap_ms: float) -> str:
@@ -209,16 +206,6 @@ def _likeliest(metrics: dict[str, dict]) -> str:
     return f"The likeliest texts came from {' and from '.join(names)}{equally}"
 
 
-def why_beams(ratio: float) -> str:
-    """Greedy over beam search in tokens/s: measured over predicted."""
-    if ratio > 1:
-        return (
-            "Four beams are four times the tokens, and LLM.beam_search sends every beam back as a "
-            "new request for each token."
-        )
-    return "A step for four times the requests takes less than four times as long."
-
-
 # --- speculation ---
 
 
@@ -288,6 +275,25 @@ def services(accepted: list[float]) -> str:
     )
 
 
+def by_service(verdicts: list[Verdict]) -> list[str]:
+    """Which features gain and lose, service by service; why chunks can bring first words sooner."""
+    said = []
+    for word in ("gain", "loss"):
+        found = {
+            one.service.name: [name for name, g in one.gains.items() if verdict_of(g) == word]
+            for one in verdicts
+        }
+        told = [f"{name} ({', '.join(features)})" for name, features in found.items() if features]
+        said.append(f"{word.capitalize()}: {'; '.join(told) or NOWHERE}.")
+    if any(one.service.key == "chat" and one.gains[CHUNKS].verdict == "better" for one in verdicts):
+        said.append(
+            "Prompts that share one large step all get their first token when it ends; in chunks "
+            "the first is answered while the others wait. Notebook 1's table, in which more tokens "
+            "a step mean a sooner TTFT, leaves that out."
+        )
+    return said
+
+
 # What other sections keep of a feature: (feature, where, experiment, how the variant begins, name
 # of the gain). The last record counts: of section 8 the largest batch.
 NGRAM, NOWHERE = f"{DRAFTS}, n-grams", "nowhere decided"
@@ -348,39 +354,41 @@ def _places(gains: list[tuple[str, Gain]], word: str) -> str:
 
 def decisions(
     verdicts: list[Verdict], rows: list[dict], there: list[Verdict], chunks_there: list[dict]
-) -> dict[str, tuple[str, str]]:
-    """What is to decide, by its key, and what the numbers say of it.
+) -> dict[str, tuple[str, list[dict]]]:
+    """What is to decide, by its key, and a table of what was measured: here and as recorded.
 
     rows: of the chunk budgets. there, chunks_there: the same as they were recorded elsewhere.
     """
-    recorded = {one.service.key: f"{RECORDED}{_did(one)}." for one in there}
-    choices = {
-        one.service.key: (
-            f"{one.service.name}, by {one.service.metric_label}",
-            numbers_say(one) + recorded.get(one.service.key, ""),
-        )
-        for one in verdicts
-    }
-    chunks = "chunk budget of a service that streams (max_num_batched_tokens)"
-    said = f"p99 of the gaps in a stream, one run each: {_gaps(rows)} tokens a step."
-    said += f"{RECORDED}{_gaps(chunks_there)}." * bool(chunks_there)
-    return choices | {"chunk_budget": (chunks, said)}
+    found = {}
+    for one in verdicts:
+        other = [verdict for verdict in there if verdict.service.key == one.service.key]
+        both = zip(MACHINES, (one, *other), strict=False)
+        table = [{"machine": name} | _cells(verdict) for name, verdict in both]
+        choice = f"{one.service.name}, by {one.service.metric_label}"
+        found[one.service.key] = (choice, table)
+    both = zip(MACHINES, filter(None, (rows, chunks_there)), strict=False)
+    table = [{"machine": name} | _gaps(points) for name, points in both]
+    return found | {"chunk_budget": ("chunk budget of a service that streams", table)}
 
 
-def _gaps(rows: list[dict]) -> str:
-    rows = sorted(rows, key=lambda row: -row[BUDGET])
-    return ", ".join(f"{row['itl_ms_p99']:.0f} ms with {row[BUDGET]:,}" for row in rows)
-
-
-def numbers_say(verdict: Verdict) -> str:
+def _cells(verdict: Verdict) -> dict[str, str]:
     """What each feature did, or that it cannot act there."""
-    cannot = [feature for feature in (CACHE, CHUNKS) if feature not in verdict.service.features]
-    return f"{'; '.join([_did(verdict), *(f'{feature} cannot act there' for feature in cannot)])}."
+    cells = dict.fromkeys((CACHE, CHUNKS, DRAFTS), "cannot act")
+    cells |= {name: f"{verdict_of(g)}, {in_words(g)}" for name, g in verdict.gains.items()}
+    if DRAFTS in verdict.gains:
+        cells[DRAFTS] += f" ({100 * verdict.accepted:.0f} % accepted)"
+    return cells
 
 
-def _did(verdict: Verdict) -> str:
-    parts = []
-    for feature, gain in verdict.gains.items():
-        accepted = f" ({100 * verdict.accepted:.0f} % of the drafts accepted)" * (feature == DRAFTS)
-        parts.append(f"{feature}{accepted}: {gain.sentence('times as good')}")
-    return "; ".join(parts)
+def _gaps(rows: list[dict]) -> dict[str, str]:
+    rows = sorted(rows, key=lambda row: -row[BUDGET])
+    told = [f"{row['itl_ms_p99']:.0f} ms with {row[BUDGET]:,}" for row in rows]
+    smoothest = min(rows, key=lambda row: row["itl_ms_p99"])[BUDGET]
+    what = "p99 of the gaps, one run for each number of tokens a step"
+    return {what: ", ".join(told), "smoothest": f"{smoothest:,}"}
+
+
+def in_one_text(table: list[dict]) -> str:
+    """A table of decisions as a text: for the documents."""
+    told = ["; ".join(f"{name} {text}" for name, text in row.items()) for row in table]
+    return ". ".join(text.removeprefix("machine ").replace(";", ":", 1) for text in told) + "."

@@ -48,11 +48,17 @@ def test_drafters_of_another_machine_have_their_ranges(shown):
     assert len(here.containers) == len(elsewhere.containers) == 1, "error bars of both"
 
 
-def test_every_budget_is_named_and_every_range_of_a_service_is_whole(shown):
+def test_every_budget_is_drawn_and_every_range_of_a_service_is_whole(shown):
     row = {"itl_ms_p99": 50.0, "ttft_long_ms_p50": 200.0, "max_num_batched_tokens": 4352}
-    plots.chunk_tradeoff([row], "Reading.")
-    names = [[text.get_text() for text in ax.get_xticklabels()] for ax in shown[0].axes]
-    assert names == [["4,352"]] * 2
+    there = [row | {"max_num_batched_tokens": 256}]
+    plots.chunk_tradeoff([row], {"the rule": 4352}, 100, there, "Reading.")
+    here, elsewhere, *_ = shown[0].axes
+    names = [text.get_text() for text in here.get_legend().get_texts()]
+    assert names == ["the rule", "promise: 100 ms"] and elsewhere.get_legend() is None
+    assert [line.get_xdata()[0] for line in here.get_lines()[:2]] == [4352, 4352]
+    assert "log scale" in shown[0].axes[2].get_xlabel()
+    plots.chunk_tradeoff([row], {"the rule": 4352}, 100, [], "Reading.")
+    assert len(shown.pop().axes) == 2, "nothing was recorded"
     wide = Gain(4, 0.3, 50, 3)
     plots.services([of_service(small_chunks=GAIN), of_service(small_chunks=wide)], "Reading.")
     low, high = shown[1].axes[0].get_xlim()

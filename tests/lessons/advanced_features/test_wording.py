@@ -89,11 +89,16 @@ def test_the_recap_has_a_line_for_each_feature_and_only_what_is_decided(tmp_path
 
 def test_a_wide_range_is_undecided_and_a_close_one_no_difference():
     wide = {"small_chunks": within(0.96, 1.05), "speculative_decoding": within(0.68, 0.975)}
-    assert wording.numbers_say(verdict("assistant", accepted=0.956, **wide)) == (
-        "small chunks: no difference of more than 10 % (0.96 to 1.05); speculative decoding (96 % "
-        "of the drafts accepted): undecided, 0.68 to 0.97 times as good; prefix caching cannot act "
-        "there."
-    )
+    [(_, [row]), _] = wording.decisions(
+        [verdict("assistant", accepted=0.956, **wide)], [budget(512)], [], []
+    ).values()
+    assert row == {
+        "machine": "here",
+        "prefix caching": "cannot act",
+        "small chunks": "no difference of more than 10 %, 0.96 to 1.05",
+        "speculative decoding": "undecided, 0.68 to 0.97 (96 % accepted)",
+    }
+    assert wording.in_one_text([row]).startswith("here: prefix caching cannot act; small chunks no")
 
 
 def test_the_share_of_drafts_is_said_once_for_all_services():
@@ -102,19 +107,28 @@ def test_the_share_of_drafts_is_said_once_for_all_services():
 
 
 def test_there_is_a_decision_for_each_service_and_for_the_chunk_budget():
-    rows = [
-        {"itl_ms_p99": gap_ms, "max_num_batched_tokens": budget}
-        for budget, gap_ms in ((4352, 500.0), (512, 120.0))
+    rows = [budget(4352, p99=500.0), budget(512, p99=120.0)]
+    mine, there = (verdict("chat", prefix_caching=within(*of)) for of in ((4.5, 5.25), (2.0, 3.0)))
+    found = wording.decisions([mine], rows, [there], [budget(512, p99=30.0), budget(256, p99=50.0)])
+    choice, table = found["chat"]
+    assert choice == "chat, by ms"
+    assert [row["machine"] for row in table] == ["here", "recorded GPU"]
+    assert [row["prefix caching"] for row in table] == ["gain, 4.50 to 5.25", "gain, 2.00 to 3.00"]
+    _, table = found["chunk_budget"]
+    assert [row["smoothest"] for row in table] == ["512", "512"]
+    assert "500 ms with 4,352, 120 ms with 512; smoothest 512." in wording.in_one_text(table[:1])
+    assert len(wording.decisions([mine], rows, [], [])["chat"][1]) == 1, "nothing was recorded"
+
+
+def test_services_are_told_by_what_is_decided():
+    chunks, drafts = {"small_chunks": within(1.1, 1.3)}, {"speculative_decoding": within(0.5, 0.6)}
+    gain, loss, why = wording.by_service([verdict("chat", **chunks | drafts)])
+    assert gain == "Gain: chat (small chunks)." and loss == "Loss: chat (speculative decoding)."
+    assert "the first is answered while the others wait" in why
+    assert wording.by_service([verdict("batch", small_chunks=within(0.9, 1.1))]) == [
+        "Gain: nowhere decided.",
+        "Loss: nowhere decided.",
     ]
-    there = [verdict("chat", prefix_caching=within(2.0, 3.0))]
-    found = wording.decisions([verdict("chat", prefix_caching=within(4.5, 5.25))], rows, there, [])
-    choice, says = found["chat"]
-    assert choice == "chat, by ms" and says.startswith("prefix caching: 4.50 to 5.25 times as good")
-    assert says.endswith("On the recorded GPU: prefix caching: 2.00 to 3.00 times as good.")
-    choice, says = found["chunk_budget"]
-    assert "500 ms with 4,352, 120 ms with 512 tokens a step" in says and "recorded" not in says
-    _, says = wording.decisions([], rows, [], rows[::-1])["chunk_budget"]
-    assert says.endswith("On the recorded GPU: 500 ms with 4,352, 120 ms with 512.")
 
 
 def test_a_drafter_is_told_by_its_steps_and_its_range(monkeypatch):
@@ -159,21 +173,27 @@ def budget(tokens, p99=100.0, ttft=500.0):
     return {"max_num_batched_tokens": tokens, "itl_ms_p99": p99, "ttft_long_ms_p50": ttft}
 
 
-def test_budgets_are_said_by_what_moved_from_whole_prompts_to_the_predicted_one():
-    whole, small = budget(4352, p99=489.0, ttft=505.0), budget(512, p99=72.0)
-    [said] = wording.chunk_tradeoff(whole, small, [490.0, 540.0], [], "")
-    assert said == (
-        "In one run each: from whole prompts to 512 tokens a step p99 of the gaps fell (489 to 72 "
-        "ms), TTFT of the long prompts stayed within 3 % (505 to 500 ms)."
+def test_budgets_are_said_by_the_smoothest_and_by_a_smaller_one_that_is_not():
+    rows = [budget(4352, p99=489.0, ttft=505.0), budget(512, p99=72.0)]
+    assert wording.chunk_tradeoff(rows, [], "") == [
+        "Here: p99 of the gaps and TTFT of the long prompts 489 and 505 ms with 4,352 tokens a "
+        "step, 72 and 500 ms with 512 tokens a step."
+    ]
+    there = [budget(256, p99=50.0, ttft=869.0), budget(512, p99=12.0), budget(16_384)]
+    _, said = wording.chunk_tradeoff(rows, there, "recorded: there")
+    assert said.startswith("Recorded: there: p99 of the gaps")
+    assert said.endswith(
+        "12 and 500 ms with 512 tokens a step, but 50 and 869 ms with 256 tokens a step."
     )
-    [said] = wording.chunk_tradeoff(
-        whole, small | {"ttft_long_ms_p50": 540.0}, [490.0, 540.0], [], ""
-    )
-    assert said.endswith("moved no more than prompts alone differ (505 to 540 ms).")
-    there = [budget(256), budget(512, p99=12.0, ttft=330.0), budget(16_384, ttft=195.0)]
-    _, said = wording.chunk_tradeoff(whole, small, [490.0, 540.0], there, "recorded: there")
-    assert said.startswith("Recorded: there: from whole prompts to 512 tokens a step p99")
-    assert said.endswith("TTFT of the long prompts rose (195 to 330 ms).")
+
+
+def test_a_promise_names_every_budget_and_the_largest_that_kept_it():
+    rows = [budget(512, p99=137.0), budget(394, p99=106.0), budget(256, p99=84.0)]
+    by = {"the rule": 512, "the corrected rule": 394}
+    said = wording.promise(rows, by, 100)
+    assert "the rule (512 tokens) 137 ms, the corrected rule (394 tokens) 106 ms." in said
+    assert "The largest that kept it: 256 (84 ms)." in said
+    assert "None kept it." in wording.promise(rows, by, 50)
 
 
 def test_a_small_budget_is_held_against_its_chunks():

@@ -364,7 +364,7 @@ def decisions(
         other = [verdict for verdict in there if verdict.service.key == one.service.key]
         both = zip(MACHINES, (one, *other), strict=False)
         table = [{"machine": name} | _cells(verdict) for name, verdict in both]
-        choice = f"{one.service.name}, by {one.service.metric_label}"
+        choice = f"{one.service.name}, times as good by {one.service.metric_label}"
         found[one.service.key] = (choice, table)
     both = zip(MACHINES, filter(None, (rows, chunks_there)), strict=False)
     table = [{"machine": name} | _gaps(points) for name, points in both]

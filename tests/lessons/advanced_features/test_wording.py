@@ -111,7 +111,7 @@ def test_there_is_a_decision_for_each_service_and_for_the_chunk_budget():
     mine, there = (verdict("chat", prefix_caching=within(*of)) for of in ((4.5, 5.25), (2.0, 3.0)))
     found = wording.decisions([mine], rows, [there], [budget(512, p99=30.0), budget(256, p99=50.0)])
     choice, table = found["chat"]
-    assert choice == "chat, by ms"
+    assert choice == "chat, times as good by ms"
     assert [row["machine"] for row in table] == ["here", "recorded GPU"]
     assert [row["prefix caching"] for row in table] == ["gain, 4.50 to 5.25", "gain, 2.00 to 3.00"]
     _, table = found["chunk_budget"]

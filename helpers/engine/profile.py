@@ -46,7 +46,7 @@ SIZES = {
     "long_prompt_tokens": (2560, 7680),
     "long_prompts": (2, 4),
     "short_streams": (8, 32),
-    "stream_tokens": (100, 300),
+    "stream_tokens": (80, 300),
     "system_prompt_tokens": (600, 2008),
     "few_shot_tokens": (1500, 7000),
     "prefix_requests": (4, 8),

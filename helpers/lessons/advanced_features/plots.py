@@ -76,6 +76,7 @@ def chunk_tradeoff(
         ring = {"markersize": 9 + 3 * i, "markerfacecolor": "none", "color": COLORS[3 + i]}
         panels[0][0].plot(budget, at[budget], MARKERS[1 + i], label=name, **ring)
     panels[0][0].axhline(promise_ms, color=GREY, linestyle=":", label=f"promise: {promise_ms} ms")
+    panels[0][0].set_ylim(0, 1.7 * max(promise_ms, *at.values()))  # room for the legend
     panels[0][0].legend(loc="upper left", fontsize=8)
     figures.show(fig, caption, values, "chunked_tradeoff")
 

@@ -159,7 +159,7 @@ def attention_times(
     panels = {"ms": "ms per call"}
     if any(row.get("extra_mib") for row in everything):
         panels["extra_mib"] = "memory besides inputs and output (MiB)"
-    title = "Attention takes less time and memory where it never writes its scores"
+    title = "Attention in tiles against the standard way"
     layout = {"cols": len(panels), "size": (9.4 if len(panels) > 1 else 7, 4.6)}
     fig, axes = figures.figure(title, squeeze=False, **layout)
     for ax, (key, label) in zip(axes[0], panels.items(), strict=True):

@@ -154,7 +154,16 @@ def speculation_there(drafters: dict[str, list[dict]]) -> list[str]:
     }
     gave = ", ".join(f"{name} {run['speedup']:.2f}" for name, run in near.items())
     there = "Recorded with a 7B on an H100 (one stream), four drafted tokens at a = 0.8 set by hand"
-    return [f"{there}: {gave} times the speed."] if gave else []
+    costs = ", ".join(f"{name} {_costs(runs)}" for name, runs in drafters.items())
+    backwards = f"Their c (theorem 3.8, backwards) over all the rates set by hand: {costs}"
+    dear = "; above 1, a draft costs more than a step without drafts"
+    return [f"{there}: {gave} times the speed.", f"{backwards}{dear}."] if gave else []
+
+
+def _costs(runs: list[dict]) -> str:
+    """The range of c, all-in, that explains runs with four drafts. runs: alpha and speedup."""
+    costs = [(speedup(run["alpha"], 4, 0) / run["speedup"] - 1) / 4 for run in runs]
+    return f"{min(costs):.2f} to {max(costs):.2f}"
 
 
 def curve_tested(own: tuple[tuple[float, float, float], str] | None, runs: list[dict]) -> str:
@@ -314,7 +323,7 @@ def fused(apart_ms: float, fused_ms: float, cached_ms: float | None, recorded_x:
         return "Fused into one kernel, which rounds once instead of eight times."
     return (
         f"The same calls on one piece, which stays in the cache, take {cached_ms:.3g} ms (fused: "
-        f"{fused_ms:.3g}): if memory cost nothing, the factor would be {apart_ms / cached_ms:.3g}. "
+        f"{fused_ms:.3g}); as fast as that, the factor would be {apart_ms / cached_ms:.3g}. "
         f"With one compiled kernel, {recorded_x:.2f}x was recorded on an H100."
     )
 

@@ -105,7 +105,8 @@ def by_goal(turns: InTurn, chosen: dict[float, int]) -> list[str]:
     for goal_x, best in chosen.items():
         gain = f", {turns.faster(best).sentence('times its tokens/s')}" * (best != ONE)
         one = f"A TPOT of at most {goal_x:g} times that of one at a time"
-        said.append(f"{one}: max_num_seqs={best}{gain}.")
+        most = ", the most that was tried" * (best == turns.most)
+        said.append(f"{one}: max_num_seqs={best}{most}{gain}.")
         open_ = [str(value) for value in turns.runs if turns.meets(value, goal_x) is None]
         undecided += [f"max_num_seqs={', '.join(open_)} for {goal_x:g} times"] * bool(open_)
     if undecided:
@@ -129,7 +130,10 @@ def on_both(turns: InTurn, chosen: dict, price_there: dict, chosen_there: dict) 
         said.append(
             f"With {both[-1]} at once TPOT is {here} that of one here and {there:.2f} there."
         )
-    return [*said, "On the course's GPU begin with the recorded value; measure it in turn again."]
+    most = max(price_there)
+    ends = f"; {most} ends that sweep, so try more" * (most in chosen_there.values())
+    begin = "On the course's GPU begin with the recorded value"
+    return [*said, f"{begin}{ends}; measure it in turn again."]
 
 
 def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:

@@ -155,4 +155,8 @@ def test_what_was_recorded_elsewhere_has_the_rate_that_its_steps_explain():
     assert set(drafters) == {"EAGLE-3 head", "n-gram", "draft model"} and "H100" in where
     for runs in drafters.values():
         assert len(runs) > 2 and all(0 < run["alpha"] < 1 for run in runs)
+    gave, costs = wording.speculation_there(drafters)
+    assert (
+        "draft model 0.40 times the speed" in gave and "draft model 1.73 to 2.11; above 1" in costs
+    )
     assert where in wording.elsewhere(where) and wording.elsewhere("") == ""

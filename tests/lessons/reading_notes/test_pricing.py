@@ -31,7 +31,9 @@ def test_a_recorded_7b_is_priced_unless_the_own_machine_is_asked_for(store):
     assert pricing.throughput(store, "here")[0] == 90_000
     assert pricing.throughput(store, "recorded") == (speed, source)
     assert "7B" in source and 1_000 < speed < 50_000
-    assert "256 requests at once, prompts of 256 and answers of 128 tokens, TPOT" in source
+    assert (
+        "256 requests at once (one run), prompts of 256 and answers of 128 tokens, TPOT" in source
+    )
     with pytest.raises(ValueError, match="'here'"):
         pricing.throughput(store, "mine")
 

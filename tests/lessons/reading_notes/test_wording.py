@@ -91,7 +91,7 @@ def test_a_figure_says_of_products_what_its_points_carry():
 
 def test_what_a_chain_costs_beside_memory_is_what_it_takes_from_the_cache():
     said = wording.fused(33.0, 20.0, 16.5, 5.7)
-    assert "take 16.5 ms (fused: 20): if memory cost nothing, the factor would be 2." in said
+    assert "take 16.5 ms (fused: 20); as fast as that, the factor would be 2." in said
     assert "cache" not in wording.fused(33.0, 20.0, None, 5.7), "one compiled kernel"
 
 

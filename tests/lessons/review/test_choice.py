@@ -168,7 +168,7 @@ def test_a_goal_inside_a_range_is_not_decided():
     assert re.search(r" 32: TPOT 2.\d+ to 2.\d+ times, undecided, met by the middle", said)
     assert "those of 4" in said and said.count("undecided") == 1
     one, tight, open_ = wording.by_goal(turns, {2.61: 32, 1.5: 4})
-    assert "at most 2.61 times that of one at a time: max_num_seqs=32, 7." in one
+    assert "a time: max_num_seqs=32, the most that was tried, 7." in one
     assert "max_num_seqs=4, 3." in tight and open_.endswith(
         "range: max_num_seqs=32 for 2.61 times."
     )
@@ -188,6 +188,7 @@ def test_the_recorded_rows_are_chosen_from_by_the_same_rule(capsys):
     kept = "times that of one at a time keeps 16 here and 256 there, one of at most 1.5 times"
     assert kept in said[0] and "keeps 1 here and 64 there (recorded, one run each)" in said[0]
     assert said[1].startswith("With 64 at once TPOT is 4.") and "and 1.18 there" in said[1]
+    assert "256 ends that sweep" in said[-1]
     close = wording.on_both(in_turn({32: (860, 5.2)}), {2.61: 32}, prices, {2.61: 256})
     assert "keeps 32 here, undecided, and 256 there" in close[0] and len(close) == 2, "no pair"
 

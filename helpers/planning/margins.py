@@ -49,6 +49,17 @@ def beside_load(gpu: str = LEARNED) -> tuple[list[dict], str]:
     return rows, f"{where} ({first['model']}, {load}, {first['day']})"
 
 
+def on_record(choice: Choice) -> tuple[float, str] | None:
+    """(TPOT in ms, on which GPUs) of the run that recorded this model, GPU, layout and load."""
+    for gpu in (HELD, LEARNED):
+        rows, where = beside_load(gpu)
+        for row in rows:
+            same = math.isclose(row["expected_tpot_ms"], 1e3 * choice.prediction.tpot_s)
+            if same and row["layout"] == choice.short:
+                return row["tpot_ms"], where.partition(" (")[0]
+    return None
+
+
 def longer(gpus: int) -> float:
     """The most times as long as expected that TPOT was under that load.
 
@@ -107,8 +118,8 @@ def speedup(choice: Choice, over: Choice) -> float:
 def speedup_range(choice: Choice, over: Choice) -> tuple[float, float]:
     """(low, high) of a predicted speed-up over another plan of the same model on the same GPUs.
 
-    What is wrong with both predictions alike cancels out: the usual error counts once, and what
-    the recorded load took longer in both plans.
+    It counts the usual error once, as if both predictions were wrong alike, and what the recorded
+    load took longer in both plans.
     """
     usual, times = recorded.usual_error()[0], speedup(choice, over)
     ends = times, times * longer(over.tp * over.pp) / longer(choice.tp * choice.pp)

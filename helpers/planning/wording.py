@@ -17,6 +17,7 @@ from .margins import (
     beside_load,
     level,
     longer,
+    on_record,
     speedup,
     speedup_range,
     take,
@@ -429,10 +430,7 @@ def _how_long(rows: list[dict]) -> str:
 
 def about_this_machine(rows: list[dict]) -> str:
     """What to keep of the planner's times beside this machine's."""
-    return (
-        f"On this machine {_how_long(rows)}. What both times of a speed-up miss alike cancels in "
-        "it: a forecast of TP 2 over TP 1 can be near where neither time is."
-    )
+    return f"On this machine {_how_long(rows)}."
 
 
 def about_two_gpus(rows: list[dict]) -> str:
@@ -490,6 +488,9 @@ def why_tp(wide: Choice, narrow: Choice) -> str:
     )
 
 
+MEASURE = ": measure there first."
+
+
 def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
     """Why this layout, by the ranges of all. by_rule: nobody chose another one."""
     rule, verdict = take(choices, goal_ms), within(taken, goal_ms)
@@ -498,11 +499,13 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
         said = f"{taken.short} was chosen for a {goal}: {verdict_of(taken, goal_ms)}."
         does = "The rule would take" if within(rule, goal_ms) == KEEPS else "Nearest comes"
         other = f" {does} {rule.short} ({_gpus(rule)}): {verdict_of(rule, goal_ms)}."
-        return said if taken is rule else said + other
+        said += other * (taken is not rule)
+        return said + _on_record(choices, rule, goal_ms)
     if verdict != KEEPS:
         return (
             f"No layout stays within {goal_ms:g} ms at both ends of its range with {_load(taken)}. "
             f"{taken.short} ({_gpus(taken)}) comes nearest: {verdict_of(taken, goal_ms)}."
+            f"{_on_record(choices, rule, goal_ms)}"
         )
     said = (
         f"{_with_range(taken)} has the fewest GPUs ({taken.gpus}) whose TPOT stays within "
@@ -519,8 +522,26 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
     fewer = [c for c in found if c.gpus < taken.gpus and within(c, goal_ms) == CANNOT_TELL]
     if fewer:
         listed = " and ".join(c.short for c in fewer)
-        said += f" With fewer GPUs {listed} may keep it, too (“cannot tell”): measure there first."
+        said += f" With fewer GPUs {listed} may keep it, too (“cannot tell”)"
+        ran = _on_record(choices, rule, goal_ms)
+        said += f".{ran}" if ran else MEASURE
     return said
+
+
+def _on_record(choices, rule: Choice, goal_ms: float) -> str:
+    """What one recorded run says of each layout that may do with fewer GPUs than the rule's."""
+    sure = within(rule, goal_ms) == KEEPS
+    open_ = [c for c in choices if c.fits and within(c, goal_ms) == CANNOT_TELL]
+    open_ = [c for c in open_ if c.gpus < rule.gpus or not sure]
+    found = {c.short: run for c in open_ if (run := on_record(c))}
+    if not found:
+        return ""
+    [on] = {where for _, where in found.values()}
+    gave = ", ".join(f"{short} {tpot_ms:.1f} ms" for short, (tpot_ms, _) in found.items())
+    kept = [short for short, (tpot_ms, _) in found.items() if tpot_ms <= goal_ms]
+    fewer = f" with fewer GPUs than {rule.short}" * sure
+    then = f"{' and '.join(kept)} kept the goal{fewer}{MEASURE}" if kept else "None kept the goal."
+    return f" The rule goes by ranges; recorded on {on}, one run of each: {gave}. {then}"
 
 
 def _under_load(choices: list[Choice]) -> str:

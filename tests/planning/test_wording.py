@@ -100,9 +100,37 @@ def test_both_plans_take_the_fewest_gpus_that_keep_the_goal_at_both_ends():
         assert tie in said
         assert far_ms > high_ms or taken.tp == 1
         fewer = f"With fewer GPUs {' and '.join(unsure)} may keep it, too (“cannot tell”)"
-        assert said.endswith(f"{fewer}: measure there first.")
+        if taken.tp > 1:
+            assert said.endswith(f"{fewer}: measure there first.")
+        else:
+            assert f"{fewer}. {ran_on_two()} TP 2 and DP 2 kept the goal with fewer GPUs" in said
+            assert said.endswith("than DP 4: measure there first.")
         if taken.tp == 1:
             assert f"and {names[1]} {gave[names[1]]} (expected: 1.99)" in said
+
+
+def ran_on_two():
+    """What the run on two H100s says of Week 5's load."""
+    ran = {row["layout"]: row["tpot_ms"] for row in margins.beside_load(margins.HELD)[0]}
+    gave = ", ".join(f"{short} {ran[short]:.1f} ms" for short in ("TP 2", "DP 2"))
+    on = "recorded on 2 x NVIDIA H100 80GB HBM3, one run of each"
+    return f"The rule goes by ranges; {on}: {gave}."
+
+
+def test_a_plan_says_what_one_recorded_run_of_the_same_gpu_model_and_load_gave():
+    rows = week5()
+    said = wording.reason_for(rows.values(), rows["TP 2"], 10, by_rule=False)
+    kept = "TP 2 and DP 2 kept the goal with fewer GPUs than DP 4: measure there first."
+    assert said.endswith(f"{ran_on_two()} {kept}")
+    for goal_ms, end in (
+        (9, "TP 2 kept the goal: measure there first."),
+        (8.5, "None kept the goal."),
+    ):
+        taken = margins.take(rows.values(), goal_ms)
+        said = wording.reason_for(rows.values(), taken, goal_ms, by_rule=True)
+        assert said.endswith(f"{ran_on_two()} {end}")
+    other = week5(requests=plan.RequestMix(1024, 256, 32))
+    assert all(margins.on_record(choice) is None for choice in other.values()), "another load"
 
 
 def test_copies_on_one_gpu_go_first_only_where_they_are_level(monkeypatch):

@@ -77,8 +77,9 @@ QUEUE_LIMIT = Puzzle(
     "How many to let in",
     _servers,
     against="counting from moment to moment who is inside, in made-up runs",
-    proved="That is Little's law read as a limit: with so many inside the promise was kept. vLLM "
-    "counts all that are not finished, waiting or running.",
+    proved="That is Little's law read as a limit, and a cautious one: it is a mean, so at times "
+    "more were inside while the promise was kept. vLLM counts all that are not finished, waiting "
+    "or running.",
     where=("vllm/v1/engine/async_llm.py", "AsyncLLM.check_admission"),
     hints=(
         "Little's law: on average rate x time are inside. Mind the unit.",

@@ -46,7 +46,8 @@ def _changed(store: Results, name: str) -> str:
 
 def _places(store: Results) -> str:
     ttft, tpot = _changed(store, "ttft_ms_p50"), _changed(store, "tpot_ms_p50")
-    return f"4 places against one for each of 10 requests at once: TTFT: {ttft}; TPOT: {tpot}"
+    changed = "with 4 places and 256 tokens a step against a place for each"
+    return f"10 requests at once, {changed}: TTFT: {ttft}; TPOT: {tpot}"
 
 
 def _chunks(store: Results) -> str:

@@ -241,8 +241,8 @@ def middle(found: dict[str, list[float]]) -> dict[str, float]:
 
 # What varies from trial to trial and follows from an option, by the name of its number.
 VARYING = {
-    "ttft_ms_p50": "TTFT of 10 requests at once, with 4 places in a step",
-    "tpot_ms_p50": "TPOT of those 10, with 4 places in a step",
+    "ttft_ms_p50": "TTFT of 10 requests at once, with 4 places and 256 tokens a step",
+    "tpot_ms_p50": "TPOT of those 10, with 4 places and 256 tokens a step",
     "gap_ms": "longest gap in a stream beside a long prompt, with 256 tokens a step",
     "long_ttft_ms": "TTFT of that long prompt, with 256 tokens a step",
     "again_x": "TTFT of a prompt sent again / of it first, without the prefix cache",

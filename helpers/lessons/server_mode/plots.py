@@ -152,7 +152,9 @@ def open_loop(
     right.plot([0, *arrived], [0, *arrived], color=figures.GREY, linestyle=":", label="arrivals")
     _measured(right, rows, "arrived_per_s", "requests_per_s", 0, label="answers")
     _measured(right, rows, "arrived_per_s", "goodput_per_s", 2, label="goodput: answers in time")
-    right.axhline(capacity, label="capacity", color=figures.BLACK, lw=1.2, linestyle="--")
+    right.axhline(
+        capacity, label="capacity (closed loop)", color=figures.BLACK, lw=1.2, linestyle="--"
+    )
     right.set(ylabel="requests a second", ylim=(0, 1.1 * max(capacity, *arrived)))
     for ax in (left, right):
         if held:

@@ -111,11 +111,25 @@ def goal(held: dict | None, missed: dict | None) -> str:
     """Up to which rate the goal held, and from which it was missed."""
 
     def met(row: dict) -> str:
-        return f"at {number(row['arrived_per_s'])} a second ({100 * row['good_share']:.0f} %)"
+        share = f"{100 * row['good_share']:.0f} %{_marked(row)}"
+        return f"at {number(row['arrived_per_s'])} a second ({share})"
 
     said = f"The goal held {met(held)}" if held else "No run held the goal by this rule"
     said += f"; it was missed {met(missed)}" if missed else "; no run above that missed it"
     return f"{said}. One run each."
+
+
+def _marked(row: dict) -> str:
+    return ", a disturbed run" if row.get("disturbed") else ""
+
+
+def best_goodput(rows: list[dict]) -> str:
+    """The most that came in time at one of the rates of section 5."""
+    best = max(rows, key=lambda row: row["goodput_per_s"])
+    return (
+        f"Without a limit the best goodput was {number(best['goodput_per_s'])}/s, at "
+        f"{number(best['arrived_per_s'])} arrivals a second."
+    )
 
 
 def why_missed(missed: dict | None, goals_ms: dict[str, float]) -> str:
@@ -151,12 +165,12 @@ def copies(
         said = [
             f"{divided(held)}, so {enough} copies: {number(held['arrived_per_s'])} a second is the "
             f"highest rate that held ({100 * held['good_share']:.0f} % of {held['completed']:.0f} "
-            f"within {limits(goals_ms)})"
+            f"within {limits(goals_ms)}{_marked(held)})"
         ]
     if missed:
         said.append(
             f"{divided(missed)}, so {least - 1} are too few: at {number(missed['arrived_per_s'])} "
-            f"a second it was missed ({100 * missed['good_share']:.0f} %)"
+            f"a second it was missed ({100 * missed['good_share']:.0f} %{_marked(missed)})"
         )
     said = "; ".join(said)
     return f"{said[0].upper()}{said[1:]}."

@@ -70,7 +70,7 @@ def test_open_loop_draws_what_the_benchmark_counted(shown):
     (fig, caption), _ = shown
     lines = {line.get_label(): list(line.get_ydata()) for line in fig.axes[1].lines}
     assert lines["arrivals"] == [0, 9.9, 19.8], "as they came, not as they were asked for"
-    assert lines["answers"] == [8.0, 16.0] and lines["capacity"] == [30, 30]
+    assert lines["answers"] == [8.0, 16.0] and lines["capacity (closed loop)"] == [30, 30]
     assert lines["goodput: answers in time"] == pytest.approx([7.68, 13.76])
     drawn = {line.get_label(): line.get_ydata() for line in fig.axes[0].lines}
     assert drawn["TTFT goal"][0] == 96 and drawn["TPOT goal"][0] == 20, "what is missed can be seen"

@@ -87,6 +87,23 @@ def test_what_held_and_what_was_missed_is_said_with_its_share():
     assert "no run above that missed it" in wording.goal(held, None)
 
 
+def test_a_disturbed_run_is_marked_wherever_its_rate_sizes_something():
+    held, missed = row(17.0, "held", 1.0), row(43.0, "missed", 0.5) | {"disturbed": "others"}
+    ends, mark = (held, missed), "missed at 43 a second (50 %, a disturbed run)"
+    assert mark in wording.goal(*ends) and "(100 %);" in wording.goal(*ends)
+    copies = wording.copies(ends, (30, 12), 500, {"ttft": 30, "tpot": 5})
+    assert "it was missed (50 %, a disturbed run)" in copies
+
+
+def test_the_goodput_of_a_limit_stands_beside_the_best_without_one():
+    rows = [
+        row(15.5, "held") | {"goodput_per_s": 14.0},
+        row(38.7, "held") | {"goodput_per_s": 31.9},
+    ]
+    said = "Without a limit the best goodput was 31.9/s, at 38.7 arrivals a second."
+    assert wording.best_goodput(rows) == said
+
+
 def test_a_missed_rate_says_what_its_clients_saw():
     missed = row(43.0, "missed") | {"ttft_ms_p90": 150.0, "tpot_ms_p90": 13.84}
     assert wording.why_missed(missed, {"ttft": 69, "tpot": 13}) == (

@@ -256,6 +256,10 @@ def load_of_one_copy(facts: Facts) -> Fill:
     if missed:
         met = "" if missed_share is None else f" ({100 * missed_share:.0f} % within)"
         text += f"; missed at {at(missed)}{met}"
+        loads = [numbers_of(r, "arrived_per_s", "good_share") for r in facts.all("open_loop")]
+        between = sorted((tried, met) for tried, met in loads if tried and rate < tried < missed)
+        told = [f"{number(tried)} ({100 * met:.0f} %)" for tried, met in between]
+        text += f"; cannot tell at {' and '.join(told)}" * bool(told)
     return from_record(record, f"{text}; one run{' each' * bool(missed)}")
 
 
@@ -283,7 +287,11 @@ def speculation(facts: Facts) -> Fill:
         return MISSING
     drafted = in_markdown(first["variant"].rpartition("=")[2])
     text = f"{judged(first['metrics'], 'tpot_gain_x')}, {drafted} tokens drafted at a time"
-    return from_record(first, text + if_disturbed(first))
+    text += if_disturbed(first)
+    if served := facts.get("services", "assistant, speculative decoding"):
+        text += "; whole answers of one developer's assistant (section 4): "
+        text += judged(served["metrics"], "improvement_x") + if_disturbed(served)
+    return from_record(first, text)
 
 
 def where_measured(facts: Facts) -> Fill:

@@ -264,10 +264,11 @@ def decisions_table(facts: Facts) -> Fill:
         busy = [feature for key, _, feature in services if key == record["variant"]]
         measured = record.get("measured") or ""
         measured += f" Machine disturbed: {', '.join(busy)}." * bool(busy)
-        cells = record.get("choice"), measured, decided.get("text")
+        notebook = record["notebook"][:2].lstrip("0")
+        cells = notebook, record.get("choice"), measured, decided.get("text")
         text = table_row(*(in_markdown(one_line(cell or "")) for cell in cells))
         rows.append(Part(f"row.{record['variant']}", text))
-    columns = ("choice", "what I measured", "what I would do")
+    columns = ("notebook", "choice", "what I measured", "what I would do")
     fill = _table(columns, rows, "measured", "decision")
     about = [Part("ranges", RANGES), Part("gap0", "")] if rows else []
     return replace(fill, value=[*about, *fill.value])

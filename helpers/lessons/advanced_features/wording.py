@@ -24,6 +24,7 @@ from helpers.verdicts.machine import busy as busy  # handed on to the notebook
 TIE = 0.01
 BUDGET = "max_num_batched_tokens"
 MACHINES = ("here", "recorded GPU")
+GAPS = "p99 of the gaps, one run for each number of tokens a step"
 
 # --- chunked prefill ---
 
@@ -35,7 +36,7 @@ def promise(rows: list[dict], by: dict[str, int], promise_ms: float) -> str:
     kept = max((budget for budget in gaps if gaps[budget] <= promise_ms), default=0)
     most = f"The largest that kept it: {kept:,} ({gaps[kept]:.0f} ms)" if kept else "None kept it"
     said = f"Promised: {promise_ms} ms. In one run each: {', '.join(told)}. {most}."
-    return f"{said} A rule says where to begin; measure before you promise."
+    return f"{said} A rule says where to begin; a promise needs more runs."
 
 
 def chunk_tradeoff(rows: list[dict], there: list[dict], where: str) -> list[str]:
@@ -54,7 +55,13 @@ def _smoothest(rows: list[dict]) -> str:
     whole, smallest = (end(rows, key=lambda row: row[BUDGET]) for end in (max, min))
     best = min(rows, key=lambda row: row["itl_ms_p99"])
     said = f"p99 of the gaps and TTFT of the long prompts {did(whole)}, {did(best)}"
-    return f"{said}." if best is smallest else f"{said}, but {did(smallest)}."
+    near = sorted(row[BUDGET] for row in rows if row["itl_ms_p99"] < 1.1 * best["itl_ms_p99"])
+    if len(near) > 1:
+        listed = f"{', '.join(f'{n:,}' for n in near[:-1])} and {near[-1]:,}"
+        said += f". One run each does not rank {listed} by their p99 (less than 10 % apart)"
+    elif best is not smallest:
+        said += f", but {did(smallest)}; why was not measured"
+    return f"{said}."
 
 
 def why_gap(alone_ms: list[float], gap_ms: float) -> str:
@@ -142,7 +149,7 @@ def preemption(full: Measurement, half: Measurement, gentle: Measurement, few: i
     return (
         "In one run each, a request's end counted from the start of the run: half of the blocks "
         f"{changed(half)}; {few} requests at a time on them {changed(gentle)}. "
-        "In a service max_num_seqs lets fewer in."
+        "That does not rank the two."
     )
 
 
@@ -276,21 +283,16 @@ def services(accepted: list[float]) -> str:
 
 
 def by_service(verdicts: list[Verdict]) -> list[str]:
-    """Which features gain and lose, service by service; why chunks can bring first words sooner."""
+    """Which features gain and lose, and of which three rounds say too little, by service."""
     said = []
-    for word in ("gain", "loss"):
+    for word in ("gain", "loss", "undecided"):
         found = {
             one.service.name: [name for name, g in one.gains.items() if verdict_of(g) == word]
             for one in verdicts
         }
         told = [f"{name} ({', '.join(features)})" for name, features in found.items() if features]
         said.append(f"{word.capitalize()}: {'; '.join(told) or NOWHERE}.")
-    if any(one.service.key == "chat" and one.gains[CHUNKS].verdict == "better" for one in verdicts):
-        said.append(
-            "Prompts that share one large step all get their first token when it ends; in chunks "
-            "the first is answered while the others wait. Notebook 1's table, in which more tokens "
-            "a step mean a sooner TTFT, leaves that out."
-        )
+    said[-1] = said[-1].replace(NOWHERE, "nothing")
     return said
 
 
@@ -308,10 +310,17 @@ RECAP = (
 )
 
 
-def recap(store: Results, verdicts: list[Verdict], there: list[Verdict]) -> list[dict]:
+def recap(
+    store: Results,
+    verdicts: list[Verdict],
+    there: list[Verdict],
+    chunks_there: list[dict] | None = None,
+    heads: list[dict] | None = None,
+) -> list[dict]:
     """A line a feature: where it gained and lost here, and what the services gained elsewhere.
 
-    What decides nothing is left out; a place whose runs were disturbed says so.
+    What decides nothing is left out; a place whose runs were disturbed says so. Recorded, too:
+    chunks_there: section 1's rows; heads: section 8's of a cheaper drafter, by requests at once.
     """
     seen: dict[str, list] = {feature: [] for feature in (CACHE, CHUNKS, NGRAM, DRAFTS)}
     for feature, where, experiment, begins, name in RECAP:
@@ -337,8 +346,17 @@ def recap(store: Results, verdicts: list[Verdict], there: list[Verdict]) -> list
         of_it = [(one.service.name, one.gains[feature]) for one in there if feature in one.gains]
         told = [f"{word}: {_places(of_it, word)}" for word in ("gain", "loss")]
         told = [text for text in told if not text.endswith(NOWHERE)] or [NOWHERE]
-        row |= {"recorded on a GPU": "; ".join(told) if of_it else "not recorded"} if there else {}
-        rows.append(row)
+        text = "; ".join(told) if of_it else "not recorded"
+        if feature == CHUNKS and chunks_there:
+            few = f", too few runs ({max(gain.values for _, gain in of_it)})" if of_it else ""
+            text = f"services: {text}{few * (text == NOWHERE)}; section 1, {GAPS}: "
+            text += _gaps(chunks_there)[GAPS]
+        rows.append(row | ({"recorded on a GPU": text} if there else {}))
+    if there and heads:
+        ranged = [row | {"gain": Gain.read(row, "speedup_x")} for row in heads]
+        row = {"feature": f"{DRAFTS}, EAGLE-3 head"} | dict.fromkeys(("gains", "loses"), "not run")
+        text = f"requests at once, a set a = 0.8: {by_verdict(ranged, 'requests')}"
+        rows.append(row | {"recorded on a GPU": text})
     return rows
 
 
@@ -383,9 +401,7 @@ def _cells(verdict: Verdict) -> dict[str, str]:
 def _gaps(rows: list[dict]) -> dict[str, str]:
     rows = sorted(rows, key=lambda row: -row[BUDGET])
     told = [f"{row['itl_ms_p99']:.0f} ms with {row[BUDGET]:,}" for row in rows]
-    smoothest = min(rows, key=lambda row: row["itl_ms_p99"])[BUDGET]
-    what = "p99 of the gaps, one run for each number of tokens a step"
-    return {what: ", ".join(told), "smoothest": f"{smoothest:,}"}
+    return {GAPS: ", ".join(told)}
 
 
 def in_one_text(table: list[dict]) -> str:

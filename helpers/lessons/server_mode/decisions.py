@@ -71,6 +71,7 @@ def _load(store: Results) -> str:
     said += f"{number(sized['arrivals_per_s'])}/s" if "good_share" in sized else "no rate tried"
     if "missed_per_s" in sized:
         said += f", was missed at {number(sized['missed_per_s'])}/s"
+        said += ", and is open between them" * ("good_share" in sized)
     if burst := _metrics(store, "burst", "at_most"):
         good, limit = number(burst["goodput_per_s"]), burst["limit"]
         said += f"; overloaded, with a limit of {limit:.0f}, {good}/s came in time"

@@ -33,8 +33,8 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     assert "a limit of 18 let 70 in, and 90 % of these met the goal" in measured["admission"]
     assert "without a limit 0 % did" in measured["admission"]
     assert measured["load"] == (
-        "of a capacity of 96/s the goal held at 60/s, was missed at 75/s; overloaded, with a limit "
-        "of 18, 31.5/s came in time"
+        "of a capacity of 96/s the goal held at 60/s, was missed at 75/s, and is open between "
+        "them; overloaded, with a limit of 18, 31.5/s came in time"
     )
     store.save("decision", "load", {}, choice="Load of one copy", measured=measured["load"])
     store.save("answer", "decision_load", {}, text="50 a second, for the chat", source="typed")

@@ -303,8 +303,8 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
     waiting = f" Only {running} of the {wanted} run at once: the others wait."
     return (
         f"{layout}, from {few.workload.concurrency} to {wanted} requests: TPOT grows from "
-        f"{few.tpot_s * 1e3:.1f} to {many.tpot_s * 1e3:.1f} ms. Of these "
-        f"{1e3 * (many.tpot_s - few.tpot_s):.1f} ms: {main_causes(grown, 1)}."
+        f"{few.tpot_s * 1e3:.1f} to {many.tpot_s * 1e3:.1f} ms. Largest of the parts "
+        f"of these {1e3 * (many.tpot_s - few.tpot_s):.1f} ms: {main_causes(grown, 1)}."
         f"{waiting if running < wanted else ''}"
     )
 
@@ -664,9 +664,9 @@ def about_range() -> str:
     """What the ranges of the plan count with."""
     usual, close, of = recorded.usual_error()
     return (
-        f"e = {usual:.0%}: {close} of {of} times recorded on one H100 lie within it, and some of "
-        f"them the planner was fitted to. m = {longer(1):.2f} where a copy has one GPU, "
-        f"{longer(2):.2f} where TP cuts the model."
+        f"e = {usual:.0%}: {close} of {of} times (TPOT, prompts) recorded on one H100 lie within "
+        f"it, and some of them the planner was fitted to. m = {longer(1):.2f} where a copy has "
+        f"one GPU, {longer(2):.2f} where TP cuts the model."
     )
 
 

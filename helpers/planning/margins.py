@@ -50,7 +50,7 @@ def beside_load(gpu: str = LEARNED) -> tuple[list[dict], str]:
 
 
 def on_record(choice: Choice) -> tuple[float, str] | None:
-    """(TPOT in ms, on which GPUs) of the run that recorded this model, GPU, layout and load."""
+    """(TPOT in ms, on which GPUs) of the run of this plan: same layout, same expected TPOT."""
     for gpu in (HELD, LEARNED):
         rows, where = beside_load(gpu)
         for row in rows:

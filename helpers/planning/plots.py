@@ -255,38 +255,29 @@ def _bars(ax, names: list[str], ends: list[tuple[float, float]], label: str) -> 
     rows_down(ax)
 
 
-def ranges(
-    rows: list[dict],
-    labels: dict[str, str],
-    caption: str,
-    title: str,
-    name: str,
-    goal=None,
-    bars="may be",
-) -> None:
-    """What a plan may turn out to be as bars, what it expects, and what was measured if it was.
+def ranges(rows: list[dict], caption: str, title: str, name: str, goal=None, bars="may be") -> None:
+    """What a plan's TPOT may turn out to be as bars, what it expects, and what was measured.
 
-    rows: {"layout"}, and for each quantity of labels (names of the axes) "may_..." (low, high),
-    "expected_..." and perhaps the quantity itself. goal: a line in the first panel. bars: what they
-    are.
+    rows: {"layout", "may_tpot_ms" (low, high), "expected_tpot_ms"}, and "tpot_ms" if it was
+    measured. goal: a line. bars: what they are.
     """
-    size = (4.7 * max(1.5, len(labels)), 0.34 * len(rows) + 1.8)
-    fig, panels = figures.figure(title, cols=len(labels), size=size, squeeze=False)
-    values = [{k: x for k, x in row.items() if not isinstance(x, tuple)} for row in rows]
-    for ax, (what, label) in zip(panels[0], labels.items(), strict=True):
-        ends, names = [row[f"may_{what}"] for row in rows], [row["layout"] for row in rows]
-        _bars(ax, names, ends, bars)
-        expected = {**hollow_points(RED), "s": 70, "zorder": 4, "label": "expected"}
-        ax.scatter([row[f"expected_{what}"] for row in rows], range(len(rows)), **expected)
-        if what in rows[0]:
-            was = {"marker": "D", "color": BLUE, "s": 18, "zorder": 3, "label": "measured"}
-            ax.scatter([row[what] for row in rows], range(len(rows)), **was)
-        most = max(max(row.get(what, 0), high) for row, (_, high) in zip(rows, ends, strict=True))
-        ax.set(xlabel=label, ylabel="layout", xlim=(0, 1.05 * most))
-        for into, (low, high) in zip(values, ends, strict=True):
-            into |= {f"{what} from": low, f"{what} to": high}
+    fig, ax = figures.figure(title, size=(7.05, 0.34 * len(rows) + 1.8))
+    ends, places = [row["may_tpot_ms"] for row in rows], range(len(rows))
+    _bars(ax, [row["layout"] for row in rows], ends, bars)
+    expected = {**hollow_points(RED), "s": 70, "zorder": 4, "label": "expected"}
+    ax.scatter([row["expected_tpot_ms"] for row in rows], places, **expected)
+    if "tpot_ms" in rows[0]:
+        was = {"marker": "D", "color": BLUE, "s": 18, "zorder": 3, "label": "measured"}
+        ax.scatter([row["tpot_ms"] for row in rows], places, **was)
+    most = max(max(row.get("tpot_ms", 0), row["may_tpot_ms"][1]) for row in rows)
+    ax.set(xlabel="TPOT (ms)", ylabel="layout", xlim=(0, 1.05 * most))
     if goal is not None:
-        panels[0][0].axvline(goal, color=INK, lw=1.2, ls=":", label=f"goal, {goal:g} ms")
-    handles, names = panels[0][0].get_legend_handles_labels()
+        ax.axvline(goal, color=INK, lw=1.2, ls=":", label=f"goal, {goal:g} ms")
+    handles, names = ax.get_legend_handles_labels()
     fig.legend(handles, names, ncols=len(names), loc="outside lower center")
+    values = [
+        {k: x for k, x in row.items() if k != "may_tpot_ms"}
+        | {"tpot_ms from": low, "tpot_ms to": high}
+        for row, (low, high) in zip(rows, ends, strict=True)
+    ]
     figures.show(fig, caption, values, name)

@@ -47,6 +47,7 @@ BORROWED = (
 )
 OWN = "vLLM's own"  # its all-reduce, as notebook 4 calls it
 LONG = 85  # characters of a command: of a longer one each option has a line
+MEASURE = ": measure there first."  # the end of a reason
 LEAST_MS = 0.05  # of a step: less is not named
 
 
@@ -488,9 +489,6 @@ def why_tp(wide: Choice, narrow: Choice) -> str:
     )
 
 
-MEASURE = ": measure there first."
-
-
 def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
     """Why this layout, by the ranges of all. by_rule: nobody chose another one."""
     rule, verdict = take(choices, goal_ms), within(taken, goal_ms)
@@ -547,13 +545,15 @@ def _on_record(choices, rule: Choice, goal_ms: float) -> str:
 def _under_load(choices: list[Choice]) -> str:
     """What these layouts gave under the recorded load, as far as they were run, and why first."""
     rows = {row["layout"]: row for row in beside_load()[0]}
-    gave = [
-        f"{c.short} gave {rows[c.short]['speedup']:.2f} times the tokens/s of TP 1 (expected: "
-        f"{rows[c.short]['expected_speedup']:.2f})"
-        for c in choices
-        if c.short in rows
-    ]
+    gave = [_gave(rows[c.short]) for c in choices if c.short in rows]
     return f": under the recorded load, one run of each, {' and '.join(gave)}" if gave else ""
+
+
+def _gave(row: dict) -> str:
+    return (
+        f"{row['layout']} gave {row['speedup']:.2f} times the tokens/s of TP 1 (expected: "
+        f"{row['expected_speedup']:.2f})"
+    )
 
 
 def _load(choice: Choice) -> str:
@@ -646,7 +646,7 @@ def memory_of(choice: Choice) -> str:
     return (
         f"Each GPU of {choice.short} holds {memory.weights_gib_per_gpu:.1f} GiB of weights, and "
         f"the KV cache of a replica has room for {memory.kv_cache_tokens:,} tokens: "
-        f"{memory.kv_cache_tokens // tokens:,} requests of this load, at {tokens:,} tokens each."
+        f"{memory.room_for(tokens):,} requests of this load, at {tokens:,} tokens each."
     )
 
 
@@ -688,13 +688,9 @@ def about_ranges(goal_ms: float) -> str:
 
 def about_load(rows: list[dict], where: str) -> str:
     """Under a recorded load. rows, where: of margins.beside_load."""
-    pure = [f"{row['ttft_ms']:.0f} ms with {row['layout']}" for row in rows if _pure(row)]
+    one_copy = [row for row in rows if row["layout"] == f"TP {row['tp']}"]
+    pure = [f"{row['ttft_ms']:.0f} ms with {row['layout']}" for row in one_copy]
     return f"Recorded on {where}; one run of each layout. TTFT: {', '.join(pure)}."
-
-
-def _pure(row: dict) -> bool:
-    """Whether a layout is one copy, cut by TP or whole."""
-    return row["layout"] == f"TP {row['tp']}"
 
 
 def load_in_short(rows: list[dict]) -> str:
@@ -709,14 +705,9 @@ def load_in_short(rows: list[dict]) -> str:
 def held_in_short(rows: list[dict]) -> str:
     """What the other load says of the ranges."""
     held = sum(row["may_tpot_ms"][0] <= row["tpot_ms"] <= row["may_tpot_ms"][1] for row in rows)
-    gave = [
-        f"{row['layout']} gave {row['speedup']:.2f} times the tokens/s of TP 1 (expected: "
-        f"{row['expected_speedup']:.2f})"
-        for row in rows[1:]
-    ]
     return (
         f"{held} of {len(rows)} ranges held: TPOT was {_span(rows)} times what was expected. "
-        f"{' and '.join(gave)}."
+        f"{' and '.join(map(_gave, rows[1:]))}."
     )
 
 
@@ -815,7 +806,7 @@ def concerns(box: Box, chosen: Choice, over: Choice) -> list[str]:
     said = [
         check,
         f"Where TP cuts the model, TPOT was up to {longer(2):.2f} times what was expected under "
-        f"this load on {on}, and {_times_off(held, True)} times on {there}: measure it on yours. "
-        "TTFT rose with TP on the former and fell on the latter, and why is open.",
+        f"the recorded load on {on}, and {_times_off(held, True)} times on {there}: measure it on "
+        "yours. TTFT rose with TP on the former and fell on the latter, and why is open.",
     ]
     return [*said, *filter(None, [cost(chosen, over)])]

@@ -39,6 +39,7 @@ from helpers.results.wording import (
     judged,
     kind_of,
     machine_of,
+    notebook_of,
     numbers_of,
     one_line,
     origin_of,
@@ -324,7 +325,7 @@ def _surprise(rank: int) -> Slot:
         record = missed[rank]
         said = f"{number(record['metrics']['predicted'])}{unit_of(record)}"
         text = f"{subject_of(record)} was {outcome_of(record)}; I had said {said}"
-        return from_record(record, f"{text} (notebook {int(record['notebook'][:2])}).")
+        return from_record(record, f"{text} (notebook {notebook_of(record)}).")
 
     return slot
 

@@ -19,6 +19,7 @@ from helpers.results.wording import (
     count,
     finite,
     foretold,
+    notebook_of,
     numbers_of,
     one_line,
     outcome_of,
@@ -131,7 +132,7 @@ def results_table(facts: Facts) -> Fill:
 def _result(row: Row, records: list[dict], marks: dict[str, str]) -> str:
     """The row's line, with a number of each record and the mark of its machine."""
     said = [": ".join([*_told_apart(row, r), value_of(r, row.metric)]) for r in records]
-    numbers = [f"{r['notebook'].partition('_')[0].lstrip('0')}{marks[where([r])]}" for r in records]
+    numbers = [f"{notebook_of(r)}{marks[where([r])]}" for r in records]
     how, notebooks = (
         ", ".join(dict.fromkeys(texts)) for texts in (map(source_of, records), numbers)
     )
@@ -238,7 +239,7 @@ def _prediction(record: dict, facts: Facts) -> str:
     came = outcome_of(record) + facts.disturbed(record["notebook"], measured)
     if (inside := _in_range(record, predicted)) or (" to " in came and "(" not in came):
         times = "inside" if inside else "outside"  # of a range that has no middle to judge by
-    what = f"{int(record['notebook'][:2])}", subject_of(record), _predicted(record)
+    what = notebook_of(record), subject_of(record), _predicted(record)
     return table_row(*what, came, times, _why(record))
 
 
@@ -264,7 +265,7 @@ def decisions_table(facts: Facts) -> Fill:
         busy = [feature for key, _, feature in services if key == record["variant"]]
         measured = record.get("measured") or ""
         measured += f" Machine disturbed: {', '.join(busy)}." * bool(busy)
-        notebook = record["notebook"][:2].lstrip("0")
+        notebook = notebook_of(record)
         cells = notebook, record.get("choice"), measured, decided.get("text")
         text = table_row(*(in_markdown(one_line(cell or "")) for cell in cells))
         rows.append(Part(f"row.{record['variant']}", text))

@@ -197,6 +197,11 @@ def judged(metrics: dict[str, float], name: str) -> str:
     return verdicts.get(gain.verdict if gain else "", "") + with_range(metrics, name)
 
 
+def notebook_of(record: dict) -> str:
+    """The number of the notebook that saved it."""
+    return record["notebook"].partition("_")[0].lstrip("0")
+
+
 def outcome_of(record: dict) -> str:
     """What came out of a prediction, with its unit: a factor with its range, else the range."""
     metrics, unit, ends = record["metrics"], unit_of(record), _ends(record["metrics"], "measured")

@@ -291,8 +291,8 @@ def by_service(verdicts: list[Verdict]) -> list[str]:
             for one in verdicts
         }
         told = [f"{name} ({', '.join(features)})" for name, features in found.items() if features]
-        said.append(f"{word.capitalize()}: {'; '.join(told) or NOWHERE}.")
-    said[-1] = said[-1].replace(NOWHERE, "nothing")
+        none = "nothing" if word == "undecided" else NOWHERE
+        said.append(f"{word.capitalize()}: {'; '.join(told) or none}.")
     return said
 
 
@@ -344,13 +344,13 @@ def recap(
         row = {"feature": f"{DRAFTS}, draft model" if feature == DRAFTS else feature}
         row |= {"gains": _places(gains, "gain"), "loses": _places(gains, "loss")}
         of_it = [(one.service.name, one.gains[feature]) for one in there if feature in one.gains]
-        told = [f"{word}: {_places(of_it, word)}" for word in ("gain", "loss")]
-        told = [text for text in told if not text.endswith(NOWHERE)] or [NOWHERE]
+        places = {word: _places(of_it, word) for word in ("gain", "loss")}
+        told = [f"{word}: {at}" for word, at in places.items() if at != NOWHERE] or [NOWHERE]
         text = "; ".join(told) if of_it else "not recorded"
         if feature == CHUNKS and chunks_there:
             few = f", too few runs ({max(gain.values for _, gain in of_it)})" if of_it else ""
             text = f"services: {text}{few * (text == NOWHERE)}; section 1, {GAPS}: "
-            text += _gaps(chunks_there)[GAPS]
+            text += _gaps(chunks_there)
         rows.append(row | ({"recorded on a GPU": text} if there else {}))
     if there and heads:
         ranged = [row | {"gain": Gain.read(row, "speedup_x")} for row in heads]
@@ -385,7 +385,7 @@ def decisions(
         choice = f"{one.service.name}, times as good by {one.service.metric_label}"
         found[one.service.key] = (choice, table)
     both = zip(MACHINES, filter(None, (rows, chunks_there)), strict=False)
-    table = [{"machine": name} | _gaps(points) for name, points in both]
+    table = [{"machine": name, GAPS: _gaps(points)} for name, points in both]
     return found | {"chunk_budget": ("chunk budget of a service that streams", table)}
 
 
@@ -398,10 +398,9 @@ def _cells(verdict: Verdict) -> dict[str, str]:
     return cells
 
 
-def _gaps(rows: list[dict]) -> dict[str, str]:
+def _gaps(rows: list[dict]) -> str:
     rows = sorted(rows, key=lambda row: -row[BUDGET])
-    told = [f"{row['itl_ms_p99']:.0f} ms with {row[BUDGET]:,}" for row in rows]
-    return {GAPS: ", ".join(told)}
+    return ", ".join(f"{row['itl_ms_p99']:.0f} ms with {row[BUDGET]:,}" for row in rows)
 
 
 def in_one_text(table: list[dict]) -> str:

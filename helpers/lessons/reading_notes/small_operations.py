@@ -42,8 +42,6 @@ def beside_limits(limits: MachineLimits, batch: int, size: int, took_s: float) -
         "ms": 1000 * took_s,
         "gb_per_s": product.bytes / took_s / 1e9,
         "tflop_per_s": product.flop / took_s / 1e12,
-        "share_of_bandwidth": product.bytes / took_s / limits.bytes_per_s,
-        "share_of_arithmetic": product.flop / took_s / limits.flop_per_s,
         "allowed_ms": 1000 * allowed_s,
     }
 

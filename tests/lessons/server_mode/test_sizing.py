@@ -1,24 +1,11 @@
 """How much load notebook 5 tries, and how many copies its verdicts ask for."""
 
-import ast
 import math
-from pathlib import Path
-
-import nbformat
 
 from helpers.lessons.server_mode import sizing, wording
+from tests.notebook_tools import defined_in
 
-NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "05_server_mode.ipynb"
-
-
-def of_the_notebook(name, **known):
-    """The function of this name as a cell of notebook 5 defines it."""
-    for cell in nbformat.read(NOTEBOOK, 4).cells:
-        if f"def {name}(" in cell.source:
-            [defined] = [n for n in ast.parse(cell.source).body if getattr(n, "name", "") == name]
-            exec(ast.unparse(defined), known)
-            return known[name]
-    raise AssertionError(f"no cell defines {name}")
+NOTEBOOK = "05_server_mode"
 
 
 def test_levels_of_a_closed_loop_get_eight_requests_a_client_where_time_allows():
@@ -38,7 +25,7 @@ def row(rate, verdict, share=0.5):
 
 
 def test_the_goal_holds_up_to_the_highest_rate_that_held():
-    held_and_missed = of_the_notebook("held_and_missed")
+    held_and_missed = defined_in(NOTEBOOK, "5a1cc0e0")["held_and_missed"]
     rows = [
         row(28.0, "cannot tell"),
         row(17.0, "held"),
@@ -55,7 +42,7 @@ def test_the_goal_holds_up_to_the_highest_rate_that_held():
 
 def test_copies_are_the_target_by_the_rates_that_held_and_were_missed():
     goals = {"ttft": 30, "tpot": 5}
-    copies = of_the_notebook("copies", math=math, TARGET_PER_S=500)
+    copies = defined_in(NOTEBOOK, "4e3814a1", math=math, TARGET_PER_S=500)["copies"]
     held, missed = row(40.0, "held", 0.99), row(60.0, "missed", 0.1)
     assert copies(held, missed) == [13, 9]
     assert sizing.record(held, missed) == {
@@ -123,7 +110,8 @@ def test_a_limit_is_judged_by_those_it_let_in():
     from helpers.lessons.puzzles.goodput import goodput_of_vllm
 
     goals = {"ttft": 100, "tpot": 20}
-    let_in = of_the_notebook("let_in", math=math, goals=goals, count_good=goodput_of_vllm)
+    given = {"math": math, "goals": goals, "count_good": goodput_of_vllm}
+    let_in = defined_in(NOTEBOOK, "5a1cc0e5", **given)["let_in"]
     answers = [answer(0.05, 0.01), answer(0.2, 0.01), answer(0.2, 0.03), answer(0.05, 0, tokens=1)]
     answers.append(answer(0, 0, 0, ok=False))
     found = let_in(SimpleNamespace(answers=answers, metrics={"duration_s": 4.0}))

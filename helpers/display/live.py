@@ -271,8 +271,8 @@ class View:
     """Reads numbers again and again while a cell runs, and shows each with its recent past.
 
     A context manager. With widgets it moves; when it ends, one static picture
-    takes its place, with what the block put into ``limits`` (name of a number:
-    the most that it can be, in words) and ``moments`` (time.perf_counter(), in words).
+    takes its place, with what the block put into ``limits`` (the label of a
+    number: the most that it can be, in words) and ``moments`` (time.perf_counter(), in words).
     """
 
     RECENT = 40  # readings that it shows while it moves

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from helpers import REPO
+from helpers.display import card
 
 # Parameters that are texts; all others are numbers, lists or dicts.
 TEXTS = {"PROFILE", "MODEL", "LOAD_FORMAT", "RESULTS_DIR", "STUDENT", "PRICED"}
@@ -64,9 +65,7 @@ def order_help(notebook: str) -> None:
         for other in [other for other in unfinished if _names_made(other) <= made]:
             del unfinished[other]
 
-    for ours in [f for f in shell.events.callbacks["post_run_cell"] if f.__name__ == "remember"]:
-        shell.events.unregister("post_run_cell", ours)
-    shell.events.register("post_run_cell", remember)
+    card.after_each_cell(shell, remember)
     shell.set_custom_exc((Exception,), explain)
 
 

@@ -284,7 +284,7 @@ def _distance(ratio: float | None, whose: str, noun: str) -> str:
     """How far off: a ratio names no cause."""
     if ratio is None:
         return f"{whose} was 0, so there is no ratio."
-    off = abs(ratio - 1)
+    off = abs(1 / ratio - 1) if ratio else math.inf  # of the outcome, as the sentence says
     if off <= CLOSE:
         return f"{whose} is within {max(1, math.ceil(round(off * 100, 6)))} % of the {noun}."
     if ratio > 1:

@@ -25,12 +25,6 @@ def in_words(gain: Gain) -> str:
     return f"{gain.low:.2f} to {gain.high:.2f}" if gain.span else "none"
 
 
-def verdict_of(gain: Gain) -> str:
-    """The word for its range in a table, as `Gain.sentence` judges it."""
-    words = {"better": "gain", "worse": "loss"}
-    return words.get(gain.verdict) or ("undecided" if gain.undecided else gain.little)
-
-
 def bars(gains: Iterable[Gain], room: float = 0) -> list[list[float]]:
     """Error bars (below, above) of gains; none for one without a range; see `is_cut`."""
     ranged = [(g.estimate, g.low, end(g, room)) if g.span else (1, 1, 1) for g in gains]

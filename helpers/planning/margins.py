@@ -45,18 +45,23 @@ def beside_load(gpu: str = LEARNED) -> tuple[list[dict], str]:
         rows.append(row)
     given, answered, clients = first["load"]
     load = f"{clients} requests at once of {given:,} + {answered} tokens"
-    where = f"{first['gpus']} x {first['name']}"
-    return rows, f"{where} ({first['model']}, {load}, {first['day']})"
+    return rows, f"{recorded_on(gpu)} ({first['model']}, {load}, {first['day']})"
+
+
+def recorded_on(gpu: str) -> str:
+    """The machine of that load, such as "4 x NVIDIA H200"."""
+    one, *_ = recorded.loads(gpu)
+    return f"{one['gpus']} x {one['name']}"
 
 
 def on_record(choice: Choice) -> tuple[float, str] | None:
     """(TPOT in ms, on which GPUs) of the run of this plan: same layout, same expected TPOT."""
     for gpu in (HELD, LEARNED):
-        rows, where = beside_load(gpu)
+        rows, _ = beside_load(gpu)
         for row in rows:
             same = math.isclose(row["expected_tpot_ms"], 1e3 * choice.prediction.tpot_s)
             if same and row["layout"] == choice.short:
-                return row["tpot_ms"], where.partition(" (")[0]
+                return row["tpot_ms"], recorded_on(gpu)
     return None
 
 

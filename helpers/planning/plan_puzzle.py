@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from helpers.lessons.puzzles.check import Case, Puzzle, close
 
@@ -84,20 +83,6 @@ BY_HAND = [
 ]
 
 
-@dataclass(frozen=True)
-class Service:
-    """What is asked for, and the plans that are offered for it, no two at the same price."""
-
-    users: int
-    tpot_ms: float
-    offered: list[dict]
-
-    def case(self, tpot_ms: float) -> Case:
-        """The question for a limit, and the planner's answer."""
-        asked = {"plans": self.offered, "users": self.users, "goal_ms": tpot_ms}
-        return Case(asked, cheapest_plan(**asked))
-
-
 def cheapest_plan(plans, users, goal_ms):
     """(name, verdict) of the cheapest plan that keeps the goal, else of one that may; None."""
     large = [plan for plan in plans if plan["fits"] and plan["at_once"] >= users]
@@ -114,13 +99,13 @@ def _services(draw: random.Random) -> Iterator[Case]:
     for goal_ms, spec in ((40, ("B", KEEPS)), (22, ("A", CANNOT_TELL)), (10, None)):
         yield Case({"plans": plans, "users": 64, "goal_ms": goal_ms}, spec)
     for _ in range(SERVICES):
-        service = _draw(draw)
-        while service.case(service.tpot_ms).spec is None:  # nothing on offer is good
-            service = _draw(draw)
-        yield service.case(service.tpot_ms)
+        while (spec := cheapest_plan(**(asked := _draw(draw)))) is None:
+            pass  # nothing on offer is good
+        yield Case(asked, spec)
 
 
-def _draw(draw: random.Random) -> Service:
+def _draw(draw: random.Random) -> dict:
+    """What is asked for, and the plans that are offered for it, no two at the same price."""
     shape = load_shape(draw.choice(["Llama-3.1-70B", "Qwen2.5-72B", "Qwen2.5-32B", "Llama-3.1-8B"]))
     options = EngineOptions(max_model_len=draw.choice([4096, 8192, 16384]))
     users = draw.choice([16, 32, 64, 128])
@@ -134,7 +119,7 @@ def _draw(draw: random.Random) -> Service:
                 "name": f"{choice.name()} on {gpu}"
             }
     offered = draw.sample(list(by_price.values()), len(by_price))
-    return Service(users, draw.choice([25.0, 40.0, 60.0]), offered)
+    return {"plans": offered, "users": users, "goal_ms": draw.choice([25.0, 40.0, 60.0])}
 
 
 def offer(price: float, choice: Choice) -> dict:

@@ -14,10 +14,12 @@ from .margins import (
     CANNOT_TELL,
     HELD,
     KEEPS,
+    LEARNED,
     beside_load,
     level,
     longer,
     on_record,
+    recorded_on,
     speedup,
     speedup_range,
     take,
@@ -436,9 +438,12 @@ def about_this_machine(rows: list[dict]) -> str:
 
 def about_two_gpus(rows: list[dict]) -> str:
     """What to keep of the recorded ones."""
+    alone = [row for row in rows if (row["layout"], row["quantity"]) == ("TP 1", "prefill_ms")]
+    most = max(row["measured"] / row["predicted"] for row in alone)
     return (
-        f"On two H100s {_how_long(rows)}. That is one run of one box: before you trust a plan for "
-        "several GPUs, measure a prompt on them."
+        f"On two H100s {_how_long(rows)}. That is one run of one box, and with TP 1, on one GPU, a "
+        f"prompt already took up to {most:.2f} times: before you trust a plan, measure a prompt on "
+        "your GPUs."
     )
 
 
@@ -492,18 +497,19 @@ def why_tp(wide: Choice, narrow: Choice) -> str:
 def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
     """Why this layout, by the ranges of all. by_rule: nobody chose another one."""
     rule, verdict = take(choices, goal_ms), within(taken, goal_ms)
+    may = _may_do(choices, rule, goal_ms)
+    ran = _on_record(may, rule, goal_ms)
     if not by_rule:
         goal = f"TPOT of at most {goal_ms:g} ms with {_load(taken)}"
         said = f"{taken.short} was chosen for a {goal}: {verdict_of(taken, goal_ms)}."
         does = "The rule would take" if within(rule, goal_ms) == KEEPS else "Nearest comes"
         other = f" {does} {rule.short} ({_gpus(rule)}): {verdict_of(rule, goal_ms)}."
-        said += other * (taken is not rule)
-        return said + _on_record(choices, rule, goal_ms)
+        return said + other * (taken is not rule) + ran
     if verdict != KEEPS:
         return (
             f"No layout stays within {goal_ms:g} ms at both ends of its range with {_load(taken)}. "
             f"{taken.short} ({_gpus(taken)}) comes nearest: {verdict_of(taken, goal_ms)}."
-            f"{_on_record(choices, rule, goal_ms)}"
+            f"{ran}"
         )
     said = (
         f"{_with_range(taken)} has the fewest GPUs ({taken.gpus}) whose TPOT stays within "
@@ -517,21 +523,24 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
             first = f", and copies on one GPU go first{_under_load([taken, *peers])}"
         listed = " and ".join(f"{c.short} (up to {tpot_range_ms(c)[1]:.1f} ms)" for c in peers)
         said += f" By its far end {listed} is level with it, within the usual error{first}."
-    fewer = [c for c in found if c.gpus < taken.gpus and within(c, goal_ms) == CANNOT_TELL]
-    if fewer:
-        listed = " and ".join(c.short for c in fewer)
+    if may:
+        listed = " and ".join(c.short for c in may)
         said += f" With fewer GPUs {listed} may keep it, too (“cannot tell”)"
-        ran = _on_record(choices, rule, goal_ms)
         said += f".{ran}" if ran else MEASURE
     return said
 
 
-def _on_record(choices, rule: Choice, goal_ms: float) -> str:
-    """What one recorded run says of each layout that may do with fewer GPUs than the rule's."""
+def _may_do(choices, rule: Choice, goal_ms: float) -> list[Choice]:
+    """Those that may keep the goal; beside a rule that is sure only those with fewer GPUs."""
     sure = within(rule, goal_ms) == KEEPS
-    open_ = [c for c in choices if c.fits and within(c, goal_ms) == CANNOT_TELL]
-    open_ = [c for c in open_ if c.gpus < rule.gpus or not sure]
-    found = {c.short: run for c in open_ if (run := on_record(c))}
+    found = [c for c in choices if c.fits and within(c, goal_ms) == CANNOT_TELL]
+    return [c for c in found if c.gpus < rule.gpus or not sure]
+
+
+def _on_record(may: list[Choice], rule: Choice, goal_ms: float) -> str:
+    """What one recorded run says of each layout that may do."""
+    sure = within(rule, goal_ms) == KEEPS
+    found = {c.short: run for c in may if (run := on_record(c))}
     if not found:
         return ""
     [on] = {where for _, where in found.values()}
@@ -546,7 +555,10 @@ def _under_load(choices: list[Choice]) -> str:
     """What these layouts gave under the recorded load, as far as they were run, and why first."""
     rows = {row["layout"]: row for row in beside_load()[0]}
     gave = [_gave(rows[c.short]) for c in choices if c.short in rows]
-    return f": under the recorded load, one run of each, {' and '.join(gave)}" if gave else ""
+    on = recorded_on(LEARNED)
+    return (
+        f": under the load recorded on {on}, one run of each, {' and '.join(gave)}" if gave else ""
+    )
 
 
 def _gave(row: dict) -> str:
@@ -741,7 +753,8 @@ def in_the_end(chosen: Choice, over: Choice, gain: Gain | None, *trials: Trial) 
     here = f"{gain.sentence()} on this machine" if gain else "not measured on this machine"
     return [
         f"TP 2 against TP 1, one stream: {here}; on two recorded H100s, by the median rounds: "
-        f"{_on_two_gpus('TP 2', streams=1)}. Before you keep a second GPU, measure both with it."
+        f"{_on_two_gpus('TP 2', streams=1)}. Before you keep a second GPU, measure your load with "
+        f"it and without."
         f"{_told(*trials)}",
         *plan_in_short(chosen, over)[:1],
     ]
@@ -801,8 +814,7 @@ def concerns(box: Box, chosen: Choice, over: Choice) -> list[str]:
     check = f"TP counts on {box.link_for(2).kind} between the GPUs: check nvidia-smi topo -m first."
     if chosen.dp > 1:
         check += " Replicas count on an even share of the requests: check /metrics by engine."
-    (_, where), (held, other) = beside_load(), beside_load(HELD)
-    on, there = (text.partition(" (")[0] for text in (where, other))
+    (held, _), on, there = beside_load(HELD), recorded_on(LEARNED), recorded_on(HELD)
     said = [
         check,
         f"Where TP cuts the model, TPOT was up to {longer(2):.2f} times what was expected under "

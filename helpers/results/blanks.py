@@ -36,6 +36,7 @@ from helpers.results.wording import (
     finite,
     foretold,
     if_disturbed,
+    in_range,
     judged,
     kind_of,
     machine_of,
@@ -44,9 +45,9 @@ from helpers.results.wording import (
     one_line,
     origin_of,
     outcome_of,
+    prediction_of,
     spaced,
     subject_of,
-    unit_of,
     value_of,
     where,
     with_range,
@@ -258,7 +259,8 @@ def load_of_one_copy(facts: Facts) -> Fill:
         met = "" if missed_share is None else f" ({100 * missed_share:.0f} % within)"
         text += f"; missed at {at(missed)}{met}"
         loads = [numbers_of(r, "arrived_per_s", "good_share") for r in facts.all("open_loop")]
-        between = sorted((tried, met) for tried, met in loads if tried and rate < tried < missed)
+        known = [load for load in loads if None not in load]
+        between = sorted((tried, met) for tried, met in known if rate < tried < missed)
         told = [f"{number(tried)} ({100 * met:.0f} %)" for tried, met in between]
         text += f"; cannot tell at {' and '.join(told)}" * bool(told)
     return from_record(record, f"{text}; one run{' each' * bool(missed)}")
@@ -291,7 +293,7 @@ def speculation(facts: Facts) -> Fill:
     text += if_disturbed(first)
     if served := facts.get("services", "assistant, speculative decoding"):
         text += "; whole answers of one developer's assistant (section 4): "
-        text += judged(served["metrics"], "improvement_x") + if_disturbed(served)
+        text += value_of(served, "improvement_x")
     return from_record(first, text)
 
 
@@ -323,8 +325,7 @@ def _surprise(rank: int) -> Slot:
         if len(missed) <= rank:
             return MISSING
         record = missed[rank]
-        said = f"{number(record['metrics']['predicted'])}{unit_of(record)}"
-        text = f"{subject_of(record)} was {outcome_of(record)}; I had said {said}"
+        text = f"{subject_of(record)} was {outcome_of(record)}; I had said {prediction_of(record)}"
         return from_record(record, f"{text} (notebook {notebook_of(record)}).")
 
     return slot
@@ -335,8 +336,7 @@ def _factor(record: dict) -> float:
     predicted, measured = numbers_of(record, "predicted", "measured")
     if not predicted or measured is None:
         return 0.0
-    low, high = numbers_of(record, "measured_low", "measured_high")
-    if low is not None and high is not None and low <= predicted <= high:
+    if in_range(record, predicted):
         return 0.0
     ratio = measured / predicted
     return max(ratio, 1 / ratio) if ratio > 0 else math.inf

@@ -19,10 +19,12 @@ from helpers.results.wording import (
     count,
     finite,
     foretold,
+    in_range,
     notebook_of,
     numbers_of,
     one_line,
     outcome_of,
+    prediction_of,
     source_of,
     spaced,
     subject_of,
@@ -195,7 +197,7 @@ def predictions_table(facts: Facts) -> Fill:
 def _near(record: dict, said: float) -> bool:
     """Whether a number was at most a tenth off, or within the measured range."""
     off = abs(record["metrics"]["measured"] - said)
-    return off <= CLOSE * abs(said) or _in_range(record, said)
+    return off <= CLOSE * abs(said) or in_range(record, said)
 
 
 def _formula(record: dict) -> float | None:
@@ -211,12 +213,6 @@ def _why(record: dict) -> str:
     formula = _formula(record)
     judged = record["metrics"]["predicted"] if formula is None else formula
     return "" if _near(record, judged) else in_markdown(one_line(why))
-
-
-def _in_range(record: dict, said: float) -> bool:
-    """Whether a number lies in the range that was measured; False without a range."""
-    low, high = numbers_of(record, "measured_low", "measured_high")
-    return None not in (low, high) and low <= said <= high
 
 
 def _table(columns: tuple[str, ...], rows: list[Part], kind: str, what: str) -> Fill:
@@ -237,7 +233,7 @@ def _prediction(record: dict, facts: Facts) -> str:
     if ratio is not None and 0.01 <= abs(ratio) < 100:
         times = f"{ratio:.2f}"
     came = outcome_of(record) + facts.disturbed(record["notebook"], measured)
-    if (inside := _in_range(record, predicted)) or (" to " in came and "(" not in came):
+    if (inside := in_range(record, predicted)) or (" to " in came and "(" not in came):
         times = "inside" if inside else "outside"  # of a range that has no middle to judge by
     what = notebook_of(record), subject_of(record), _predicted(record)
     return table_row(*what, came, times, _why(record))
@@ -245,7 +241,7 @@ def _prediction(record: dict, facts: Facts) -> str:
 
 def _predicted(record: dict) -> str:
     """A person's number, also one changed late, with the formula's; or the formula's alone."""
-    said = f"{number(record['metrics']['predicted'])}{unit_of(record)}"
+    said = prediction_of(record)
     if not foretold(record):
         return f"formula: {said}"
     if record.get("changed_after_measuring"):
@@ -263,10 +259,9 @@ def decisions_table(facts: Facts) -> Fill:
         decided = facts.get("answer", f"decision_{record['variant']}") or {}
         services = (r["variant"].partition(", ") for r in facts.all("services") if was_disturbed(r))
         busy = [feature for key, _, feature in services if key == record["variant"]]
-        measured = record.get("measured") or ""
+        measured = str(record.get("measured") or "")
         measured += f" Machine disturbed: {', '.join(busy)}." * bool(busy)
-        notebook = notebook_of(record)
-        cells = notebook, record.get("choice"), measured, decided.get("text")
+        cells = notebook_of(record), record.get("choice"), measured, decided.get("text")
         text = table_row(*(in_markdown(one_line(cell or "")) for cell in cells))
         rows.append(Part(f"row.{record['variant']}", text))
     columns = ("notebook", "choice", "what I measured", "what I would do")

@@ -64,19 +64,19 @@ def metric(name: str, value: float) -> str:
 def value_of(record: dict, name: str) -> str:
     """A metric of a record without its name: "3.91 ms (3.62 to 5.24)"; "" where it has none.
 
-    And whether the machine was disturbed.
+    A factor has its verdict before it; each says behind it that the machine was disturbed, if so.
     """
     metrics, [value] = record["metrics"], numbers_of(record, name)
     if value is None:
         return ""
-    low, high = _ends(metrics, name)
-    span = "" if low is None or high is None else f" ({_span(low, high)})"
     if name.endswith("_x"):
         said = judged(metrics, name)
     elif name.endswith("_share"):
         said = f"{100 * value:.0f} %"
     else:
-        said = _quantity(value, _words_and_unit(name)[1]) + span
+        low, high = _ends(metrics, name)
+        said = _quantity(value, _words_and_unit(name)[1])
+        said += "" if None in (low, high) else f" ({_span(low, high)})"
     return said + if_disturbed(record)
 
 
@@ -186,15 +186,26 @@ def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") 
         return f"{number(value)}x{alone}"
     span = _span(gain.low, gain.high)
     if gain.verdict in ("same", "open"):
-        return f"{'undecided' if gain.undecided else gain.little}, {span}x"
+        return f"{gain.word}, {span}x"
     return f"{_as_precise(value, gain.high)}x ({span})"
 
 
 def judged(metrics: dict[str, float], name: str) -> str:
     """A factor with its verdict before it: "gain, 7.87x (7.60 to 8.14)"."""
     gain = _gain(metrics, name)
-    verdicts = {"better": "gain, ", "worse": "loss, "}
-    return verdicts.get(gain.verdict if gain else "", "") + with_range(metrics, name)
+    decided = gain is not None and gain.verdict in ("better", "worse")
+    return (f"{gain.word}, " if decided else "") + with_range(metrics, name)
+
+
+def prediction_of(record: dict) -> str:
+    """The number that was said, with its unit."""
+    return f"{number(record['metrics']['predicted'])}{unit_of(record)}"
+
+
+def in_range(record: dict, said: float) -> bool:
+    """Whether a number lies in the range that was measured; False without a range."""
+    low, high = numbers_of(record, "measured_low", "measured_high")
+    return None not in (low, high) and low <= said <= high
 
 
 def notebook_of(record: dict) -> str:
@@ -234,7 +245,7 @@ def by_person(record: dict) -> bool:
 
 def foretold(record: dict) -> bool:
     """Whether a prediction is a person's, from a form or given with the run; else a formula's."""
-    return record.get("source") in TYPED
+    return kind_of(record) == "typed"
 
 
 def machine_of(record: dict) -> str:

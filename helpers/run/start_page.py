@@ -1,6 +1,6 @@
 """The week's guide with what is done so far, START.md, and the line at the top of a notebook.
 
-    progress(store)     # one line: done, open, next; from here on START.md follows every save
+    progress(store)     # one line: done, open, next; START.md then follows saves and runs
 
 A section is a heading `## Title (12 min)` or `## Title (optional, 12 min)` of a notebook. It is
 done when its last code cell has run to the end and everything that its cells save is among the
@@ -208,10 +208,7 @@ def follow(path: Path, folder: Path) -> None:
                     noted.write(line + "\n")
                 _follow(folder)
 
-    events = card.kernel().shell.events
-    for ours in [f for f in events.callbacks["post_run_cell"] if f.__name__ == "note_section"]:
-        events.unregister("post_run_cell", ours)
-    events.register("post_run_cell", note_section)
+    card.after_each_cell(card.kernel().shell, note_section)
 
 
 def progress(store: Results) -> None:

@@ -238,20 +238,18 @@ def while_arriving(result: dict) -> dict[str, float]:
 
     result: what the benchmark returns; requests that failed were never in the server.
     arrived_per_s: all requests, over the time from the start of the run to the last one sent.
-    in_flight_halfway and in_flight_last: requests sent and not answered yet when half of the time
-    between the first and the last one had passed, and when the last one came.
+    in_flight_last: requests sent and not answered yet when the last one came.
     """
     sent_s = np.array(result["start_times"])
     stayed_s = np.array([answer["latency_s"] for answer in answers_of(result)])
     ended_s, ok = sent_s + stayed_s, np.array([not error for error in result["errors"]])
-    begin, last = sent_s.min(), sent_s.max()
-    found = {
-        f"in_flight_{name}": (ok & (sent_s <= at) & (ended_s > at)).sum()
-        for name, at in (("halfway", (begin + last) / 2), ("last", last))
-    }
+    last = sent_s.max()
     # The run ends with its last answer; the first request comes a gap after its start.
     started = ended_s.max() - result["duration"]
-    return found | {"arrived_per_s": float(len(sent_s) / (last - started))}
+    return {
+        "in_flight_last": float((ok & (sent_s <= last) & (ended_s > last)).sum()),
+        "arrived_per_s": float(len(sent_s) / (last - started)),
+    }
 
 
 def answers_of(result: dict) -> list[dict]:

@@ -65,6 +65,12 @@ class Gain:
         return f"no difference of more than {100 * most:.0f} %"
 
     @property
+    def word(self) -> str:
+        """Its verdict in a table: "gain", "loss", "undecided", or how small a difference is."""
+        words = {"better": "gain", "worse": "loss"}
+        return words.get(self.verdict) or ("undecided" if self.undecided else self.little)
+
+    @property
     def span(self) -> tuple[float, float] | None:
         """(low, high), or None where too few values give no range."""
         return (self.low, self.high) if self.values >= LEAST_VALUES else None

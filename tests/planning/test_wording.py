@@ -33,7 +33,7 @@ def week5(tps=(1, 2, 4), requests=LOAD):
     return {one.short: one for one in rows}
 
 
-def test_two_causes_are_named_where_neither_is_most_of_it():
+def test_two_causes_are_named_where_the_second_is_something():
     assert (
         wording.main_causes({"allreduce_latency_ms": 1.97, "overhead_ms": 1.85, "matrices_ms": 0.0})
         == "all-reduce latency 1.97 ms and fixed costs 1.85 ms"
@@ -78,7 +78,8 @@ def test_both_plans_take_the_fewest_gpus_that_keep_the_goal_at_both_ends():
     assert all(abs(times - 1) < recorded.usual_error()[0] / 2 for times in copies)
     gave = {row["layout"]: f"gave {row['speedup']:.2f} times the tokens/s of TP 1" for row in rows}
     first = (
-        f"copies on one GPU go first: under the recorded load, one run of each, DP 4 {gave['DP 4']}"
+        "copies on one GPU go first: under the load recorded on 4 x NVIDIA H200, one run of each, "
+        f"DP 4 {gave['DP 4']}"
     )
     for choices, goal_ms, names, unsure, tie in (
         (week5().values(), 10, ("DP 4", "TP 2 x DP 2"), ("TP 2", "DP 2"), first),

@@ -226,7 +226,7 @@ def services(verdicts: list[Verdict], caption: str) -> None:
         note(ax, gain_ranges.in_words(gain), (1, place), (6, 0), **beside)
         row = {"service": verdict.service.name, "judged by": verdict.service.metric_label}
         row |= {"switched on": feature, **gain.metrics()}
-        row["verdict"] = gain_ranges.verdict_of(gain)
+        row["verdict"] = gain.word
         table.append(row)
     ax.axvline(1, color=figures.INK, linewidth=0.9)
     ends = [end for one in verdicts for gain in one.gains.values() for end in gain.span or ()]
@@ -253,5 +253,5 @@ def _flat(rows: list[dict]) -> list[dict]:
         values = {heads.get(name, name): row[name] for name in row if name != "gain"}
         gain = row["gain"]
         span = {"low": gain.low, "high": gain.high} if gain.values >= LEAST_VALUES else {}
-        plain.append(values | span | {"verdict": gain_ranges.verdict_of(gain)})
+        plain.append(values | span | {"verdict": gain.word})
     return plain

@@ -12,7 +12,7 @@ from helpers.lessons.advanced_features.prefix import Shared
 from helpers.lessons.advanced_features.sampling import Generated
 from helpers.lessons.advanced_features.services import CACHE, CHUNKS, DRAFTS, Verdict
 from helpers.lessons.advanced_features.speculation import acceptance, faster_stream
-from helpers.lessons.gain_ranges import in_words, verdict_of
+from helpers.lessons.gain_ranges import in_words
 from helpers.lessons.papers.speculative import alpha_from_length
 from helpers.measure import Measurement
 from helpers.results.store import Results
@@ -158,7 +158,7 @@ def why_preempted(full: Measurement, half: Measurement, few: int) -> str:
     many = len(full.requests)
     return (
         "The formula counts steps, and takes each for equally long. By their medians a step with "
-        f"{many} requests took {step_ms(full, many):.1f} ms, one with {few} "
+        f"{many} requests took {step_ms(full, many):.1f} ms, one with {few} took "
         f"{step_ms(half, few):.1f} ms."
     )
 
@@ -253,7 +253,7 @@ def by_verdict(rows: list[dict], name: str) -> str:
     places: dict[str, list[str]] = {}
     for row in rows:
         at = f"{round(row[name], 2):g} ({in_words(row['gain'])})"
-        places.setdefault(verdict_of(row["gain"]), []).append(at)
+        places.setdefault(row["gain"].word, []).append(at)
     return "; ".join(f"{verdict} at {', '.join(at)}" for verdict, at in places.items())
 
 
@@ -282,18 +282,27 @@ def services(accepted: list[float]) -> str:
     )
 
 
+WORDS = ("gain", "loss", "undecided")  # of a verdict; another says how small a difference is
+
+
 def by_service(verdicts: list[Verdict]) -> list[str]:
     """Which features gain and lose, and of which three rounds say too little, by service."""
     said = []
-    for word in ("gain", "loss", "undecided"):
+    for word in WORDS:
         found = {
-            one.service.name: [name for name, g in one.gains.items() if verdict_of(g) == word]
+            one.service.name: [name for name, g in one.gains.items() if g.word == word]
             for one in verdicts
         }
         told = [f"{name} ({', '.join(features)})" for name, features in found.items() if features]
         none = "nothing" if word == "undecided" else NOWHERE
         said.append(f"{word.capitalize()}: {'; '.join(told) or none}.")
-    return said
+    small = [
+        f"{one.service.name} ({name}: {gain.word})"
+        for one in verdicts
+        for name, gain in one.gains.items()
+        if gain.word not in WORDS
+    ]
+    return said + [f"Decided, too: {'; '.join(small)}."] * bool(small)
 
 
 # What other sections keep of a feature: (feature, where, experiment, how the variant begins, name
@@ -314,8 +323,8 @@ def recap(
     store: Results,
     verdicts: list[Verdict],
     there: list[Verdict],
-    chunks_there: list[dict] | None = None,
-    heads: list[dict] | None = None,
+    chunks_there: list[dict],
+    heads: list[dict],
 ) -> list[dict]:
     """A line a feature: where it gained and lost here, and what the services gained elsewhere.
 
@@ -366,7 +375,7 @@ def _place(where: str, record: dict | None) -> str:
 
 def _places(gains: list[tuple[str, Gain]], word: str) -> str:
     """Where the verdict is `word`, each place with its range."""
-    found = [f"{at} ({in_words(gain)})" for at, gain in gains if verdict_of(gain) == word]
+    found = [f"{at} ({in_words(gain)})" for at, gain in gains if gain.word == word]
     return "; ".join(found) or NOWHERE
 
 
@@ -392,7 +401,7 @@ def decisions(
 def _cells(verdict: Verdict) -> dict[str, str]:
     """What each feature did, or that it cannot act there."""
     cells = dict.fromkeys((CACHE, CHUNKS, DRAFTS), "cannot act")
-    cells |= {name: f"{verdict_of(g)}, {in_words(g)}" for name, g in verdict.gains.items()}
+    cells |= {name: f"{g.word}, {in_words(g)}" for name, g in verdict.gains.items()}
     if DRAFTS in verdict.gains:
         cells[DRAFTS] += f" ({100 * verdict.accepted:.0f} % accepted)"
     return cells

@@ -5,7 +5,7 @@ from __future__ import annotations
 from helpers.display import figures
 from helpers.display.figures import BLUE, GREY, RED, curve, hollow_line, hollow_points, note
 from helpers.display.numbers import number
-from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn, recorded_rows
+from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
 
 
 def sweep(rows: list[dict], caption: str) -> None:
@@ -38,6 +38,7 @@ def sweep(rows: list[dict], caption: str) -> None:
 def throughput_latency(
     turns: InTurn,
     chosen: dict[float, int],
+    recorded: tuple[dict[int, dict], str],
     chosen_there: dict[float, int],
     caption: str,
     typed: dict | None = None,
@@ -46,8 +47,8 @@ def throughput_latency(
 
     A point is at the means; its whiskers are the ranges of its gain and its price (95 %).
     chosen: the most that TPOT may be, over that of one at a time, -> the max_num_seqs chosen for
-    it; chosen_there: the same of the recorded points, which have a panel of their own. typed: the
-    record of the student's own numbers; its speed is a line.
+    it. recorded: the rows of another machine and its name, in a panel of their own; chosen_there:
+    what was chosen of them. typed: the record of the student's own numbers; its speed is a line.
     """
     title = "More requests together: what all gain, and what each pays"
     fig, (here, elsewhere) = figures.figure(title, cols=2, size=(9.4, 4.3))
@@ -64,7 +65,7 @@ def throughput_latency(
         here.set_ylim(0, max(here.get_ylim()[1], 1.5 * typed_tokens_per_s))
         place = (here.get_xlim()[1], typed_tokens_per_s)
         note(here, "your Week 2 number (typed)", place, (-4, 4), ha="right", fontsize=8, color=GREY)
-    there, where = recorded_rows()
+    there, where = recorded
     _points(
         elsewhere, [*there.values()], there, **hollow_points(_colors(there, chosen_there, GREY))
     )

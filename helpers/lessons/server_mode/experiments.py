@@ -199,14 +199,13 @@ def _at_rate(server: Server, rate_per_s: float, requests: int, **load) -> LoadRu
     return run
 
 
-def burst(run: LoadRun, seen: dict, limit: int, without: dict) -> dict[str, float]:
+def burst(seen: dict, limit: int, without: dict) -> dict[str, float]:
     """The record of an overload that met a limit. seen, without: table rows, with it and none."""
     good, bad = (100 * row["in time"] / row["let in"] for row in (seen, without))
     return {
         "sent": seen["sent"],
         "limit": limit,
         "let_in": seen["let in"],
-        "arrived_per_s": run.metrics["arrived_per_s"],
         "good_percent": good,
         "without_percent": bad,
         "goodput_per_s": seen["goodput/s"],

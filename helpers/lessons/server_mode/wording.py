@@ -115,7 +115,8 @@ def goal(held: dict | None, missed: dict | None) -> str:
         return f"at {number(row['arrived_per_s'])} a second ({share})"
 
     said = f"The goal held {met(held)}" if held else "No run held the goal by this rule"
-    said += f"; it was missed {met(missed)}" if missed else "; no run above that missed it"
+    above = " above that" * bool(held)
+    said += f"; it was missed {met(missed)}" if missed else f"; no run{above} missed it"
     return f"{said}. One run each."
 
 
@@ -127,8 +128,8 @@ def best_goodput(rows: list[dict]) -> str:
     """The most that came in time at one of the rates of section 5."""
     best = max(rows, key=lambda row: row["goodput_per_s"])
     return (
-        f"Without a limit the best goodput was {number(best['goodput_per_s'])}/s, at "
-        f"{number(best['arrived_per_s'])} arrivals a second."
+        f"Without a limit the most goodput seen was {number(best['goodput_per_s'])}/s, at "
+        f"{number(best['arrived_per_s'])} arrivals a second (one run each)."
     )
 
 
@@ -168,9 +169,10 @@ def copies(
             f"within {limits(goals_ms)}{_marked(held)})"
         ]
     if missed:
+        few = f", so {least - 1} are too few" * (least > 1)
         said.append(
-            f"{divided(missed)}, so {least - 1} are too few: at {number(missed['arrived_per_s'])} "
-            f"a second it was missed ({100 * missed['good_share']:.0f} %{_marked(missed)})"
+            f"{divided(missed)}{few}: at {number(missed['arrived_per_s'])} a second it was missed "
+            f"({100 * missed['good_share']:.0f} %{_marked(missed)})"
         )
     said = "; ".join(said)
     return f"{said[0].upper()}{said[1:]}."
@@ -260,7 +262,7 @@ def cpu_shares(used_s: dict[str, float], duration_s: float, requests: int) -> st
     said += f" The API server used {100 * busy:.0f} % of a core: "
     if busy > FULL:
         return f"{said}`--api-server-count` starts more of them."
-    return f"{said}one is enough for this load."
+    return f"{said}it did not fill it."
 
 
 # --- reasons --------------------------------------------------------------------------------------
@@ -334,8 +336,8 @@ def with_places(few: LoadRun, many: LoadRun, places: tuple[int, int]) -> str:
         return f"TTFT {run.metrics['ttft_ms_p90']:.0f} ms, TPOT {run.metrics['tpot_ms_p90']:.1f} ms"
 
     return (
-        f"p90 of the 16 at their clients, one run each: with {places[0]} places {seen(few)}; with "
-        f"{places[1]} places {seen(many)}."
+        f"p90 of the 16 at their clients, one run each: with {places[0]} places and 256 tokens a "
+        f"step {seen(few)}; with {places[1]} places {seen(many)}."
     )
 
 

@@ -71,7 +71,7 @@ def test_the_recap_has_a_line_for_each_feature_and_only_what_is_decided(tmp_path
     store.save("speculation", "synthetic, a=0.95", kept, machine=machine)
     gains = {"small_chunks": within(0.9, 1.6), "speculative_decoding": within(0.8, 0.9)}
     there = [verdict("mixed", speculative_decoding=within(0.2, 0.3), small_chunks=within(0.9, 2))]
-    cache, chunks, ngram, drafts = wording.recap(store, [verdict("mixed", **gains)], there)
+    cache, chunks, ngram, drafts = wording.recap(store, [verdict("mixed", **gains)], there, [], [])
     assert cache == {
         "feature": "prefix caching",
         "gains": "first token, system prompt (2.40 to 4.10)",
@@ -89,7 +89,7 @@ def test_the_recap_has_a_line_for_each_feature_and_only_what_is_decided(tmp_path
     assert chunks["recorded on a GPU"].startswith(told)
     assert chunks["recorded on a GPU"].endswith("tokens a step: 30 ms with 512")
     assert heads["recorded on a GPU"].endswith("a set a = 0.8: gain at 64 (1.20 to 1.60)")
-    [cache, *_] = wording.recap(store, [], [])
+    [cache, *_] = wording.recap(store, [], [], [], [])
     assert "recorded on a GPU" not in cache, "nothing was recorded elsewhere"
 
 
@@ -130,6 +130,8 @@ def test_services_are_told_by_what_is_decided():
     gain, loss, open_ = wording.by_service([verdict("chat", **chunks | drafts)])
     assert gain == "Gain: chat (small chunks)." and loss == "Loss: chat (speculative decoding)."
     assert open_ == "Undecided: nothing."
+    *_, small = wording.by_service([verdict("batch", speculative_decoding=within(0.94, 1.02))])
+    assert small == ("Decided, too: batch (speculative decoding: no difference of more than 10 %).")
     assert wording.by_service([verdict("batch", small_chunks=within(0.8, 1.3))]) == [
         "Gain: nowhere decided.",
         "Loss: nowhere decided.",
@@ -270,7 +272,9 @@ def test_preemptions_are_counted_and_steps_have_their_time():
         "preemptions, mean end +0 %, tokens/s -22 %; 1 requests at a time on them 0 preemptions, "
         "mean end -10 %, tokens/s -18 %. That does not rank the two."
     )
-    assert "with 2 requests took 8.0 ms, one with 1 5.0" in wording.why_preempted(full, half, 1)
+    assert "with 2 requests took 8.0 ms, one with 1 took 5.0" in wording.why_preempted(
+        full, half, 1
+    )
 
 
 def test_a_gap_is_held_against_the_prompts_alone():

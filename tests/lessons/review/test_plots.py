@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.display import figures
-from helpers.lessons.review import plots
+from helpers.lessons.review import choice, plots
 from helpers.lessons.review.choice import InTurn
 from helpers.verdicts.machine import Disturbance
 
@@ -32,7 +32,8 @@ def test_labels_of_the_map_cover_no_point_and_no_other_label(monkeypatch, points
     }
     turns = InTurn(runs)
     typed = {"metrics": {"output_tokens_per_s": 5600.0}}  # above all that was measured here
-    plots.throughput_latency(turns, {3.0: 16, 1.5: 4}, {3.0: 256, 1.5: 64}, "caption", typed)
+    kept, there = {3.0: 16, 1.5: 4}, {3.0: 256, 1.5: 64}
+    plots.throughput_latency(turns, kept, choice.recorded_rows(), there, "caption", typed)
     fig = drawn[0]
     fig.canvas.draw()
     here, there = fig.axes

@@ -19,9 +19,9 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     ttft = Gain(1.6, 1.4, 1.9, 5).metrics("ttft_ms_p50_over_default_x")
     gap = Gain(2.0, 0.2, 15.0, 5).metrics("gap_ms_over_default_x")
     store.save("options", "changed", ttft | gap)
-    burst = {"sent": 192, "limit": 18, "let_in": 70, "refused": 122}
+    burst = {"sent": 192, "limit": 18, "let_in": 70}
     burst |= {"good_percent": 90, "without_percent": 0}
-    burst |= {"arrived_per_s": 150.0, "goodput_per_s": 31.5, "without_goodput_per_s": 0.0}
+    burst |= {"goodput_per_s": 31.5, "without_goodput_per_s": 0.0}
     store.save("burst", "at_most", burst)
     store.save("capacity", "closed_loop", {"answered_per_s": 96.0})
     held = {"arrivals_per_s": 60.0, "good_share": 0.95}

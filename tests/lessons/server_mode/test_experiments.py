@@ -49,7 +49,7 @@ def test_a_limit_is_recorded_beside_none():
     assert experiments.rate_row(metrics, "held")["limit"] == "none"
     limited = {"sent": 10, "let in": 4, "in time": 2, "goodput/s": 1.0}
     free = {"sent": 10, "let in": 10, "in time": 1, "goodput/s": 0.5}
-    burst = experiments.burst(LoadRun(metrics, {}, {}, ""), limited, 5, free)
+    burst = experiments.burst(limited, 5, free)
     assert (burst["goodput_per_s"], burst["without_goodput_per_s"]) == (1.0, 0.5)
     assert (burst["good_percent"], burst["without_percent"]) == (50, 10)
 

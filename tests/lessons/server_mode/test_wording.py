@@ -22,7 +22,7 @@ def test_an_api_server_that_fills_its_core_is_named(api_s, filled):
     said = wording.cpu_shares(used_s, 5.67, requests=100)
     assert said.startswith("CPU time of a request, in ms: client (this kernel) 25.0, API server")
     assert ("--api-server-count" in said) == filled
-    assert ("used 7 % of a core: one is enough" in said) != filled
+    assert ("used 7 % of a core: it did not fill it" in said) != filled
 
 
 def test_why_clients_share_a_step_is_told_by_their_times():
@@ -86,7 +86,8 @@ def test_places_are_judged_by_what_the_clients_waited():
         for ttft in (458.0, 20.0)
     )
     assert wording.with_places(few, many, (4, 64)) == (
-        "p90 of the 16 at their clients, one run each: with 4 places TTFT 458 ms, TPOT 5.2 ms; "
+        "p90 of the 16 at their clients, one run each: with 4 places and 256 tokens a step TTFT "
+        "458 ms, TPOT 5.2 ms; "
         "with 64 places TTFT 20 ms, TPOT 5.2 ms."
     )
 
@@ -152,7 +153,7 @@ def test_who_ended_a_stopped_server_is_told_as_it_was():
 
 def test_a_limit_is_told_by_whom_it_let_in():
     m = {"sent": 192.0, "limit": 20, "let_in": 83.0, "good_percent": 87.0, "without_percent": 0.0}
-    m |= {"arrived_per_s": 115.0, "goodput_per_s": 17.7, "without_goodput_per_s": 0.0}
+    m |= {"goodput_per_s": 17.7, "without_goodput_per_s": 0.0}
     said = wording.limited(m)
     assert "a limit of 20 let 83 in, and 87 % of these met the goal; without a limit 0 %" in said
     assert said.endswith("(goodput 17.7 against 0/s)")

@@ -88,7 +88,7 @@ def test_forms_are_saved_as_typed_kept_in_the_file_and_restored(server, open_not
     assert [r["variant"] for r in records] == ["kv", "insight_1", "pick", "paper"], records
     assert records[2]["text"] == "prefix caching" and records[3]["done"] is True
     notebook.run(6)
-    notebook.output(6).get_by_text("Your prediction is within 3 %").wait_for()
+    notebook.output(6).get_by_text("Your prediction is within 2 %").wait_for()
     assert draft(notebook) == [], "what the kernel has is not kept twice"
 
     # What the file holds: the words, no widget.

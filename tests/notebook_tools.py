@@ -43,7 +43,7 @@ SMALL = {
         "MEASURE_DP": False,
         "TRY_RAY": False,
     },
-    "05_server_mode": {"REQUESTS": 24, "CLIENTS": [1, 4, 16], "RATES": [16, 60], "SECONDS": 1},
+    "05_server_mode": {"REQUESTS": 24, "CLIENTS": [1, 4, 16], "RATES": [60, 16], "SECONDS": 1},
 }
 
 

@@ -118,9 +118,11 @@ def test_the_capacity_is_the_most_that_the_closed_loop_answered(executed):
 
 def test_goodput_is_counted_by_the_puzzle_and_by_the_benchmark(executed):
     said = "\n".join(text_of(o) for c in executed[0].cells for o in c.get("outputs", []))
-    counts = re.findall(r"Goodput ([\d.]+)/s, by the benchmark ([\d.]+)/s", said)
-    assert len(counts) == len(PARAMETERS["RATES"])
-    assert all(float(a) == pytest.approx(float(b), abs=0.11) for a, b in counts)
+    opened = [record for (experiment, _), record in executed[1].items() if experiment == "open_loop"]
+    agree = re.findall(r"Goodput [\d.]+/s, as the benchmark counts", said)
+    nearly = re.findall(r"Goodput ([\d.]+)/s, by the benchmark ([\d.]+)/s", said)
+    assert len(agree) + len(nearly) == len(opened) >= 1
+    assert all(float(a) == pytest.approx(float(b), abs=0.11) for a, b in nearly)
     assert "36 of 36 for 90 %: cannot tell" in said
     assert "37 of 37 for 90 %: held" in said
 

@@ -100,10 +100,12 @@ def at_rate(row: dict, span: tuple[float, float], yours: float) -> str:
     span: the range of the share; yours: goodput by the puzzle's function.
     """
     low, high = (100 * max(0.0, share) for share in span)
+    ours, theirs = f"{yours:.1f}/s", f"{row['goodput_per_s']:.1f}/s"
+    by_benchmark = "as the benchmark counts" if ours == theirs else f"by the benchmark {theirs}"
     return (
         f"{number(row['arrived_per_s']):>4}/s: {100 * row['good_share']:3.0f} % of "
         f"{row['completed'] + row['failed']:3.0f} in time ({low:.0f} to {high:.0f} %): "
-        f"{row['verdict']}. Goodput {yours:.1f}/s, by the benchmark {row['goodput_per_s']:.1f}/s"
+        f"{row['verdict']}. Goodput {ours}, {by_benchmark}"
     )
 
 

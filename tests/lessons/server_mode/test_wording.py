@@ -66,10 +66,12 @@ def test_more_clients_are_told_by_what_they_add():
 def test_a_rate_is_told_with_its_verdict_its_range_and_both_counts():
     row = {"arrived_per_s": 17.0, "good_share": 0.98, "completed": 49.0, "failed": 1.0}
     row |= {"verdict": "cannot tell", "goodput_per_s": 15.72}
-    assert wording.at_rate(row, (0.899, 0.997), 15.7) == (
-        "  17/s:  98 % of  50 in time (90 to 100 %): cannot tell. Goodput 15.7/s, by the "
-        "benchmark 15.7/s"
+    said = wording.at_rate(row, (0.899, 0.997), 15.7)
+    assert said == (
+        "  17/s:  98 % of  50 in time (90 to 100 %): cannot tell. Goodput 15.7/s, as the "
+        "benchmark counts"
     )
+    assert wording.at_rate(row, (0.899, 0.997), 15.5).endswith("15.5/s, by the benchmark 15.7/s")
 
 
 def test_a_stop_is_told_as_a_part_of_the_long_prompt():

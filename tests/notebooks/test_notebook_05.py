@@ -118,7 +118,9 @@ def test_the_capacity_is_the_most_that_the_closed_loop_answered(executed):
 
 def test_goodput_is_counted_by_the_puzzle_and_by_the_benchmark(executed):
     said = "\n".join(text_of(o) for c in executed[0].cells for o in c.get("outputs", []))
-    opened = [record for (experiment, _), record in executed[1].items() if experiment == "open_loop"]
+    opened = [
+        record for (experiment, _), record in executed[1].items() if experiment == "open_loop"
+    ]
     agree = re.findall(r"Goodput [\d.]+/s, as the benchmark counts", said)
     nearly = re.findall(r"Goodput ([\d.]+)/s, by the benchmark ([\d.]+)/s", said)
     assert len(agree) + len(nearly) == len(opened) >= 1

@@ -365,7 +365,7 @@ def label(caption: str, steps, request: int = 0) -> dict[str, float]:
     gaps = len(times) - 1
     for start, end, y, name, called, meaning in (
         (arrival, times[0], 0.75, "ttft", "TTFT", "until the first token"),
-        (times[0], last, 0.75, "tpot", "TPOT", f"a token, mean of {gaps} gaps"),
+        (times[0], last, 0.75, "tpot", "TPOT", f"a token, mean of the {gaps} gaps"),
         (arrival, arrival + terms["queue_ms"], 1.3, "queue", "queue time", "until its first step"),
         (times[0], times[1], 1.3, "first_itl", "first ITL", "between two tokens"),
     ):

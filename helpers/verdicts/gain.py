@@ -11,6 +11,8 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from helpers.verdicts.machine import SLOWED
+
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last one for more.
 # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2.
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -162,10 +164,18 @@ def gain_of_ranks(plain: list[float], changed: list[float], better: str) -> Gain
 def rounds_that_count(rounds: list[tuple]) -> list[tuple]:
     """The rounds that count: without those in which others slowed a run much, if enough remain.
 
-    rounds: the Measurements that were made together, or alone, one tuple each time.
+    A line says how many were left out, or why none was. rounds: the Measurements that were made
+    together, or alone, one tuple each time.
     """
     calm = [runs for runs in rounds if not any(run.disturbance.slowed for run in runs)]
-    return calm if len(calm) >= LEAST_VALUES else rounds
+    slowed = len(rounds) - len(calm)
+    if not slowed:
+        return rounds
+    why = f"other programs can have made a run more than {SLOWED:g} times as long"
+    enough = len(calm) >= LEAST_VALUES
+    done = "Left out" if enough else f"Fewer than {LEAST_VALUES} calm rounds, so all count"
+    print(f"{done}: in {slowed} of {len(rounds)} rounds {why}.")
+    return calm if enough else rounds
 
 
 def t_95(freedom: int) -> float:

@@ -123,7 +123,7 @@ Run = TypeVar("Run", bound=Watched)
 
 
 def less_slowed(measure: Callable[[int], Run]) -> Run:
-    """The run that `measure(0)` makes; where others slowed it, the less slowed of two.
+    """The run that `measure(0)` makes; where others slowed it, the less slowed of two, and a line.
 
     measure: its argument is for other prompts the second time, where those of the first would be
     found in the prefix cache.
@@ -131,7 +131,14 @@ def less_slowed(measure: Callable[[int], Run]) -> Run:
     first = measure(0)
     if first.disturbance is None or not first.disturbance.slowed:
         return first
-    return min(first, measure(1), key=_slowdown)
+    second = measure(1)
+    counts = min(first, second, key=_slowdown)
+    print(
+        f"Run again: {'; '.join(first.disturbance.reasons)}, so it can have taken "
+        f"{_slowdown(first):.2f} times as long (allowed: {SLOWED:g}), the second run "
+        f"{_slowdown(second):.2f} times. The {'first' if counts is first else 'second'} counts."
+    )
+    return counts
 
 
 def most_disturbed(found: Iterable[Disturbance]) -> Disturbance:

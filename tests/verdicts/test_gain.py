@@ -218,12 +218,16 @@ def runs_of(*values, others=0.0):
     return [SimpleNamespace(value=value, disturbance=disturbance) for value in values]
 
 
-def test_a_round_that_others_slowed_does_not_count_where_enough_do():
+def test_a_round_that_others_slowed_does_not_count_where_enough_do(capsys):
     plain, changed = runs_of(10.0, 10.1, 9.9, 10.0), runs_of(20.0, 20.1, 19.9)
     changed += runs_of(4.0, others=0.6)
     rounds = list(zip(plain, changed, strict=True))
     assert rounds_that_count(rounds) == rounds[:3]
+    why = "other programs can have made a run more than 1.25 times as long"
+    assert capsys.readouterr().out == f"Left out: in 1 of 4 rounds {why}.\n"
     assert rounds_that_count(rounds[1:]) == rounds[1:], "two are too few: all three count"
+    assert "Fewer than 3 calm rounds, so all count: in 1 of 3" in capsys.readouterr().out
+    assert rounds_that_count(rounds[:3]) == rounds[:3] and not capsys.readouterr().out
 
 
 def test_no_round_begins_that_would_not_end_in_time(monkeypatch):

@@ -146,7 +146,7 @@ def test_what_disturbed_a_run_is_said_wherever_it_stands():
     "others, made, counts",
     [([0.05], 1, 0), ([0.6, 0.3], 2, 1), ([0.3, 0.6], 2, 0), ([None], 1, 0), ([0.6, None], 2, 0)],
 )
-def test_a_slowed_run_is_made_once_more_and_the_less_slowed_counts(others, made, counts):
+def test_a_slowed_run_is_made_once_more_and_the_less_slowed_counts(others, made, counts, capsys):
     runs = [
         SimpleNamespace(disturbance=None if share is None else Disturbance(share, 0.0))
         for share in others
@@ -158,6 +158,12 @@ def test_a_slowed_run_is_made_once_more_and_the_less_slowed_counts(others, made,
         return runs[again]
 
     assert less_slowed(measure) is runs[counts] and seen == [*range(made)]
+    said = capsys.readouterr().out
+    assert bool(said) == (made == 2), "what was run again is said, and nothing else"
+    if said:
+        took = f"took {100 * others[0]:.0f} % of the cores, so it can have taken "
+        assert took in said and "(allowed: 1.25)" in said
+        assert said.endswith(f" The {('first', 'second')[counts]} counts.\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts how long a thread waits")

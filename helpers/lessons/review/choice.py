@@ -1,11 +1,9 @@
-"""Every max_num_seqs measured in turn, and what one is over another.
-
-Measured in turn, a slow moment of the machine hits all alike; what is compared has a range.
-"""
+"""Every max_num_seqs measured in turn, and what one is over another, with its range."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import geometric_mean
 
 from helpers import workloads
@@ -61,7 +59,7 @@ class InTurn:
         """The largest value that was tried."""
         return max(self.runs)
 
-    @property
+    @cached_property  # what is left out is said once
     def counted(self) -> dict[int, list[Measurement]]:
         """The runs that count, for means, ranges and gains alike: see `rounds_that_count`."""
         rounds = rounds_that_count(list(zip(*self.runs.values(), strict=True)))
@@ -81,6 +79,10 @@ class InTurn:
         if price.low <= goal_x < price.high:
             return None
         return price.high <= goal_x
+
+    def undecided(self, goal_x: float) -> list[int]:
+        """The values of which these runs do not tell whether they meet the goal."""
+        return [value for value in self.runs if self.meets(value, goal_x) is None]
 
     def _over(self, value: int, other: int, metric: str) -> Gain:
         pairs = list(zip(self._all(other, metric), self._all(value, metric), strict=True))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from helpers.display import figures
-from helpers.display.figures import BLUE, GREY, RED, curve, hollow_line, hollow_points, note
+from helpers.display.figures import BLACK, BLUE, GREY, RED, curve, hollow_line, hollow_points, note
 from helpers.display.numbers import number
 from helpers.lessons.review.choice import ONE, SPEED, TPOT, InTurn
+from helpers.measure import Measurement
 
 
-def sweep(rows: list[dict], caption: str) -> None:
+def sweep(rows: list[dict], runs: list[Measurement], caption: str) -> None:
     """Over max_num_seqs: throughput, TTFT p50, and TPOT p50, the price of a full step.
 
     rows: one a measured value, in order: max_num_seqs, output_tokens_per_s, ttft_ms_p50,
-    tpot_ms_p50.
+    tpot_ms_p50. runs: what they are of; a star marks a disturbed one.
     """
     title = "More requests in a step: what it gains, and what it costs"
     fig, (speed, wait, price) = figures.figure(title, cols=3, size=(10, 3.4))
@@ -24,7 +25,9 @@ def sweep(rows: list[dict], caption: str) -> None:
     wait.set(title="Until the first token", ylabel="TTFT p50 (ms)")
     curve(price, rows, "place", "tpot_ms_p50", 2)
     price.set(title="Each token after that", ylabel="TPOT p50 (ms per output token)")
-    labels = [number(row["max_num_seqs"]) for row in rows]
+    stars = ["*" * bool(run.disturbance.reasons) for run in runs]
+    labels = [number(row["max_num_seqs"]) + star for row, star in zip(rows, stars, strict=True)]
+    caption += " A star: other programs disturbed the run." * any(stars)
     for ax in (speed, wait, price):
         ax.set_xticks(places, labels)
         ax.set(
@@ -45,7 +48,8 @@ def throughput_latency(
 ) -> None:
     """Every max_num_seqs as a point: output tokens/s over TPOT p50; those that were chosen marked.
 
-    A point is at the means; its whiskers are the ranges of its gain and its price (95 %).
+    A point is at the means; its whiskers are the ranges of its gain and its price (95 %). A diamond
+    is a value whose range holds a goal.
     chosen: the most that TPOT may be, over that of one at a time, -> the max_num_seqs chosen for
     it. recorded: the rows of another machine and its name, in a panel of their own; chosen_there:
     what was chosen of them. typed: the record of the student's own numbers; its speed is a line.
@@ -58,8 +62,10 @@ def throughput_latency(
     ]
     _points(here, rows, turns.runs, c=_colors(turns.runs, chosen, BLUE))
     _whiskers(here, turns, rows)
+    open_at = {goal_x: turns.undecided(goal_x) for goal_x in chosen}
+    _diamonds(here, [row for row in rows if row["max_num_seqs"] in sum(open_at.values(), [])])
     here.set_title("this machine: means of the runs in turn, with ranges", fontsize=9)
-    _limits(here, chosen, turns.mean(ONE, TPOT))
+    _limits(here, chosen, turns.mean(ONE, TPOT), open_at)
     if typed_tokens_per_s := typed and typed["metrics"].get(SPEED):
         here.axhline(typed_tokens_per_s, **hollow_line())
         here.set_ylim(0, max(here.get_ylim()[1], 1.5 * typed_tokens_per_s))
@@ -71,7 +77,7 @@ def throughput_latency(
     )
     lines = where.split(", ")
     elsewhere.set_title(f"{', '.join(lines[:2])},\n{', '.join(lines[2:])}", fontsize=9)
-    _limits(elsewhere, chosen_there, there[ONE][TPOT])
+    _limits(elsewhere, chosen_there, there[ONE][TPOT], {})
     figures.show(fig, caption, rows, "throughput_latency")
 
 
@@ -96,13 +102,21 @@ def _colors(values, chosen: dict[float, int], other: str) -> list[str]:
     return [RED if value in chosen.values() else other for value in values]
 
 
-def _limits(ax, chosen: dict[float, int], one_ms: float) -> None:
+def _diamonds(ax, rows: list[dict]) -> None:
+    """Over the points of what is undecided: of neither colour."""
+    look = {"marker": "D", "s": 60, "c": "white", "edgecolors": BLACK, "linewidths": 1.5}
+    ax.scatter([row[TPOT] for row in rows], [row[SPEED] for row in rows], zorder=4, **look)
+
+
+def _limits(ax, chosen: dict[float, int], one_ms: float, open_at: dict[float, list[int]]) -> None:
     """A line at each goal, named at the top right of it, above the points."""
     at = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "top", "color": GREY}
     for goal_x, value in chosen.items():
         if (ms := goal_x * one_ms) < ax.get_xlim()[1]:
             ax.axvline(ms, color=GREY, linewidth=1, linestyle="--")
-            note(ax, f"goal {goal_x:g} x: {value}", (ms, 0.98), (3, 0), fontsize=8, **at)
+            undecided = "".join(f", {n}?" for n in open_at.get(goal_x, []))
+            said = f"goal {goal_x:g} x: {value}{undecided}"
+            note(ax, said, (ms, 0.98), (3, 0), fontsize=8, **at)
 
 
 def _points(ax, rows: list[dict], names, **look) -> None:

@@ -14,11 +14,13 @@ from helpers.verdicts.machine import busy, most_disturbed
 
 def terms(ms: dict[str, float]) -> list[str]:
     """What the labelled timeline says of one request. ms: as step_chart.label gives them."""
+    others_ms = ms["e2e_ms"] - ms["ttft_ms"]
+    longer = "The wait took longer" if ms["ttft_ms"] > others_ms else "The others took longer"
     return [
-        f"The user waited {ms['ttft_ms']:.1f} ms for the first token (TTFT), "
-        f"{ms['queue_ms']:.1f} ms of them in the queue: the part that max_num_seqs changes.",
-        f"All the others took {ms['e2e_ms'] - ms['ttft_ms']:.1f} ms, one every "
-        f"{ms['tpot_ms']:.2f} ms (TPOT), and the whole answer {ms['e2e_ms']:.0f} ms (E2E).",
+        f"{longer}: the first token came after {ms['ttft_ms']:.1f} ms (TTFT), all the others "
+        f"within {others_ms:.1f} ms more, one every {ms['tpot_ms']:.2f} ms (TPOT).",
+        f"For {ms['queue_ms']:.1f} ms of its TTFT the question stood in the queue, because "
+        f"max_num_seqs=1 let one run at a time. The whole answer took {ms['e2e_ms']:.0f} ms (E2E).",
     ]
 
 
@@ -33,13 +35,13 @@ def together(rows: list[dict], runs: list[Measurement], most_tokens: int, room: 
     faster, slower, more = (most[of] / one[of] for of in (SPEED, TPOT, "max_num_seqs"))
     return [
         f"In one run each, {more:.0f} times as many requests in a step gave {faster:.1f} times "
-        f"the tokens/s, and each request's TPOT became {slower:.1f} times as long; section 4 "
-        f"measures both again, with a range.{busy(runs)}",
-        f"TTFT p50 is {one['ttft_ms_p50']:,.0f} ms with max_num_seqs={one['max_num_seqs']}, of "
-        f"which the queue takes {one['queue_ms_p50']:,.0f} ms, and {most['ttft_ms_p50']:,.0f} ms "
-        f"with {most['max_num_seqs']}.",
+        f"the tokens/s, and each request's TPOT became {slower:.1f} times as long.{busy(runs)}",
+        f"With max_num_seqs={one['max_num_seqs']} the p50 of TTFT was "
+        f"{one['ttft_ms_p50']:,.0f} ms and that of the queue time {one['queue_ms_p50']:,.0f} ms; "
+        f"with {most['max_num_seqs']} they were {most['ttft_ms_p50']:,.0f} and "
+        f"{most['queue_ms_p50']:,.0f} ms. The KV cache has room for {room:,} such requests at "
+        f"once: it {limits}.",
         *_read_in_turn(runs[-1], runs[0], most_tokens),
-        f"The KV cache has room for {room:,} such requests at once: it {limits}.",
     ]
 
 
@@ -58,17 +60,16 @@ def _read_in_turn(run: Measurement, one: Measurement, most_tokens: int) -> list[
 
 
 def rounds_run(turns: InTurn) -> str:
-    """How many rounds were run and count, and what disturbed those that do."""
-    made, counted = len(turns.runs[ONE]), turns.counted
+    """How many rounds were run and count, what disturbed them most, and the baseline."""
+    counted = turns.counted
     worst = most_disturbed(run.disturbance for runs in counted.values() for run in runs)
-    said = f"{made} rounds of {len(turns.runs)} values"
-    left_out = made - len(counted[ONE])
-    slowed = f": {left_out} left out, which other programs slowed, {made - left_out} counted"
-    said += slowed if left_out else ", all counted"
+    made, left = len(turns.runs[ONE]), len(counted[ONE])
+    said = f"{made} rounds of {len(turns.runs)} values, {'all' if left == made else left} counted."
+    busy = "; ".join(worst.reasons)
+    said += f" At worst, during one of these runs, {busy}." * bool(busy)
     alone = [run.metrics[SPEED] for run in counted[ONE]]
-    speed = f"{turns.mean(ONE, SPEED):,.0f} output tokens/s in them"
     ends = f"{min(alone):,.0f} to {max(alone):,.0f}"
-    return f"{said}{worst.label()}. One at a time made {speed} ({ends})."
+    return f"{said}\nThe baseline, one at a time: {turns.mean(ONE, SPEED):,.0f} tokens/s ({ends})."
 
 
 def chosen_for(turns: InTurn, best: int, goal_x: float) -> str:
@@ -77,7 +78,9 @@ def chosen_for(turns: InTurn, best: int, goal_x: float) -> str:
     goal_x: the most that TPOT may be, over that of one request at a time.
     """
     said = f"TPOT at most {goal_x:g} times that of one at a time"
-    said += f"; measured: {_price(turns, best, goal_x)}" if best != ONE else ""
+    said += f"; measured: {_times(turns.slower(best))}" * (best != ONE)
+    if undecided := turns.undecided(goal_x):
+        said += f"; undecided whether {' and '.join(map(str, undecided))} would do"
     return said + "; the most that was tried" * (best == turns.most)
 
 
@@ -100,46 +103,67 @@ def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
 
 
 def by_goal(turns: InTurn, chosen: dict[float, int]) -> list[str]:
-    """Which value each goal leads to, and what stays undecided. chosen: goal -> value."""
-    said, undecided = [], []
+    """Which value each goal leads to, and which may meet it, too. chosen: goal -> value."""
+    said = []
     for goal_x, best in chosen.items():
-        gain = f", {turns.faster(best).sentence('times its tokens/s')}" * (best != ONE)
         one = f"A TPOT of at most {goal_x:g} times that of one at a time"
         most = ", the most that was tried" * (best == turns.most)
-        said.append(f"{one}: max_num_seqs={best}{most}{gain}.")
-        open_ = [str(value) for value in turns.runs if turns.meets(value, goal_x) is None]
-        undecided += [f"max_num_seqs={', '.join(open_)} for {goal_x:g} times"] * bool(open_)
-    if undecided:
-        said.append(f"Undecided, because the goal lies inside the range: {'; '.join(undecided)}.")
+        gain = f", {turns.faster(best).sentence('times its tokens/s')}" * (best != ONE)
+        undecided = "".join(
+            f" Undecided: {value}, whose TPOT is {_times(turns.slower(value))} as long, with "
+            f"{_times(turns.faster(value))} the tokens/s."
+            for value in turns.undecided(goal_x)
+        )
+        said.append(f"{one}: max_num_seqs={best}{most}{gain}.{undecided}")
     return said
 
 
-def on_both(turns: InTurn, chosen: dict, price_there: dict, chosen_there: dict) -> list[str]:
+def on_both(
+    turns: InTurn, chosen: dict, there: dict[int, dict], price_there: dict, chosen_there: dict
+) -> list[str]:
     """What each goal keeps here and on the recorded machine, and what a full step costs on both.
 
-    chosen, chosen_there: goal -> value. price_there: value -> its TPOT over that of one at a time.
+    chosen, chosen_there: goal -> value. there: value -> a recorded run; price_there: its TPOT over
+    that of one at a time.
     """
-    kept = [
-        f"of at most {goal_x:g} times that of one at a time keeps {best} here"
-        f"{', undecided,' * (turns.meets(best, goal_x) is None)} and {chosen_there[goal_x]} there"
-        for goal_x, best in chosen.items()
-    ]
-    said = [f"A TPOT {', one '.join(kept)} (recorded, one run each)."]
-    if both := [value for value in turns.runs if value in price_there and value != ONE]:
-        here, there = _times(turns.slower(both[-1])), price_there[both[-1]]
+    said = []
+    for goal_x, best in chosen.items():
+        undecided = "".join(f" ({value} undecided)" for value in turns.undecided(goal_x))
+        kept = chosen_there[goal_x]
         said.append(
-            f"With {both[-1]} at once TPOT is {here} that of one here and {there:.2f} there."
+            f"A TPOT of at most {goal_x:g} times that of one at a time keeps {best}{undecided} "
+            f"here and {kept} there, by one run each. {_next_there(kept, [*there])}"
         )
-    most = max(price_there)
-    ends = f"; {most} ends that sweep, so try more" * (most in chosen_there.values())
-    begin = "On the course's GPU begin with the recorded value"
-    return [*said, f"{begin}{ends}; measure it in turn again."]
+    if both := [value for value in turns.runs if value in price_there and value != ONE]:
+        n, here = both[-1], turns.middle(both[-1]).metrics
+        said.append(
+            f"With {n} at once TPOT is {_times(turns.slower(n))} that of one here "
+            f"({_size(here)}), {price_there[n]:.2f} times there ({_size(there[n])}): other loads."
+        )
+    return said
+
+
+def _next_there(kept: int, recorded: list[int]) -> str:
+    """Where to begin on such a GPU, and what to try beside it."""
+    larger = min((value for value in recorded if value > kept), default=None)
+    if larger is None:
+        return f"Begin there with {kept}; it ends that sweep, so try more."
+    if larger <= 2 * kept:
+        return f"Begin there with {kept}."
+    between = f"nothing was recorded between {kept} and {larger}"
+    return f"Begin there with {kept}, and try {2 * kept}: {between}."
+
+
+def _size(metrics: dict) -> str:
+    """The mean lengths of a run's requests."""
+    n = metrics["requests"]
+    return f"{metrics['input_tokens'] / n:.0f} tokens in, {metrics['output_tokens'] / n:.0f} out"
 
 
 def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int]]:
     """A table's row for each value: its gain, its price, and which goals it meets.
 
-    chosen: goal -> the value that is best for it.
+    chosen: goal -> the value that is kept for it.
     """
     answers = {True: "yes", False: "no", None: "undecided"}
     rows = []
@@ -150,16 +174,19 @@ def in_turn(turns: InTurn, chosen: dict[float, int]) -> list[dict[str, str | int
             "TPOT, over one at a time": _times(turns.slower(value)),
         }
         for goal_x, best in chosen.items():
-            mark = ", best" if value == best else ""
+            mark = ", kept" if value == best else ""
             row[f"at most {goal_x:g} times?"] = answers[turns.meets(value, goal_x)] + mark
         rows.append(row)
     return rows
 
 
-def engine_life(before_gib: float, phases: list[dict], memory: dict[str, float]) -> list[str]:
+def engine_life(
+    before_gib: float, phases: list[dict], memory: dict[str, float], said: str = ""
+) -> list[str]:
     """What each phase added to memory, and where the load shows instead.
 
-    phases: as MemorySampler.summary() has them. memory: the record's metrics.
+    phases: as MemorySampler.summary() has them. memory: the record's metrics. said: the phase that
+    the student chose.
     """
     added, last = {}, before_gib
     for phase in phases:  # one that was over between two samples has no end
@@ -167,8 +194,9 @@ def engine_life(before_gib: float, phases: list[dict], memory: dict[str, float])
             added[phase["label"]], last = phase["end_gib"] - last, phase["end_gib"]
     grew = ", ".join(f"{gib:+.2f} GiB during {label}" for label, gib in added.items())
     prefill, decode = (memory[f"kv_cache_{phase}_percent"] for phase in ("prefill", "decode"))
+    chose = f" (you said {said})" * bool(said)
     return [
-        f"Memory changed by {grew}: most during {max(added, key=added.get)}.",
+        f"Memory changed by {grew}: most during {max(added, key=added.get)}{chose}.",
         f"To see the load, watch the gauge kv_cache_usage: at most {prefill:.1f} % during prefill, "
         f"{decode:.1f} % during decode.",
     ]
@@ -188,11 +216,7 @@ def reasons(why: str, rows: list[dict], memory: str) -> dict[str, str]:
 
 def _price(turns: InTurn, value: int, goal_x: float) -> str:
     """The range of its TPOT over that of one at a time, and whether it leaves the goal open."""
-    said = _times(turns.slower(value))
-    if turns.meets(value, goal_x) is not None:
-        return said
-    middle = "met" if turns.slower(value).estimate <= goal_x else "missed"
-    return f"{said}, undecided, {middle} by the middle of the range"
+    return _times(turns.slower(value)) + ", undecided" * (turns.meets(value, goal_x) is None)
 
 
 def _times(gain: Gain) -> str:

@@ -36,7 +36,7 @@ def in_turn(speeds: dict[int, tuple[float, float]]) -> choice.InTurn:
         for value, (speed, tpot) in {1: (100.0, 2.0), **speeds}.items():
             wobble = 1 + 0.02 * ((turn + value) % 3 - 1)
             numbers = {"output_tokens_per_s": speed * wobble, "tpot_ms_p50": tpot * wobble}
-            numbers["output_tokens"] = 1536
+            numbers |= {"requests": 16, "input_tokens": 1536, "output_tokens": 1536}
             runs[value].append(Run(numbers))
     return choice.InTurn(runs)
 
@@ -83,8 +83,8 @@ def test_the_largest_is_chosen_unless_another_is_faster_beyond_what_runs_vary(be
     assert wording.chosen_for(faster := in_turn({16: (900, 4.0), 48: (540, 5.0)}), 16, 3.0) == (
         "TPOT at most 3 times that of one at a time; measured: 2.00 to 2.00 times"
     )
-    met = "undecided, met by the middle of the range; the most that was tried"
-    assert wording.chosen_for(alike, 48, 2.51).endswith(met)
+    said = wording.chosen_for(alike, 16, 2.51)
+    assert best_for(alike, 2.51) == 16 and said.endswith("; undecided whether 48 would do")
     assert best_for(faster, 3.0) == 16
     said = wording.chosen(faster, 16, 3.0, 256)
     assert " 48: TPOT 2." in said and "tokens/s 0.5" in said and "times those of 16." in said
@@ -98,7 +98,7 @@ def test_the_range_worked_out_in_the_notebook_is_the_one_that_is_judged_by(capsy
     assert names["middle"] == pytest.approx(turns.faster(48).estimate)
     assert len(names["gains"]) == 3 and "48 over 1" in capsys.readouterr().out
     exec(source_of("s4-choice"), names)
-    assert names["price"] == pytest.approx({n: turns.slower(n).estimate for n in turns.runs})
+    assert names["price"] == pytest.approx({n: turns.slower(n).high for n in turns.runs})
     pairs = {(a, b) for a in turns.runs for b in turns.runs}
     assert names["faster"] == {p for p in pairs if turns.faster(*p).verdict == "better"}
 
@@ -112,13 +112,14 @@ def test_the_sweep_says_that_the_machine_was_disturbed_and_that_it_ran_once():
     fits = {"requests": 32, "input_tokens": 3072}
     calm, busy = Run(fits), Run(fits, disturbance=Disturbance(others_share=0.3, steal_share=0.0))
     assert "disturbed" not in wording.together(rows, [calm, calm], 4096, 818)[0]
-    said, wait, room = wording.together(rows, [busy, calm], 4096, 818)
-    assert room.endswith("room for 818 such requests at once: it limits none of these values.")
+    said, wait = wording.together(rows, [busy, calm], 4096, 818)
+    assert wait.endswith("room for 818 such requests at once: it limits none of these values.")
     assert wording.together(rows, [busy, calm], 4096, 31)[-1].endswith(
         "at once: it is a limit here."
     )
     assert said.startswith("In one run each, 32 times") and "other programs took 30 %" in said
-    assert "TTFT p50 is 9 ms with max_num_seqs=1, of which the queue takes 8 ms" in wait
+    assert wait.startswith("With max_num_seqs=1 the p50 of TTFT was 9 ms and that of the queue ")
+    assert "time 8 ms; with 32 they were 9 and 8 ms." in wait
 
 
 def test_prompts_that_do_not_fit_one_step_are_part_of_tpot_and_that_is_said_once():
@@ -127,12 +128,12 @@ def test_prompts_that_do_not_fit_one_step_are_part_of_tpot_and_that_is_said_once
     sizes = {"requests": 64, "input_tokens": 6144, "itl_ms_p50": 13.3}
     firsts = [SimpleNamespace(token_times_s=[at_s]) for at_s in (*[0.27] * 42, *[0.40] * 22)]
     run, one = Run(sizes, requests=firsts), Run({"itl_ms_p50": 4.4})
-    *_, said, _ = wording.together(rows, [one, run], 4096, 818)
+    *_, said = wording.together(rows, [one, run], 4096, 818)
     assert "64 prompts of 96 tokens are more than the 4,096 of one step" in said
     assert said.endswith("The usual gap (ITL p50) became 3.0 times as long.")
-    assert len(wording.together(rows, [one, run], 8192, 818)) == 3, "they fit"
+    assert len(wording.together(rows, [one, run], 8192, 818)) == 2, "they fit"
     in_one_step = Run(sizes, requests=firsts[:42])
-    assert len(wording.together(rows, [one, in_one_step], 4096, 818)) == 3
+    assert len(wording.together(rows, [one, in_one_step], 4096, 818)) == 2
 
 
 def test_memory_is_answered_by_what_each_phase_added():
@@ -154,26 +155,26 @@ def test_a_tighter_goal_chooses_what_the_largest_misses(best_for):
     said = wording.chosen(turns, 4, 1.5, 256)
     assert "undecided" not in said and said.count("misses it: TPOT") == 2
     rows = wording.in_turn(turns, {3.0: 32, 1.5: 4})
-    assert [row["at most 1.5 times?"] for row in rows] == ["yes", "yes, best", "no", "no"]
-    assert [row["at most 3 times?"] for row in rows] == ["yes", "yes", "yes", "yes, best"]
-    [*_, close] = wording.in_turn(turns, {2.61: 32})
-    assert close["at most 2.61 times?"] == "undecided, best"
+    assert [row["at most 1.5 times?"] for row in rows] == ["yes", "yes, kept", "no", "no"]
+    assert [row["at most 3 times?"] for row in rows] == ["yes", "yes", "yes", "yes, kept"]
+    assert best_for(turns, 2.61) == 16, "what is undecided is not kept"
+    rows = wording.in_turn(turns, {2.61: 16})
+    assert [row["at most 2.61 times?"] for row in rows][2:] == ["yes, kept", "undecided"]
 
 
 def test_a_goal_inside_a_range_is_not_decided():
     turns = in_turn({4: (330, 2.2), 16: (760, 3.3), 32: (860, 5.2)})
     assert turns.meets(16, 2.0) and turns.meets(16, 1.5) is False
     assert turns.meets(32, 2.61) is None and turns.meets(1, 1.0)
-    said = wording.chosen(turns, 4, 2.61, 256)
-    assert re.search(r" 32: TPOT 2.\d+ to 2.\d+ times, undecided, met by the middle", said)
-    assert "those of 4" in said and said.count("undecided") == 1
-    one, tight, open_ = wording.by_goal(turns, {2.61: 32, 1.5: 4})
-    assert "a time: max_num_seqs=32, the most that was tried, 7." in one
-    assert "max_num_seqs=4, 3." in tight and open_.endswith(
-        "range: max_num_seqs=32 for 2.61 times."
-    )
+    assert turns.undecided(2.61) == [32] and turns.undecided(3.0) == []
+    said = wording.chosen(turns, 16, 2.61, 256)
+    assert "measured: 1." in said and "undecided whether 32 would do" in said
+    assert re.search(r" 32: TPOT 2.\d+ to 2.\d+ times, undecided; tokens/s 1.", said)
+    one, tight = wording.by_goal(turns, {2.61: 16, 1.5: 4})
+    assert "max_num_seqs=16, 7." in one and "max_num_seqs=4, 3." in tight
+    undecided = r" Undecided: 32, whose TPOT is 2\.\d+ to 2\.\d+ times as long, with 7\.\d+ to "
+    assert re.search(undecided, one) and "ndecided" not in tight
     assert wording.by_goal(turns, {1.05: 1})[0].endswith("max_num_seqs=1.")
-    assert len(wording.by_goal(turns, {3.0: 32, 1.5: 4})) == 2, "all of it is decided"
 
 
 def test_the_recorded_rows_are_chosen_from_by_the_same_rule(capsys):
@@ -184,22 +185,26 @@ def test_the_recorded_rows_are_chosen_from_by_the_same_rule(capsys):
     assert [*prices] == [256, 64, 16, 1] and prices[256] == pytest.approx(2.47, abs=0.01)
     assert best_there == {3.0: 256, 1.5: 64}
     assert "recorded: NVIDIA H100" in (out := capsys.readouterr().out) and "256: 2.47" in out
-    said = wording.on_both(turns, best_of, prices, best_there)
-    kept = "times that of one at a time keeps 16 here and 256 there, one of at most 1.5 times"
-    assert kept in said[0] and "keeps 1 here and 64 there (recorded, one run each)" in said[0]
-    assert said[1].startswith("With 64 at once TPOT is 4.") and "and 1.14 there" in said[1]
-    assert "256 ends that sweep" in said[-1]
-    close = wording.on_both(in_turn({32: (860, 5.2)}), {2.61: 32}, prices, {2.61: 256})
-    assert "keeps 32 here, undecided, and 256 there" in close[0] and len(close) == 2, "no pair"
+    there = names["there"]
+    loose, tight, loads = wording.on_both(turns, best_of, there, prices, best_there)
+    assert "3 times that of one at a time keeps 16 here and 256 there, by one run each" in loose
+    assert loose.endswith("Begin there with 256; it ends that sweep, so try more.")
+    assert "keeps 1 here and 64 there" in tight
+    assert tight.endswith("and try 128: nothing was recorded between 64 and 256.")
+    assert loads.startswith("With 64 at once TPOT is 4.") and "1.14 times there (256 tok" in loads
+    assert "one here (96 tokens in, 96 out)" in loads
+    close = in_turn({16: (760, 3.3), 32: (860, 5.2)})
+    said = wording.on_both(close, {2.61: 16}, there, prices, {2.61: 256})
+    assert "keeps 16 (32 undecided) here and 256 there" in said[0]
 
 
 def test_rounds_are_counted_with_what_disturbed_them():
     turns = in_turn({4: (330, 2.2)})
-    alone = "One at a time made 100 output tokens/s in them (98 to 102)."
-    assert wording.rounds_run(turns) == f"3 rounds of 2 values, all counted. {alone}"
+    alone = "\nThe baseline, one at a time: 100 tokens/s (98 to 102)."
+    assert wording.rounds_run(turns) == f"3 rounds of 2 values, all counted.{alone}"
     turns.runs[1][0].disturbance = Disturbance(others_share=0.15, steal_share=0.0)
-    said = "3 rounds of 2 values, all counted (disturbed: other programs took 15 % of the cores)."
-    assert wording.rounds_run(turns) == f"{said} {alone}"
+    said = "all counted. At worst, during one of these runs, other programs took 15 % of the cores."
+    assert wording.rounds_run(turns) == f"3 rounds of 2 values, {said}{alone}"
 
 
 def test_the_means_that_are_drawn_are_kept_and_their_ratio_is_the_gain():
@@ -219,7 +224,7 @@ def test_the_means_that_are_drawn_are_kept_and_their_ratio_is_the_gain():
     assert kept["improvement_x_values"] == 3
 
 
-def test_a_round_that_others_slowed_counts_in_no_number():
+def test_a_round_that_others_slowed_counts_in_no_number(capsys):
     turns = in_turn({16: (500, 4.0), 48: (540, 5.0)})
     calm = in_turn({16: (500, 4.0), 48: (540, 5.0)})
     for value, speed in ((1, 20.0), (16, 480.0), (48, 540.0)):
@@ -229,9 +234,8 @@ def test_a_round_that_others_slowed_counts_in_no_number():
     assert turns.record(48, 104_832) == calm.record(48, 104_832)
     assert turns.mean(1, choice.SPEED) == calm.mean(1, choice.SPEED)
     assert turns.faster(16) == calm.faster(16) and len(turns.runs[1]) == 4
-    assert wording.rounds_run(turns).startswith(
-        "4 rounds of 3 values: 1 left out, which other programs slowed, 3 counted. One at a time"
-    )
+    assert wording.rounds_run(turns).startswith("4 rounds of 3 values, 3 counted.\n")
+    assert capsys.readouterr().out.startswith("Left out: in 1 of 4 rounds "), "and said once"
 
 
 def test_the_time_of_an_answer_says_what_the_formula_leaves_out(capsys):

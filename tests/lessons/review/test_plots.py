@@ -53,3 +53,24 @@ def clear_of_each_other(ax, points):
         near = box.padded(5)  # pixels: half of a point's mark
         covered = [point for point in points if near.contains(*ax.transData.transform(point))]
         assert not covered, f"{label.get_text()} covers {covered}"
+
+
+def test_an_undecided_value_looks_like_no_other_and_a_disturbed_run_has_a_star(monkeypatch):
+    drawn, idle, busy = [], Disturbance(0.0, 0.0), Disturbance(0.2, 0.0)
+    monkeypatch.setattr(figures, "show", lambda fig, caption, *_: drawn.append((fig, caption)))
+    runs = {1: [], 4: []}
+    for wobble in (0.97, 1.0, 1.04):
+        for n, (ms, speed) in {1: (2.0, 500.0), 4: (3.0 * wobble, 1500.0)}.items():
+            row = {"max_num_seqs": n, "tpot_ms_p50": ms, "output_tokens_per_s": speed}
+            runs[n].append(SimpleNamespace(metrics=row, disturbance=idle))
+    kept, there = {1.5: 1}, {1.5: 64}
+    plots.throughput_latency(InTurn(runs), kept, choice.recorded_rows(), there, "caption")
+    here = drawn[0][0].axes[0]
+    assert "goal 1.5 x: 1, 4?" in {label.get_text() for label in here.texts}
+    [diamond] = [one.get_offsets() for one in here.collections if one.get_zorder() == 4]
+    assert tuple(diamond[0]) == pytest.approx((3.0, 1500.0), rel=0.01)
+    rows = [{**runs[n][0].metrics, "ttft_ms_p50": 9.0} for n in (1, 4)]
+    plots.sweep(rows, [runs[1][0], SimpleNamespace(disturbance=busy)], "One run each.")
+    fig, caption = drawn[1]
+    assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["1", "4*"]
+    assert caption.endswith("A star: other programs disturbed the run.")

@@ -317,6 +317,11 @@ class View:
         """When and why reading failed; None when it did not."""
         return f"Reading {self._loop.failure}" if self._loop.failure else None
 
+    def before(self, moment_s: float) -> dict:
+        """The last reading before a time.perf_counter(); empty without one."""
+        rows = [row for row in self.readings if row["t_s"] <= moment_s - self._t0]
+        return rows[-1] if rows else {}
+
     def _look(self) -> None:
         found = {k: v for k, v in self.read().items() if isinstance(v, (int, float))}
         self.readings.append({"t_s": time.perf_counter() - self._t0, **found})

@@ -194,6 +194,7 @@ def reconcile(
     why=None,
     kind: str = "measured",
     span: tuple[float, float] | None = None,
+    stated: str = "",
 ) -> Record | None:
     """Show prediction and outcome with one sentence on how far apart they are; save all of it.
 
@@ -201,7 +202,8 @@ def reconcile(
     ratio (outcome / predicted) that returns it. kind: what the outcome is, one of `KINDS`; only
     "measured" is called a measurement. A formula is not held against a calculation, which would be
     itself: then nothing is said of a distance. span: the range of the outcome, when it was measured
-    with one; a prediction inside it is not called too high or too low. Returns the saved record, or
+    with one; a prediction inside it is not called too high or too low. stated: the outcome in
+    words, where the ends of span were tried and nothing between them. Returns the saved record, or
     None when there is nothing to compare. Zero predicted gives no ratio. Raises ValueError for
     another kind.
     """
@@ -218,7 +220,7 @@ def reconcile(
     if card.has_widgets() and not guess.seen:
         guess.seen, guess.said_before = True, guess.typed
     ratio = _ratio(measured, guess.value)
-    lines = [f"{kind}: {_with_range(measured, unit, span)}"]
+    lines = [f"{kind}: {stated or _with_range(measured, unit, span)}"]
     said = []
     reason = _why(why, ratio)
     if guess.source == "formula" and kind == "calculated":
@@ -229,11 +231,11 @@ def reconcile(
     else:
         lines.append(_stated(guess.whose, guess.value, unit))
         whose = "Your prediction" if guess.source == "student" else "The prediction"
-        said.append(_held_against(guess.value, measured, span, whose, noun))
+        said.append(_held_against(guess.value, measured, span, whose, noun, stated))
     if guess.source != "formula" and guess.formula is not None and kind != "calculated":
         lines.append(_stated("the formula's prediction", guess.formula, unit))
         whose = "The formula's prediction"
-        said.append(_held_against(guess.formula, measured, span, whose, noun))
+        said.append(_held_against(guess.formula, measured, span, whose, noun, stated))
     said.append(reason)  # behind the formula's own distance: it is what the formula leaves out
     sentence = " ".join(filter(None, said))
     metrics = {"predicted": guess.value, "measured": measured, "ratio": ratio}
@@ -251,6 +253,7 @@ def reconcile(
         question=guess.question,
         formula=guess.formula,
         seen=guess.seen,
+        **({"stated": stated} if stated else {}),
         **guess.about(),
     )
     card.show(_card("Reconcile", guess.question, "\n".join([*lines, sentence])))
@@ -268,11 +271,15 @@ def _with_range(measured: float, unit: str, span: tuple[float, float] | None) ->
     return f"{ends} (middle: {number(measured)})"
 
 
-def _held_against(value: float, measured: float, span, whose: str, noun: str) -> str:
+def _held_against(value: float, measured: float, span, whose: str, noun: str, stated="") -> str:
     """Inside the range of the outcome, or how far from its nearer end; without one: from it."""
+    if span is None and stated:
+        return f"{whose} is left open."
     if span is None:
         return _distance(_ratio(measured, value), whose, noun)
     low, high = span
+    if low <= value <= high and stated:
+        return f"{whose} is one of those that are left open."
     if low <= value <= high:
         wide = ", which is too wide to judge it" * (high > 2 * low)
         return f"{whose} lies in the range of the {noun}{wide}."

@@ -214,11 +214,13 @@ def notebook_of(record: dict) -> str:
 
 
 def outcome_of(record: dict) -> str:
-    """What came out of a prediction, with its unit: a factor with its range, else the range."""
+    """What came out of a prediction: in its own words, a factor with its range, or the range."""
     metrics, unit, ends = record["metrics"], unit_of(record), _ends(record["metrics"], "measured")
     said = " to ".join(map(number, [metrics["measured"]] if None in ends else ends)) + unit
     if unit == "x":
         said = with_range(metrics, "measured", alone="")
+    if stated := record.get("stated"):  # its ends were tried, and nothing between them
+        said = one_line(stated, 80)
     how = one_line(record.get("how") or "measured", 20)
     return said + f", {how}" * (how != "measured")
 

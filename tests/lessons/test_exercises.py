@@ -156,6 +156,18 @@ def test_nothing_measured_is_said_and_not_saved(store, capsys, measured):
     assert "measurement is missing" in capsys.readouterr().out and not lines_of(store)
 
 
+def test_where_only_the_ends_were_tried_no_range_is_claimed(store, capsys):
+    for predicted, said_of_it in ((0.8, "is one of those that are left open"), (1.5, "1.50 times")):
+        guess = a_guess(store, "x", "Rate?", predicted, "x")
+        exercises.reconcile(store, guess, 0.6, span=(0.6, 1.0), stated="0.6 held, 1 was missed")
+        said = capsys.readouterr().out
+        assert "measured: 0.6 held, 1 was missed" in said and "middle" not in said
+        assert said_of_it in said
+        assert lines_of(store)[-1]["stated"] == "0.6 held, 1 was missed"
+    exercises.reconcile(store, a_guess(store, "y", "?", 0.8, "x"), 0.6, stated="0.6 held")
+    assert "is left open" in capsys.readouterr().out, "nothing above it was missed"
+
+
 def test_a_prediction_inside_the_measured_range_is_not_called_wrong(store, capsys):
     for predicted, inside in ((0.96, True), (1.4, False)):
         guess = a_guess(store, "x", "Speed-up?", predicted, "x")

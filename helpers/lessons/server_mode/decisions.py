@@ -36,18 +36,24 @@ def _metrics(store: Results, experiment: str, variant: str) -> dict[str, float]:
     return (store.get(experiment, variant) or {"metrics": {}})["metrics"]
 
 
-def _changed(store: Results, name: str) -> str:
-    """Changed / default of a time that the options of section 8 changed; "better" is longer."""
+def _changed(store: Results, name: str, times: str = "times as long") -> str:
+    """Changed / default of a number that the options of section 8 changed; "better" is more."""
     ratio = Gain.read(_metrics(store, "options", "changed"), f"{name}_over_default_x")
     if not ratio or not ratio.span:
         return NOT_MEASURED
-    return experiments.said_of(ratio) + " times as long" * bool(experiments.span_of(ratio))
+    return experiments.said_of(ratio) + f" {times}" * bool(experiments.span_of(ratio))
 
 
 def _places(store: Results) -> str:
     ttft, tpot = _changed(store, "ttft_ms_p50"), _changed(store, "tpot_ms_p50")
-    changed = "with 4 places and 256 tokens a step against a place for each"
-    return f"10 requests at once, {changed}: TTFT: {ttft}; TPOT: {tpot}"
+    tokens = _changed(store, "output_tokens_per_s", "times as many")
+    said = "10 requests at once, with 4 places and 256 tokens a step against a place for each: "
+    said += f"TTFT: {ttft}; TPOT: {tpot}; output tokens/s: {tokens}"
+    queue = _metrics(store, "queue", "4_places")
+    if queue:
+        few, many = (number(queue[name]) for name in ("tpot_ms_p90", "default_tpot_ms_p90"))
+        said += f". Of 16 arrivals in one run each, TPOT p90 was {few} against {many} ms"
+    return said
 
 
 def _chunks(store: Results) -> str:
@@ -82,7 +88,7 @@ _ROWS = {
     "places": (
         "Requests in a step (--max-num-seqs)",
         _places,
-        "Which service gets more places? (Section 4 has the tokens/s that the batch job wants.)",
+        "Which service gets more places, by which of these numbers?",
     ),
     "chunks": (
         "Tokens in a step (--max-num-batched-tokens)",

@@ -174,18 +174,27 @@ def readings_of(read: Callable[[], dict[str, float]], hz: float = 8.0) -> Iterat
 
 
 def steady_load(server: Server, **load) -> LoadRun:
-    """`run_load`; a run that other programs slowed is made once more."""
-    return less_slowed(lambda _: run_load(server, **load))
+    """`run_load`; a run that other programs slowed is made once more, which is printed."""
+    return _less_slowed(lambda: run_load(server, **load))
 
 
 def at_rate(server: Server, rate_per_s: float, requests: int, **load) -> LoadRun:
-    """An open loop at a rate; a run that other programs slowed is made once more.
+    """An open loop at a rate; one that other programs slowed is made once more, as it prints.
 
     To the run's metrics come, of the same run, in_server_mean: the seconds that requests spent in
     the server by its own histogram, per second; and read_mean: the mean of running + waiting over
     the readings (not there when nothing was read).
     """
-    return less_slowed(lambda _: _at_rate(server, rate_per_s, requests, **load))
+    return _less_slowed(lambda: _at_rate(server, rate_per_s, requests, **load))
+
+
+def _less_slowed(measure: Callable[[], LoadRun]) -> LoadRun:
+    def trial(number: int) -> LoadRun:
+        if number:
+            print("Other programs slowed the next run: it was made twice, the calmer one counts.")
+        return measure()
+
+    return less_slowed(trial)
 
 
 def _at_rate(server: Server, rate_per_s: float, requests: int, **load) -> LoadRun:
@@ -240,13 +249,17 @@ def middle(found: dict[str, list[float]]) -> dict[str, float]:
 
 # What varies from trial to trial and follows from an option, by the name of its number.
 VARYING = {
-    "ttft_ms_p50": "TTFT of 10 requests at once, with 4 places and 256 tokens a step",
-    "tpot_ms_p50": "TPOT of those 10, with 4 places and 256 tokens a step",
-    "gap_ms": "longest gap in a stream beside a long prompt, with 256 tokens a step",
-    "long_ttft_ms": "TTFT of that long prompt, with 256 tokens a step",
-    "again_x": "TTFT of a prompt sent again / of it first, without the prefix cache",
+    "ttft_ms_p50": "TTFT of 10 requests at once",
+    "tpot_ms_p50": "TPOT of those 10",
+    "output_tokens_per_s": "output tokens/s of those 10",
+    "gap_ms": "longest gap in a stream beside a long prompt",
+    "long_ttft_ms": "TTFT of that long prompt",
+    "again_x": "TTFT of a prompt sent again / its first TTFT",
 }
-DIRECTIONS = ["longer", "shorter", "much the same"]
+# The options that it can follow from.
+MOVED_BY = {name: "places, tokens a step" for name in VARYING}
+MOVED_BY |= {"gap_ms": "tokens a step", "long_ttft_ms": "tokens a step", "again_x": "prefix cache"}
+DIRECTIONS = ["larger", "smaller", "much the same"]
 
 
 def ratios(default: dict, changed: dict) -> dict[str, Gain]:
@@ -275,7 +288,7 @@ def said_of(ratio: Gain) -> str:
 
 
 def direction(ratio: Gain) -> str:
-    """Which of the DIRECTIONS a time took by `ratios`, or that it is undecided."""
+    """Which of the DIRECTIONS a number took by `ratios`, or that it is undecided."""
     longer, shorter, same = DIRECTIONS
     if ratio.undecided:
         return UNDECIDED
@@ -300,7 +313,7 @@ def side_by_side(
     before, after = middle(default), middle(changed)
     rows = []
     for name, what in VARYING.items():
-        row = {"number": what + " (ms)" * ("_ms" in name)}
+        row = {"number": what + " (ms)" * ("_ms" in name), "changed": MOVED_BY[name]}
         row |= {"before": before[name], "after": after[name]}
         row["after / before (95 %)"] = said_of(compared[name])
         if any(guessed.values()):

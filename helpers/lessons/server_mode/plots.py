@@ -13,6 +13,8 @@ from helpers.results.recorded import label_of
 from helpers.server.load import Stream
 
 _HELD = {"color": figures.BLACK, "lw": 1.2, "linestyle": "-."}
+_MARKS = {"held": "✓", "cannot tell": "?", "missed": "✗"}
+_MARKED = ",  ".join(f"{mark} {verdict}" for verdict, mark in _MARKS.items())
 _SMALL = {"fontsize": 8.5, "fontweight": "normal"}
 
 
@@ -103,7 +105,7 @@ def closed_loop(rows: list[dict], recorded: tuple[list[dict], str] = ((), "")) -
     _measured(left, rows, "clients", "output_tokens_per_s", label="tokens a second")
     speed = rows[0]["output_tokens_per_s"] / rows[0]["clients"]
     ideal = [{"clients": row["clients"], "free": speed * row["clients"]} for row in rows]
-    free = {"marker": "", "color": figures.GREY, "linestyle": ":"}
+    free = {"marker": "", "color": figures.ORANGE, "linestyle": ":"}
     curve(left, ideal, "clients", "free", label="if batching were free", **free)
     _measured(right, rows, "clients", "e2e_ms_mean", 0, label="whole answer, mean")
     _measured(right, rows, "clients", "ttft_ms_p50", 1, label="TTFT p50")
@@ -129,13 +131,16 @@ def closed_loop(rows: list[dict], recorded: tuple[list[dict], str] = ((), "")) -
 
 
 def open_loop(
-    rows: list[dict], goals_ms: dict[str, float], held: dict | None, capacity: float
+    rows: list[dict],
+    goals_ms: dict[str, float],
+    ends: tuple[dict | None, dict | None],
+    capacity: float,
 ) -> None:
-    """Latency, answers and goodput over the rate of arrivals.
+    """Latency, answers and goodput over the rate of arrivals, with each run's verdict on top.
 
     rows: arrived_per_s, requests_per_s, goodput_per_s, ttft_ms_p90, tpot_ms_p90 (of `run_load`),
-    verdict, disturbed. held: the row with the highest rate that held, if one did. capacity: answers
-    a second of the closed loop.
+    verdict, disturbed. ends: the row with the highest rate that held and the lowest above it that
+    missed, if there are any. capacity: answers a second of the closed loop.
     """
     rows = sorted(rows, key=lambda row: row["arrived_per_s"])
     arrived = [row["arrived_per_s"] for row in rows]
@@ -156,9 +161,17 @@ def open_loop(
         capacity, label="capacity (closed loop)", color=figures.BLACK, lw=1.2, linestyle="--"
     )
     right.set(ylabel="requests a second", ylim=(0, 1.1 * max(capacity, *arrived)))
+    low, high = (row and row["arrived_per_s"] for row in ends)
     for ax in (left, right):
-        if held:
-            ax.axvline(held["arrived_per_s"], label="highest rate that held", **_HELD)
+        if low:
+            ax.axvline(low, label="highest rate that held", **_HELD)
+        if high:
+            look = {"color": figures.YELLOW, "alpha": 0.3, "lw": 0}
+            ax.axvspan(low or 0, high, label="not decided", **look)
+        top = {"xycoords": ax.get_xaxis_transform(), "ha": "center", "fontsize": 10}
+        for row in rows:
+            figures.note(ax, _MARKS[row["verdict"]], (row["arrived_per_s"], 1), (0, 3), **top)
+        ax.set_title(_MARKED, loc="left", pad=17, **_SMALL)
         ax.set(xlabel="requests arriving a second", xlim=(0, None))
         figures.legend_below(ax)
     names = ("arrived_per_s", "requests_per_s", "goodput_per_s", "ttft_ms_p90", "tpot_ms_p90")

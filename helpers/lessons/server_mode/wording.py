@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import statistics
+import textwrap
 
+from helpers.display.live import View
 from helpers.display.numbers import number
 from helpers.engine.steps import Steps
 from helpers.lessons.server_mode import experiments
@@ -70,13 +72,26 @@ def why_gain(runs: dict[int, list[dict]], clients: int) -> str:
         alone, many = (statistics.mean(run[key] for run in runs[n]) for n in (1, clients))
         return many - alone
 
+    said = f"The range (95 %) is that of {len(runs[1])} pairs in turn, not of the figure's runs."
     longer, wait = longer_by("e2e_ms_mean"), longer_by("ttft_ms_mean")
     if longer < wait or wait < 0:
-        return ""
+        return said
     return (
-        f"In these runs an answer took {longer:.0f} ms longer with {clients} clients than with one "
-        f"(means), {wait:.0f} ms of it until the first token."
+        f"{said} In them an answer took {longer:.0f} ms longer with {clients} clients than with "
+        f"one (means), {wait:.0f} ms of it until the first token."
     )
+
+
+def shared_step(runs: dict[int, list[dict]], clients: int) -> str:
+    """What a token cost alone and among others, by `runs` of both (medians of their TPOT p50)."""
+    alone, many = (statistics.median(run["tpot_ms_p50"] for run in runs[n]) for n in (1, clients))
+    return f"TPOT was {alone:.1f} ms for one client and {many:.1f} ms for each of {clients}"
+
+
+def by_hand(command: str) -> str:
+    """A command over several lines, as a shell takes it."""
+    lines = textwrap.wrap(command, 84, break_long_words=False, break_on_hyphens=False)
+    return " \\\n    ".join(lines)
 
 
 def _disturbed(rows: list[dict]) -> str:
@@ -88,9 +103,10 @@ def _disturbed(rows: list[dict]) -> str:
 def open_loop(rows: list[dict], goals_ms: dict) -> str:
     """The goal, and what to read from the figure."""
     return (
-        f"One run at each rate. The goal is {limits(goals_ms)}. A run lasts until its last answer, "
-        "so fewer are answered a second than arrive, even where the server keeps up."
-        + _disturbed(rows)
+        f"One run at each rate. The goal is {limits(goals_ms)}. A p90 below one of them says that "
+        "90 % of this run met that one; the marks on top judge by both, and by what chance leaves "
+        "open. A run lasts until its last answer, so fewer are answered a second than arrive, even "
+        "where the server keeps up." + _disturbed(rows)
     )
 
 
@@ -120,6 +136,12 @@ def goal(held: dict | None, missed: dict | None) -> str:
     above = " above that" * bool(held)
     said += f"; it was missed {met(missed)}" if missed else f"; no run{above} missed it"
     return f"{said}. One run each."
+
+
+def tried(low: float | None, high: float | None) -> str:
+    """At which rates, or shares of the capacity, the goal held and was missed, as tried."""
+    held = f"held at {number(low)}" if low else "held at none tried"
+    return f"{held}, missed at {number(high)}" if high else f"{held}, missed at none above"
 
 
 def _marked(row: dict) -> str:
@@ -180,16 +202,33 @@ def copies(
     return f"{said[0].upper()}{said[1:]}."
 
 
-def why_peak(run: LoadRun, assumed: float, places: int) -> str:
-    """What the formula for the peak of a queue assumes, beside what the clients saw.
+def plan(enough: int | None, least: int | None) -> str:
+    """How many copies to plan. enough: by the rate that held; least: by the one that missed."""
+    few = f"{least - 1} are too few" if least and least > 1 else "no number is known to be too few"
+    if enough is None:
+        return f"it is open how many copies are enough, and {few}"
+    return f"{enough} copies are enough by these runs, so plan {enough}; {few}"
+
+
+def why_peak(run: LoadRun, view: View, assumed: float) -> str:
+    """What the formula for the peak of a queue assumes, beside what clients and engine counted.
 
     assumed: answers until the last arrival.
     """
     sent, inside = (run.metrics["completed"] + run.metrics["failed"]), run.metrics["in_flight_last"]
-    return (
-        f"The formula lets {assumed:.0f} be answered until the last request comes; the clients "
-        f"counted {sent - inside:.0f}. With their count it gives {max(0, inside - places):.0f}."
+    said = (
+        f"The formula lets {assumed:.0f} be answered when the last request is sent (the dashed "
+        f"line), and all others be in the engine. The clients counted {sent - inside:.0f} answers "
+        f"by then, so {inside:.0f} were under way."
     )
+    read = view.before(run.last_sent_s)
+    if read and (outside := inside - read["running"] - read["waiting"]) > 0:
+        said += (
+            f" The last reading before found {read['running']:.0f} running and "
+            f"{read['waiting']:.0f} waiting. The other {outside:.0f} were on their way to the "
+            "engine or back, or were sent after it: the queue could still grow."
+        )
+    return said
 
 
 def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str:
@@ -206,12 +245,18 @@ def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str
     )
 
 
+def first_to_wait(steps: Steps) -> int | None:
+    """The first request that waited longer than NOTABLE_MS for a place; None: none did."""
+    waits_s = [steps.queue_s(i) or 0.0 for i in range(len(steps.requests))]
+    late = (i for i, wait_s in enumerate(waits_s) if 1000 * wait_s > NOTABLE_MS)
+    return next(late, None)
+
+
 def arrivals(steps: Steps) -> str:
     """How many requests a recorded step worked for at most, and which one waited for a place."""
     most = max(len(step.work) for step in steps.steps)
-    waits_s = [steps.queue_s(i) or 0.0 for i in range(len(steps.requests))]
-    late = [i for i, wait_s in enumerate(waits_s) if 1000 * wait_s > NOTABLE_MS]
-    first = f"Request {late[0]} is the first that" if late else "No request"
+    late = first_to_wait(steps)
+    first = "No request" if late is None else f"Request {late} is the first that"
     return (
         f"Up to {most} of {len(steps.requests)} requests shared a step. {first} waited longer than "
         f"{NOTABLE_MS} ms for a place."
@@ -257,14 +302,19 @@ def steps_with_prompts(steps: Steps) -> str:
 
 
 def cpu_shares(used_s: dict[str, float], duration_s: float, requests: int) -> str:
-    """The CPU time of each process for a request, and whether the API server filled its core."""
+    """The CPU time of each process for a request, and which of them filled a core."""
     each = ", ".join(f"{name} {1e3 * used / requests:.1f}" for name, used in used_s.items())
-    said = f"CPU time of a request, in ms: {each}."
-    busy = used_s["API server"] / duration_s
-    said += f" The API server used {100 * busy:.0f} % of a core: "
-    if busy > FULL:
-        return f"{said}`--api-server-count` starts more of them."
-    return f"{said}it did not fill it."
+    cores = {name: used / duration_s for name, used in used_s.items()}
+    shares = ", ".join(f"{name} {100 * busy:.0f} %" for name, busy in cores.items())
+    said = f"CPU time of a request, in ms: {each}. Of one core that is: {shares}. "
+    if cores["API server"] > FULL:
+        return f"{said}The API server filled its core: `--api-server-count` starts more of them."
+    if cores["engine"] > FULL:
+        return (
+            f"{said}The engine kept a core busy nearly all the time, so it set the pace, as in the "
+            "notebook; the API server did not, and worked beside it."
+        )
+    return f"{said}Neither the API server nor the engine filled a core."
 
 
 # --- reasons --------------------------------------------------------------------------------------
@@ -286,8 +336,9 @@ def why_little_differs(run: dict, inside_ms: float) -> str:
 def why_server_differs(gain: Gain) -> str:
     """What three runs of the server say against three of the engine in the notebook, and do not."""
     return (
-        f"Three runs each: {gain.sentence()}. The notebook's runs were over before the server "
-        "started, so what the machine did in between is in this range, too."
+        f"Three runs each: {gain.sentence()}. The range (95 %) knows only how the three differ "
+        "among themselves. The notebook's were over before the server started: if the machine had "
+        "become faster or slower by then, the range would not tell."
     )
 
 
@@ -356,17 +407,24 @@ def ends(rows: list[dict]) -> str:
         )
     if broken := sum(row["outcome"] == "broken off" for row in streams):
         said += f" {broken} broke off with an error of the client library."
+    ended = [row for row in streams if row["outcome"] != "complete" and row["chunks received"]]
+    if ended:
+        late_ms = [1000 * (row["ended after s"] - row["last chunk after s"]) for row in ended]
+        said += (
+            f" The clients knew {min(late_ms):.0f} to {max(late_ms):.0f} ms after the last chunk."
+        )
     return said
 
 
 def trades(ratios: dict[str, Gain]) -> str:
-    """Which numbers grew by the changed options, which shrank, and what is open."""
+    """Which numbers grew with the changed options, which shrank, and what is open."""
     ways: dict[str, list[str]] = {}
     for name, ratio in ratios.items():
         span = experiments.span_of(ratio)
         said = experiments.VARYING[name] + f" ({span} times)" * bool(span)
         ways.setdefault(experiments.direction(ratio).capitalize(), []).append(said)
-    return " ".join(f"{way}: {'; '.join(times)}." for way, times in ways.items())
+    said = " ".join(f"{way}: {'; '.join(numbers)}." for way, numbers in ways.items())
+    return f"Four values before the restart, four after it. {said}"
 
 
 def how_it_stopped(report: StopReport) -> str:

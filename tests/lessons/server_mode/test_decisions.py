@@ -18,7 +18,9 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     store = Results("05_server_mode", tmp_path)
     ttft = Gain(1.6, 1.4, 1.9, 5).metrics("ttft_ms_p50_over_default_x")
     gap = Gain(2.0, 0.2, 15.0, 5).metrics("gap_ms_over_default_x")
-    store.save("options", "changed", ttft | gap)
+    tokens = Gain(0.5, 0.4, 0.6, 4).metrics("output_tokens_per_s_over_default_x")
+    store.save("options", "changed", ttft | gap | tokens)
+    store.save("queue", "4_places", {"tpot_ms_p90": 6.2, "default_tpot_ms_p90": 9.1})
     burst = {"sent": 192, "limit": 18, "let_in": 70}
     burst |= {"good_percent": 90, "without_percent": 0}
     burst |= {"goodput_per_s": 31.5, "without_goodput_per_s": 0.0}
@@ -28,7 +30,9 @@ def test_a_row_holds_what_was_measured_and_what_was_decided(tmp_path):
     store.save("sizing", "copies", held | {"missed_per_s": 75.0})
     found = decisions.evidence(store)
     measured = {key: said for key, (_, said, _) in found.items()}
-    assert "TTFT: 1.40 to 1.90 times as long; TPOT: not measured yet" in measured["places"]
+    assert "TTFT: 1.40 to 1.90 times as long; TPOT: not measured yet; " in measured["places"]
+    assert "output tokens/s: 0.40 to 0.60 times as many" in measured["places"]
+    assert measured["places"].endswith("TPOT p90 was 6.2 against 9.1 ms")
     assert "longest gap in a stream: undecided, 0.20 to 15.00 times as long;" in measured["chunks"]
     assert "a limit of 18 let 70 in, and 90 % of these met the goal" in measured["admission"]
     assert "without a limit 0 % did" in measured["admission"]

@@ -84,6 +84,7 @@ def found(**changed):
     plain = {
         "ttft_ms_p50": [50.0, 51.0, 49.0],
         "tpot_ms_p50": [2.5, 2.6, 2.4],
+        "output_tokens_per_s": [900.0, 910.0, 890.0],
         "gap_ms": [100.0, 101.0, 102.0],
         "long_ttft_ms": [140.0, 150.0, 130.0],
         "again_x": [0.35, 0.36, 0.34],
@@ -93,9 +94,9 @@ def found(**changed):
 
 def test_one_rule_says_what_is_undecided():
     said = {
-        (1.06, 1.2): ("longer", "1.06 to 1.20"),
+        (1.06, 1.2): ("larger", "1.06 to 1.20"),
         (1.01, 1.19): ("undecided", "undecided, 1.01 to 1.19"),
-        (0.69, 0.97): ("shorter", "0.69 to 0.97"),
+        (0.69, 0.97): ("smaller", "0.69 to 0.97"),
         (0.69, 0.972): ("undecided", "undecided, 0.69 to 0.97"),
         (0.97, 1.05): ("much the same", "0.97 to 1.05"),
     }
@@ -107,16 +108,18 @@ def test_one_rule_says_what_is_undecided():
 
 def test_options_side_by_side_carry_the_range_of_their_ratio():
     slower = found(ttft_ms_p50=[180.0, 190.0, 185.0], gap_ms=[20.0, 200.0, 90.0])
-    guessed = {name: Answer(name, "longer", "typed") for name in experiments.VARYING}
+    guessed = {name: Answer(name, "larger", "typed") for name in experiments.VARYING}
     compared = experiments.ratios(found(), slower)
     rows = experiments.side_by_side(found(), slower, compared, guessed)
-    ttft, tpot, gap, _, again = rows
+    ttft, tpot, _, gap, _, again = rows
     assert ttft["number"].endswith("(ms)") and "ms" not in again["number"]
     assert (ttft["before"], ttft["after"]) == (50.0, 185.0)
+    moved = [row["changed"] for row in rows]
+    assert moved[2:4] == ["places, tokens a step", "tokens a step"], "a row is no state of its own"
     low, high = map(float, ttft["after / before (95 %)"].split(" to "))
-    assert 3 < low < 3.7 < high < 4.5 and ttft["you said"] == "longer: right"
-    assert tpot["you said"] == "longer: wrong"
-    assert (gap["after / before (95 %)"], gap["you said"]) == ("undecided", "longer: undecided")
+    assert 3 < low < 3.7 < high < 4.5 and ttft["you said"] == "larger: right"
+    assert tpot["you said"] == "larger: wrong"
+    assert (gap["after / before (95 %)"], gap["you said"]) == ("undecided", "larger: undecided")
     assert (
         "you said" not in experiments.side_by_side(found(), slower, compared, {"gap_ms": None})[0]
     )

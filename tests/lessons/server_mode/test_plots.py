@@ -65,8 +65,8 @@ def test_open_loop_draws_what_the_benchmark_counted(shown):
         }
         for rate, share, verdict in ((10.0, 0.96, "held"), (20.0, 0.86, "cannot tell"))
     ]
-    plots.open_loop(rows[::-1], {"ttft": 96, "tpot": 20}, rows[0], 30)
-    plots.open_loop(rows, {"ttft": 96, "tpot": 20}, None, 30)
+    plots.open_loop(rows[::-1], {"ttft": 96, "tpot": 20}, (rows[0], None), 30)
+    plots.open_loop(rows, {"ttft": 96, "tpot": 20}, (None, rows[1]), 30)
     (fig, caption), _ = shown
     lines = {line.get_label(): list(line.get_ydata()) for line in fig.axes[1].lines}
     assert lines["arrivals"] == [0, 9.9, 19.8], "as they came, not as they were asked for"
@@ -77,6 +77,10 @@ def test_open_loop_draws_what_the_benchmark_counted(shown):
     assert "The goal is TTFT 96 ms and TPOT 20 ms." in caption
     labels = [[line.get_label() for line in one.axes[1].lines] for one, _ in shown]
     assert ["highest rate that held" in one for one in labels] == [True, False]
+    marks = [(text.get_text(), text.xy[0]) for text in fig.axes[0].texts]
+    assert marks == [("✓", 9.9), ("?", 19.8)], "each run has its verdict"
+    spans = [[patch.get_label() for patch in one.axes[0].patches] for one, _ in shown]
+    assert spans == [[], ["not decided"]]
 
 
 def test_a_start_without_phases_is_a_sentence(shown, capsys):

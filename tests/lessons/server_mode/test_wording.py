@@ -13,16 +13,22 @@ from helpers.verdicts.gain import Gain
 def test_a_server_that_was_not_measured_in_turn_says_so():
     gain = Gain(0.88, 0.8, 0.97, 3)
     said = wording.why_server_differs(gain)
-    assert gain.sentence() in said and "what the machine did in between" in said
+    assert gain.sentence() in said and "the range would not tell" in said
 
 
-@pytest.mark.parametrize("api_s, filled", [(0.4, False), (5.5, True)])
-def test_an_api_server_that_fills_its_core_is_named(api_s, filled):
-    used_s = {"client (this kernel)": 2.5, "API server": api_s, "engine": 5.8}
+@pytest.mark.parametrize(
+    "api_s, engine_s, found",
+    [
+        (0.4, 5.8, "The engine kept a core busy nearly all the time, so it set the pace"),
+        (5.5, 5.8, "`--api-server-count` starts more of them"),
+        (0.4, 2.0, "Neither the API server nor the engine filled a core."),
+    ],
+)
+def test_the_process_that_fills_its_core_is_named(api_s, engine_s, found):
+    used_s = {"client (this kernel)": 2.5, "API server": api_s, "engine": engine_s}
     said = wording.cpu_shares(used_s, 5.67, requests=100)
     assert said.startswith("CPU time of a request, in ms: client (this kernel) 25.0, API server")
-    assert ("--api-server-count" in said) == filled
-    assert ("used 7 % of a core: it did not fill it" in said) != filled
+    assert f"API server {100 * api_s / 5.67:.0f} %, engine" in said and found in said
 
 
 def test_why_clients_share_a_step_is_told_by_their_times():
@@ -32,25 +38,47 @@ def test_why_clients_share_a_step_is_told_by_their_times():
     ]
     said = wording.why_gain({1: alone, 8: many}, 8)
     assert "103 ms longer with 8 clients than with one (means), 44 ms of it" in said
-    assert wording.why_gain({1: many, 8: alone}, 8) == "", "the many did not wait longer"
+    assert "that of 3 pairs in turn, not of the figure's runs" in said
+    assert "longer" not in wording.why_gain({1: many, 8: alone}, 8), "the many did not wait longer"
 
 
 def test_trades_claim_nothing_that_the_range_does_not_carry():
-    longer, shorter, unclear = Gain(3.0, 2.5, 3.6, 4), Gain(0.2, 0.1, 0.3, 4), Gain(1, 0.5, 2, 4)
-    said = wording.trades({"ttft_ms_p50": longer, "gap_ms": shorter, "long_ttft_ms": unclear})
+    larger, smaller, unclear = Gain(3.0, 2.5, 3.6, 4), Gain(0.2, 0.1, 0.3, 4), Gain(1, 0.5, 2, 4)
+    said = wording.trades({"ttft_ms_p50": larger, "gap_ms": smaller, "long_ttft_ms": unclear})
     ttft, gap, long = (experiments.VARYING[n] for n in ("ttft_ms_p50", "gap_ms", "long_ttft_ms"))
     assert said == (
-        f"Longer: {ttft} (2.50 to 3.60 times). Shorter: {gap} (0.10 to 0.30 times). "
-        f"Undecided: {long} (0.50 to 2.00 times)."
+        f"Four values before the restart, four after it. Larger: {ttft} (2.50 to 3.60 times). "
+        f"Smaller: {gap} (0.10 to 0.30 times). Undecided: {long} (0.50 to 2.00 times)."
     )
 
 
-def test_the_peak_is_explained_by_what_the_clients_saw():
-    run = SimpleNamespace(metrics={"completed": 190.0, "failed": 2.0, "in_flight_last": 137.0})
-    assert wording.why_peak(run, 32.9, 64) == (
-        "The formula lets 33 be answered until the last request comes; the clients counted 55. "
-        "With their count it gives 73."
+def test_the_peak_is_explained_by_what_clients_and_engine_counted():
+    metrics = {"completed": 190.0, "failed": 2.0, "in_flight_last": 137.0}
+    run = SimpleNamespace(metrics=metrics, last_sent_s=5.0)
+    view = SimpleNamespace(before=lambda moment_s: {"running": 60.0, "waiting": 10 * moment_s})
+    said = wording.why_peak(run, view, 32.9)
+    assert "lets 33 be answered when the last request is sent" in said
+    assert "The clients counted 55 answers by then, so 137 were under way." in said
+    assert "found 60 running and 50 waiting. The other 27 were on their way" in said
+    metrics["in_flight_last"] = 100.0
+    assert wording.why_peak(run, view, 32.9).endswith("so 100 were under way.")
+
+
+def test_what_was_tried_is_told_and_nothing_between():
+    assert wording.tried(0.6, 1.02) == "held at 0.6, missed at 1.02"
+    assert wording.tried(0.0, None) == "held at none tried, missed at none above"
+    assert wording.plan(24, 10) == ("24 copies are enough by these runs, so plan 24; 9 are too few")
+    assert wording.plan(None, 1) == (
+        "it is open how many copies are enough, and no number is known to be too few"
     )
+
+
+def test_a_command_by_hand_is_one_that_a_shell_takes():
+    command = "KEY=... vllm bench serve " + " ".join(f"--option-{i} {i}" for i in range(12))
+    said = wording.by_hand(command)
+    lines = said.splitlines()
+    assert len(lines) > 1 and all(len(line) <= 92 for line in lines)
+    assert said.replace("\\\n", "").split() == command.split()
 
 
 def test_more_clients_are_told_by_what_they_add():
@@ -96,7 +124,8 @@ def test_places_are_judged_by_what_the_clients_waited():
 
 def test_a_cut_stream_is_known_by_its_last_word_only():
     def row(client, outcome, error=""):
-        return {"client": client, "outcome": outcome, "client library says": error}
+        row = {"client": client, "outcome": outcome, "client library says": error}
+        return row | {"chunks received": 9, "last chunk after s": 0.175, "ended after s": 0.19}
 
     late = row("latecomer", "connection reset", "ReadError")
     cut = [row(f"{i}", "ended by 'abort'") for i in range(4)]
@@ -106,7 +135,8 @@ def test_a_cut_stream_is_known_by_its_last_word_only():
     assert wording.ends([row("1", "complete"), late]) == "1 of 1 streams were complete."
     broken = [row("1", "broken off", "RemoteProtocolError"), late]
     assert wording.ends(broken) == (
-        "0 of 1 streams were complete. 1 broke off with an error of the client library."
+        "0 of 1 streams were complete. 1 broke off with an error of the client library. The "
+        "clients knew 15 to 15 ms after the last chunk."
     )
 
 

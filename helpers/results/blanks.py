@@ -46,6 +46,7 @@ from helpers.results.wording import (
     origin_of,
     outcome_of,
     prediction_of,
+    share_range,
     spaced,
     subject_of,
     value_of,
@@ -71,7 +72,7 @@ def _typed_baseline(facts: Facts) -> dict | None:
 
 def _measured_baseline(facts: Facts) -> Fill:
     """Output tokens/s of one request at a time: measured in turn with the choice, else before."""
-    in_turn = _speed(facts.best, "baseline_tokens_per_s")
+    in_turn = metric_of(facts.best, "baseline_tokens_per_s")
     if in_turn.kind != "missing":
         return in_turn
     record = facts.get("baseline", "one_at_a_time")
@@ -138,7 +139,7 @@ def _engine_arg(facts: Facts, name: str) -> float | None:
 
 def final_throughput(facts: Facts) -> Fill:
     """Output tokens/s of the best configuration."""
-    return _with_rounds(facts, _speed(facts.best, SPEED), SPEED)
+    return _with_rounds(facts, metric_of(facts.best, SPEED), SPEED)
 
 
 def _with_rounds(facts: Facts, speed: Fill, name: str) -> Fill:
@@ -147,14 +148,6 @@ def _with_rounds(facts: Facts, speed: Fill, name: str) -> Fill:
     if None in (low, high):
         return speed
     return replace(speed, value=f"{speed.value} ({number(low)} to {number(high)} by round)")
-
-
-def _speed(record: dict | None, name: str) -> Fill:
-    """A digit more than elsewhere: the ratio of two such speeds is that of the measured ones."""
-    [speed] = numbers_of(record or {"metrics": {}}, name)
-    if speed is None or speed >= 1000:
-        return metric_of(record, name)
-    return from_record(record, f"{speed:.4g}")
 
 
 def improvement(facts: Facts) -> Fill:
@@ -180,7 +173,7 @@ def _improvement(facts: Facts) -> str:
     in_turn, gain = numbers_of(record, "baseline_tokens_per_s", "improvement_x")
     if in_turn and gain:
         return with_range(record["metrics"], "improvement_x", alone="")
-    first, last = _measured_baseline(facts).value, _speed(facts.best, SPEED).value
+    first, last = _measured_baseline(facts).value, metric_of(facts.best, SPEED).value
     if not first or not last:
         return ""
     numbers = [float(str(text).replace(",", "")) for text in (first, last)]
@@ -258,12 +251,20 @@ def load_of_one_copy(facts: Facts) -> Fill:
     if missed:
         met = "" if missed_share is None else f" ({100 * missed_share:.0f} % within)"
         text += f"; missed at {at(missed)}{met}"
-        loads = [numbers_of(r, "arrived_per_s", "good_share") for r in facts.all("open_loop")]
-        known = [load for load in loads if None not in load]
-        between = sorted((tried, met) for tried, met in known if rate < tried < missed)
-        told = [f"{number(tried)} ({100 * met:.0f} %)" for tried, met in between]
+        names = ("arrived_per_s", "good_share", "completed")
+        loads = sorted(numbers_of(r, *names) for r in facts.all("open_loop"))
+        told = [_open_rate(*load) for load in loads if rate < load[0] < missed]
         text += f"; cannot tell at {' and '.join(told)}" * bool(told)
     return from_record(record, f"{text}; one run{' each' * bool(missed)}")
+
+
+def _open_rate(tried: float, met: float, requests: float | None) -> str:
+    """A rate at which the goal was neither held nor missed, with the range of its share."""
+    if not requests:
+        return f"{number(tried)} ({100 * met:.0f} %)"
+    low, high = share_range(met, requests)
+    span = f"{100 * low:.0f} to {100 * high:.0f} % by chance"
+    return f"{number(tried)} ({100 * met:.0f} % of {requests:.0f} requests, {span})"
 
 
 def conversation(facts: Facts) -> Fill:
@@ -289,10 +290,15 @@ def speculation(facts: Facts) -> Fill:
     if first is None:
         return MISSING
     drafted = in_markdown(first["variant"].rpartition("=")[2])
-    text = f"{judged(first['metrics'], 'tpot_gain_x')}, {drafted} tokens drafted at a time"
-    text += if_disturbed(first)
-    if served := facts.get("services", "assistant, speculative decoding"):
-        text += "; whole answers of one developer's assistant (section 4): "
+    gain = Gain.read(all_numbers(first), "tpot_gain_x")
+    said = judged(first["metrics"], "tpot_gain_x")
+    if gain.span and gain.undecided:
+        said = f"this machine cannot tell ({said})"
+    text = f"{said}, {drafted} tokens drafted at a time{if_disturbed(first)}"
+    served = facts.get("services", "assistant, speculative decoding")
+    gain = Gain.read(all_numbers(served), "improvement_x") if served else None
+    if gain and gain.decided:
+        text += "; whole answers of one developer's assistant (section 4 of notebook 2): "
         text += value_of(served, "improvement_x")
     return from_record(first, text)
 
@@ -325,8 +331,11 @@ def _surprise(rank: int) -> Slot:
         if len(missed) <= rank:
             return MISSING
         record = missed[rank]
-        text = f"{subject_of(record)} was {outcome_of(record)}; I had said {prediction_of(record)}"
-        return from_record(record, f"{text} (notebook {notebook_of(record)}).")
+        text = f"I had expected {prediction_of(record)} and found {outcome_of(record)}"
+        what = subject_of(record)
+        return from_record(
+            record, f"{text}: {what[0].lower()}{what[1:]} (notebook {notebook_of(record)})."
+        )
 
     return slot
 
@@ -408,15 +417,19 @@ def _documented(facts: Facts) -> tuple[str, bool]:
     ]
     filled = sum(fill.kind != "missing" for fill in core)
     # What a notebook fills in documents nothing.
-    written = sum(
-        by_person(record) and text_of(record, "text").kind == "typed"
+    answers = [
+        record
         for prefix in ("key_challenge", "insight_", "question_")
         for record in facts.all("answer", prefix)
-    )
+        if text_of(record, "text").kind == "typed"
+    ]
+    written = sum(map(by_person, answers))
     if not filled:
         return "", False
     said = f"{filled} of {len(core)} blanks of Weeks 1 to 3 are filled"
     said += f", {count(written, 'answer')} written"
+    given = len(answers) - written
+    said += f", {given} given as parameters of the run" * bool(given)
     return said, written > 0 and filled >= len(core) - 1
 
 
@@ -582,7 +595,7 @@ _MY_LEARNINGS = {
 _APPENDIX = {
     "## Optimal configuration": {"___": tables.configuration},
     "## Predictions against measurements": {"___": tables.predictions_table},
-    "## Production decisions": {"___": tables.decisions_table},
+    "## Production decisions": {"___": tables.decisions},
     "## Reading notes": {"- ___": list_of("note_", "note", _about)},
     "## Week 4 results by notebook": {"___": tables.results_table},
 }

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from helpers.display.as_typed import in_markdown
 from helpers.display.numbers import number
-from helpers.results import week5
+from helpers.results import recorded, week5
 from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_record
 from helpers.results.merge import BLANK
 from helpers.results.wording import (
@@ -40,8 +40,10 @@ from helpers.verdicts.gain import MARGIN, SMALL
 SPEED = "output_tokens_per_s"
 CLOSE = 0.10  # a prediction that is off by less needs no reason
 FORMULA = (
-    "The ratio is measured over predicted, or *inside* where the prediction lies in the range. The "
-    "last column says why the formula was more than a tenth off, where that is known."
+    "The ratio is measured over predicted. Where a range was measured, *inside* is a prediction "
+    "within it, *outside* one beside a range that has no middle, and *too wide to tell* one within "
+    "a range whose high end is more than twice its low one. Below the table stands why a formula "
+    "was more than a tenth off, where that is known."
 )
 SEVERAL = "more, which nobody typed, were within a tenth or within the range that was measured."
 RANGES = (
@@ -50,9 +52,11 @@ RANGES = (
     f"{100 * MARGIN:.0f} % or {100 * SMALL:.0f} % of 1 leaves no difference of more than that; "
     "any other is undecided."
 )
+RECORDED_GPU = "recorded GPU"  # as notebook 2 calls it
 EVERYTHING = (
     "Every number of the week is in `measurements.jsonl`. Gains and losses have ranges of 95 %, "
-    "judged as the decisions' are; speeds and times have their lowest and highest round."
+    "judged as the decisions' are; the middle of TP and PP is a median. Speeds and times have "
+    "their lowest and highest round."
 )
 
 
@@ -180,7 +184,7 @@ def predictions_table(facts: Facts) -> Fill:
         Part(f"row.{r['notebook']}.{r['variant']}", _prediction(r, facts) if r in shown else None)
         for r in records
     ]
-    columns = ("notebook", "what", "predicted", "measured", "ratio", "why the formula differs")
+    columns = ("notebook", "what", "predicted", "measured", "ratio")
     fill = _table(columns, rows, "measured", "prediction")
     if not records:
         return fill
@@ -191,7 +195,12 @@ def predictions_table(facts: Facts) -> Fill:
     given = sum(foretold(r) and not by_person(r) for r in shown)
     about = FORMULA + f" {left} {SEVERAL}" * bool(left)
     about += f" Given as a parameter of the run: {count(given, 'prediction')}." * bool(given)
-    return replace(fill, value=[Part("formula", about), Part("gap0", ""), *fill.value])
+    reasons = {r["id"]: _why(r) for r in shown}
+    below = [Part("gap1", "" if any(reasons.values()) else None)]
+    for r in records:
+        said = f"- {subject_of(r)}: {why}" if (why := reasons.get(r["id"])) else None
+        below.append(Part(f"why.{r['notebook']}.{r['variant']}", said))
+    return replace(fill, value=[Part("formula", about), Part("gap0", ""), *fill.value, *below])
 
 
 def _near(record: dict, said: float) -> bool:
@@ -235,8 +244,9 @@ def _prediction(record: dict, facts: Facts) -> str:
     came = outcome_of(record) + facts.disturbed(record["notebook"], measured)
     if (inside := in_range(record, predicted)) or (" to " in came and "(" not in came):
         times = "inside" if inside else "outside"  # of a range that has no middle to judge by
-    what = notebook_of(record), subject_of(record), _predicted(record)
-    return table_row(*what, came, times, _why(record))
+        low, high = numbers_of(record, "measured_low", "measured_high")
+        times = "too wide to tell" if inside and high > 2 * low else times
+    return table_row(notebook_of(record), subject_of(record), _predicted(record), came, times)
 
 
 def _predicted(record: dict) -> str:
@@ -252,22 +262,35 @@ def _predicted(record: dict) -> str:
     return said if formula is None else f"{said} (formula: {number(formula)})"
 
 
-def decisions_table(facts: Facts) -> Fill:
+def decisions(facts: Facts) -> Fill:
     """Each choice of notebooks 2 and 5: what was measured, and what the student would do."""
-    rows = []
-    for record in facts.all("decision"):
-        decided = facts.get("answer", f"decision_{record['variant']}") or {}
+    records, parts = facts.all("decision"), []
+    for record in records:
+        key, decided = record["variant"], facts.get("answer", f"decision_{record['variant']}") or {}
         services = (r["variant"].partition(", ") for r in facts.all("services") if was_disturbed(r))
-        busy = [feature for key, _, feature in services if key == record["variant"]]
-        measured = str(record.get("measured") or "")
-        measured += f" Machine disturbed: {', '.join(busy)}." * bool(busy)
-        cells = notebook_of(record), record.get("choice"), measured, decided.get("text")
-        text = table_row(*(in_markdown(one_line(cell or "")) for cell in cells))
-        rows.append(Part(f"row.{record['variant']}", text))
-    columns = ("notebook", "choice", "what I measured", "what I would do")
-    fill = _table(columns, rows, "measured", "decision")
-    about = [Part("ranges", RANGES), Part("gap0", "")] if rows else []
-    return replace(fill, value=[*about, *fill.value])
+        busy = [feature for service, _, feature in services if service == key]
+        measured = one_line(record.get("measured") or "")
+        here, gpu, there = measured.partition(f" {RECORDED_GPU}: ")
+        lines = {
+            "here": here,
+            "there": f"{RECORDED_GPU}: {there}" * bool(gpu),
+            "busy": f"machine disturbed: {', '.join(busy)}" * bool(busy),
+            "own": f"I would: {one_line(decided.get('text') or '')}" * bool(decided.get("text")),
+        }
+        name = in_markdown(one_line(record.get("choice") or key))
+        parts.append(Part(f"row.{key}", f"- **{name}** (notebook {notebook_of(record)})"))
+        for line, said in lines.items():
+            parts.append(Part(f"row.{key}.{line}", f"  - {in_markdown(said)}" if said else None))
+    if not parts:
+        return NO_LINES
+    head = [Part("ranges", RANGES)]
+    if there := recorded.records("services"):
+        head.append(
+            Part("gpu", f"The *{RECORDED_GPU}*: {in_markdown(recorded.label_of(there[0]))}.")
+        )
+    # An older workbook had a table here.
+    head += [Part("gap0", ""), Part("head", None), Part("rule", None)]
+    return Fill([*head, *parts], "measured", count(len(records), "decision"))
 
 
 def configuration(facts: Facts) -> Fill:

@@ -168,6 +168,12 @@ def was_disturbed(record: dict) -> bool:
     return isinstance(machine, dict) and bool(machine.get("disturbed"))
 
 
+def share_range(share: float, n: float) -> tuple[float, float]:
+    """Between which shares the true one lies, of n requests: Wilson's, as notebook 5 has it."""
+    middle, half = share + 2 / n, 2 * math.sqrt(share * (1 - share) / n + 1 / n**2)
+    return (middle - half) / (1 + 4 / n), (middle + half) / (1 + 4 / n)
+
+
 def if_disturbed(record: dict) -> str:
     """What to add to its number then; "" else."""
     return DISTURBED * was_disturbed(record)
@@ -216,7 +222,12 @@ def notebook_of(record: dict) -> str:
 def outcome_of(record: dict) -> str:
     """What came out of a prediction: in its own words, a factor with its range, or the range."""
     metrics, unit, ends = record["metrics"], unit_of(record), _ends(record["metrics"], "measured")
-    said = " to ".join(map(number, [metrics["measured"]] if None in ends else ends)) + unit
+    if None not in ends:
+        said = f"{number(max(0.0, ends[0]))} to {number(ends[1])}{unit}"  # nothing is below 0
+    elif unit == " rows" and metrics["measured"] % 1:  # between two numbers of rows
+        said = f"about {metrics['measured']:.0f} rows"
+    else:
+        said = number(metrics["measured"]) + unit
     if unit == "x":
         said = with_range(metrics, "measured", alone="")
     if stated := record.get("stated"):  # its ends were tried, and nothing between them
@@ -236,8 +247,8 @@ def _ends(metrics: dict[str, float], name: str) -> list[float | None]:
 
 
 def _as_precise(value: float, high: float) -> str:
-    """A number of a range that ends at `high`, with the digits that the notebooks print."""
-    return f"{value:.2f}" if high < 100 else number(value)
+    """A number of a range that ends at `high`, with no more digits than such a range carries."""
+    return f"{value:.{1 if high >= 10 else 2}f}" if high < 100 else number(value)
 
 
 def by_person(record: dict) -> bool:

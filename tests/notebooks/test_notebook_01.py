@@ -110,8 +110,9 @@ def test_my_learnings_is_filled_with_these_numbers(run, store):
         r"- Final throughput: ([\d,.]+) \([\d,.]+ to [\d,.]+ by round\) tokens/sec\n", text
     )
     first, last = (float(found[1].replace(",", "")) for found in (shown, last))
-    assert (first, last) == (pytest.approx(initial, rel=1e-3), pytest.approx(final, rel=1e-3))
-    assert float(shown[2]) == pytest.approx(last / first, rel=0.006), "they do not fit each other"
+    # Three digits of each: as many as their ranges carry.
+    assert (first, last) == (pytest.approx(initial, rel=5e-3), pytest.approx(final, rel=5e-3))
+    assert float(shown[2]) == pytest.approx(last / first, rel=0.015), "they do not fit each other"
     assert "Understanding TTFT" in text and "batching pays" in text and "what about TP" in text
     assert "(default, not varied)" in text, "a size that nobody varied is called optimal"
     assert "212" in text, "the typed number of Week 2 is not in the document"

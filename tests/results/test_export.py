@@ -384,7 +384,8 @@ def test_a_disturbed_number_says_so_wherever_it_is_quoted(tmp_path):
     )
     for line in (f'"Speed-up?" | formula: 1x | {said} |', f"| k=4: gain, {said} |"):
         assert line in text(tmp_path, APPENDIX)
-    assert "| chat | Faster. Machine disturbed: small chunks. | |" in text(tmp_path, APPENDIX)
+    chat = "- **chat** (notebook 2)\n  - Faster.\n  - machine disturbed: small chunks\n\n"
+    assert chat in text(tmp_path, APPENDIX)
 
 
 def test_an_issue_that_is_written_alike_in_several_notebooks_stands_once(tmp_path):
@@ -678,9 +679,10 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
     lines = text(tmp_path).splitlines()
     at = lines.index("## My largest surprises")
     assert lines[at + 1 : at + 3] == [
-        '1. The answer to "How many b?" was 10 tokens; I had said 100 tokens (notebook 1).',
-        "2. The largest number of KV blocks in use at once was 300 tokens, simulated; I had said "
-        "100 tokens (notebook 1).",
+        "1. I had expected 100 tokens and found 10 tokens: the answer to "
+        '"How many b?" (notebook 1).',
+        "2. I had expected 100 tokens and found 300 tokens, simulated: the largest number of KV "
+        "blocks in use at once (notebook 1).",
     ]
     table = text(tmp_path, APPENDIX)
     late = "1 tokens, after the measurement, before: 6 tokens | 100,000 tokens | 100,000 |"
@@ -688,7 +690,7 @@ def test_the_largest_surprises_are_the_students_own_predictions(tmp_path):
     given = "100 tokens (formula: 250) | 300 tokens, simulated | 3.00 |"
     assert f"| 1 | The largest number of KV blocks in use at once | {given}" in table
     assert "Given as a parameter of the run: 1 prediction." in table
-    within = "100 tokens | 4 to 120 tokens | inside |"
+    within = "100 tokens | 4 to 120 tokens | too wide to tell |"
     assert f'| 1 | The answer to "How many within its range?" | {within}' in table
     assert "How many sums?" not in table, "nobody typed a prediction: a formula beside itself"
     assert "withdrawn" not in table
@@ -715,12 +717,18 @@ def test_a_prediction_that_is_far_off_has_its_reason_and_a_formula_s_hit_is_left
     got = text(tmp_path, APPENDIX)
     start = '| 1 | The answer to "How '
     assert [row.removeprefix(start) for row in got.splitlines() if row.startswith(start)] == [
-        'mine?" | 100 MiB | 104 MiB | 1.04 | |',
-        'mine, its formula far?" | 100 MiB (formula: 50) | 104 MiB | 1.04 | half |',
-        'mine far, its formula near?" | 50 MiB (formula: 100) | 104 MiB | 2.08 | |',
-        r'far?" | formula: 100 MiB | 150 MiB | 1.50 | it leaves out A \| B |',
-        'older?" | formula: 100 MiB | 150 MiB | 1.50 | The whole sentence. |',
-        'no reason?" | formula: 100 MiB | 150 MiB | 1.50 | |',
+        'mine?" | 100 MiB | 104 MiB | 1.04 |',
+        'mine, its formula far?" | 100 MiB (formula: 50) | 104 MiB | 1.04 |',
+        'mine far, its formula near?" | 50 MiB (formula: 100) | 104 MiB | 2.08 |',
+        'far?" | formula: 100 MiB | 150 MiB | 1.50 |',
+        'older?" | formula: 100 MiB | 150 MiB | 1.50 |',
+        'no reason?" | formula: 100 MiB | 150 MiB | 1.50 |',
+    ]
+    start = '- The answer to "How '
+    assert [line.removeprefix(start) for line in got.splitlines() if line.startswith(start)] == [
+        'mine, its formula far?": half',
+        r'far?": it leaves out A \| B',
+        'older?": The whole sentence.',
     ]
     assert "2 more, which nobody typed, were within a tenth" in got
     store.save("prediction", "far", {"predicted": 148.0, "measured": 150.0}, question="How far?")
@@ -761,6 +769,53 @@ def test_page_one_has_a_line_of_each_notebook(tmp_path):
     five.save("sizing", "copies", {"arrivals_per_s": 30.0}, **goals)
     export(tmp_path)
     assert "within its goal: no rate that was tried\n" in text(tmp_path)
+
+
+def test_a_rate_that_is_open_has_the_range_of_its_share(tmp_path):
+    store = Results("05_server_mode", tmp_path)
+    load = {"arrivals_per_s": 20.0, "good_share": 1.0, "missed_per_s": 50.0, "missed_share": 0.03}
+    store.save("sizing", "copies", load, goals_ms={"ttft": 85})
+    tried = {"arrived_per_s": 32.3, "good_share": 63 / 65, "completed": 65.0}
+    store.save("open_loop", "32_per_s", tried)
+    export(tmp_path)
+    assert "cannot tell at 32.3 (97 % of 65 requests, 89 to 99 % by chance)" in text(tmp_path)
+
+
+def test_a_gain_that_is_too_wide_to_judge_is_no_result_on_page_one(tmp_path):
+    store = Results("02_advanced_features", tmp_path)
+    wide = {"tpot_gain_x": 2.3, "tpot_gain_x_low": 0.87, "tpot_gain_x_high": 6.29}
+    store.save("speculation", "draft model, k=4", wide | {"tpot_gain_x_values": 3})
+    served = {"improvement_x": 0.4, "improvement_x_low": 0.3, "improvement_x_high": 0.5}
+    store.save("services", "assistant, speculative decoding", served | {"improvement_x_values": 3})
+    export(tmp_path)
+    line = "first: this machine cannot tell (undecided, 0.87 to 6.29x), 4 tokens drafted at a time"
+    whole = "; whole answers of one developer's assistant (section 4 of notebook 2): loss, 0.40x"
+    assert line + whole in text(tmp_path)
+    below_zero = {"predicted": 0.2, "measured": 0.5, "measured_low": -0.06, "measured_high": 1.1}
+    store.save("prediction", "draft_c", below_zero, source="student", question="A time?")
+    export(tmp_path)
+    assert "| 0.2 | 0 to 1.1 | too wide to tell |" in text(tmp_path, APPENDIX)
+
+
+def test_a_decision_is_a_list_of_what_was_measured_where(tmp_path):
+    store = Results("02_advanced_features", tmp_path)
+    said = "here: small chunks gain, 1.96 to 2.40. recorded GPU: small chunks gain, 2.43 to 9.96."
+    store.save("decision", "mixed", {}, choice="mixed *load*", measured=said)
+    store.save("answer", "decision_mixed", {}, text="Small chunks.", source="typed")
+    export(tmp_path)
+    got = text(tmp_path, APPENDIX)
+    assert "The *recorded GPU*: NVIDIA H100" in got and r"- **mixed \*load\*** (notebook 2)" in got
+    for line in ("here: small chunks gain, 1.96 to 2.40.", "I would: Small chunks."):
+        assert f"\n  - {line}\n" in got
+    assert "\n  - recorded GPU: small chunks gain, 2.43 to 9.96.\n" in got
+
+
+def test_answers_that_a_run_was_given_are_not_called_written(tmp_path):
+    store = measure(tmp_path)
+    store.save("answer", "insight_1", {}, text="batching pays", source="parameter")
+    export(tmp_path)
+    said = "filled, 0 answers written, 1 given as parameters of the run)\n"
+    assert f"(6 of 7 blanks of Weeks 1 to 3 are {said}" in text(tmp_path)
 
 
 def test_puzzles_that_were_solved_are_counted(tmp_path):
@@ -1069,7 +1124,7 @@ def test_rows_of_two_machines_say_which_is_whose(tmp_path, monkeypatch):
 
 
 def test_the_improvement_in_turn_is_one_number_in_both_documents(tmp_path):
-    """Of a rounded 609 and 5,197 it would be 8.53: so the speeds have a fourth digit."""
+    """Not the ratio of the rounded speeds, which is 8.53."""
     of_turns = {"improvement_x": 8.538, "improvement_x_low": 8.25, "improvement_x_high": 8.85}
     speeds = {"output_tokens_per_s": 5197.4, "baseline_tokens_per_s": 608.7}
     load = {"requests": 32, "input_tokens": 3072, "output_tokens": 1024}
@@ -1077,7 +1132,7 @@ def test_the_improvement_in_turn_is_one_number_in_both_documents(tmp_path):
     store.save("optimised", "best", speeds | of_turns | load, {"max_num_seqs": 32})
     export(tmp_path)
     got = text(tmp_path).splitlines()
-    assert "- Initial throughput: 608.7 tokens/sec" in got
+    assert "- Initial throughput: 609 tokens/sec" in got
     assert "- Final throughput: 5,197 tokens/sec" in got
     assert (
         "- Improvement: 8.54x (8.25 to 8.85), over one request at a time, the mean of the rounds "
@@ -1091,7 +1146,7 @@ def test_the_improvement_in_turn_is_one_number_in_both_documents(tmp_path):
     speeds |= {"baseline_tokens_per_s_low": 598.0, "baseline_tokens_per_s_high": 620.0}
     store.save("optimised", "best", speeds | of_turns | load, {"max_num_seqs": 32})
     export(tmp_path)
-    assert "- Initial throughput: 608.7 (598 to 620 by round) tokens/sec\n" in text(tmp_path)
+    assert "- Initial throughput: 609 (598 to 620 by round) tokens/sec\n" in text(tmp_path)
     assert f"| {ONE} | 609 tokens/s (598 to 620) | measured | 1 |" in text(tmp_path, APPENDIX)
     busy = {"machine": {"disturbed": ["other programs"]}}
     store.save("optimised", "best", speeds | of_turns | load, {"max_num_seqs": 32}, **busy)

@@ -46,7 +46,7 @@ class EngineChild:
         )
 
     def tell(self, command: str, deadline: float, **arguments) -> None:
-        """Give a command and do not wait: "open", "measure" or "wait_for_ray_nodes"."""
+        """Give a command and do not wait: "open", "generate", "measure", "wait_for_ray_nodes"."""
         if self._connection is None:
             self._connect(deadline)
         with contextlib.suppress(AttributeError, OSError):  # it is gone: ``hear`` says so
@@ -167,7 +167,11 @@ def _medians(values: dict, slots: int) -> dict:
 
 
 def step_seconds(metrics) -> tuple[float, float]:
-    """Seconds of a decode step: the median of the streams prefilled last (in 2 ms), all's mean."""
+    """(median, mean) seconds of a decode step.
+
+    The median is that of the streams whose prompts were computed last, so that no prompt came
+    between their steps; the mean is that of all.
+    """
     last = max(m.first_token_ts for m in metrics)
 
     def step(m) -> float:
@@ -218,6 +222,10 @@ class _Engines:
             with contextlib.suppress(Exception):
                 self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
+
+    def generate(self, prompts, sampling_params):
+        """LLM.generate of the engine that is open."""
+        yield {"outputs": self.llm.generate(prompts, sampling_params, use_tqdm=False)}
 
     def measure(self, allreduce=(), **what):
         """``measure``, then vLLM's own all-reduce between the ranks for these payloads in bytes."""

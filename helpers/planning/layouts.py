@@ -1,9 +1,8 @@
 """Try layouts for real on this machine: TP 1, TP 2 and PP 2 of the same model, and two replicas.
 
     engines = Engines(profile)
-    trial = engines.open(tensor_parallel_size=2)
-    trial.time_step(streams=8)
-    engines.close(trial)
+    with engines.open(tensor_parallel_size=2) as trial:
+        outputs = trial.llm.generate(prompts, sampling_params, use_tqdm=False)
     engines.end()
 
 On GPUs each layout is a process of its own. On the CPU one rank runs in this process, as in the
@@ -15,12 +14,13 @@ KV cache on each. What PP 2 needs on a CPU before its first step, worker_probe m
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from itertools import count
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from helpers.engine import close_engine, open_engine
 from helpers.results import recorded as reference
@@ -28,27 +28,31 @@ from helpers.verdicts.gain import Gain, gain_of_ranks
 from helpers.verdicts.machine import Disturbance, MachineWatch, most_disturbed
 
 from .choose import short_name
-from .engine_child import LATE, EngineChild, measure
+from .engine_child import LATE, EngineChild
 from .hardware import Box, make_box
 from .models import ModelShape, load_shape
 from .predict import decode_parts, prefill_parts
 from .worker_probe import WORKER_PROBE, allreduce_sizes
 
 RECORDED = ("Qwen2.5-7B", "H100-SXM")  # model and GPU of recorded_on_two_gpus
-INPUT_TOKENS, OUTPUT_TOKENS = 64, 32  # of the streams whose decode steps are timed
 ROUNDS = 10  # as few as let a range by ranks leave out two rounds that waited
-CONTEXT = INPUT_TOKENS + OUTPUT_TOKENS / 2  # tokens in the KV cache of a stream on average
+# Tokens in the KV cache of a request on average: notebook 4 asks for 32 tokens after 64.
+CONTEXT = 64 + 32 / 2
 CPU_KV_CACHE_BYTES = 64 * 2**20
-CASES = {"tpot_ms": "streams", "prefill_ms": "tokens"}  # what a quantity is measured by
+CASES = {"tpot_ms": "streams", "prefill_ms": "tokens"}  # by what a record names its cases
 CHUNK = 4096  # more tokens than the prompts have
 TRIAL_S, CPU_TRIAL_S = 300, 90  # for one layout
+
+
+class LayoutError(RuntimeError):
+    """An engine of several ranks did not start, or has ended."""
 
 
 @dataclass
 class Trial:
     """What one layout did. ``problem``: why the rest is empty or not whole.
 
-    rounds: {"tpot_ms": {streams: [ms of one decode step, ...]}, "prefill_ms": {prompt tokens:
+    rounds: {"tpot_ms": {requests: [ms of one decode step, ...]}, "prefill_ms": {prompt tokens:
     [ms, ...]}}. allreduce: rows {"bytes", "seconds"} of vLLM's own all-reduce between the ranks.
     disturbance: what else the machine did.
     """
@@ -61,12 +65,12 @@ class Trial:
     problem: str = ""
     rounds: dict = field(default_factory=lambda: {name: {} for name in CASES})
     disturbance: Disturbance = Disturbance(0.0, 0.0)
-    ask: Callable[..., dict] | None = field(default=None, repr=False)  # its engine
+    llm: Any = field(default=None, repr=False)  # vLLM's LLM, or one that asks that of a child
 
     @property
     def tpot_ms(self) -> dict[int, float]:
-        """{streams: ms of one decode step, the median round}."""
-        return {streams: median(ms) for streams, ms in self.rounds["tpot_ms"].items()}
+        """{requests: ms of one decode step, the median round}."""
+        return {requests: median(ms) for requests, ms in self.rounds["tpot_ms"].items()}
 
     @property
     def prefill_ms(self) -> dict[int, float]:
@@ -83,21 +87,9 @@ class Trial:
         """The layout in words: sizes of 1 are left out."""
         return short_name(self.tp, self.pp, 1, alone="TP 1")
 
-    def time_step(self, streams: int) -> None:
-        """One round: streams that start together, and the ms of one decode step of theirs."""
-        self._note("tpot_ms", streams, decode=[(streams, INPUT_TOKENS)], output=OUTPUT_TOKENS)
-
-    def time_prompt(self, tokens: int) -> None:
-        """One round of a prompt alone: ms until its first token."""
-        self._note("prefill_ms", tokens, prefill=[tokens])
-
-    def _note(self, quantity: str, case: int, **what) -> None:
-        if self.problem:
-            return
-        heard = self.ask(warm_up=case not in self.rounds[quantity], **what)
-        self.problem = heard.get("problem", "")
-        for ms in heard.get(quantity, {}).values():
-            self.rounds[quantity].setdefault(case, []).append(ms)
+    def note(self, quantity: str, case: int, ms: float) -> None:
+        """Keep one round of "tpot_ms" or "prefill_ms"."""
+        self.rounds[quantity].setdefault(case, []).append(ms)
 
     def record(self) -> dict:
         """What to save; numbers with units in their names, _low and _high: of the rounds."""
@@ -120,10 +112,10 @@ class Trial:
         steps = ", ".join(map(self._step, self.tpot_ms))
         return f"{self.name}: a decode step takes {steps}{self.disturbance.label()}"
 
-    def _step(self, streams: int) -> str:
-        low, high = self.span("tpot_ms", streams)
-        with_streams = f"with {streams} stream{'s' * (streams > 1)}"
-        return f"{self.tpot_ms[streams]:.2f} ms ({low:.2f} to {high:.2f}) {with_streams}"
+    def _step(self, requests: int) -> str:
+        low, high = self.span("tpot_ms", requests)
+        of = f"with {requests} request{'s' * (requests > 1)}"
+        return f"{self.tpot_ms[requests]:.2f} ms ({low:.2f} to {high:.2f}) {of}"
 
 
 class Engines:
@@ -131,35 +123,39 @@ class Engines:
 
     def __init__(self, profile):
         self.profile, self.on_cpu = profile, profile.name == "cpu"
-        self._child = self._watch = None
-        self._seeds = count()  # a prompt that was seen before would be found in the prefix cache
+        self._child = None
 
-    def open(self, tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1) -> Trial:
-        """An engine of this layout, as LLM(model, tensor_parallel_size=..., ...) makes it."""
+    @contextmanager
+    def open(
+        self, tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1
+    ) -> Iterator[Trial]:
+        """An engine of this layout, as LLM(model, tensor_parallel_size=..., ...) makes it.
+
+        At the end vLLM's own all-reduce is timed between the ranks, and the engine closed.
+        """
         tp, pp = tensor_parallel_size, pipeline_parallel_size
+        deadline = time.monotonic() + (CPU_TRIAL_S if self.on_cpu else TRIAL_S)
+        trial = Trial(tp, pp)
         if self.on_cpu and tp * pp == 1:
             engine = open_engine(self.profile, kv_cache_memory_bytes=CPU_KV_CACHE_BYTES)
-            info, measured = engine.info, partial(_last_of_measure, engine.llm)
-            trial = Trial(tp, pp, info.startup_s, info.kv_cache_tokens)
+            trial.startup_s = engine.info.startup_s
+            trial.kv_cache_tokens, trial.llm = engine.info.kv_cache_tokens, engine.llm
         else:
-            deadline = time.monotonic() + (CPU_TRIAL_S if self.on_cpu else TRIAL_S)
-            heard, measured = self._open_in_child(tp, pp, deadline)
-            started = (heard.get(name, 0) for name in ("startup_s", "kv_cache_tokens"))
-            trial = Trial(tp, pp, *started, problem=heard.get("problem", ""))
-        trial.ask = lambda **what: measured(seed=next(self._seeds), repeats=1, **what)
-        self._watch = MachineWatch()
-        return trial
-
-    def close(self, trial: Trial) -> Trial:
-        """Time vLLM's own all-reduce between the ranks of a trial, and close its engine."""
-        trial.disturbance = self._watch.stop()
-        if trial.tp > 1 and not trial.problem:
-            heard = trial.ask(allreduce=allreduce_sizes(self.on_cpu))
-            trial.allreduce = heard.get("allreduce", [])
-        close_engine()
-        if trial.problem or not self.on_cpu:
-            self.end()
-        return trial
+            self._open_in_child(trial, deadline)
+        watch = MachineWatch()
+        try:
+            with suppress(LayoutError):  # the trial has it as its problem
+                yield trial
+            trial.disturbance = watch.stop()
+            if tp > 1 and not trial.problem:
+                sizes = allreduce_sizes(self.on_cpu)
+                heard = self.ask("measure", deadline, allreduce=sizes)
+                trial.allreduce = heard.get("allreduce", [])
+        finally:
+            trial.llm = None
+            close_engine()
+            if trial.problem or not self.on_cpu:
+                self.end()
 
     def end(self) -> None:
         """End the child process, if there is one, and all that it started."""
@@ -167,7 +163,7 @@ class Engines:
             self._child.end()
             self._child = None
 
-    def _open_in_child(self, tp: int, pp: int, deadline: float) -> tuple[dict, Callable]:
+    def _open_in_child(self, trial: Trial, deadline: float) -> None:
         environment = trial_environment(self.profile)
         arguments = {**trial_arguments(self.profile), "worker_extension_cls": WORKER_PROBE}
         if self.on_cpu:
@@ -175,14 +171,18 @@ class Engines:
             environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, cores))
             arguments |= {"distributed_executor_backend": "mp", "fork": True}
         self._child = child = self._child or EngineChild(environment)
-        sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
-        heard = self._ask("open", deadline, model=self.profile.model, **arguments, **sizes)
-        if heard.get("problem") == LATE:
+        sizes = {"tensor_parallel_size": trial.tp, "pipeline_parallel_size": trial.pp}
+        heard = self.ask("open", deadline, model=self.profile.model, **arguments, **sizes)
+        trial.startup_s = heard.get("startup_s", 0.0)
+        trial.kv_cache_tokens = heard.get("kv_cache_tokens", 0)
+        trial.problem = heard.get("problem", "")
+        if trial.problem == LATE:
             why = child.last_words() or "vLLM was still being imported"
-            heard["problem"] = f"did not begin in the time allowed: {why}"
-        return heard, partial(self._ask, "measure", deadline)
+            trial.problem = f"did not begin in the time allowed: {why}"
+        trial.llm = _ChildsLLM(self, trial, deadline)
 
-    def _ask(self, *command, **arguments) -> dict:
+    def ask(self, *command, **arguments) -> dict:
+        """What the child answers."""
         try:
             return self._child.ask(*command, **arguments)
         except KeyboardInterrupt:  # the answer would come to the next question
@@ -190,8 +190,24 @@ class Engines:
             raise
 
 
-def _last_of_measure(llm, **what) -> dict:
-    return list(measure(llm, **what))[-1]
+@dataclass
+class _ChildsLLM:
+    """The LLM of a child: its ``generate`` runs there, and what it returns comes here."""
+
+    engines: Engines
+    trial: Trial
+    deadline: float
+
+    def generate(self, prompts, sampling_params, use_tqdm: bool = False) -> list:
+        """As vLLM's, without a progress bar. Raises LayoutError with the trial's problem."""
+        heard = {}
+        if not self.trial.problem:
+            given = {"prompts": prompts, "sampling_params": sampling_params}
+            heard = self.engines.ask("generate", self.deadline, **given)
+            self.trial.problem = heard.get("problem", "")
+        if self.trial.problem:
+            raise LayoutError(self.trial.problem)
+        return heard["outputs"]
 
 
 def trial_arguments(profile) -> dict:
@@ -216,18 +232,17 @@ def trial_environment(profile) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------- beside the predictions
-def speedup(plain: Trial, changed: Trial, less_ms: float = 0.0) -> Gain:
-    """How many times as fast a step of one stream is, with its range; of two engines, not in turn.
+def speedup(plain: Trial, changed: Trial) -> Gain:
+    """How many times as fast a step of one request is, with its range; of two starts, not in turn.
 
-    The range is one by ranks, since a round now and then waits for a core. less_ms: is left out
-    of each step of the changed one.
+    The range is one by ranks, since a round now and then waits for a core.
     """
     one, other = (trial.rounds["tpot_ms"][1] for trial in (plain, changed))
-    return gain_of_ranks(one, [ms - less_ms for ms in other], better="lower")
+    return gain_of_ranks(one, other, better="lower")
 
 
 def save_speedup(store, plain: Trial, changed: Trial) -> Gain:
-    """``speedup`` of one stream, saved with what else the machine did during the busier trial."""
+    """``speedup`` of one request, saved with what else the machine did during the busier trial."""
     gain = speedup(plain, changed)
     busier = most_disturbed(trial.disturbance for trial in (plain, changed))
     metrics, name = gain.metrics("speedup_x"), f"{changed.name} against {plain.name}"
@@ -238,7 +253,7 @@ def save_speedup(store, plain: Trial, changed: Trial) -> Gain:
 def beside_predictions(trials, shape: ModelShape, box: Box) -> list[dict]:
     """Rows {"layout", "what", "measured" (the median round), "low", "high", "predicted"} in ms.
 
-    Also "quantity", "case" (streams, or tokens of a prompt) and "disturbed" (reasons in words).
+    Also "quantity", "case" (requests, or tokens of a prompt) and "disturbed" (reasons in words).
     """
     rows = []
 
@@ -252,7 +267,7 @@ def beside_predictions(trials, shape: ModelShape, box: Box) -> list[dict]:
     for t in trials:
         for n in t.tpot_ms:
             step = decode_parts(shape, box, t.tp, t.pp, n, CONTEXT)
-            add(t, "tpot_ms", n, f"step of {n} stream{'s' * (n > 1)}", step)
+            add(t, "tpot_ms", n, f"step of {n} request{'s' * (n > 1)}", step)
         for n in t.prefill_ms:
             prefill = prefill_parts(shape, box, t.tp, t.pp, n, CHUNK)
             add(t, "prefill_ms", n, f"prompt of {n:,}", prefill)
@@ -345,7 +360,7 @@ def _send_requests(server) -> dict[str, int]:
     from concurrent.futures import ThreadPoolExecutor
 
     client = server.openai(timeout=120)
-    same = {"model": server.model, "max_tokens": OUTPUT_TOKENS, "extra_body": {"ignore_eos": True}}
+    same = {"model": server.model, "max_tokens": 32, "extra_body": {"ignore_eos": True}}
 
     def send(i: int) -> None:
         client.completions.create(prompt=[3 + i] * 32, temperature=0, **same)

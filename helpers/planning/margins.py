@@ -54,14 +54,14 @@ def recorded_on(gpu: str) -> str:
     return f"{one['gpus']} x {one['name']}"
 
 
-def on_record(choice: Choice) -> tuple[float, str] | None:
-    """(TPOT in ms, on which GPUs) of the run of this plan: same layout, same expected TPOT."""
+def on_record(choice: Choice) -> tuple[dict, str] | None:
+    """(its row of beside_load, on which GPUs) of the run of this plan: same expected TPOT."""
     for gpu in (HELD, LEARNED):
         rows, _ = beside_load(gpu)
         for row in rows:
             same = math.isclose(row["expected_tpot_ms"], 1e3 * choice.prediction.tpot_s)
             if same and row["layout"] == choice.short:
-                return row["tpot_ms"], recorded_on(gpu)
+                return row, recorded_on(gpu)
     return None
 
 
@@ -82,37 +82,58 @@ def tpot_range_ms(choice: Choice, m: float | None = None) -> tuple[float, float]
     return tpot_ms / (1 + usual), m * tpot_ms / (1 - usual)
 
 
-def within(choice: Choice, goal_ms: float) -> str:
+def within(choice: Choice, goal_ms: float, m: float | None = None) -> str:
     """Whether a plan runs all requests at once and keeps TPOT within the goal."""
-    low_ms, high_ms = tpot_range_ms(choice)
+    low_ms, high_ms = tpot_range_ms(choice, m)
     if choice.at_once < choice.prediction.workload.concurrency or low_ms > goal_ms:
         return MISSES
     return KEEPS if high_ms <= goal_ms else CANNOT_TELL
 
 
-def level(choices) -> list[Choice]:
+def far_ms(choice: Choice, m: float | None = None) -> float:
+    """The longest that a plan's TPOT may turn out."""
+    return tpot_range_ms(choice, m)[1]
+
+
+def level(choices, m: float | None = None) -> list[Choice]:
     """Those whose far ends the usual error does not tell from the shortest one."""
-    most_ms = (1 + recorded.usual_error()[0]) * min(tpot_range_ms(c)[1] for c in choices)
-    return [c for c in choices if tpot_range_ms(c)[1] <= most_ms]
+    shortest = min(far_ms(c, m) for c in choices)
+    return [c for c in choices if far_ms(c, m) <= (1 + recorded.usual_error()[0]) * shortest]
 
 
-def take(choices, goal_ms: float) -> Choice:
-    """The plan that keeps the goal with the fewest GPUs; where none does, that which comes nearest.
-
-    Of those that are level the one whose copies have a GPU each, as the recorded load has it.
-    """
+def take(choices, goal_ms: float, m: float | None = None) -> Choice:
+    """The layout that the rule takes. m: None: as recorded; 1: if the load took no longer."""
     fitting = [c for c in choices if c.fits]
-    sure = [c for c in fitting if within(c, goal_ms) == KEEPS]
-    if sure:
-        fewest = min(c.gpus for c in sure)
-        peers = level([c for c in sure if c.gpus == fewest])
-        return min(peers, key=lambda c: (c.tp * c.pp > 1, tpot_range_ms(c)[1]))
+    sure = [c for c in fitting if within(c, goal_ms, m) == KEEPS]
+    if not sure:
+        return nearest(fitting, goal_ms, m)
+    fewest = min(c.gpus for c in sure)
+    peers = level([c for c in sure if c.gpus == fewest], m)
+    copies = [c for c in peers if c.tp * c.pp == 1]  # a GPU for each copy
+    return min(copies or peers, key=lambda c: far_ms(c, m))
+
+
+def nearest(choices, goal_ms: float, m: float | None = None) -> Choice:
+    """The shortest far end, of those that may keep the goal or at least run all at once."""
 
     def far(choice: Choice) -> tuple[bool, bool, float]:
         waits = choice.at_once < choice.prediction.workload.concurrency
-        return within(choice, goal_ms) == MISSES, waits, tpot_range_ms(choice)[1]
+        return within(choice, goal_ms, m) == MISSES, waits, far_ms(choice, m)
 
-    return min(fitting, key=far)
+    return min(choices, key=far)
+
+
+def after(choices, chosen: Choice, goal_ms: float) -> list[Choice]:
+    """What to measure next if the chosen layout turns out to miss the goal.
+
+    Those that may keep it with as many GPUs or more, fewest first, up to one that is sure to.
+    """
+    rest = [c for c in choices if c.fits and c is not chosen and c.gpus >= chosen.gpus]
+    sure = [c for c in rest if within(c, goal_ms) == KEEPS]
+    last = [take(sure, goal_ms)] if sure else []
+    most = min([c.gpus for c in last], default=math.inf)
+    may = [c for c in rest if within(c, goal_ms) == CANNOT_TELL and c.gpus < most]
+    return sorted(may, key=lambda c: (c.gpus, far_ms(c))) + last
 
 
 def speedup(choice: Choice, over: Choice) -> float:
@@ -123,8 +144,8 @@ def speedup(choice: Choice, over: Choice) -> float:
 def speedup_range(choice: Choice, over: Choice) -> tuple[float, float]:
     """(low, high) of a predicted speed-up over another plan of the same model on the same GPUs.
 
-    It counts the usual error once, as if both predictions were wrong alike, and what the recorded
-    load took longer in both plans.
+    An error that both share leaves a ratio as it is. It counts the usual error once, as if one of
+    the two were off by it and the other not, and what the recorded load took longer in both plans.
     """
     usual, times = recorded.usual_error()[0], speedup(choice, over)
     ends = times, times * longer(over.tp * over.pp) / longer(choice.tp * choice.pp)

@@ -1,4 +1,4 @@
-"""The figures of notebook 4: memory, speed-up by cause, the all-reduce line, choices.
+"""The figures of notebook 4: memory, speed-up by cause, all-reduces, choices.
 
 ``caption`` is always the sentence below the figure.
 """
@@ -33,7 +33,7 @@ from helpers.planning.wording import PART_NAMES
 PART_COLORS = dict(zip(PART_NAMES, (*COLORS[:7], GREY, YELLOW), strict=True))
 
 
-def memory(memories: dict, capacity_gib: float, caption: str) -> None:
+def memory(memories: dict, capacity_gib: float, caption: str, title: str) -> None:
     """One stacked bar for each plan, the first on top.
 
     memories: {name of a plan: its MemoryPlan}; capacity_gib: of one GPU.
@@ -44,7 +44,7 @@ def memory(memories: dict, capacity_gib: float, caption: str) -> None:
     ]
     share = next(iter(memories.values())).options.gpu_memory_utilization
     size = (8, 0.55 * len(rows) + 2.0)
-    fig, ax = figures.figure("Where one GPU's memory goes", size=size)
+    fig, ax = figures.figure(title, size=size)
     places, left = range(len(rows)), [0.0] * len(rows)
     for i, part in enumerate(name for name in rows[0] if name not in ("plan", "tokens")):
         gib = [row[part] for row in rows]
@@ -132,36 +132,22 @@ def over_batch(predicted: dict, caption: str) -> None:
     figures.show(fig, caption, rows, "over_batch")
 
 
-def allreduce(
-    rows, latency_s: float, rate: float, caption: str, label: str, more=None, recorded=False
-) -> None:
-    """All-reduce time by payload: measured points on the line latency + bytes / rate.
+def allreduce(timed: dict, caption: str, title: str, recorded: bool = False) -> None:
+    """Microseconds of an all-reduce by its payload.
 
-    rows: {"bytes", "seconds"}. rate: bytes/s. more: label -> further measured rows. recorded: the
-    rows are another machine's.
+    timed: label -> rows {"bytes", "seconds"}. recorded: the first are another machine's.
     """
-    title = "An all-reduce by its payload"
     fig, ax = figures.figure(title, size=(7.5, 4))
-    rows = [
-        {"timed": label, **row, "line_us": 1e6 * (latency_s + row["bytes"] / rate)} for row in rows
-    ]
-    look = hollow_points(BLUE) if recorded else {"color": BLUE}
-    _times(ax, rows, label=label, **look)
-    low, high = (pick(row["bytes"] for row in rows) for pick in (min, max))
-    sizes = [low * (high / low) ** (i / 60) for i in range(61)]
-    line = f"{latency_s * 1e6:.0f} us + bytes / ({rate / 1e9:.2f} GB/s)"
-    ax.plot(sizes, [1e6 * (latency_s + size / rate) for size in sizes], color=RED, label=line)
-    for i, (name, extra) in enumerate((more or {}).items(), 1):
-        _times(ax, extra, label=name, marker=MARKERS[i], color=GREEN)
-        rows += [{"timed": name, **row} for row in extra]
+    rows = []
+    for i, (label, mine) in enumerate(timed.items()):
+        look = {"marker": MARKERS[i], "color": COLORS[i], "ms": 5, "label": label}
+        look |= {"mfc": "white"} if recorded and i == 0 else {}
+        sizes, us = [r["bytes"] for r in mine], [1e6 * r["seconds"] for r in mine]
+        ax.plot(sizes, us, **look)
+        rows += [{"timed": label, **row} for row in mine]
     ax.set(xscale="log", yscale="log", xlabel="bytes on each rank", ylabel="microseconds")
-    legend_below(ax, ncols=3)
+    legend_below(ax, ncols=2)
     figures.show(fig, caption, rows, "allreduce")
-
-
-def _times(ax, rows: list[dict], **look) -> None:
-    sizes, us = [row["bytes"] for row in rows], [1e6 * row["seconds"] for row in rows]
-    ax.scatter(sizes, us, zorder=3, **look)
 
 
 def choices(ranking, taken, goal_ms: float, caption: str) -> None:
@@ -169,9 +155,10 @@ def choices(ranking, taken, goal_ms: float, caption: str) -> None:
 
     taken: what the rule takes, a star. The plan of vLLM's page is ringed.
     """
-    title = "Latency against throughput per GPU, all plans that fit"
-    fig, ax = figures.figure(title, size=(7.5, 4.6))
     thumb, fitting = ranking.thumb, [choice for choice in ranking.choices if choice.fits]
+    sure = sum(margins.within(choice, goal_ms) == margins.KEEPS for choice in fitting)
+    title = f"Of {len(fitting)} plans that fit {sure} keep {goal_ms:g} ms at both ends"
+    fig, ax = figures.figure(title, size=(7.5, 4.6))
     looks = {
         margins.KEEPS: ("keeps the goal", {"fmt": "o", "color": BLUE}),
         margins.CANNOT_TELL: ("cannot tell", {"fmt": "D", "color": ORANGE, "mfc": "none"}),
@@ -255,24 +242,23 @@ def _bars(ax, names: list[str], ends: list[tuple[float, float]], label: str) -> 
     rows_down(ax)
 
 
-def ranges(rows: list[dict], caption: str, title: str, name: str, goal=None, bars="may be") -> None:
+def ranges(rows: list[dict], caption: str, title: str, goal: float) -> None:
     """What a plan's TPOT may turn out to be as bars, what it expects, and what was measured.
 
     rows: {"layout", "may_tpot_ms" (low, high), "expected_tpot_ms"}, and "tpot_ms" if it was
-    measured. goal: a line. bars: what they are.
+    measured. goal: a line.
     """
     fig, ax = figures.figure(title, size=(7.05, 0.34 * len(rows) + 1.8))
-    ends, places = [row["may_tpot_ms"] for row in rows], range(len(rows))
-    _bars(ax, [row["layout"] for row in rows], ends, bars)
+    ends = [row["may_tpot_ms"] for row in rows]
+    _bars(ax, [row["layout"] for row in rows], ends, "may be")
     expected = {**hollow_points(RED), "s": 70, "zorder": 4, "label": "expected"}
-    ax.scatter([row["expected_tpot_ms"] for row in rows], places, **expected)
-    if "tpot_ms" in rows[0]:
-        was = {"marker": "D", "color": BLUE, "s": 18, "zorder": 3, "label": "measured"}
-        ax.scatter([row["tpot_ms"] for row in rows], places, **was)
-    most = max(max(row.get("tpot_ms", 0), row["may_tpot_ms"][1]) for row in rows)
-    ax.set(xlabel="TPOT (ms)", ylabel="layout", xlim=(0, 1.05 * most))
-    if goal is not None:
-        ax.axvline(goal, color=INK, lw=1.2, ls=":", label=f"goal, {goal:g} ms")
+    ax.scatter([row["expected_tpot_ms"] for row in rows], range(len(rows)), **expected)
+    if ran := {i: row["tpot_ms"] for i, row in enumerate(rows) if "tpot_ms" in row}:
+        was = {"marker": "D", "color": BLUE, "s": 18, "zorder": 5, "label": "measured"}
+        ax.scatter(ran.values(), ran.keys(), **was)
+    shown = [goal, *ran.values(), *(ms for pair in ends for ms in pair)]
+    ax.set(xlabel="TPOT (ms)", ylabel="layout", xlim=(0.9 * min(shown), 1.05 * max(shown)))
+    ax.axvline(goal, color=INK, lw=1.2, ls=":", label=f"goal, {goal:g} ms")
     handles, names = ax.get_legend_handles_labels()
     fig.legend(handles, names, ncols=len(names), loc="outside lower center")
     values = [
@@ -280,4 +266,4 @@ def ranges(rows: list[dict], caption: str, title: str, name: str, goal=None, bar
         | {"tpot_ms from": low, "tpot_ms to": high}
         for row, (low, high) in zip(rows, ends, strict=True)
     ]
-    figures.show(fig, caption, values, name)
+    figures.show(fig, caption, values, "week5_ranges")

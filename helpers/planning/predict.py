@@ -366,8 +366,8 @@ def prompt_beside_parts(shape, box, tp, streams, context, prompt) -> list[dict]:
     """
     steps = Steps(shape, box, tp)
     parts = {
-        f"{streams} streams": steps.parts(streams, context),
-        f"{streams} streams\nand a prompt": steps.parts(streams, context, prompt, prompt / 2),
+        f"{streams} requests": steps.parts(streams, context),
+        f"{streams} requests\nand a prompt": steps.parts(streams, context, prompt, prompt / 2),
         "the prompt\nalone": steps.parts(0, 0, prompt, prompt / 2),
     }
     return [

@@ -11,7 +11,7 @@ from .choose import Choice, choice_of, holds
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
 from .load import RequestMix
-from .margins import speedup, speedup_range, tpot_range_ms
+from .margins import on_record, speedup, speedup_range, tpot_range_ms
 from .models import ModelShape
 
 
@@ -72,16 +72,20 @@ def of_layout(choice: Choice, over: Choice, goal_ms: float) -> dict:
     numbers.setdefault("expected_speedup_x", 1.0)
     numbers |= {name: found[name] for name in ("output_tokens_per_s", "tpot_ms")}
     requests = f"{mix.concurrency} requests at once"
-    of = f"{choice.short}: output tokens/s, {requests}, over {over.short}"
+    of = f"output tokens/s of {choice.short} over {over.short}, {requests}"
     if choice.gpus > over.gpus:
-        share = f"{choice.gpus / over.gpus:g} times the GPUs of {over.short}"
-        of = f"{choice.short}: output tokens/s, {requests}, by {share}"
+        of += f", with {choice.gpus / over.gpus:g} times the GPUs"
     if over.at_once < mix.concurrency:
-        of += f", whose KV cache holds only {over.at_once} of them"
+        of += f"; the KV cache of {over.short} holds only {over.at_once} of them"
     tokens = f"{mix.input_tokens:,} tokens in, {mix.output_tokens:,} out on average"
+    ran = ""
+    if found := on_record(choice):
+        row, where = found
+        ran = f"one recorded run on {where}: {row['speedup']:.2f}x, TPOT {row['tpot_ms']:.1f} ms"
     return {
         "metrics": numbers,
         "layout": choice.short,
+        "ran": ran,
         "goal": f"TPOT of at most {goal_ms:g} ms with {requests} ({tokens})",
         "speedup_of": of,
     }

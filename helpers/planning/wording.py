@@ -1,5 +1,7 @@
 """Sentences of notebook 4 that depend on its numbers, whichever way they fall."""
 
+import math
+
 from helpers.display.numbers import number
 from helpers.verdicts.gain import Gain
 
@@ -47,7 +49,6 @@ BORROWED = (
     "The ranges are borrowed from models that fit on one H100: the workbook never measured one "
     "that needs several GPUs, nor TP 8."
 )
-OWN = "vLLM's own"  # its all-reduce, as notebook 4 calls it
 LONG = 85  # characters of a command: of a longer one each option has a line
 MEASURE = ": measure there first."  # the end of a reason
 LEAST_MS = 0.05  # of a step: less is not named
@@ -196,29 +197,17 @@ def where_time_goes(rows: list[dict]) -> str:
     )
 
 
-def about_steps(rows: list[dict], by_hand_ms: dict[int, float]) -> str:
-    """Under a decode step by cause: how near the one-line formula comes, and what was measured.
-
-    rows: of tp_speedup_parts. by_hand_ms: {tp: ms}.
-    """
-    off = max(abs(by_hand_ms[row["tp"]] / row["total_ms"] - 1) for row in rows)
-    return (
-        f"Above each bar: how many times as fast as TP {rows[0]['tp']}. The line by hand, with the "
-        f"same constants, is within {off:.0%} of these bars. {on_two_gpus()}"
-    )
-
-
 def slowed_down(rows: list[dict], prompt: int) -> str:
-    """What a prompt does to the streams in its step. rows: of prompt_beside_parts."""
-    streams, both, alone = (row["total_ms"] for row in rows)
+    """What a prompt does to the requests in its step. rows: of prompt_beside_parts."""
+    decode, both, alone = (row["total_ms"] for row in rows)
     fixed_ms, with_prompt_ms, _ = (row["overhead_ms"] for row in rows)
     graph = " Too large for a CUDA graph, it has larger fixed costs." * (
         with_prompt_ms > 1.5 * fixed_ms
     )
     return (
         f"With a prompt of {prompt:,} tokens in it a step takes {both:.1f} ms instead of "
-        f"{streams:.1f}: every stream gets its next token {both - streams:.1f} ms later, and none "
-        f"stops. One after the other, the two would take {streams + alone:.1f} ms.{graph}"
+        f"{decode:.1f}: every request gets its next token {both - decode:.1f} ms later, and none "
+        f"stops. One after the other, the two would take {decode + alone:.1f} ms.{graph}"
     )
 
 
@@ -313,23 +302,6 @@ def what_grows(layout: str, predictions: list[SpeedPrediction]) -> str:
 
 
 # ---------------------------------------------------------------------- 4. measured here
-def which_allreduce(trial: Trial, other: str, other_s: float) -> str:
-    """Whether vLLM's ranks used ``other``, by what an all-reduce took inside and outside of them.
-
-    other_s: seconds of the shortest one between two processes.
-    """
-    if not trial.allreduce:
-        return "The all-reduce could not be timed inside the engine."
-    inside_s = min(row["seconds"] for row in trial.allreduce)
-    both = (
-        f"The shortest all-reduce took {1e6 * inside_s:.1f} us inside the engine's workers and "
-        f"{1e6 * other_s:.0f} us with {other} between two processes"
-    )
-    if inside_s > other_s / 2:
-        return f"{both}: too close to tell which one vLLM uses.{_told(trial)}"
-    return f"{both}: vLLM uses its own, not {other}.{_told(trial)}"
-
-
 def _told(*trials: Trial) -> str:
     """What a reader must know of trials that were disturbed; "" where none was."""
     return _mind({trial.name: ", ".join(trial.disturbed) for trial in trials})
@@ -339,38 +311,6 @@ def _mind(disturbed: dict[str, str]) -> str:
     """disturbed: by layout, in words; "" for one that was alone."""
     found = [f"{name}: {why}" for name, why in disturbed.items() if why]
     return f" Mind that the machine was disturbed meanwhile ({'; '.join(found)})." if found else ""
-
-
-def forecast(backend: str, most: float, gain: Gain, *trials: Trial) -> str:
-    """What the measured speed-up says of all-reduces as long as the shortest one of ``backend``.
-
-    most: the speed-up if a step of TP 2 took half of TP 1's, and all its all-reduces were as long.
-    """
-    said = f"So TP 2 would be at most {most:.2f} times as fast, and the range"
-    if gain.low > most:
-        verdict = f"lies above: the engine's all-reduces are shorter than {backend}'s"
-    elif gain.high <= most:
-        verdict = "lies below: all-reduces as long as these remain possible"
-    else:
-        verdict = "holds that: this run cannot tell"
-    return f"{said} {verdict}.{_told(*trials)}"
-
-
-def least_cost(two: Trial, count: int, least_ms: float, without: Gain, same: bool) -> str:
-    """What the shortest calls of a step's all-reduces change of what TP 2 is against TP 1.
-
-    without: the gain if they took no time. same: its verdict is the one with them.
-    """
-    said = (
-        f"Called one by one, the {count} all-reduces of a step take {least_ms:.2f} of its "
-        f"{two.tpot_ms[1]:.2f} ms at their shortest."
-    )
-    end = "Without that the verdict is another."
-    if without.low > two.tp:
-        end = f"In a step they take less: {two.tp} ranks are at most {two.tp} times as fast."
-    elif same:
-        end = "The verdict is the same without that: one call's least cost does not decide."
-    return f"{said} {end}"
 
 
 def what_else(gain: Gain, one: Trial, two: Trial, cores: int) -> str:
@@ -399,7 +339,7 @@ def about_stages(gain: Gain, one: Trial, staged: Trial) -> str:
     """What PP 2 did to one stream, and what is known of why."""
     alone, waited = (trial.disturbance.waited_share for trial in (one, staged))
     said = (
-        f"PP 2, which has no all-reduce, against TP 1, one stream: {gain.sentence()}. One stage "
+        f"PP 2, which has no all-reduce, against TP 1, one request: {gain.sentence()}. One stage "
         "works at a time, so no gain was to be expected."
     )
     if None not in (alone, waited):
@@ -410,6 +350,18 @@ def about_stages(gain: Gain, one: Trial, staged: Trial) -> str:
     if gain.verdict == "worse":
         said += " What its longer step is made of this notebook does not measure."
     return f"{said}{_told(one, staged)}"
+
+
+def most_off(rows: list[dict]) -> str:
+    """The title of that picture: which times the planner misses most, and by how much."""
+    found = {}
+    for quantity, what in (("tpot_ms", "Decode steps"), ("prefill_ms", "Prompts")):
+        off = [row["measured"] / row["predicted"] for row in rows if row["quantity"] == quantity]
+        if off:
+            found[what] = min(off), max(off)
+    what = max(found, key=lambda name: max(abs(math.log(times)) for times in found[name]))
+    low, high = found[what]
+    return f"{what} took {low:.1f} to {high:.1f} times as long as predicted"
 
 
 def beside_planner(rows: list[dict]) -> str:
@@ -431,20 +383,9 @@ def _how_long(rows: list[dict]) -> str:
     )
 
 
-def about_this_machine(rows: list[dict]) -> str:
-    """What to keep of the planner's times beside this machine's."""
-    return f"On this machine {_how_long(rows)}."
-
-
-def about_two_gpus(rows: list[dict]) -> str:
-    """What to keep of the recorded ones."""
-    alone = [row for row in rows if (row["layout"], row["quantity"]) == ("TP 1", "prefill_ms")]
-    most = max(row["measured"] / row["predicted"] for row in alone)
-    return (
-        f"On two H100s {_how_long(rows)}. That is one run of one box, and with TP 1, on one GPU, a "
-        f"prompt already took up to {most:.2f} times: before you trust a plan, measure a prompt on "
-        "your GPUs."
-    )
+def how_long(rows: list[dict], where: str) -> str:
+    """What to keep of the planner's times beside those of a machine."""
+    return f"On {where} {_how_long(rows)}."
 
 
 def kv_on_two_gpus() -> str:
@@ -459,18 +400,18 @@ def kv_on_two_gpus() -> str:
 
 def on_two_gpus() -> str:
     """What TP 2 and PP 2 did to a step of 8 requests on two H100s, and what was predicted."""
-    said = [f"{name} {_on_two_gpus(name, streams=8)}" for name in ("TP 2", "PP 2")]
+    said = [f"{name} {_on_two_gpus(name, requests=8)}" for name in ("TP 2", "PP 2")]
     return (
-        f"Measured in one start of each on {recorded_on_two_gpus()[1]}, short requests, over TP 1, "
-        f"by the median rounds: {', '.join(said)}. Both are less than predicted, and why was not "
-        "measured."
+        f"On {recorded_on_two_gpus()[1]}, a decode step of 8 short requests against TP 1's, by the "
+        f"median rounds of one start of each: {', '.join(said)}. Both are less than predicted, and "
+        "why was not measured."
     )
 
 
-def _on_two_gpus(layout: str, streams: int) -> str:
+def _on_two_gpus(layout: str, requests: int) -> str:
     """How many times as fast as TP 1's a step was there, by the median rounds."""
     rows = [
-        r for r in recorded_on_two_gpus()[0] if (r["quantity"], r["case"]) == ("tpot_ms", streams)
+        r for r in recorded_on_two_gpus()[0] if (r["quantity"], r["case"]) == ("tpot_ms", requests)
     ]
     one, step = (next(r for r in rows if r["layout"] == name) for name in ("TP 1", layout))
     took, predicted = (one[key] / step[key] for key in ("measured", "predicted"))
@@ -544,8 +485,9 @@ def _on_record(may: list[Choice], rule: Choice, goal_ms: float) -> str:
     if not found:
         return ""
     [on] = {where for _, where in found.values()}
-    gave = ", ".join(f"{short} {tpot_ms:.1f} ms" for short, (tpot_ms, _) in found.items())
-    kept = [short for short, (tpot_ms, _) in found.items() if tpot_ms <= goal_ms]
+    ran_ms = {short: row["tpot_ms"] for short, (row, _) in found.items()}
+    gave = ", ".join(f"{short} {tpot_ms:.1f} ms" for short, tpot_ms in ran_ms.items())
+    kept = [short for short, tpot_ms in ran_ms.items() if tpot_ms <= goal_ms]
     fewer = f" with fewer GPUs than {rule.short}" * sure
     then = f"{' and '.join(kept)} kept the goal{fewer}{MEASURE}" if kept else "None kept the goal."
     return f" The rule goes by ranges; recorded on {on}, one run of each: {gave}. {then}"
@@ -672,16 +614,6 @@ def about_choices(taken: Choice, goal_ms: float) -> str:
     )
 
 
-def about_range() -> str:
-    """What the ranges of the plan count with."""
-    usual, close, of = recorded.usual_error()
-    return (
-        f"e = {usual:.0%}: {close} of {of} times (TPOT, prompts) recorded on one H100 lie within "
-        f"it, and some of them the planner was fitted to. m = {longer(1):.2f} where a copy has "
-        f"one GPU, {longer(2):.2f} where TP cuts the model."
-    )
-
-
 def how_ranges() -> str:
     """The same in short, for the plan's document."""
     return (
@@ -690,26 +622,11 @@ def how_ranges() -> str:
     )
 
 
-def about_ranges(goal_ms: float) -> str:
-    """Under the ranges of the plan."""
-    return (
-        f"Left of the line at both ends: keeps {goal_ms:g} ms. Right of it at both ends: does not. "
-        "Across it: the planner cannot tell."
-    )
-
-
-def about_load(rows: list[dict], where: str) -> str:
-    """Under a recorded load. rows, where: of margins.beside_load."""
-    one_copy = [row for row in rows if row["layout"] == f"TP {row['tp']}"]
-    pure = [f"{row['ttft_ms']:.0f} ms with {row['layout']}" for row in one_copy]
-    return f"Recorded on {where}; one run of each layout. TTFT: {', '.join(pure)}."
-
-
 def load_in_short(rows: list[dict]) -> str:
     """What to keep of the load that gave m."""
     copies, cut = (_times_off(rows, cut) for cut in (False, True))
     return (
-        f"In one run of each layout TPOT was {copies} times what was expected where a copy has one "
+        f"TPOT was {copies} times what was expected where a copy has one "
         f"GPU, {cut} times where TP cuts the model. {fastest_under_load(rows)}"
     )
 
@@ -719,7 +636,7 @@ def held_in_short(rows: list[dict]) -> str:
     held = sum(row["may_tpot_ms"][0] <= row["tpot_ms"] <= row["may_tpot_ms"][1] for row in rows)
     return (
         f"{held} of {len(rows)} ranges held: TPOT was {_span(rows)} times what was expected. "
-        f"{' and '.join(map(_gave, rows[1:]))}."
+        f"{' and '.join(map(_gave, rows[1:]))}. That is one load, and one run of each."
     )
 
 
@@ -750,10 +667,12 @@ def _span(rows: list[dict]) -> str:
 
 def in_the_end(chosen: Choice, over: Choice, gain: Gain | None, *trials: Trial) -> list[str]:
     """What two ranks brought here and on two H100s, and what is expected of the plan."""
-    here = f"{gain.sentence()} on this machine" if gain else "not measured on this machine"
+    here = "not measured on this machine"
+    if gain:
+        here = f"{gain.sentence()} on this machine, in one start of each"
     return [
-        f"TP 2 against TP 1, one stream: {here}; on two recorded H100s, by the median rounds: "
-        f"{_on_two_gpus('TP 2', streams=1)}. Before you keep a second GPU, measure your load with "
+        f"TP 2 against TP 1, one request: {here}; on two recorded H100s, by the median rounds: "
+        f"{_on_two_gpus('TP 2', requests=1)}. Before you keep a second GPU, measure your load with "
         f"it and without."
         f"{_told(*trials)}",
         *plan_in_short(chosen, over)[:1],

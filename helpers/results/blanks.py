@@ -33,6 +33,7 @@ from helpers.results.wording import (
     as_code,
     by_person,
     count,
+    expected_x,
     finite,
     foretold,
     if_disturbed,
@@ -494,12 +495,14 @@ def reason(facts: Facts) -> Fill:
 
 
 def chosen_reason(facts: Facts) -> Fill:
-    """The planner's words, after the student's who took another layout than the rule."""
+    """The student's words who took another layout than the rule, else the rule's."""
     fill, own = _strategy("chosen", "reason")(facts), answer("layout_reason")(facts)
     taken = facts.get("strategy", "chosen") or {}
-    if not own.value or taken.get("rule") in (None, taken.get("layout")):
-        return fill
-    return replace(fill, value=f"{own.value} (the planner's) {fill.value}")
+    by_rule = taken.get("rule") in (None, taken.get("layout"))
+    if not fill.value or (own.value and not by_rule):
+        return own if fill.value else fill
+    said = "the planner's rule takes it" if by_rule else "my choice, no reason written yet"
+    return replace(fill, value=said)
 
 
 def parallelism(facts: Facts) -> Fill:
@@ -531,13 +534,22 @@ def _speedup(which: str) -> Slot:
         fill = metric_of(record, "expected_speedup_x", "x")
         if fill.kind == "missing":
             return MISSING
-        text = with_range(record["metrics"], "expected_speedup_x", alone="")
+        text = expected_x(record["metrics"], "expected_speedup_x")
         what = in_markdown(record.get("speedup_of") or "")
-        text += f" ({what})" if what else ""
+        ran = in_markdown(record.get("ran") or "")
+        text += f": {what}" * bool(what) + f"; {ran}" * bool(ran)
         kind = fill.kind if record.get("source") else "calculated"
         return Fill(text, kind, fill.note)
 
     return slot
+
+
+def plan_and_widest(facts: Facts) -> Fill:
+    """The speed-up of the plan's layout, then that of the widest TP, which Week 5 measures."""
+    plan, widest = (_speedup(which)(facts) for which in ("chosen", "week5"))
+    if not plan.value or plan.value == widest.value:
+        return widest
+    return replace(widest, value=f"{plan.value}. And {widest.value}")
 
 
 def _about(variant: str) -> str:
@@ -609,13 +621,16 @@ _DISTRIBUTED_PLANNING = {
     "## Strategy": {
         "- Parallelism type: Tensor Parallelism": parallelism,
         "- Reason: ___": reason,
-        "- Expected speedup: ___": _speedup("week5"),
+        "- Expected speedup: ___": plan_and_widest,
     },
     "## Concerns": {"- ___": list_of("concern_")},
     "## The plan for the course's model": {
         "- Goal: ___": _strategy("chosen", "goal"),
         "- Layout: ___": _strategy("chosen", "layout"),
         "- Reason: ___": chosen_reason,
+        "- By the planner's ranges: ___": _strategy("chosen", "reason"),
+        "- If it misses the goal: ___": _strategy("chosen", "next"),
+        "- Memory: ___": _strategy("chosen", "memory"),
         "- Expected speedup: ___": _speedup("chosen"),
         "- Command to start it: ___": _strategy("chosen", "command", code=True),
     },

@@ -17,6 +17,7 @@ from helpers.results.wording import (
     as_code,
     by_person,
     count,
+    expected_x,
     finite,
     foretold,
     in_range,
@@ -33,7 +34,6 @@ from helpers.results.wording import (
     value_of,
     was_disturbed,
     where,
-    with_range,
 )
 from helpers.verdicts.gain import MARGIN, SMALL
 
@@ -359,7 +359,7 @@ def _to_fill_in(record: dict, chosen: str | None) -> str:
     low, high = (finite(numbers.get(f"tpot_ms_{end}")) for end in ("low", "high"))
     if None not in (low, high):
         tpot += f" ({low:.1f} to {high:.1f})"
-    expected = gpus, rate, with_range(numbers, "speedup_x", alone=""), tpot
+    expected = gpus, rate, expected_x(numbers, "speedup_x"), tpot
     within = record.get("within") or ""
     blanks = [BLANK] * len(week5.CELLS)
     return table_row(spaced(record["variant"]) + planned, *expected, within, *blanks)

@@ -196,6 +196,14 @@ def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") 
     return f"{_as_precise(value, gain.high)}x ({span})"
 
 
+def expected_x(metrics: dict[str, float], name: str) -> str:
+    """A factor that was calculated, with the range that it may have: "1.45x (1.03 to 1.71)"."""
+    value, gain = finite(metrics.get(name)), _gain(metrics, name)
+    if value is None or gain is None:
+        return "" if value is None else f"{number(value)}x"
+    return f"{_as_precise(value, gain.high)}x ({_span(gain.low, gain.high)})"
+
+
 def judged(metrics: dict[str, float], name: str) -> str:
     """A factor with its verdict before it: "gain, 7.87x (7.60 to 8.14)"."""
     gain = _gain(metrics, name)

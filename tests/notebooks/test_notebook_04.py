@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -57,9 +58,10 @@ def test_it_runs_and_saves_what_the_export_needs(plan, tmp_path):
         )
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         outputs = "".join(map(texts, code))
-        assert "us with gloo between two processes" in outputs
+        assert "With all-reduces as long as the shortest of gloo" in outputs
         assert "vLLM uses its own, not gloo" in outputs or "disturbed" in outputs
-        assert "all-reduces of a step take" in outputs and "by the loop above" in outputs
+        assert re.search(r"The suspicion (is refuted|stands|is undecided): ", outputs)
+        assert "by the loop above" in outputs
     for key in (
         ("hardware", "week5"),
         ("strategy", "chosen"),

@@ -47,55 +47,55 @@ STARTED = {"startup_s": 1.5, "kv_cache_tokens": 9}
 
 
 def test_a_trial_has_its_rounds_and_their_ends(engines):
-    steps = [{"tpot_ms": {"1x64": ms}} for ms in (2.0, 1.9, 2.6)]
-    prompt, reduced = {"prefill_ms": {"256": 7.0}}, {"allreduce": [{"bytes": 1, "seconds": 2}]}
-    some = engines(open=[STARTED], measure=[*steps, prompt, reduced])
-    trial = some.open(2, 1)
-    for _ in range(3):
-        trial.time_step(1)
-    trial.time_prompt(256)
-    assert str(some.close(trial)) == (
-        "TP 2: a decode step takes 2.00 ms (1.90 to 2.60) with 1 stream"
-    )
+    reduced = {"allreduce": [{"bytes": 1, "seconds": 2}]}
+    some = engines(open=[STARTED], generate=[{"outputs": ["one", "two"]}], measure=[reduced])
+    with some.open(2, 1) as trial:
+        assert trial.llm.generate(["prompt"], "params", use_tqdm=False) == ["one", "two"]
+        for ms in (2.0, 1.9, 2.6):
+            trial.note("tpot_ms", 1, ms)
+        trial.note("prefill_ms", 256, 7.0)
+    assert str(trial) == "TP 2: a decode step takes 2.00 ms (1.90 to 2.60) with 1 request"
     metrics = trial.record()["metrics"]
     assert (metrics["tpot_ms_1_streams_low"], metrics["tpot_ms_1_streams_high"]) == (1.9, 2.6)
     assert (metrics["prefill_ms_256_tokens"], metrics["kv_cache_tokens"]) == (7.0, 9)
-    assert trial.allreduce == reduced["allreduce"]
+    assert trial.allreduce == reduced["allreduce"] and trial.llm is None
 
 
 def test_a_layout_that_fails_says_why_and_leaves_no_child(engines):
     some = engines(open=[{"problem": "ValueError: no"}, STARTED], measure=[])
-    trial = some.open(2, 1)
-    trial.time_step(1)  # nothing to measure, and nothing is raised
-    assert str(some.close(trial)) == "TP 2: ValueError: no" and not trial.tpot_ms
-    assert not some.open(1, 2).problem and PretendedChild.started == 2
+    with some.open(2, 1) as trial:
+        trial.llm.generate([], None)  # ends the rounds, and nothing is raised outside
+        raise AssertionError("it went on")
+    assert str(trial) == "TP 2: ValueError: no" and not trial.tpot_ms
+    with some.open(1, 2) as other:
+        assert not other.problem and PretendedChild.started == 2
 
 
 def test_an_interrupted_trial_leaves_no_child(engines, monkeypatch):
-    some = engines(open=[STARTED, STARTED])
-    trial = some.open(2, 1)
+    some = engines(open=[STARTED, STARTED], measure=[{}])
 
     def interrupted(*command, **arguments):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), some.open(2, 1) as trial:
         patch.setattr(PretendedChild, "ask", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            trial.time_step(1)
-    assert not some.open(2, 1).problem and PretendedChild.started == 2
+        trial.llm.generate([], None)
+    with some.open(2, 1) as trial:
+        assert not trial.problem and PretendedChild.started == 2
 
 
 def test_what_was_measured_until_time_was_up_is_kept(engines):
-    late = {"tpot_ms": {"1x64": 2.1}, "problem": LATE}
-    some = engines(open=[STARTED], measure=[{"tpot_ms": {"1x64": 2.0}}, late])
-    trial = some.open(2, 1)
-    for _ in range(3):
-        trial.time_step(1)
-    assert trial.rounds["tpot_ms"] == {1: [2.0, 2.1]} and some.close(trial).problem == LATE
+    some = engines(open=[STARTED], generate=[{"outputs": []}, {"problem": LATE}])
+    with some.open(2, 1) as trial:
+        for ms in (2.0, 2.1):
+            trial.llm.generate([], None)
+            trial.note("tpot_ms", 1, ms)
+    assert trial.rounds["tpot_ms"] == {1: [2.0]} and trial.problem == LATE
 
 
 def test_a_child_that_is_late_did_not_begin(engines):
-    trial = engines(open=[{"problem": LATE}]).open(1, 2)
+    with engines(open=[{"problem": LATE}]).open(1, 2) as trial:
+        pass
     assert trial.problem == "did not begin in the time allowed: importing"
 
 

@@ -554,14 +554,15 @@ def test_a_document_that_only_the_notebooks_have_filled_is_not_ticked_as_documen
     assert f"- [x] Documented my progress in this file ({evidence})" in text(tmp_path)
 
 
-def test_who_takes_another_layout_than_the_rule_says_why_before_the_planner_does(tmp_path):
+def test_who_takes_another_layout_than_the_rule_says_why_in_a_line_of_its_own(tmp_path):
     store = Results("04_multi_gpu_planning", tmp_path)
     store.save("answer", "layout_reason", {}, text="Two GPUs do.", source="typed")
-    for rule, own in (("DP 4", "Two GPUs do. (the planner's) "), ("TP 2", "")):
+    for rule, own in (("DP 4", "Two GPUs do."), ("TP 2", "the planner's rule takes it")):
         about = {"layout": "TP 2", "rule": rule, "reason": "It is to be measured."}
         store.save("strategy", "chosen", {"expected_speedup_x": 1.4}, **about)
         export(tmp_path)
-        assert f"- Reason: {own}It is to be measured." in text(tmp_path, "distributed_planning.md")
+        said = f"- Reason: {own}\n- By the planner's ranges: It is to be measured.\n"
+        assert said in text(tmp_path, "distributed_planning.md")
 
 
 def test_the_plan(tmp_path):
@@ -586,6 +587,8 @@ def test_the_plan(tmp_path):
         goal="TPOT of at most 10 ms",
         speedup_of="decode step, against TP 1",
         reason="one copy fits",
+        next="TP 2",
+        memory="7 GiB of weights",
         command="vllm serve m -dp 2",
     )
     store.save("strategy", "week5", {"expected_speedup_x": 1.7}, reason="TP cuts the weights")
@@ -609,10 +612,13 @@ def test_the_plan(tmp_path):
         "- Inter-GPU Link: NVLink",
         "- Parallelism type: Tensor Parallelism (what Week 5 measures; to serve with: DP 2)",
         "- Reason: TP cuts the weights",
-        "- Expected speedup: 1.7x",
+        "- Expected speedup: 1.62x (1.50 to 1.75): decode step, against TP 1. And 1.7x",
         "- Layout: DP 2",
-        "- Reason: one copy fits",
-        "- Expected speedup: 1.62x (1.50 to 1.75) (decode step, against TP 1)",
+        "- Reason: the planner's rule takes it",
+        "- By the planner's ranges: one copy fits",
+        "- If it misses the goal: TP 2",
+        "- Memory: 7 GiB of weights",
+        "- Expected speedup: 1.62x (1.50 to 1.75): decode step, against TP 1",
         "- worry 1",
         "- worry 2",
         "- Goal: TPOT of at most 10 ms",

@@ -62,10 +62,10 @@ def throughput_latency(
     ]
     _points(here, rows, turns.runs, c=_colors(turns.runs, chosen, BLUE))
     _whiskers(here, turns, rows)
-    open_at = {goal_x: turns.undecided(goal_x) for goal_x in chosen}
-    _diamonds(here, [row for row in rows if row["max_num_seqs"] in sum(open_at.values(), [])])
+    undecided = {value for goal_x in chosen for value in turns.undecided(goal_x)}
+    _diamonds(here, [row for row in rows if row["max_num_seqs"] in undecided], chosen)
     here.set_title("this machine: means of the runs in turn, with ranges", fontsize=9)
-    _limits(here, chosen, turns.mean(ONE, TPOT), open_at)
+    _limits(here, chosen, turns.mean(ONE, TPOT))
     if typed_tokens_per_s := typed and typed["metrics"].get(SPEED):
         here.axhline(typed_tokens_per_s, **hollow_line())
         here.set_ylim(0, max(here.get_ylim()[1], 1.5 * typed_tokens_per_s))
@@ -77,7 +77,7 @@ def throughput_latency(
     )
     lines = where.split(", ")
     elsewhere.set_title(f"{', '.join(lines[:2])},\n{', '.join(lines[2:])}", fontsize=9)
-    _limits(elsewhere, chosen_there, there[ONE][TPOT], {})
+    _limits(elsewhere, chosen_there, there[ONE][TPOT])
     figures.show(fig, caption, rows, "throughput_latency")
 
 
@@ -102,21 +102,20 @@ def _colors(values, chosen: dict[float, int], other: str) -> list[str]:
     return [RED if value in chosen.values() else other for value in values]
 
 
-def _diamonds(ax, rows: list[dict]) -> None:
-    """Over the points of what is undecided: of neither colour."""
-    look = {"marker": "D", "s": 60, "c": "white", "edgecolors": BLACK, "linewidths": 1.5}
+def _diamonds(ax, rows: list[dict], chosen: dict[float, int]) -> None:
+    """Over the points of what is undecided; one that is kept for another goal stays orange."""
+    look = {"marker": "D", "s": 60, "edgecolors": BLACK, "linewidths": 1.5}
+    look["c"] = _colors([row["max_num_seqs"] for row in rows], chosen, "white")
     ax.scatter([row[TPOT] for row in rows], [row[SPEED] for row in rows], zorder=4, **look)
 
 
-def _limits(ax, chosen: dict[float, int], one_ms: float, open_at: dict[float, list[int]]) -> None:
+def _limits(ax, chosen: dict[float, int], one_ms: float) -> None:
     """A line at each goal, named at the top right of it, above the points."""
     at = {"xycoords": ax.get_xaxis_transform(), "rotation": 90, "va": "top", "color": GREY}
     for goal_x, value in chosen.items():
         if (ms := goal_x * one_ms) < ax.get_xlim()[1]:
             ax.axvline(ms, color=GREY, linewidth=1, linestyle="--")
-            undecided = "".join(f", {n}?" for n in open_at.get(goal_x, []))
-            said = f"goal {goal_x:g} x: {value}{undecided}"
-            note(ax, said, (ms, 0.98), (3, 0), fontsize=8, **at)
+            note(ax, f"goal {goal_x:g} x: {value}", (ms, 0.98), (3, 0), fontsize=8, **at)
 
 
 def _points(ax, rows: list[dict], names, **look) -> None:

@@ -109,11 +109,11 @@ def by_goal(turns: InTurn, chosen: dict[float, int]) -> list[str]:
         one = f"A TPOT of at most {goal_x:g} times that of one at a time"
         most = ", the most that was tried" * (best == turns.most)
         gain = f", {turns.faster(best).sentence('times its tokens/s')}" * (best != ONE)
-        undecided = "".join(
-            f" Undecided: {value}, whose TPOT is {_times(turns.slower(value))} as long, with "
-            f"{_times(turns.faster(value))} the tokens/s."
-            for value in turns.undecided(goal_x)
+        undecided = ", ".join(
+            f"{n} (TPOT {_times(turns.slower(n))}, tokens/s {_times(turns.faster(n))})"
+            for n in turns.undecided(goal_x)
         )
+        undecided = f" Undecided: {undecided}." * bool(undecided)
         said.append(f"{one}: max_num_seqs={best}{most}{gain}.{undecided}")
     return said
 
@@ -128,7 +128,8 @@ def on_both(
     """
     said = []
     for goal_x, best in chosen.items():
-        undecided = "".join(f" ({value} undecided)" for value in turns.undecided(goal_x))
+        undecided = ", ".join(map(str, turns.undecided(goal_x)))
+        undecided = f" (undecided: {undecided})" * bool(undecided)
         kept = chosen_there[goal_x]
         said.append(
             f"A TPOT of at most {goal_x:g} times that of one at a time keeps {best}{undecided} "

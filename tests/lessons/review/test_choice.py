@@ -172,7 +172,7 @@ def test_a_goal_inside_a_range_is_not_decided():
     assert re.search(r" 32: TPOT 2.\d+ to 2.\d+ times, undecided; tokens/s 1.", said)
     one, tight = wording.by_goal(turns, {2.61: 16, 1.5: 4})
     assert "max_num_seqs=16, 7." in one and "max_num_seqs=4, 3." in tight
-    undecided = r" Undecided: 32, whose TPOT is 2\.\d+ to 2\.\d+ times as long, with 7\.\d+ to "
+    undecided = r" Undecided: 32 \(TPOT 2\.\d+ to 2\.\d+ times, tokens/s 7\.\d+ to 9\.\d+ times\)\."
     assert re.search(undecided, one) and "ndecided" not in tight
     assert wording.by_goal(turns, {1.05: 1})[0].endswith("max_num_seqs=1.")
 
@@ -195,7 +195,7 @@ def test_the_recorded_rows_are_chosen_from_by_the_same_rule(capsys):
     assert "one here (96 tokens in, 96 out)" in loads
     close = in_turn({16: (760, 3.3), 32: (860, 5.2)})
     said = wording.on_both(close, {2.61: 16}, there, prices, {2.61: 256})
-    assert "keeps 16 (32 undecided) here and 256 there" in said[0]
+    assert "keeps 16 (undecided: 32) here and 256 there" in said[0]
 
 
 def test_rounds_are_counted_with_what_disturbed_them():

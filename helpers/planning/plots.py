@@ -109,7 +109,11 @@ def over_batch(predicted: dict, caption: str) -> None:
         for layout, predictions in predicted.items()
         for p in predictions
     ]
-    title = "Which layout leads depends on the requests at once"
+    sizes = [p.workload.concurrency for p in next(iter(predicted.values()))]
+    first, last = (
+        max(predicted, key=lambda name: predicted[name][i].output_tokens_per_s) for i in (0, -1)
+    )
+    title = f"Most tokens/s: {first} at {sizes[0]} at once, {last} at {sizes[-1]}"
     widest = max(predicted, key=lambda name: predicted[name][0].tp)
     fig, (left, right) = figures.figure(title, cols=2, size=(9.4, 4.2))
     for i, layout in enumerate(dict.fromkeys(row["layout"] for row in rows)):

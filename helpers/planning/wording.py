@@ -211,12 +211,15 @@ def slowed_down(rows: list[dict], prompt: int) -> str:
     )
 
 
-def what_tp_shares(added: dict[str, dict]) -> str:
+def what_tp_shares(steps: dict[str, tuple[dict, dict]]) -> str:
     """Which part of a prompt the widest size shares, and what comes in its place.
 
-    added: {layout: {part_ms..., "total_ms"}}, what a prompt adds to a step.
+    steps: {layout: (a decode step, the same with a prompt)}, rows of prompt_beside_parts.
     """
-    sizes = list(added.items())
+    sizes = [
+        (name, {part: more[part] - step[part] for part in step if part.endswith("_ms")})
+        for name, (step, more) in steps.items()
+    ]
     (narrow, first), (wide, last) = sizes[0], sizes[-1]
     change = {part: last[part] - first[part] for part in last if part != "total_ms"}
     shared, *_, less, more = sorted(change, key=change.get)

@@ -381,12 +381,13 @@ def test_tpot_under_load_by_hand_is_near_the_plan():
 
 def test_what_a_prompt_adds_is_told_by_cause():
     model = plan.load_shape("Qwen2.5-7B")
-    added, whole = {}, []
+    added, steps, whole = {}, {}, []
     for tp in (1, 2, 4):
         alone, both, _ = plan.prompt_beside_parts(model, BOX, tp, 64, 1024 + 128, 1024)
         whole.append(both["total_ms"])
+        steps[f"TP {tp}"] = alone, both
         added[f"TP {tp}"] = {part: both[part] - alone[part] for part in both if "_ms" in part}
-    said = wording.what_tp_shares(added)
+    said = wording.what_tp_shares(steps)
     weights, waits = added["TP 1"]["matrices_ms"], added["TP 4"]["host_ms"]
     assert f"weights goes from {weights:.1f} to {added['TP 4']['matrices_ms']:.1f} ms" in said
     assert f"above all waiting for the CPU ({waits:.1f} ms) and" in said
@@ -394,7 +395,7 @@ def test_what_a_prompt_adds_is_told_by_cause():
     assert f"p is {p[0]:.1f} with TP 1, {p[1]:.1f} with TP 2, {p[2]:.1f} with TP 4" in said
     assert "each rank's CPU launches" in said
     assert whole[0] > whole[1] == pytest.approx(whole[2]), "as the notebook says of t + p"
-    assert "each rank's" not in wording.what_tp_shares({"TP 1": added["TP 1"]})
+    assert "each rank's" not in wording.what_tp_shares({"TP 1": steps["TP 1"]})
 
 
 def test_week_5_says_why_it_measures_tensor_parallelism():

@@ -52,7 +52,7 @@ SIZES = {
     "prefix_requests": (4, 8),
     "turns": (6, 6),
     "turn_tokens": (100, 1100),
-    "speculation_questions": (3, 5),
+    "speculation_questions": (2, 5),
     "largest_batch": (64, 64),
     "sampling_prompts": (4, 8),
     "memory_requests": (12, 64),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from helpers.results import recorded
 
 
@@ -15,3 +17,16 @@ def drafters_elsewhere(kind: str, by: str) -> tuple[dict[str, list[dict]], str]:
     for row in rows:
         by_name.setdefault(row["variant"].split(", ")[1], []).append(row)
     return by_name, where
+
+
+def steps_elsewhere() -> str:
+    """How many times as long a step of one stream took with each drafter, as a sentence, or ""."""
+    by_name, where = drafters_elsewhere("one stream", "alpha")
+    told = [
+        f"{median(row['step_ms'] / row['plain_step_ms'] for row in rows):.1f} ({name})"
+        for name, rows in by_name.items()
+    ]
+    if not told:
+        return ""
+    longer = f"with drafts a step took so many times as long: {', '.join(told)}."
+    return f"{where[0].upper()}{where[1:]}: {longer}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 from helpers.engine.steps import Steps
 from helpers.measure import Measurement
 
@@ -18,9 +16,9 @@ def one_step(running: dict[str, int], waiting: dict[str, int], budget: int) -> d
 
 
 def full_chunks_ms(steps: Steps, request: int) -> list[float]:
-    """How long the full chunks of a recorded prompt took, from its second one on."""
-    ends_s = [step.end_s for step, work in steps.of(request) if work.prefill][:-1]  # not the rest
-    return [1000 * (end - before) for before, end in itertools.pairwise(ends_s)]
+    """How long the steps with a full chunk of a recorded prompt took, the first one first."""
+    chunks = [step for step, work in steps.of(request) if work.prefill]
+    return [1000 * (step.end_s - step.start_s) for step in chunks[:-1]]  # the last is the rest
 
 
 def row_of(run: Measurement, budget: int) -> dict[str, float]:

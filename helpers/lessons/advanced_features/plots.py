@@ -14,7 +14,6 @@ from helpers.display.figures import (
     COLORS,
     GREEN,
     GREY,
-    MARKERS,
     ORANGE,
     PURPLE,
     RED,
@@ -24,10 +23,11 @@ from helpers.display.figures import (
     ticks,
 )
 from helpers.lessons import gain_ranges
-from helpers.lessons.advanced_features.services import NOTHING, Verdict
+from helpers.lessons.advanced_features.services import LEFT_OUT, NOTHING, Verdict
 from helpers.verdicts.gain import LEAST_VALUES, Gain
 
 SPEED_UP = "speed-up of the tokens after the first"
+LINES = ("-", "--", "-.")
 VERDICT_COLORS = {"better": GREEN, "worse": RED}  # all others: grey
 # What is drawn of sampled texts: metric -> (label, colour, format).
 OF_STORIES = {
@@ -49,7 +49,7 @@ def chunk_tradeoff(
     """p99 ITL of the streams and TTFT of the long prompts, over the budget; a column a machine.
 
     rows, there (recorded elsewhere): one a budget: max_num_batched_tokens, itl_ms_p99,
-    ttft_long_ms_p50. by: whose budget -> the budget, circled. promise_ms: a p99, drawn as a line.
+    ttft_long_ms_p50. by: whose budget -> the budget. It and promise_ms, a p99, are drawn as lines.
     """
     title = "The chunk budget: smooth streams against waiting prompts"
     columns = {"this machine": rows} | ({"recorded elsewhere": there} if there else {})
@@ -72,12 +72,13 @@ def chunk_tradeoff(
         kept = (x, "itl_ms_p99", "ttft_long_ms_p50")
         values += [{"machine": machine} | {name: row[name] for name in kept} for row in points]
     at = {row[x]: row["itl_ms_p99"] for row in rows}
+    mine = panels[0][0]
     for i, (name, budget) in enumerate(by.items()):
-        ring = {"markersize": 9 + 3 * i, "markerfacecolor": "none", "color": COLORS[3 + i]}
-        panels[0][0].plot(budget, at[budget], MARKERS[1 + i], label=name, **ring)
-    panels[0][0].axhline(promise_ms, color=GREY, linestyle=":", label=f"promise: {promise_ms} ms")
-    panels[0][0].set_ylim(0, 1.7 * max(promise_ms, *at.values()))  # room for the legend
-    panels[0][0].legend(loc="upper left", fontsize=8)
+        label = f"{name}: {budget:,} tokens"
+        mine.axvline(budget, color=COLORS[3 + i], linestyle=LINES[i], label=label, zorder=1)
+    mine.axhline(promise_ms, color=GREY, linestyle=":", label=f"promise: {promise_ms} ms")
+    mine.set_ylim(0, 1.15 * max(promise_ms, *at.values()))
+    mine.legend(loc="center right", fontsize=8, frameon=True, framealpha=1)
     figures.show(fig, caption, values, "chunked_tradeoff")
 
 
@@ -166,12 +167,13 @@ def speedup_by_acceptance(
     ax.fill_between(chances, low, high, color=ORANGE, alpha=0.25, label="for the range of c")
     ax.plot(chances, middle, color=ORANGE, label="formula, measured c")
     curve(ax, rows, "a", "measured_x", linestyle="", label="measured (TPOT)")
-    gain_ranges.draw(ax, rows, "a")
+    top = max(gain_ranges.end(row["gain"]) for row in rows)
+    gain_ranges.draw(ax, rows, "a", room=top)
     ax.legend(loc="upper left", fontsize=8)
-    ax.set_ylim(0, max(gain_ranges.end(row["gain"]) for row in rows))
+    ax.set_ylim(0, top)
     ax.set(xlabel="a: a draft is accepted, given that those before it were", xlim=(0, 1))
     _break_even(ax, SPEED_UP)
-    _show(fig, caption, rows, "speculation_by_acceptance")
+    _show(fig, caption, rows, "speculation_by_acceptance", room=top)
 
 
 def strategies(rows: list[dict], caption: str) -> None:
@@ -213,8 +215,10 @@ def services(verdicts: list[Verdict], caption: str) -> None:
     names, table = [], []
     for place, (verdict, feature) in enumerate(rows):
         if feature is None:
-            cannot = (verdict.chosen or NOTHING) not in (NOTHING, *verdict.gains)
-            names.append(verdict.service.name + " (your guess cannot act)" * cannot)
+            guess, name = verdict.chosen or NOTHING, verdict.service.name
+            if guess not in (NOTHING, *verdict.gains):
+                name += f" (your guess: {LEFT_OUT[guess]})"
+            names.append(name)
             continue
         gain = verdict.gains[feature]
         names.append(feature + " (your guess)" * (feature == verdict.chosen))
@@ -240,9 +244,9 @@ def services(verdicts: list[Verdict], caption: str) -> None:
     figures.show(fig, caption, table, "services")
 
 
-def _show(fig, caption: str, rows: list[dict], name: str) -> None:
+def _show(fig, caption: str, rows: list[dict], name: str, room: float = 0) -> None:
     """A figure of gains: what an arrow head means below it, the ranges in its values."""
-    caption += gain_ranges.of_arrows(row["gain"] for row in rows)
+    caption += gain_ranges.of_arrows((row["gain"] for row in rows), room)
     figures.show(fig, caption, _flat(rows), name)
 
 

@@ -20,10 +20,11 @@ import numpy as np
 from helpers import tiny_model
 from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
+from helpers.lessons.advanced_features.turns import accepting, timed
 from helpers.lessons.papers import speculative as formula
-from helpers.measure import Measurement, run_workload
+from helpers.measure import Measurement
 from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_pairs, rounds_that_count
-from helpers.verdicts.machine import less_slowed, most_disturbed
+from helpers.verdicts.machine import most_disturbed
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,8 @@ def acceptance(runs: list[Measurement], num_speculative_tokens: int) -> Acceptan
 
 
 def repeated(engine, workload, concurrency: int = 1, times: int = LEAST_VALUES):
-    """The workload's runs, so many times in a row, on an engine that is warm.
-
-    A run that other programs slowed is made once more, and the less slowed of both counts.
-    """
-
-    def run(_: int) -> Measurement:
-        return run_workload(engine, workload, concurrency=concurrency, progress=False)
-
-    return [less_slowed(run) for _ in range(times)]
+    """The workload's runs, so many times in a row, on an engine that is warm; see `timed`."""
+    return [timed(engine, workload, concurrency) for _ in range(times)]
 
 
 def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) -> dict[str, float]:
@@ -135,6 +129,41 @@ def slower_step(plain: list[Measurement], at_rates: list[list[Measurement]]) -> 
         ],
         "higher",
     )
+
+
+def as_long(at_one: list[Measurement], at_other: list[Measurement]) -> Gain:
+    """How many times as long a median step takes at another acceptance: the formula says 1."""
+    rounds = rounds_that_count(list(zip(at_one, at_other, strict=True)))
+    return gain_of_pairs([tuple(step_ms(run, 50) for run in pair) for pair in rounds], "higher")
+
+
+def at_rate(engine, a: float | None, k: int):
+    """In the block each of k drafts is accepted with chance a; None: no drafts, nothing is set."""
+    return accepting(engine, None if a is None else acceptance_rates(a, k))
+
+
+def save_drafter(store, name: str, kind: str, runs: dict, k: int, pair: Profile) -> None:
+    """A record of a drafter (section 3). runs: (drafter, kind of questions) -> its runs."""
+    plain, drafting = runs["without drafts", kind], runs[name, kind]
+    variant = f"ngram, {kind}" if name == "ngram" else f"draft model, k={k}"
+    numbers = numbers_of(plain, drafting, k)
+    store.save_run("speculation", variant, with_worst(drafting), numbers, profile=pair)
+
+
+def save_rates(store, rows: list[dict], runs: dict, longer: Gain, pair: Profile) -> None:
+    """A record for each rate of one stream (section 8). longer: a step's time, for notebook 3."""
+    for row in rows:
+        a, numbers = row["a set"], kept(row, "tpot_gain_x") | longer.metrics("step_x")
+        run = with_worst(runs[a, 1])
+        store.save_run("speculation", f"synthetic, a={a}", run, numbers, profile=pair)
+
+
+def save_batches(store, rows: list[dict], runs: dict, a: float, pair: Profile) -> None:
+    """A record for each number of requests at once (section 8)."""
+    for row in rows:
+        n, numbers = row["requests"], kept(row, "throughput_gain_x")
+        name = f"synthetic, a={a}, {n} at once"
+        store.save_run("speculation", name, with_worst(runs[a, n]), numbers, profile=pair)
 
 
 def with_worst(runs: list[Measurement]) -> Measurement:

@@ -10,7 +10,14 @@ from statistics import fmean, median
 
 from helpers.lessons.advanced_features.prefix import Shared
 from helpers.lessons.advanced_features.sampling import Generated
-from helpers.lessons.advanced_features.services import CACHE, CHUNKS, DRAFTS, Verdict
+from helpers.lessons.advanced_features.services import (
+    CACHE,
+    CHUNKS,
+    DRAFTS,
+    LEFT_OUT,
+    NOTHING,
+    Verdict,
+)
 from helpers.lessons.advanced_features.speculation import acceptance, faster_stream
 from helpers.lessons.gain_ranges import in_words
 from helpers.lessons.papers.speculative import alpha_from_length
@@ -40,28 +47,28 @@ def promise(rows: list[dict], by: dict[str, int], promise_ms: float) -> str:
 
 
 def chunk_tradeoff(rows: list[dict], there: list[dict], where: str) -> list[str]:
-    """From whole prompts to the smoothest budget, here and, with their label, as recorded."""
+    """From whole prompts to the smallest budget, here and, with their label, as recorded."""
     both = (("Here", rows), (f"{where[:1].upper()}{where[1:]}", there))
-    return [f"{machine}: {_smoothest(tried)}" for machine, tried in both if tried]
+    return [f"{machine}, {_both_ends(tried)}" for machine, tried in both if tried]
 
 
-def _smoothest(rows: list[dict]) -> str:
-    """rows: one a budget. What the smallest one did is said where another was smoother."""
-
-    def did(row: dict) -> str:
-        times = f"{row['itl_ms_p99']:.0f} and {row['ttft_long_ms_p50']:.0f} ms"
-        return f"{times} with {row[BUDGET]:,} tokens a step"
-
+def _both_ends(rows: list[dict]) -> str:
+    """What the smallest budget did beside the largest, one run each: smoother, longer waits?"""
     whole, smallest = (end(rows, key=lambda row: row[BUDGET]) for end in (max, min))
-    best = min(rows, key=lambda row: row["itl_ms_p99"])
-    said = f"p99 of the gaps and TTFT of the long prompts {did(whole)}, {did(best)}"
-    near = sorted(row[BUDGET] for row in rows if row["itl_ms_p99"] < 1.1 * best["itl_ms_p99"])
-    if len(near) > 1:
-        listed = f"{', '.join(f'{n:,}' for n in near[:-1])} and {near[-1]:,}"
-        said += f". One run each does not rank {listed} by their p99 (less than 10 % apart)"
-    elif best is not smallest:
-        said += f", but {did(smallest)}; why was not measured"
-    return f"{said}."
+    gaps, waits = ((whole[name], smallest[name]) for name in ("itl_ms_p99", "ttft_long_ms_p50"))
+    return (
+        f"from {whole[BUDGET]:,} to {smallest[BUDGET]:,} tokens a step, in one run each: are the "
+        f"streams smoother? {_answer(gaps[1], gaps[0])}, p99 of the gaps {gaps[0]:.0f} ms and then "
+        f"{gaps[1]:.0f} ms. Do long prompts wait longer? {_answer(*waits)}, TTFT {waits[0]:.0f} ms "
+        f"and then {waits[1]:.0f} ms."
+    )
+
+
+def _answer(less: float, more: float) -> str:
+    """Whether `more` is more than `less`; two single runs that are close say neither."""
+    if max(less, more) < 1.1 * min(less, more):
+        return "Not to be told (less than 10 % apart)"
+    return "Yes" if more > less else "No"
 
 
 def why_gap(alone_ms: list[float], gap_ms: float) -> str:
@@ -73,10 +80,10 @@ def why_gap(alone_ms: list[float], gap_ms: float) -> str:
 
 
 def why_small_gap(chunks_ms: list[float]) -> str:
-    """The p99 of the gaps with a small budget, beside a long prompt's chunks, the second first."""
+    """The p99 of the gaps with a small budget, beside a long prompt's chunks, the first first."""
     said = "The formula takes the average chunk"
     if len(chunks_ms) > 1:
-        said += f". In the step chart the second took {chunks_ms[0]:.0f} ms, the last full one "
+        said += f". In the step chart the first took {chunks_ms[0]:.0f} ms, the last full one "
         said += f"{chunks_ms[-1]:.0f} ms"
     return f"{said}."
 
@@ -225,11 +232,36 @@ def drafter(
     return {
         "drafter": name,
         "asked": asked,
-        "steps that drafted": counted.drafts,
         "accepted": share if counted.drafts else "none drafted",
-        "tokens of such a step": f"{counted.mean_length:.2f}" if counted.drafts else "",
+        "steps without drafts": len(plain[0].timeline),
+        "and with": len(drafting[0].timeline),
         "speed-up": gain.sentence(),
+        "rounds that count": f"{gain.values} of {len(plain)}",
     }
+
+
+def draft_model(plain: Measurement, drafting: Measurement, longer: Gain, gain: Gain) -> str:
+    """What drafts of a model came to: steps, which are certain, beside times, which have a range.
+
+    plain, drafting: a run each of the same answers. longer: a step's time with drafts over without.
+    """
+    many, few = len(plain.timeline), len(drafting.timeline)
+    return (
+        f"With a draft model's drafts the same answers took {few} steps instead of {many}. A step "
+        f"may then take up to {many / few:.1f} times as long before drafts lose; it took "
+        f"{in_words(longer)} times as long. The speed-up: {gain.sentence()}."
+    )
+
+
+def ngrams(table: list[dict]) -> str:
+    """Which questions n-grams can draft for. table: rows of `drafter`."""
+    told = [
+        f"{row['accepted']} for {row['asked']}, so {row['steps without drafts']} steps became "
+        f"{row['and with']}"
+        for row in table
+        if row["drafter"] == "ngram"
+    ]
+    return f"N-gram drafts accepted: {'; '.join(told)}."
 
 
 def why_c(longer: Gain) -> str:
@@ -271,6 +303,16 @@ def enough(longer: Gain, k: int) -> str:
 # --- services ---
 
 
+def whatever_is_accepted(alike: Gain, low: float, high: float) -> str:
+    """The formula's assumption, read off a step's time at two chances."""
+    words = {"better": "It fails here", "worse": "It fails here", "same": "It holds here"}
+    return (
+        "The formula takes each step for equally long, whatever is accepted. "
+        f"{words.get(alike.verdict, 'These rounds neither bear it out nor refute it')}: at a = "
+        f"{high:g} a step took {in_words(alike)} times as long as at a = {low:g}."
+    )
+
+
 def services(accepted: list[float]) -> str:
     """The caption of the services. accepted: shares of drafts, one a service (0 to 1)."""
     percent = {round(100 * share) for share in accepted}
@@ -282,27 +324,44 @@ def services(accepted: list[float]) -> str:
     )
 
 
-WORDS = ("gain", "loss", "undecided")  # of a verdict; another says how small a difference is
+WORKS_BY = {
+    CACHE: "does not compute again what the requests share",
+    CHUNKS: "lets streams go on while a long prompt is read",
+    DRAFTS: "makes an answer in fewer steps",
+}
+
+
+def choices(verdicts: list[Verdict]) -> list[dict[str, str]]:
+    """What was chosen for each service beside what came out: rows of a table."""
+    rows = []
+    for one in verdicts:
+        gained = [name for name, gain in one.gains.items() if gain.word == "gain"]
+        outcome = LEFT_OUT.get(one.chosen, "")
+        if one.chosen in one.gains:
+            gain = one.gains[one.chosen]
+            outcome = f"{gain.word}, {in_words(gain)}"
+        elif (one.chosen or NOTHING) == NOTHING:
+            outcome = "something gained" if gained else "no gain was decided"
+        row = {"service": one.service.name, "your choice": one.chosen or "none made"}
+        rows.append(row | {"what it did": outcome, "what gained": ", ".join(gained) or NOWHERE})
+    return rows
 
 
 def by_service(verdicts: list[Verdict]) -> list[str]:
-    """Which features gain and lose, and of which three rounds say too little, by service."""
-    said = []
-    for word in WORDS:
-        found = {
-            one.service.name: [name for name, g in one.gains.items() if g.word == word]
-            for one in verdicts
-        }
-        told = [f"{name} ({', '.join(features)})" for name, features in found.items() if features]
-        none = "nothing" if word == "undecided" else NOWHERE
-        said.append(f"{word.capitalize()}: {'; '.join(told) or none}.")
-    small = [
-        f"{one.service.name} ({name}: {gain.word})"
+    """What gains and what loses, and for which service; how a feature that gains works."""
+    gained = [
+        f"{name} for “{one.service.name}” ({in_words(gain)}): it {WORKS_BY[name]}"
         for one in verdicts
         for name, gain in one.gains.items()
-        if gain.word not in WORDS
+        if gain.word == "gain"
     ]
-    return said + [f"Decided, too: {'; '.join(small)}."] * bool(small)
+    lost = [
+        f"{name} for “{one.service.name}” ({in_words(gain)})"
+        for one in verdicts
+        for name, gain in one.gains.items()
+        if gain.word == "loss"
+    ]
+    return [f"Gain: {'; '.join(gained) or NOWHERE}.", f"Loss: {'; '.join(lost) or NOWHERE}."]
 
 
 # What other sections keep of a feature: (feature, where, experiment, how the variant begins, name
@@ -320,21 +379,17 @@ RECAP = (
 
 
 def recap(
-    store: Results,
-    verdicts: list[Verdict],
-    there: list[Verdict],
-    chunks_there: list[dict],
-    heads: list[dict],
+    store: Results, verdicts: list[Verdict], there: list[Verdict], heads: list[dict]
 ) -> list[dict]:
-    """A line a feature: where it gained and lost here, and what the services gained elsewhere.
+    """A row for each place where a feature gained or lost, here or as recorded on a GPU.
 
-    What decides nothing is left out; a place whose runs were disturbed says so. Recorded, too:
-    chunks_there: section 1's rows; heads: section 8's of a cheaper drafter, by requests at once.
+    A place whose runs were disturbed says so. there: the services as recorded; heads: section 8's
+    rows of a cheaper drafter, by requests at once.
     """
     seen: dict[str, list] = {feature: [] for feature in (CACHE, CHUNKS, NGRAM, DRAFTS)}
     for feature, where, experiment, begins, name in RECAP:
         found = [
-            (_place(where, record), gain)
+            (_place(where, record), gain, None)
             for record in store.records(experiment=experiment)
             if record["variant"].startswith(begins) and (gain := Gain.read(record["metrics"], name))
         ]
@@ -343,40 +398,30 @@ def recap(
         gain = Gain.read(record["metrics"], "tpot_gain_x")
         if record["variant"].startswith("synthetic") and gain:
             where = f"one stream, a = {record['metrics']['a']:.2f}"
-            seen[DRAFTS].append((_place(where, record), gain))
+            seen[DRAFTS].append((_place(where, record), gain, None))
+    recorded = {(one.service.key, name): g for one in there for name, g in one.gains.items()}
     for one in verdicts:
         for feature, gain in one.gains.items():
             record = store.get("services", f"{one.service.key}, {feature}")
-            seen[feature].append((_place(one.service.name, record), gain))
+            elsewhere = recorded.get((one.service.key, feature))
+            seen[feature].append((_place(one.service.name, record), gain, elsewhere))
     rows = []
-    for feature, gains in seen.items():
-        row = {"feature": f"{DRAFTS}, draft model" if feature == DRAFTS else feature}
-        row |= {"gains": _places(gains, "gain"), "loses": _places(gains, "loss")}
-        of_it = [(one.service.name, one.gains[feature]) for one in there if feature in one.gains]
-        places = {word: _places(of_it, word) for word in ("gain", "loss")}
-        told = [f"{word}: {at}" for word, at in places.items() if at != NOWHERE] or [NOWHERE]
-        text = "; ".join(told) if of_it else "not recorded"
-        if feature == CHUNKS and chunks_there:
-            few = f", too few runs ({max(gain.values for _, gain in of_it)})" if of_it else ""
-            text = f"services: {text}{few * (text == NOWHERE)}; section 1, {GAPS}: "
-            text += _gaps(chunks_there)
-        rows.append(row | ({"recorded on a GPU": text} if there else {}))
+    for feature, places in seen.items():
+        name = f"{DRAFTS}, draft model" if feature == DRAFTS else feature
+        decided = [place for place in places if {"gain", "loss"} & {g.word for g in place[1:] if g}]
+        for where, *both in decided or [(NOWHERE, None, None)]:
+            cells = [f"{gain.word}, {in_words(gain)}" if gain else "" for gain in both]
+            row = {"feature": name, "where": where, MACHINES[0]: cells[0]}
+            rows.append(row | ({MACHINES[1]: cells[1]} if there else {}))
     if there and heads:
         ranged = [row | {"gain": Gain.read(row, "speedup_x")} for row in heads]
-        row = {"feature": f"{DRAFTS}, EAGLE-3 head"} | dict.fromkeys(("gains", "loses"), "not run")
-        text = f"requests at once, a set a = 0.8: {by_verdict(ranged, 'requests')}"
-        rows.append(row | {"recorded on a GPU": text})
+        row = {"feature": f"{DRAFTS}, EAGLE-3 head", "where": "requests at once, a set to 0.8"}
+        rows.append(row | {MACHINES[0]: "not run", MACHINES[1]: by_verdict(ranged, "requests")})
     return rows
 
 
 def _place(where: str, record: dict | None) -> str:
     return where + ", disturbed" * was_disturbed(record or {})
-
-
-def _places(gains: list[tuple[str, Gain]], word: str) -> str:
-    """Where the verdict is `word`, each place with its range."""
-    found = [f"{at} ({in_words(gain)})" for at, gain in gains if gain.word == word]
-    return "; ".join(found) or NOWHERE
 
 
 def decisions(
@@ -389,8 +434,8 @@ def decisions(
     found = {}
     for one in verdicts:
         other = [verdict for verdict in there if verdict.service.key == one.service.key]
-        both = zip(MACHINES, (one, *other), strict=False)
-        table = [{"machine": name} | _cells(verdict) for name, verdict in both]
+        table = [{"machine": MACHINES[0]} | _cells(one, "accepted")]
+        table += [{"machine": MACHINES[1]} | _cells(it, "accepted, a set to 0.7") for it in other]
         choice = f"{one.service.name}, times as good by {one.service.metric_label}"
         found[one.service.key] = (choice, table)
     both = zip(MACHINES, filter(None, (rows, chunks_there)), strict=False)
@@ -398,12 +443,12 @@ def decisions(
     return found | {"chunk_budget": ("chunk budget of a service that streams", table)}
 
 
-def _cells(verdict: Verdict) -> dict[str, str]:
-    """What each feature did, or that it cannot act there."""
-    cells = dict.fromkeys((CACHE, CHUNKS, DRAFTS), "cannot act")
+def _cells(verdict: Verdict, how: str) -> dict[str, str]:
+    """What each feature did, if it was measured there. how: drafts were accepted."""
+    cells = dict(LEFT_OUT)
     cells |= {name: f"{g.word}, {in_words(g)}" for name, g in verdict.gains.items()}
     if DRAFTS in verdict.gains:
-        cells[DRAFTS] += f" ({100 * verdict.accepted:.0f} % accepted)"
+        cells[DRAFTS] += f" ({100 * verdict.accepted:.0f} % {how})"
     return cells
 
 

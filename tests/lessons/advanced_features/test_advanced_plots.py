@@ -54,7 +54,7 @@ def test_every_budget_is_drawn_and_every_range_of_a_service_is_whole(shown):
     plots.chunk_tradeoff([row], {"the rule": 4352}, 100, there, "Reading.")
     here, elsewhere, *_ = shown[0].axes
     names = [text.get_text() for text in here.get_legend().get_texts()]
-    assert names == ["the rule", "promise: 100 ms"] and elsewhere.get_legend() is None
+    assert names == ["the rule: 4,352 tokens", "promise: 100 ms"] and elsewhere.get_legend() is None
     assert [line.get_xdata()[0] for line in here.get_lines()[:2]] == [4352, 4352]
     assert "log scale" in shown[0].axes[2].get_xlabel()
     plots.chunk_tradeoff([row], {"the rule": 4352}, 100, [], "Reading.")
@@ -74,7 +74,7 @@ def of_service(chosen=None, **gains):
 def test_a_service_stands_above_its_features_with_their_ranges_beside_them(shown):
     for chosen, names in (
         ("small chunks", ["a", "small chunks (your guess)"]),
-        ("prefix caching", ["a (your guess cannot act)", "small chunks"]),
+        ("prefix caching", ["a (your guess: cannot act)", "small chunks"]),
         ("nothing", ["a", "small chunks"]),
         ("", ["a", "small chunks"]),
     ):

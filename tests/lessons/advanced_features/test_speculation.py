@@ -112,6 +112,11 @@ def test_a_step_is_so_many_times_as_long_at_all_rates_together():
     assert (gain.low, gain.estimate, gain.high) == pytest.approx((2, 2, 2))
 
 
+def test_a_step_at_one_acceptance_is_held_against_another():
+    low, high = ([stream(x * s) for s in (0.01, 0.02, 0.01)] for x in (1.0, 2.0))
+    assert spec.as_long(low, high).estimate == pytest.approx(2) and spec.as_long(low, low).low == 1
+
+
 def test_a_record_of_several_runs_names_what_disturbed_one_most():
     runs = [stream(0.01), stream(0.02, others=0.6)]
     told = spec.with_worst(runs)

@@ -1,5 +1,7 @@
 """What notebook 2 says of its numbers: what the range does not show is not said."""
 
+from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 from helpers.lessons.advanced_features import chunking, services, wording
@@ -71,26 +73,32 @@ def test_the_recap_has_a_line_for_each_feature_and_only_what_is_decided(tmp_path
     store.save("speculation", "synthetic, a=0.95", kept, machine=machine)
     gains = {"small_chunks": within(0.9, 1.6), "speculative_decoding": within(0.8, 0.9)}
     there = [verdict("mixed", speculative_decoding=within(0.2, 0.3), small_chunks=within(0.9, 2))]
-    cache, chunks, ngram, drafts = wording.recap(store, [verdict("mixed", **gains)], there, [], [])
+    rows = wording.recap(store, [verdict("mixed", **gains)], there, [])
+    cache, chunks, ngram, alone, mixed = rows
     assert cache == {
         "feature": "prefix caching",
-        "gains": "first token, system prompt (2.40 to 4.10)",
-        "loses": "nowhere decided",
-        "recorded on a GPU": "not recorded",
+        "where": "first token, system prompt",
+        "here": "gain, 2.40 to 4.10",
+        "recorded GPU": "",
     }
-    assert {*chunks.values()} == {"small chunks", "nowhere decided"}
-    assert {*ngram.values()} == {"speculative decoding, n-grams", "nowhere decided", "not recorded"}
-    assert drafts["loses"] == "mixed (0.80 to 0.90)"
-    assert drafts["gains"] == "one stream, a = 0.97, disturbed (1.60 to 2.00)"
-    assert drafts["recorded on a GPU"] == "loss: mixed (0.20 to 0.30)"
+    assert chunks["where"] == ngram["where"] == "nowhere decided"
+    assert alone["where"] == "one stream, a = 0.97, disturbed"
+    assert alone["here"] == "gain, 1.60 to 2.00"
+    assert (mixed["where"], mixed["here"]) == ("mixed", "loss, 0.80 to 0.90")
+    assert mixed["recorded GPU"] == "loss, 0.20 to 0.30"
     head = {"requests": 64} | within(1.2, 1.6).metrics("speedup_x")
-    _, chunks, *_, heads = wording.recap(store, [], there, [budget(512, p99=30.0)], [head])
-    told = "services: nowhere decided, too few runs ("
-    assert chunks["recorded on a GPU"].startswith(told)
-    assert chunks["recorded on a GPU"].endswith("tokens a step: 30 ms with 512")
-    assert heads["recorded on a GPU"].endswith("a set a = 0.8: gain at 64 (1.20 to 1.60)")
-    [cache, *_] = wording.recap(store, [], [], [], [])
-    assert "recorded on a GPU" not in cache, "nothing was recorded elsewhere"
+    *_, heads = wording.recap(store, [], there, [head])
+    assert heads["recorded GPU"] == "gain at 64 (1.20 to 1.60)" and heads["here"] == "not run"
+    here_alone = wording.recap(store, [verdict("mixed", **gains)], [], [])
+    assert not any("recorded GPU" in row for row in here_alone), "nothing was recorded elsewhere"
+
+
+def test_what_is_decided_on_the_recorded_gpu_alone_has_a_row(tmp_path):
+    store = Results("02_advanced_features", tmp_path)
+    here = verdict("batch", small_chunks=within(0.8, 1.3))
+    there = verdict("batch", small_chunks=within(0.85, 0.9))
+    _, row, *_ = wording.recap(store, [here], [there], [])
+    assert row["here"] == "undecided, 0.80 to 1.30" and row["recorded GPU"] == "loss, 0.85 to 0.90"
 
 
 def test_a_wide_range_is_undecided_and_a_close_one_no_difference():
@@ -127,29 +135,66 @@ def test_there_is_a_decision_for_each_service_and_for_the_chunk_budget():
 
 def test_services_are_told_by_what_is_decided():
     chunks, drafts = {"small_chunks": within(1.1, 1.3)}, {"speculative_decoding": within(0.5, 0.6)}
-    gain, loss, open_ = wording.by_service([verdict("chat", **chunks | drafts)])
-    assert gain == "Gain: chat (small chunks)." and loss == "Loss: chat (speculative decoding)."
-    assert open_ == "Undecided: nothing."
-    *_, small = wording.by_service([verdict("batch", speculative_decoding=within(0.94, 1.02))])
-    assert small == ("Decided, too: batch (speculative decoding: no difference of more than 10 %).")
+    gain, loss = wording.by_service([verdict("chat", **chunks | drafts)])
+    assert gain == (
+        "Gain: small chunks for “chat” (1.10 to 1.30): it lets streams go on while a long prompt "
+        "is read."
+    )
+    assert loss == "Loss: speculative decoding for “chat” (0.50 to 0.60)."
     assert wording.by_service([verdict("batch", small_chunks=within(0.8, 1.3))]) == [
         "Gain: nowhere decided.",
         "Loss: nowhere decided.",
-        "Undecided: batch (small chunks).",
     ]
+
+
+def test_each_choice_is_held_against_what_came_out():
+    def row(chosen, *span):
+        one = verdict("chat", small_chunks=within(*span))
+        return wording.choices([replace(one, chosen=chosen)])[0]
+
+    assert row("small chunks", 1.1, 1.3)["what it did"] == "gain, 1.10 to 1.30"
+    assert row("small chunks", 0.8, 1.3)["what gained"] == "nowhere decided"
+    assert row("prefix caching", 1.1, 1.3)["what it did"] == "cannot act"
+    assert row("speculative decoding", 1.1, 1.3)["what it did"] == "not compared"
+    assert row("nothing", 1.1, 1.3)["what it did"] == "something gained"
+    assert row("nothing", 0.8, 1.3)["what it did"] == "no gain was decided"
+    assert row(None, 0.8, 1.3)["your choice"] == "none made"
+
+
+def steps(n):
+    return SimpleNamespace(timeline=[None] * n)
 
 
 def test_a_drafter_is_told_by_its_steps_and_its_range(monkeypatch):
     monkeypatch.setattr(wording, "faster_stream", lambda plain, drafting: within(3.7, 3.9))
-    for counted, rate, tokens in (
-        (Acceptance(66, 264, 255, 1 + 255 / 66, 0.0), "255 of 264 (97 %)", "4.86"),
-        (Acceptance(0, 0, 0, 1.0, 0.0), "none drafted", ""),
+    for counted, rate in (
+        (Acceptance(66, 264, 255, 1 + 255 / 66, 0.0), "255 of 264 (97 %)"),
+        (Acceptance(0, 0, 0, 1.0, 0.0), "none drafted"),
     ):
         monkeypatch.setattr(wording, "acceptance", lambda runs, k, counted=counted: counted)
-        row = wording.drafter("ngram", "repeats", [None], [None], 4)
-        assert row["steps that drafted"] == counted.drafts and row["accepted"] == rate
-        assert row["tokens of such a step"] == tokens
-        assert row["speed-up"] == "3.70 to 3.90 times as fast"
+        row = wording.drafter("ngram", "repeats", [steps(66)] * 4, [steps(16)] * 4, 4)
+        assert row["steps without drafts"] == 66 and row["and with"] == 16
+        assert row["accepted"] == rate and row["speed-up"] == "3.70 to 3.90 times as fast"
+        assert row["rounds that count"] == "3 of 4"
+    assert wording.ngrams([row]) == (
+        "N-gram drafts accepted: none drafted for repeats, so 66 steps became 16."
+    )
+
+
+def test_fewer_steps_say_how_long_a_step_may_take():
+    said = wording.draft_model(steps(82), steps(20), within(1.2, 1.6), within(2.5, 3.1))
+    assert said == (
+        "With a draft model's drafts the same answers took 20 steps instead of 82. A step may then "
+        "take up to 4.1 times as long before drafts lose; it took 1.20 to 1.60 times as long. The "
+        "speed-up: 2.50 to 3.10 times as fast."
+    )
+
+
+def test_the_formulas_assumption_is_read_off_the_steps():
+    said = wording.whatever_is_accepted(within(0.98, 1.02), 0.5, 0.95)
+    assert "It holds here: at a = 0.95 a step took 0.98 to 1.02 times as long as at a = 0.5" in said
+    assert "It fails here" in wording.whatever_is_accepted(within(0.6, 0.8), 0.5, 0.95)
+    assert "neither" in wording.whatever_is_accepted(within(0.6, 1.2), 0.5, 0.95)
 
 
 def test_answers_that_differ_are_explained():
@@ -181,25 +226,18 @@ def budget(tokens, p99=100.0, ttft=500.0):
     return {"max_num_batched_tokens": tokens, "itl_ms_p99": p99, "ttft_long_ms_p50": ttft}
 
 
-def test_budgets_are_said_by_the_smoothest_and_by_a_smaller_one_that_is_not():
+def test_the_smallest_budget_answers_both_questions():
     rows = [budget(4352, p99=489.0, ttft=505.0), budget(512, p99=72.0)]
-    assert wording.chunk_tradeoff(rows, [], "") == [
-        "Here: p99 of the gaps and TTFT of the long prompts 489 and 505 ms with 4,352 tokens a "
-        "step, 72 and 500 ms with 512 tokens a step."
-    ]
-    there = [budget(256, p99=50.0, ttft=869.0), budget(512, p99=12.0), budget(16_384)]
-    _, said = wording.chunk_tradeoff(rows, there, "recorded: there")
-    assert said.startswith("Recorded: there: p99 of the gaps")
-    assert said.endswith(
-        "12 and 500 ms with 512 tokens a step, but 50 and 869 ms with 256 tokens a step; why was "
-        "not measured."
-    )
-
-
-def test_budgets_that_differ_little_in_one_run_each_are_not_ranked():
-    rows = [budget(4352, p99=400.0), budget(462, p99=99.0), budget(256, p99=95.0)]
     [said] = wording.chunk_tradeoff(rows, [], "")
-    assert said.endswith("does not rank 256 and 462 by their p99 (less than 10 % apart).")
+    assert said == (
+        "Here, from 4,352 to 512 tokens a step, in one run each: are the streams smoother? Yes, "
+        "p99 of the gaps 489 ms and then 72 ms. Do long prompts wait longer? Not to be told (less "
+        "than 10 % apart), TTFT 505 ms and then 500 ms."
+    )
+    there = [budget(256, p99=50.0, ttft=869.0), budget(512, p99=12.0), budget(16_384, p99=40.0)]
+    _, said = wording.chunk_tradeoff(rows, there, "recorded: there")
+    assert said.startswith("Recorded: there, from 16,384 to 256 tokens")
+    assert "smoother? No, p99" in said and "wait longer? Yes, TTFT 500 ms and then 869 ms" in said
 
 
 def test_a_promise_names_every_budget_and_the_largest_that_kept_it():
@@ -213,11 +251,12 @@ def test_a_promise_names_every_budget_and_the_largest_that_kept_it():
 
 def test_a_small_budget_is_held_against_its_chunks():
     def chunks_ms(*ends_s):
-        pairs = [(SimpleNamespace(end_s=end), SimpleNamespace(prefill=True)) for end in ends_s]
+        steps = [SimpleNamespace(start_s=a, end_s=b) for a, b in pairwise((0.0, *ends_s))]
+        pairs = [(step, SimpleNamespace(prefill=True)) for step in steps]
         return chunking.full_chunks_ms(SimpleNamespace(of=lambda request: pairs), 4)
 
-    said = wording.why_small_gap(chunks_ms(0.1, 0.15, 0.25, 0.26))
-    assert said.endswith("the second took 50 ms, the last full one 100 ms.")
+    said = wording.why_small_gap(chunks_ms(0.05, 0.15, 0.16))
+    assert said.endswith("the first took 50 ms, the last full one 100 ms.")
     assert "chart" not in wording.why_small_gap(chunks_ms(0.1, 0.2))
 
 

@@ -78,11 +78,11 @@ def repeated(engine, workload, concurrency: int = 1, times: int = LEAST_VALUES):
     return [timed(engine, workload, concurrency) for _ in range(times)]
 
 
-def numbers_of(plain: list[Measurement], drafting: list[Measurement], k: int) -> dict[str, float]:
-    """What a record keeps of single streams with k drafts a step, beside those without."""
+def numbers_of(gain: Gain, drafting: list[Measurement], k: int) -> dict[str, float]:
+    """What a record keeps of single streams with k drafts a step; gain: their speed-up."""
     counted = acceptance(drafting[:1], k)
     return {
-        **faster_stream(plain, drafting).metrics("tpot_gain_x"),
+        **gain.metrics("tpot_gain_x"),
         **counted.metrics,
         "a": counted.alpha,
         "step_ms": statistics.median(map(step_ms, drafting)),
@@ -142,11 +142,11 @@ def at_rate(engine, a: float | None, k: int):
     return accepting(engine, None if a is None else acceptance_rates(a, k))
 
 
-def save_drafter(store, name: str, kind: str, runs: dict, k: int, pair: Profile) -> None:
-    """A record of a drafter (section 3). runs: (drafter, kind of questions) -> its runs."""
-    plain, drafting = runs["without drafts", kind], runs[name, kind]
+def save_drafter(store, key: tuple, drafting: list, gain: Gain, k: int, pair: Profile) -> None:
+    """A record of a drafter (section 3). key: its name, and the kind of questions."""
+    name, kind = key
     variant = f"ngram, {kind}" if name == "ngram" else f"draft model, k={k}"
-    numbers = numbers_of(plain, drafting, k)
+    numbers = numbers_of(gain, drafting, k)
     store.save_run("speculation", variant, with_worst(drafting), numbers, profile=pair)
 
 

@@ -14,7 +14,7 @@ from helpers.measure import Measurement, run_workload, warm_up
 from helpers.verdicts.machine import less_slowed
 
 Key = TypeVar("Key", bound=Hashable)
-_told: list[list[str]] = []  # of runs made twice, for the loop that sums them up
+_told: list[list[str]] = []  # of the runs made twice in a loop, which sums them up
 
 
 def order(to_run: dict[Key, dict | None], rounds: int, in_a_row: bool) -> list[Key]:
@@ -68,18 +68,13 @@ def accepting(engine: Engine, rates: list[float] | None) -> contextlib.AbstractC
 
 def calmer(run: Callable[[], Measurement]) -> Measurement:
     """One run. If other programs slowed it, another: says so, and returns the less slowed one."""
-    made = []
-
-    def measure(_: int) -> Measurement:
-        made.append(run())
-        return made[-1]
-
-    kept = less_slowed(measure)
-    if len(made) > 1:
-        which = "first" if kept is made[0] else "second"
-        said = f"Other programs slowed a run: made twice, the {which} one counts."
-        _told[-1].append(said) if _told else print(said)
-    return kept
+    if not _told:
+        return less_slowed(lambda _: run())
+    first = run()
+    if not first.disturbance.slowed:
+        return first
+    _told[-1].append("twice")  # one line for all, at the end of the loop
+    return min(first, run(), key=lambda made: made.disturbance.slowdown)
 
 
 def timed(engine: Engine, load, at_once: int = 1) -> Measurement:

@@ -18,7 +18,7 @@ from helpers.lessons.advanced_features.services import (
     NOTHING,
     Verdict,
 )
-from helpers.lessons.advanced_features.speculation import acceptance, faster_stream
+from helpers.lessons.advanced_features.speculation import acceptance
 from helpers.lessons.gain_ranges import in_words
 from helpers.lessons.papers.speculative import alpha_from_length
 from helpers.measure import Measurement
@@ -224,10 +224,10 @@ def _likeliest(metrics: dict[str, dict]) -> str:
 
 
 def drafter(
-    name: str, asked: str, plain: list[Measurement], drafting: list, k: int
+    key: tuple[str, str], plain: list[Measurement], drafting: list, gain: Gain, k: int
 ) -> dict[str, str | int]:
-    """What a drafter did for one kind of questions: a table's row."""
-    counted, gain = acceptance(drafting[:1], k), faster_stream(plain, drafting)
+    """What a drafter did for one kind of questions: a table's row. key: its name, and the kind."""
+    (name, asked), counted = key, acceptance(drafting[:1], k)
     share = f"{counted.accepted:,} of {counted.drafted:,} ({100 * counted.rate:.0f} %)"
     return {
         "drafter": name,

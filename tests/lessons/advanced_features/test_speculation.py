@@ -90,7 +90,7 @@ def test_speed_ups_have_a_range_from_which_a_drift_that_both_share_is_gone():
 def test_a_speed_up_leaves_out_the_first_token():
     plain, faster = [stream(0.1)] * 3, [stream(0.05)] * 3
     assert spec.faster_stream(plain, faster).estimate == pytest.approx(2.0)
-    numbers = spec.numbers_of(plain, faster, 1)
+    numbers = spec.numbers_of(spec.faster_stream(plain, faster), faster, 1)
     assert numbers["tpot_gain_x"] == pytest.approx(2.0)
 
 

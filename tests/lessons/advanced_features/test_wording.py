@@ -166,13 +166,13 @@ def steps(n):
 
 
 def test_a_drafter_is_told_by_its_steps_and_its_range(monkeypatch):
-    monkeypatch.setattr(wording, "faster_stream", lambda plain, drafting: within(3.7, 3.9))
+    key, gain = ("ngram", "repeats"), within(3.7, 3.9)
     for counted, rate in (
         (Acceptance(66, 264, 255, 1 + 255 / 66, 0.0), "255 of 264 (97 %)"),
         (Acceptance(0, 0, 0, 1.0, 0.0), "none drafted"),
     ):
         monkeypatch.setattr(wording, "acceptance", lambda runs, k, counted=counted: counted)
-        row = wording.drafter("ngram", "repeats", [steps(66)] * 4, [steps(16)] * 4, 4)
+        row = wording.drafter(key, [steps(66)] * 4, [steps(16)] * 4, gain, 4)
         assert row["steps without drafts"] == 66 and row["and with"] == 16
         assert row["accepted"] == rate and row["speed-up"] == "3.70 to 3.90 times as fast"
         assert row["rounds that count"] == "3 of 4"

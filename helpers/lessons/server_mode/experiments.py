@@ -175,7 +175,7 @@ def readings_of(read: Callable[[], dict[str, float]], hz: float = 8.0) -> Iterat
 
 def steady_load(server: Server, **load) -> LoadRun:
     """`run_load`; a run that other programs slowed is made once more, which is printed."""
-    return _less_slowed(lambda: run_load(server, **load))
+    return less_slowed(lambda _: run_load(server, **load))
 
 
 def at_rate(server: Server, rate_per_s: float, requests: int, **load) -> LoadRun:
@@ -185,16 +185,7 @@ def at_rate(server: Server, rate_per_s: float, requests: int, **load) -> LoadRun
     the server by its own histogram, per second; and read_mean: the mean of running + waiting over
     the readings (not there when nothing was read).
     """
-    return _less_slowed(lambda: _at_rate(server, rate_per_s, requests, **load))
-
-
-def _less_slowed(measure: Callable[[], LoadRun]) -> LoadRun:
-    def trial(number: int) -> LoadRun:
-        if number:
-            print("Other programs slowed the next run: it was made twice, the calmer one counts.")
-        return measure()
-
-    return less_slowed(trial)
+    return less_slowed(lambda _: _at_rate(server, rate_per_s, requests, **load))
 
 
 def _at_rate(server: Server, rate_per_s: float, requests: int, **load) -> LoadRun:

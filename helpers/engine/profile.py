@@ -55,7 +55,7 @@ SIZES = {
     "speculation_questions": (2, 5),
     "largest_batch": (64, 64),
     "sampling_prompts": (4, 8),
-    "memory_requests": (12, 64),
+    "memory_requests": (8, 64),
     "service_requests": (3, 8),
     # notebook 5
     "server_requests": (64, 128),

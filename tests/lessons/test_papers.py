@@ -23,7 +23,7 @@ quick = settings(max_examples=60)
 torch.set_num_threads(1)  # tiny tensors: handing them to a second thread costs more than it saves
 SHOWN = defined_in(
     "03_reading_notes", "s1-paged", "0d3a9489",
-    pa=paged_attention, fa=flash_attention, deque=deque,
+    pa=paged_attention, fa=flash_attention, deque=deque, ceil=math.ceil,
 )  # fmt: skip
 POLICIES = (*paged_attention.CONTIGUOUS, "paged")
 

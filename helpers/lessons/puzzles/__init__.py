@@ -12,6 +12,7 @@ from helpers.lessons.puzzles.check import Check
 from helpers.lessons.puzzles.goodput import GOODPUT
 from helpers.lessons.puzzles.kv_cache import BLOCKS_HELD, KV_BYTES_PER_TOKEN, TOKENS_FOUND
 from helpers.lessons.puzzles.one_step import ONE_STEP
+from helpers.lessons.puzzles.places import STEPS_NEEDED
 from helpers.lessons.puzzles.sharding import SHARDED_MLP
 from helpers.lessons.puzzles.speculation import ACCEPT_OR_REPLACE, DRAFT
 from helpers.lessons.puzzles.tuning import BEST_FOR
@@ -25,6 +26,7 @@ PUZZLES = (
     DRAFT,
     ACCEPT_OR_REPLACE,
     TILED_ATTENTION,
+    STEPS_NEEDED,
     SHARDED_MLP,
     GOODPUT,
     QUEUE_LIMIT,

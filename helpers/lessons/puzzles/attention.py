@@ -55,8 +55,8 @@ TILED_ATTENTION = Puzzle(
     _queries,
     against="torch's scaled_dot_product_attention, which sees all keys at once",
     proved="Attention needs no memory for its matrix of scores: a maximum, a sum and one vector "
-    "are enough, and the result is exact. That is FlashAttention; in vLLM the tiles are the "
-    "blocks of the KV cache, wherever they lie.",
+    "are enough, and the result is exact. That is FlashAttention; vLLM's kernel looks up in the "
+    "block table where the keys of its next tile lie.",
     where=("vllm/v1/attention/ops/triton_unified_attention.py", "kernel_unified_attention"),
     hints=(
         "Without the overflow: keep `total`, the sum of exp(score), and `out`, the sum of "

@@ -27,7 +27,7 @@ from helpers.display.as_typed import in_html
 from helpers.engine.start import prepare_environment
 from helpers.lessons.exercises import hint
 
-PUZZLES = 13  # in the whole workbook
+PUZZLES = 14  # in the whole workbook
 LIMIT_S = 40.0  # for the student's function and what it is compared with
 
 

@@ -189,7 +189,7 @@ def in_use(engine, name: str, group: str) -> Any:
     return engine.engine_args.get(name)
 
 
-# ---------------------------------------------------------------- the fifteen of this course
+# ---------------------------------------------------------------- fifteen to know first
 
 # What each costs or buys.
 FIFTEEN: dict[str, str] = {

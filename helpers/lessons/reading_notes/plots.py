@@ -33,7 +33,7 @@ from helpers.lessons.reading_notes import wording
 
 PARTS = {
     "tokens": ("tokens held", BLUE),
-    "reserved": ("reserved for later", SKY),
+    "reserved": ("filled later by its request", SKY),
     "internal": ("never used by its request", ORANGE),
     "external": ("free or lost between", YELLOW),
 }
@@ -85,10 +85,12 @@ def allocators(
 def blocks_in_use(rows: list[dict], block_size: int, caption: str) -> None:
     """The real engine, step by step. rows: step, gauge and predicted (in blocks), tokens."""
     fig, ax = figures.figure("vLLM hands out a block when a request reaches it", size=(7.5, 3.8))
-    steps = {"drawstyle": "steps-mid", "marker": ""}
-    curve(ax, rows, "step", "gauge", label="in use (vLLM's gauge)", linewidth=2.4, **steps)
-    formula = {"color": BLACK, "linewidth": 1, "linestyle": ":", "label": "tokens, rounded up"}
-    curve(ax, rows, "step", "predicted", **formula, **steps)
+    gauge = {"drawstyle": "steps-mid", "marker": "", "label": "in use (vLLM's gauge)"}
+    curve(ax, rows, "step", "gauge", linewidth=2.4, **gauge)
+    formula = {"color": BLACK, "markersize": 3, "linestyle": "", "marker": "o"}
+    curve(ax, rows[::4], "step", "predicted", label="predicted: tokens, rounded up", **formula)
+    most = max(rows, key=lambda row: row["gauge"])
+    figures.note(ax, f"{most['gauge']}", (most["step"], most["gauge"]), (0, 6))
     held = {"color": RED, "marker": "", "label": f"tokens held / {block_size}"}
     curve(ax, rows, "step", "tokens", scale=1 / block_size, **held)
     ax.set(xlabel="engine step", ylabel="blocks", ylim=(0, None))
@@ -149,11 +151,12 @@ def places(
 
 
 def attention_times(
-    rows: list[dict], caption: str, device: str, heads: int, recorded: list[dict] = ()
+    rows: list[dict], caption: str, device: str, shape: str, recorded: list[dict] = ()
 ) -> None:
     """Attention in torch by backend: time and, where torch counts it, memory.
 
-    rows: tokens, backend, ms, extra_mib (or None), of so many heads. recorded: from an H100.
+    rows: tokens, backend, ms, extra_mib (or None). shape: of theirs, such as "4 heads in float32".
+    recorded: from an H100.
     """
     everything = [*rows, *recorded]
     panels = {"ms": "ms per call"}
@@ -178,8 +181,8 @@ def attention_times(
             if theirs:
                 named = {"label": f"{backend}, recorded: H100", **hollow_line(COLORS[i])}
                 curve(ax, theirs, "tokens", key, i, **named)
-        where = [f"{heads} heads here"] * any(row.get(key) is not None for row in rows)
-        where += [f"{wording.H100_HEADS} heads on the H100"] * bool(recorded)
+        where = [f"{shape} here"] * any(row.get(key) is not None for row in rows)
+        where += [f"{wording.H100_SHAPE} on the H100"] * bool(recorded)
         about = f"tokens ({', '.join(where)})"
         ax.set(xscale="log", yscale="log", xlabel=about, ylabel=label)
         sizes = {row["tokens"] for row in everything if row.get(key) is not None}
@@ -217,7 +220,10 @@ def products(
     ax.set_xscale("log", base=2)
     ticks(ax, {row["batch"] for row in (*rows, *recorded)})
     legend_below(ax, ncols=3)
-    figures.show(fig, caption, _by_machine(rows, "here", recorded), "papers_products")
+    kept = {"batch", "ms", "gb_per_s", "tflop_per_s", "allowed_ms", "machine"}
+    table = _by_machine(rows, "here", recorded)
+    table = [{key: value for key, value in row.items() if key in kept} for row in table]
+    figures.show(fig, caption, table, "papers_products")
 
 
 def speculation(

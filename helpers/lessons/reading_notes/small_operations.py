@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import json
 import math
+import statistics
 from collections.abc import Iterator
 
 import torch
@@ -59,6 +60,20 @@ def measured_knee(rows: list[dict]) -> float | None:
             share = math.log(limit / before["ms"]) / math.log(beyond["ms"] / before["ms"])
             return before["batch"] * (beyond["batch"] / before["batch"]) ** share
     return None
+
+
+def knees(times: dict[int, list[float]]) -> tuple[float | None, tuple[float, float] | None]:
+    """The knee in the middle of several passes over the batches, and the lowest and highest.
+
+    times: batch -> seconds, one a pass. (None, None) where a pass has none.
+    """
+    found = []
+    for took in zip(*times.values(), strict=True):
+        rows = [{"batch": batch, "ms": s} for batch, s in zip(times, took, strict=True)]
+        found.append(measured_knee(rows))
+    if None in found:
+        return None, None
+    return statistics.median(found), (min(found), max(found))
 
 
 # ---------------------------------------------------------------- fusion

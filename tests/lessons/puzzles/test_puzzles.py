@@ -51,8 +51,8 @@ def store(tmp_path):
 # ---------------------------------------------------------------- right and wrong answers
 
 
-def test_there_are_thirteen_each_with_a_solution():
-    assert len(PUZZLES) == checking.PUZZLES == 13
+def test_there_are_fourteen_each_with_a_solution():
+    assert len(PUZZLES) == checking.PUZZLES == 14
     assert solutions().keys() == PUZZLES.keys()
 
 
@@ -92,6 +92,26 @@ def one_more_than_full(prompt, outputs, size):
 
 def full_blocks(prompt, outputs, size):
     return (prompt + outputs - 1) // size
+
+
+def shared_out_evenly(answers, places):
+    return max(math.ceil(sum(answers) / places), *answers)
+
+
+def in_waves(answers, places):
+    return sum(max(answers[i : i + places]) for i in range(0, len(answers), places))
+
+
+def to_the_places_in_turn(answers, places):
+    return max(sum(answers[place::places]) for place in range(places))
+
+
+def the_longest_first(answers, places):
+    return solutions()["steps_needed"](sorted(answers, reverse=True), places)
+
+
+def a_step_to_change_places(answers, places):
+    return solutions()["steps_needed"]([n + 1 for n in answers], places) - 1
 
 
 def first_that_fits(goal, price, faster):
@@ -469,6 +489,13 @@ WRONG = {
         sum_over_prompts,
     ],
     "draft": [latest_place, shortest_first, finds_its_own_end, only_the_longest],
+    "steps_needed": [
+        shared_out_evenly,
+        in_waves,
+        to_the_places_in_turn,
+        the_longest_first,
+        a_step_to_change_places,
+    ],
     "tiled_attention": [
         softmax_of_each_tile,
         no_largest,

@@ -34,11 +34,17 @@ def test_claims_are_shown_and_saved(store, capsys):
 def test_the_end_says_a_gain_in_the_documents_words_beside_the_recorded_one(store, capsys):
     gain = Gain(2.0, 1.5, 2.5, 3).metrics("speedup_x")
     store.save("reserving", "paged", gain, machine={"disturbed": ["others"]})
-    store.save("attention", "tiles over math", {"speedup_x": 1.7, "tokens": 1024})
+    tiles = {"speedup_x": 1.7, "tokens": 1024}
+    store.save("attention", "tiles over math", tiles, shape="4 heads in float32")
+    drafts = Gain(1.6, 0.9, 2.8, 3).metrics("tpot_gain_x")
+    Results("02_advanced_features", store.directory).save("speculation", "synthetic, a=0.8", drafts)
     claims.recap(store)
     shown = capsys.readouterr().out
     assert "gain, 2.00x (1.50 to 2.50), machine disturbed" in shown and "2.54x" in shown
-    assert "1.7x (one run) at 1,024 tokens" in shown and "recorded: NVIDIA H100" in shown
+    assert "1.7x (one run) at 1,024 tokens, the longest; 4 heads in float32" in shown
+    assert "9.63x (one run) at 16,384 tokens, the longest; 16 heads in bfloat16" in shown
+    assert "recorded: NVIDIA H100" in shown
+    assert "undecided, 0.90 to 2.80x" in shown and "0.40x (one stream)" in shown
 
 
 def test_speculation_is_read_from_notebook_2_only(store):
@@ -73,7 +79,7 @@ def test_token_budgets_are_read_from_notebook_2_the_largest_first(store):
     assert where.startswith("recorded: NVIDIA H100") and where in wording.chunks(rows, where)
     other = Results("02_advanced_features", store.directory)
     for budget, gap_ms, ttft_ms in ((256, 28.2, 235.8), (4352, 260.9, 249.0), (512, 51.3, 216.9)):
-        numbers = {"max_num_batched_tokens": budget, "itl_ms_max": gap_ms, "itl_ms_p99": gap_ms}
+        numbers = {"max_num_batched_tokens": budget, "itl_ms_max": 999.0, "itl_ms_p99": gap_ms}
         numbers |= {"ttft_long_ms_p50": ttft_ms, "total_tokens_per_s": 9000.0}
         other.save("chunked_prefill", f"budget {budget}", numbers)
     rows, where = claims.chunks_on_record(store)
@@ -81,7 +87,10 @@ def test_token_budgets_are_read_from_notebook_2_the_largest_first(store):
     assert [row["max_num_batched_tokens"] for row in rows] == [4352, 512, 256]
     said = wording.chunks(rows, where)
     assert "with 256 tokens a step instead of 4,352 (whole prompts), the" in said
-    assert "from 261 to 28 ms" in said and "from 249 to 236 ms (one run each)" in said
+    assert (
+        "p99 of the gaps in a stream went from 261 to 28 ms" in said
+        and "from 249 to 236 ms (one run each)" in said
+    )
 
 
 RUN = {
@@ -122,12 +131,18 @@ def test_the_caption_says_whether_one_cost_is_enough():
     near = BY_HAND | {"gain": Gain(curve, 0.9 * curve, 1.1 * curve, 3)}
     said = wording.curve_tested(own, [near, RUN | {"gain": Gain(9.0, 8.0, 10.0, 3)}])
     assert (
-        "with c = 0.30, one drafted token gains from a = 0.30 on, four from 0.57 on; two beat one "
-        "from 0.61 on, four beat one from 0.73 on, four beat two from 0.80 on." in said
+        "with c = 0.30, four drafted tokens gain from about a = 0.6 on (c = 0.20: from about "
+        "a = 0.5 on; c = 0.40: from about a = 0.7 on); below about 0.8, two would give more, were "
+        "their c the same." in said
     )
-    assert said.endswith("Your band (shaded) meets the ranges of all rates set by hand with one c.")
+    assert said.endswith("set by hand: no more than one c is needed to explain them.")
     beside = BY_HAND | {"gain": Gain(0.9 * curve, 0.88 * curve, 0.92 * curve, 3)}
     assert wording.curve_tested(own, [beside]) == said, "c has a range too"
+    for low, high, costs in ((0.6, 1.3, own[0]), (0.9, 1.1, (0.0, 0.3, 1.1))):
+        wide = BY_HAND | {"gain": Gain(curve, low * curve, high * curve, 3)}
+        said = wording.curve_tested((costs, wording.BY_HAND), [near, wide])
+        assert said.endswith("but they are too wide to tell whether one c is enough.")
+    assert "c = 1.10: never)" in said
     far = BY_HAND | {"label": "synthetic, a=0.2", "gain": Gain(9.0, 8.0, 10.0, 3)}
     said = wording.curve_tested(own, [near, far])
     assert said.endswith(
@@ -135,7 +150,9 @@ def test_the_caption_says_whether_one_cost_is_enough():
     )
     fitted = wording.curve_tested(((0.2, 0.3, 0.4), wording.OWN_TEXT), [RUN])
     assert fitted.endswith("fitted to the draft model's mark, which tests nothing then.")
-    assert wording.curve_tested(None, []).startswith("By theorem 3.8, with c = 0.05, one")
+    assert wording.curve_tested(None, []).startswith(
+        "By theorem 3.8, with c = 0.05, four drafted tokens gain from about a = 0.2 on; below"
+    )
     dear = wording.curve_tested(((1.0, 1.2, 1.4), wording.OWN_TEXT), [RUN])
     assert "with c = 1.20, no number of drafted tokens gains" in dear
 

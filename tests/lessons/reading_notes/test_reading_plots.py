@@ -68,7 +68,7 @@ def test_machine_figures_with_and_without_recorded_lines(pictures, gpu):
         h100["attention"] if gpu else here,
         "reading",
         "this machine",
-        4,
+        "4 heads in float32",
         [] if gpu else h100["attention"],
     )
     table = one(pictures).table
@@ -84,7 +84,7 @@ def test_no_label_is_cut_off_and_no_kernel_vanishes(monkeypatch):
 
     figures, h100 = [], recorded_on_h100()
     monkeypatch.setattr(style, "show", lambda fig, *_, **__: figures.append(fig))
-    plots.attention_times(h100["attention"], "reading", "this GPU", 16)
+    plots.attention_times(h100["attention"], "reading", "this GPU", "16 heads in bfloat16")
     plots.products(h100["products"], 254.0, "reading")
     for fig in figures:
         fig.savefig(io.BytesIO())
@@ -176,8 +176,8 @@ def test_claims_quote_the_constants_and_explain_themselves():
     assert all(claim.what and claim.why for claim in by_key.values())
     assert by_key["tokens_paged"].paper == 96.3 and by_key["batch_paged"].paper == 30.42
     assert by_key["memory_size"].why == (
-        "K and V are read once whatever M: without them -1.00. Tiles are whole: with 16.00 instead "
-        "of 16 at the largest M, -1.00."
+        "K and V are read once whatever M; fitted without them it is -1.00. And the keys come in "
+        "whole tiles, 16 at the largest M where 16.00 would do; fitted as if they did, it is -1.00."
     )
     assert by_key["memory_size"].ours == pytest.approx(-1, abs=0.1)
     assert "fitted to the 2 rows of 512 tokens" in by_key["memory_size"].what

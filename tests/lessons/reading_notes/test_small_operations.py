@@ -44,6 +44,16 @@ def test_the_knee_of_a_machine_that_does_what_its_limits_allow_is_found_between_
         assert small_operations.measured_knee(rows) == pytest.approx(1.5 * knee, rel=0.15)
 
 
+def test_a_knee_has_the_range_of_its_passes():
+    times = {1: [1.0, 1.0, 1.0], 4: [1.2, 1.4, 1.1], 8: [1.6, 1.8, 1.9]}
+    found = [
+        small_operations.measured_knee([{"batch": b, "ms": times[b][i]} for b in times])
+        for i in range(3)
+    ]
+    assert small_operations.knees(times) == (sorted(found)[1], (min(found), max(found)))
+    assert small_operations.knees({1: [1.0, 1.0], 8: [1.6, 1.2]}) == (None, None)
+
+
 def test_a_backend_works_alone_and_in_two_bytes_and_a_refusal_is_quiet():
     allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed
     before, q = allowed(), torch.randn(1, 1, 32, 16)

@@ -44,16 +44,25 @@ def test_steps_of_two_recordings_are_compared():
     )
 
 
-def test_what_holds_is_said_shortly_and_what_does_not_with_what_was_seen():
+def test_every_line_says_what_was_seen_and_whether_it_holds_where_it_does_not():
     row = {"topic": "task", "older material": "task=...", "now": "runner", "seen": "TypeError"}
     rows = [row | {"holds": h} for h in (True, False, None)]
-    said = [shown.get("holds") for shown in wording.then_and_now(rows)]
-    assert said == [None, "NO: TypeError", "not checked"]
-    assert wording.then_and_now(rows[:1]) == [{"older material": "task: task=...", "now": "runner"}]
+    shown = wording.then_and_now(rows)
+    seen = [line["seen here"] for line in shown]
+    assert seen == ["TypeError", "NO: TypeError", "not checked: TypeError"]
+    assert shown[0] == {
+        "older material": "task: task=...", "now": "runner", "seen here": "TypeError"
+    }  # fmt: skip
 
 
-def products(*times: tuple[int, float]) -> list[dict]:
-    return [{"batch": batch, "ms": ms, "allowed_ms": 1.24} for batch, ms in times]
+def test_requests_in_a_paged_step_are_counted_only_where_somebody_waited():
+    said = wording.fuller_steps(14.6, 13.5, 3.0)
+    assert "has 14.6 requests" in said and said.endswith("13.5 while others waited, and 3.0 after.")
+    assert wording.fuller_steps(14.6, 0, 3.0) == ""
+
+
+def products(*times: tuple[int, float], allowed_ms=1.24) -> list[dict]:
+    return [{"batch": batch, "ms": ms, "allowed_ms": allowed_ms} for batch, ms in times]
 
 
 KNEE = products((1, 2.0), (4, 2.02), (16, 2.2), (64, 6.0))
@@ -61,13 +70,14 @@ LINE = products((1, 2.9), (2, 2.5), (8, 3.4), (16, 4.6), (64, 11.8))
 
 
 def test_a_knee_is_off_by_what_both_products_took_over_the_ceilings():
-    # 10.8 rows found, 13.3 expected (1.5 times the 8.87 where the ceilings meet): 1.92 / 2.37.
-    rows = [{"batch": b, "ms": ms, "allowed_ms": 1.45} for b, ms in ((1, 3.45), (2, 2.79))]
-    assert wording.knee(rows, 10.8, 8.87) == (
-        "The fastest product, 2 rows, took 1.92 times as long as the ceilings allow, one of 10.8 "
-        "rows 2.37 times. The formula takes both for equal."
+    rows = [{"batch": 1, "ms": 3.45, "allowed_ms": 1.45}]
+    rows += [{"batch": 2, "ms": 2.79, "allowed_ms": 1.45}]
+    rows += [{"batch": 8, "ms": 4.2, "allowed_ms": 1.5}, {"batch": 16, "ms": 5, "allowed_ms": 2.8}]
+    assert wording.knee(rows, 8.2) == (
+        "The fastest product, 2 rows, took 1.92 times as long as the ceilings allow, the one of 8 "
+        "rows 2.80 times. The formula takes both for equal. The range is that of three passes."
     )
-    assert wording.knee(KNEE, None, 8.87) == ""
+    assert wording.knee(KNEE, None) == ""
 
 
 def test_a_figure_says_of_products_what_its_points_carry():
@@ -75,16 +85,21 @@ def test_a_figure_says_of_products_what_its_points_carry():
     assert wording.products_title(KNEE, 17.0) == title
     assert "free" not in wording.products_title(KNEE, 16.0), "16 rows are nearly free, and meet it"
     assert wording.products(LINE, 8.0, KNEE, 16.0) == (
-        "Here the ceilings meet at 8 rows, on the H100 at 16. Nearly free, within 10 % of the "
-        "fastest product: 2 rows here, 16 on the H100."
+        "Here the ceilings meet at 8 rows, on the H100 at 16. Best of three passes. Rows within "
+        "10 % of the fastest product, so nearly free: here 2; on the H100 1, 4 and 16."
     )
     assert wording.products(KNEE, 16.0) == (
-        "Here the ceilings meet at 16 rows. Nearly free, within 10 % of the fastest product: "
-        "16 rows here."
+        "Here the ceilings meet at 16 rows. Best of three passes. Rows within 10 % of the fastest "
+        "product, so nearly free: here 1, 4 and 16."
     )
     assert wording.nearly_free(LINE, KNEE) == (
-        "A row is a request in a step. Nearly free, within 10 % of the fastest: 2 rows here, "
-        "16 on a recorded H100."
+        "A row is a request in a step. Rows within 10 % of the fastest product, so nearly free: "
+        "here 2; on a recorded H100 1, 4 and 16."
+    )
+    beaten = wording.products(products((1, 3.0), (128, 21.3), allowed_ms=22.4)[1:], 8.0)
+    assert beaten.endswith(
+        "With 128 rows it took 21.3 ms, less than the 22.4 allowed: that ceiling is what another "
+        "product reached."
     )
 
 
@@ -112,7 +127,7 @@ def test_the_gap_is_told_for_every_length():
     there = here | {"ms": {256: (1.8, 1.0)}, "memory": memory}
     said = wording.attention(here | {"ms": {256: (1.8, 1.0)}}, there)
     assert "On the H100, from 2,048 to 4,096 tokens the extra memory grew 4 times (math)" in said
-    assert said.endswith("cut the keys in 2 and kept the result of each: 4.06 of its 4.09 MiB.")
+    assert said.endswith("works, and keeps the result of each: 4.06 of its 4.09 MiB.")
     for mib in (0.03, 0, None):
         there["memory"] = memory | {"short": (512, mib)}
         assert wording.attention(there).endswith("2 times (tiled).")

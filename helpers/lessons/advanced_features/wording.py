@@ -248,7 +248,7 @@ def draft_model(plain: Measurement, drafting: Measurement, longer: Gain, gain: G
     many, few = len(plain.timeline), len(drafting.timeline)
     return (
         f"With a draft model's drafts the same answers took {few} steps instead of {many}. A step "
-        f"may then take up to {many / few:.1f} times as long before drafts lose; it took "
+        f"may then take about {many / few:.1f} times as long before drafts lose; it took "
         f"{in_words(longer)} times as long. The speed-up: {gain.sentence()}."
     )
 

@@ -185,7 +185,7 @@ def test_fewer_steps_say_how_long_a_step_may_take():
     said = wording.draft_model(steps(82), steps(20), within(1.2, 1.6), within(2.5, 3.1))
     assert said == (
         "With a draft model's drafts the same answers took 20 steps instead of 82. A step may then "
-        "take up to 4.1 times as long before drafts lose; it took 1.20 to 1.60 times as long. The "
+        "take about 4.1 times as long before drafts lose; it took 1.20 to 1.60 times as long. The "
         "speed-up: 2.50 to 3.10 times as fast."
     )
 

@@ -103,6 +103,8 @@ def recap(store) -> None:
         there = {r["variant"]: r for r in recorded.records(experiment)}.get(variant)
         where = recorded.label_of(there) if there else where
         both = {"here": store.get(experiment, variant), "recorded": there}
+        if there:
+            both["recorded"] = {"shape": wording.H100_SHAPE} | there
         rows.append({"mechanism": what} | {name: _gain(r) for name, r in both.items() if r})
     drafts = {"mechanism": "four drafts of a draft model, a = 0.8 set by hand (notebook 2)"}
     if here := store.get("speculation", "synthetic, a=0.8"):
@@ -114,8 +116,9 @@ def recap(store) -> None:
 
 def _gain(record: dict) -> str:
     tokens = record["metrics"].get("tokens")
-    shape = record.get("shape", wording.H100_SHAPE)
-    longest = f" at {tokens:,} tokens, the longest; {shape}" if tokens else ""
+    longest = f" at {tokens:,} tokens, the longest" if tokens else ""
+    if tokens and (shape := record.get("shape")):
+        longest += f"; {shape}"
     return value_of(record, "speedup_x") + longest
 
 

@@ -169,7 +169,9 @@ def speculation_there(drafters: dict[str, list[dict]]) -> list[str]:
     there = "Recorded with a 7B on an H100 (one stream), four drafted tokens at a = 0.8 set by hand"
     costs = ", ".join(f"{name} {_costs(runs)}" for name, runs in drafters.items())
     backwards = f"Their c (theorem 3.8, backwards) over all the rates set by hand: {costs}"
-    dear = "; above 1, a draft costs more than a step without drafts (notebook 2, section 3, on why)"
+    dear = (
+        "; above 1, a draft costs more than a step without drafts (notebook 2, section 3, on why)"
+    )
     return [f"{there}: {gave} times the speed.", f"{backwards}{dear}."] if gave else []
 
 

@@ -332,9 +332,11 @@ def knee(rows: list[dict], found: float | None) -> str:
 
     found: where 1.5 times the fastest was measured.
     """
-    if not found:
+    fastest = _fastest(rows)
+    slower = [row for row in rows if row["batch"] > fastest["batch"]]
+    if not found or not slower:
         return ""
-    fastest, near = _fastest(rows), min(rows, key=lambda row: abs(row["batch"] - found))
+    near = min(slower, key=lambda row: abs(row["batch"] - found))
     longer, there = (row["ms"] / row["allowed_ms"] for row in (fastest, near))
     return (
         f"The fastest product, {_count(fastest['batch'])}, took {longer:.2f} times as long as the "

@@ -340,7 +340,7 @@ def choices(verdicts: list[Verdict]) -> list[dict[str, str]]:
         if one.chosen in one.gains:
             gain = one.gains[one.chosen]
             outcome = f"{gain.word}, {in_words(gain)}"
-        elif (one.chosen or NOTHING) == NOTHING:
+        elif one.chosen == NOTHING:
             outcome = "something gained" if gained else "no gain was decided"
         row = {"service": one.service.name, "your choice": one.chosen or "none made"}
         rows.append(row | {"what it did": outcome, "what gained": ", ".join(gained) or NOWHERE})

@@ -134,8 +134,7 @@ def less_slowed(measure: Callable[[int], Run]) -> Run:
     second = measure(1)
     counts = min(first, second, key=_slowdown)
     print(
-        f"Run again: {'; '.join(first.disturbance.reasons)}, so it can have taken "
-        f"{_slowdown(first):.2f} times as long (allowed: {SLOWED:g}), the second run "
+        f"Made twice: other programs slowed a run up to {_slowdown(first):.2f} times, again "
         f"{_slowdown(second):.2f} times. The {'first' if counts is first else 'second'} counts."
     )
     return counts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import TypeVar
 
 from helpers.display import live
@@ -14,7 +14,6 @@ from helpers.measure import Measurement, run_workload, warm_up
 from helpers.verdicts.machine import less_slowed
 
 Key = TypeVar("Key", bound=Hashable)
-_told: list[list[str]] = []  # of the runs made twice in a loop, which sums them up
 
 
 def order(to_run: dict[Key, dict | None], rounds: int, in_a_row: bool) -> list[Key]:
@@ -38,25 +37,18 @@ def in_turn(
     """Each key `rounds` times, in turn, with its engine: warm, and drafting as the value says.
 
     to_run: a key -> `speculative_config` (None: no drafts). On a GPU, where an engine's start takes
-    a minute, all rounds of one follow each other. Says at its end how many runs were made twice.
+    a minute, all rounds of one follow each other.
     """
-    warm, twice = None, []
+    warm = None
     turns = order(to_run, rounds, in_a_row=profile.name != "cpu")
-    _told.append(twice)
-    try:
-        for key in live.through(turns, "in turn", "runs"):
-            engine = open_engine(profile, speculative_config=to_run[key], **engine_args)
-            if engine is not warm:
-                rates = (to_run[key] or {}).get("synthetic_acceptance_rates")
-                with accepting(engine, rates):
-                    warm_up(engine)
-                warm = engine
-            yield key, engine
-    finally:
-        _told.remove(twice)
-    if twice:
-        of = f"{len(twice)} of {len(turns)}"
-        print(f"Other programs slowed {of} runs: made twice, the less slowed one counts.")
+    for key in live.through(turns, "in turn", "runs"):
+        engine = open_engine(profile, speculative_config=to_run[key], **engine_args)
+        if engine is not warm:
+            rates = (to_run[key] or {}).get("synthetic_acceptance_rates")
+            with accepting(engine, rates):
+                warm_up(engine)
+            warm = engine
+        yield key, engine
 
 
 def accepting(engine: Engine, rates: list[float] | None) -> contextlib.AbstractContextManager:
@@ -66,17 +58,6 @@ def accepting(engine: Engine, rates: list[float] | None) -> contextlib.AbstractC
     return retuned(engine, synthetic_acceptance_rates=rates)
 
 
-def calmer(run: Callable[[], Measurement]) -> Measurement:
-    """One run. If other programs slowed it, another: says so, and returns the less slowed one."""
-    if not _told:
-        return less_slowed(lambda _: run())
-    first = run()
-    if not first.disturbance.slowed:
-        return first
-    _told[-1].append("twice")  # one line for all, at the end of the loop
-    return min(first, run(), key=lambda made: made.disturbance.slowdown)
-
-
 def timed(engine: Engine, load, at_once: int = 1) -> Measurement:
-    """One run of a workload, so many requests at once; see `calmer`."""
-    return calmer(lambda: run_workload(engine, load, concurrency=at_once, progress=False))
+    """One run of a workload, so many requests at once; if others slowed it, see `less_slowed`."""
+    return less_slowed(lambda _: run_workload(engine, load, concurrency=at_once, progress=False))

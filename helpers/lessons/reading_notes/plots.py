@@ -233,7 +233,7 @@ def speculation(
     caption: str,
     recorded: dict[str, list[dict]],
 ) -> None:
-    """Speed-up over the acceptance rate with `gamma` drafted tokens; dashed: with two and one.
+    """Speed-up over the acceptance rate with `gamma` drafts.
 
     measured: alpha, speedup, gain and label; the label up to its comma is the drafter, each
     with a marker of its own. own: (low, middle, high) of their c, and what it was fitted to.
@@ -243,17 +243,14 @@ def speculation(
     if own:
         costs, of_runs = own
         of = f"c = {costs[1]:.2f} ({costs[0]:.2f} to {costs[2]:.2f}), of {of_runs}"
-    title = "How many tokens to draft depends on how many are accepted"
+    title = "What drafts gain depends on how many are accepted"
     fig, ax = figures.figure(title, size=(9.4, 4.4))
-    rows = []
-    for i, k in enumerate((gamma, 2, 1)):
-        label = f"k = {k}, {of if k == gamma else 'worked out with the same c'}"
-        points = [(a / 50, *(speedup(a / 50, k, c) for c in costs)) for a in range(51)]
-        alphas, fast, middle, slow = zip(*points, strict=True)
-        ax.plot(alphas, middle, color=COLORS[i], ls="-" if k == gamma else "--", label=label)
-        if k == gamma:
-            ax.fill_between(alphas, slow, fast, color=COLORS[i], alpha=0.2, lw=0)
-        rows += [{"a": a, "speed-up": speed, "from": label} for a, _, speed, _ in points[::10]]
+    label = f"k = {gamma}, {of}"
+    points = [(a / 50, *(speedup(a / 50, gamma, c) for c in costs)) for a in range(51)]
+    alphas, fast, middle, slow = zip(*points, strict=True)
+    ax.plot(alphas, middle, color=BLUE, label=label)
+    ax.fill_between(alphas, slow, fast, color=BLUE, alpha=0.2, lw=0)
+    rows = [{"a": a, "speed-up": speed, "from": label} for a, _, speed, _ in points[::10]]
     drafters = dict.fromkeys(run["label"].split(",")[0] for run in measured)
     for drafter, marker in zip(drafters, "osD", strict=False):  # no "^": it is an arrow's head
         runs = [run for run in measured if run["label"].split(",")[0] == drafter]

@@ -55,7 +55,7 @@ def test_speculation_is_read_from_notebook_2_only(store):
     other.save(
         "speculation",
         "draft_4",
-        {"mean_acceptance_length": length, "tpot_gain_x": 1.4, "drafts": 40},
+        {"mean_acceptance_length": length, "tpot_gain_x": 1.4, "drafts": 18, "drafted": 72},
         {"speculative_config": {"num_speculative_tokens": 4}},
     )
     other.save("speculation", "off", {"output_tokens_per_s": 1.0})
@@ -68,7 +68,7 @@ def test_speculation_is_read_from_notebook_2_only(store):
         and run["mean_length"] == pytest.approx(length)
         and run["speedup"] == 1.4
         and run["label"] == "draft 4"
-        and run["drafts"] == 40
+        and run["drafts"] == 72  # tokens, not the steps that drafted
         and run["gain"].span is None  # no range was saved
         and run["slower"] is None
     )
@@ -101,11 +101,11 @@ BY_HAND = RUN | {"label": "synthetic, a=0.8", "slower": Gain(2.2, 1.8, 2.6, 3)}
 
 
 def test_only_runs_with_enough_drafts_are_shown(store, capsys):
-    few = RUN | {"label": "draft model, k=8", "gamma": 8, "drafts": 2}
+    few = RUN | {"label": "draft model, k=8", "gamma": 8, "drafts": 48}
     claims.show_speculation([RUN, few, RUN | {"label": "ngram", "gain": Gain(1.4, 0.7, 2.8, 3)}])
     shown = capsys.readouterr().out
     assert "draft model, k=4" in shown and "0.70 to 2.80" in shown and "0.35" in shown
-    assert "k=8" not in shown and "30 drafts or more" in shown
+    assert "k=8" not in shown and "50 drafts or more" in shown
     claims.show_speculation([few])
     assert "your own curve is missing" in capsys.readouterr().out
 
@@ -131,9 +131,8 @@ def test_the_caption_says_whether_one_cost_is_enough():
     near = BY_HAND | {"gain": Gain(curve, 0.9 * curve, 1.1 * curve, 3)}
     said = wording.curve_tested(own, [near, RUN | {"gain": Gain(9.0, 8.0, 10.0, 3)}])
     assert (
-        "with c = 0.30, four drafted tokens gain from about a = 0.6 on (c = 0.20: from about "
-        "a = 0.5 on; c = 0.40: from about a = 0.7 on); below about 0.8, two would give more, were "
-        "their c the same." in said
+        "with c = 0.30, four drafts gain from about a = 0.6 on (c = 0.20: from about "
+        "a = 0.5 on; c = 0.40: from about a = 0.7 on)." in said
     )
     assert said.endswith("set by hand: no more than one c is needed to explain them.")
     beside = BY_HAND | {"gain": Gain(0.9 * curve, 0.88 * curve, 0.92 * curve, 3)}
@@ -151,20 +150,19 @@ def test_the_caption_says_whether_one_cost_is_enough():
     fitted = wording.curve_tested(((0.2, 0.3, 0.4), wording.OWN_TEXT), [RUN])
     assert fitted.endswith("fitted to the draft model's mark, which tests nothing then.")
     assert wording.curve_tested(None, []).startswith(
-        "By theorem 3.8, with c = 0.05, four drafted tokens gain from about a = 0.2 on; below"
+        "By theorem 3.8, with c = 0.05, four drafts gain from about a = 0.2 on."
     )
     dear = wording.curve_tested(((1.0, 1.2, 1.4), wording.OWN_TEXT), [RUN])
-    assert "with c = 1.20, no number of drafted tokens gains" in dear
+    assert "with c = 1.20, four drafts never gain" in dear
 
 
 def test_the_worth_of_drafts_has_the_range_of_their_cost():
     own = (0.2, 0.3, 0.4), wording.BY_HAND
     said = wording.speculation(own)
-    assert "with c = 0.30 (0.20 to 0.40, of the rates set by hand), four drafted tokens" in said
+    assert "with c = 0.30 (0.20 to 0.40, of the rates set by hand), four drafts" in said
     assert "give 1.53 (1.29 to 1.87) times the speed at a = 0.8 and 0.88 (0.75 to 1.08) at" in said
-    assert said.endswith("One would give 1.38 and 1.15, were its c the same."), "it was not run"
     said = wording.speculation(None)
-    assert "c = 0.05 (the paper's largest), four drafted tokens give 2.80 times" in said
+    assert "c = 0.05 (the paper's largest), four drafts give 2.80 times" in said
 
 
 def test_what_was_recorded_elsewhere_has_the_rate_that_its_steps_explain():

@@ -109,7 +109,7 @@ def test_only_measurements_are_called_so(executed):
         "peak_blocks": "measured",
         "paged_over_reserved": "measured",
         "continuous_over_waves": "measured",
-        "knee_batch": "measured",
+        "half_as_long_again": "measured",
         "fusion_gain": "measured",
         "traffic_growth": "simulated",
         "tokens_per_step": "simulated",

@@ -202,21 +202,25 @@ def products(
     recorded: list[dict] = (),
     their_knee: float | None = None,
 ) -> None:
-    """Time of a layer's product by batch, beside what both ceilings allow.
+    """Time of a layer's product by batch, over the fastest, beside what both ceilings allow.
 
     rows: batch, ms, allowed_ms. knee: the batch at which the two ceilings meet on this machine;
     their_knee: on the one that `recorded` is from.
     """
+    over_fastest = {"scale": 1 / min(row["ms"] for row in rows)}
     fig, ax = figures.figure(wording.products_title(rows, knee), size=(7.5, 4.2))
-    curve(ax, rows, "batch", "ms", label="measured here")
+    curve(ax, rows, "batch", "ms", label="measured here", **over_fastest)
     allowed = {"label": "what the ceilings allow here", "marker": "s", "color": SKY}
-    curve(ax, rows, "batch", "allowed_ms", **allowed)
+    curve(ax, rows, "batch", "allowed_ms", **allowed, **over_fastest)
+    ax.axhline(1.5, color=RED, linewidth=1, label="1.5 times")
     ax.axvline(knee, color=BLACK, linewidth=1, linestyle=":", label="where the ceilings meet here")
     if recorded:
-        curve(ax, recorded, "batch", "ms", label="recorded: H100", **hollow_line())
+        theirs = {"scale": 1 / min(row["ms"] for row in recorded), **hollow_line()}
+        curve(ax, recorded, "batch", "ms", label="recorded: H100", **theirs)
         there = "where the H100's ceilings meet"
         ax.axvline(their_knee, color=GREY, linewidth=1, linestyle="--", label=there)
-    ax.set(yscale="log", xlabel="rows in the batch", ylabel="ms per product")
+    label = "times as long as that\nmachine's fastest product"
+    ax.set(xlabel="rows in the batch", ylabel=label, ylim=(0, None))
     ax.set_xscale("log", base=2)
     ticks(ax, {row["batch"] for row in (*rows, *recorded)})
     legend_below(ax, ncols=3)

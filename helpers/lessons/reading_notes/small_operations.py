@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import math
-import statistics
 from collections.abc import Iterator
 
 import torch
@@ -47,33 +45,13 @@ def beside_limits(limits: MachineLimits, batch: int, size: int, took_s: float) -
     }
 
 
-def measured_knee(rows: list[dict]) -> float | None:
-    """The batch that takes 1.5 times as long as the fastest, or None when none takes so long.
-
-    Below it another row is almost free. Between two measured batches the time is interpolated, both
-    on log axes: the batches are powers of two, and the first one beyond the knee may lie far off.
-    """
+def half_as_long_again(rows: list[dict]) -> tuple[int, int] | tuple[None, None]:
+    """The batches between which a product reaches 1.5 times the fastest; None where none does."""
     fastest = min(range(len(rows)), key=lambda i: rows[i]["ms"])
-    limit = 1.5 * rows[fastest]["ms"]
     for before, beyond in itertools.pairwise(rows[fastest:]):
-        if beyond["ms"] > limit:
-            share = math.log(limit / before["ms"]) / math.log(beyond["ms"] / before["ms"])
-            return before["batch"] * (beyond["batch"] / before["batch"]) ** share
-    return None
-
-
-def knees(times: dict[int, list[float]]) -> tuple[float | None, tuple[float, float] | None]:
-    """The knee in the middle of several passes over the batches, and the lowest and highest.
-
-    times: batch -> seconds, one a pass. (None, None) where a pass has none.
-    """
-    found = []
-    for took in zip(*times.values(), strict=True):
-        rows = [{"batch": batch, "ms": s} for batch, s in zip(times, took, strict=True)]
-        found.append(measured_knee(rows))
-    if None in found:
-        return None, None
-    return statistics.median(found), (min(found), max(found))
+        if beyond["ms"] > 1.5 * rows[fastest]["ms"]:
+            return before["batch"], beyond["batch"]
+    return None, None
 
 
 # ---------------------------------------------------------------- fusion

@@ -100,10 +100,6 @@ def products_title(rows: list[dict], knee: float) -> str:
     return "What a product takes, and what the ceilings allow"
 
 
-def _fastest(rows: list[dict]) -> dict:
-    return min(rows, key=lambda row: row["ms"])
-
-
 def products(
     rows: list[dict], knee: float, there: list[dict] = (), their_knee: float | None = None
 ) -> str:
@@ -140,7 +136,7 @@ def _listed(batches: list[int]) -> str:
 
 
 def _hardly_longer(rows: list[dict]) -> list[int]:
-    most = (1 + NEAR) * _fastest(rows)["ms"]
+    most = (1 + NEAR) * min(row["ms"] for row in rows)
     return [row["batch"] for row in rows if row["ms"] <= most]
 
 
@@ -321,24 +317,6 @@ def fuller_steps(fit: float, waited: float, after: float) -> str:
     return (
         f" The formula has {fit:.1f} requests in every paged step. There were {waited:.1f} while "
         f"others waited, and {after:.1f} after."
-    )
-
-
-def knee(rows: list[dict], found: float | None) -> str:
-    """How much longer products took than the ceilings allow, at both ends of the comparison.
-
-    found: where 1.5 times the fastest was measured.
-    """
-    fastest = _fastest(rows)
-    slower = [row for row in rows if row["batch"] > fastest["batch"]]
-    if not found or not slower:
-        return ""
-    near = min(slower, key=lambda row: abs(row["batch"] - found))
-    longer, there = (row["ms"] / row["allowed_ms"] for row in (fastest, near))
-    return (
-        f"The fastest product, {_count(fastest['batch'])}, took {longer:.2f} times as long as the "
-        f"ceilings allow, the one of {_count(near['batch'])} {there:.2f} times. The formula takes "
-        "both for equal. The range is that of three passes."
     )
 
 

@@ -30,28 +30,17 @@ def test_cold_weights_come_in_turn():
     assert [first is other for other in others] == 15 * [False] + [True]
 
 
-def test_measured_knee():
-    rows = [{"batch": b, "ms": ms} for b, ms in ((1, 1.1), (2, 1.0), (4, 1.2), (8, 1.6), (16, 3.0))]
-    # 1.5 times the fastest lies between the batches 4 and 8, nearer to 8, which takes 1.6.
-    assert 6.5 < small_operations.measured_knee(rows) < 8
-    assert small_operations.measured_knee(rows[:3]) is None
+def test_a_product_takes_half_as_long_again_between_two_of_the_batches_tried():
+    rows = [{"batch": b, "ms": ms} for b, ms in ((1, 1.6), (2, 1.0), (4, 1.2), (8, 1.6), (16, 3.0))]
+    assert small_operations.half_as_long_again(rows) == (4, 8), "slow before the fastest is no end"
+    assert small_operations.half_as_long_again(rows[:3]) == (None, None)
 
 
-def test_the_knee_of_a_machine_that_does_what_its_limits_allow_is_found_between_the_batches():
-    for knee in (6.8, 100, 250):
-        batches = [2**i for i in range(11)]
-        rows = [{"batch": b, "ms": max(1.0, b / knee)} for b in batches]
-        assert small_operations.measured_knee(rows) == pytest.approx(1.5 * knee, rel=0.15)
-
-
-def test_a_knee_has_the_range_of_its_passes():
-    times = {1: [1.0, 1.0, 1.0], 4: [1.2, 1.4, 1.1], 8: [1.6, 1.8, 1.9]}
-    found = [
-        small_operations.measured_knee([{"batch": b, "ms": times[b][i]} for b in times])
-        for i in range(3)
-    ]
-    assert small_operations.knees(times) == (sorted(found)[1], (min(found), max(found)))
-    assert small_operations.knees({1: [1.0, 1.0], 8: [1.6, 1.2]}) == (None, None)
+@pytest.mark.parametrize("knee", [6.8, 100, 250])
+def test_a_machine_that_does_what_its_limits_allow_is_found_where_the_formula_says(knee):
+    rows = [{"batch": 2**i, "ms": max(1.0, 2**i / knee)} for i in range(11)]
+    low, high = small_operations.half_as_long_again(rows)
+    assert low <= 1.5 * knee <= high == 2 * low
 
 
 def test_a_backend_works_alone_and_in_two_bytes_and_a_refusal_is_quiet():

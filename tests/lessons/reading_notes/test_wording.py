@@ -69,17 +69,6 @@ KNEE = products((1, 2.0), (4, 2.02), (16, 2.2), (64, 6.0))
 LINE = products((1, 2.9), (2, 2.5), (8, 3.4), (16, 4.6), (64, 11.8))
 
 
-def test_a_knee_is_off_by_what_both_products_took_over_the_ceilings():
-    rows = [{"batch": 1, "ms": 3.45, "allowed_ms": 1.45}]
-    rows += [{"batch": 2, "ms": 2.79, "allowed_ms": 1.45}]
-    rows += [{"batch": 8, "ms": 4.2, "allowed_ms": 1.5}, {"batch": 16, "ms": 5, "allowed_ms": 2.8}]
-    assert wording.knee(rows, 8.2) == (
-        "The fastest product, 2 rows, took 1.92 times as long as the ceilings allow, the one of 8 "
-        "rows 2.80 times. The formula takes both for equal. The range is that of three passes."
-    )
-    assert wording.knee(KNEE, None) == ""
-
-
 def test_a_figure_says_of_products_what_its_points_carry():
     title = "A row is nearly free only below where the ceilings meet"
     assert wording.products_title(KNEE, 17.0) == title

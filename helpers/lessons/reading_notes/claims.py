@@ -85,9 +85,9 @@ def flash(counted: list[dict]) -> list[Claim]:
         f"{len(sizes)} rows of {tokens:,} tokens"
     )
     last = (
-        f"K and V are read once whatever M; fitted without them it is {exponent(apart):.2f}. And "
-        f"the keys come in whole tiles, {np.ceil(parts[-1]):.0f} at the largest M where "
-        f"{parts[-1]:.2f} would do; fitted as if they did, it is {exponent(exact):.2f}."
+        f"K and V are read once whatever M: without them the fit gives {exponent(apart):.2f}. The "
+        f"keys come in whole tiles, {np.ceil(parts[-1]):.0f} at the largest M; with the "
+        f"{parts[-1]:.2f} that would do, the fit gives {exponent(exact):.2f}."
     )
     return [Claim("memory_size", moved, -1, exponent(moves), "", last)]
 

@@ -22,7 +22,8 @@ def allocators(usage: dict) -> str:
     return (
         f"Tokens fill {tokens['max']} of the cache when the maximum is reserved, "
         f"{tokens['oracle']} for an oracle that still needs one piece, "
-        f"and {tokens['paged']} when paged."
+        f"and {tokens['paged']} when paged. The answers' spread is fitted to the paper's "
+        "tokens held with the maximum reserved, so that number is no reproduction."
     )
 
 

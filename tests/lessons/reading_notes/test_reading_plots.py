@@ -176,8 +176,8 @@ def test_claims_quote_the_constants_and_explain_themselves():
     assert all(claim.what and claim.why for claim in by_key.values())
     assert by_key["tokens_paged"].paper == 96.3 and by_key["batch_paged"].paper == 30.42
     assert by_key["memory_size"].why == (
-        "K and V are read once whatever M; fitted without them it is -1.00. And the keys come in "
-        "whole tiles, 16 at the largest M where 16.00 would do; fitted as if they did, it is -1.00."
+        "K and V are read once whatever M: without them the fit gives -1.00. The keys come in "
+        "whole tiles, 16 at the largest M; with the 16.00 that would do, the fit gives -1.00."
     )
     assert by_key["memory_size"].ours == pytest.approx(-1, abs=0.1)
     assert "fitted to the 2 rows of 512 tokens" in by_key["memory_size"].what

@@ -48,8 +48,6 @@ def throughput_latency(
 ) -> None:
     """Every max_num_seqs as a point: output tokens/s over TPOT p50; those that were chosen marked.
 
-    A point is at the means; its whiskers are the ranges of its gain and its price (95 %). A diamond
-    is a value whose range holds a goal.
     chosen: the most that TPOT may be, over that of one at a time, -> the max_num_seqs chosen for
     it. recorded: the rows of another machine and its name, in a panel of their own; chosen_there:
     what was chosen of them. typed: the record of the student's own numbers; its speed is a line.
@@ -130,5 +128,4 @@ def _points(ax, rows: list[dict], names, **look) -> None:
         offset = (7 if right >= 0 else -7, 4 if above else -9)
         note(ax, str(name), (x, y), offset, ha="left" if right >= 0 else "right", fontsize=8)
     ax.set(xlabel="TPOT p50 (ms per output token)", ylabel="output tokens/s, all requests")
-    ax.set_ylim(0, 1.12 * max(ys))
-    ax.set_xlim(0, 1.3 * max(xs))
+    ax.set(xlim=(0, 1.3 * max(xs)), ylim=(0, 1.12 * max(ys)))

@@ -24,6 +24,12 @@ def weights_bytes(shape) -> int:
     return BYTES * (attention + mlp + embedding + output)
 
 
+def kv_bytes_per_token(shape, bytes_per_value: int) -> int:
+    """Bytes that a token takes in the KV cache: a key and a value in every layer."""
+    numbers = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
+    return numbers * bytes_per_value
+
+
 def kv_cache_bytes(profile, shape) -> float:
     """Bytes for the KV cache: those that are set, else what UTILIZATION leaves over weights."""
     asked_for = profile.engine_args.get("kv_cache_memory_bytes")

@@ -95,9 +95,10 @@ def chosen(turns: InTurn, best: int, goal_x: float, vllm_default: int) -> str:
         said += f" Output tokens/s: {_times(turns.faster(best))} those of one at a time."
     for value in turns.runs:
         if value > best:
-            misses = " misses it" * (turns.meets(value, goal_x) is False)
+            meets, price = turns.meets(value, goal_x), _times(turns.slower(value))
+            misses, price = " misses it" * (meets is False), price + ", undecided" * (meets is None)
             speed = turns.faster(value, than=best).sentence(f"times those of {best}")
-            said += f" {value}{misses}: TPOT {_price(turns, value, goal_x)}; tokens/s {speed}."
+            said += f" {value}{misses}: TPOT {price}; tokens/s {speed}."
     default = f" vLLM's default ({vllm_default}) runs all {turns.most} at once here"
     return f"{said}{default}{', as your setting does' * (best == turns.most)}."
 
@@ -131,15 +132,14 @@ def on_both(
         undecided = ", ".join(map(str, turns.undecided(goal_x)))
         undecided = f" (undecided: {undecided})" * bool(undecided)
         kept = chosen_there[goal_x]
-        said.append(
-            f"A TPOT of at most {goal_x:g} times that of one at a time keeps {best}{undecided} "
-            f"here and {kept} there, by one run each. {_next_there(kept, [*there])}"
-        )
+        one = f"A TPOT of at most {goal_x:g} times that of one at a time keeps {best}{undecided}"
+        said.append(f"{one} here and, by one run each, {kept} there. {_next_there(kept, [*there])}")
     if both := [value for value in turns.runs if value in price_there and value != ONE]:
         n, here = both[-1], turns.middle(both[-1]).metrics
         said.append(
             f"With {n} at once TPOT is {_times(turns.slower(n))} that of one here "
-            f"({_size(here)}), {price_there[n]:.2f} times there ({_size(there[n])}): other loads."
+            f"({_size(here)}), {price_there[n]:.2f} times there ({_size(there[n])}): "
+            "another model, machine or load; these runs cannot tell which."
         )
     return said
 
@@ -213,11 +213,6 @@ def reasons(why: str, rows: list[dict], memory: str) -> dict[str, str]:
         memory: f"default, not varied: {rows[0]['kv_cache_tokens']:,} tokens of KV cache; what "
         "too few do is in section 6 of notebook 2",
     }
-
-
-def _price(turns: InTurn, value: int, goal_x: float) -> str:
-    """The range of its TPOT over that of one at a time, and whether it leaves the goal open."""
-    return _times(turns.slower(value)) + ", undecided" * (turns.meets(value, goal_x) is None)
 
 
 def _times(gain: Gain) -> str:

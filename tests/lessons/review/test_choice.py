@@ -187,15 +187,15 @@ def test_the_recorded_rows_are_chosen_from_by_the_same_rule(capsys):
     assert "recorded: NVIDIA H100" in (out := capsys.readouterr().out) and "256: 2.47" in out
     there = names["there"]
     loose, tight, loads = wording.on_both(turns, best_of, there, prices, best_there)
-    assert "3 times that of one at a time keeps 16 here and 256 there, by one run each" in loose
+    assert "of one at a time keeps 16 here and, by one run each, 256 there. Begin" in loose
     assert loose.endswith("Begin there with 256; it ends that sweep, so try more.")
-    assert "keeps 1 here and 64 there" in tight
+    assert "keeps 1 here and, by one run each, 64 there" in tight
     assert tight.endswith("and try 128: nothing was recorded between 64 and 256.")
     assert loads.startswith("With 64 at once TPOT is 4.") and "1.14 times there (256 tok" in loads
     assert "one here (96 tokens in, 96 out)" in loads
     close = in_turn({16: (760, 3.3), 32: (860, 5.2)})
     said = wording.on_both(close, {2.61: 16}, there, prices, {2.61: 256})
-    assert "keeps 16 (undecided: 32) here and 256 there" in said[0]
+    assert "keeps 16 (undecided: 32) here and, by one run each, 256 there" in said[0]
 
 
 def test_rounds_are_counted_with_what_disturbed_them():
@@ -249,9 +249,9 @@ def test_the_time_of_an_answer_says_what_the_formula_leaves_out(capsys):
     out = capsys.readouterr().out
     assert "1 at once: 6.0 + 47 x 2.00 = 100.0 ms" in out
     assert "32 at once: 165.0 + 47 x 5.00 = 400.0 ms" in out
-    assert "decode: 32 x 94.0 / 235.0 = 12.8" in out
+    assert "formula: 32 x 94.0 / 235.0 = 12.8" in out
     assert "answer: 32 x 100.0 / 400.0 = 8.0" in out, "the gain of these runs"
-    assert seen["why"].endswith("decode alone gained 12.8 times, whole answers 8.0.")
+    assert seen["why"].endswith("in turn, gives 12.8, and with the first token's time 8.0.")
 
 
 def test_a_disturbed_run_is_repeated_once_with_fresh_prompts(monkeypatch):

@@ -52,6 +52,6 @@ def test_the_lines_of_the_notebook_are_those_behind_its_guesses():
 )
 def test_kv_bytes_count_kv_heads_only(name, expected):
     ours = SimpleNamespace(usable=lambda _, own: own)
-    names = {"shape": shape(name), "check": ours, "kv_bytes_per_token": None}
+    names = {"shape": shape(name), "sizes": sizes, "check": ours, "kv_bytes_per_token": None}
     exec(lines_of("s2-kv"), names)
     assert names["each"] == expected

@@ -48,9 +48,9 @@ FORMULA = (
 SEVERAL = "more, which nobody typed, were within a tenth or within the range that was measured."
 RANGES = (
     "*Times as good* is better above 1, *times as long* is worse. A range (95 %) decides if all of "
-    f"it is more than {100 * MARGIN:.0f} % to one side of 1. One that lies within "
-    f"{100 * MARGIN:.0f} % or {100 * SMALL:.0f} % of 1 leaves no difference of more than that; "
-    "any other is undecided."
+    f"it is more than {100 * MARGIN:.0f} % to one side of 1. One from {1 / (1 + MARGIN):.2f} to "
+    f"{1 + MARGIN:.2f} or from {1 / (1 + SMALL):.2f} to {1 + SMALL:.2f} leaves no difference of "
+    f"more than {100 * MARGIN:.0f} or {100 * SMALL:.0f} %; any other is undecided."
 )
 RECORDED_GPU = "recorded GPU"  # as notebook 2 calls it
 EVERYTHING = (

@@ -45,7 +45,7 @@ class Gain:
             return "better"
         if self.high < 1 / (1 + MARGIN):
             return "worse"
-        return "same" if self._within(MARGIN) else "open"
+        return "same" if self.low > 1 / (1 + MARGIN) and self.high < 1 + MARGIN else "open"
 
     @property
     def decided(self) -> bool:
@@ -54,11 +54,9 @@ class Gain:
 
     @property
     def undecided(self) -> bool:
-        """True where a difference of more than 10 % may well be there."""
-        return not self.decided and not self._within(SMALL)
-
-    def _within(self, share: float) -> bool:
-        return self.low > 1 / (1 + share) and self.high < 1 + share
+        """True where a difference of more than 10 % may well be there, by the digits shown."""
+        small = round(1 / (1 + SMALL), 2) <= round(self.low, 2) and round(self.high, 2) <= 1 + SMALL
+        return not self.decided and not small
 
     @property
     def little(self) -> str:

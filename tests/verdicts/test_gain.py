@@ -60,6 +60,7 @@ def test_a_range_near_1_says_how_small_a_difference_is_at_most():
     assert Gain(1.0, 0.95, 1.05, 3).sentence() == "no difference of more than 10 % (0.95 to 1.05)"
     assert Gain(0.96, 0.93, 0.99, 3).sentence() == "no difference of more than 10 % (0.93 to 0.99)"
     assert Gain(0.95, 0.88, 1.01, 3).undecided, "it may hide a loss of 12 %"
+    assert Gain(1.02, 0.944, 1.1003, 3).sentence().endswith("10 % (0.94 to 1.10)"), "as shown"
 
 
 @pytest.mark.parametrize("pairs", [1, 3])

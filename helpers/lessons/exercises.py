@@ -195,6 +195,7 @@ def reconcile(
     kind: str = "measured",
     span: tuple[float, float] | None = None,
     stated: str = "",
+    grades: tuple[str, str, str] = (),
 ) -> Record | None:
     """Show prediction and outcome with one sentence on how far apart they are; save all of it.
 
@@ -203,9 +204,9 @@ def reconcile(
     "measured" is called a measurement. A formula is not held against a calculation, which would be
     itself: then nothing is said of a distance. span: the range of the outcome, when it was measured
     with one; a prediction inside it is not called too high or too low. stated: the outcome in
-    words, where the ends of span were tried and nothing between them. Returns the saved record, or
-    None when there is nothing to compare. Zero predicted gives no ratio. Raises ValueError for
-    another kind.
+    words, where only the ends of span were tried (infinite: not found); grades: what a prediction
+    then is below both, between them, above. Returns the saved record, or None when there is nothing
+    to compare. Zero predicted gives no ratio. Raises ValueError for another kind.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; it can be {', '.join(map(repr, KINDS))}")
@@ -231,16 +232,19 @@ def reconcile(
     else:
         lines.append(_stated(guess.whose, guess.value, unit))
         whose = "Your prediction" if guess.source == "student" else "The prediction"
-        said.append(_held_against(guess.value, measured, span, whose, noun, stated))
+        said.append(_held_against(guess.value, measured, span, whose, noun, grades))
     if guess.source != "formula" and guess.formula is not None and kind != "calculated":
         lines.append(_stated("the formula's prediction", guess.formula, unit))
         whose = "The formula's prediction"
-        said.append(_held_against(guess.formula, measured, span, whose, noun, stated))
+        said.append(_held_against(guess.formula, measured, span, whose, noun, grades))
     said.append(reason)  # behind the formula's own distance: it is what the formula leaves out
     sentence = " ".join(filter(None, said))
     metrics = {"predicted": guess.value, "measured": measured, "ratio": ratio}
-    if span is not None:
+    if span is not None and math.isfinite(span[1]):
         metrics |= {"measured_low": span[0], "measured_high": span[1]}
+    about = guess.about()
+    if grades:
+        about |= {"stated": stated, "grade": grades[sum(guess.value >= end for end in span)]}
     record = store.save(
         "prediction",
         guess.key,
@@ -253,8 +257,7 @@ def reconcile(
         question=guess.question,
         formula=guess.formula,
         seen=guess.seen,
-        **({"stated": stated} if stated else {}),
-        **guess.about(),
+        **about,
     )
     card.show(_card("Reconcile", guess.question, "\n".join([*lines, sentence])))
     return Record(record)
@@ -271,15 +274,13 @@ def _with_range(measured: float, unit: str, span: tuple[float, float] | None) ->
     return f"{ends} (middle: {number(measured)})"
 
 
-def _held_against(value: float, measured: float, span, whose: str, noun: str, stated="") -> str:
+def _held_against(value: float, measured: float, span, whose: str, noun: str, grades=()) -> str:
     """Inside the range of the outcome, or how far from its nearer end; without one: from it."""
-    if span is None and stated:
-        return f"{whose} is left open."
+    if grades:
+        return f"{whose} is {grades[sum(value >= end for end in span)]}."
     if span is None:
         return _distance(_ratio(measured, value), whose, noun)
     low, high = span
-    if low <= value <= high and stated:
-        return f"{whose} is one of those that are left open."
     if low <= value <= high:
         wide = ", which is too wide to judge it" * (high > 2 * low)
         return f"{whose} lies in the range of the {noun}{wide}."

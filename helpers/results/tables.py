@@ -246,6 +246,7 @@ def _prediction(record: dict, facts: Facts) -> str:
         times = "inside" if inside else "outside"  # of a range that has no middle to judge by
         low, high = numbers_of(record, "measured_low", "measured_high")
         times = "too wide to tell" if inside and high > 2 * low else times
+    times = in_markdown(one_line(record.get("grade") or times, 40))
     return table_row(notebook_of(record), subject_of(record), _predicted(record), came, times)
 
 

@@ -1,6 +1,7 @@
 """Exercises: what is saved, what is shown without a front end, what survives a new kernel."""
 
 import json
+import math
 
 import pytest
 
@@ -157,15 +158,22 @@ def test_nothing_measured_is_said_and_not_saved(store, capsys, measured):
 
 
 def test_where_only_the_ends_were_tried_no_range_is_claimed(store, capsys):
-    for predicted, said_of_it in ((0.8, "is one of those that are left open"), (1.5, "1.50 times")):
+    stated, grades = "0.6 held, 1 was missed", ("below what held", "open", "above what was missed")
+    for predicted, grade in ((0.59, 0), (0.6, 1), (0.99, 1), (1.0, 2), (1.5, 2)):
         guess = a_guess(store, "x", "Rate?", predicted, "x")
-        exercises.reconcile(store, guess, 0.6, span=(0.6, 1.0), stated="0.6 held, 1 was missed")
+        guess.formula = 1.01
+        exercises.reconcile(store, guess, 0.6, span=(0.6, 1.0), stated=stated, grades=grades)
         said = capsys.readouterr().out
         assert "measured: 0.6 held, 1 was missed" in said and "middle" not in said
-        assert said_of_it in said
-        assert lines_of(store)[-1]["stated"] == "0.6 held, 1 was missed"
-    exercises.reconcile(store, a_guess(store, "y", "?", 0.8, "x"), 0.6, stated="0.6 held")
-    assert "is left open" in capsys.readouterr().out, "nothing above it was missed"
+        assert f"The prediction is {grades[grade]}." in said
+        assert "The formula's prediction is above what was missed." in said
+        assert "within" not in said, "a number that was missed is not nearly right"
+        saved = lines_of(store)[-1]
+        assert (saved["stated"], saved["grade"]) == (stated, grades[grade])
+    guess, span = a_guess(store, "y", "?", 80, "x"), (0.6, math.inf)
+    exercises.reconcile(store, guess, 0.6, span=span, stated="0.6 held", grades=grades)
+    assert "is open" in capsys.readouterr().out, "nothing above it was missed"
+    assert "measured_high" not in lines_of(store)[-1]["metrics"]
 
 
 def test_a_prediction_inside_the_measured_range_is_not_called_wrong(store, capsys):

@@ -803,6 +803,16 @@ def test_a_gain_that_is_too_wide_to_judge_is_no_result_on_page_one(tmp_path):
     assert "| 0.2 | 0 to 1.1 | too wide to tell |" in text(tmp_path, APPENDIX)
 
 
+def test_a_prediction_of_which_only_the_ends_were_tried_is_graded_in_words(tmp_path):
+    store = Results("05_server_mode", tmp_path)
+    ends = {"predicted": 0.9, "measured": 0.8, "measured_low": 0.8, "measured_high": 0.99}
+    about = {"stated": "held at 0.8, missed at 0.99", "grade": "among those left open"}
+    store.save("prediction", "held_share", ends, source="student", unit="x", **about)
+    export(tmp_path)
+    row = "0.9x | held at 0.8, missed at 0.99 | among those left open |"
+    assert row in text(tmp_path, APPENDIX)
+
+
 def test_a_decision_is_a_list_of_what_was_measured_where(tmp_path):
     store = Results("02_advanced_features", tmp_path)
     said = "here: small chunks gain, 1.96 to 2.40. recorded GPU: small chunks gain, 2.43 to 9.96."

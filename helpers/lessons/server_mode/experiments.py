@@ -248,7 +248,7 @@ VARYING = {
     "again_x": "TTFT of a prompt sent again / its first TTFT",
 }
 # The options that it can follow from.
-MOVED_BY = {name: "places, tokens a step" for name in VARYING}
+MOVED_BY = {name: "places" for name in VARYING}
 MOVED_BY |= {"gap_ms": "tokens a step", "long_ttft_ms": "tokens a step", "again_x": "prefix cache"}
 DIRECTIONS = ["larger", "smaller", "much the same"]
 

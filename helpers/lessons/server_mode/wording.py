@@ -16,6 +16,13 @@ from helpers.verdicts.gain import Gain
 
 FULL = 0.9  # of a core
 NOTABLE_MS = 20  # of waiting for a place: more than a step or two
+_WHO_WAITS = {
+    "ttft_ms_p50": "the 10 for their first token",
+    "tpot_ms_p50": "the 10 for each token after it",
+    "gap_ms": "readers of a stream beside a long prompt",
+    "long_ttft_ms": "the sender of that prompt",
+    "again_x": "whoever sends a prompt again",
+}
 
 # --- captions -------------------------------------------------------------------------------------
 
@@ -85,7 +92,8 @@ def why_gain(runs: dict[int, list[dict]], clients: int) -> str:
 def shared_step(runs: dict[int, list[dict]], clients: int) -> str:
     """What a token cost alone and among others, by `runs` of both (medians of their TPOT p50)."""
     alone, many = (statistics.median(run["tpot_ms_p50"] for run in runs[n]) for n in (1, clients))
-    return f"TPOT was {alone:.1f} ms for one client and {many:.1f} ms for each of {clients}"
+    said = f"TPOT was {alone:.1f} ms for one client and {many:.1f} ms for each of {clients}"
+    return f"{said}, {many / alone:.2f} times as long"
 
 
 def by_hand(command: str) -> str:
@@ -146,15 +154,6 @@ def tried(low: float | None, high: float | None) -> str:
 
 def _marked(row: dict) -> str:
     return ", a disturbed run" if row.get("disturbed") else ""
-
-
-def best_goodput(rows: list[dict]) -> str:
-    """The most that came in time at one of the rates of section 5."""
-    best = max(rows, key=lambda row: row["goodput_per_s"])
-    return (
-        f"Without a limit the most goodput seen was {number(best['goodput_per_s'])}/s, at "
-        f"{number(best['arrived_per_s'])} arrivals a second (one run each)."
-    )
 
 
 def why_missed(missed: dict | None, goals_ms: dict[str, float]) -> str:
@@ -311,8 +310,8 @@ def cpu_shares(used_s: dict[str, float], duration_s: float, requests: int) -> st
         return f"{said}The API server filled its core: `--api-server-count` starts more of them."
     if cores["engine"] > FULL:
         return (
-            f"{said}The engine kept a core busy nearly all the time, so it set the pace, as in the "
-            "notebook; the API server did not, and worked beside it."
+            f"{said}The engine kept a core busy nearly all the time, so it set the pace; the "
+            "API server did not, and worked beside it."
         )
     return f"{said}Neither the API server nor the engine filled a core."
 
@@ -371,6 +370,17 @@ def why_limited(run: dict[str, float], grown: dict[str, float]) -> str:
     )
 
 
+def one_goal_only(by_ttft: list[int], by_tpot: list[int]) -> str:
+    """Which arrivals of an overload, counted from 1, met the goal for TTFT, for TPOT, and both."""
+    ttft, tpot = (
+        f"{len(met)}"
+        + (f" (the middle one was arrival {statistics.median_low(met)})" if met else "")
+        for met in (by_ttft, by_tpot)
+    )
+    both = len({*by_ttft} & {*by_tpot})
+    return f"Without a limit {ttft} were in time by TTFT, {tpot} by TPOT, and {both} by both."
+
+
 def stopped_for(gap_ms: float, long_ms: float) -> str:
     """How long a stream stopped for a long prompt, as a part of that prompt's TTFT."""
     said = f"The stream stopped for {gap_ms:.0f} ms at most; the first token of the long prompt "
@@ -384,17 +394,17 @@ def stopped_for(gap_ms: float, long_ms: float) -> str:
 
 def with_places(few: LoadRun, many: LoadRun, places: tuple[int, int]) -> str:
     """The clients' TTFT and TPOT of the same arrivals with few and with many places."""
-
-    def seen(run: LoadRun) -> str:
-        return f"TTFT {run.metrics['ttft_ms_p90']:.0f} ms, TPOT {run.metrics['tpot_ms_p90']:.1f} ms"
-
+    seen = [
+        f"TTFT {run.metrics['ttft_ms_p90']:.0f} ms, TPOT {run.metrics['tpot_ms_p90']:.1f} ms"
+        for run in (few, many)
+    ]
     return (
         f"p90 of the 16 at their clients, one run each: with {places[0]} places and 256 tokens a "
-        f"step {seen(few)}; with {places[1]} places {seen(many)}."
+        f"step {seen[0]}; with {places[1]} places {seen[1]}."
     )
 
 
-def ends(rows: list[dict]) -> str:
+def ends(rows: list[dict], report: StopReport) -> str:
     """How the streams of a stopped server ended for their clients. rows: of `experiments.seen`."""
     streams = [row for row in rows if row["client"] != "latecomer"]
     complete = sum(row["outcome"] == "complete" for row in streams)
@@ -409,39 +419,32 @@ def ends(rows: list[dict]) -> str:
         said += f" {broken} broke off with an error of the client library."
     ended = [row for row in streams if row["outcome"] != "complete" and row["chunks received"]]
     if ended:
-        late_ms = [1000 * (row["ended after s"] - row["last chunk after s"]) for row in ended]
-        said += (
-            f" The clients knew {min(late_ms):.0f} to {max(late_ms):.0f} ms after the last chunk."
-        )
+        late_ms = sorted(1e3 * (row["ended after s"] - row["last chunk after s"]) for row in ended)
+        if report.exit_code == 128 + signal.SIGKILL and late_ms[-1] > 500 * report.seconds:
+            return (
+                f"{said} After the last chunk nothing came for up to {late_ms[-1] / 1000:.1f} s, "
+                "until this notebook's kill: a client needs a read timeout of its own."
+            )
+        said += f" The clients knew {late_ms[0]:.0f} to {late_ms[-1]:.0f} ms after the last chunk."
     return said
 
 
 def trades(ratios: dict[str, Gain]) -> str:
-    """Which numbers grew with the changed options, which shrank, and what is open."""
-    ways: dict[str, list[str]] = {}
-    for name, ratio in ratios.items():
-        span = experiments.span_of(ratio)
-        said = experiments.VARYING[name] + f" ({span} times)" * bool(span)
-        ways.setdefault(experiments.direction(ratio).capitalize(), []).append(said)
-    said = " ".join(f"{way}: {'; '.join(numbers)}." for way, numbers in ways.items())
-    return f"Four values before the restart, four after it. {said}"
+    """Who waits less with the changed options, and who instead, where the range decides."""
+    longer, shorter, _ = experiments.DIRECTIONS
+    ways: dict[str, list[str]] = {longer: [], shorter: []}
+    for name, who in _WHO_WAITS.items():
+        ways.setdefault(experiments.direction(ratios[name]), []).append(who)
+    less, more = ("; ".join(ways[way]) or "nobody" for way in (shorter, longer))
+    return f"Who waits less, by these ranges: {less}. Who waits longer instead: {more}."
 
 
 def how_it_stopped(report: StopReport) -> str:
     """What vLLM and this notebook did when a server without a shutdown timeout was stopped."""
-    if report.how == "aborted" and report.exit_code == 128 + signal.SIGKILL:
-        return (
-            f"vLLM ended the engine at once, with {report.requests_at_stop} requests in it (its "
-            "default, --shutdown-timeout 0). The API server then waited for its clients to hang "
-            f"up, until this notebook killed it after {report.seconds:.0f} s (exit code 137 = "
-            "128 + 9, SIGKILL)."
-        )
-    if report.how == "aborted":
-        return (
-            "vLLM gave up what was running (its default, --shutdown-timeout 0) and ended by "
-            f"itself, exit code {report.exit_code}."
-        )
+    if report.how != "aborted" or report.exit_code != 128 + signal.SIGKILL:
+        return f"The server {report}."
     return (
-        "The server had no requests left to give up: it stopped "
-        f"{report.seconds:.1f} s after it was told to, exit code {report.exit_code}."
+        f"vLLM ended the engine at once, with {report.requests_at_stop} requests in it (its "
+        f"default, --shutdown-timeout 0). The API server did not end in {report.seconds:.0f} s, so "
+        "this notebook killed it (exit code 137 = 128 + 9, SIGKILL)."
     )

@@ -82,16 +82,6 @@ def test_a_disturbed_run_is_marked_wherever_its_rate_sizes_something():
     assert "it was missed (50 %, a disturbed run)" in copies
 
 
-def test_the_goodput_of_a_limit_stands_beside_the_best_without_one():
-    rows = [
-        row(15.5, "held") | {"goodput_per_s": 14.0},
-        row(38.7, "held") | {"goodput_per_s": 31.9},
-    ]
-    seen = "Without a limit the most goodput seen was 31.9/s"
-    said = f"{seen}, at 38.7 arrivals a second (one run each)."
-    assert wording.best_goodput(rows) == said
-
-
 def test_a_missed_rate_says_what_its_clients_saw():
     missed = row(43.0, "missed") | {"ttft_ms_p90": 150.0, "tpot_ms_p90": 13.84}
     assert wording.why_missed(missed, {"ttft": 69, "tpot": 13}) == (

@@ -44,12 +44,12 @@ def test_why_clients_share_a_step_is_told_by_their_times():
 
 def test_trades_claim_nothing_that_the_range_does_not_carry():
     larger, smaller, unclear = Gain(3.0, 2.5, 3.6, 4), Gain(0.2, 0.1, 0.3, 4), Gain(1, 0.5, 2, 4)
-    said = wording.trades({"ttft_ms_p50": larger, "gap_ms": smaller, "long_ttft_ms": unclear})
-    ttft, gap, long = (experiments.VARYING[n] for n in ("ttft_ms_p50", "gap_ms", "long_ttft_ms"))
-    assert said == (
-        f"Four values before the restart, four after it. Larger: {ttft} (2.50 to 3.60 times). "
-        f"Smaller: {gap} (0.10 to 0.30 times). Undecided: {long} (0.50 to 2.00 times)."
+    open_ones = dict.fromkeys(experiments.VARYING, unclear)
+    assert wording.trades(open_ones | {"ttft_ms_p50": larger, "gap_ms": smaller}) == (
+        "Who waits less, by these ranges: readers of a stream beside a long prompt. Who waits "
+        "longer instead: the 10 for their first token."
     )
+    assert wording.trades(open_ones).count("nobody") == 2
 
 
 def test_the_peak_is_explained_by_what_clients_and_engine_counted():
@@ -129,15 +129,20 @@ def test_a_cut_stream_is_known_by_its_last_word_only():
 
     late = row("latecomer", "connection reset", "ReadError")
     cut = [row(f"{i}", "ended by 'abort'") for i in range(4)]
-    said = wording.ends([*cut, late])
+    by_itself, killed = (StopReport(3.1, "aborted", 4, code, ()) for code in (0, 137))
+    said = wording.ends([*cut, late], killed)
     assert said.startswith("0 of 4 streams were complete. 4 ended by 'abort' (their finish_reason)")
-    assert "reported no error" in said
-    assert wording.ends([row("1", "complete"), late]) == "1 of 1 streams were complete."
+    assert "reported no error" in said and "knew 15 to 15 ms" in said
+    assert wording.ends([row("1", "complete"), late], killed) == "1 of 1 streams were complete."
     broken = [row("1", "broken off", "RemoteProtocolError"), late]
-    assert wording.ends(broken) == (
+    assert wording.ends(broken, by_itself) == (
         "0 of 1 streams were complete. 1 broke off with an error of the client library. The "
         "clients knew 15 to 15 ms after the last chunk."
     )
+    broken[0]["ended after s"] = 3.25
+    said = wording.ends(broken, killed)
+    assert "nothing came for up to 3.1 s, until this notebook's kill" in said
+    assert said.endswith("a client needs a read timeout of its own."), "no finding of vLLM's"
 
 
 def test_an_overload_says_how_many_waited():
@@ -178,9 +183,19 @@ def test_who_ended_a_stopped_server_is_told_as_it_was():
         return StopReport(3.1, how, 4, code, ())
 
     assert "with 4 requests in it" in wording.how_it_stopped(report("aborted", 137))
-    assert "killed it after 3 s" in wording.how_it_stopped(report("aborted", 137))
-    assert "ended by itself, exit code 0" in wording.how_it_stopped(report("aborted", 0))
-    assert "no requests left to give up" in wording.how_it_stopped(report("idle", 0))
+    killed = wording.how_it_stopped(report("aborted", 137))
+    assert "did not end in 3 s, so this notebook killed it" in killed
+    by_itself = wording.how_it_stopped(report("aborted", 0))
+    assert "in 3.1 s, without waiting for its requests" in by_itself and "code 0" in by_itself
+    assert "with nothing to do" in wording.how_it_stopped(report("idle", 0))
+
+
+def test_one_goal_without_the_other_is_told_by_who_met_it():
+    assert wording.one_goal_only([1, 2, 3], [8, 9]) == (
+        "Without a limit 3 (the middle one was arrival 2) were in time by TTFT, 2 (the middle one "
+        "was arrival 8) by TPOT, and 0 by both."
+    )
+    assert "limit 0 were in time by TTFT" in wording.one_goal_only([], [8])
 
 
 def test_a_limit_is_told_by_whom_it_let_in():

@@ -160,7 +160,7 @@ def test_nothing_measured_is_said_and_not_saved(store, capsys, measured):
 def test_where_only_the_ends_were_tried_no_range_is_claimed(store, capsys):
     stated, grades = "0.6 held, 1 was missed", ("below what held", "open", "above what was missed")
     for predicted, grade in ((0.59, 0), (0.6, 1), (0.99, 1), (1.0, 2), (1.5, 2)):
-        guess = a_guess(store, "x", "Rate?", predicted, "x")
+        guess = exercises.predict(store, "x", "Rate?", "x", given=predicted)
         guess.formula = 1.01
         exercises.reconcile(store, guess, 0.6, span=(0.6, 1.0), stated=stated, grades=grades)
         said = capsys.readouterr().out

@@ -445,6 +445,6 @@ def how_it_stopped(report: StopReport) -> str:
         return f"The server {report}."
     return (
         f"vLLM ended the engine at once, with {report.requests_at_stop} requests in it (its "
-        f"default, --shutdown-timeout 0). The API server did not end in {report.seconds:.0f} s, so "
-        "this notebook killed it (exit code 137 = 128 + 9, SIGKILL)."
+        "default, --shutdown-timeout 0). The API server did not end by itself: this notebook "
+        f"killed it {report.seconds:.1f} s after it was told to (exit code 137 = 128 + 9, SIGKILL)."
     )

@@ -184,7 +184,7 @@ def test_who_ended_a_stopped_server_is_told_as_it_was():
 
     assert "with 4 requests in it" in wording.how_it_stopped(report("aborted", 137))
     killed = wording.how_it_stopped(report("aborted", 137))
-    assert "did not end in 3 s, so this notebook killed it" in killed
+    assert "did not end by itself: this notebook killed it 3.1 s after" in killed
     by_itself = wording.how_it_stopped(report("aborted", 0))
     assert "in 3.1 s, without waiting for its requests" in by_itself and "code 0" in by_itself
     assert "with nothing to do" in wording.how_it_stopped(report("idle", 0))

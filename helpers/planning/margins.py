@@ -65,6 +65,17 @@ def on_record(choice: Choice) -> tuple[dict, str] | None:
     return None
 
 
+def recorded_speedups(choice: Choice, over: Choice) -> list[tuple[float, float, str]]:
+    """(speed-up over `over`, TPOT in ms, on which GPUs) of each run of a plan that is on record."""
+    found = []
+    for gpu in (HELD, LEARNED) if on_record(over) else ():
+        rows = {row["layout"]: row for row in beside_load(gpu)[0]}
+        if one := rows.get(choice.short):
+            times = one["speedup"] / rows[over.short]["speedup"]
+            found.append((times, one["tpot_ms"], recorded_on(gpu)))
+    return found
+
+
 def longer(gpus: int) -> float:
     """The most times as long as expected that TPOT was under that load.
 
@@ -121,19 +132,6 @@ def nearest(choices, goal_ms: float, m: float | None = None) -> Choice:
         return within(choice, goal_ms, m) == MISSES, waits, far_ms(choice, m)
 
     return min(choices, key=far)
-
-
-def after(choices, chosen: Choice, goal_ms: float) -> list[Choice]:
-    """What to measure next if the chosen layout turns out to miss the goal.
-
-    Those that may keep it with as many GPUs or more, fewest first, up to one that is sure to.
-    """
-    rest = [c for c in choices if c.fits and c is not chosen and c.gpus >= chosen.gpus]
-    sure = [c for c in rest if within(c, goal_ms) == KEEPS]
-    last = [take(sure, goal_ms)] if sure else []
-    most = min([c.gpus for c in last], default=math.inf)
-    may = [c for c in rest if within(c, goal_ms) == CANNOT_TELL and c.gpus < most]
-    return sorted(may, key=lambda c: (c.gpus, far_ms(c))) + last
 
 
 def speedup(choice: Choice, over: Choice) -> float:

@@ -113,7 +113,7 @@ def over_batch(predicted: dict, caption: str) -> None:
     first, last = (
         max(predicted, key=lambda name: predicted[name][i].output_tokens_per_s) for i in (0, -1)
     )
-    title = f"Most tokens/s: {first} at {sizes[0]} at once, {last} at {sizes[-1]}"
+    title = f"Most tokens/s predicted: {first} at {sizes[0]} at once, {last} at {sizes[-1]}"
     widest = max(predicted, key=lambda name: predicted[name][0].tp)
     fig, (left, right) = figures.figure(title, cols=2, size=(9.4, 4.2))
     for i, layout in enumerate(dict.fromkeys(row["layout"] for row in rows)):
@@ -161,7 +161,9 @@ def choices(ranking, taken, goal_ms: float, caption: str) -> None:
     """
     thumb, fitting = ranking.thumb, [choice for choice in ranking.choices if choice.fits]
     sure = sum(margins.within(choice, goal_ms) == margins.KEEPS for choice in fitting)
-    title = f"Of {len(fitting)} plans that fit {sure} keep {goal_ms:g} ms at both ends"
+    title = (
+        f"Of {len(fitting)} plans that fit {sure} are predicted to keep {goal_ms:g} ms at both ends"
+    )
     fig, ax = figures.figure(title, size=(7.5, 4.6))
     looks = {
         margins.KEEPS: ("keeps the goal", {"fmt": "o", "color": BLUE}),

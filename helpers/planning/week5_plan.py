@@ -11,7 +11,7 @@ from .choose import Choice, choice_of, holds
 from .hardware import Box, PlanningError, make_box
 from .launch import Command, check, serve_arguments
 from .load import RequestMix
-from .margins import on_record, speedup, speedup_range, tpot_range_ms
+from .margins import recorded_speedups, speedup, speedup_range, tpot_range_ms
 from .models import ModelShape
 
 
@@ -78,14 +78,11 @@ def of_layout(choice: Choice, over: Choice, goal_ms: float) -> dict:
     if over.at_once < mix.concurrency:
         of += f"; the KV cache of {over.short} holds only {over.at_once} of them"
     tokens = f"{mix.input_tokens:,} tokens in, {mix.output_tokens:,} out on average"
-    ran = ""
-    if found := on_record(choice):
-        row, where = found
-        ran = f"one recorded run on {where}: {row['speedup']:.2f}x, TPOT {row['tpot_ms']:.1f} ms"
+    runs = [f"{x:.2f}x on {on} (TPOT {ms:.1f} ms)" for x, ms, on in recorded_speedups(choice, over)]
     return {
         "metrics": numbers,
         "layout": choice.short,
-        "ran": ran,
+        "ran": f"recorded, one run each: {', '.join(runs)}" if runs else "",
         "goal": f"TPOT of at most {goal_ms:g} ms with {requests} ({tokens})",
         "speedup_of": of,
     }

@@ -17,6 +17,7 @@ from .margins import (
     HELD,
     KEEPS,
     LEARNED,
+    MISSES,
     beside_load,
     level,
     longer,
@@ -50,7 +51,6 @@ BORROWED = (
     "that needs several GPUs, nor TP 8."
 )
 LONG = 85  # characters of a command: of a longer one each option has a line
-MEASURE = ": measure there first."  # the end of a reason
 LEAST_MS = 0.05  # of a step: less is not named
 
 
@@ -441,19 +441,16 @@ def why_tp(wide: Choice, narrow: Choice) -> str:
 def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
     """Why this layout, by the ranges of all. by_rule: nobody chose another one."""
     rule, verdict = take(choices, goal_ms), within(taken, goal_ms)
-    may = _may_do(choices, rule, goal_ms)
-    ran = _on_record(may, rule, goal_ms)
     if not by_rule:
         goal = f"TPOT of at most {goal_ms:g} ms with {_load(taken)}"
         said = f"{taken.short} was chosen for a {goal}: {verdict_of(taken, goal_ms)}."
         does = "The rule would take" if within(rule, goal_ms) == KEEPS else "Nearest comes"
         other = f" {does} {rule.short} ({_gpus(rule)}): {verdict_of(rule, goal_ms)}."
-        return said + other * (taken is not rule) + ran
+        return said + other * (taken is not rule)
     if verdict != KEEPS:
         return (
             f"No layout stays within {goal_ms:g} ms at both ends of its range with {_load(taken)}. "
             f"{taken.short} ({_gpus(taken)}) comes nearest: {verdict_of(taken, goal_ms)}."
-            f"{ran}"
         )
     said = (
         f"{_with_range(taken)} has the fewest GPUs ({taken.gpus}) whose TPOT stays within "
@@ -467,10 +464,9 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
             first = f", and copies on one GPU go first{_under_load([taken, *peers])}"
         listed = " and ".join(f"{c.short} (up to {tpot_range_ms(c)[1]:.1f} ms)" for c in peers)
         said += f" By its far end {listed} is level with it, within the usual error{first}."
-    if may:
+    if may := _may_do(choices, rule, goal_ms):
         listed = " and ".join(c.short for c in may)
-        said += f" With fewer GPUs {listed} may keep it, too (“cannot tell”)"
-        said += f".{ran}" if ran else MEASURE
+        said += f" With fewer GPUs {listed} may keep it, too: only measuring decides."
     return said
 
 
@@ -481,19 +477,23 @@ def _may_do(choices, rule: Choice, goal_ms: float) -> list[Choice]:
     return [c for c in found if c.gpus < rule.gpus or not sure]
 
 
-def _on_record(may: list[Choice], rule: Choice, goal_ms: float) -> str:
-    """What one recorded run says of each layout that may do."""
-    sure = within(rule, goal_ms) == KEEPS
-    found = {c.short: run for c in may if (run := on_record(c))}
-    if not found:
-        return ""
-    [on] = {where for _, where in found.values()}
-    ran_ms = {short: row["tpot_ms"] for short, (row, _) in found.items()}
-    gave = ", ".join(f"{short} {tpot_ms:.1f} ms" for short, tpot_ms in ran_ms.items())
-    kept = [short for short, tpot_ms in ran_ms.items() if tpot_ms <= goal_ms]
-    fewer = f" with fewer GPUs than {rule.short}" * sure
-    then = f"{' and '.join(kept)} kept the goal{fewer}{MEASURE}" if kept else "None kept the goal."
-    return f" The rule goes by ranges; recorded on {on}, one run of each: {gave}. {then}"
+def order(choices, chosen: Choice, goal_ms: float) -> str:
+    """What to measure in Week 5, and why so: fewest GPUs first, and what was recorded."""
+    rule, runs = take(choices, goal_ms), {c.short: on_record(c) for c in choices if c.fits}
+
+    def ran_ms(choice: Choice) -> float | None:
+        return runs[choice.short][0]["tpot_ms"] if runs[choice.short] else None
+
+    may = [c for c in _may_do(choices, rule, goal_ms) if (ran_ms(c) or 0) <= goal_ms]
+    wanted = [*may, rule, *[chosen] * (within(chosen, goal_ms) != MISSES)]
+    key = {c.short: (c.gpus, not ran_ms(c), ran_ms(c) or tpot_range_ms(c)[1]) for c in wanted}
+    named = {c.short: _with_range(c) for c in sorted(wanted, key=lambda c: key[c.short])}
+    named |= {c.short: f"{c.short} (recorded: {ran_ms(c):.1f} ms)" for c in wanted if ran_ms(c)}
+    on = {f" Recorded: on {run[1]}, one run of each." for c in wanted if (run := runs[c.short])}
+    return (
+        f"{', then '.join(named.values())}, to the first that keeps {goal_ms:g} ms: those with "
+        f"fewest GPUs come first.{''.join(on)}"
+    )
 
 
 def _under_load(choices: list[Choice]) -> str:
@@ -539,7 +539,7 @@ def verdict_of(choice: Choice, goal_ms: float) -> str:
     if verdict == KEEPS:
         return f"both ends of its range keep it ({span})"
     if verdict == CANNOT_TELL:
-        return f"the planner cannot tell ({span}), so it is to be measured first"
+        return f"the planner cannot tell ({span})"
     return f"both ends of its range miss it ({span})"
 
 
@@ -617,11 +617,12 @@ def about_choices(taken: Choice, goal_ms: float) -> str:
     )
 
 
-def how_ranges() -> str:
-    """The same in short, for the plan's document."""
+def how_decided() -> str:
+    """What a range is and what the rule takes, for the plan's document."""
     return (
-        f"in brackets what it may be: {recorded.usual_error()[0]:.0%} off, and at the far end "
-        f"{longer(2):.2f} times as long where TP cuts the model, as under the recorded load"
+        f"a range is TPOT within {recorded.usual_error()[0]:.0%} of what is expected, and at the "
+        f"far end {longer(2):.2f} times as long where TP cuts the model, as under a recorded load; "
+        "the rule takes the fewest GPUs whose whole range keeps the goal"
     )
 
 

@@ -7,6 +7,7 @@ llm.collective_rpc("planning_memory") on every rank, without pickled code.
 """
 
 import time
+from statistics import median
 
 WORKER_PROBE = "helpers.planning.worker_probe.WorkerProbe"
 
@@ -61,14 +62,14 @@ class WorkerProbe:
 
 
 def time_allreduce(all_reduce, sizes, device) -> list[dict]:
-    """Rows {"bytes", "seconds"}: the shortest of 50 times, since other work only adds time."""
+    """Rows {"bytes", "seconds" (the shortest of 50: other work only adds), "usual_s" (median)}."""
     import torch
 
     rows, timed = [], seconds_on_gpu if device.type == "cuda" else seconds_on_cpu
     for size in sizes:
         x = torch.ones(size // 2, dtype=torch.bfloat16, device=device)
-        seconds = min(timed(all_reduce, x) for _ in range(50))
-        rows.append({"bytes": size, "seconds": seconds})
+        times = [timed(all_reduce, x) for _ in range(50)]
+        rows.append({"bytes": size, "seconds": min(times), "usual_s": median(times)})
     return rows
 
 

@@ -626,12 +626,12 @@ _DISTRIBUTED_PLANNING = {
     "## Concerns": {"- ___": list_of("concern_")},
     "## The plan for the course's model": {
         "- Goal: ___": _strategy("chosen", "goal"),
+        "- How the planner decides: ___": _strategy("chosen", "decides"),
         "- Layout: ___": _strategy("chosen", "layout"),
         "- Reason: ___": chosen_reason,
         "- By the planner's ranges: ___": _strategy("chosen", "reason"),
-        "- If it misses the goal: ___": _strategy("chosen", "next"),
+        "- Measure in Week 5, in this order: ___": _strategy("chosen", "order"),
         "- Memory: ___": _strategy("chosen", "memory"),
-        "- Expected speedup: ___": _speedup("chosen"),
         "- Command to start it: ___": _strategy("chosen", "command", code=True),
     },
     "## A model that needs several GPUs": {

@@ -99,38 +99,40 @@ def test_both_plans_take_the_fewest_gpus_that_keep_the_goal_at_both_ends():
         assert f"By its far end {names[1]} (up to {far_ms:.1f} ms) is level with it" in said
         assert tie in said
         assert far_ms > high_ms or taken.tp == 1
-        fewer = f"With fewer GPUs {' and '.join(unsure)} may keep it, too (“cannot tell”)"
-        if taken.tp > 1:
-            assert said.endswith(f"{fewer}: measure there first.")
-        else:
-            assert f"{fewer}. {ran_on_two()} TP 2 and DP 2 kept the goal with fewer GPUs" in said
-            assert said.endswith("than DP 4: measure there first.")
+        fewer = f"With fewer GPUs {' and '.join(unsure)} may keep it, too"
+        assert said.endswith(f"{fewer}: only measuring decides.")
         if taken.tp == 1:
             assert f"and {names[1]} {gave[names[1]]} (expected: 1.99)" in said
 
 
-def ran_on_two():
-    """What the run on two H100s says of Week 5's load."""
-    ran = {row["layout"]: row["tpot_ms"] for row in margins.beside_load(margins.HELD)[0]}
-    gave = ", ".join(f"{short} {ran[short]:.1f} ms" for short in ("TP 2", "DP 2"))
-    on = "recorded on 2 x NVIDIA H100 80GB HBM3, one run of each"
-    return f"The rule goes by ranges; {on}: {gave}."
-
-
-def test_a_plan_says_what_one_recorded_run_of_the_same_gpu_model_and_load_gave():
+def test_what_to_measure_is_one_order_and_begins_with_what_was_recorded_to_keep_the_goal():
     rows = week5()
-    said = wording.reason_for(rows.values(), rows["TP 2"], 10, by_rule=False)
-    kept = "TP 2 and DP 2 kept the goal with fewer GPUs than DP 4: measure there first."
-    assert said.endswith(f"{ran_on_two()} {kept}")
-    for goal_ms, end in (
-        (9, "TP 2 kept the goal: measure there first."),
-        (8.5, "None kept the goal."),
-    ):
-        taken = margins.take(rows.values(), goal_ms)
-        said = wording.reason_for(rows.values(), taken, goal_ms, by_rule=True)
-        assert said.endswith(f"{ran_on_two()} {end}")
+    ran = {row["layout"]: row["tpot_ms"] for row in margins.beside_load(margins.HELD)[0]}
+    two, copies = (f"{name} (recorded: {ran[name]:.1f} ms)" for name in ("TP 2", "DP 2"))
+
+    def span(name):
+        low_ms, high_ms = margins.tpot_range_ms(rows[name])
+        return f"{name} ({low_ms:.1f} to {high_ms:.1f} ms)"
+
+    def order(chosen, goal_ms, choices=rows):
+        said = wording.order(choices.values(), choices[chosen], goal_ms)
+        listed, why = said.split(f", to the first that keeps {goal_ms:g} ms: ")
+        assert why.startswith("those with fewest GPUs come first.")
+        assert why.endswith("on 2 x NVIDIA H100 80GB HBM3, one run of each.") == (
+            "recorded" in listed
+        )
+        return listed.split(", then ")
+
+    for chosen in ("TP 2", "DP 2", "DP 4", "TP 1"):
+        assert order(chosen, 10) == [two, copies, span("DP 4")], "whoever chooses"
+    assert order("TP 4", 10) == [two, copies, span("DP 4"), span("TP 4")]
+    assert order("DP 4", 9.3) == [two, span("DP 4")], "DP 2 was recorded to miss it"
+    assert order("DP 2", 9.3)[1] == copies, "but it was chosen"
+    assert order("TP 1", 5) == [span(margins.take(rows.values(), 5).short)]
     other = week5(requests=plan.RequestMix(1024, 256, 32))
     assert all(margins.on_record(choice) is None for choice in other.values()), "another load"
+    assert margins.recorded_speedups(other["TP 2"], other["TP 1"]) == []
+    assert not any("recorded" in one for one in order("TP 2", 10, other))
 
 
 def test_copies_on_one_gpu_go_first_only_where_they_are_level(monkeypatch):
@@ -147,17 +149,6 @@ def test_the_factor_of_one_load_decides_between_the_two_layouts_of_four_gpus():
     rows = week5()
     assert margins.take(rows.values(), 10, m=1).short == "TP 2 x DP 2"
     assert margins.take(rows.values(), 12).short == "DP 2", "two more ms, half the GPUs"
-
-
-def test_what_comes_next_where_the_chosen_layout_misses_the_goal():
-    rows = week5()
-    for chosen, names in (
-        ("TP 2", ["DP 2", "DP 4"]),
-        ("DP 4", ["TP 2 x DP 2"]),
-        ("TP 4", ["DP 4"]),
-    ):
-        assert [c.short for c in margins.after(rows.values(), rows[chosen], 10)] == names
-    assert margins.after([rows["TP 1"]], rows["TP 1"], 10) == []
 
 
 def test_a_plan_whose_requests_wait_or_that_may_miss_says_so():
@@ -343,9 +334,14 @@ def test_the_plan_for_week_5_has_every_layout_of_as_many_gpus_and_is_read_back()
     assert about["speedup_of"] == (
         "output tokens/s of DP 4 over TP 1, 64 requests at once, with 4 times the GPUs"
     )
-    assert about["ran"] == "", "no run of this GPU has it"
+    dp4 = next(row for row in margins.beside_load()[0] if row["layout"] == "DP 4")
+    there = f"{dp4['speedup']:.2f}x on 4 x NVIDIA H200 (TPOT {dp4['tpot_ms']:.1f} ms)"
+    assert about["ran"] == f"recorded, one run each: {there}"
     ran = week5_plan.of_layout(rows[1], rows[0], 10)["ran"]
-    assert ran == "one recorded run on 2 x NVIDIA H100 80GB HBM3: 1.43x, TPOT 8.9 ms"
+    assert ran.startswith(
+        "recorded, one run each: 1.43x on 2 x NVIDIA H100 80GB HBM3 (TPOT 8.9 ms)"
+    )
+    assert ran.endswith(", 1.14x on 4 x NVIDIA H200 (TPOT 9.4 ms)"), "and the one that is further"
     assert "at most 10 ms with 64 requests at once" in about["goal"]
     assert "Nothing is filled in yet" in wording.filled_in(rows, [], 10)
     rates = {"TP 1": 1000.0, "TP 4": 2500.0}
@@ -463,6 +459,7 @@ def test_what_was_measured_on_two_gpus_stands_beside_what_is_predicted():
         took, high = one["measured"] / row["measured"], one["high"] / row["low"]
         assert f"{name} {took:.2f} times as fast" in said
         assert high < one["predicted"] / row["predicted"], "less than predicted, as is said"
+    assert pp2["low"] > one["high"], "slower, as the notebook says"
 
 
 def test_the_text_about_two_gpus_is_what_their_page_shows():

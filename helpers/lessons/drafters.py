@@ -22,8 +22,10 @@ def drafters_elsewhere(kind: str, by: str) -> tuple[dict[str, list[dict]], str]:
 def steps_elsewhere() -> str:
     """How many times as long a step of one stream took with each drafter, as a sentence, or ""."""
     by_name, where = drafters_elsewhere("one stream", "alpha")
+    head = {"EAGLE-3 head": "EAGLE-3 head, a layer that reads the model's own hidden states"}
     told = [
-        f"{median(row['step_ms'] / row['plain_step_ms'] for row in rows):.1f} ({name})"
+        f"{median(row['step_ms'] / row['plain_step_ms'] for row in rows):.1f} "
+        f"({head.get(name, name)})"
         for name, rows in by_name.items()
     ]
     if not told:

@@ -22,7 +22,7 @@ def is_cut(gain: Gain, room: float = 0) -> bool:
 
 def in_words(gain: Gain) -> str:
     """Such as "0.90 to 1.40"; of too few values that there is none."""
-    return f"{gain.low:.2f} to {gain.high:.2f}" if gain.span else "none"
+    return gain.ends if gain.span else "none"
 
 
 def bars(gains: Iterable[Gain], room: float = 0) -> list[list[float]]:

@@ -21,6 +21,7 @@ T_95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
 LEAST_VALUES = 3
 # A difference smaller than this is nothing that a student should choose by.
 MARGIN = 0.03
+BORDERS = (f"{1 / (1 + MARGIN):.2f}", f"{1 + MARGIN:.2f}")
 # A range that lies within so much of 1 says that nothing larger is there.
 SMALL = 0.10
 
@@ -75,6 +76,12 @@ class Gain:
         """(low, high), or None where too few values give no range."""
         return (self.low, self.high) if self.values >= LEAST_VALUES else None
 
+    @property
+    def ends(self) -> str:
+        """Such as "1.80 to 2.10"; with a third digit where two stand on a verdict's border."""
+        two = ((end, f"{end:.2f}") for end in (self.low, self.high))
+        return " to ".join(f"{end:.3f}" if text in BORDERS else text for end, text in two)
+
     def sentence(self, better: str = "times as fast") -> str:
         """Say "1.8 to 2.1 times as fast", or how small a difference is at most, with the range.
 
@@ -83,12 +90,11 @@ class Gain:
         if self.values < LEAST_VALUES:
             runs = "one run" if self.values == 1 else f"{self.values} runs"
             return f"{self.estimate:.2f} {better} in {runs}, too few for a range"
-        span = f"{self.low:.2f} to {self.high:.2f}"
         if self.verdict in ("better", "worse"):
-            return f"{span} {better}"
+            return f"{self.ends} {better}"
         if self.undecided:
-            return f"undecided, {span} {better}"
-        return f"{self.little} ({span})"
+            return f"undecided, {self.ends} {better}"
+        return f"{self.little} ({self.ends})"
 
     def metrics(self, name: str = "improvement_x") -> dict[str, float]:
         """The estimate under its name, the range under `name`_low and `name`_high."""

@@ -56,6 +56,11 @@ def test_a_range_that_leaves_1_out_by_little_does_not_say_no_difference():
     assert Gain(1.1, 0.98, 1.2, 3).sentence() == "undecided, 0.98 to 1.20 times as fast"
 
 
+def test_digits_and_verdict_agree_at_the_border():
+    assert Gain(0.7, 0.48, 0.972, 3).sentence() == "undecided, 0.48 to 0.972 times as fast"
+    assert Gain(1.2, 1.034, 1.4, 3).sentence() == "1.034 to 1.40 times as fast"
+
+
 def test_a_range_near_1_says_how_small_a_difference_is_at_most():
     assert Gain(1.0, 0.95, 1.05, 3).sentence() == "no difference of more than 10 % (0.95 to 1.05)"
     assert Gain(0.96, 0.93, 0.99, 3).sentence() == "no difference of more than 10 % (0.93 to 0.99)"

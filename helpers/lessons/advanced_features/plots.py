@@ -136,12 +136,12 @@ def speedup_by_batch(
     here = axes[0][0]
     for ax in axes[0]:
         ax.set(xlabel="requests at once", xscale="log")
-    curve(here, rows, "requests", "measured_x")
+    curve(here, rows, "requests", "measured_x", linestyle="")
     gain_ranges.draw(here, rows, "requests")
     here.set_title("this machine", fontsize=9)
     ticks(here, (row["requests"] for row in rows))
     for i, (name, points) in enumerate(there.items(), start=1):
-        look = {"label": name, **hollow_line(COLORS[i])}
+        look = {"label": name, **hollow_line(COLORS[i]), "linestyle": ""}
         curve(axes[0][1], points, "requests", "speedup_x", i, **look)
         ranged = [row | {"gain": Gain.read(row, "speedup_x")} for row in points]
         gain_ranges.draw(axes[0][1], ranged, "requests", COLORS[i])
@@ -177,7 +177,7 @@ def speedup_by_acceptance(
 
 
 def strategies(rows: list[dict], caption: str) -> None:
-    """Sampling strategies as bars: quality, variety and speed.
+    """Sampling strategies as points: quality, variety and speed.
 
     rows: strategy; of stories faultless, mean_chance and distinct_stories
     (helpers.lessons.advanced_features.sampling.story_scores), else mean_logprob and
@@ -191,14 +191,15 @@ def strategies(rows: list[dict], caption: str) -> None:
     axes[0].invert_yaxis()
     names = [row["strategy"] for row in rows]
     for ax, (metric, (label, color, fmt)) in zip(axes, metrics.items(), strict=True):
-        bars = ax.barh(names, [row[metric] for row in rows], color=color, height=0.6)
-        ax.bar_label(bars, fmt=fmt, fontsize=8.5, padding=3)
+        ax.plot([row[metric] for row in rows], names, "o", color=color)
+        for row in rows:
+            note(ax, fmt.format(row[metric]), (row[metric], row["strategy"]), ha="center")
         ax.set_xlabel(label)
-        ax.margins(x=0.35)
+        ax.margins(x=0.35, y=0.25)
         ax.locator_params(axis="x", nbins=3)
     if told:
         for ax in (axes[0], axes[2]):
-            ax.set_xlim(0, 1.3 * rows[0]["stories"])
+            ax.set_xlim(-0.1 * rows[0]["stories"], 1.3 * rows[0]["stories"])
     else:  # differences of log-probabilities in the third digit are none
         axes[0].set_xlim(1.3 * min(-0.1, *(row["mean_logprob"] for row in rows)), 0)
     figures.show(fig, caption, rows, "sampling_strategies")

@@ -46,6 +46,7 @@ def test_drafters_of_another_machine_have_their_ranges(shown):
     here, elsewhere = shown[0].axes
     assert [text.get_text() for text in elsewhere.get_legend().get_texts()] == ["n-gram"]
     assert len(here.containers) == len(elsewhere.containers) == 1, "error bars of both"
+    assert {ax.get_lines()[0].get_linestyle() for ax in (here, elsewhere)} == {"None"}
 
 
 def test_every_budget_is_drawn_and_every_range_of_a_service_is_whole(shown):
@@ -105,6 +106,7 @@ def test_stories_are_drawn_by_their_grammar(shown):
     labels = [ax.get_xlabel() for ax in shown[0].axes]
     assert labels[:2] == ["stories without a fault", "mean chance of a story"]
     assert labels[2:] == ["different stories", "tokens/s, one run"]
+    assert not any(ax.patches for ax in shown[0].axes), "points: the caption ranks nothing"
 
 
 def test_only_a_verdict_has_a_colour(shown):

@@ -44,6 +44,8 @@ def _run(requests: list[dict], duration_s: float) -> Case:
 
 def goodput_of_vllm(requests, duration_s: float, ttft_ms: float, tpot_ms: float) -> float:
     """The request goodput that vLLM's benchmark prints for such a run, in requests/s."""
+    if not any(request["ok"] for request in requests):
+        return 0.0  # the benchmark would warn that all requests failed
     with quiet():
         from vllm.benchmarks.lib.endpoint_request_func import RequestFuncOutput
         from vllm.benchmarks.serve import calculate_metrics

@@ -24,11 +24,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.record import keep
-from helpers.engine import RETUNABLE, close_engine, load_profile, open_engine, retuned
+from helpers.engine import RETUNABLE, close_engine, load_profile, open_engine
 from helpers.engine.cache import cache_dir, write_once
 from helpers.engine.profile import Profile
 from helpers.lessons.advanced_features import speculation
+from helpers.lessons.advanced_features.turns import timed
 from helpers.measure import Measurement, warm_up
+from helpers.verdicts.gain import LEAST_VALUES
 from helpers.workloads import Request, Workload
 
 K = 4  # drafted tokens a step
@@ -93,15 +95,20 @@ def drafters(profile: Profile) -> dict[str, dict]:
     }
 
 
+def repeated(engine, load: Workload, requests: int) -> list[Measurement]:
+    """So many requests at once, as often as a range needs, on an engine that is warm."""
+    return [timed(engine, load, requests) for _ in range(LEAST_VALUES)]
+
+
 def rows_of(
     engine, loads: dict[int, Workload], plain: dict[int, list[Measurement]]
 ) -> Iterator[dict]:
     """One stream at each rate, then each batch at BATCH_RATE; plain: by requests at once."""
-    with retuned(engine, synthetic_acceptance_rates=speculation.acceptance_rates(BATCH_RATE, K)):
+    with speculation.at_rate(engine, BATCH_RATE, K):
         warm_up(engine)  # the CPU can draw acceptance only while it is retuned
     for requests, alpha in [(1, a) for a in RATES] + [(n, BATCH_RATE) for n in loads]:
-        with retuned(engine, synthetic_acceptance_rates=speculation.acceptance_rates(alpha, K)):
-            runs = speculation.repeated(engine, loads[requests], requests)
+        with speculation.at_rate(engine, alpha, K):
+            runs = repeated(engine, loads[requests], requests)
         row = speculation.batch_row(requests, plain[requests], runs) | {
             "alpha": alpha,
             "k": K,
@@ -129,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         warm_up(engine)
         vocabulary, most = engine.llm.model_config.get_vocab_size(), engine.info.max_num_seqs
         loads = {n: repeating(vocabulary, n) for n in AT_ONCE if n <= most}
-        plain = {n: speculation.repeated(engine, load, n) for n, load in loads.items()}
+        plain = {n: repeated(engine, load, n) for n, load in loads.items()}
         for name, config in drafters(profile).items():
             try:
                 engine = open_engine(profile, speculative_config=config, **RETUNABLE)

@@ -19,8 +19,8 @@ def drafters_elsewhere(kind: str, by: str) -> tuple[dict[str, list[dict]], str]:
     return by_name, where
 
 
-def steps_elsewhere() -> str:
-    """How many times as long a step of one stream took with each drafter, as a sentence, or ""."""
+def steps_elsewhere() -> list[str]:
+    """A sentence: how many times as long a step of one stream took with each drafter; or none."""
     by_name, where = drafters_elsewhere("one stream", "alpha")
     head = {"EAGLE-3 head": "EAGLE-3 head, a layer that reads the model's own hidden states"}
     told = [
@@ -29,6 +29,6 @@ def steps_elsewhere() -> str:
         for name, rows in by_name.items()
     ]
     if not told:
-        return ""
+        return []
     longer = f"with drafts a step took so many times as long: {', '.join(told)}."
-    return f"{where[0].upper()}{where[1:]}: {longer}"
+    return [f"{where[0].upper()}{where[1:]}: {longer}"]

@@ -20,10 +20,10 @@ import numpy as np
 from helpers import tiny_model
 from helpers.engine.dummy_model import dummy_model_folder
 from helpers.engine.profile import DRAFT_FOR_GPU, Profile, load_profile
-from helpers.lessons.advanced_features.turns import accepting, timed
+from helpers.lessons.advanced_features.turns import accepting
 from helpers.lessons.papers import speculative as formula
 from helpers.measure import Measurement
-from helpers.verdicts.gain import LEAST_VALUES, Gain, gain_of_pairs, rounds_that_count
+from helpers.verdicts.gain import Gain, gain_of_pairs, rounds_that_count
 from helpers.verdicts.machine import most_disturbed
 
 
@@ -71,11 +71,6 @@ def acceptance(runs: list[Measurement], num_speculative_tokens: int) -> Acceptan
     mean_length = 1 + accepted / drafts
     alpha = formula.alpha_from_length(mean_length, num_speculative_tokens)
     return Acceptance(drafts, drafted, accepted, mean_length, alpha)
-
-
-def repeated(engine, workload, concurrency: int = 1, times: int = LEAST_VALUES):
-    """The workload's runs, so many times in a row, on an engine that is warm; see `timed`."""
-    return [timed(engine, workload, concurrency) for _ in range(times)]
 
 
 def numbers_of(gain: Gain, drafting: list[Measurement], k: int) -> dict[str, float]:
@@ -133,8 +128,7 @@ def slower_step(plain: list[Measurement], at_rates: list[list[Measurement]]) -> 
 
 def as_long(at_one: list[Measurement], at_other: list[Measurement]) -> Gain:
     """How many times as long a median step takes at another acceptance: the formula says 1."""
-    rounds = rounds_that_count(list(zip(at_one, at_other, strict=True)))
-    return gain_of_pairs([tuple(step_ms(run, 50) for run in pair) for pair in rounds], "higher")
+    return gain_in_turn(at_one, at_other, lambda run: step_ms(run, 50), "higher")
 
 
 def at_rate(engine, a: float | None, k: int):

@@ -6,6 +6,7 @@ Every function takes the rows (or runs) that its figure draws and returns senten
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from statistics import fmean, median
 
 from helpers.lessons.advanced_features.prefix import Shared
@@ -232,12 +233,13 @@ def drafter(
 def draft_model(plain: Measurement, drafting: Measurement, longer: Gain, gain: Gain) -> str:
     """What drafts of a model came to: steps, which are certain, beside times, which have a range.
 
-    plain, drafting: a run each of the same answers. longer: a step's time with drafts over without.
+    plain, drafting: a run each of the same questions. longer: a step's time with drafts over
+    without.
     """
     many, few = len(plain.timeline), len(drafting.timeline)
     return (
-        f"With a draft model's drafts the same answers took {few} steps instead of {many}. A step "
-        f"may then take about {many / few:.1f} times as long before drafts lose; it took "
+        f"With a draft model's drafts the same questions took {few} steps instead of {many}. A "
+        f"step may then take about {many / few:.1f} times as long before drafts lose; it took "
         f"{in_words(longer)} times as long. The speed-up: {gain.sentence()}."
     )
 
@@ -289,9 +291,6 @@ def enough(longer: Gain, k: int) -> str:
     return f"{said} and has to make as many tokens: by the formula a > {low:.2f} to {high:.2f}."
 
 
-# --- services ---
-
-
 def whatever_is_accepted(alike: Gain, low: float, high: float) -> str:
     """The formula's assumption, read off a step's time at two chances."""
     words = {"better": "It fails here", "worse": "It fails here", "same": "It holds here"}
@@ -300,6 +299,9 @@ def whatever_is_accepted(alike: Gain, low: float, high: float) -> str:
         f"{words.get(alike.verdict, 'These rounds neither bear it out nor refute it')}: at a = "
         f"{high:g} a step took {in_words(alike)} times as long as at a = {low:g}."
     )
+
+
+# --- services ---
 
 
 def services(accepted: list[float]) -> str:
@@ -315,7 +317,7 @@ def services(accepted: list[float]) -> str:
 
 WORKS_BY = {
     CACHE: "does not compute again what the requests share",
-    CHUNKS: "lets streams go on while a long prompt is read",
+    CHUNKS: "lets tokens come while other prompts are still read",
     DRAFTS: "makes an answer in fewer steps",
 }
 
@@ -338,19 +340,13 @@ def choices(verdicts: list[Verdict]) -> list[dict[str, str]]:
 
 def by_service(verdicts: list[Verdict]) -> list[str]:
     """What gains and what loses, and for which service; how a feature that gains works."""
-    gained = [
-        f"{name} for “{one.service.name}” ({in_words(gain)}): it {WORKS_BY[name]}"
-        for one in verdicts
-        for name, gain in one.gains.items()
-        if gain.word == "gain"
-    ]
-    lost = [
-        f"{name} for “{one.service.name}” ({in_words(gain)})"
-        for one in verdicts
-        for name, gain in one.gains.items()
-        if gain.word == "loss"
-    ]
-    return [f"Gain: {'; '.join(gained) or NOWHERE}.", f"Loss: {'; '.join(lost) or NOWHERE}."]
+    found = defaultdict(list)
+    for one in verdicts:
+        for name, gain in one.gains.items():
+            how = f": it {WORKS_BY[name]}" * (gain.word == "gain")
+            found[gain.word].append(f"{name} for “{one.service.name}” ({in_words(gain)}){how}")
+    words = ("gain", "loss")
+    return [f"{word.capitalize()}: {'; '.join(found[word]) or NOWHERE}." for word in words]
 
 
 # What other sections keep of a feature: (feature, where, experiment, how the variant begins, name

@@ -137,8 +137,8 @@ def test_services_are_told_by_what_is_decided():
     chunks, drafts = {"small_chunks": within(1.1, 1.3)}, {"speculative_decoding": within(0.5, 0.6)}
     gain, loss = wording.by_service([verdict("chat", **chunks | drafts)])
     assert gain == (
-        "Gain: small chunks for “chat” (1.10 to 1.30): it lets streams go on while a long prompt "
-        "is read."
+        "Gain: small chunks for “chat” (1.10 to 1.30): it lets tokens come while other prompts "
+        "are still read."
     )
     assert loss == "Loss: speculative decoding for “chat” (0.50 to 0.60)."
     assert wording.by_service([verdict("batch", small_chunks=within(0.8, 1.3))]) == [
@@ -185,9 +185,9 @@ def test_a_drafter_is_told_by_its_steps_and_its_range(monkeypatch):
 def test_fewer_steps_say_how_long_a_step_may_take():
     said = wording.draft_model(steps(82), steps(20), within(1.2, 1.6), within(2.5, 3.1))
     assert said == (
-        "With a draft model's drafts the same answers took 20 steps instead of 82. A step may then "
-        "take about 4.1 times as long before drafts lose; it took 1.20 to 1.60 times as long. The "
-        "speed-up: 2.50 to 3.10 times as fast."
+        "With a draft model's drafts the same questions took 20 steps instead of 82. A step may "
+        "then take about 4.1 times as long before drafts lose; it took 1.20 to 1.60 times as long. "
+        "The speed-up: 2.50 to 3.10 times as fast."
     )
 
 

@@ -1,7 +1,6 @@
-"""Time an all-reduce between processes of this machine, and the line through its times.
+"""Time an all-reduce between processes of this machine.
 
-    rows = measure_allreduce()               # [{"bytes", "seconds"}, ...]
-    latency_s, rate = fit_allreduce(rows)    # seconds = latency_s + bytes / rate
+    rows = measure_allreduce()               # [{"bytes", "seconds", "usual_s"}, ...]
 
 Each rank is a process that runs this module: python -m helpers.planning.allreduce RANK PORT
 """
@@ -11,8 +10,6 @@ import os
 import subprocess
 import sys
 import time
-
-import numpy as np
 
 from helpers.server.start import free_port
 
@@ -54,25 +51,6 @@ def measure_allreduce() -> list[dict]:
         last = (problem.strip().splitlines() or ["a process stopped"])[-1]
         raise PlanningError(f"The all-reduce could not be measured: {last}.")
     return json.loads(out.strip().splitlines()[-1])
-
-
-def fit_allreduce(rows) -> tuple[float, float]:
-    """(latency in s, bytes per second) of seconds = latency + bytes / rate through measured rows.
-
-    Relative errors count: small payloads matter as much as large ones. The latency is then the
-    middle of what the small payloads (well left of the line's bend) took beyond their transfer, so
-    that one that waited does not decide it. Raises PlanningError for fewer than two rows.
-    """
-    rows = [r for r in rows if r["seconds"] > 0]
-    if len(rows) < 2:
-        raise PlanningError("A line through all-reduce times needs at least two payloads.")
-    size, seconds = (np.array([r[key] for r in rows], float) for key in ("bytes", "seconds"))
-    slope, latency = np.polyfit(size, seconds, 1, w=1 / seconds)
-    rate = 1 / max(float(slope), 1e-15)
-    small = size / rate < latency / 2
-    if small.any():
-        latency = np.median((seconds - size / rate)[small])
-    return max(float(latency), 1e-9), rate
 
 
 # ---------------------------------------------------------------------- one rank

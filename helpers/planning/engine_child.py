@@ -114,14 +114,14 @@ def as_problem(problem: BaseException) -> str:
 
 
 # ---------------------------------------------------------------------- measuring an engine
-def measure(llm, decode=(), prefill=(), output=1, repeats=3, seed=0, warm_up=True):
+def measure(llm, decode=(), prefill=(), output=1, repeats=3, seed=0):
     """Yield what is known so far, a dict of times in ms: medians of rounds that time all in turn.
 
     decode: (streams, prompt tokens) that start together, so that no prompt comes between their
     steps; keys are "8x64". prefill: prompt lengths. output: tokens of a stream. repeats: rounds;
     "values" has the times of every round.
     seed: another for each call, since a prompt that was seen before would be found in the prefix
-    cache. warm_up: first some steps of each shape that are not timed.
+    cache.
     """
     vocabulary, rng = llm.model_config.get_vocab_size(), random.Random(seed)
     slots = llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
@@ -141,7 +141,7 @@ def measure(llm, decode=(), prefill=(), output=1, repeats=3, seed=0, warm_up=Tru
         for name, value in seconds.items():
             values[name].setdefault(case, []).append(value * 1e3)
 
-    for streams, tokens in decode if warm_up else ():  # the first steps of a shape are slower
+    for streams, tokens in decode:  # the first steps of a shape are slower
         generate(streams, tokens, 8)
     for _ in range(repeats):
         for streams, tokens in decode:

@@ -54,14 +54,13 @@ def recorded_on(gpu: str) -> str:
     return f"{one['gpus']} x {one['name']}"
 
 
-def on_record(choice: Choice) -> tuple[dict, str] | None:
-    """(its row of beside_load, on which GPUs) of the run of this plan: same expected TPOT."""
+def on_record(choice: Choice) -> tuple[float, str] | None:
+    """(TPOT in ms, on which GPUs) of the run of this plan: same expected TPOT."""
     for gpu in (HELD, LEARNED):
-        rows, _ = beside_load(gpu)
-        for row in rows:
+        for row in beside_load(gpu)[0]:
             same = math.isclose(row["expected_tpot_ms"], 1e3 * choice.prediction.tpot_s)
             if same and row["layout"] == choice.short:
-                return row, recorded_on(gpu)
+                return row["tpot_ms"], recorded_on(gpu)
     return None
 
 

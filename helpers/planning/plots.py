@@ -27,7 +27,7 @@ from helpers.display.figures import (
     ticks,
 )
 from helpers.planning import margins
-from helpers.planning.wording import PART_NAMES
+from helpers.planning.wording import PART_NAMES, most_tokens
 
 # The same colour for a part in every figure.
 PART_COLORS = dict(zip(PART_NAMES, (*COLORS[:7], GREY, YELLOW), strict=True))
@@ -101,7 +101,7 @@ def over_batch(predicted: dict, caption: str) -> None:
     rows = [
         {
             "layout": layout,
-            "streams": p.workload.concurrency,
+            "requests": p.workload.concurrency,
             "tpot_ms": 1e3 * p.tpot_s,
             "decode_step_ms": 1e3 * float(p.decode.total),
             "output_tokens_per_s": p.output_tokens_per_s,
@@ -110,19 +110,17 @@ def over_batch(predicted: dict, caption: str) -> None:
         for p in predictions
     ]
     sizes = [p.workload.concurrency for p in next(iter(predicted.values()))]
-    first, last = (
-        max(predicted, key=lambda name: predicted[name][i].output_tokens_per_s) for i in (0, -1)
-    )
+    first, last = (most_tokens(predicted, at) for at in (0, -1))
     title = f"Most tokens/s predicted: {first} at {sizes[0]} at once, {last} at {sizes[-1]}"
     widest = max(predicted, key=lambda name: predicted[name][0].tp)
     fig, (left, right) = figures.figure(title, cols=2, size=(9.4, 4.2))
     for i, layout in enumerate(dict.fromkeys(row["layout"] for row in rows)):
         mine = [row for row in rows if row["layout"] == layout]
-        curve(left, mine, "streams", "tpot_ms", i, label=layout)
+        curve(left, mine, "requests", "tpot_ms", i, label=layout)
         if layout == widest:
             alone = {"marker": "", "linestyle": ":", "label": f"{layout}, decode step alone"}
-            curve(left, mine, "streams", "decode_step_ms", i, **alone)
-        curve(right, mine, "streams", "output_tokens_per_s", i)
+            curve(left, mine, "requests", "decode_step_ms", i, **alone)
+        curve(right, mine, "requests", "output_tokens_per_s", i)
     left.set(ylabel="TPOT, prompts in the same steps (ms)", ylim=(0, None))
     right.set(ylabel="output tokens/s of all together", yscale="log")
     right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -130,7 +128,7 @@ def over_batch(predicted: dict, caption: str) -> None:
     right.yaxis.set_minor_formatter(NullFormatter())
     for ax in (left, right):
         ax.set(xscale="log", xlabel="requests at once")
-        ticks(ax, (row["streams"] for row in rows))
+        ticks(ax, (row["requests"] for row in rows))
     handles, names = left.get_legend_handles_labels()
     fig.legend(handles, names, ncols=len(handles), loc="outside lower center")
     figures.show(fig, caption, rows, "over_batch")

@@ -48,7 +48,7 @@ def tp2() -> str:
     """What TP 2 did where it was recorded: the shipped model on two cores."""
     two = _recorded()["tp2"]
     times = "; ".join(
-        f"{step['streams']} stream{'s' * (step['streams'] != 1)}: TPOT {step['tp1_ms']:.2f} ms "
+        f"{step['streams']} request{'s' * (step['streams'] != 1)}: TPOT {step['tp1_ms']:.2f} ms "
         f"with TP 1, {step['tp2_ms']:.2f} with TP 2 ({step['tp1_ms'] / step['tp2_ms']:.2f} times "
         "as fast)"
         for step in two["steps"]

@@ -19,6 +19,7 @@ from .margins import (
     LEARNED,
     MISSES,
     beside_load,
+    far_ms,
     level,
     longer,
     on_record,
@@ -247,12 +248,15 @@ def about_batches(predicted: dict[str, list[SpeedPrediction]]) -> str:
     return f"{what_grows(layout, predicted[layout])}{does_not_fit}"
 
 
+def most_tokens(predicted: dict[str, list[SpeedPrediction]], at: int) -> str:
+    """The layout with most tokens/s. at: 0 with the fewest requests at once, -1 with the most."""
+    return max(predicted, key=lambda name: predicted[name][at].output_tokens_per_s)
+
+
 def _leaders(predicted: dict[str, list[SpeedPrediction]]) -> str:
     """Which layout gives most tokens/s, and from how many requests on another does."""
     sizes = [p.workload.concurrency for p in next(iter(predicted.values()))]
-    few, many = (
-        max(predicted, key=lambda name: predicted[name][i].output_tokens_per_s) for i in (0, -1)
-    )
+    few, many = (most_tokens(predicted, at) for at in (0, -1))
     if few == many:
         return f"{few} gives most tokens/s, however many requests there are."
     pairs = list(zip(sizes, predicted[few], predicted[many], strict=True))
@@ -319,9 +323,9 @@ def _mind(disturbed: dict[str, str]) -> str:
 def what_else(gain: Gain, one: Trial, two: Trial, cores: int) -> str:
     """What the trials tell of the cores: who waited for one."""
     alone, waited = (trial.disturbance.waited_share for trial in (one, two))
-    if two.disturbance.others_share > LITTLE_OF_OTHERS:
-        share = f"{two.disturbance.others_share:.0%}"
-        return f"Other programs took {share} of the cores, so who waited for whom is open."
+    others = max(trial.disturbance.others_share for trial in (one, two))
+    if others > LITTLE_OF_OTHERS:
+        return f"Other programs took {others:.0%} of the cores, so who waited for whom is open."
     if None in (alone, waited):
         return "How long the threads waited for a core is not known here."
     said = (
@@ -329,7 +333,7 @@ def what_else(gain: Gain, one: Trial, two: Trial, cores: int) -> str:
         f"those of TP 1 for {alone:.2f}"
     )
     if waited < MUCH_WAITING:
-        return f"{said}: hardly, so the cores are not why TP 2 is what it is."
+        return f"{said}: hardly, so the cores are not why TP 2 is what it is.{_told(one, two)}"
     shared = f" on {cores} cores" * (cores < 3)
     said += f". TP 2 has three processes{shared}, two ranks and the engine"
     again = "; a machine with more cores would tell whether they are why" * (
@@ -374,21 +378,17 @@ def beside_planner(rows: list[dict]) -> str:
     return f"{within} of {len(rows)} predictions lie within the measured rounds.{mind}"
 
 
-def _how_long(rows: list[dict]) -> str:
-    """Measured over predicted: steps, then prompts."""
+def how_long(rows: list[dict], where: str) -> str:
+    """What to keep of the planner's times beside those of a machine."""
     steps, prompts = (
         [row["measured"] / row["predicted"] for row in rows if row["quantity"] == quantity]
         for quantity in ("tpot_ms", "prefill_ms")
     )
     return (
-        f"decode steps took {min(steps):.2f} to {max(steps):.2f} times as long as predicted, "
-        f"prompts {min(prompts):.2f} to {max(prompts):.2f} times, by their median rounds"
+        f"On {where} decode steps took {min(steps):.2f} to {max(steps):.2f} times as long as "
+        f"predicted, prompts {min(prompts):.2f} to {max(prompts):.2f} times, by their median "
+        "rounds."
     )
-
-
-def how_long(rows: list[dict], where: str) -> str:
-    """What to keep of the planner's times beside those of a machine."""
-    return f"On {where} {_how_long(rows)}."
 
 
 def kv_on_two_gpus() -> str:
@@ -462,7 +462,7 @@ def reason_for(choices, taken: Choice, goal_ms: float, by_rule: bool) -> str:
         first = ": only a measurement tells which is faster"
         if taken.tp * taken.pp == 1:
             first = f", and copies on one GPU go first{_under_load([taken, *peers])}"
-        listed = " and ".join(f"{c.short} (up to {tpot_range_ms(c)[1]:.1f} ms)" for c in peers)
+        listed = " and ".join(f"{c.short} (up to {far_ms(c):.1f} ms)" for c in peers)
         said += f" By its far end {listed} is level with it, within the usual error{first}."
     if may := _may_do(choices, rule, goal_ms):
         listed = " and ".join(c.short for c in may)
@@ -480,16 +480,14 @@ def _may_do(choices, rule: Choice, goal_ms: float) -> list[Choice]:
 def order(choices, chosen: Choice, goal_ms: float) -> str:
     """What to measure in Week 5, and why so: fewest GPUs first, and what was recorded."""
     rule, runs = take(choices, goal_ms), {c.short: on_record(c) for c in choices if c.fits}
-
-    def ran_ms(choice: Choice) -> float | None:
-        return runs[choice.short][0]["tpot_ms"] if runs[choice.short] else None
-
-    may = [c for c in _may_do(choices, rule, goal_ms) if (ran_ms(c) or 0) <= goal_ms]
+    ran_ms = {short: run[0] for short, run in runs.items() if run}
+    may = [c for c in _may_do(choices, rule, goal_ms) if ran_ms.get(c.short, 0) <= goal_ms]
     wanted = [*may, rule, *[chosen] * (within(chosen, goal_ms) != MISSES)]
-    key = {c.short: (c.gpus, not ran_ms(c), ran_ms(c) or tpot_range_ms(c)[1]) for c in wanted}
-    named = {c.short: _with_range(c) for c in sorted(wanted, key=lambda c: key[c.short])}
-    named |= {c.short: f"{c.short} (recorded: {ran_ms(c):.1f} ms)" for c in wanted if ran_ms(c)}
-    on = {f" Recorded: on {run[1]}, one run of each." for c in wanted if (run := runs[c.short])}
+    wanted.sort(key=lambda c: (c.gpus, c.short not in ran_ms, ran_ms.get(c.short, far_ms(c))))
+    named = {c.short: _with_range(c) for c in wanted}
+    ran = [short for short in named if short in ran_ms]
+    named |= {short: f"{short} (recorded: {ran_ms[short]:.1f} ms)" for short in ran}
+    on = {f" Recorded: on {runs[short][1]}, one run of each." for short in ran}
     return (
         f"{', then '.join(named.values())}, to the first that keeps {goal_ms:g} ms: those with "
         f"fewest GPUs come first.{''.join(on)}"
@@ -677,8 +675,7 @@ def in_the_end(chosen: Choice, over: Choice, gain: Gain | None, *trials: Trial) 
     return [
         f"TP 2 against TP 1, one request: {here}; on two recorded H100s, by the median rounds: "
         f"{_on_two_gpus('TP 2', requests=1)}. Before you keep a second GPU, measure your load with "
-        f"it and without."
-        f"{_told(*trials)}",
+        f"it and without.{_told(*trials)}",
         *plan_in_short(chosen, over)[:1],
     ]
 

@@ -4,10 +4,13 @@ import json
 import os
 import re
 from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 
+from helpers.planning.engine_child import step_seconds
 from tests.notebook_tools import SMALL, execute, texts
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "04_multi_gpu_planning.ipynb"
@@ -30,6 +33,20 @@ def test_it_has_its_sections():
         1,
     ):
         assert f"## {number}. {word}" in text
+
+
+def test_its_decode_step_is_the_one_of_the_records():
+    notebook = nbformat.read(NOTEBOOK, 4)
+    source = next(cell.source for cell in notebook.cells if cell.id == "trial-rounds")
+    names = {"median": median}
+    exec(re.search(r"^def step_ms.*?\n(?=\S)", source, re.M | re.S)[0], names)
+    metrics = [
+        SimpleNamespace(first_token_ts=first, last_token_ts=last, num_generation_tokens=32)
+        for first, last in ((0.01, 0.5), (0.0979, 0.49), (0.0981, 0.47), (0.1, 0.45), (0.099, 0.4))
+    ]
+    step, mean = step_seconds(metrics)
+    taken = [SimpleNamespace(metrics=m) for m in metrics]
+    assert names["step_ms"](taken) == pytest.approx(1e3 * step) != pytest.approx(1e3 * mean)
 
 
 MIXTURE = {"PLAN_MODEL": "Mixtral-8x7B", "PLAN_GPU": "A100-SXM-80GB", "PLAN_GPUS": 16}

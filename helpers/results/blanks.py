@@ -243,24 +243,23 @@ def load_of_one_copy(facts: Facts) -> Fill:
     goal = " and ".join(f"{name.upper()} {number(ms)} ms" for name, ms in goals.items())
     goal += f" (the goal: {100 * asked:.0f} %)" if asked else ""
 
-    def at(per_s: float, met: float | None = None) -> str:
-        within = "" if met is None else f", {100 * met:.0f} % of them within {goal}"
-        busy = facts.disturbed(record["notebook"], per_s)
-        return f"{number(per_s)} requests/s{within}{busy}"
+    def at(per_s: float, within: str = "") -> str:
+        return f"{number(per_s)} requests/s{within}{facts.disturbed(record['notebook'], per_s)}"
 
-    text = f"held at {at(rate, share)}"
+    text = f"held at {at(rate, f', {100 * share:.0f} % of them within {goal}')}"
     if missed:
         met = "" if missed_share is None else f" ({100 * missed_share:.0f} % within)"
         text += f"; missed at {at(missed)}{met}"
-        names = ("arrived_per_s", "good_share", "completed")
-        loads = sorted(numbers_of(r, *names) for r in facts.all("open_loop"))
-        told = [_open_rate(*load) for load in loads if rate < load[0] < missed]
-        text += f"; cannot tell at {' and '.join(told)}" * bool(told)
+        names = ("arrived_per_s", "good_share", "completed", "failed")
+        loads = [numbers_of(r, *names) for r in tables.of_last_session(facts.all("open_loop"))]
+        open_ = sorted(one for one in loads if None not in one[:2] and rate < one[0] < missed)
+        text += f"; cannot tell at {' and '.join(_open_rate(*one) for one in open_)}" * bool(open_)
     return from_record(record, f"{text}; one run{' each' * bool(missed)}")
 
 
-def _open_rate(tried: float, met: float, requests: float | None) -> str:
+def _open_rate(tried: float, met: float, completed: float | None, failed: float | None) -> str:
     """A rate at which the goal was neither held nor missed, with the range of its share."""
+    requests = (completed or 0) + (failed or 0)  # of those that were sent, as in notebook 5
     if not requests:
         return f"{number(tried)} ({100 * met:.0f} %)"
     low, high = share_range(met, requests)
@@ -344,9 +343,7 @@ def _surprise(rank: int) -> Slot:
 def _factor(record: dict) -> float:
     """How many times too high or too low a prediction was; 0 for one of which neither is known."""
     predicted, measured = numbers_of(record, "predicted", "measured")
-    if not predicted or measured is None:
-        return 0.0
-    if in_range(record, predicted):
+    if not predicted or measured is None or in_range(record, predicted):
         return 0.0
     ratio = measured / predicted
     return max(ratio, 1 / ratio) if ratio > 0 else math.inf
@@ -499,8 +496,10 @@ def chosen_reason(facts: Facts) -> Fill:
     fill, own = _strategy("chosen", "reason")(facts), answer("layout_reason")(facts)
     taken = facts.get("strategy", "chosen") or {}
     by_rule = taken.get("rule") in (None, taken.get("layout"))
-    if not fill.value or (own.value and not by_rule):
-        return own if fill.value else fill
+    if not fill.value:
+        return fill
+    if own.value and not by_rule:
+        return own
     said = "the planner's rule takes it" if by_rule else "my choice, no reason written yet"
     return replace(fill, value=said)
 

@@ -13,6 +13,7 @@ from helpers.results import recorded, week5
 from helpers.results.facts import NO_LINES, Facts, Fill, Part, answer, from_record
 from helpers.results.merge import BLANK
 from helpers.results.wording import (
+    RECORDED_GPU,
     all_numbers,
     as_code,
     by_person,
@@ -52,7 +53,6 @@ RANGES = (
     f"{1 + MARGIN:.2f} or from {1 / (1 + SMALL):.2f} to {1 + SMALL:.2f} leaves no difference of "
     f"more than {100 * MARGIN:.0f} or {100 * SMALL:.0f} %; any other is undecided."
 )
-RECORDED_GPU = "recorded GPU"  # as notebook 2 calls it
 EVERYTHING = (
     "Every number of the week is in `measurements.jsonl`. Gains and losses have ranges of 95 %, "
     "judged as the decisions' are; the middle of TP and PP is a median. Speeds and times have "
@@ -119,7 +119,7 @@ def results_table(facts: Facts) -> Fill:
     found: dict[str, tuple[Row, list[dict]]] = {}
     for row in ROWS:
         of_it = [r for r in facts.all(row.experiment) if re.fullmatch(row.variant, r["variant"])]
-        of_it = [r for r in _of_last_session(of_it) if value_of(r, row.metric)]
+        of_it = [r for r in of_last_session(of_it) if value_of(r, row.metric)]
         if of_it:
             found.setdefault(row.what, (row, sorted(of_it, key=_number_in_front)))
     if not found:
@@ -153,7 +153,7 @@ def _told_apart(row: Row, record: dict) -> list[str]:
     return [spaced(group) for group in re.fullmatch(row.variant, record["variant"]).groups()]
 
 
-def _of_last_session(rows: list[dict]) -> list[dict]:
+def of_last_session(rows: list[dict]) -> list[dict]:
     """Without the rates of earlier sessions that a load was sent at.
 
     They follow from what a session measured before: the next one has others, and another capacity.
@@ -266,17 +266,18 @@ def _predicted(record: dict) -> str:
 def decisions(facts: Facts) -> Fill:
     """Each choice of notebooks 2 and 5: what was measured, and what the student would do."""
     records, parts = facts.all("decision"), []
+    services = [r["variant"].partition(", ") for r in facts.all("services") if was_disturbed(r)]
     for record in records:
-        key, decided = record["variant"], facts.get("answer", f"decision_{record['variant']}") or {}
-        services = (r["variant"].partition(", ") for r in facts.all("services") if was_disturbed(r))
-        busy = [feature for service, _, feature in services if service == key]
+        key = record["variant"]
+        own = one_line((facts.get("answer", f"decision_{key}") or {}).get("text") or "")
+        busy = ", ".join(feature for service, _, feature in services if service == key)
         measured = one_line(record.get("measured") or "")
         here, gpu, there = measured.partition(f" {RECORDED_GPU}: ")
         lines = {
             "here": here,
             "there": f"{RECORDED_GPU}: {there}" * bool(gpu),
-            "busy": f"machine disturbed: {', '.join(busy)}" * bool(busy),
-            "own": f"I would: {one_line(decided.get('text') or '')}" * bool(decided.get("text")),
+            "busy": f"machine disturbed: {busy}" * bool(busy),
+            "own": f"I would: {own}" * bool(own),
         }
         name = in_markdown(one_line(record.get("choice") or key))
         parts.append(Part(f"row.{key}", f"- **{name}** (notebook {notebook_of(record)})"))
@@ -286,9 +287,8 @@ def decisions(facts: Facts) -> Fill:
         return NO_LINES
     head = [Part("ranges", RANGES)]
     if there := recorded.records("services"):
-        head.append(
-            Part("gpu", f"The *{RECORDED_GPU}*: {in_markdown(recorded.label_of(there[0]))}.")
-        )
+        label = in_markdown(recorded.label_of(there[0]))
+        head.append(Part("gpu", f"The *{RECORDED_GPU}*: {label}."))
     # An older workbook had a table here.
     head += [Part("gap0", ""), Part("head", None), Part("rule", None)]
     return Fill([*head, *parts], "measured", count(len(records), "decision"))

@@ -19,6 +19,7 @@ SUBJECTS = yaml.safe_load((REPO / "templates/predictions.yaml").read_text(encodi
 TYPED = {"typed", "student", "parameter", "form"}
 CALCULATED = {"formula", "planner", "example", "recorded", "default", "catalogue", "reference"}
 DISTURBED = ", machine disturbed"
+RECORDED_GPU = "recorded GPU"  # its name in notebook 2's decisions, and where they are split
 # Experiments whose speed is that of a single run, not of several in turn.
 ONE_RUN = ("baseline", "sweep_max_num_seqs", "closed_loop", "open_loop")
 UNITS_IN_NAMES = {
@@ -190,7 +191,7 @@ def with_range(metrics: dict[str, float], name: str, alone: str = " (one run)") 
         return ""
     if gain is None:
         return f"{number(value)}x{alone}"
-    span = _span(gain.low, gain.high)
+    span = gain.ends if gain.high < 10 else _span(gain.low, gain.high)
     if gain.verdict in ("same", "open"):
         return f"{gain.word}, {span}x"
     return f"{_as_precise(value, gain.high)}x ({span})"

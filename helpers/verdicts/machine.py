@@ -133,9 +133,10 @@ def less_slowed(measure: Callable[[int], Run]) -> Run:
         return first
     second = measure(1)
     counts = min(first, second, key=_slowdown)
+    again = f"{_slowdown(second):.2f} times" if second.disturbance else "nobody watched it"
     print(
         f"Made twice: other programs slowed a run up to {_slowdown(first):.2f} times, again "
-        f"{_slowdown(second):.2f} times. The {'first' if counts is first else 'second'} counts."
+        f"{again}. The {'first' if counts is first else 'second'} counts."
     )
     return counts
 

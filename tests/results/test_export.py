@@ -349,8 +349,13 @@ def test_the_rates_of_an_earlier_session_leave_the_results(tmp_path, monkeypatch
         monkeypatch.setattr(store_module, "provenance", lambda profile=None, place=place: place)
         name = "open_loop" if rate.endswith("s") and "per" in rate else "closed_loop"
         numbers = {"good_share": 0.9, "output_tokens_per_s": 40.0}
+        numbers["arrived_per_s"] = float(rate.partition("_")[0])
         Results("05_server_mode", tmp_path).save(name, rate, numbers)
         export(tmp_path)
+    load = {"arrivals_per_s": 40.0, "good_share": 1.0, "missed_per_s": 110.0}
+    Results("05_server_mode", tmp_path).save("sizing", "copies", load, goals_ms={"ttft": 85})
+    export(tmp_path)
+    assert "; cannot tell at 56.6 (90 %); one run each\n" in text(tmp_path)
     appendix = text(tmp_path, APPENDIX)
     assert "(chance moves it) | 56.6 per s: 90 % |" in appendix, (
         "other rates, made after another capacity"
@@ -782,8 +787,9 @@ def test_a_rate_that_is_open_has_the_range_of_its_share(tmp_path):
     store = Results("05_server_mode", tmp_path)
     load = {"arrivals_per_s": 20.0, "good_share": 1.0, "missed_per_s": 50.0, "missed_share": 0.03}
     store.save("sizing", "copies", load, goals_ms={"ttft": 85})
-    tried = {"arrived_per_s": 32.3, "good_share": 63 / 65, "completed": 65.0}
+    tried = {"arrived_per_s": 32.3, "good_share": 63 / 65, "completed": 64.0, "failed": 1.0}
     store.save("open_loop", "32_per_s", tried)
+    store.save("open_loop", "30_per_s", {"good_share": 1.0, "completed": 60.0})  # of no known rate
     export(tmp_path)
     assert "cannot tell at 32.3 (97 % of 65 requests, 89 to 99 % by chance)" in text(tmp_path)
 
@@ -802,6 +808,15 @@ def test_a_gain_that_is_too_wide_to_judge_is_no_result_on_page_one(tmp_path):
     store.save("prediction", "draft_c", below_zero, source="student", question="A time?")
     export(tmp_path)
     assert "| 0.2 | 0 to 1.1 | too wide to tell |" in text(tmp_path, APPENDIX)
+
+
+def test_the_documents_have_the_third_digit_of_a_border_as_the_notebooks_do(tmp_path):
+    store = Results("02_advanced_features", tmp_path)
+    for high, said in ((0.972, "undecided, 0.48 to 0.972x"), (0.961, "loss, 0.70x (0.48 to 0.96)")):
+        gain = {"tpot_gain_x": 0.7, "tpot_gain_x_low": 0.48, "tpot_gain_x_high": high}
+        store.save("speculation", "draft model, k=4", gain)
+        export(tmp_path)
+        assert f"| k=4: {said} |" in text(tmp_path, APPENDIX)
 
 
 def test_a_prediction_of_which_only_the_ends_were_tried_is_graded_in_words(tmp_path):

@@ -163,6 +163,7 @@ def test_a_slowed_run_is_made_once_more_and_the_less_slowed_counts(others, made,
     if said:
         assert f"slowed a run up to {1 / (1 - others[0]):.2f} times, again " in said
         assert said.endswith(f" The {('first', 'second')[counts]} counts.\n")
+        assert ("again nobody watched it." in said) == (others[1] is None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts how long a thread waits")

@@ -24,14 +24,14 @@ from helpers.lessons.gain_ranges import in_words
 from helpers.lessons.papers.speculative import alpha_from_length
 from helpers.measure import Measurement
 from helpers.results.store import Results
-from helpers.results.wording import was_disturbed
+from helpers.results.wording import RECORDED_GPU, was_disturbed
 from helpers.verdicts.gain import MARGIN, Gain
 from helpers.verdicts.machine import busy as busy  # handed on to the notebook
 
 # Of a token's mean log-probability, or of the share of distinct 2-grams: less is no difference.
 TIE = 0.01
 BUDGET = "max_num_batched_tokens"
-MACHINES = ("here", "recorded GPU")
+MACHINES = ("here", RECORDED_GPU)
 GAPS = "p99 of the gaps, one run for each number of tokens a step"
 
 # --- chunked prefill ---

@@ -62,11 +62,10 @@ def _read_in_turn(run: Measurement, one: Measurement, most_tokens: int) -> list[
 def rounds_run(turns: InTurn) -> str:
     """How many rounds were run and count, what disturbed them most, and the baseline."""
     counted = turns.counted
-    worst = most_disturbed(run.disturbance for runs in counted.values() for run in runs)
+    worst = most_disturbed(run.disturbance for runs in counted.values() for run in runs).reasons
     made, left = len(turns.runs[ONE]), len(counted[ONE])
     said = f"{made} rounds of {len(turns.runs)} values, {'all' if left == made else left} counted."
-    busy = "; ".join(worst.reasons)
-    said += f" At worst, during one of these runs, {busy}." * bool(busy)
+    said += f" At worst, during one of these runs, {'; '.join(worst)}." * bool(worst)
     alone = [run.metrics[SPEED] for run in counted[ONE]]
     ends = f"{min(alone):,.0f} to {max(alone):,.0f}"
     return f"{said}\nThe baseline, one at a time: {turns.mean(ONE, SPEED):,.0f} tokens/s ({ends})."
@@ -218,4 +217,4 @@ def reasons(why: str, rows: list[dict], memory: str) -> dict[str, str]:
 def _times(gain: Gain) -> str:
     """The measured range alone: no verdict. One at a time is 1 by definition."""
     alone = gain.low == gain.high == 1
-    return "1" if alone else f"{gain.low:.2f} to {gain.high:.2f} times"
+    return "1" if alone else f"{gain.ends} times"

@@ -20,8 +20,8 @@ def _queues(draw: random.Random) -> Iterator[Case]:
 
 def _steps_of_vllm(desk: Desk, answers: list[int], places: int) -> int:
     desk.scheduler.max_num_running_reqs = desk.scheduler.max_num_active_reqs = places
-    for number, answer in enumerate(answers):
-        desk.add(f"{len(desk.requests)}, {number}", 4, answer)
+    for answer in answers:
+        desk.add(str(len(desk.requests)), 4, answer)
     steps = 0
     while desk.scheduler.has_unfinished_requests():
         desk.step()

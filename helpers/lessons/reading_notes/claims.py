@@ -100,12 +100,13 @@ def recap(store) -> None:
         ("continuous batching over waves", "continuous_batching", "continuous"),
         ("FlashAttention over math, on bare tensors", "attention", "tiles over math"),
     ):
-        there = {r["variant"]: r for r in recorded.records(experiment)}.get(variant)
-        where = recorded.label_of(there) if there else where
-        both = {"here": store.get(experiment, variant), "recorded": there}
-        if there:
-            both["recorded"] = {"shape": wording.H100_SHAPE} | there
-        rows.append({"mechanism": what} | {name: _gain(r) for name, r in both.items() if r})
+        row = {"mechanism": what}
+        if here := store.get(experiment, variant):
+            row["here"] = _gain(here, here.get("shape"))
+        if there := {r["variant"]: r for r in recorded.records(experiment)}.get(variant):
+            where = recorded.label_of(there)
+            row["recorded"] = _gain(there, there.get("shape", wording.H100_SHAPE))
+        rows.append(row)
     drafts = {"mechanism": "four drafts of a draft model, a = 0.8 set by hand (notebook 2)"}
     if here := store.get("speculation", "synthetic, a=0.8"):
         drafts["here"] = value_of(here, "tpot_gain_x")
@@ -114,12 +115,11 @@ def recap(store) -> None:
     card.show(card.table([*rows, drafts], f"How many times as fast; recorded: {where}"))
 
 
-def _gain(record: dict) -> str:
-    tokens = record["metrics"].get("tokens")
-    longest = f" at {tokens:,} tokens, the longest" if tokens else ""
-    if tokens and (shape := record.get("shape")):
-        longest += f"; {shape}"
-    return value_of(record, "speedup_x") + longest
+def _gain(record: dict, shape: str | None) -> str:
+    said = value_of(record, "speedup_x")
+    if tokens := record["metrics"].get("tokens"):
+        said += f" at {tokens:,} tokens, the longest" + (f"; {shape}" if shape else "")
+    return said
 
 
 # ---------------------------------------------------------------- notebook 2's runs

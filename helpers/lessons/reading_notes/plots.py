@@ -224,10 +224,7 @@ def products(
     ax.set_xscale("log", base=2)
     ticks(ax, {row["batch"] for row in (*rows, *recorded)})
     legend_below(ax, ncols=3)
-    kept = {"batch", "ms", "gb_per_s", "tflop_per_s", "allowed_ms", "machine"}
-    table = _by_machine(rows, "here", recorded)
-    table = [{key: value for key, value in row.items() if key in kept} for row in table]
-    figures.show(fig, caption, table, "papers_products")
+    figures.show(fig, caption, _by_machine(rows, "here", recorded), "papers_products")
 
 
 def speculation(

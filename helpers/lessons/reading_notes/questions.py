@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from helpers.lessons.papers import deepspeed_inference, paged_attention, speculative
+from helpers.lessons.reading_notes.static_batching import steps_needed
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,7 @@ def _batching(quiz: _Quiz) -> None:
     share = 100 * sum(outputs) / (4 * max(outputs))
     quiz.add("wave", share, outputs=outputs, sum=sum(outputs), longest=max(outputs))
     lengths = [quiz.pick(10, 20, 40, 80) for _ in range(6)]
-    free_at = [0, 0]  # the step at which each place is free
-    for answer in lengths:
-        free_at[free_at.index(min(free_at))] += answer
-    quiz.add("continuous_steps", max(free_at), lengths=lengths)
+    quiz.add("continuous_steps", steps_needed(lengths, places=2), lengths=lengths)
     quiz.add("orca")
 
 

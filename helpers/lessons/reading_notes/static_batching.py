@@ -67,14 +67,16 @@ class Trial:
     def _every(self) -> list[Measurement]:
         return [run for rounds in self.runs.values() for sent in rounds for run in sent]
 
-    def records(self, gain: Gain) -> Iterator[tuple[str, dict, dict]]:
-        """What a store keeps of each way: its name, its numbers and what they were measured under.
+    def records(self, gain: Gain) -> Iterator[tuple[str, Measurement, dict]]:
+        """What a store keeps of each way: its name, a run for what it was under, its numbers.
 
         The faster way comes last, and the gain is among its numbers.
         """
         first, faster = self.runs
-        machine = most_disturbed(run.disturbance for run in self._every).record()
-        load = self.runs[faster][0][0].workload  # all of it at once
+        of_all = {
+            "workload": self.runs[faster][0][0].workload,  # all of it at once
+            "disturbance": most_disturbed(run.disturbance for run in self._every),
+        }
         for way, rounds in self.runs.items():
             tokens = sum(run.metrics["output_tokens"] for run in rounds[0])
             numbers = {"output_tokens_per_s": tokens / self.took_s[way]}
@@ -82,8 +84,7 @@ class Trial:
             if way == faster:
                 numbers |= gain.metrics("speedup_x")
                 numbers["fewer_steps_x"] = self.steps[first] / self.steps[faster]
-            under = {"engine_args": rounds[0][0].engine_args, "workload": load, "machine": machine}
-            yield way, numbers, under
+            yield way, replace(rounds[0][0], **of_all), numbers
 
 
 def while_others_wait(run: Measurement) -> tuple[float, float]:

@@ -111,9 +111,10 @@ def products(
     said = f"{said}. Best of three passes. {_near(rows, there, 'on the H100')}"
     if fast := [row for row in rows if row["ms"] < row["allowed_ms"]]:
         row = fast[-1]
+        count = "one row" if row["batch"] == 1 else f"{row['batch']:,} rows"
         said += (
-            f" With {_count(row['batch'])} it took {row['ms']:.3g} ms, less than the "
-            f"{row['allowed_ms']:.3g} allowed: that ceiling is what another product reached."
+            f" With {count} it took {row['ms']:.3g} ms, less than the {row['allowed_ms']:.3g} "
+            "allowed: that ceiling is what another product reached."
         )
     return said
 
@@ -319,10 +320,6 @@ def fuller_steps(fit: float, waited: float, after: float) -> str:
         f" The formula has {fit:.1f} requests in every paged step. There were {waited:.1f} while "
         f"others waited, and {after:.1f} after."
     )
-
-
-def _count(rows: int) -> str:
-    return "one row" if rows == 1 else f"{rows:,} rows"
 
 
 def fused(apart_ms: float, fused_ms: float, cached_ms: float | None, recorded_x: float) -> str:

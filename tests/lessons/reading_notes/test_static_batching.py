@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.lessons.reading_notes import static_batching
+from helpers.measure import Measurement
 from helpers.results.store import Results
 from helpers.verdicts.gain import gain_of_pairs
 from helpers.verdicts.machine import Disturbance
@@ -43,14 +44,10 @@ def test_waves_are_the_same_requests_in_their_order_and_the_last_one_may_be_smal
 
 def run(seconds: float, tokens: list[int], waiting: list[int]):
     timeline = [{"tokens": n, "waiting": w} for n, w in zip(tokens, waiting, strict=True)]
-    return SimpleNamespace(
-        duration_s=seconds,
-        timeline=timeline,
-        metrics={"output_tokens": sum(tokens)},
-        engine_args={"max_num_seqs": 2},
-        workload={"requests": len(tokens)},
-        disturbance=Disturbance(0.0, 0.0),
-    )
+    load, calm = {"requests": len(tokens)}, Disturbance(0.0, 0.0)
+    measured = Measurement([], seconds, {}, timeline, load, {"max_num_seqs": 2}, calm)
+    measured.metrics = {"output_tokens": sum(tokens)}
+    return measured
 
 
 def test_a_trial_counts_its_waves_together_and_saves_both_ways(tmp_path):
@@ -62,8 +59,8 @@ def test_a_trial_counts_its_waves_together_and_saves_both_ways(tmp_path):
     assert trial.step_ms == pytest.approx({"waves": 400, "continuous": 250})
     assert trial.told.startswith("waves: 5 engine steps, 2.00 s (mean of the rounds)\n")
     store = Results("03_reading_notes", tmp_path)
-    for way, numbers, under in trial.records(gain_of_pairs(trial.seconds, "lower")):
-        saved = store.save("batching", way, numbers, **under)
+    for way, made, numbers in trial.records(gain_of_pairs(trial.seconds, "lower")):
+        saved = store.save_run("batching", way, made, numbers)
     assert saved["metrics"]["fewer_steps_x"] == 1.25
     assert saved["metrics"]["speedup_x"] == pytest.approx(2.0)
     slow = store.get("batching", "waves")

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import math
 import re
+from bisect import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -244,7 +245,7 @@ def reconcile(
         metrics |= {"measured_low": span[0], "measured_high": span[1]}
     about = guess.about()
     if grades:
-        about |= {"stated": stated, "grade": grades[sum(guess.value >= end for end in span)]}
+        about |= {"stated": stated, "grade": grades[bisect(span, guess.value)]}
     record = store.save(
         "prediction",
         guess.key,
@@ -277,7 +278,7 @@ def _with_range(measured: float, unit: str, span: tuple[float, float] | None) ->
 def _held_against(value: float, measured: float, span, whose: str, noun: str, grades=()) -> str:
     """Inside the range of the outcome, or how far from its nearer end; without one: from it."""
     if grades:
-        return f"{whose} is {grades[sum(value >= end for end in span)]}."
+        return f"{whose} is {grades[bisect(span, value)]}."
     if span is None:
         return _distance(_ratio(measured, value), whose, noun)
     low, high = span

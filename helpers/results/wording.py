@@ -170,7 +170,7 @@ def was_disturbed(record: dict) -> bool:
 
 
 def share_range(share: float, n: float) -> tuple[float, float]:
-    """Between which shares the true one lies, of n requests: Wilson's, as notebook 5 has it."""
+    """Between which shares the true one lies, of n requests: Wilson's, to two standard errors."""
     middle, half = share + 2 / n, 2 * math.sqrt(share * (1 - share) / n + 1 / n**2)
     return (middle - half) / (1 + 4 / n), (middle + half) / (1 + 4 / n)
 

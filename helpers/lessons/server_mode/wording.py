@@ -246,9 +246,8 @@ def overload(run: dict, readings: list[dict], goals_ms: dict[str, float]) -> str
 
 def first_to_wait(steps: Steps) -> int | None:
     """The first request that waited longer than NOTABLE_MS for a place; None: none did."""
-    waits_s = [steps.queue_s(i) or 0.0 for i in range(len(steps.requests))]
-    late = (i for i, wait_s in enumerate(waits_s) if 1000 * wait_s > NOTABLE_MS)
-    return next(late, None)
+    waits_ms = (1000 * (steps.queue_s(i) or 0.0) for i in range(len(steps.requests)))
+    return next((i for i, ms in enumerate(waits_ms) if ms > NOTABLE_MS), None)
 
 
 def arrivals(steps: Steps) -> str:
